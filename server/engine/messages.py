@@ -1,0 +1,70 @@
+"""What travels between the API process and an engine process; nothing else serialises.
+
+msgspec tagged structs in MessagePack, one message a ZeroMQ frame, over two ipc sockets (PUSH/PULL) in a private directory.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from headway.server.types import EngineInfo, EngineStats, GenerateRequest, TokenDelta
+
+
+class AddRequest(msgspec.Struct, tag=True, frozen=True):
+    request: GenerateRequest
+
+
+class AbortRequests(msgspec.Struct, tag=True, frozen=True):
+    request_ids: list[str]
+
+
+class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """Finish the step under way, abort what is open, exit 0."""
+
+
+ToEngine = AddRequest | AbortRequests | ResetPrefixCache | Stop
+
+
+class Phase(msgspec.Struct, tag=True, frozen=True):
+    """Start-up progress: what the engine is doing now."""
+
+    name: str
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    info: EngineInfo
+
+
+class StepOutput(msgspec.Struct, tag=True):
+    deltas: list[TokenDelta]
+    stats: EngineStats
+
+
+class Died(msgspec.Struct, tag=True, frozen=True):
+    """The engine's last words: ``cause`` in one sentence, for /ping, the last log line and every open stream."""
+
+    cause: str
+    is_user_error: bool = False  # a wrong option or model: exit status 2 and no traceback
+
+
+FromEngine = Phase | Ready | StepOutput | Died
+
+_to_decoder = msgspec.msgpack.Decoder(ToEngine)
+_from_decoder = msgspec.msgpack.Decoder(FromEngine)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_engine(data: bytes) -> ToEngine:
+    return _to_decoder.decode(data)
+
+
+def decode_from_engine(data: bytes) -> FromEngine:
+    return _from_decoder.decode(data)

@@ -1,0 +1,59 @@
+"""Errors with typed fields that every room may raise. Nothing here knows HTTP; api/errors.py maps them."""
+
+from __future__ import annotations
+
+
+class HeadwayError(Exception):
+    """Base of all errors that we raise on purpose. ``str()`` is one clear sentence for the user."""
+
+
+class ConfigError(HeadwayError):
+    """Options that can't be used: one line a problem. The process exits with status 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ModelSourceError(HeadwayError):
+    """The model could not be found, fetched or understood: says what was looked for and where."""
+
+
+class RequestError(HeadwayError):
+    """A request that can't be served as it stands; ``param`` names the field at fault."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ModelNotFound(RequestError):
+    """The request names a model that is not served here."""
+
+
+class QueueFull(HeadwayError):
+    """The waiting queue is at its limit; try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineNotReady(HeadwayError):
+    """The engine is still starting; ``phase`` says what it is doing."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(f"The model is not ready yet: {phase}.")
+        self.phase = phase
+
+
+class EngineDead(HeadwayError):
+    """The engine has stopped for good; ``cause`` is the first cause, in one sentence."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"The engine has stopped: {cause}")
+        self.cause = cause
+
+
+class ServerDraining(HeadwayError):
+    """The server is shutting down and takes no new work."""

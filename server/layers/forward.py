@@ -1,0 +1,36 @@
+"""What a forward pass needs beside the weights, passed explicitly from the model runner down to the attention layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class ForwardBatch:
+    """One step's tensors on the device. Filled by the model runner; layers only read it.
+
+    Rows are ordered: the ``num_decodes`` rows with one query token first, then the rows with more. T is the number of query
+    tokens of all rows, B the number of rows, M the widest block table.
+    """
+
+    positions: Tensor  # [T] int64, position of each query token in its sequence
+    slot_mapping: Tensor  # [T] int64, block_id * block_size + offset: where each token's K and V are written
+    query_start_loc: Tensor  # [B + 1] int32, first query token of each row
+    seq_lens: Tensor  # [B] int32, tokens in the sequence with those of this step
+    block_tables: Tensor  # [B, M] int32, padded with 0
+    num_decodes: int  # rows [0, num_decodes) have exactly one query token
+    max_query_len: int  # over all rows
+    max_seq_len: int  # over all rows
+    logits_indices: Tensor  # [L] int64, query tokens whose logits are wanted
+    query_lens: list[int]  # [B], on the host, for implementations that loop over rows
+    seq_lens_host: list[int]  # [B], on the host
+
+
+@dataclass(slots=True)
+class LayerKV:
+    """One layer's pages. Both [num_blocks, block_size, num_kv_heads, head_dim] in the cache dtype. Owned by the runner."""
+
+    k: Tensor
+    v: Tensor

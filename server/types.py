@@ -1,0 +1,144 @@
+"""The words that the API process and the engine process share. Plain data: no torch, no HTTP.
+
+Everything here is a msgspec struct, so that it travels between the processes as it is.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended. Every accepted request ends in exactly one of these."""
+
+    STOP = "stop"  # end-of-sequence token, a stop token or a stop string
+    LENGTH = "length"  # max_tokens or the context length
+    ABORT = "abort"  # the client went away, or the server is stopping
+    ERROR = "error"  # the request broke; TokenDelta.error says how
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How to choose tokens. Validated and completed (defaults, limits) by the API process.
+
+    Temperature below 1e-5 means greedy. ``top_k`` 0 and ``top_p`` 1 and ``min_p`` 0 are off.
+    ``logprobs`` None: none; 0: the sampled token's only; k: also the k most likely (-1: the whole vocabulary).
+    ``eos_token_ids`` end the request unless ``ignore_eos`` (they are then simply not given to the stop rule);
+    ``stop_token_ids`` always do. ``min_tokens`` bans both until that many tokens exist.
+    Stop strings are not here: text lives in the API process, which ends the request itself.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < 1e-5
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One sequence to generate. ``n`` choices are n of these, with ids of their own.
+
+    ``prompt_token_ids`` is never empty. ``arrival_time`` is ``time.time()`` in the API process, in seconds.
+    Lower ``priority`` values go first under the priority policy. ``cache_salt`` separates prefix-cache tenants.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    arrival_time: float
+    priority: int = 0
+    cache_salt: str | None = None
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities at one position, natural log, of the model's own distribution (before any sampling option).
+
+    ``rank`` is 1 for the most likely token. ``top`` holds (token id, logprob) pairs, most likely first.
+    """
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+
+
+class RequestTimes(msgspec.Struct, frozen=True):
+    """When things happened to a request in the engine: ``time.time()`` seconds, None for what never happened."""
+
+    arrival: float
+    scheduled: float | None
+    first_token: float | None
+    last_token: float | None
+    num_preemptions: int = 0
+
+
+class TokenDelta(msgspec.Struct, omit_defaults=True):
+    """New tokens of one request. The last one of a request, and only that, has ``finish_reason``.
+
+    ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
+    a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
+    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the last delta.
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int = 0
+    error: str | None = None
+    times: RequestTimes | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """One engine's state after a step; the totals only ever grow."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks_used: int = 0
+    num_blocks_total: int = 0
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0  # tokens
+    prefix_cache_hits: int = 0  # tokens
+    num_steps: int = 0
+    last_step_tokens: int = 0
+    last_step_s: float = 0.0
+
+    @property
+    def kv_cache_usage(self) -> float:
+        return self.num_blocks_used / self.num_blocks_total if self.num_blocks_total else 0.0
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What an engine turned out to be once it was ready: decided, not asked."""
+
+    device: str  # "cpu", "cuda:0 NVIDIA H200"
+    architecture: str  # "llama"
+    dtype: str  # "float32", "bfloat16"
+    weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
+    max_model_len: int
+    vocab_size: int
+    block_size: int
+    num_blocks: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    weight_bytes: int
+    kv_cache_bytes: int
+    phases: dict[str, float]  # start-up phase -> seconds
