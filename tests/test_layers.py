@@ -1,0 +1,175 @@
+"""The house rules, enforced: who may import whom, no cycles, links, file sizes."""
+
+from __future__ import annotations
+
+import ast
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("entrypoint", "server", "kernels", "container")
+
+# room -> rooms it may import (itself always). The longest prefix names a module's room.
+ALLOWED: dict[str, set[str]] = {
+    "kernels": set(),
+    "server.types": set(),
+    "server.errors": set(),
+    "server.log": set(),
+    "server.config": {"server.errors"},
+    "server.source": {"server.errors"},
+    "server.text": {"server.errors", "server.types", "server.source", "server.config"},
+    "server.distributed": {"server.errors"},
+    "server.layers": {"kernels", "server.distributed", "server.errors"},
+    "server.models": {"server.layers", "server.distributed", "server.errors", "server.source", "kernels"},
+    "server.loading": {"server.models", "server.layers", "server.distributed", "server.errors", "server.source", "kernels"},
+    "server.engine": {
+        "server.models",
+        "server.layers",
+        "server.loading",
+        "server.distributed",
+        "server.types",
+        "server.errors",
+        "server.log",
+        "server.config",
+        "server.source",
+        "kernels",
+    },
+    "server.api": {
+        "server.engine.client",
+        "server.text",
+        "server.types",
+        "server.config",
+        "server.errors",
+        "server.log",
+        "server.source",
+    },
+    "server.bench": {"server"},
+    "server.launch": {"server"},
+    "server.cli": {"server", "entrypoint"},
+    "entrypoint": {"server.config", "server.errors"},
+    "container": {"server.config", "server.api.protocol", "server.errors"},
+}
+NO_TORCH = ("entrypoint", "container", "server.types", "server.errors", "server.log", "server.config", "server.source", "server.text", "server.api")
+# Scheduling and messages are policy: the border to tensors is the executor.
+NO_TORCH_FILES = {
+    f"server.engine.{name}" for name in ("batch", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish")
+}
+READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__"}
+MAX_LINES = 400
+
+
+@cache
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def room_of(module: str) -> str:
+    rooms = [room for room in ALLOWED if module == room or module.startswith(room + ".")]
+    return max(rooms, key=len, default="")
+
+
+@cache
+def imports(module: str) -> list[tuple[str, bool]]:
+    """(imported module, at import time) for each absolute import in a module."""
+    tree = ast.parse(modules()[module].read_text())
+    inside_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    type_checking = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    found = []
+    for node in ast.walk(tree):
+        at_import = id(node) not in inside_functions and id(node) not in type_checking
+        if isinstance(node, ast.Import):
+            found += [(alias.name, at_import) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}"
+                is_module = target.removeprefix("headway.") in modules()
+                found.append((target if is_module else str(node.module), at_import))
+    return found
+
+
+def own_imports(module: str) -> list[tuple[str, bool]]:
+    return [(name.removeprefix("headway."), at_import) for name, at_import in imports(module) if name.startswith("headway.")]
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_point_downwards(module: str) -> None:
+    room = room_of(module)
+    assert room or modules()[module].read_text() == "", f"{module} belongs to no room of tests/test_layers.py"
+    if module == "entrypoint.__main__":
+        return
+    for target, _ in own_imports(module):
+        allowed = target == "" or room_of(target) == room or any(target == r or target.startswith(r + ".") for r in ALLOWED[room])
+        assert allowed, f"{module} imports {target}: {room} may import only {sorted(ALLOWED[room])}"
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_no_torch_above_the_executor(module: str) -> None:
+    if not (module in NO_TORCH_FILES or any(module == r or module.startswith(r + ".") for r in NO_TORCH)):
+        return
+    heavy = [name for name, _ in imports(module) if name.split(".")[0] in ("torch", "triton")]
+    assert not heavy, f"{module} imports {heavy}"
+
+
+def test_no_import_cycles() -> None:
+    edges = {module: {t for t, at_import in own_imports(module) if at_import and t in modules()} for module in modules()}
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(module: str) -> None:
+        assert module not in path, "import cycle: " + " -> ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        path.append(module)
+        for target in sorted(edges[module]):
+            visit(target)
+        path.pop()
+        done.add(module)
+
+    for module in edges:
+        visit(module)
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_environment_is_read_at_the_edges_only(module: str) -> None:
+    text = modules()[module].read_text()
+    reads = "os.environ" in text or "os.getenv" in text
+    assert not reads or module in READS_ENVIRONMENT, f"{module} reads the environment; take a Mapping instead"
+
+
+def test_links_and_packages() -> None:
+    for package in PACKAGES:
+        link = ROOT / "src" / "headway" / package
+        assert link.is_symlink()
+        assert os.readlink(link) == f"../../{package}"
+        assert not (ROOT / package / "__init__.py").exists(), f"{package}/ is a namespace: no __init__.py"
+        for folder in {path.parent for path in (ROOT / package).rglob("*.py")} - {ROOT / package}:
+            marker = folder / "__init__.py"
+            assert marker.exists(), f"{folder.relative_to(ROOT)} has no __init__.py"
+            assert marker.read_text() == "", f"{marker.relative_to(ROOT)} must stay empty: one import path a name"
+    assert not (ROOT / "kernels" / "triton").exists(), "a folder of that name would shadow Triton"
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_files_do_one_thing(module: str) -> None:
+    lines = modules()[module].read_text().count("\n")
+    assert lines <= MAX_LINES, f"{module} has {lines} lines; split it"
