@@ -8,6 +8,19 @@ from typing import Protocol
 from headway.server.types import EngineInfo, EngineStats, GenerateRequest, TokenDelta
 
 
+class DeltaStream(Protocol):
+    """The deltas of one admitted request, in order; the last one has ``finish_reason``.
+
+    ``aclose`` before the last delta aborts the request in the engine. Whoever called ``generate`` must exhaust or close it.
+    """
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]: ...
+
+    async def __anext__(self) -> TokenDelta: ...
+
+    async def aclose(self) -> None: ...
+
+
 class EngineClient(Protocol):
     """An engine, alive or starting or dead.
 
@@ -34,10 +47,10 @@ class EngineClient(Protocol):
         """0.0 when no work is open, else seconds since the engine last sent a step: a hung engine is not healthy."""
         ...
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[TokenDelta]:
-        """Yields the request's deltas; the last one has ``finish_reason``. Closing the iterator early aborts the request.
+    def generate(self, request: GenerateRequest) -> DeltaStream:
+        """Admits the request (now, not at the first delta) and returns its deltas.
 
-        Raises EngineNotReady, EngineDead, QueueFull before the first delta; an engine that dies later yields a last delta
+        Raises EngineNotReady, EngineDead, QueueFull when it is not admitted; an engine that dies later yields a last delta
         with FinishReason.ERROR and the cause.
         """
         ...

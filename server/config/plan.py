@@ -1,0 +1,151 @@
+"""What "auto" and unset resolved to: decided once from what was asked, the model and the device; never written back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from headway.server.config.server import ServerConfig
+from headway.server.errors import ConfigError
+
+GIB = 1024**3
+_DTYPE_NAMES = {"float": "float32", "half": "float16"}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What the machine offers. ``total_bytes``/``free_bytes`` are the GPU's memory, or the host's on a CPU."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    total_bytes: int
+    free_bytes: int
+    has_fast_bf16: bool  # bf16 matrix products faster than fp32
+    has_fast_int8: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the model's own files say."""
+
+    dtype: str  # the checkpoint's, "float32" | "bfloat16" | "float16"
+    max_model_len: int
+    is_quantized_gguf: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Decisions before the weights are loaded."""
+
+    dtype: str
+    quantization: Literal["none", "int8"]
+    kv_cache_dtype: str
+    block_size: int
+    max_model_len: int
+    fit_max_model_len: bool  # shorten max_model_len to what the KV cache holds instead of refusing
+    max_num_batched_tokens: int
+    max_num_seqs: int
+
+
+def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
+    """Raises ConfigError for an impossible combination, each problem with what would work."""
+    dtype, quantization = _weights(config, model, device)
+    max_model_len, fit = _context(config, model)
+    on_gpu = device.kind == "cuda"
+    budget = config.scheduler.max_num_batched_tokens
+    if budget is None:
+        budget = (8192 if device.total_bytes >= 70 * GIB else 2048) if on_gpu else 512
+        if not config.scheduler.enable_chunked_prefill:
+            budget = max(budget, max_model_len)
+    seqs = config.scheduler.max_num_seqs
+    if seqs is None:
+        seqs = min(256 if on_gpu else 64, budget)
+    problems = []
+    if budget < seqs:
+        problems.append(f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first")
+    if not config.scheduler.enable_chunked_prefill and budget < max_model_len:
+        problems.append(
+            f"--no-enable-chunked-prefill needs --max-num-batched-tokens of at least the context length {max_model_len}; "
+            f"it is {budget}: raise it, lower --max-model-len, or leave chunked prefill on"
+        )
+    if problems:
+        raise ConfigError(problems)
+    return Plan(
+        dtype=dtype,
+        quantization=quantization,
+        kv_cache_dtype=dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype,
+        block_size=config.cache.block_size or (16 if on_gpu else 32),
+        max_model_len=max_model_len,
+        fit_max_model_len=fit,
+        max_num_batched_tokens=budget,
+        max_num_seqs=seqs,
+    )
+
+
+def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Literal["none", "int8"]]:
+    asked, quantization = config.model.dtype, config.model.quantization
+    if device.kind == "cuda":
+        if quantization == "int8":
+            raise ConfigError(["--quantization int8 is for CPUs: leave it out on a GPU, or add --device cpu"])
+        auto = "bfloat16" if model.dtype == "bfloat16" else "float16"
+        return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), "none"
+    # A quantised GGUF's users already accept 8-bit activations; --dtype float32 keeps the reference arithmetic.
+    if quantization is None:
+        quantization = "int8" if asked == "auto" and model.is_quantized_gguf and device.has_fast_int8 else "none"
+    if quantization == "int8":
+        if asked not in ("auto", "float32", "float"):
+            raise ConfigError([f"--quantization int8 computes between its products in float32: use --dtype float32 or auto, not {asked}"])
+        return "float32", "int8"
+    if asked == "auto":
+        return ("bfloat16" if model.dtype == "bfloat16" and device.has_fast_bf16 else "float32"), "none"
+    return _DTYPE_NAMES.get(asked, asked), "none"
+
+
+def _context(config: ServerConfig, model: ModelFacts) -> tuple[int, bool]:
+    asked = config.model.max_model_len
+    if asked is None or asked == "auto" or asked == -1:
+        return model.max_model_len, asked is not None
+    if asked > model.max_model_len:
+        raise ConfigError(
+            [f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: lower it, or leave it out to get the limit"]
+        )
+    return asked, False
+
+
+def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, bytes_per_block: int, peak_activation_bytes: int) -> int:
+    """Number of KV blocks, once the weights are on the device (``device`` measured after loading).
+
+    On a GPU the cache takes what --gpu-memory-utilization leaves after weights and activations. On a CPU it takes what
+    max_num_seqs full contexts need, at most a quarter of the free memory: host memory is shared with everything else.
+    Raises ConfigError when not even one full context fits, naming the largest that does.
+    """
+    cache = config.cache
+    needed = -(-plan.max_model_len // plan.block_size)
+    if cache.num_gpu_blocks_override is not None:
+        num_blocks = cache.num_gpu_blocks_override
+    elif cache.kv_cache_memory_bytes is not None:
+        num_blocks = cache.kv_cache_memory_bytes // bytes_per_block
+    elif device.kind == "cuda":
+        used = device.total_bytes - device.free_bytes
+        budget = int(device.total_bytes * cache.gpu_memory_utilization) - used - peak_activation_bytes
+        num_blocks = max(budget, 0) // bytes_per_block
+    else:
+        budget = int(device.free_bytes * 0.25) - peak_activation_bytes
+        num_blocks = min(max(budget, 0) // bytes_per_block, needed * plan.max_num_seqs)
+    if num_blocks < needed and not plan.fit_max_model_len and cache.num_gpu_blocks_override is None:
+        fits = num_blocks * plan.block_size
+        raise ConfigError(
+            [
+                f"the KV cache holds {fits} tokens ({num_blocks * bytes_per_block / GIB:.2f} GiB), fewer than --max-model-len {plan.max_model_len}: "
+                f"set --max-model-len {max(fits, 1)} or auto, or give the cache more with --kv-cache-memory-bytes "
+                f"({needed * bytes_per_block} needed){' or --gpu-memory-utilization' if device.kind == 'cuda' else ''}"
+            ]
+        )
+    if num_blocks < 1:
+        raise ConfigError([f"no memory is left for the KV cache: one block takes {bytes_per_block} bytes; free memory on {device.name} or use a smaller model"])
+    return num_blocks
+
+
+def fitted_max_model_len(plan: Plan, num_blocks: int) -> int:
+    """The context length after the cache is sized: asked for, or with auto the longest that fits."""
+    return min(plan.max_model_len, num_blocks * plan.block_size) if plan.fit_max_model_len else plan.max_model_len

@@ -1,0 +1,149 @@
+"""The engine process: sockets around an EngineCore, and honest last words when it dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+
+import zmq
+
+from headway.server.config.server import ServerConfig
+from headway.server.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    Died,
+    FromEngine,
+    Phase,
+    Ready,
+    ResetPrefixCache,
+    Stop,
+    decode_to_engine,
+    encode,
+)
+from headway.server.errors import HeadwayError
+from headway.server.log import configure_logging
+from headway.server.source.files import ModelFiles
+
+_IDLE_POLL_MS = 1000
+
+
+@dataclass(frozen=True)
+class EngineArguments:
+    """What an engine process is started with. ``config`` has its secrets removed: the engine needs none."""
+
+    config: ServerConfig
+    files: ModelFiles
+    inbox: str  # ipc addresses
+    outbox: str
+
+
+class EngineLink:
+    """The engine's ends of the two sockets."""
+
+    def __init__(self, inbox: str, outbox: str) -> None:
+        self._context = zmq.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._outbox = self._context.socket(zmq.PUSH)
+        self._outbox.setsockopt(zmq.LINGER, 2000)
+        for end in (self._inbox, self._outbox):
+            end.setsockopt(zmq.RCVHWM, 0)
+            end.setsockopt(zmq.SNDHWM, 0)
+        self._inbox.connect(inbox)
+        self._outbox.connect(outbox)
+
+    def send(self, message: FromEngine) -> None:
+        self._outbox.send(encode(message), copy=False)
+
+    def receive(self, wait: bool) -> list[bytes]:
+        """All messages that are there; with ``wait`` sleeps for the first one, up to a second."""
+        if wait and not self._inbox.poll(_IDLE_POLL_MS):
+            return []
+        messages: list[bytes] = []
+        while True:
+            try:
+                messages.append(self._inbox.recv(zmq.NOBLOCK))
+            except zmq.Again:
+                return messages
+
+    def close(self) -> None:
+        self._inbox.close(0)
+        self._outbox.close()
+        self._context.term()
+
+
+def run_engine(arguments: EngineArguments) -> None:
+    """Entry point of the process. Exit status: 0 stopped, 2 a wrong option or model, 1 anything else."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; the API process decides
+    _die_with_parent()
+    configure_logging(arguments.config.observability.log_level, role="engine")
+    link = EngineLink(arguments.inbox, arguments.outbox)
+    status = 0
+    try:
+        _serve(arguments, link)
+    except HeadwayError as problem:
+        link.send(Died(str(problem), is_user_error=True))
+        status = 2
+    except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
+        traceback.print_exc()
+        link.send(Died(_sentence(problem)))
+        status = 1
+    link.close()
+    # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
+    os._exit(status)
+
+
+def _serve(arguments: EngineArguments, link: EngineLink) -> None:
+    from headway.server.engine.build import build_engine  # torch: after the sockets, so that its seconds are reported
+
+    link.send(Phase("importing torch"))
+    core = build_engine(arguments.config, arguments.files, on_phase=lambda name: link.send(Phase(name)))
+    link.send(Ready(core.info))
+    was_busy = False
+    while True:
+        for data in link.receive(wait=not core.has_work):
+            message = decode_to_engine(data)
+            match message:
+                case AddRequest(request=request):
+                    core.add_request(request)
+                case AbortRequests(request_ids=ids):
+                    core.abort(ids)
+                case ResetPrefixCache():
+                    core.reset_prefix_cache()
+                case Stop():
+                    core.abort_all()
+                    link.send(core.step())
+                    core.shutdown()
+                    return
+        if core.has_work:
+            link.send(core.step())
+            was_busy = True
+        elif was_busy:
+            core.check_idle()
+            was_busy = False
+
+
+def _die_with_parent() -> None:
+    """Ends this process when the API process is gone, however it went: an orphan would keep the device."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _sentence(problem: Exception) -> str:
+    text = str(problem).strip().split("\n")[0]
+    if "out of memory" in text.lower():
+        return f"the device ran out of memory ({text[:200]}); lower --gpu-memory-utilization, --max-num-seqs or --max-num-batched-tokens"
+    return f"{type(problem).__name__}: {text[:300]}" if text else type(problem).__name__

@@ -1,0 +1,289 @@
+"""The API process's end of an engine process: starts it, talks to it, notices when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+import zmq.asyncio
+
+from headway.server.config.server import ServerConfig
+from headway.server.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    Died,
+    Phase,
+    Ready,
+    ResetPrefixCache,
+    StepOutput,
+    Stop,
+    ToEngine,
+    decode_from_engine,
+    encode,
+)
+from headway.server.engine.process import EngineArguments, run_engine
+from headway.server.errors import EngineDead, EngineNotReady, QueueFull
+from headway.server.source.files import ModelFiles
+from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+
+log = logging.getLogger(__name__)
+
+READY = "ready"
+DEAD = "dead"
+
+
+class _Stream:
+    """The deltas of one open request, between the receiver and the request's handler."""
+
+    __slots__ = ("arrived", "deltas")
+
+    def __init__(self) -> None:
+        self.deltas: deque[TokenDelta] = deque()
+        self.arrived = asyncio.Event()
+
+    def put(self, delta: TokenDelta) -> None:
+        self.deltas.append(delta)
+        self.arrived.set()
+
+
+class RequestStream:
+    """Async iterator over one request's deltas. ``aclose`` before the end aborts the request; it is safe to repeat."""
+
+    def __init__(self, client: ProcessEngineClient, request_id: str, stream: _Stream) -> None:
+        self._client = client
+        self._request_id = request_id
+        self._stream = stream
+        self._finished = False
+
+    def __aiter__(self) -> RequestStream:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        if self._finished:
+            raise StopAsyncIteration
+        stream = self._stream
+        while not stream.deltas:
+            stream.arrived.clear()
+            await stream.arrived.wait()
+        delta = stream.deltas.popleft()
+        if delta.finish_reason is not None:
+            self._finished = True
+            self._client.close_stream(self._request_id, finished=True)
+        return delta
+
+    async def aclose(self) -> None:
+        self._client.close_stream(self._request_id, self._finished)
+        self._finished = True
+
+
+class EngineProcess:
+    """The process and its addresses. ``start`` may be called from any thread, before there is an event loop."""
+
+    def __init__(self) -> None:
+        # A private directory (mode 0700): nobody else on the host may talk to the engine.
+        self.directory = Path(tempfile.mkdtemp(prefix="headway-"))
+        self.inbox = f"ipc://{self.directory}/in"
+        self.outbox = f"ipc://{self.directory}/out"
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def start(self, config: ServerConfig, files: ModelFiles) -> None:
+        arguments = EngineArguments(config.without_secrets(), files, self.inbox, self.outbox)
+        process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
+        process.start()
+        self._process = process
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def sentinel(self) -> int:
+        assert self._process is not None
+        return self._process.sentinel
+
+    def death_cause(self) -> str:
+        """One sentence on how the process ended; called once it has."""
+        assert self._process is not None
+        self._process.join(timeout=5)
+        status = self._process.exitcode
+        if status == -signal.SIGKILL:
+            return "the engine process was killed (SIGKILL); most often that is the kernel short of memory: lower --kv-cache-memory-bytes or use a larger machine"
+        if status is not None and status < 0:
+            return f"the engine process was ended by {signal.Signals(-status).name}"
+        return f"the engine process exited with status {status}; its last log lines say why"
+
+    def kill(self, patience_s: float) -> None:
+        """Waits for the process to end by itself, then makes sure; removes the sockets' directory."""
+        if self._process is not None:
+            self._process.join(timeout=patience_s)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class ProcessEngineClient:
+    """EngineClient over ZeroMQ. Lives on one event loop; ``run`` is its receiving task."""
+
+    def __init__(self, process: EngineProcess, *, max_open_requests: int | None, now: Callable[[], float] = time.monotonic) -> None:
+        self._process = process
+        self._max_open = max_open_requests
+        self._now = now
+        self._context = zmq.asyncio.Context()
+        self._inbox = self._bind(zmq.PUSH, process.inbox)
+        self._outbox = self._bind(zmq.PULL, process.outbox)
+        self._streams: dict[str, _Stream] = {}
+        self._phase = "starting"
+        self._info: EngineInfo | None = None
+        self._stats = EngineStats()
+        self._dead_cause: str | None = None
+        self._died_of_user_error = False
+        self._last_progress = now()
+        self._closing = False
+        self.ended = asyncio.Event()  # dead, for whatever reason
+        self.became_ready = asyncio.Event()
+
+    def _bind(self, kind: int, address: str) -> zmq.asyncio.Socket:
+        end = self._context.socket(kind)
+        end.setsockopt(zmq.SNDHWM, 0)
+        end.setsockopt(zmq.RCVHWM, 0)
+        end.setsockopt(zmq.LINGER, 1000)
+        end.bind(address)
+        return end
+
+    @property
+    def phase(self) -> str:
+        return self._phase
+
+    def set_phase(self, phase: str) -> None:
+        """For what happens before the engine process exists: fetching the model."""
+        if self._phase not in (READY, DEAD):
+            self._phase = phase
+
+    @property
+    def info(self) -> EngineInfo | None:
+        return self._info
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    @property
+    def dead_cause(self) -> str | None:
+        return self._dead_cause
+
+    @property
+    def died_of_user_error(self) -> bool:
+        return self._died_of_user_error
+
+    @property
+    def num_open_requests(self) -> int:
+        return len(self._streams)
+
+    def seconds_since_progress(self) -> float:
+        return self._now() - self._last_progress if self._streams and self._phase == READY else 0.0
+
+    async def run(self) -> None:
+        """Receives until the engine has ended. Start it once the process has been started."""
+        loop = asyncio.get_running_loop()
+        exited = asyncio.Event()
+        sentinel = self._process.sentinel
+        loop.add_reader(sentinel, exited.set)
+        gone = asyncio.ensure_future(exited.wait())
+        try:
+            while self._dead_cause is None:
+                arrival = asyncio.ensure_future(self._outbox.recv())
+                await asyncio.wait({arrival, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if arrival.done():
+                    self._receive(arrival.result())
+                    continue
+                # Its last words may still be in the socket.
+                with contextlib.suppress(TimeoutError):
+                    self._receive(await asyncio.wait_for(arrival, 0.5))
+                    continue
+                self.die("the engine was stopped" if self._closing else self._process.death_cause())
+        finally:
+            loop.remove_reader(sentinel)
+            gone.cancel()
+
+    def _receive(self, data: bytes) -> None:
+        message = decode_from_engine(data)
+        match message:
+            case StepOutput(deltas=deltas, stats=stats):
+                self._last_progress = self._now()
+                self._stats = stats
+                for delta in deltas:
+                    stream = self._streams.get(delta.request_id)
+                    if stream is not None:
+                        stream.put(delta)
+            case Phase(name=name):
+                self._phase = name
+            case Ready(info=info):
+                self._info = info
+                self._phase = READY
+                self._last_progress = self._now()
+                self.became_ready.set()
+            case Died(cause=cause, is_user_error=is_user_error):
+                self._died_of_user_error = is_user_error
+                self.die(cause)
+
+    def die(self, cause: str) -> None:
+        """Ends every open stream with the cause; the first cause stays."""
+        if self._dead_cause is not None:
+            return
+        self._dead_cause = cause
+        self._phase = DEAD
+        for request_id, stream in self._streams.items():
+            stream.put(TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(cause))))
+        self.ended.set()
+
+    def generate(self, request: GenerateRequest) -> RequestStream:
+        """See EngineClient.generate: admission now, deltas as they come."""
+        return RequestStream(self, request.request_id, self._open(request))
+
+    def close_stream(self, request_id: str, finished: bool) -> None:
+        """For RequestStream: forgets the stream, and aborts the request if it had not ended."""
+        if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
+            self._send(AbortRequests([request_id]))
+
+    def _open(self, request: GenerateRequest) -> _Stream:
+        if self._dead_cause is not None:
+            raise EngineDead(self._dead_cause)
+        if self._phase != READY:
+            raise EngineNotReady(self._phase)
+        if self._max_open is not None and len(self._streams) >= self._max_open:
+            raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
+        assert request.request_id not in self._streams, "request ids are ours and unique"
+        if not self._streams:
+            self._last_progress = self._now()  # the clock of a hang starts with the first open request
+        stream = self._streams[request.request_id] = _Stream()
+        self._send(AddRequest(request))
+        return stream
+
+    def _send(self, message: ToEngine) -> None:
+        # No high-water mark, so this never waits; zmq.asyncio sends at once when it can.
+        self._inbox.send(encode(message))
+
+    async def reset_prefix_cache(self) -> None:
+        self._send(ResetPrefixCache())
+
+    async def stop(self, patience_s: float = 5.0) -> None:
+        """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
+        self._closing = True
+        if self._dead_cause is None and self._process.pid is not None:
+            self._send(Stop())
+        await asyncio.to_thread(self._process.kill, patience_s)
+        self.die("the server is stopping")
+        self._inbox.close()
+        self._outbox.close()
+        self._context.term()
