@@ -1,0 +1,43 @@
+"""Matrix products with 8-bit weights and 8-bit activations quantised on the fly, for CPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from headway.kernels.backend import implementation
+from headway.kernels.checks import check_shape
+
+
+@dataclass(frozen=True, slots=True)
+class PackedInt8:
+    """An [N, K] weight in 8 bits, one scale per output channel, in the layout of the implementation that packed it."""
+
+    out_features: int  # N
+    in_features: int  # K
+    data: Any  # owned by the implementation
+    implementation: ModuleType
+
+
+def pack_int8(weight: Tensor) -> PackedInt8:
+    """Quantise a weight [N, K] (fp32, fp16, bf16, on the CPU): ``w ~ scale[n] * round(w / scale[n])``, ``scale[n] = max |w[n]| / 127``.
+
+    Symmetric, per output channel. The packed copy is independent of ``weight``, which may be freed.
+    """
+    check_shape("weight", weight, -1, -1)
+    module = implementation("quant_matmul", weight.device.type)
+    return PackedInt8(weight.shape[0], weight.shape[1], module.pack_int8(weight.float()), module)
+
+
+def int8_linear(x: Tensor, packed: PackedInt8, bias: Tensor | None = None) -> Tensor:
+    """``x @ w.T + bias`` with x quantised to 8 bits for the call; x [M, K] fp32 -> [M, N] fp32; bias [N] fp32.
+
+    Activations are affine with one scale and zero point for the whole call unless the implementation does better; products
+    are exact in int32. Expect a relative error of about 1 % of the output's root mean square.
+    """
+    check_shape("x", x, -1, packed.in_features)
+    out: Tensor = packed.implementation.int8_linear(x, packed.data, bias)
+    return out

@@ -1,0 +1,57 @@
+"""Causal attention over cache pages in plain torch, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def prefill_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    scale: float,
+    *,
+    max_query_len: int,
+    max_seq_len: int,
+    query_lens: Sequence[int] | None = None,
+    seq_lens_host: Sequence[int] | None = None,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    plan: object = None,
+) -> Tensor:
+    """See headway.kernels.prefill_attention.prefill_attention."""
+    del max_query_len, max_seq_len, query_lens, seq_lens_host, plan  # hints for faster implementations
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    starts = query_start_loc.tolist()
+    for row, seq_len in enumerate(seq_lens.tolist()):
+        queries = slice(starts[row], starts[row + 1])
+        keys, values = gather_row(k_cache, block_tables[row], seq_len), gather_row(v_cache, block_tables[row], seq_len)
+        out[queries] = attend(q[queries], keys, values, scale, sliding_window, softcap)
+    return out
+
+
+def gather_row(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
+    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D], from its pages."""
+    return cache[block_table.long()].flatten(0, 1)[:seq_len]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, softcap: float) -> Tensor:
+    """Causal attention of the last positions of one sequence: q [S, Hq, D], k and v [L, Hkv, D] -> [S, Hq, D] in q's dtype."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.float().repeat_interleave(group, dim=1) for x in (k, v))
+    scores = torch.einsum("shd,lhd->hsl", q.float() * scale, k)
+    if softcap > 0:
+        scores = softcap * torch.tanh(scores / softcap)
+    position = torch.arange(k.shape[0] - q.shape[0], k.shape[0], device=q.device)[:, None]
+    key = torch.arange(k.shape[0], device=q.device)[None, :]
+    hidden = key > position
+    if sliding_window > 0:
+        hidden |= key <= position - sliding_window
+    probabilities = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
+    return torch.einsum("hsl,lhd->shd", probabilities, v).to(q.dtype)

@@ -1,0 +1,41 @@
+"""Rotary position embedding and cache write in plain torch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    interleaved: bool = False,
+    plan: object = None,
+) -> Tensor:
+    """See headway.kernels.rope.rope_and_cache."""
+    del plan  # nothing to share: the reference computes everything from its arguments
+    cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
+    write = slot_mapping >= 0
+    block, offset = slot_mapping[write] // k_cache.shape[1], slot_mapping[write] % k_cache.shape[1]
+    k_cache[block, offset] = _rotate(k, cos, sin, interleaved)[write]
+    v_cache[block, offset] = v[write]
+    return _rotate(q, cos, sin, interleaved)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    rotary_dim = 2 * cos.shape[-1]
+    value, rest = x[..., :rotary_dim].float(), x[..., rotary_dim:]
+    if interleaved:
+        first, second = value[..., 0::2], value[..., 1::2]
+    else:
+        first, second = value.chunk(2, dim=-1)
+    pair = (first * cos - second * sin, second * cos + first * sin)
+    rotated = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
+    return torch.cat((rotated.to(x.dtype), rest), dim=-1)

@@ -1,0 +1,59 @@
+"""Rotary position embedding, together with the write of keys and values into the cache pages."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.kernels.backend import implementation
+from headway.kernels.checks import check_cache, check_float, check_inner_stride, check_shape
+from headway.kernels.plans import RopePlan
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    interleaved: bool = False,
+    plan: RopePlan | None = None,
+) -> Tensor:
+    """Rotate q and k by their positions, write k and v into their cache slots, return the rotated q.
+
+    With ``c, s = cos_sin[position]``, split in halves, each pair of the first ``rotary_dim`` elements of a head becomes
+    ``(a * c - b * s, b * c + a * s)``, computed in fp32. Pairs are ``(i, i + rotary_dim / 2)`` (NeoX, the default) or
+    ``(2 i, 2 i + 1)`` (``interleaved``, GPT-J); elements from ``rotary_dim`` on pass unchanged.
+
+    q [T, Hq, D], k and v [T, Hkv, D] (one dtype, any outer strides: slices of a fused QKV output are fine); cos_sin
+    [P, rotary_dim] fp32, the cosines then the sines; positions [T] int64 below P; k_cache, v_cache
+    [num_blocks, block_size, Hkv, D] in q's dtype; slot_mapping [T] int64, ``block * block_size + offset``, unique, -1: do not
+    write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are, the caches change in place.
+    ``plan`` comes from ``prepare_rope`` with the same arguments; without it each call does that work. (Su et al., arXiv:2104.09864)
+    """
+    num_tokens, _, head_dim = q.shape
+    check_float("q", q)
+    check_cache(q, k_cache, v_cache)
+    check_shape("k", k, num_tokens, k_cache.shape[2], head_dim)
+    check_shape("v", v, num_tokens, k_cache.shape[2], head_dim)
+    check_inner_stride("k", k)
+    check_inner_stride("v", v)
+    if cos_sin.shape[1] > head_dim or cos_sin.shape[1] % 2 or cos_sin.dtype != torch.float32:
+        raise ValueError(f"cos_sin {tuple(cos_sin.shape)} {cos_sin.dtype}: expected fp32, an even rotary_dim of at most {head_dim}")
+    out: Tensor = implementation("rope", q.device.type).rope_and_cache(
+        q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, plan=plan
+    )
+    return out
+
+
+def prepare_rope(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan | None:
+    """What the layers of one step share; None where the implementation has no use for it (CUDA, reference).
+
+    Valid for calls with the same three tensors, unchanged.
+    """
+    prepare = getattr(implementation("rope", positions.device.type), "prepare_rope", None)
+    return None if prepare is None else prepare(cos_sin, positions, slot_mapping)
