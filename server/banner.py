@@ -1,0 +1,30 @@
+"""What the log says once the server is ready: what it serves, where, on what, and one line to try."""
+
+from __future__ import annotations
+
+from headway import __version__
+from headway.server.config.server import ServerConfig
+from headway.server.types import EngineInfo
+
+_GIB = 1024**3
+
+
+def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> str:
+    """Several lines; no secret is in it."""
+    host = config.http.host or "0.0.0.0"
+    shown = "localhost" if host in ("0.0.0.0", "::") else host
+    url = f"http://{shown}:{config.http.port}"
+    key = ' -H "Authorization: Bearer $API_KEY"' if config.http.api_key else ""
+    phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
+    tokens = info.num_blocks * info.block_size
+    lines = [
+        f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
+        f"  model    {served_name} ({info.architecture}, {info.weight_format}, {info.weight_bytes / _GIB:.2f} GiB of weights)",
+        f"  device   {info.device}",
+        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({info.kv_cache_bytes / _GIB:.2f} GiB, blocks of {info.block_size}), "
+        f"up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
+        f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
+        f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        "-d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'",
+    ]
+    return "\n".join(lines)

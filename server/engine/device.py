@@ -1,0 +1,34 @@
+"""Which device to run on, and what it offers."""
+
+from __future__ import annotations
+
+import platform
+
+import psutil
+import torch
+
+from headway.server.config.plan import DeviceFacts
+from headway.server.errors import ConfigError
+
+
+def choose_device(asked: str) -> torch.device:
+    """``auto`` takes the GPU if there is one; an explicit choice that can't be had is a ConfigError."""
+    has_gpu = torch.cuda.is_available()
+    if asked == "cuda" and not has_gpu:
+        build = "has no CUDA" if torch.version.cuda is None else "sees no GPU"
+        raise ConfigError([f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"])
+    return torch.device("cuda", 0) if has_gpu and asked != "cpu" else torch.device("cpu")
+
+
+def device_facts(device: torch.device) -> DeviceFacts:
+    """Measured now: ``free_bytes`` changes as weights are loaded."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name = f"{device} {torch.cuda.get_device_name(device)}"
+        return DeviceFacts("cuda", name, total, free, has_fast_bf16=True, has_fast_int8=False)
+    memory = psutil.virtual_memory()
+    capabilities = torch.cpu.get_capabilities()
+    # torch's 8-bit products need AVX2 at least; bf16 ones without native instructions are slower than fp32.
+    fast_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    name = f"cpu ({capabilities.get('cpu_name') or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+    return DeviceFacts("cpu", name, memory.total, memory.available, fast_bf16, has_fast_int8=bool(capabilities.get("avx2")))

@@ -1,0 +1,119 @@
+"""The runner's persistent rows: one a request, with its tokens and its block table, kept on the host as flat arrays.
+
+A step's inputs are made from them by a handful of vectorised operations, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.server.engine.batch import NewRow, ScheduledRow
+
+IntArray = NDArray[np.int32]
+LongArray = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """A step's inputs on the host. Rows with one query token come first; ``order`` maps them back to the plan."""
+
+    order: list[int]  # position in the plan's ``scheduled`` of each row here
+    rows: LongArray  # [B] row numbers
+    token_ids: LongArray  # [T]
+    positions: LongArray  # [T]
+    slot_mapping: LongArray  # [T]
+    query_start_loc: IntArray  # [B + 1]
+    query_lens: list[int]
+    seq_lens: list[int]
+    block_tables: IntArray  # [B, M]
+    num_decodes: int
+
+
+class RowTable:
+    """Owns which row a request has, its tokens, block ids and how many tokens are computed."""
+
+    def __init__(self, max_rows: int, max_model_len: int, block_size: int) -> None:
+        max_blocks = -(-max_model_len // block_size)
+        self._block_size = block_size
+        # One column more than the context: the last sampled token is stored though it is never computed.
+        self._tokens = np.zeros((max_rows, max_model_len + 1), dtype=np.int32)
+        self._blocks = np.zeros((max_rows, max_blocks), dtype=np.int32)
+        self._num_tokens = np.zeros(max_rows, dtype=np.int64)
+        self._num_computed = np.zeros(max_rows, dtype=np.int64)
+        self._num_blocks = [0] * max_rows
+        self._row_of: dict[str, int] = {}
+        self._free = list(range(max_rows - 1, -1, -1))
+
+    def row_of(self, request_id: str) -> int:
+        return self._row_of[request_id]
+
+    def add(self, new: NewRow) -> int:
+        row = self._free.pop()
+        self._row_of[new.request_id] = row
+        self._tokens[row, : len(new.token_ids)] = new.token_ids
+        self._num_tokens[row] = len(new.token_ids)
+        self._num_computed[row] = new.num_computed_tokens
+        self._num_blocks[row] = 0
+        self._append_blocks(row, new.block_ids)
+        return row
+
+    def remove(self, request_id: str) -> int:
+        row = self._row_of.pop(request_id)
+        self._free.append(row)
+        return row
+
+    def extend(self, scheduled: list[ScheduledRow]) -> None:
+        """Appends the blocks that this step brought."""
+        for item in scheduled:
+            if item.new_block_ids:
+                self._append_blocks(self._row_of[item.request_id], item.new_block_ids)
+
+    def _append_blocks(self, row: int, block_ids: list[int]) -> None:
+        start = self._num_blocks[row]
+        self._blocks[row, start : start + len(block_ids)] = block_ids
+        self._num_blocks[row] = start + len(block_ids)
+
+    def inputs(self, scheduled: list[ScheduledRow]) -> StepInputs:
+        order = sorted(range(len(scheduled)), key=lambda i: scheduled[i].num_tokens > 1)
+        rows = np.array([self._row_of[scheduled[i].request_id] for i in order], dtype=np.int64)
+        lens = np.array([scheduled[i].num_tokens for i in order], dtype=np.int64)
+        computed = self._num_computed[rows]
+        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lens, out=starts[1:])
+        row_of_token = np.repeat(rows, lens)
+        positions = np.arange(starts[-1], dtype=np.int64) + np.repeat(computed - starts[:-1], lens)
+        blocks = self._blocks[row_of_token, positions // self._block_size].astype(np.int64)
+        seq_lens = computed + lens
+        width = -(-int(seq_lens.max()) // self._block_size)
+        return StepInputs(
+            order=order,
+            rows=rows,
+            token_ids=self._tokens[row_of_token, positions].astype(np.int64),
+            positions=positions,
+            slot_mapping=blocks * self._block_size + positions % self._block_size,
+            query_start_loc=starts.astype(np.int32),
+            query_lens=lens.tolist(),
+            seq_lens=seq_lens.tolist(),
+            block_tables=self._blocks[rows, :width],
+            num_decodes=int((lens == 1).sum()),
+        )
+
+    def samples(self, inputs: StepInputs) -> list[bool]:
+        """Which rows of a step reach the end of their known tokens, and so get a new one."""
+        return (self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens)).tolist()
+
+    def commit(self, inputs: StepInputs, sampled: dict[int, int]) -> None:
+        """After a step: its tokens are computed, and ``sampled`` (row -> token) are appended."""
+        self._num_computed[inputs.rows] = inputs.seq_lens
+        for row, token in sampled.items():
+            self._tokens[row, self._num_tokens[row]] = token
+            self._num_tokens[row] += 1
+
+    def token(self, row: int, position: int) -> int:
+        return int(self._tokens[row, position])
+
+    def tokens(self, row: int, start: int, stop: int) -> IntArray:
+        return self._tokens[row, start:stop]

@@ -1,0 +1,102 @@
+"""One device: the model on it, the KV pages beside it, and how much memory each takes."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from headway.server.config.plan import Plan
+from headway.server.config.server import ServerConfig
+from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.rows import RowTable
+from headway.server.engine.sampler import SamplingState
+from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.models.base import LoadedModel
+
+
+class Worker:
+    """Holds a device's tensors. Start: construct (weights are loaded), ``measure_activations``, ``start``."""
+
+    def __init__(self, loaded: LoadedModel, plan: Plan, device: torch.device) -> None:
+        self.loaded = loaded
+        self._plan = plan
+        self._device = device
+        self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
+        self._runner: ModelRunner | None = None
+
+    @property
+    def runner(self) -> ModelRunner:
+        assert self._runner is not None, "start() comes first"
+        return self._runner
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Of all layers, keys and values."""
+        spec = self.loaded.model.kv_spec
+        return 2 * spec.num_layers * self._plan.block_size * spec.num_kv_heads * spec.head_dim * self._kv_dtype.itemsize
+
+    def measure_activations(self) -> int:
+        """Peak bytes that the largest step needs beside weights and cache: run on a GPU, estimated on a CPU."""
+        config, plan = self.loaded.config, self._plan
+        logits = plan.max_num_seqs * config.vocab_size * 4 * 4  # fp32, with the copies of log-softmax and sorting
+        if self._device.type != "cuda":
+            return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * 4 + logits
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        self._forward_dummy(plan.max_num_batched_tokens)
+        peak = torch.cuda.max_memory_allocated(self._device) - before + logits
+        gc.collect()
+        torch.cuda.empty_cache()
+        return peak
+
+    def start(self, config: ServerConfig, num_blocks: int, max_model_len: int) -> None:
+        plan = self._plan
+        self._runner = ModelRunner(
+            self.loaded.model,
+            self._allocate(num_blocks),
+            RowTable(plan.max_num_seqs, max_model_len, plan.block_size),
+            SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed),
+            self._device,
+        )
+
+    def warm_up(self) -> None:
+        """The first calls choose and compile kernels; better now than under the first request."""
+        for num_tokens in (1, min(16, self._plan.max_num_batched_tokens)):
+            self._forward_dummy(num_tokens)
+
+    def _allocate(self, num_blocks: int) -> list[LayerKV]:
+        spec = self.loaded.model.kv_spec
+        shape = (num_blocks, self._plan.block_size, spec.num_kv_heads, spec.head_dim)
+        # zeros, not empty: on a CPU the pages are mapped when first written, and a stray NaN would poison masked reads.
+        return [
+            LayerKV(
+                torch.zeros(shape, dtype=self._kv_dtype, device=self._device), torch.zeros(shape, dtype=self._kv_dtype, device=self._device)
+            )
+            for _ in range(spec.num_layers)
+        ]
+
+    @torch.inference_mode()
+    def _forward_dummy(self, num_tokens: int) -> None:
+        """One row of ``num_tokens`` in a cache made for it."""
+        block_size = self._plan.block_size
+        num_blocks = -(-num_tokens // block_size)
+        tokens = torch.arange(num_tokens, device=self._device)
+        batch = ForwardBatch(
+            positions=tokens,
+            slot_mapping=tokens,
+            query_start_loc=torch.tensor([0, num_tokens], dtype=torch.int32, device=self._device),
+            seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=self._device),
+            block_tables=torch.arange(num_blocks, dtype=torch.int32, device=self._device)[None],
+            num_decodes=int(num_tokens == 1),
+            max_query_len=num_tokens,
+            max_seq_len=num_tokens,
+            logits_indices=tokens[-1:],
+            query_lens=[num_tokens],
+            seq_lens_host=[num_tokens],
+        )
+        hidden = self.loaded.model.forward(torch.zeros_like(tokens), self._allocate(num_blocks), batch)
+        self.loaded.model.logits(hidden[batch.logits_indices])
+
+    def release(self) -> None:
+        self._runner = None
