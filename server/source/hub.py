@@ -1,0 +1,182 @@
+"""Models and tokenizers of the Hugging Face Hub: fetched into the Hub's own cache, at once and offline where they are there."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from headway.server.errors import ModelSourceError
+from headway.server.source.weights import PICKLE_SUFFIXES, missing_shards, pickle_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+T = TypeVar("T")
+# Everything about a model but its weights. Never *.bin, *.pt, *.py.
+_TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "chat_templates/*.jinja")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """One repository of the Hub at one revision (None: its main branch).
+
+    `download_dir` None is the Hub cache; `endpoint` None is the Hub library's own (HF_ENDPOINT).
+    """
+
+    repo_id: str
+    revision: str | None = None
+    token: str | None = None
+    download_dir: str | None = None
+    endpoint: str | None = None
+
+    def fetch(self, load_format: str, on_progress: Callable[[str], None] | None = None) -> Path:
+        """The directory of the model's snapshot, with weights unless `load_format` is "dummy". Raises ModelSourceError.
+
+        A whole snapshot in the cache is taken as it is, without asking the Hub whether the branch has moved.
+        """
+        cached = self._cached()
+        if cached is not None and _is_whole(cached, load_format):
+            return cached
+        files = self._choose(self._list_files(), load_format)
+        if on_progress:
+            on_progress(f"downloading {self.repo_id} from the Hugging Face Hub ({len(files)} files)")
+        return self._download(files)
+
+    def fetch_tokenizer(self) -> Path:
+        """The directory of the snapshot with at least the tokenizer's files. Raises ModelSourceError."""
+        cached = self._cached()
+        if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            return cached
+        files = [name for name in self._list_files() if _matches(name, _TEXT_FILES)]
+        return self._download(files)
+
+    def _cached(self) -> Path | None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        try:
+            # The pattern: the library itself must not judge what a whole snapshot is; it would want the pickles too.
+            found = snapshot_download(
+                self.repo_id, revision=self.revision, cache_dir=self.download_dir, local_files_only=True, allow_patterns=["config.json"]
+            )
+        except LocalEntryNotFoundError:
+            return None
+        except HFValidationError as error:
+            raise ModelSourceError(
+                f"{self.repo_id!r} is neither a path that exists here nor a Hub id (name or organisation/name); name a local directory, "
+                f"a .gguf file, a Hub id or `demo`."
+            ) from error
+        return Path(str(found))
+
+    def _list_files(self) -> list[str]:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=self.endpoint, token=self.token)
+        # Not list_repo_files: without a network that one retries for 23 s before it says so.
+        info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, timeout=20.0))
+        return [sibling.rfilename for sibling in info.siblings or []]
+
+    def _download(self, files: list[str]) -> Path:
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            self._asking(
+                lambda: str(
+                    snapshot_download(
+                        self.repo_id,
+                        revision=self.revision,
+                        cache_dir=self.download_dir,
+                        token=self.token,
+                        endpoint=self.endpoint,
+                        allow_patterns=files,
+                    )
+                )
+            )
+        )
+
+    def _choose(self, names: Sequence[str], load_format: str) -> list[str]:
+        """The repository's files to fetch: its text files and the weights of one format."""
+        chosen = [name for name in names if _matches(name, _TEXT_FILES)]
+        if load_format == "dummy":
+            return chosen
+        safetensors = [name for name in names if name.endswith(".safetensors") and "/" not in name]
+        # Some repositories hold the same weights twice, under the author's own names too.
+        safetensors = [name for name in safetensors if not name.startswith("consolidated")] or safetensors
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        if safetensors and load_format != "gguf":
+            return chosen + safetensors
+        if len(ggufs) == 1 and "/" not in ggufs[0] and load_format != "safetensors":
+            return chosen + ggufs
+        raise ModelSourceError(self._no_weights(names, ggufs, load_format))
+
+    def _no_weights(self, names: Sequence[str], ggufs: list[str], load_format: str) -> str:
+        where = f"The Hub repository {self.repo_id}"
+        if ggufs and load_format != "safetensors":
+            shown = ", ".join(ggufs[:5]) + (", ..." if len(ggufs) > 5 else "")
+            return f"{where} holds {len(ggufs)} GGUF files ({shown}); download one of them and give its path."
+        pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
+        if pickles:
+            return f"{where} has its weights only as {pickles[0]}: {pickle_refusal()}"
+        because = f" (--load-format {load_format})" if load_format != "auto" else ""
+        return f"{where} has no weights that can be served{because}: it needs *.safetensors with config.json, or one .gguf file."
+
+    def _asking(self, ask: Callable[[], T]) -> T:
+        """Asks the Hub; every way that fails becomes one sentence."""
+        from huggingface_hub import errors
+
+        where = f"{self.repo_id!r}" + (f" at revision {self.revision!r}" if self.revision else "")
+        hub = (self.endpoint or _default_endpoint()).rstrip("/")
+        unreachable = "check the network (HF_ENDPOINT names a mirror), or give a model that is on this machine"
+        try:
+            return ask()
+        except errors.GatedRepoError as error:
+            raise ModelSourceError(
+                f"The model {where} is gated: accept its terms at {hub}/{self.repo_id} and give a token of that account "
+                f"(--hf-token or HF_TOKEN)" + ("; the token given has no access." if self.token else ".")
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise ModelSourceError(f"The model {self.repo_id!r} has no revision {self.revision!r} on {hub}; check --revision.") from error
+        except errors.RepositoryNotFoundError as error:
+            raise ModelSourceError(
+                f"No model {where}: it is no local path and {hub} has no such repository, or it is private "
+                f"(then give a token with --hf-token or HF_TOKEN); check the spelling."
+            ) from error
+        except errors.OfflineModeIsEnabled as error:
+            raise ModelSourceError(
+                f"The model {where} is not in the Hub cache and HF_HUB_OFFLINE forbids to download it; "
+                f"unset HF_HUB_OFFLINE once, or give a model that is on this machine."
+            ) from error
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else "an error"
+            raise ModelSourceError(f"{hub} answered {status} when asked for the model {where}; try again, or {unreachable}.") from error
+        except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:
+            raise ModelSourceError(f"The model {where} cannot be downloaded: {hub} cannot be reached ({error}); {unreachable}.") from error
+        except OSError as error:
+            raise ModelSourceError(f"The model {where} cannot be downloaded: {error}; free space or set --download-dir.") from error
+
+
+def _is_whole(directory: Path, load_format: str) -> bool:
+    """Whether a cached snapshot can be served: a download that was cut off left fewer files."""
+    if load_format != "gguf" and (directory / "config.json").is_file():
+        if load_format == "dummy":
+            return True
+        weights = [path.name for path in directory.glob("*.safetensors")]
+        numbered = any(fnmatch.fnmatch(name, "*-of-*.safetensors") for name in weights)
+        has_index = (directory / "model.safetensors.index.json").is_file()
+        if weights and (has_index or not numbered) and not missing_shards(directory):
+            return True
+    return load_format in ("auto", "gguf") and any(directory.glob("*.gguf"))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    """Like a shell: `*` stays within a folder."""
+    return any(name.count("/") == pattern.count("/") and fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _default_endpoint() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)

@@ -1,0 +1,30 @@
+"""Which weight files a model needs, and which kinds are never loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from headway.server.errors import ModelSourceError
+
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def missing_shards(directory: Path) -> list[str]:
+    """Names of weight files that the safetensors index of a directory lists and that are not there."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelSourceError(f"{index} is not a safetensors index ({error}); copy or download it again.") from error
+    return [shard for shard in shards if not (directory / shard).is_file()]
+
+
+def pickle_refusal() -> str:
+    """Why pickled weights are not loaded, and what to do; the end of a sentence."""
+    return (
+        "pickle files can run any code when they are loaded, so only safetensors and GGUF are accepted; "
+        "convert them (`save_pretrained` of transformers writes safetensors)."
+    )
