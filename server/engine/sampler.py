@@ -13,84 +13,95 @@ from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logprobs import raw_rows
 from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
+from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class _Row:
     sampling: SamplingParams
-    num_prompt_tokens: int
+    num_output_tokens: int
     uniforms: UniformStream | None  # None: the row takes the argmax
+    error: str | None = None  # why it can't be sampled
 
 
 @dataclass(slots=True, frozen=True)
 class SampledTokens:
-    """Three lists parallel to the ``rows`` of the call. A row with an error has no token: -1."""
+    """Parallel to the ``rows`` of the call, but ``errors``: {place: why there is no token}; the token id there is -1."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
-    errors: list[str | None]
+    errors: dict[int, str]
 
 
 class SamplingState:
-    """The options, seeds and seen tokens of the runner's rows.
+    """The options, seeds and seen tokens of the runner's rows, which are numbered 0 to ``max_num_seqs`` - 1.
 
     ``seed`` is the server's: with it, requests that bring none draw from (seed, how many came before), else from the system's
-    randomness. A row is any small integer of the caller's; it is free again after ``remove``.
+    randomness.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device, seed: int | None = None) -> None:
-        self._rows: dict[int, _Row] = {}
+    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, seed: int | None = None) -> None:
+        self._rows: list[_Row | None] = [None] * max_num_seqs
         self._keys = KeySource(seed)
         self._bias = LogitBiasState(vocab_size)
         self._penalties = PenaltyState(vocab_size, device)
 
+    @torch.inference_mode()
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         """``token_ids`` is the prompt and, after a preemption, what was generated. The row must be free.
 
-        Raises RequestError, and leaves the row free, for options that the model's vocabulary does not have.
+        Options that do not fit the vocabulary become the row's error when it is sampled.
         """
-        assert row not in self._rows, f"row {row} was added twice"
-        self._bias.add(row, sampling)
-        self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
+        assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
-        self._rows[row] = _Row(sampling, num_prompt_tokens, uniforms)
+        self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms)
+        try:
+            self._bias.add(row, sampling)
+        except RequestError as error:
+            state.error = str(error)
+        self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
 
     def remove(self, row: int) -> None:
-        """Forgets a row; one that is not there is no error."""
-        self._rows.pop(row, None)
+        """Forgets a row, which is free again; one that is not there is no error."""
+        self._rows[row] = None
         self._bias.remove(row)
         self._penalties.remove(row)
 
+    @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Says which tokens were generated (and kept), one an entry, before the next ``sample`` of these rows."""
+        """Says which tokens were generated and kept, one an entry, before the next ``sample`` of these rows."""
+        for row in rows:
+            self._known(row).num_output_tokens += 1
         self._penalties.append(rows, token_ids)
 
-    def sample(self, logits: Tensor, rows: Sequence[int], num_tokens: Sequence[int]) -> SampledTokens:
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
         """Chooses one token a row from ``logits`` [L, V] float32, line i for ``rows[i]``. Overwrites ``logits``.
 
-        ``num_tokens[i]`` counts the tokens that the row has so far, prompt included: the new one's position in the sequence.
-        The result of a row depends on its own logits, options, seed and position only. Waits for the device once (once more
-        if a row wants logprobs).
+        The result of a row depends on its own logits, options, seed and number of output tokens only. Changes no state: the
+        same call gives the same tokens until ``append``. Waits for the device once (again if a row wants logprobs).
         """
         assert logits.dtype == torch.float32, f"sampling is done in float32, not {logits.dtype}"
-        known = [self._rows[row] for row in rows]
-        positions = [count - row.num_prompt_tokens for row, count in zip(known, num_tokens, strict=True)]
+        known = [self._known(row) for row in rows]
         raw = raw_rows(logits, [row.sampling.logprobs for row in known])
-        self._bias.apply(logits, rows, positions)
+        self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
         self._penalties.apply(logits, rows)
         random_rows = [
-            RandomRow(index, row.sampling, row.uniforms.at(position))
-            for index, (row, position) in enumerate(zip(known, positions, strict=True))
+            RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
+            for line, row in enumerate(known)
             if row.uniforms is not None
         ]
-        token_ids: list[int] = choose_tokens(logits, random_rows).tolist()
+        chosen: list[int] = choose_tokens(logits, random_rows).tolist()
+        token_ids = [BROKEN if row.error else token for row, token in zip(known, chosen, strict=True)]
         scored = raw.finish(token_ids) if raw is not None else {}
-        return SampledTokens(
-            token_ids,
-            [scored.get(index) for index in range(len(rows))],
-            [_broken(row.sampling) if token == BROKEN else None for row, token in zip(known, token_ids, strict=True)],
-        )
+        errors = {line: known[line].error or _broken(known[line].sampling) for line, token in enumerate(token_ids) if token == BROKEN}
+        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors)
+
+    def _known(self, row: int) -> _Row:
+        state = self._rows[row]
+        assert state is not None, f"row {row} was never added"
+        return state
 
 
 def _broken(sampling: SamplingParams) -> str:
