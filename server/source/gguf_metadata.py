@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headway.server.errors import ModelSourceError
 
@@ -28,9 +29,30 @@ def read_gguf_metadata(path: Path, *, arrays: bool | Collection[str] = True) -> 
     `arrays`: read all arrays, none, or those keys only; an array that isn't read is absent from the result.
     Raises ModelSourceError where the file is not a readable little-endian GGUF of version 2 or 3.
     """
+    return _read(path, arrays, _Header.read)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """Where one tensor lies. ``shape`` is row-major, outermost first; ``type`` is the number that ggml gives the format."""
+
+    shape: tuple[int, ...]
+    type: int
+    offset: int  # bytes from the beginning of the file
+
+
+def read_gguf_header(path: Path) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    """The metadata without its arrays, and the tensors by name. Raises as read_gguf_metadata does."""
+    return _read(path, False, lambda header: (header.read(), header.tensors()))
+
+
+_T = TypeVar("_T")
+
+
+def _read(path: Path, arrays: bool | Collection[str], do: Callable[[_Header], _T]) -> _T:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Header(data, arrays).read()
+            return do(_Header(data, arrays))
     except OSError as error:
         raise ModelSourceError(f"The GGUF file {path} cannot be read: {error.strerror or error}.") from error
     except _NotGguf as error:
@@ -50,6 +72,7 @@ class _Header:
         self.data = data
         self.arrays = arrays
         self.at = 0
+        self.alignment = 32
 
     def read(self) -> dict[str, Any]:
         if self.data[:4] != _MAGIC:
@@ -69,7 +92,19 @@ class _Header:
                 metadata[key] = self._array()
             else:
                 self._skip_array()
+        self.alignment = metadata.get("general.alignment", 32)
         return metadata
+
+    def tensors(self) -> dict[str, GgufTensor]:
+        """What follows the metadata; ``read`` comes first."""
+        (num_tensors,) = _U64.unpack_from(self.data, 8)
+        found: dict[str, tuple[tuple[int, ...], int, int]] = {}
+        for _ in range(num_tensors):
+            name = self._string()
+            shape = tuple(self._numbers(10, self._u32()))[::-1]
+            found[name] = (shape, self._u32(), self._u64())
+        start = -(-self.at // self.alignment) * self.alignment
+        return {name: GgufTensor(shape, kind, start + offset) for name, (shape, kind, offset) in found.items()}
 
     def _u32(self) -> int:
         (number,) = _U32.unpack_from(self.data, self.at)

@@ -152,7 +152,7 @@ class HubModel:
         except errors.HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else "an error"
             raise ModelSourceError(f"{hub} answered {status} when asked for the model {where}; try again, or {unreachable}.") from error
-        except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:
+        except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:  # type: ignore[attr-defined]
             raise ModelSourceError(f"The model {where} cannot be downloaded: {hub} cannot be reached ({error}); {unreachable}.") from error
         except OSError as error:
             raise ModelSourceError(f"The model {where} cannot be downloaded: {error}; free space or set --download-dir.") from error
