@@ -1,0 +1,171 @@
+"""Attention of a step's rows over their cache pages: normalise, rotate, write keys and values, attend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.kernels.paged_attention import paged_attention, prepare_decode
+from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
+from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
+from headway.kernels.rope import prepare_rope, rope_and_cache
+from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.layers.norm import RMSNorm
+from headway.server.layers.weight import Layer
+
+
+@dataclass(slots=True)
+class DecodeRows:
+    """The rows with one query token, and the kernels' plan for each sliding window among the layers."""
+
+    block_tables: Tensor
+    seq_lens: Tensor
+    max_seq_len: int
+    plans: dict[int, DecodePlan | None]
+
+
+@dataclass(slots=True)
+class PrefillRows:
+    """The rows with more, counted from the first of them."""
+
+    block_tables: Tensor
+    seq_lens: Tensor
+    query_start_loc: Tensor
+    query_lens: list[int]
+    seq_lens_host: list[int]
+    max_query_len: int
+    max_seq_len: int
+    plans: dict[int, PrefillPlan | None]
+
+
+@dataclass(slots=True)
+class AttentionStep:
+    """What all attention layers of one step share. Made once a step by ``prepare_attention``; layers only read it."""
+
+    positions: Tensor
+    slot_mapping: Tensor
+    cos_sin: Tensor
+    rope_plan: RopePlan | None
+    num_decodes: int
+    decode: DecodeRows | None
+    prefill: PrefillRows | None
+
+
+def prepare_attention(batch: ForwardBatch, cos_sin: Tensor, windows: tuple[int, ...], kv: LayerKV) -> AttentionStep:
+    """Cuts the batch into decode and prefill rows and plans each once per distinct sliding window in ``windows``.
+
+    ``kv`` is any layer's pages: all have the same shape and dtype.
+    """
+    n = batch.num_decodes
+    block_size, dtype = kv.k.shape[1], kv.k.dtype
+    return AttentionStep(
+        positions=batch.positions,
+        slot_mapping=batch.slot_mapping,
+        cos_sin=cos_sin,
+        rope_plan=prepare_rope(cos_sin, batch.positions, batch.slot_mapping),
+        num_decodes=n,
+        decode=_decode_rows(batch, windows, block_size, dtype) if n else None,
+        prefill=_prefill_rows(batch, windows, block_size, dtype) if n < len(batch.query_lens) else None,
+    )
+
+
+def _decode_rows(batch: ForwardBatch, windows: tuple[int, ...], block_size: int, dtype: torch.dtype) -> DecodeRows:
+    n = batch.num_decodes
+    block_tables, seq_lens, seq_lens_host = batch.block_tables[:n], batch.seq_lens[:n], batch.seq_lens_host[:n]
+    plans = {
+        window: prepare_decode(
+            block_tables, seq_lens, block_size=block_size, dtype=dtype, sliding_window=window, seq_lens_host=seq_lens_host
+        )
+        for window in windows
+    }
+    return DecodeRows(block_tables, seq_lens, max(seq_lens_host), plans)
+
+
+def _prefill_rows(batch: ForwardBatch, windows: tuple[int, ...], block_size: int, dtype: torch.dtype) -> PrefillRows:
+    n = batch.num_decodes
+    block_tables, seq_lens = batch.block_tables[n:], batch.seq_lens[n:]
+    query_start_loc = batch.query_start_loc[n:] - n if n else batch.query_start_loc
+    query_lens, seq_lens_host = batch.query_lens[n:], batch.seq_lens_host[n:]
+    plans = {
+        window: prepare_prefill(
+            block_tables,
+            seq_lens,
+            query_start_loc,
+            block_size=block_size,
+            dtype=dtype,
+            query_lens=query_lens,
+            seq_lens_host=seq_lens_host,
+            sliding_window=window,
+        )
+        for window in windows
+    }
+    return PrefillRows(block_tables, seq_lens, query_start_loc, query_lens, seq_lens_host, batch.max_query_len, max(seq_lens_host), plans)
+
+
+class Attention(Layer):
+    """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim], this rank's heads."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        sliding_window: int = 0,
+        q_norm: RMSNorm | None = None,
+        k_norm: RMSNorm | None = None,
+    ) -> None:
+        self.q_norm = q_norm
+        self.k_norm = k_norm
+        self._head_dim = head_dim
+        self._head_counts = [num_heads, num_kv_heads, num_kv_heads]
+        self._out_size = num_heads * head_dim
+        self._scale = head_dim**-0.5
+        self._window = sliding_window
+
+    def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
+        q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self._head_dim), self._head_counts, dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = rope_and_cache(q, k, v, step.cos_sin, step.positions, kv.k, kv.v, step.slot_mapping, plan=step.rope_plan)
+        if step.prefill is None:
+            out = self._decode(q, kv, step.decode)
+        elif step.decode is None:
+            out = self._prefill(q, kv, step.prefill)
+        else:
+            n = step.num_decodes
+            out = torch.cat([self._decode(q[:n], kv, step.decode), self._prefill(q[n:], kv, step.prefill)])
+        return out.view(-1, self._out_size)
+
+    def _decode(self, q: Tensor, kv: LayerKV, rows: DecodeRows | None) -> Tensor:
+        assert rows is not None, "a step has at least one row"
+        return paged_attention(
+            q,
+            kv.k,
+            kv.v,
+            rows.block_tables,
+            rows.seq_lens,
+            self._scale,
+            max_seq_len=rows.max_seq_len,
+            sliding_window=self._window,
+            plan=rows.plans[self._window],
+        )
+
+    def _prefill(self, q: Tensor, kv: LayerKV, rows: PrefillRows) -> Tensor:
+        return prefill_attention(
+            q,
+            kv.k,
+            kv.v,
+            rows.block_tables,
+            rows.seq_lens,
+            rows.query_start_loc,
+            self._scale,
+            max_query_len=rows.max_query_len,
+            max_seq_len=rows.max_seq_len,
+            query_lens=rows.query_lens,
+            seq_lens_host=rows.seq_lens_host,
+            sliding_window=self._window,
+            plan=rows.plans[self._window],
+        )

@@ -1,0 +1,85 @@
+"""The two tables over the vocabulary, cut by rows over the ranks: token embedding and output projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.layers.quant.method import LinearMethod
+from headway.server.layers.weight import Layer, Part, Weight
+
+
+class VocabParallelEmbedding(Layer):
+    """token_ids [T] int64 -> [T, H]; a rank looks up the tokens of its rows and the ranks add up."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device, group: TensorParallelGroup) -> None:
+        shape, parts = _vocab_shard(vocab_size, hidden_size, group)
+        self.weight = Weight(shape, parts, self._keep, dtype=dtype, device=device)
+        self._group = group
+        self._first_token = group.rank * shape[0]
+        self._num_tokens = shape[0]
+        self._table: Tensor
+        self._tied: ParallelLMHead | None = None
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        if self._group.size == 1:
+            return functional.embedding(token_ids, self._table)
+        local = token_ids - self._first_token
+        is_elsewhere = (local < 0) | (local >= self._num_tokens)
+        found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
+        return self._group.all_reduce(found.masked_fill_(is_elsewhere.unsqueeze(1), 0))
+
+    def tie(self, head: ParallelLMHead) -> None:
+        """The head gets this table when it is loaded: the same storage, unless its method packs a copy."""
+        self._tied = head
+
+    def _keep(self, table: Tensor) -> int:
+        self._table = table
+        if self._tied is None:
+            return table.nbytes
+        packed_bytes = self._tied.keep(table)
+        return table.nbytes if self._tied.shares(table) else table.nbytes + packed_bytes
+
+
+class ParallelLMHead(Layer):
+    """hidden [L, H] -> logits [L, V] in fp32, whole on every rank. Without a weight of its own where it is tied."""
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, *, tied_to: VocabParallelEmbedding | None, method: LinearMethod, group: TensorParallelGroup
+    ) -> None:
+        self.weight: Weight | None = None
+        if tied_to is None:
+            shape, parts = _vocab_shard(vocab_size, hidden_size, group)
+            self.weight = method.create(shape, parts, self.keep)
+        else:
+            tied_to.tie(self)
+        self._vocab_size = vocab_size
+        self._method = method
+        self._group = group
+        self._packed: Any = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits = self._method.apply(hidden, self._packed, None)
+        if self._group.size > 1:
+            logits = self._group.all_gather(logits, dim=1)[:, : self._vocab_size]
+        return logits.float()
+
+    def keep(self, table: Tensor) -> int:
+        """Takes this rank's rows [V / ranks, H]; returns the bytes kept."""
+        self._packed, num_bytes = self._method.pack(table)
+        return num_bytes
+
+    def shares(self, table: Tensor) -> bool:
+        return self._packed is table
+
+
+def _vocab_shard(vocab_size: int, hidden_size: int, group: TensorParallelGroup) -> tuple[tuple[int, int], dict[str, Part]]:
+    """Equal shards; the last ones are padded with zero rows where the ranks do not divide the vocabulary."""
+    num_rows = -(-vocab_size // group.size)
+    start = min(group.rank * num_rows, vocab_size)
+    length = min(num_rows, vocab_size - start)
+    return (num_rows, hidden_size), {"": Part((vocab_size, hidden_size), 0, start, length)}

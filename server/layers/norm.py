@@ -1,0 +1,29 @@
+"""RMS normalisation, alone or with the addition of the residual stream before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.kernels.norm import fused_add_rms_norm, rms_norm
+from headway.server.layers.weight import Layer, Weight, whole
+
+
+class RMSNorm(Layer):
+    """``weight * x / rms(x)`` over the last dimension; every rank holds the whole weight."""
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight = Weight((size,), whole((size,)), self._keep, dtype=dtype, device=device)
+        self._eps = eps
+        self._weight: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self._weight, self._eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (normalised x + residual, x + residual): the layer's input, and the stream carried on."""
+        return fused_add_rms_norm(x, residual, self._weight, self._eps)
+
+    def _keep(self, weight: Tensor) -> int:
+        self._weight = weight
+        return weight.nbytes

@@ -1,0 +1,31 @@
+"""How a linear layer's weight is created, kept and applied: the protocol that each file beside this one implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from headway.server.layers.weight import Part, Weight
+
+
+class LinearMethod(Protocol):
+    """Shared by all linear layers of a model; holds no state of a layer."""
+
+    @property
+    def name(self) -> str:
+        """For logs and EngineInfo.weight_format, such as "int8 (8-bit activations)"."""
+        ...
+
+    def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor], int]) -> Weight:
+        """The weight, or the bias, as checkpoint tensors fill it."""
+        ...
+
+    def pack(self, weight: Tensor) -> tuple[Any, int]:
+        """The form that ``apply`` takes, and its bytes. A loaded weight [N, K] is given up to this call."""
+        ...
+
+    def apply(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
+        """``x @ weight.T + bias``: x [T, K] -> [T, N] in x's dtype."""
+        ...

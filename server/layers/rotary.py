@@ -1,0 +1,56 @@
+"""The table of cosines and sines for rotary position embeddings, with the scalings that stretch a model's context."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from headway.server.layers.rope_config import RopeConfig
+
+
+def rope_table(config: RopeConfig, num_positions: int, device: torch.device) -> Tensor:
+    """[num_positions, rotary_dim] fp32, the cosines then the sines, as kernels/rope.py takes it."""
+    frequencies = inverse_frequencies(config)
+    angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1).mul_(config.attention_factor).to(device)
+
+
+def inverse_frequencies(config: RopeConfig) -> Tensor:
+    """[rotary_dim / 2] fp32: radians a position turns each pair by. (Su et al., arXiv:2104.09864)"""
+    exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
+    frequencies = 1.0 / (config.theta**exponents)
+    if config.type == "linear":
+        frequencies = frequencies / config.factor
+    elif config.type == "llama3":
+        frequencies = _llama3(config, frequencies)
+    elif config.type == "yarn":
+        frequencies = _yarn(config, frequencies)
+    if config.freq_divisors:
+        frequencies = frequencies / torch.tensor(config.freq_divisors, dtype=torch.float32)
+    return frequencies
+
+
+def _llama3(config: RopeConfig, frequencies: Tensor) -> Tensor:
+    """Long waves are stretched by the factor, short ones kept, those between blended (Llama 3.1)."""
+    turns = config.original_max_position * frequencies / (2 * math.pi)  # over the context the model was first trained on
+    keep = (turns - config.low_freq_factor) / (config.high_freq_factor - config.low_freq_factor)
+    keep = keep.clamp(0, 1)
+    return (1 - keep) * frequencies / config.factor + keep * frequencies
+
+
+def _yarn(config: RopeConfig, frequencies: Tensor) -> Tensor:
+    """As llama3, with a ramp over dimensions instead of wavelengths (Peng et al., arXiv:2309.00071)."""
+
+    def dimension_with(num_turns: float) -> float:
+        return config.rotary_dim * math.log(config.original_max_position / (num_turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+    low, high = dimension_with(config.beta_fast), dimension_with(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.rotary_dim - 1)
+    if low == high:
+        high += 0.001  # a step instead of a division by zero
+    stretch = ((torch.arange(config.rotary_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    return frequencies / config.factor * stretch + frequencies * (1 - stretch)

@@ -1,0 +1,26 @@
+"""What a checkpoint is to the loader: named tensors, each read when its turn comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTensor:
+    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+class Checkpoint(Protocol):
+    """The tensors in the order in which they are best read."""
+
+    origin: str  # for messages
+
+    def tensors(self) -> list[CheckpointTensor]: ...

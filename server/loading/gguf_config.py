@@ -1,0 +1,89 @@
+"""A GGUF file's metadata put into the form of a config.json, so that each family reads one form only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from headway.server.errors import ModelSourceError
+from headway.server.loading.gguf import FULL_PRECISION_TYPES, GgufFile
+from headway.server.models.base import DecoderConfig, Family
+from headway.server.models.raw_config import RawConfig
+from headway.server.models.registry import gguf_family_of
+
+# config.json key -> GGUF key behind the architecture's prefix
+_KEYS = {
+    "num_hidden_layers": "block_count",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+}
+
+
+def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
+    """Raises ModelSourceError for an architecture or a feature that is not supported."""
+    architecture = str(file.metadata.get("general.architecture", ""))
+    family = gguf_family_of(architecture, file.origin)
+    prefix = f"{architecture}."
+    own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
+    refuse = RawConfig({}, f"GGUF metadata ({file.origin})").refusal
+    if own.get("expert_count"):
+        raise refuse(f"expert_count is {own['expert_count']}: mixtures of experts are not supported")
+    if own.get("attention.value_length", own.get("attention.key_length")) != own.get("attention.key_length"):
+        raise refuse("keys and values differ in size, which is not supported")
+    values = {key: own[name] for key, name in _KEYS.items() if name in own}
+    embedding = file.index.get("token_embd.weight")
+    if embedding is None:
+        raise ModelSourceError(f"{file.origin} has no tensor token_embd.weight: it is not a whole model; name the full GGUF file.")
+    values |= {
+        "vocab_size": embedding.shape[0],
+        "tie_word_embeddings": "output.weight" not in file.index,
+        "rope_parameters": _rope_parameters(own, refuse),
+    }
+    config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
+    return family, dataclasses.replace(config, **_from_tensors(file, own, config))
+
+
+def _rope_parameters(own: dict[str, Any], refuse: Any) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": own.get("rope.scaling.type", "none").replace("none", "default")}
+    if "rope.freq_base" in own:
+        rope["rope_theta"] = own["rope.freq_base"]
+    if "rope.dimension_count" in own:
+        head_dim = own.get("attention.key_length") or own["embedding_length"] // own["attention.head_count"]
+        rope["partial_rotary_factor"] = own["rope.dimension_count"] / head_dim
+    if rope["rope_type"] == "default":
+        return rope
+    if own.get("rope.scaling.yarn_log_multiplier") or own.get("rope.scaling.attn_factor", 1.0) != 1.0:
+        raise refuse("rope.scaling has a magnitude of its own, which is not supported")
+    names = {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
+    return rope | {key: own[f"rope.scaling.{name}"] for key, name in names.items() if f"rope.scaling.{name}" in own}
+
+
+def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig) -> dict[str, Any]:
+    """What a GGUF says only by the tensors that it has."""
+    types = {tensor.type for tensor in file.index.values() if len(tensor.shape) > 1}
+    dtypes = [FULL_PRECISION_TYPES[kind] for kind in types if kind in FULL_PRECISION_TYPES]
+    changes: dict[str, Any] = {
+        "qkv_bias": "blk.0.attn_q.bias" in file.index,
+        "o_bias": "blk.0.attn_output.bias" in file.index,
+        "mlp_bias": "blk.0.ffn_gate.bias" in file.index,
+        "is_quantized_gguf": not types <= FULL_PRECISION_TYPES.keys(),
+        # Quantised weights carry fp16 scales of what mostly was a bf16 model, whose range fp16 may not have.
+        "checkpoint_dtype": dtypes[0] if len(dtypes) == len(types) == 1 else "bfloat16",
+    }
+    if own.get("attention.sliding_window"):
+        changes["sliding_windows"] = (own["attention.sliding_window"],) * config.num_layers
+    if "rope_freqs.weight" in file.index:
+        divisors = tuple(file.read("rope_freqs.weight").reshape(-1).tolist())
+        changes["rope"] = dataclasses.replace(config.rope, freq_divisors=divisors)
+    return changes

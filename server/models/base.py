@@ -1,0 +1,119 @@
+"""What a model is to the rest of the engine: its config in our own words, and the two calls of a step. No torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from headway.server.layers.rope_config import RopeConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from headway.server.distributed.groups import TensorParallelGroup
+    from headway.server.layers.forward import ForwardBatch, LayerKV
+    from headway.server.layers.quant.method import LinearMethod
+    from headway.server.layers.weight import Weight
+    from headway.server.models.names import WeightName
+    from headway.server.models.raw_config import RawConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """The shape of a decoder, normalised from config.json or GGUF metadata. Sizes are of the whole model, not of a rank."""
+
+    architecture: str  # the family: "llama", "qwen2"
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope: RopeConfig
+    max_model_len: int  # longest context that the model was made for, in tokens
+    checkpoint_dtype: str  # "float32" | "bfloat16" | "float16"
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    hidden_act: str = "silu"
+    sliding_windows: tuple[int, ...] = ()  # one a layer, 0: attends to everything; empty: all 0
+    is_quantized_gguf: bool = False
+
+    def sliding_window(self, layer: int) -> int:
+        return self.sliding_windows[layer] if self.sliding_windows else 0
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """The pages that a model needs on this rank; keys and values are alike in every layer."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What every layer of a model is built with."""
+
+    dtype: torch.dtype  # of activations, norms and embeddings
+    device: torch.device
+    method: LinearMethod
+    group: TensorParallelGroup
+    max_model_len: int  # positions that will be asked for
+
+
+class Model(Protocol):
+    """Computes this rank's share of a step. Callers hold torch.inference_mode()."""
+
+    @property
+    def kv_spec(self) -> KVSpec: ...
+
+    def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
+        """token_ids [T] int64 -> hidden states [T, H] after the last norm. Writes the step's keys and values into ``kv``."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [L, H] -> [L, V] fp32, over the whole vocabulary on every rank."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, Weight]]:
+        """What the loader fills."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Models of one kind: how to read their config and what their checkpoints call each weight."""
+
+    name: str
+    read_config: ConfigReader
+    build: Builder
+    names: tuple[WeightName, ...]  # in safetensors
+    gguf_names: tuple[WeightName, ...]
+
+
+class ConfigReader(Protocol):
+    def __call__(self, raw: RawConfig) -> DecoderConfig:
+        """Raises ModelSourceError for what this family can't do."""
+        ...
+
+
+class Builder(Protocol):
+    def __call__(self, config: DecoderConfig, context: BuildContext) -> Model: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model whose weights are all there."""
+
+    model: Model
+    config: DecoderConfig
+    weight_bytes: int  # on this rank, as kept
+    weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"

@@ -1,0 +1,85 @@
+"""The decoder that Llama, Mistral, Qwen2, Qwen3 and SmolLM are shapes of: pre-norm attention and a gated feed-forward layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from headway.server.layers.activation import GATED_ACTIVATIONS
+from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
+from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from headway.server.layers.norm import RMSNorm
+from headway.server.layers.rotary import rope_table
+from headway.server.layers.weight import Layer
+from headway.server.models.base import BuildContext, DecoderConfig, KVSpec
+
+
+class DecoderLayer(Layer):
+    """One layer. The residual stream is carried beside the branch's output, so that its addition is fused with the next norm."""
+
+    def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
+        method, group, hidden = context.method, context.group, config.hidden_size
+
+        def norm(size: int) -> RMSNorm:
+            return RMSNorm(size, config.rms_norm_eps, dtype=context.dtype, device=context.device)
+
+        self.input_norm = norm(hidden)
+        self.qkv = QKVParallelLinear(
+            hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
+        )
+        self.attention = Attention(
+            self.qkv.num_heads,
+            self.qkv.num_kv_heads,
+            config.head_dim,
+            sliding_window=config.sliding_window(index),
+            q_norm=norm(config.head_dim) if config.qk_norm else None,
+            k_norm=norm(config.head_dim) if config.qk_norm else None,
+        )
+        self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
+        self.post_attention_norm = norm(hidden)
+        sizes = {"gate": config.intermediate_size, "up": config.intermediate_size}
+        self.gate_up = MergedColumnParallelLinear(hidden, sizes, bias=config.mlp_bias, method=method, group=group)
+        self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=method, group=group)
+        self._activation = GATED_ACTIVATIONS[config.hidden_act]
+
+    def __call__(self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep) -> tuple[Tensor, Tensor]:
+        """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer."""
+        if residual is None:
+            residual, hidden = hidden, self.input_norm(hidden)
+        else:
+            hidden, residual = self.input_norm.add(hidden, residual)
+        hidden = self.o(self.attention(self.qkv(hidden), kv, step))
+        hidden, residual = self.post_attention_norm.add(hidden, residual)
+        return self.down(self._activation(self.gate_up(hidden))), residual
+
+
+class DecoderModel(Layer):
+    """See models/base.py Model."""
+
+    def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
+        vocab_size, hidden = config.vocab_size, config.hidden_size
+        self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=context.dtype, device=context.device, group=context.group)
+        self.layers = [DecoderLayer(config, i, context) for i in range(config.num_layers)]
+        self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=context.dtype, device=context.device)
+        self.lm_head = ParallelLMHead(
+            vocab_size,
+            hidden,
+            tied_to=self.embed_tokens if config.tie_word_embeddings else None,
+            method=context.method,
+            group=context.group,
+        )
+        self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
+        self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
+        self._cos_sin = rope_table(config.rope, context.max_model_len, context.device)
+
+    def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
+        step = prepare_attention(batch, self._cos_sin, self._windows, kv[0])
+        hidden, residual = self.embed_tokens(token_ids), None
+        for layer, pages in zip(self.layers, kv, strict=True):
+            hidden, residual = layer(hidden, residual, pages, step)
+        assert residual is not None, "a decoder has at least one layer"
+        return self.norm.add(hidden, residual)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(hidden)

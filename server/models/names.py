@@ -1,0 +1,76 @@
+"""What checkpoints call the weights of a decoder, and which weight of ours each of them fills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WeightName:
+    """``{i}`` stands for the layer. ``part`` names the place within a fused weight. A weight that a model lacks is left out.
+
+    ``interleaved_heads``: "q" or "k" where the rows of each head were reordered for interleaved rotary embedding (llama.cpp's
+    converter does so for the llama architecture) and must be put back.
+    """
+
+    checkpoint: str
+    weight: str
+    part: str = ""
+    interleaved_heads: str = ""
+
+
+HF_NAMES = (
+    WeightName("model.embed_tokens.weight", "embed_tokens.weight"),
+    WeightName("model.layers.{i}.input_layernorm.weight", "layers.{i}.input_norm.weight"),
+    WeightName("model.layers.{i}.self_attn.q_proj.weight", "layers.{i}.qkv.weight", "q"),
+    WeightName("model.layers.{i}.self_attn.k_proj.weight", "layers.{i}.qkv.weight", "k"),
+    WeightName("model.layers.{i}.self_attn.v_proj.weight", "layers.{i}.qkv.weight", "v"),
+    WeightName("model.layers.{i}.self_attn.q_proj.bias", "layers.{i}.qkv.bias", "q"),
+    WeightName("model.layers.{i}.self_attn.k_proj.bias", "layers.{i}.qkv.bias", "k"),
+    WeightName("model.layers.{i}.self_attn.v_proj.bias", "layers.{i}.qkv.bias", "v"),
+    WeightName("model.layers.{i}.self_attn.q_norm.weight", "layers.{i}.attention.q_norm.weight"),
+    WeightName("model.layers.{i}.self_attn.k_norm.weight", "layers.{i}.attention.k_norm.weight"),
+    WeightName("model.layers.{i}.self_attn.o_proj.weight", "layers.{i}.o.weight"),
+    WeightName("model.layers.{i}.self_attn.o_proj.bias", "layers.{i}.o.bias"),
+    WeightName("model.layers.{i}.post_attention_layernorm.weight", "layers.{i}.post_attention_norm.weight"),
+    WeightName("model.layers.{i}.mlp.gate_proj.weight", "layers.{i}.gate_up.weight", "gate"),
+    WeightName("model.layers.{i}.mlp.up_proj.weight", "layers.{i}.gate_up.weight", "up"),
+    WeightName("model.layers.{i}.mlp.gate_proj.bias", "layers.{i}.gate_up.bias", "gate"),
+    WeightName("model.layers.{i}.mlp.up_proj.bias", "layers.{i}.gate_up.bias", "up"),
+    WeightName("model.layers.{i}.mlp.down_proj.weight", "layers.{i}.down.weight"),
+    WeightName("model.layers.{i}.mlp.down_proj.bias", "layers.{i}.down.bias"),
+    WeightName("model.norm.weight", "norm.weight"),
+    WeightName("lm_head.weight", "lm_head.weight"),
+)
+
+GGUF_NAMES = (
+    WeightName("token_embd.weight", "embed_tokens.weight"),
+    WeightName("blk.{i}.attn_norm.weight", "layers.{i}.input_norm.weight"),
+    WeightName("blk.{i}.attn_q.weight", "layers.{i}.qkv.weight", "q"),
+    WeightName("blk.{i}.attn_k.weight", "layers.{i}.qkv.weight", "k"),
+    WeightName("blk.{i}.attn_v.weight", "layers.{i}.qkv.weight", "v"),
+    WeightName("blk.{i}.attn_q.bias", "layers.{i}.qkv.bias", "q"),
+    WeightName("blk.{i}.attn_k.bias", "layers.{i}.qkv.bias", "k"),
+    WeightName("blk.{i}.attn_v.bias", "layers.{i}.qkv.bias", "v"),
+    WeightName("blk.{i}.attn_q_norm.weight", "layers.{i}.attention.q_norm.weight"),
+    WeightName("blk.{i}.attn_k_norm.weight", "layers.{i}.attention.k_norm.weight"),
+    WeightName("blk.{i}.attn_output.weight", "layers.{i}.o.weight"),
+    WeightName("blk.{i}.attn_output.bias", "layers.{i}.o.bias"),
+    WeightName("blk.{i}.ffn_norm.weight", "layers.{i}.post_attention_norm.weight"),
+    WeightName("blk.{i}.ffn_gate.weight", "layers.{i}.gate_up.weight", "gate"),
+    WeightName("blk.{i}.ffn_up.weight", "layers.{i}.gate_up.weight", "up"),
+    WeightName("blk.{i}.ffn_gate.bias", "layers.{i}.gate_up.bias", "gate"),
+    WeightName("blk.{i}.ffn_up.bias", "layers.{i}.gate_up.bias", "up"),
+    WeightName("blk.{i}.ffn_down.weight", "layers.{i}.down.weight"),
+    WeightName("blk.{i}.ffn_down.bias", "layers.{i}.down.bias"),
+    WeightName("output_norm.weight", "norm.weight"),
+    WeightName("output.weight", "lm_head.weight"),
+)
+
+_REORDERED = {"attn_q.": "q", "attn_k.": "k"}
+
+# The llama architecture's (llama.cpp's own order of rotary pairs): Llama and Mistral.
+GGUF_LLAMA_NAMES = tuple(
+    WeightName(name.checkpoint, name.weight, name.part, next((part for key, part in _REORDERED.items() if key in name.checkpoint), ""))
+    for name in GGUF_NAMES
+)
