@@ -98,7 +98,7 @@ class EngineStarter:
             files = resolve_model(
                 model.model,
                 revision=model.revision,
-                token=model.hf_token.get_secret_value() if model.hf_token else None,
+                token=model.hf_token,
                 download_dir=model.download_dir,
                 load_format=model.load_format,
                 cache_dir=cache_directory(),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.scheduler import Scheduler
+
+from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts
 from headway.server.engine.executor.inline import InlineExecutor
-from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.worker import Worker
-from headway.server.loading.loader import load_model, read_model_facts
+from headway.server.loading.loader import load_model, read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo
 
@@ -45,7 +46,9 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
     phases = _Phases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device)
-    plan = make_plan(config, read_model_facts(files), device_facts(device))
+    shape = read_config(files)
+    facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
+    plan = make_plan(config, facts, device_facts(device))
     phases.begin("loading weights")
     loaded = load_model(
         files,
@@ -55,6 +58,7 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
         load_format=config.model.load_format,
         group=SINGLE,
         seed=config.model.seed,
+        max_model_len=plan.max_model_len,
     )
     worker = Worker(loaded, plan, device)
     phases.begin("sizing the KV cache")
@@ -83,12 +87,11 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
 
 def _info(plan: Plan, worker: Worker, num_blocks: int, max_model_len: int, device_name: str, seconds: dict[str, float]) -> EngineInfo:
     loaded = worker.loaded
-    int8 = plan.quantization == "int8"
     return EngineInfo(
         device=device_name,
         architecture=loaded.config.architecture,
         dtype=plan.dtype,
-        weight_format="int8 weights, 8-bit activations" if int8 else plan.dtype,
+        weight_format=loaded.weight_format,
         max_model_len=max_model_len,
         vocab_size=loaded.config.vocab_size,
         block_size=plan.block_size,

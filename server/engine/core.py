@@ -6,11 +6,11 @@ import time
 from typing import Protocol
 
 import msgspec
+from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.scheduler import Scheduler
 
 from headway.server.engine.batch import BatchPlan, BatchResult
-from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
-from headway.server.engine.scheduler import Scheduler
 from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 
@@ -70,9 +70,10 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         tokens, seconds = self._last_step
-        return msgspec.structs.replace(
+        stats: EngineStats = msgspec.structs.replace(
             self._scheduler.stats(), num_steps=self._num_steps, last_step_tokens=tokens, last_step_s=seconds
         )
+        return stats
 
     def check_idle(self) -> None:
         """Invariants, looked at when nothing runs: a leak is a bug to hear of at once."""

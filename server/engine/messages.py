@@ -53,8 +53,8 @@ class Died(msgspec.Struct, tag=True, frozen=True):
 
 FromEngine = Phase | Ready | StepOutput | Died
 
-_to_decoder = msgspec.msgpack.Decoder(ToEngine)
-_from_decoder = msgspec.msgpack.Decoder(FromEngine)
+_to_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
 _encoder = msgspec.msgpack.Encoder()
 
 

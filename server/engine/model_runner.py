@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,10 +89,16 @@ class ModelRunner:
             return range(0)
         first = inputs.seq_lens[at] - inputs.query_lens[at]
         last_scoring = self._num_prompt_tokens[item.request_id] - 2  # position p scores token p + 1
-        return range(0, max(min(inputs.query_lens[at], last_scoring + 1 - first), 0))
+        return range(max(min(inputs.query_lens[at], last_scoring + 1 - first), 0))
 
     def _score_prompts(
-        self, inputs: StepInputs, scheduled: list[ScheduledRow], scored: list[range], offsets: list[int], logits: Tensor, results: list[RowResult]
+        self,
+        inputs: StepInputs,
+        scheduled: list[ScheduledRow],
+        scored: list[range],
+        offsets: list[int],
+        logits: Tensor,
+        results: list[RowResult],
     ) -> None:
         for at, positions in enumerate(scored):
             item = scheduled[inputs.order[at]]
@@ -118,7 +125,8 @@ class ModelRunner:
                 result.error = sampled.errors.get(k)
                 if result.error is None:
                     result.token_ids = [sampled.token_ids[k]]
-                    result.logprobs = None if sampled.logprobs[k] is None else [sampled.logprobs[k]]
+                    scores = sampled.logprobs[k]
+                    result.logprobs = None if scores is None else [scores]
                     committed[rows[k]] = sampled.token_ids[k]
         self._rows.commit(inputs, committed)
         self._sampling.append(list(committed), list(committed.values()))
@@ -138,7 +146,7 @@ class ModelRunner:
             seq_lens_host=inputs.seq_lens,
         )
 
-    def _tensor(self, array: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
 

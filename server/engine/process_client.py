@@ -17,6 +17,7 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
+from headway.server.config.http import HttpConfig
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
@@ -97,7 +98,7 @@ class EngineProcess:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
-        arguments = EngineArguments(config.without_secrets(), files, self.inbox, self.outbox)
+        arguments = EngineArguments(_for_engine(config), files, self.inbox, self.outbox)
         process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
         process.start()
         self._process = process
@@ -287,3 +288,8 @@ class ProcessEngineClient:
         self._inbox.close()
         self._outbox.close()
         self._context.term()
+
+
+def _for_engine(config: ServerConfig) -> ServerConfig:
+    """Without what the engine has no use for, secrets above all."""
+    return config.model_copy(update={"model": config.model.model_copy(update={"hf_token": None}), "http": HttpConfig()})

@@ -103,7 +103,8 @@ class RowTable:
 
     def samples(self, inputs: StepInputs) -> list[bool]:
         """Which rows of a step reach the end of their known tokens, and so get a new one."""
-        return (self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens)).tolist()
+        ends: list[bool] = (self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens)).tolist()
+        return ends
 
     def commit(self, inputs: StepInputs, sampled: dict[int, int]) -> None:
         """After a step: its tokens are computed, and ``sampled`` (row -> token) are appended."""
