@@ -8,11 +8,19 @@ from headway.server.config.fields import Topic, option
 
 
 class CacheConfig(Topic):
+    """KV cache."""
+
     block_size: int | None = option(None, "Tokens in a KV block. Default: 16 on a GPU, 32 on a CPU.", ge=1, le=1024)
     gpu_memory_utilization: float = option(
-        0.92, "Share of the device's memory that weights, activations and KV cache may take together.", gt=0, le=1, aliases=("device-memory-utilization",)
+        0.92,
+        "Share of the device's memory that weights, activations and KV cache may take together.",
+        gt=0,
+        le=1,
+        aliases=("device-memory-utilization",),
     )
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache, in bytes (4g, 512M).", gt=0, human=True)
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV blocks; for tests.", gt=0)
     kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Type of cached keys and values; auto: the model's.")
-    enable_prefix_caching: bool = option(True, "Keep the KV blocks of finished prompts and share them between requests with the same beginning.")
+    enable_prefix_caching: bool = option(
+        True, "Keep the KV blocks of finished prompts and share them between requests with the same beginning."
+    )

@@ -10,10 +10,14 @@ Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
 
 
 class ModelConfig(Topic):
+    """Model."""
+
     model: str | None = option(
         None, "What to serve: `demo`, a Hub id, a local directory with safetensors, or a .gguf file.", positional=True, metavar="MODEL"
     )
-    served_model_name: list[str] = option([], "Names accepted in a request's `model`; the first is shown in answers. Default: the model as given.")
+    served_model_name: list[str] = option(
+        [], "Names accepted in a request's `model`; the first is shown in answers. Default: the model as given."
+    )
     tokenizer: str | None = option(None, "Tokenizer directory or Hub id, when it is not the model's own.")
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
     hf_token: str | None = option(None, "Hub token for gated models.", secret=True, environment=("HF_TOKEN",))
@@ -31,12 +35,14 @@ class ModelConfig(Topic):
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to run; auto takes the GPU if there is one.")
     max_model_len: int | Literal["auto"] | None = option(
-        None, "Context length in tokens, prompt and output together. Default: the model's; -1 or auto: the longest that fits the KV cache.", human=True
+        None,
+        "Context length in tokens, prompt and output together. Default: the model's; -1 or auto: the longest that fits the KV cache.",
+        human=True,
     )
     max_logprobs: int = option(20, "Most logprobs that a request may ask for; -1: the whole vocabulary.", ge=-1)
     seed: int = option(0, "Seed of the requests that bring none.")
     generation_config: str = option(
         "auto", "Default sampling: auto takes the model's generation_config.json, vllm ignores it, else a directory that holds one."
     )
-    override_generation_config: dict[str, Any] = option({}, "JSON laid over the generation config, such as {\"temperature\": 0.2}.")
+    override_generation_config: dict[str, Any] = option({}, 'JSON laid over the generation config, such as {"temperature": 0.2}.')
     chat_template: str | None = option(None, "Jinja chat template: a file, or the template itself.")

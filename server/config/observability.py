@@ -8,7 +8,11 @@ from headway.server.config.fields import Topic, option
 
 
 class ObservabilityConfig(Topic):
-    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = option("INFO", "Level of our own log.", environment=("VLLM_LOGGING_LEVEL",))
+    """Logs and metrics."""
+
+    log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = option(
+        "INFO", "Level of our own log.", environment=("VLLM_LOGGING_LEVEL",)
+    )
     disable_log_stats: bool = option(False, "No statistics line and no engine metrics.")
     engine_progress_timeout_s: float = option(
         60.0, "Seconds without a finished step, while work is open, after which /ping and /health answer 503.", gt=0

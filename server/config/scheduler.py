@@ -8,9 +8,17 @@ from headway.server.config.fields import Topic, option
 
 
 class SchedulerConfig(Topic):
-    max_num_batched_tokens: int | None = option(None, "Token budget of one step. Default: 8192 on a GPU of 70 GiB or more, else 2048; 512 on a CPU.", ge=1, human=True)
+    """Scheduler."""
+
+    max_num_batched_tokens: int | None = option(
+        None, "Token budget of one step. Default: 8192 on a GPU of 70 GiB or more, else 2048; 512 on a CPU.", ge=1, human=True
+    )
     max_num_seqs: int | None = option(None, "Most requests in one step. Default: 256 on a GPU, 64 on a CPU.", ge=1)
     enable_chunked_prefill: bool = option(True, "Split long prompts over steps, beside running decodes.")
     long_prefill_token_threshold: int = option(0, "Most tokens of one prompt in a step; 0: no such limit.", ge=0, human=True)
-    scheduling_policy: Literal["fcfs", "priority"] = option("fcfs", "Order of waiting requests: by arrival, or by the request's priority (lower first).")
-    max_num_queued_reqs: int | None = option(None, "Most open requests; a further one is answered 503 with Retry-After. Default: no limit.", ge=1)
+    scheduling_policy: Literal["fcfs", "priority"] = option(
+        "fcfs", "Order of waiting requests: by arrival, or by the request's priority (lower first)."
+    )
+    max_num_queued_reqs: int | None = option(
+        None, "Most open requests; a further one is answered 503 with Retry-After. Default: no limit.", ge=1
+    )

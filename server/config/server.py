@@ -1,4 +1,4 @@
-"""The tree of all options."""
+"""The tree of all options, and what can't be used together."""
 
 from __future__ import annotations
 
@@ -18,3 +18,54 @@ class ServerConfig(Topic):
     scheduler: SchedulerConfig = SchedulerConfig()
     http: HttpConfig = HttpConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+
+
+MODEL_MISSING = (
+    "no model is given: name one on the command line (`headway serve MODEL`), as `model:` in the --config file, or in SM_VLLM_MODEL; "
+    "`demo` is a small one to try"
+)
+
+
+def problems(config: ServerConfig) -> list[str]:
+    """A sentence for each thing in a config that can't be served, beside a missing model; empty when all is well."""
+    return [*_model_problems(config.model), *_size_problems(config), *_http_problems(config.http)]
+
+
+def _model_problems(model: ModelConfig) -> list[str]:
+    found = []
+    length = model.max_model_len
+    if isinstance(length, int) and length < 1 and length != -1:
+        found.append(f"--max-model-len must be at least 1, or -1 or auto for the longest that fits, got {length}")
+    names = model.served_model_name
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
+    if model.quantization == "int8" and model.device == "cuda":
+        found.append("--quantization int8 runs on a CPU only, and --device is cuda: leave one of them out")
+    return found
+
+
+def _size_problems(config: ServerConfig) -> list[str]:
+    found = []
+    scheduler, cache, length = config.scheduler, config.cache, config.model.max_model_len
+    budget, num_seqs = scheduler.max_num_batched_tokens, scheduler.max_num_seqs
+    if budget is not None and num_seqs is not None and budget < num_seqs:
+        found.append(f"--max-num-batched-tokens ({budget}) must be at least --max-num-seqs ({num_seqs}): a step gives each request a token")
+    if isinstance(length, int) and length > 0:
+        if budget is not None and not scheduler.enable_chunked_prefill and budget < length:
+            found.append(
+                f"--max-num-batched-tokens ({budget}) must be at least --max-model-len ({length}) with --no-enable-chunked-prefill: "
+                "a prompt then has to fit in one step"
+            )
+        if scheduler.long_prefill_token_threshold > length:
+            found.append(
+                f"--long-prefill-token-threshold ({scheduler.long_prefill_token_threshold}) must not exceed --max-model-len ({length})"
+            )
+    if cache.kv_cache_memory_bytes is not None and cache.num_gpu_blocks_override is not None:
+        found.append("--kv-cache-memory-bytes and --num-gpu-blocks-override both set the size of the KV cache: leave one of them out")
+    return found
+
+
+def _http_problems(http: HttpConfig) -> list[str]:
+    if http.root_path and not http.root_path.startswith("/"):
+        return [f"--root-path must begin with a slash, got {http.root_path!r}"]
+    return []

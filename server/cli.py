@@ -1,0 +1,99 @@
+"""The command `headway`: serve | bench | options | entrypoint. Imports nothing heavy before the options are valid."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from headway import __version__
+from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
+
+_USAGE = """\
+usage: headway COMMAND ...
+
+  serve [MODEL] [options]   serve a model over HTTP; `headway serve --help` lists the options
+  bench serve|engine ...    measure a server, or the engine alone
+  options                   print the table of all options, as in docs/options.md
+  entrypoint [serve] ...    what the container image starts: environment variables in, serve out
+  --version                 print the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 2 for options or a model that can't be used, 1 for other failures."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except ConfigError as error:
+        for problem in error.problems:
+            _say("error", problem)
+        return 2
+    except HeadwayError as error:
+        _say("error", " ".join(str(error).splitlines()))
+        return 2 if isinstance(error, ModelSourceError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    command, *rest = words or ["--help"]
+    match command:
+        case "serve":
+            return serve(rest, os.environ)
+        case "bench":
+            from headway.server.bench.cli import main as bench
+
+            status: int = bench(rest)
+            return status
+        case "options":
+            from headway.server.config.show import docs_table
+
+            sys.stdout.write(docs_table())
+            return 0
+        case "entrypoint":
+            from headway.entrypoint.__main__ import main as entrypoint
+
+            return entrypoint(rest)
+        case "--version" | "version":
+            sys.stdout.write(f"headway {__version__}\n")
+            return 0
+        case "-h" | "--help" | "help":
+            sys.stdout.write(_USAGE)
+            return 0
+    import difflib
+
+    near = difflib.get_close_matches(command, ("serve", "bench", "options", "entrypoint"), n=1)
+    hint = f"did you mean {near[0]}?" if near else "`headway --help` lists them"
+    raise ConfigError([f"{command}: unknown command; {hint}"])
+
+
+def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """`headway serve`: show help or the config, or run the server until it ends."""
+    for word in argv:
+        if word in ("-h", "--help") or word.startswith("--help="):
+            from headway.server.config.show import help_text
+
+            sys.stdout.write(help_text(word.partition("=")[2]))
+            return 0
+    from headway.server.config.sources import resolve
+
+    resolved = resolve(argv, environ)
+    for warning in resolved.warnings:
+        _say("warning", warning)
+    if resolved.show_config:
+        from headway.server.config.show import show_config
+
+        sys.stdout.write(show_config(resolved))
+        return 0
+    from headway.server.launch import run_server
+
+    return run_server(resolved.config)
+
+
+def _say(level: str, sentence: str) -> None:
+    sys.stderr.write(f"headway: {level}: {sentence}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

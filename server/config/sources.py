@@ -1,0 +1,116 @@
+"""Precedence: command line > --config YAML > environment > the caller's fallbacks > default, and who said what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from headway.server.config.command_line import CommandLine, read_command_line
+from headway.server.config.environment import read_environment
+from headway.server.config.fields import Setting, settings_of
+from headway.server.config.given import Findings, Given, Origin, Source
+from headway.server.config.names import Names
+from headway.server.config.server import MODEL_MISSING, ServerConfig, problems
+from headway.server.errors import ConfigError
+
+DEFAULT = Source(Origin.DEFAULT)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The effective options. ``sources`` has an entry for each field that is not left at its default."""
+
+    config: ServerConfig
+    sources: Mapping[str, Source]
+    warnings: tuple[str, ...]
+    config_file: str | None
+    show_config: bool
+
+    def value(self, setting: Setting) -> Any:
+        return getattr(getattr(self.config, setting.topic), setting.name)
+
+    def source(self, setting: Setting) -> Source:
+        return self.sources.get(setting.name, DEFAULT)
+
+
+@cache
+def all_settings() -> tuple[Setting, ...]:
+    return settings_of(ServerConfig)
+
+
+@cache
+def all_names() -> Names:
+    return Names(all_settings())
+
+
+def resolve(argv: Sequence[str], environ: Mapping[str, str], *, fallbacks: Mapping[str, tuple[Any, str]] | None = None) -> Resolved:
+    """All options from all sources. Raises ConfigError with every problem of every source at once.
+
+    ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem
+    unless --show-config is on the command line.
+    """
+    names = all_names()
+    line = read_command_line(argv, names)
+    environment = read_environment(environ, names)
+    path = line.config_file or environment.config_file
+    file = _read_file(path, names)
+    below = [Given(names.setting(name), value, Source(Origin.FALLBACK, label)) for name, (value, label) in (fallbacks or {}).items()]
+    chosen = {given.setting.name: given for given in (*below, *environment.given, *file.given, *_agreeing(line, environment))}
+    found = [*line.problems, *file.problems, *environment.problems]
+    config, invalid = _build(chosen)
+    found += invalid or [_with_sources(problem, chosen, names) for problem in problems(config)]
+    # A word after an option that is not understood, or a file that can't be read, may have named the model.
+    unknowable = line.skipped_words or invalid or (file.problems and not file.given)
+    if config.model.model is None and not unknowable and not line.show_config:
+        found.append(MODEL_MISSING)
+    if found:
+        raise ConfigError(found)
+    warnings = (*line.warnings, *file.warnings, *environment.warnings)
+    return Resolved(config, {name: given.source for name, given in chosen.items()}, warnings, path, line.show_config)
+
+
+def _read_file(path: str | None, names: Names) -> Findings:
+    if path is None:
+        return Findings()
+    from headway.server.config.yaml_file import read_yaml  # PyYAML takes as long to import as all of this
+
+    return read_yaml(path, names)
+
+
+def _agreeing(line: CommandLine, environment: Findings) -> list[Given]:
+    """What the command line gives, with a note where the environment says the same.
+
+    The entrypoint turns the environment into flags and leaves it in place; the note shows where such a flag began.
+    """
+    below = {given.setting.name: given for given in environment.given}
+    marked = []
+    for given in line.given:
+        other = below.get(given.setting.name)
+        same = other is not None and other.value == given.value
+        marked.append(replace(given, source=replace(given.source, also=str(other.source))) if same and other else given)
+    return marked
+
+
+def _with_sources(problem: str, chosen: Mapping[str, Given], names: Names) -> str:
+    """A cross-field problem, with where each option that it names came from (unless the command line says so itself)."""
+    meanings = [names.find(flag) for flag in re.findall(r"--([a-z-]+)", problem)]
+    given = {m.setting.name: chosen[m.setting.name] for m in meanings if m and m.setting.name in chosen}
+    notes = [f"{g.setting.flag} is from {g.source}" for g in given.values() if g.source.origin is not Origin.COMMAND_LINE]
+    return f"{problem} ({'; '.join(notes)})" if notes else problem
+
+
+def _build(chosen: Mapping[str, Given]) -> tuple[ServerConfig, list[str]]:
+    """(the config, what pydantic refuses in it). The values were checked as they were read, so the second is a last net."""
+    tree: dict[str, dict[str, Any]] = {}
+    for given in chosen.values():
+        tree.setdefault(given.setting.topic, {})[given.setting.name] = given.value
+    try:
+        return ServerConfig.model_validate(tree), []
+    except ValidationError as error:
+        refused = [(str(fault["loc"][1]), fault["msg"]) for fault in error.errors(include_input=False, include_url=False)]
+        return ServerConfig(), [f"{chosen[name].source}: {message}" for name, message in refused]

@@ -1,0 +1,91 @@
+"""The command itself, in a process of its own: exit status, streams, and what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headway import __version__
+from headway.server.cli import main
+from headway.server.config.show import docs_table, help_text
+from headway.server.config.sources import all_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+CLEAN = {"PATH": "/usr/bin:/bin"}
+
+
+def headway(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headway.server.cli", *words], env=CLEAN | environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_bad_options_end_with_status_2_and_one_line_each() -> None:
+    done = headway("serve", "--prot", "1", SM_VLLM_PORT="x")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "headway: error: --prot: unknown option; did you mean --port?",
+        "headway: error: environment SM_VLLM_PORT: expected a whole number from 1 to 65535, got 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words", [["serve", "--prot"], ["serve", "demo", "--show-config"], ["serve", "--help"], ["options"], ["--version"]]
+)
+def test_nothing_heavy_is_imported_before_the_options_are_valid(words: list[str]) -> None:
+    program = (
+        "import sys; from headway.server.cli import main; main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'numpy', 'pydantic_settings', 'msgspec', 'zmq'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], env=CLEAN, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_show_config_prints_every_option_with_its_source_and_masks_secrets() -> None:
+    done = headway("serve", "demo", "--port", "81", "--api-key", "s3cret1,s3cret2", "--show-config", SM_MAX_NUM_SEQS="7", HF_TOKEN="hf_t")
+    assert done.returncode == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        'model: "demo" # MODEL argument',
+        "port: 81 # --port",
+        "max-num-seqs: 7 # environment SM_MAX_NUM_SEQS",
+        '# api-key: ["***", "***"] # --api-key',
+        '# hf-token: "***" # environment HF_TOKEN',
+        "block-size: null # default",
+    ):
+        assert line in lines
+    assert all(any(line.removeprefix("# ").startswith(setting.key + ":") for line in lines) for setting in all_settings())
+    assert "s3cret" not in done.stdout + done.stderr
+    assert "hf_t" not in done.stdout + done.stderr
+
+
+def test_help_names_every_flag_and_variable_under_its_topic(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    text = capsys.readouterr().out
+    for setting in all_settings():
+        assert setting.flag in text
+        assert "SM_VLLM_" + setting.name.upper() in text
+    assert [text.index(f"\n{title}\n") for title in ("Model", "KV cache", "Scheduler", "HTTP server", "Logs and metrics")]
+    assert max(map(len, text.splitlines())) <= 140
+
+
+def test_help_searches() -> None:
+    assert "--api-key" in help_text("api_key")
+    assert "--port" not in help_text("api_key")
+
+
+def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"headway {__version__}\n"
+    assert main(["serv"]) == 2
+    assert capsys.readouterr().err == "headway: error: serv: unknown command; did you mean serve?\n"
+
+
+def test_options_table_in_the_docs_is_current() -> None:
+    current = (ROOT / "docs" / "options.md").read_text()
+    assert current == docs_table(), "run `make docs`"

@@ -1,0 +1,116 @@
+"""Any value of any option survives the way through each source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from headway.server.config.fields import Kind, Setting
+from headway.server.config.sources import all_settings, resolve
+from headway.server.config.values import MASK, to_flags, to_text
+
+SETTINGS = all_settings()
+# Characters that a command line and a YAML file can carry.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+UNMARKED = {"", "None"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def values_of(setting: Setting) -> st.SearchStrategy[Any]:
+    bounds = dict(setting.bounds)
+    match setting.kind:
+        case Kind.BOOL:
+            values: st.SearchStrategy[Any] = st.booleans()
+        case Kind.INT:
+            low = int(bounds.get("ge", bounds.get("gt", 0) + 1))
+            values = st.integers(low, int(bounds.get("le", 2**40)))
+        case Kind.FLOAT:
+            values = st.floats(bounds.get("gt", 0.0), bounds.get("le", 1e9), exclude_min=True)
+        case Kind.CHOICE:
+            values = st.sampled_from(setting.words)
+        case Kind.LIST:
+            values = st.lists(TEXT.filter(lambda item: item.strip() not in ("", MASK)), max_size=3, unique=True)
+        case Kind.JSON:
+            values = st.dictionaries(TEXT, JSON, max_size=3)
+        case Kind.TEXT:
+            values = TEXT.filter(lambda text: text.strip() not in (*UNMARKED, MASK))
+    if setting.kind is Kind.INT and setting.words:
+        values |= st.sampled_from(setting.words)
+    if setting.name == "root_path":
+        values = values.map(lambda path: f"/{path.strip()}")
+    return st.none() | values if setting.nullable and setting.name != "model" else values
+
+
+def effective(setting: Setting, argv: list[str], environ: dict[str, str]) -> tuple[Any, str]:
+    resolved = resolve([*argv, "--show-config"], environ)
+    return resolved.value(setting), str(resolved.source(setting))
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_command_line(setting: Setting, data: st.DataObject) -> None:
+    value = data.draw(values_of(setting))
+    got, source = effective(setting, to_flags(setting, value), {})
+    assert got == value
+    assert type(got) is type(value)
+    assert source.startswith("--")
+    if setting.kind is not Kind.BOOL and not to_text(setting, value).startswith("-"):
+        underscored = "--" + setting.name
+        assert effective(setting, [underscored, to_text(setting, value)], {})[0] == value
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_environment(setting: Setting, data: st.DataObject) -> None:
+    value = data.draw(values_of(setting))
+    name = data.draw(st.sampled_from(setting.environment_names))
+    text = to_text(setting, value)
+    # Bare texts lose blanks and quotes around them; a value that has those is passed as json.dumps passes it.
+    bare = text == text.strip() and text[:1] not in "\"'"
+    got, source = effective(setting, [], {name: text if bare and data.draw(st.booleans()) else f" {json.dumps(text)} "})
+    expected = value.strip() if setting.kind is Kind.TEXT and isinstance(value, str) else value
+    assert got == expected
+    assert source == f"environment {name}"
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_yaml(setting: Setting, data: st.DataObject, tmp_path: Path) -> None:
+    value = data.draw(values_of(setting))
+    key = data.draw(st.sampled_from([setting.key, setting.name]))
+    path = tmp_path / "options.yaml"
+    form = data.draw(st.sampled_from(["yaml", "json", "text"]))
+    content = {"yaml": value, "json": value, "text": to_text(setting, value)}[form]
+    dump = json.dumps if form == "json" else yaml.safe_dump
+    path.write_text(dump({key: content}), encoding="utf-8")
+    got, source = effective(setting, [f"--config={path}"], {})
+    assert got == (setting.default if value is None else value)
+    assert source == f"YAML {path}:{key}"
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> None:
+    from headway.server.config.show import show_config
+
+    open_settings = [setting for setting in SETTINGS if not setting.option.secret]
+    chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device"}  # these may contradict others
+    argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
+    first = resolve([*argv, "--show-config"], {})
+    path = tmp_path / "shown.yaml"
+    path.write_text(show_config(first), encoding="utf-8")
+    assert resolve([f"--config={path}", "--show-config"], {}).config == first.config
