@@ -1,0 +1,187 @@
+"""Environment in, the server's command line out; then the real process, up to the exec."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headway.entrypoint.argv import server_arguments
+from headway.entrypoint.banner import banner
+from headway.entrypoint.environment import read_options
+from headway.entrypoint.model_source import find_model, model_in
+from headway.entrypoint.secrets import environment_for_server
+from headway.server.config.sources import resolve
+from headway.server.errors import ConfigError
+
+NOWHERE = Path("/nonexistent")
+
+
+def arguments(words: list[str], environ: dict[str, str]) -> list[str]:
+    return server_arguments(read_options(words, environ, NOWHERE))
+
+
+@pytest.mark.parametrize("words", [[], ["serve"]])
+def test_environment_becomes_typed_flags(words: list[str]) -> None:
+    environ = {
+        "SM_VLLM_MODEL": "demo",
+        "SM_VLLM_ENABLE_PREFIX_CACHING": "false",
+        "SM_VLLM_DISABLE_LOG_STATS": "",
+        "SM_MAX_NUM_SEQS": '"8"',
+        "SM_VLLM_SERVED_MODEL_NAME": '["a", "b"]',
+        "SM_VLLM_API_KEY": "s3cret",
+        "SM_NUM_GPUS": "4",
+    }
+    assert arguments(words, environ) == [
+        "serve",
+        "--model=demo",
+        "--served-model-name=a,b",
+        "--no-enable-prefix-caching",
+        "--max-num-seqs=8",
+        "--host=0.0.0.0",
+        "--port=8080",
+        "--disable-log-stats",
+    ]
+
+
+def test_flags_win_over_the_environment_and_both_over_the_image() -> None:
+    environ = {"SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": "81", "SM_VLLM_HOST": "::1"}
+    assert arguments(["serve", "--port", "82"], environ) == ["serve", "--model=demo", "--host=::1", "--port=82"]
+    assert arguments(["other"], environ)[1] == "--model=other"
+
+
+def test_bind_port_of_the_platform() -> None:
+    environ = {"SM_VLLM_MODEL": "demo", "SAGEMAKER_BIND_TO_PORT": "9000"}
+    assert "--port=9000" in arguments([], environ)
+    assert "--port=81" in arguments([], environ | {"SM_VLLM_PORT": "81"})
+    with pytest.raises(ConfigError, match="environment SAGEMAKER_BIND_TO_PORT: expected a whole number from 1 to 65535, got 'x'"):
+        arguments([], environ | {"SAGEMAKER_BIND_TO_PORT": "x"})
+
+
+def test_the_config_file_stays_between_flags_and_environment(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("model: demo\nport: 83\nmax-num-seqs: 5\n")
+    environ = {"SM_VLLM_CONFIG": str(path), "SM_VLLM_PORT": "84", "SM_VLLM_SEED": "3"}
+    made = arguments(["serve", "--max-num-seqs", "6"], environ)
+    assert made == ["serve", f"--config={path}", "--seed=3", "--max-num-seqs=6", "--host=0.0.0.0"]
+    config = resolve(made[1:], environ).config
+    assert (config.http.port, config.scheduler.max_num_seqs, config.model.model) == (83, 6, "demo")
+
+
+@given(
+    environ=st.fixed_dictionaries(
+        {"SM_VLLM_MODEL": st.sampled_from(["demo", "a b", "-x"])},
+        optional={
+            "SM_VLLM_PORT": st.integers(1, 65535).map(str),
+            "SM_VLLM_MAX_MODEL_LEN": st.sampled_from(["auto", "-1", "4k", "4K", ""]),
+            "SM_VLLM_CHAT_TEMPLATE": st.sampled_from(["{{ x }}\n{% if a %}\n", "--port", '"q"', "'"]),
+            "SM_VLLM_SERVED_MODEL_NAME": st.sampled_from(["a,b", '["a,b", "-c", ""]'.replace(', ""', ""), "-z"]),
+            "SM_VLLM_OVERRIDE_GENERATION_CONFIG": st.sampled_from(["{}", '{"top_k": 3, "s": "--x \\n"}']),
+            "SM_ENABLE_CHUNKED_PREFILL": st.sampled_from(["0", "yes", ""]),
+            "VLLM_API_KEY": st.just("k1,k2"),
+        },
+    ),
+    words=st.lists(st.sampled_from(["--port=7", "--no-enable-prefix-caching", "--seed=9", "--api-key=cli"]), unique=True, max_size=3),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_server_understands_the_same(environ: dict[str, str], words: list[str]) -> None:
+    resolved = read_options(["serve", *words], environ, NOWHERE)
+    made, child = server_arguments(resolved), environment_for_server(resolved, environ)
+    assert resolve(made[1:], child).config == resolved.config
+    assert not {"k1", "k2", "cli"} & {piece for word in made for piece in word.replace("=", ",").split(",")}
+
+
+def test_banner_masks_secrets_and_tells_sources() -> None:
+    text = banner(read_options([], {"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret"}, NOWHERE))
+    assert "model = demo   (environment SM_VLLM_MODEL)" in text
+    assert "port = 8080   (image default)" in text
+    assert "api-key = ***" in text
+    assert "s3cret" not in text
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["config.json", "model.safetensors"], ""),
+        (["config.json", "model-00001-of-00002.safetensors", "code/inference.py"], ""),
+        (["m.gguf"], "m.gguf"),
+        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "m-00001-of-00002.gguf"),
+        (["inner/config.json", "inner/model.safetensors"], "inner"),
+        (["inner/m.gguf", "code/x.py"], "inner/m.gguf"),
+        (["code/inference.py", "code/requirements.txt"], None),
+        (["config.json"], None),
+        (["a.gguf", "b.gguf"], None),
+        (["a/m.gguf", "b/m.gguf"], None),
+        ([], None),
+    ],
+)
+def test_a_directory_counts_if_it_holds_a_model(names: list[str], found: str | None, tmp_path: Path) -> None:
+    assert model_in(make(tmp_path, *names)) == (None if found is None else tmp_path / found)
+
+
+def test_model_ladder(tmp_path: Path) -> None:
+    hub = {"HF_MODEL_ID": " org/model "}
+    assert find_model({}, tmp_path) is None
+    assert find_model(hub, tmp_path) == ("org/model", "environment HF_MODEL_ID")
+    make(tmp_path, "m.gguf")
+    assert find_model(hub, tmp_path) == (str(tmp_path / "m.gguf"), f"directory {tmp_path}")
+    assert read_options([], {"SM_VLLM_MODEL": "demo"} | hub, tmp_path).config.model.model == "demo"
+    assert read_options([], {"SM_VLLM_MODEL": ""} | hub, NOWHERE).config.model.model == "org/model"
+    with pytest.raises(ConfigError, match="no model is given: name one"):
+        read_options([], {}, NOWHERE)
+
+
+def entrypoint(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headway.entrypoint", *words],
+        env={"PATH": "/usr/bin:/bin"} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_real_entrypoint_execs_the_server_with_the_same_options() -> None:
+    done = entrypoint("serve", "--show-config", "--api-key", "s3cret", SM_VLLM_MODEL="demo", SM_VLLM_MAX_NUM_SEQS="8")
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert 'model: "demo" # --model, also environment SM_VLLM_MODEL' in lines
+    assert "max-num-seqs: 8 # --max-num-seqs, also environment SM_VLLM_MAX_NUM_SEQS" in lines
+    assert "port: 8080 # --port" in lines
+    assert '# api-key: ["***"] # environment SM_API_KEY' in lines
+    assert "s3cret" not in done.stdout + done.stderr
+    assert done.stderr.startswith("headway ")
+
+
+def test_the_real_entrypoint_refuses_bad_options() -> None:
+    done = entrypoint("serve", SM_VLLM_PROT="1", SM_VLLM_MODEL="demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "headway: error: environment SM_VLLM_PROT: unknown option; did you mean SM_VLLM_PORT?\n"
+
+
+def test_a_secret_flag_that_a_config_file_would_override_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("api-key: k")
+    done = entrypoint("serve", "demo", "--config", str(path), "--api-key", "other")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"headway: error: --api-key: the --config file {path} sets it too; a secret flag can't win over that, leave one of them out\n"
+    )
+
+
+def test_help_needs_no_model() -> None:
+    done = entrypoint("--help")
+    assert done.returncode == 0
+    assert "--max-num-seqs" in done.stdout
