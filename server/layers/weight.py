@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ class Weight:
     """A tensor of this rank, allocated when its first part arrives and handed to ``finish`` when its last part has.
 
     ``finish`` gets the filled tensor and returns the bytes that are kept of it; the weight itself then forgets the tensor. So
-    a quantising layer packs tensor by tensor and the peak stays near the final size. Parts may arrive from several threads.
+    a quantising layer packs tensor by tensor and the peak stays near the final size.
     """
 
     def __init__(
@@ -55,11 +54,6 @@ class Weight:
         self._finish = finish
         self._tensor: Tensor | None = None
         self._missing = set(parts)
-        self._lock = threading.Lock()
-
-    @property
-    def missing_parts(self) -> set[str]:
-        return self._missing
 
     def check(self, part: str, name: str, shape: tuple[int, ...]) -> None:
         """Raises ModelSourceError when the checkpoint tensor ``name`` has not the shape of its place."""
@@ -75,20 +69,18 @@ class Weight:
         place = self.parts[part]
         target = self._allocated()
         target.narrow(place.dim, place.offset, place.length).copy_(tensor.narrow(place.dim, place.start, place.length))
-        with self._lock:
-            self._missing.remove(part)
-            complete = not self._missing
-        if complete:
+        self._missing.remove(part)
+        if not self._missing:
             self._tensor = None
             self.num_bytes = self._finish(target)
 
     def _allocated(self) -> Tensor:
-        with self._lock:
-            if self._tensor is None:
-                is_covered = sum(part.length for part in self.parts.values()) == self.shape[next(iter(self.parts.values())).dim]
-                make = torch.empty if is_covered else torch.zeros  # rows that pad a vocabulary stay zero
-                self._tensor = make(self.shape, dtype=self.dtype, device=self._device)
-            return self._tensor
+        if self._tensor is None:
+            dim = next(iter(self.parts.values())).dim
+            is_covered = sum(part.length for part in self.parts.values()) == self.shape[dim]
+            make = torch.empty if is_covered else torch.zeros  # rows that pad a vocabulary stay zero
+            self._tensor = make(self.shape, dtype=self.dtype, device=self._device)
+        return self._tensor
 
 
 class Layer:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.loading.checkpoint import CheckpointTensor
+from headway.server.loading.ggml_formats import dequantize
 from headway.server.models.base import DecoderConfig
 from headway.server.models.names import WeightName
 from headway.server.source.gguf_metadata import GgufTensor, read_gguf_header
@@ -56,14 +57,12 @@ class GgufFile:
         return self._bytes[tensor.offset : end].reshape(num_rows, row_bytes)
 
     def _dequantize(self, name: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import gguf
-
-        kind = _format(self.index[name], name, self.origin)
+        tensor = self.index[name]
         try:
-            values: NDArray[np.float32] = gguf.quants.dequantize(rows, kind)
+            return dequantize(rows, tensor.type).reshape(tensor.shape)
         except NotImplementedError as error:
-            raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind.name}, which can't be read.") from error
-        return values.reshape(self.index[name].shape)
+            kind = _format(tensor, name, self.origin).name
+            raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind}, which can't be read.") from error
 
 
 class GgufCheckpoint:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ModelSourceError
@@ -26,13 +29,10 @@ from headway.server.models.raw_config import RawConfig
 from headway.server.models.registry import family_of
 from headway.server.source.files import ModelFiles
 
-log = logging.getLogger(__name__)
-
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 
-# Two readers keep a 2-core machine busy (1.2 s for the 135M demo model instead of 1.6 s); more would only hold more memory.
-_NUM_READERS = 2
+_MAX_READERS = 8  # each holds a dequantised tensor
 _SHOWN = 3  # names listed in a message
 
 
@@ -117,14 +117,29 @@ def _fill(places: dict[str, tuple[Weight, str]], checkpoint: Checkpoint, ignored
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
     _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
 
-    def load(tensor: CheckpointTensor) -> None:
+    for tensor in tensors:
         weight, part = places[tensor.name]
         weight.check(part, tensor.name, tensor.shape)
-        weight.load(part, tensor.read())
+    for tensor, values in _read_ahead(tensors):
+        weight, part = places[tensor.name]
+        weight.load(part, values)
 
-    with ThreadPoolExecutor(_NUM_READERS, thread_name_prefix="load") as pool:
-        for _ in pool.map(load, tensors):
-            pass
+
+def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:
+    """Reads (for a GGUF: dequantises, in numpy) on other threads, a few tensors ahead; copying and packing stay on this one.
+
+    Torch's own threads are started by whoever calls it, so a pool that called torch would have cores times readers of them.
+    """
+    num_readers = min(os.cpu_count() or 1, _MAX_READERS)
+    with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
+        reads: deque[tuple[CheckpointTensor, Future[Tensor]]] = deque()
+        for tensor in tensors:
+            reads.append((tensor, pool.submit(tensor.read)))
+            if len(reads) > num_readers:
+                done, future = reads.popleft()
+                yield done, future.result()
+        for done, future in reads:
+            yield done, future.result()
 
 
 def _refuse(verb: str, names: set[str], checkpoint: Checkpoint, why: str) -> None:

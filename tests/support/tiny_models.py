@@ -1,0 +1,79 @@
+"""Tiny models with random weights, one of each architecture, written as a Hub directory would be (without a tokenizer)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from headway.server.source.files import ModelFiles
+
+# GQA (4 heads, 2 key-value heads), sizes that 2 ranks divide, a vocabulary that they don't.
+BASE: dict[str, Any] = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "attn_implementation": "eager",
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+
+# name -> (transformers' config class, what differs from BASE)
+TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "llama-tied": ("LlamaConfig", {"tie_word_embeddings": True}),
+    "llama-biased": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    "llama-llama3": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE, "head_dim": 32}),
+    "llama-yarn": ("LlamaConfig", {"rope_parameters": YARN_ROPE}),
+    "llama-linear": ("LlamaConfig", {"rope_parameters": LINEAR_ROPE}),
+    "llama-three": ("LlamaConfig", {"num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 72}),
+    "mistral": ("MistralConfig", {"sliding_window": 7}),
+    "mistral-full": ("MistralConfig", {"sliding_window": None}),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen2-window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
+    "qwen3": ("Qwen3Config", {"head_dim": 24}),
+}
+
+
+def make_tiny_model(name: str, directory: Path, *, seed: int = 0, max_shard_size: str = "1GB", **changes: Any) -> ModelFiles:
+    """Writes the model ``name`` of TINY_MODELS, with ``changes`` to its config, into ``directory`` as fp32 safetensors.
+
+    All weights are random, biases and norms too, and large enough that attention is far from uniform and logits differ.
+    A small ``max_shard_size`` ("50KB") gives several files and an index.
+    """
+    import torch
+    import transformers
+
+    config_class, own = TINY_MODELS[name]
+    config = getattr(transformers, config_class)(**BASE | own | changes)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.1 * values if key.endswith("norm.weight") else 0.15 * values)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    return ModelFiles("safetensors", directory, None, f"tiny-{name}")
+
+
+def transformers_model(files: ModelFiles) -> Any:
+    """The same model as transformers runs it, in fp32 with eager attention."""
+    import torch
+    import transformers
+
+    return transformers.AutoModelForCausalLM.from_pretrained(files.path, dtype=torch.float32, attn_implementation="eager").eval()
