@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from headway.server.errors import ConfigError
 def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become does not return
     """Replace this process by the server; return an exit status only when that can't be done or help was asked for."""
     words = list(sys.argv[1:] if argv is None else argv)
+    gc.disable()  # 12 of 170 ms here; this process is soon replaced
     # exec, not a child: the server becomes PID 1 and gets SIGTERM itself.
     server = [sys.executable, "-m", "headway.server.cli"]
     if any(word in ("-h", "--help", "--version") or word.startswith("--help=") for word in words):
