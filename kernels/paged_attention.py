@@ -33,7 +33,8 @@ def paged_attention(
 
     q [B, Hq, D] (any outer strides); k_cache, v_cache [num_blocks, block_size, Hkv, D], same dtype: fp32, fp16 or bf16, summed
     in fp32; block_tables [B, M] int32, entries past a row's length are not read as keys but must be valid block ids; seq_lens
-    [B] int32 of at least 1 and at most max_seq_len <= M * block_size. Returns a new contiguous [B, Hq, D].
+    [B] int32 of at least 1 and at most max_seq_len <= M * block_size. Pages must be finite everywhere (zero them once): what is
+    hidden is multiplied by 0, not skipped. Returns a new contiguous [B, Hq, D].
     ``plan`` comes from ``prepare_decode`` for this step and window; without it each call does that work.
     """
     num_rows = q.shape[0]

@@ -1,12 +1,12 @@
-"""What attention and rope compute once per step and all layers of the step share. Made by ``prepare_*``, read by the implementations.
+"""What rope and attention compute once per step and all layers of the step share. Made by ``prepare_*``, read by the implementations.
 
-A plan belongs to one step, one kind of layer (sliding window) and one page layout; its fields are the business of the
-implementation that made it.
+A plan belongs to one step, one kind of layer (sliding window) and one page layout. Its fields are the business of the
+implementation that made it; callers only pass it on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,19 +17,19 @@ class RopePlan:
 
     cos: Tensor  # [T, 1, rotary_dim // 2] fp32
     sin: Tensor  # same
-    slots: Tensor  # [T'] int64, the tokens that are written
-    tokens: Tensor | None  # [T'] int64, which tokens those are; None: all
+    slots: Tensor  # [T'] int64, the slots that are written
+    tokens: Tensor | None  # [T'] int64, the tokens that are written there; None: all, in order
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
     """Rows of similar length that are gathered and attended in one call."""
 
-    rows: Tensor | None  # [R] int64; None: all rows, in order
-    blocks: Tensor  # [R * W] int64, pages of each row, padded to the group's widest row
-    num_rows: int
-    kv_len: int  # keys attended per row: the longest of the group
-    mask: Tensor | None  # [R, 1, 1, kv_len] additive, in the query dtype; None: all rows are equally long
+    rows: Tensor | None  # [R] int64, which rows of the step; None: all, in order
+    blocks: Tensor  # [R * W] int64, W pages of each row
+    num_rows: int  # R
+    kv_len: int  # keys attended of each row's W pages
+    mask: Tensor  # [R, 1, 1, kv_len] additive, in the query dtype: hides padding and what left the sliding window
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,22 @@ class DecodePlan:
 
 @dataclass(frozen=True, slots=True)
 class PrefillRow:
-    """One row, or several of equal shape, of a prefill step."""
+    """One row of a prefill step. Keys are counted from the first gathered page."""
 
-    start: int  # first query token
-    num_rows: int
+    query_start: int
     query_len: int
-    kv_start: int  # first key of the gathered pages that is attended
     kv_len: int
-    blocks: Tensor  # [num_rows * W] int64
-    is_causal: bool  # query_len == kv_len: the operator's own causal mask is right
-    mask: Tensor | None  # [query_len, kv_len] additive, in the query dtype
+    blocks: Tensor  # [W] int64, the pages that any of the queries sees
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillPlan:
-    """Gather indices and masks for ``prefill_attention``."""
+    """Gather indices for ``prefill_attention`` and one mask that serves every row.
+
+    ``mask[i, c]`` says whether the query ``TILE - i`` positions before the end of its tile sees the key ``width - c`` positions
+    before the same end. That depends on the distance only, so any tile's mask is the bottom right corner of this one.
+    """
 
     rows: tuple[PrefillRow, ...]
-    scratch: dict[str, Tensor] = field(default_factory=dict)
+    mask: Tensor  # [TILE, longest kv_len] additive, in the query dtype
+    sliding_window: int

@@ -1,0 +1,128 @@
+"""Prefill attention on the CPU: gather a row's pages once, then torch's flash kernel over tiles of the queries.
+
+The kernel computes the whole rectangle that it is given, masked or not, so each tile of TILE queries is given only the keys up
+to its own end. Measured per 30 layers, 9 + 3 heads of 64, fp32, 2 threads, EPYC with AVX-512, 2026-11 (bf16 in brackets):
+
+    queries / keys      one call, mask    is_causal    tiles of 128    tiles of 256    matmul + softmax
+    512 / 512           153 ms (136)      153 (133)    138 (108)       131 (106)       340 (92)
+    512 / 1024          319 ms (275)      -            323 (270)       290 (251)       700 (335)
+    128 / 1024           99 ms (83)       -            103 (84)        105 (85)        112 (57)
+
+Splitting prefix and own chunk and merging by log-sum-exp takes 339 ms (286) for 512 / 1024. matmul rounds the scores to bf16, so
+it is used only where the flash kernel cannot be: with a soft cap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from headway.kernels.plans import PrefillPlan, PrefillRow
+
+TILE = 256
+
+
+def prepare_prefill(
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    *,
+    block_size: int,
+    dtype: torch.dtype,
+    query_lens: Sequence[int] | None = None,
+    seq_lens_host: Sequence[int] | None = None,
+    sliding_window: int = 0,
+) -> PrefillPlan:
+    """See headway.kernels.prefill_attention.prepare_prefill."""
+    lens = seq_lens.tolist() if seq_lens_host is None else seq_lens_host
+    if query_lens is None:
+        query_lens = query_start_loc.diff().tolist()
+    rows = []
+    query_start = 0
+    for row, (seq_len, query_len) in enumerate(zip(lens, query_lens, strict=True)):
+        if query_len:
+            first_key = max(0, seq_len - query_len - sliding_window + 1) if sliding_window > 0 else 0
+            first_page = first_key // block_size
+            pages = block_tables[row, first_page : -(-seq_len // block_size)].long()
+            rows.append(PrefillRow(query_start, query_len, seq_len - first_page * block_size, pages))
+        query_start += query_len
+    width = max((row.kv_len for row in rows), default=0)
+    return PrefillPlan(tuple(rows), _corner_mask(width, sliding_window, dtype), sliding_window)
+
+
+def prefill_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    scale: float,
+    *,
+    max_query_len: int,
+    max_seq_len: int,
+    query_lens: Sequence[int] | None = None,
+    seq_lens_host: Sequence[int] | None = None,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    plan: PrefillPlan | None = None,
+) -> Tensor:
+    """See headway.kernels.prefill_attention.prefill_attention."""
+    del max_query_len, max_seq_len  # hints for implementations that launch one grid for all rows
+    if plan is None:
+        plan = prepare_prefill(
+            block_tables,
+            seq_lens,
+            query_start_loc,
+            block_size=k_cache.shape[1],
+            dtype=q.dtype,
+            query_lens=query_lens,
+            seq_lens_host=seq_lens_host,
+            sliding_window=sliding_window,
+        )
+    out = torch.empty(q.shape, dtype=q.dtype)
+    for row in plan.rows:
+        _attend_row(q, k_cache, v_cache, out, row, plan, scale, softcap)
+    return out
+
+
+def _attend_row(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor, row: PrefillRow, plan: PrefillPlan, scale: float, softcap: float
+) -> None:
+    num_kv_heads, head_dim = k_cache.shape[2:]
+    group = q.shape[1] // num_kv_heads
+    # [Hkv, G, L, D], the G copies with stride 0: a view
+    k, v = (
+        cache.index_select(0, row.blocks).view(-1, num_kv_heads, head_dim).transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+        for cache in (k_cache, v_cache)
+    )
+    queries = slice(row.query_start, row.query_start + row.query_len)
+    grouped = q[queries].view(row.query_len, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)  # [Hkv, G, S, D]
+    target = out[queries].view(row.query_len, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
+    for start in range(0, row.query_len, TILE):
+        stop = min(start + TILE, row.query_len)
+        end = row.kv_len - row.query_len + stop
+        begin = max(0, end - (stop - start) - plan.sliding_window + 1) if plan.sliding_window > 0 else 0
+        mask = plan.mask[TILE - (stop - start) :, plan.mask.shape[1] - (end - begin) :]
+        target[:, :, start:stop] = attend(grouped[:, :, start:stop], k[:, :, begin:end], v[:, :, begin:end], mask, scale, softcap)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, softcap: float) -> Tensor:
+    """softmax(cap(scale q k^T) + mask) v over the last two dimensions, with torch's flash kernel unless there is a cap."""
+    if softcap <= 0:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    scores = (q.float() * (scale / softcap)) @ k.float().transpose(-1, -2)
+    return (scores.tanh_().mul_(softcap).add_(mask).softmax(dim=-1) @ v.float()).to(q.dtype)
+
+
+def _corner_mask(width: int, sliding_window: int, dtype: torch.dtype) -> Tensor:
+    # [TILE, width]; the bottom right element is a query on its own key.
+    age = torch.arange(TILE - 1, -1, -1)[:, None]
+    key_age = torch.arange(width - 1, -1, -1)[None, :]
+    hidden = key_age < age
+    if sliding_window > 0:
+        hidden |= key_age >= age + sliding_window
+    return torch.zeros(TILE, width, dtype=dtype).masked_fill_(hidden, float("-inf"))

@@ -1,0 +1,29 @@
+"""Packed weights give what plain ones do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import assert_near
+
+from headway.kernels.linear import linear, pack_linear, packed_linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (2, 3, 64), (0, 64)], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_packed_equals_plain(shape: tuple[int, ...], dtype: torch.dtype, with_bias: bool) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape).to(dtype), (torch.randn(37, 64) / 8).to(dtype)
+    bias = torch.randn(37).to(dtype) if with_bias else None
+    assert_near(packed_linear(x, pack_linear(weight), bias), linear(x, weight, bias))
+
+
+def test_wide_input_of_odd_strides() -> None:
+    x, weight = torch.randn(4, 600)[:, :576], torch.randn(40, 600)[:, :576] / 24
+    assert_near(packed_linear(x, pack_linear(weight)), x @ weight.T)
+
+
+def test_wrong_dtype_is_named() -> None:
+    with pytest.raises(ValueError, match="bfloat16"):
+        packed_linear(torch.randn(2, 64), pack_linear(torch.randn(8, 64).bfloat16()))
