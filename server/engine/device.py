@@ -16,7 +16,9 @@ def choose_device(asked: str) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if asked == "cuda" and not has_gpu:
         build = "has no CUDA" if torch.version.cuda is None else "sees no GPU"
-        raise ConfigError([f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"])
+        raise ConfigError(
+            [f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"]
+        )
     return torch.device("cuda", 0) if has_gpu and asked != "cpu" else torch.device("cpu")
 
 

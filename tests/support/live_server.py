@@ -33,7 +33,10 @@ class LiveServer:
         if command == "entrypoint":
             environment |= {"SM_VLLM_HOST": "127.0.0.1", "SM_VLLM_PORT": str(self.port)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "headway.server.cli", command, *arguments, *network], stdout=self._log, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, "-m", "headway.server.cli", command, *arguments, *network],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
 
     def __enter__(self) -> LiveServer:
