@@ -21,8 +21,8 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
         f"  model    {served_name} ({info.architecture}, {info.weight_format}, {info.weight_bytes / _GIB:.2f} GiB of weights)",
         f"  device   {info.device}",
-        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({info.kv_cache_bytes / _GIB:.2f} GiB, blocks of {info.block_size}), "
-        f"up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
+        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({info.kv_cache_bytes / _GIB:.2f} GiB, "
+        f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
         f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
         '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}]}\'',

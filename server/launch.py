@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 def run_server(config: ServerConfig) -> int:
     """Serves until told to stop. Exit status: 0 stopped by a signal, 2 a wrong option or model, 1 the engine died."""
     started = time.perf_counter()
-    configure_logging(config.observability.log_level, role="api")
+    secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
+    configure_logging(config.observability.log_level, role="api", secrets=secrets)
     listener = bind(config.http.host, config.http.port)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
     starter = EngineStarter(config)

@@ -47,12 +47,24 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
     },
     "server.bench": {"server"},
+    "server.banner": {"server.config", "server.types"},
     "server.launch": {"server"},
+    "server.lifecycle": {"server"},
     "server.cli": {"server", "entrypoint"},
     "entrypoint": {"server.config", "server.errors"},
     "container": {"server.config", "server.api.protocol", "server.errors"},
 }
-NO_TORCH = ("entrypoint", "container", "server.types", "server.errors", "server.log", "server.config", "server.source", "server.text", "server.api")
+NO_TORCH = (
+    "entrypoint",
+    "container",
+    "server.types",
+    "server.errors",
+    "server.log",
+    "server.config",
+    "server.source",
+    "server.text",
+    "server.api",
+)
 # Scheduling and messages are policy: the border to tensors is the executor.
 NO_TORCH_FILES = {
     f"server.engine.{name}" for name in ("batch", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish")

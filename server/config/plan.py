@@ -62,7 +62,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         seqs = min(256 if on_gpu else 64, budget)
     problems = []
     if budget < seqs:
-        problems.append(f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first")
+        problems.append(
+            f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
+        )
     if not config.scheduler.enable_chunked_prefill and budget < max_model_len:
         problems.append(
             f"--no-enable-chunked-prefill needs --max-num-batched-tokens of at least the context length {max_model_len}; "
@@ -107,7 +109,9 @@ def _context(config: ServerConfig, model: ModelFacts) -> tuple[int, bool]:
         return model.max_model_len, asked is not None
     if asked > model.max_model_len:
         raise ConfigError(
-            [f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: lower it, or leave it out to get the limit"]
+            [
+                f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: lower it, or leave it out to get the limit"
+            ]
         )
     return asked, False
 
@@ -142,7 +146,11 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
             ]
         )
     if num_blocks < 1:
-        raise ConfigError([f"no memory is left for the KV cache: one block takes {bytes_per_block} bytes; free memory on {device.name} or use a smaller model"])
+        raise ConfigError(
+            [
+                f"no memory is left for the KV cache: one block takes {bytes_per_block} bytes; free memory on {device.name} or use a smaller model"
+            ]
+        )
     return num_blocks
 
 

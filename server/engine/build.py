@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.scheduler import Scheduler
-
 from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model, read_config
 from headway.server.source.files import ModelFiles

@@ -6,11 +6,11 @@ import time
 from typing import Protocol
 
 import msgspec
-from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.scheduler import Scheduler
 
 from headway.server.engine.batch import BatchPlan, BatchResult
+from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
+from headway.server.engine.scheduler import Scheduler
 from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 

@@ -118,7 +118,10 @@ class EngineProcess:
         self._process.join(timeout=5)
         status = self._process.exitcode
         if status == -signal.SIGKILL:
-            return "the engine process was killed (SIGKILL); most often that is the kernel short of memory: lower --kv-cache-memory-bytes or use a larger machine"
+            return (
+                "the engine process was killed (SIGKILL), most often by a kernel short of memory: "
+                "lower --kv-cache-memory-bytes or use a larger machine"
+            )
         if status is not None and status < 0:
             return f"the engine process was ended by {signal.Signals(-status).name}"
         return f"the engine process exited with status {status}; its last log lines say why"

@@ -39,8 +39,9 @@ class GgufFile:
 
         It stores rotary pairs side by side, ours are half a head apart. Formats quantise along a row, so rows of bytes are moved.
         """
-        rows = self._rows(name)
-        pairs = rows.reshape(num_heads, rows.shape[0] // num_heads // 2, 2, rows.shape[1])
+        num_rows = self.index[name].shape[0]
+        rows = self._rows(name).reshape(num_rows, -1)  # of a bias: a number a row
+        pairs = rows.reshape(num_heads, num_rows // num_heads // 2, 2, rows.shape[1])
         return self._dequantize(name, np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape))
 
     def _rows(self, name: str) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.server.errors import ModelSourceError, RequestError
 from headway.server.source.files import ModelFiles
-from headway.server.text.backend import add_missing_tokens, set_surrounding_tokens
+from headway.server.text.backend import add_missing_tokens
 from headway.server.text.generation import eos_of
 from headway.server.text.gguf_tokenizer import gguf_eos_token_ids, load_gguf_tokenizer, read_tokenizer_metadata
 from headway.server.text.model_json import read_json
@@ -157,12 +157,7 @@ def _from_directory(directory: Path, eos: Sequence[int], cache_dir: Path, on_pro
     backend.no_truncation()
     backend.no_padding()
     add_missing_tokens(backend, config, special)
-    if "add_bos_token" in config or "add_eos_token" in config:
-        set_surrounding_tokens(
-            backend,
-            special.get("bos_token") if config.get("add_bos_token") else None,
-            special.get("eos_token") if config.get("add_eos_token") else None,
-        )
+    # What stands around a text is tokenizer.json's business: transformers ignores add_bos_token beside one too.
     return Tokenizer(backend, special_tokens=special, eos_token_ids=eos, chat_templates=_chat_templates(directory, config))
 
 

@@ -16,9 +16,17 @@ NUM_PROMPTS = 50
 MAX_TOKENS = 20
 
 _TOPICS = [
-    "The capital of France is", "Water boils at", "def fibonacci(n):\n", "Once upon a time, in a small village,", "The three primary colours are",
-    "In 1969, the first man", "A recipe for tomato soup:\n1.", "The difference between a list and a tuple in Python", "Roses are red,", "E = mc^2 means that",
-]  # fmt: skip
+    "The capital of France is",
+    "Water boils at",
+    "def fibonacci(n):\n",
+    "Once upon a time, in a small village,",
+    "The three primary colours are",
+    "In 1969, the first man",
+    "A recipe for tomato soup:\n1.",
+    "The difference between a list and a tuple in Python",
+    "Roses are red,",
+    "E = mc^2 means that",
+]
 
 
 def prompts() -> list[str]:
