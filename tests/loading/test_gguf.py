@@ -1,0 +1,111 @@
+"""GGUF files give the model that they were made from."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from forward_batches import Stepper
+from gguf_files import convert_to_gguf
+from tiny_models import YARN_ROPE, make_tiny_model
+
+from headway.server.distributed.groups import SINGLE
+from headway.server.errors import ModelSourceError
+from headway.server.loading.ggml_formats import dequantize
+from headway.server.loading.loader import LoadedModel, load_model, read_config
+from headway.server.source.files import ModelFiles
+
+TOKEN_IDS = random.Random(0).choices(range(259), k=30)
+
+
+def load(files: ModelFiles) -> LoadedModel:
+    return load_model(
+        files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0
+    )
+
+
+def logits(files: ModelFiles) -> torch.Tensor:
+    return Stepper(load(files).model).run(TOKEN_IDS, [25, 1, 4])
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("llama", "llama"),
+        ("llama-tied", "llama"),
+        ("llama-biased", "llama"),
+        ("llama-llama3", "llama"),
+        ("mistral-full", "llama"),
+        ("qwen2", "qwen2"),
+        ("qwen3", "qwen3"),
+    ],
+)
+def test_same_logits_as_the_safetensors_it_was_made_from(tmp_path: Path, name: str, architecture: str) -> None:
+    original = make_tiny_model(name, tmp_path / "hf")
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", architecture)
+    torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+    config = read_config(converted)
+    assert not config.is_quantized_gguf
+    assert config.checkpoint_dtype == "float32"
+    assert config.max_model_len == 512
+
+
+def test_scaling_and_window_in_the_metadata(tmp_path: Path) -> None:
+    metadata: dict[str, Any] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": YARN_ROPE["factor"],
+        "rope.scaling.original_context_length": YARN_ROPE["original_max_position_embeddings"],
+    }
+    original = make_tiny_model("llama-yarn", tmp_path / "yarn")
+    converted = convert_to_gguf(original, tmp_path / "yarn.gguf", "llama", metadata=metadata)
+    torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+    original = make_tiny_model("mistral", tmp_path / "window")
+    converted = convert_to_gguf(original, tmp_path / "window.gguf", "llama", metadata={"attention.sliding_window": 7})
+    torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("type_name", "limit"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_1", 0.7)])
+def test_quantised_files_are_near(tmp_path: Path, type_name: str, limit: float) -> None:
+    original = make_tiny_model("llama", tmp_path / "hf", intermediate_size=128)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "llama", type_name=type_name)
+    exact = logits(original)
+    assert 0 < (logits(converted) - exact).norm() / exact.norm() < limit
+    config = read_config(converted)
+    assert config.is_quantized_gguf == type_name.startswith("Q")
+    assert config.checkpoint_dtype == {"F16": "float16"}.get(type_name, "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q8_0", "TQ1_0", "F16", "F32"])
+@pytest.mark.parametrize("shape", [(3, 256), (700, 512)])
+def test_every_format_equals_the_gguf_package(name: str, shape: tuple[int, int]) -> None:
+    kind = gguf.GGMLQuantizationType[name]
+    values = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    data = gguf.quants.quantize(values, kind).view(np.uint8)
+    expected = gguf.quants.dequantize(data if kind.value > 1 else data.view(np.float32 if name == "F32" else np.float16), kind)
+    assert np.array_equal(dequantize(data, kind.value).reshape(shape), expected.reshape(shape))
+
+
+def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
+    original = make_tiny_model("llama", tmp_path / "hf")
+    converted = convert_to_gguf(original, tmp_path / "moe.gguf", "llama", metadata={"expert_count": 8})
+    with pytest.raises(ModelSourceError, match="expert_count is 8"):
+        read_config(converted)
+
+
+def test_unknown_architecture_and_damage(tmp_path: Path) -> None:
+    original = make_tiny_model("llama", tmp_path / "hf")
+    with pytest.raises(ModelSourceError, match=r"mamba.*not supported; these are: llama, qwen2, qwen3"):
+        read_config(convert_to_gguf(original, tmp_path / "mamba.gguf", "mamba"))
+    whole = convert_to_gguf(original, tmp_path / "whole.gguf", "llama").path.read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(whole[:-5000])
+    with pytest.raises(ModelSourceError, match=r"tensor .* the file is cut off"):
+        load(ModelFiles("gguf", None, cut, "cut"))
+    cut.write_bytes(whole[:200])
+    with pytest.raises(ModelSourceError, match="damaged or cut off"):
+        read_config(ModelFiles("gguf", None, cut, "cut"))

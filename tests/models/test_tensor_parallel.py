@@ -1,0 +1,88 @@
+"""A model over several ranks computes what it computes on one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from forward_batches import Sequence, Stepper
+from gloo_ranks import run_ranks
+from tiny_models import make_tiny_model
+
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.errors import ModelSourceError
+from headway.server.loading.loader import LoadedModel, LoadFormat, Quantization, load_model
+from headway.server.source.files import ModelFiles
+
+TOKEN_IDS = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31]
+
+
+def load(
+    files: ModelFiles, group: TensorParallelGroup, quantization: Quantization = "none", load_format: LoadFormat = "auto"
+) -> LoadedModel:
+    return load_model(
+        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format=load_format, group=group, seed=0
+    )
+
+
+def logits_of(loaded: LoadedModel) -> torch.Tensor:
+    """A prefill, a chunk beside a decode, and a decode."""
+    stepper = Stepper(loaded.model, seed=1)
+    first, second = Sequence(TOKEN_IDS), Sequence(TOKEN_IDS[::-1])
+    plans = [[(first, 4)], [(first, 1), (second, 6)], [(second, 1), (first, 1)]]
+    return torch.cat([part for plan in plans for part in stepper.step(plan)])
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("mistral", 2), ("qwen2", 2), ("qwen3", 2), ("qwen3", 4), ("llama-tied", 4)],
+)
+def test_ranks_agree_with_one_device(tmp_path: Path, name: str, size: int) -> None:
+    files = make_tiny_model(name, tmp_path)
+    whole = load(files, SINGLE)
+    expected = logits_of(whole)
+
+    def work(group: TensorParallelGroup) -> tuple[LoadedModel, torch.Tensor]:
+        loaded = load(files, group)
+        return loaded, logits_of(loaded)
+
+    for loaded, found in run_ranks(size, work):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        assert loaded.model.kv_spec.num_kv_heads == max(whole.model.kv_spec.num_kv_heads // size, 1)
+        assert loaded.weight_bytes < whole.weight_bytes
+
+
+def test_int8_and_dummy_weights_are_split_alike(tmp_path: Path) -> None:
+    files = make_tiny_model("llama", tmp_path)
+    expected = logits_of(load(files, SINGLE, load_format="dummy"))
+    for found in run_ranks(2, lambda group: logits_of(load(files, group, load_format="dummy"))):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    exact = logits_of(load(files, SINGLE))
+    for found in run_ranks(2, lambda group: logits_of(load(files, group, quantization="int8"))):
+        assert (found - exact).norm() / exact.norm() < 0.1
+
+
+@pytest.mark.parametrize(("size", "word"), [(3, "attention heads is 4"), (8, "attention heads is 4")])
+def test_ranks_that_do_not_divide_the_model(tmp_path: Path, size: int, word: str) -> None:
+    files = make_tiny_model("llama", tmp_path)
+    with pytest.raises(ModelSourceError, match=word):
+        run_ranks(size, lambda group: load(files, group))
+
+
+def test_key_value_heads_neither_multiple_nor_divisor(tmp_path: Path) -> None:
+    files = make_tiny_model("llama", tmp_path, num_attention_heads=12, num_key_value_heads=6, hidden_size=96)
+    with pytest.raises(ModelSourceError, match="key-value heads is 6"):
+        run_ranks(4, lambda group: load(files, group))
+
+
+def test_collectives() -> None:
+    def work(group: TensorParallelGroup) -> tuple[torch.Tensor, torch.Tensor]:
+        own = torch.full((2, 1), float(group.rank))
+        return group.all_gather(own, dim=1), group.all_reduce(own + 1)
+
+    for gathered, total in run_ranks(3, work):
+        assert gathered.tolist() == [[0.0, 1.0, 2.0]] * 2
+        assert total.tolist() == [[6.0]] * 2
+    with pytest.raises(ValueError, match="needs a process group"):
+        TensorParallelGroup(0, 2)
