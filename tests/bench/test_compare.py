@@ -1,0 +1,68 @@
+"""benchmarks/compare.py as a user runs it, with pretend servers in the place of peers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PRETEND = ROOT / "tests" / "support" / "pretend_openai_server.py"
+
+# Runs compare.py with another server in headway's place: what is tested here is the comparison.
+_STAND_IN = """
+import sys
+sys.path.insert(0, {benchmarks!r})
+import peers
+peers._headway = lambda options: peers.Peer("headway", [sys.executable, {server!r}, "{{port}}"], "0")
+import compare
+sys.exit(compare.main(sys.argv[1:]))
+"""
+
+
+def compare(*argv: str) -> subprocess.CompletedProcess[str]:
+    script = _STAND_IN.format(benchmarks=str(ROOT / "benchmarks"), server=str(PRETEND))
+    return subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+
+
+def test_all_works_in_alternating_rounds(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    peer = f"other={sys.executable} {PRETEND} {{port}}"
+    done = compare("--peer", peer, "--rounds", "2", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads(file.read_text())
+    assert [(run["peer"], run["round_index"]) for run in record["runs"]] == [("headway", 0), ("other", 0), ("other", 1), ("headway", 1)]
+    assert record["date"]
+    assert record["machine"]["chip"]
+    for run in record["runs"]:
+        assert run["ready_s"] > 0
+        cells = {cell["job"]: cell["summary"] for cell in run["cells"]}
+        assert list(cells) == ["c1", "c8", "c32", "prefill", "prefix"]
+        assert {name: cell["num_requests"] for name, cell in cells.items()} == {"c1": 1, "c8": 8, "c32": 32, "prefill": 4, "prefix": 8}
+        assert cells["prefill"]["num_prompt_tokens"] == 4 * 1024
+        assert cells["prefix"]["num_prompt_tokens"] == 8 * (1024 + 32)
+        assert cells["c8"]["num_output_tokens"] == 8 * 64
+    assert "over other" in done.stdout
+
+
+def test_a_peer_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    peer = f"broken={sys.executable} -c exit(7) {{port}}"
+    done = compare("--peer", peer, "--rounds", "1", "--quick", "--work", "c1", "--json", str(file))
+    assert done.returncode == 1
+    runs = json.loads(file.read_text())["runs"]
+    assert runs[0]["failure"] is None
+    assert "status 7" in runs[1]["failure"]
+
+
+def test_wrong_options_are_one_line() -> None:
+    for argv, says in (
+        (["--work", "c9"], "choose from c1, c8"),
+        (["--llama-server", "x"], "go together"),
+        (["--peer", "a=b"], "{port}"),
+        (["--rounds", "0"], "at least 1"),
+    ):
+        done = compare(*argv)
+        assert done.returncode == 2
+        assert says in done.stderr
