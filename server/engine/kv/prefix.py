@@ -1,0 +1,31 @@
+"""Names for the content of a full KV block: equal names, equal tokens from the start of the sequence to the block's end.
+
+SHA-256, not Python's hash: several tenants share a cache, and a collision that one of them can build would show him the others'
+keys and values. A hash chains to its parent's, so one lookup a block finds the longest cached prefix.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from hashlib import sha256
+
+MAX_TOKEN_ID = 2**31 - 1  # token ids are hashed as int32, negative ones are not accepted
+_NO_SALT = bytes(32)
+
+
+def root_hash(cache_salt: str | None) -> bytes:
+    """The parent of a sequence's first block: sequences with different salts share nothing. 32 bytes."""
+    return _NO_SALT if cache_salt is None else sha256(b"salt:" + cache_salt.encode("utf-8", "surrogatepass")).digest()
+
+
+def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
+    """Of a full block with these tokens behind ``parent``. 32 bytes."""
+    return sha256(parent + array("i", token_ids).tobytes()).digest()
+
+
+def extend_hashes(hashes: list[bytes], num_blocks: int, token_ids: Sequence[int], block_size: int, cache_salt: str | None) -> None:
+    """Appends to ``hashes`` until it has those of the first ``num_blocks`` full blocks; each is computed once in a request's life."""
+    for index in range(len(hashes), num_blocks):
+        parent = hashes[-1] if hashes else root_hash(cache_salt)
+        hashes.append(block_hash(parent, token_ids[index * block_size : (index + 1) * block_size]))

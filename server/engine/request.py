@@ -1,0 +1,83 @@
+"""A request as the engine sees it: its tokens, how far they are computed, and when what happened."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from headway.server.types import GenerateRequest, RequestTimes, SamplingParams, TokenLogprobs
+
+
+class RequestState(enum.Enum):
+    WAITING = enum.auto()  # new, or preempted: holds no blocks and no row of the runner
+    RUNNING = enum.auto()  # holds blocks and a row
+    FINISHED = enum.auto()  # its terminal delta exists
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence. Changed by the scheduler only, but for ``block_hashes``.
+
+    ::
+
+        token_ids   [ prompt .................. | generated ..... ]
+                      num_computed_tokens ^         ^ num_scheduled_tokens
+
+    ``num_scheduled_tokens`` counts tokens in plans already handed out, ``num_computed_tokens`` those whose step has come back;
+    they differ only while a step runs. Both fall to 0 at a preemption.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    num_prompt_tokens: int
+    sampling: SamplingParams
+    arrival_time: float
+    arrival_number: int  # the scheduler's own count: breaks ties, and is the order under fcfs
+    priority: int = 0
+    cache_salt: str | None = None
+    state: RequestState = RequestState.WAITING
+    num_scheduled_tokens: int = 0
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran
+    num_preemptions: int = 0
+    has_answered: bool = False  # its first delta is out
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)  # gathered chunk by chunk until the first delta
+    scheduled_time: float | None = None
+    first_token_time: float | None = None
+    last_token_time: float | None = None
+    block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks; filled by the KV manager, survives preemption
+
+    @classmethod
+    def of(cls, request: GenerateRequest, arrival_number: int = 0) -> Request:
+        return cls(
+            request_id=request.request_id,
+            token_ids=list(request.prompt_token_ids),
+            num_prompt_tokens=len(request.prompt_token_ids),
+            sampling=request.sampling,
+            arrival_time=request.arrival_time,
+            arrival_number=arrival_number,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_unscheduled_tokens(self) -> int:
+        """Known tokens that no plan has computed yet: 1 in decode, more in prefill, 0 while the next one is being sampled."""
+        return len(self.token_ids) - self.num_scheduled_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """True until they are out: every prompt token must be computed, none taken from the cache."""
+        return self.sampling.prompt_logprobs is not None and not self.has_answered
+
+    @property
+    def times(self) -> RequestTimes:
+        return RequestTimes(self.arrival_time, self.scheduled_time, self.first_token_time, self.last_token_time, self.num_preemptions)

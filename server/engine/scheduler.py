@@ -1,0 +1,350 @@
+"""Which request computes how many tokens in the next step. Policy only: no tensor comes here, and only numbers leave.
+
+One idea: a request has known tokens, and a step computes some of those not computed yet. Decode is one token left, prefill more;
+a chunk, a prefix hit and a preempted request that starts over differ only in the numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowResult, ScheduledRow
+from headway.server.engine.finish import Limits, finish_of
+from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.kv.prefix import MAX_TOKEN_ID
+from headway.server.engine.request import Request, RequestState
+from headway.server.engine.waiting import Policy, make_waiting_queue
+from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta, TokenLogprobs
+
+
+@dataclass(slots=True)
+class _Step:
+    """A plan in the making."""
+
+    budget: int  # tokens left
+    now: float
+    added: list[NewRow] = field(default_factory=list)
+    scheduled: list[ScheduledRow] = field(default_factory=list)
+    requests: list[_InFlight] = field(default_factory=list)  # parallel to ``scheduled``
+    has_preempted: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class _InFlight:
+    """A row of a plan that is out. What comes back for it counts only if the request was not preempted or ended since."""
+
+    request: Request
+    num_preemptions: int
+
+    @property
+    def is_current(self) -> bool:
+        return self.request.state is RequestState.RUNNING and self.request.num_preemptions == self.num_preemptions
+
+
+class Scheduler:
+    """Owns the queues and the state of every open request. Not thread-safe.
+
+    Use: ``add`` and ``abort`` at any time; ``schedule``, run the plan, ``update`` with what came of it. Plans are run and updated in
+    the order in which they were made. ``schedule`` may be called again before ``update``: the next plan then holds what does not
+    depend on the one that runs.
+
+    A request gets the blocks of all its known tokens when it is admitted, so that a prefill once begun is never short of blocks;
+    while it decodes it gets a block whenever one is full. When none is left the request that the policy puts last gives up all of
+    its blocks, waits in front and starts over with the tokens that it had. The first one never gives way, and none is longer than
+    the cache (``Limits``): so every step brings the first request forward, and under fcfs every request becomes the first one.
+    """
+
+    def __init__(
+        self,
+        *,
+        kv: KVCacheManager,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        policy: Policy = "fcfs",
+        enable_chunked_prefill: bool = True,
+        long_prefill_token_threshold: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget."""
+        assert max_num_batched_tokens > 0, "a step needs a token"
+        assert max_num_seqs > 0, "a step needs a row"
+        self._kv = kv
+        self._budget = max_num_batched_tokens
+        self._max_num_seqs = max_num_seqs
+        self._is_chunked = enable_chunked_prefill
+        self._max_chunk = (
+            long_prefill_token_threshold if enable_chunked_prefill and long_prefill_token_threshold else max_num_batched_tokens
+        )
+        self._limits = Limits(max_model_len, kv.capacity, None if enable_chunked_prefill else max_num_batched_tokens)
+        self._clock = clock
+        self._waiting = make_waiting_queue(policy)
+        self._running: list[Request] = []  # in the policy's order: the last one is preempted first
+        self._open: dict[str, Request] = {}  # running and waiting
+        self._in_flight: deque[list[_InFlight]] = deque()  # one entry a plan that is out
+        self._removed: list[str] = []  # rows that the runner still has, for the next plan
+        self._refused: list[TokenDelta] = []
+        self._num_arrivals = 0
+        self._num_preemptions = 0
+
+    # Requests come and go
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request is open or a refusal waits to be taken."""
+        return bool(self._open) or bool(self._refused)
+
+    def open_request_ids(self) -> list[str]:
+        return list(self._open)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Accepts a request. One that could never run here is refused: its terminal delta is in ``take_refused``.
+
+        Raises ValueError, and accepts nothing, for an id that is open already and for a prompt that is no list of token ids.
+        """
+        if request.request_id in self._open:
+            raise ValueError(f"A request with the id {request.request_id} is already open: give each request an id of its own.")
+        prompt = request.prompt_token_ids
+        if not prompt:
+            raise ValueError("The prompt has no tokens: give at least one.")
+        if min(prompt) < 0 or max(prompt) > MAX_TOKEN_ID:
+            raise ValueError(f"The prompt holds a token id outside 0 to {MAX_TOKEN_ID}: give the ids of the model's tokenizer.")
+        refusal = self._limits.refusal(len(prompt), request.sampling.max_tokens)
+        if refusal is not None:
+            times = Request.of(request).times
+            self._refused.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=refusal, times=times))
+            return
+        accepted = Request.of(request, self._num_arrivals)
+        self._num_arrivals += 1
+        self._open[accepted.request_id] = accepted
+        self._waiting.push(accepted)
+
+    def take_refused(self) -> list[TokenDelta]:
+        """The terminal deltas of requests that ``add`` refused, once."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
+        """Ends the requests that are open, each with a terminal delta; ids that are unknown or have ended are ignored."""
+        deltas = []
+        for request_id in request_ids:
+            request = self._open.get(request_id)
+            if request is not None:
+                deltas.append(self._end(request, FinishReason.ABORT))
+        return deltas
+
+    # A step
+
+    def schedule(self) -> BatchPlan | None:
+        """The next step, or None if there is nothing to compute. Costs O(running + admitted), however many wait."""
+        step = _Step(self._budget, self._clock())
+        self._schedule_decodes(step)
+        self._schedule_prefills(step)
+        if not step.has_preempted:  # else the freed blocks would be fought over at once
+            self._admit(step)
+        if not step.scheduled:
+            return None
+        self._in_flight.append(step.requests)
+        removed, self._removed = self._removed, []
+        return BatchPlan(step.added, step.scheduled, removed)
+
+    def _schedule_decodes(self, step: _Step) -> None:
+        """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others."""
+        index = 0
+        while index < len(self._running) and step.budget > 0:
+            request = self._running[index]
+            index += 1
+            if request.num_unscheduled_tokens != 1:
+                continue
+            block_ids = self._allocate_or_preempt(request, step)
+            if block_ids is not None:
+                self._take(request, 1, block_ids, step)
+
+    def _allocate_or_preempt(self, request: Request, step: _Step) -> list[int] | None:
+        """The blocks for the request's next token, or None if it was itself the last and had to give way."""
+        while (block_ids := self._kv.allocate(request, request.num_tokens)) is None:
+            assert len(self._running) > 1, f"request {request.request_id} does not fit an empty cache"
+            victim = self._running[-1]
+            self._preempt(victim)
+            step.has_preempted = True
+            if victim is request:
+                return None
+        return block_ids
+
+    def _schedule_prefills(self, step: _Step) -> None:
+        """Further chunks of prompts that are partly computed. They hold their blocks already."""
+        for request in self._running:
+            if step.budget == 0:
+                return
+            if request.num_unscheduled_tokens > 1:
+                self._take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [], step)
+
+    def _admit(self, step: _Step) -> None:
+        """Waiting requests in the policy's order, until one does not fit: none overtakes, so none starves."""
+        while self._waiting and len(self._running) < self._max_num_seqs and step.budget > 0:
+            request = self._waiting.head()
+            if self._kv.num_free_blocks == 0:
+                return
+            prefix = self._kv.find_prefix(request)
+            num_tokens = request.num_tokens - prefix.num_tokens
+            if num_tokens > step.budget and not self._is_chunked:
+                return
+            block_ids = self._kv.allocate(request, request.num_tokens, prefix)
+            if block_ids is None:
+                return
+            self._waiting.pop()
+            if request.scheduled_time is None:
+                self._kv.count_lookup(request, prefix)
+                request.scheduled_time = step.now
+                request.num_cached_tokens = prefix.num_tokens
+            request.state = RequestState.RUNNING
+            request.num_computed_tokens = request.num_scheduled_tokens = prefix.num_tokens
+            insort(self._running, request, key=self._waiting.key)
+            step.added.append(_new_row(request, block_ids))
+            self._take(request, min(num_tokens, self._max_chunk, step.budget), [], step)
+
+    def _take(self, request: Request, num_tokens: int, block_ids: list[int], step: _Step) -> None:
+        step.scheduled.append(ScheduledRow(request.request_id, num_tokens, block_ids))
+        step.requests.append(_InFlight(request, request.num_preemptions))
+        step.budget -= num_tokens
+        request.num_scheduled_tokens += num_tokens
+
+    def _preempt(self, request: Request) -> None:
+        self._leave_runner(request)
+        request.state = RequestState.WAITING
+        request.num_scheduled_tokens = request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self._num_preemptions += 1
+        self._waiting.put_back(request)
+
+    def _leave_runner(self, request: Request, is_broken: bool = False) -> None:
+        self._kv.free(request, is_broken)
+        self._running.remove(request)
+        self._removed.append(request.request_id)
+
+    # What came of it
+
+    def update(self, plan: BatchPlan, result: BatchResult) -> list[TokenDelta]:
+        """Takes in the result of the oldest plan that is out. Returns new tokens and ends, at most one delta a request."""
+        rows = self._in_flight.popleft()
+        now = self._clock()
+        deltas = []
+        for in_flight, scheduled, row in zip(rows, plan.scheduled, result.rows, strict=True):
+            if in_flight.is_current:
+                delta = self._update_row(in_flight.request, scheduled.num_tokens, row, now)
+                if delta is not None:
+                    deltas.append(delta)
+        return deltas
+
+    def _update_row(self, request: Request, num_tokens: int, row: RowResult, now: float) -> TokenDelta | None:
+        if row.error is not None:
+            return self._end(request, FinishReason.ERROR, error=row.error)
+        if request.wants_prompt_logprobs:
+            _gather(request, num_tokens, row.prompt_logprobs or [])
+        request.num_computed_tokens += num_tokens
+        self._kv.publish(request)
+        if not row.token_ids:
+            return None
+        kept, end = self._append(request, row.token_ids)
+        if kept:
+            request.last_token_time = now
+            request.first_token_time = now if request.first_token_time is None else request.first_token_time
+        delta = TokenDelta(request.request_id, row.token_ids[:kept])
+        if request.sampling.logprobs is not None and row.logprobs is not None:
+            delta.logprobs = row.logprobs[:kept]
+        if not request.has_answered:
+            delta.num_cached_tokens = request.num_cached_tokens
+            if request.wants_prompt_logprobs:
+                delta.prompt_logprobs, request.prompt_logprobs = request.prompt_logprobs, []
+            request.has_answered = True
+        return delta if end is None else self._end(request, *end, delta=delta)
+
+    def _append(self, request: Request, token_ids: list[int]) -> tuple[int, tuple[FinishReason, int | None] | None]:
+        """Returns (number of tokens kept, reason to end if there is one); tokens after the end are dropped."""
+        if request.sampling.max_tokens < 1:  # only the prompt was of interest
+            return 0, (FinishReason.LENGTH, None)
+        for kept, token_id in enumerate(token_ids, start=1):
+            request.token_ids.append(token_id)
+            end = finish_of(
+                request.sampling,
+                token_id,
+                num_output_tokens=request.num_output_tokens,
+                num_tokens=request.num_tokens,
+                max_len=self._limits.max_len,
+            )
+            if end is not None:
+                return kept, end
+        return len(token_ids), None
+
+    def _end(
+        self,
+        request: Request,
+        reason: FinishReason,
+        stop_token: int | None = None,
+        *,
+        error: str | None = None,
+        delta: TokenDelta | None = None,
+    ) -> TokenDelta:
+        """Closes an open request and completes ``delta``, or a new one, as its terminal delta."""
+        if request.state is RequestState.RUNNING:
+            self._leave_runner(request, is_broken=reason is FinishReason.ERROR)
+        else:
+            self._waiting.remove(request)
+        request.state = RequestState.FINISHED
+        del self._open[request.request_id]
+        delta = delta or TokenDelta(request.request_id)
+        delta.finish_reason, delta.stop_reason, delta.error = reason, stop_token, error
+        delta.num_cached_tokens, delta.times = request.num_cached_tokens, request.times
+        return delta
+
+    def stats(self) -> EngineStats:
+        """The counts of now; the core fills in its own fields about steps."""
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_blocks_used=self._kv.num_used_blocks,
+            num_blocks_total=self._kv.num_blocks,
+            num_preemptions=self._num_preemptions,
+            prefix_cache_queries=self._kv.num_queried_tokens,
+            prefix_cache_hits=self._kv.num_hit_tokens,
+        )
+
+    def check(self) -> None:
+        """Asserts every invariant of queues and blocks. O(open requests + blocks): for idle moments and tests."""
+        self._kv.check()
+        assert len(self._running) + len(self._waiting) == len(self._open), "a request is in no queue or in two"
+        assert len(self._running) <= self._max_num_seqs, "more requests run than the runner has rows"
+        keys = [self._waiting.key(request) for request in self._running]
+        assert keys == sorted(set(keys)), "the running requests are out of order"
+        for request in self._open.values():
+            num_held = len(self._kv.block_ids(request)) * self._kv.block_size
+            is_running = request.state is RequestState.RUNNING
+            assert is_running == (request in self._running), f"request {request.request_id} is in the wrong queue"
+            assert (num_held > 0) == is_running, f"request {request.request_id} waits with blocks or runs without"
+            assert request.num_computed_tokens <= request.num_scheduled_tokens <= request.num_tokens, "tokens computed before planned"
+            assert not is_running or num_held >= request.num_scheduled_tokens, f"request {request.request_id} has too few blocks"
+        if not self._open:
+            assert self._kv.num_used_blocks == 0, f"{self._kv.num_used_blocks} blocks are used by nobody"
+
+
+def _new_row(request: Request, block_ids: list[int]) -> NewRow:
+    sampling = request.sampling
+    if sampling.prompt_logprobs is not None and not request.wants_prompt_logprobs:
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # they are out; computing them again costs logits
+    return NewRow(request.request_id, list(request.token_ids), request.num_prompt_tokens, sampling, block_ids, request.num_scheduled_tokens)
+
+
+def _gather(request: Request, num_tokens: int, entries: list[TokenLogprobs]) -> None:
+    """Appends a chunk's prompt logprobs; a prompt that is computed anew after a preemption is gathered anew."""
+    if request.num_computed_tokens == 0:
+        request.prompt_logprobs = [None]
+    request.prompt_logprobs += entries
+    expected = min(request.num_computed_tokens + num_tokens + 1, request.num_prompt_tokens)
+    got = len(request.prompt_logprobs)
+    assert got == expected, f"request {request.request_id} has prompt logprobs of {got} tokens, not {expected}"
