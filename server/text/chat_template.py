@@ -113,7 +113,7 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
     except TemplateRefusal as error:
         raise RequestError(f"The model's chat template refuses these messages: {error}", "messages") from error
     except jinja2.exceptions.SecurityError as error:
-        raise RequestError(f"The model's chat template was stopped: {error}.", "messages") from error
+        raise RequestError(f"The model's chat template was stopped: {str(error).rstrip('.')}.", "messages") from error
     except jinja2.TemplateError as error:
         raise RequestError(f"The model's chat template fails on these messages: {error}", "messages") from error
     # A template is a program of somebody else's: it may add none to a text or index past an end.

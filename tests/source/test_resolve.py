@@ -1,0 +1,91 @@
+"""Names of models: local files and how mistakes are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from demo_model import demo_files, demo_gguf
+
+from headway.server.errors import ModelSourceError
+from headway.server.source.files import ModelFiles
+from headway.server.source.resolve import LoadFormat, resolve_model
+
+
+def make_model(directory: Path, *names: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (directory / name).write_text("{}")
+    return directory
+
+
+SAFETENSORS = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def fails(name: str | Path, match: str, load_format: LoadFormat = "auto") -> None:
+    with pytest.raises(ModelSourceError, match=match) as caught:
+        resolve_model(str(name), load_format=load_format)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_demo_model() -> None:
+    files = demo_files()
+    assert (files.kind, files.name, files.directory) == ("gguf", "demo", None)
+    assert files.path == demo_gguf()
+    assert files.path.stat().st_size == 98_362_432
+    fails("demo", "GGUF file, which --load-format safetensors excludes", "safetensors")
+
+
+def test_directories_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make_model(tmp_path / "plain", *SAFETENSORS)
+    gguf = make_model(tmp_path / "gguf", "m.gguf")
+    both = make_model(tmp_path / "both", *SAFETENSORS, "m.gguf")
+    nested = tmp_path / "nested"
+    make_model(nested / "inner", *SAFETENSORS)
+    bare = make_model(tmp_path / "bare", "config.json")
+
+    assert resolve_model(str(plain)) == ModelFiles("safetensors", plain, None, str(plain))
+    assert resolve_model(str(gguf)) == ModelFiles("gguf", gguf, gguf / "m.gguf", str(gguf))
+    assert resolve_model(str(gguf / "m.gguf")) == ModelFiles("gguf", None, gguf / "m.gguf", str(gguf / "m.gguf"))
+    assert resolve_model(str(both)).kind == "safetensors"
+    assert resolve_model(str(both), load_format="gguf").path == both / "m.gguf"
+    assert resolve_model(str(nested)).path == nested / "inner"
+    assert resolve_model(str(bare), load_format="dummy").path == bare
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("plain") == ModelFiles("safetensors", plain, None, "plain")
+    assert resolve_model("nested/inner").path == nested / "inner"
+
+
+def test_directories_without_a_model(tmp_path: Path) -> None:
+    fails(make_model(tmp_path / "empty"), r"empty is empty; it needs config\.json and \*\.safetensors, or one \.gguf file")
+    fails(
+        make_model(tmp_path / "pickled", "config.json", "pytorch_model.bin"), r"only as pytorch_model\.bin: pickle files can run any code"
+    )
+    fails(make_model(tmp_path / "bare", "model.safetensors"), r"no config\.json")
+    fails(make_model(tmp_path / "other", "readme.md"), r"No model in .*other: it needs .*, and holds readme\.md")
+    fails(make_model(tmp_path / "three", "a.gguf", "b.gguf", "c.gguf"), r"holds 3 GGUF files \(a\.gguf, b\.gguf, c\.gguf\); name the one")
+    fails(make_model(tmp_path / "plain", *SAFETENSORS), "needs one .gguf file .for --load-format gguf", "gguf")
+    for name in ("a", "b"):
+        make_model(tmp_path / "two" / name, *SAFETENSORS)
+    fails(tmp_path / "two", r"holds 2 models \(a, b\); name one")
+    fails(tmp_path / "bare" / "model.safetensors", "the one file of a model")
+    fails(tmp_path / "other" / "readme.md", "is no model; name a .gguf file or a directory")
+
+
+def test_missing_shards(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", "config.json", "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    fails(model, r"incomplete: 1 weight files are missing, such as model-00002-of-00002\.safetensors")
+    (model / "model.safetensors.index.json").write_text("[]")
+    fails(model, "not a safetensors index")
+
+
+def test_paths_that_do_not_exist(tmp_path: Path) -> None:
+    make_model(tmp_path / "llama-3", *SAFETENSORS)
+    make_model(tmp_path / "qwen", *SAFETENSORS)
+    fails(tmp_path / "lama-3", "does not exist; did you mean .*/llama-3")
+    fails(tmp_path / "zzz" / "yyy", f"does not exist; the nearest directory that exists is {tmp_path}, which holds llama-3, qwen")
+    fails("./nowhere.gguf", r"The model path \./nowhere\.gguf does not exist")
+    fails("not a hub id", "neither a path that exists here nor a Hub id")
