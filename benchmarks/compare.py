@@ -22,7 +22,7 @@ from typing import Any
 
 from peers import Peer, add_options, chosen_peers
 from rich.console import Console
-from tables import Cell, ServerRun, result_tables
+from tables import LEGEND, Cell, ServerRun, result_tables
 
 from headway.server.bench.client import BenchError, Session, Work
 from headway.server.bench.load import Pace, run_load
@@ -88,7 +88,7 @@ class Comparison:
                 asyncio.run(self._measure(server, run))
         except (ServerFailed, BenchError) as failure:
             run.failure = str(failure)
-            self._console.print(f"  {peer.name} failed: {failure}", style="red", markup=False)
+            self._console.print(f"  {peer.name} failed: {failure}", style="red", markup=False, soft_wrap=True)
         return run
 
     async def _measure(self, server: ServerProcess, run: ServerRun) -> None:
@@ -106,13 +106,14 @@ class Comparison:
                 cpu = meter.read()
                 cell = Cell(job.name, summarize(load.outcomes, load.wall_s), cpu, cpu.others + cpu.stolen > self._options.max_other_cpu)
                 run.cells.append(cell)
-                self._console.print(f"  {cell.line()}")
+                self._console.print(f"  {cell.line()}", soft_wrap=True, highlight=False)
 
     async def _prompts_for(self, job: Job, session: Session, work: Work) -> list[str]:
         """One more than the job needs: the last is for the warm-up."""
         if job.name not in self._prompts:
             count = await self._counter(session, work)
-            maker = PromptMaker(count, job.input_len, job.prefix_len, self._options.seed)
+            # A seed of each job's own: the same prompts in two jobs would come out of the prefix cache in the second.
+            maker = PromptMaker(count, job.input_len, job.prefix_len, f"{self._options.seed} {job.name}")
             self._prompts[job.name] = maker.prompts(job.num_requests + 1)
         return self._prompts[job.name]
 
@@ -153,6 +154,7 @@ def main(argv: Sequence[str]) -> int:
     names, job_names = [peer.name for peer in peers], [job.name for job in jobs]
     for table in result_tables(comparison.runs, names, job_names):
         console.print(table)
+    console.print(LEGEND, soft_wrap=True)
     if options.json:
         Path(options.json).write_text(json.dumps(_record(options, peers, jobs, comparison.runs), indent=2) + "\n")
     failed = [run for run in comparison.runs if run.failure or any(cell.summary.num_errors for cell in run.cells)]

@@ -12,6 +12,11 @@ from rich.table import Table
 from headway.server.bench.machine import CpuUse
 from headway.server.bench.report import Summary
 
+LEGEND = (
+    "Medians of the rounds; over a peer: how many times better headway is (above 1 is better, for times too). "
+    "In brackets: every round was disturbed by other work on the machine, so do not trust it."
+)
+
 
 @dataclass(slots=True, frozen=True)
 class Cell:
@@ -50,8 +55,8 @@ class ServerRun:
 
 
 def result_tables(runs: Sequence[ServerRun], peers: Sequence[str], jobs: Sequence[str]) -> Iterator[Table]:
-    """The median over the rounds that count, headway's ratio to each peer, and start-up."""
-    yield _figures("output tokens/s (median of rounds; over the peer: headway's ratio, above 1 is faster)", runs, peers, jobs, _output_rate)
+    """The median over the rounds that count, headway's ratio to each peer, and start-up. See LEGEND."""
+    yield _figures("output tokens/s", runs, peers, jobs, _output_rate)
     yield _figures("all tokens/s", runs, peers, jobs, lambda cell: cell.summary.total_tokens_per_s)
     yield _figures("TTFT p50 ms", runs, peers, jobs, lambda cell: cell.summary.ttft_ms.p50, is_lower_better=True)
     yield _figures("TPOT p50 ms", runs, peers, jobs, lambda cell: cell.summary.tpot_ms.p50, is_lower_better=True)
@@ -70,7 +75,7 @@ def _figures(
     figure: Callable[[Cell], float],
     is_lower_better: bool = False,
 ) -> Table:
-    table = Table(title=title, title_justify="left", caption="in brackets: only disturbed rounds", caption_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("work")
     for peer in peers:
         table.add_column(peer, justify="right")

@@ -67,7 +67,7 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input-len", type=_positive, default=128, help="prompt tokens a request, behind the shared prefix")
     parser.add_argument("--output-len", type=_positive, default=64, help="the most tokens to generate a request")
     parser.add_argument("--prefix-len", type=_count, default=0, help="tokens at the start that all prompts share")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts and arrivals")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts and arrivals; the same one twice meets a warm prefix cache")
     parser.add_argument("--temperature", type=_temperature, default=0.0, help="sampling temperature; 0 is greedy")
     parser.add_argument("--ignore-eos", action=argparse.BooleanOptionalAction, default=True, help="generate to --output-len in any case")
     parser.add_argument("--warmup", type=_count, default=1, help="requests before the measurement")

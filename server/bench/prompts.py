@@ -27,7 +27,7 @@ CountTokens = Callable[[str], int]
 class PromptMaker:
     """Makes prompts of ``input_len`` tokens behind a shared text of ``prefix_len`` tokens, measured by ``count_tokens``."""
 
-    def __init__(self, count_tokens: CountTokens, input_len: int, prefix_len: int, seed: int) -> None:
+    def __init__(self, count_tokens: CountTokens, input_len: int, prefix_len: int, seed: int | str) -> None:
         self._count = count_tokens
         self._rng = random.Random(seed)
         self._total = prefix_len + input_len
@@ -74,7 +74,7 @@ async def calibrated_counter(ask_server: Callable[[str], Awaitable[int]], seed: 
 
     Lengths are then right on average; they are exact where each word is one token.
     """
-    rng = random.Random(seed)
+    rng = random.Random(f"{seed} calibration")  # words of its own: a prompt that begins like these would be in the prefix cache
     few, many = 40, 240
     words = rng.choices(_WORDS, k=many)
     at_few, at_many = await ask_server(" ".join(words[:few])), await ask_server(" ".join(words))
