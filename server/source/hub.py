@@ -118,7 +118,7 @@ class HubModel:
             shown = ", ".join(ggufs[:5]) + (", ..." if len(ggufs) > 5 else "")
             return f"{where} holds {len(ggufs)} GGUF files ({shown}); download one of them and give its path."
         pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-        if pickles:
+        if pickles and not any(name.endswith(".safetensors") for name in names):
             return f"{where} has its weights only as {pickles[0]}: {pickle_refusal()}"
         because = f" (--load-format {load_format})" if load_format != "auto" else ""
         return f"{where} has no weights that can be served{because}: it needs *.safetensors with config.json, or one .gguf file."
