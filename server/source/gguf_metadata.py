@@ -57,7 +57,7 @@ def _read(path: Path, arrays: bool | Collection[str], do: Callable[[_Header], _T
         raise ModelSourceError(f"The GGUF file {path} cannot be read: {error.strerror or error}.") from error
     except _NotGguf as error:
         raise ModelSourceError(f"{path} is not a usable GGUF file: {error}; download it again or convert the model anew.") from error
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise ModelSourceError(f"The header of the GGUF file {path} is damaged or cut off ({error}); download it again.") from error
 
 

@@ -51,6 +51,21 @@ def test_any_tokens_stream_as_they_are(name: str, data: st.DataObject, skip: boo
     assert streamed(tokenizer, ids, skip_special_tokens=skip) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
+@given(ids=st.lists(st.one_of(st.integers(0, 2), st.integers(259, 290)), max_size=40), skip=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_any_pieces_stream_as_they_are(ids: list[int], skip: bool) -> None:
+    tokenizer = tokenizer_named("sentencepiece")
+    assert streamed(tokenizer, ids, skip_special_tokens=skip) == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+@given(ids=st.lists(st.integers(0, 290), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_stray_byte_pieces_never_break_the_stream(ids: list[int]) -> None:
+    """This decoder takes back whole characters when a stray byte follows; what went out can't be taken back, and stays."""
+    tokenizer = tokenizer_named("sentencepiece")
+    assert streamed(tokenizer, [*ids, *tokenizer.encode("the end", add_special_tokens=False)]).endswith("the end")
+
+
 @given(ids=st.lists(st.sampled_from([0x80, 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 0xFF, 0x41]), max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_stray_bytes_stream_as_they_are(ids: list[int]) -> None:
