@@ -24,7 +24,8 @@ from peers import Peer, add_options, chosen_peers
 from rich.console import Console
 from tables import LEGEND, Cell, ServerRun, result_tables
 
-from headway.server.bench.client import BenchError, Session, Work
+from headway.server.bench.client import Session, Work
+from headway.server.bench.errors import BenchError
 from headway.server.bench.load import Pace, run_load
 from headway.server.bench.machine import CpuMeter, describe_machine, tree_rss_bytes
 from headway.server.bench.prompts import CountTokens, PromptMaker, calibrated_counter, tokenizer_counter
@@ -142,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
         jobs = _chosen_jobs(options)
         if options.tokenizer:
             tokenizer_counter(Path(options.tokenizer))
-    except ValueError as error:
+    except (ValueError, BenchError) as error:
         parser.error(str(error))
     # A benchmark that is told to stop must stop its server too.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
+from headway.server.bench.errors import BenchError
+
 
 def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
-    """Runs a benchmark; returns 0, or 1 if anything failed. argparse exits with 2 for options that can't be used.
+    """Runs a benchmark; returns 0, or 1 if anything failed. argparse exits with 2 for options that can't be used. Raises
+    HeadwayError, one sentence, for what keeps the benchmark from running.
 
     ``environ`` is where API keys are looked up; a key never comes by argv, where every user of the machine can read it.
     """
@@ -22,8 +25,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
         except ModuleNotFoundError as missing:
             if missing.name != "aiohttp":
                 raise
-            console.print("headway bench: error: `bench serve` needs aiohttp: pip install 'headway[bench]'", markup=False, style="red")
-            return 1
+            raise BenchError("`headway bench serve` needs aiohttp: pip install 'headway[bench]'.") from missing
         return bench_serve(options, environ or {}, console)
     from headway.server.bench.engine import bench_engine
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
+from headway.server.bench.errors import BenchError
 from headway.server.bench.outcome import Outcome
 
 Endpoint = Literal["completions", "chat"]
@@ -73,10 +74,6 @@ class _Models(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-
-
-class BenchError(Exception):
-    """The server can't be measured: one sentence."""
 
 
 class Session:

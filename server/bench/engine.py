@@ -17,7 +17,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headway.server.bench.outcome import Outcome
 from headway.server.bench.report import summarize, summary_table
-from headway.server.errors import HeadwayError
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
 
 if TYPE_CHECKING:
@@ -25,12 +24,11 @@ if TYPE_CHECKING:
 
 
 def bench_engine(options: argparse.Namespace, environ: Mapping[str, str], console: Console) -> int:
-    """Builds the engine, runs the requests, prints the table, writes the JSON. Exit status 1 if a request failed."""
-    try:
-        core = _build(options, environ, console)
-    except HeadwayError as error:
-        console.print(f"headway bench: error: {error}", markup=False, style="red", soft_wrap=True)
-        return 2
+    """Builds the engine, runs the requests, prints the table, writes the JSON. Exit status 1 if a request failed.
+
+    Raises ConfigError or ModelSourceError for what the engine can't be built from.
+    """
+    core = _build(options, environ, console)
     info = core.info
     try:
         warmup = EngineLoad(core, _requests(options, options.warmup, info.vocab_size, "warmup"))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from headway.server.bench.errors import BenchError
+
 # Common words are one token each, with the space before them, in most vocabularies: lengths add up.
 _COMMON = (
     "time year people way day man thing woman life child world school state family student group country problem hand part place "
@@ -57,11 +59,11 @@ class PromptMaker:
 
 
 def tokenizer_counter(path: Path) -> CountTokens:
-    """Counts as a server with this ``tokenizer.json`` would, special tokens included. Raises ValueError if it can't be read."""
+    """Counts as a server with this ``tokenizer.json`` would, special tokens included. Raises BenchError if it can't be read."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception
-        raise ValueError(f"--tokenizer {path} is not a tokenizer.json that can be read: {error}") from error
+        raise BenchError(f"--tokenizer {path} is not a tokenizer.json that can be read: {error}") from error
 
     def count(text: str) -> int:
         return len(tokenizer.encode(text).ids)

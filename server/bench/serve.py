@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from headway.server.bench.client import BenchError, Session, Work
+from headway.server.bench.client import Session, Work
+from headway.server.bench.errors import BenchError
 from headway.server.bench.load import Load, Pace, run_load
 from headway.server.bench.outcome import Outcome
 from headway.server.bench.prompts import PromptMaker, calibrated_counter, tokenizer_counter
@@ -24,12 +25,8 @@ _WARMUP_OUTPUT_LEN = 8
 
 
 def bench_serve(options: argparse.Namespace, environ: Mapping[str, str], console: Console) -> int:
-    """Runs the load, prints the table, writes the JSON. Exit status 1 if a request failed."""
-    try:
-        work, summary = asyncio.run(_measure(options, environ, console))
-    except (BenchError, ValueError) as error:
-        console.print(f"headway bench: error: {error}", markup=False, style="red", soft_wrap=True)
-        return 1
+    """Runs the load, prints the table, writes the JSON. Exit status 1 if a request failed. Raises BenchError."""
+    work, summary = asyncio.run(_measure(options, environ, console))
     console.print(summary_table(summary, f"{work.model} at {options.url}"))
     for message, count in summary.errors.items():
         console.print(f"{count} x {message}", markup=False, style="red", soft_wrap=True)

@@ -83,11 +83,13 @@ class ServerProcess:
         try:
             self._process.wait(_STOP_PATIENCE_S)
         except subprocess.TimeoutExpired:
+            pass
+        finally:  # also when a second ctrl-C ends the patience
             self._process.kill()
+            for process in descendants:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
             self._process.wait()
-        for process in descendants:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
 
     def _last_lines(self) -> str:
         self._log.seek(0)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.server.bench.errors import BenchError
 from headway.server.bench.machine import CpuMeter, describe_machine, tree_rss_bytes
 from headway.server.bench.outcome import Outcome
 from headway.server.bench.prompts import PromptMaker, tokenizer_counter
@@ -36,7 +37,7 @@ def test_prompts_have_the_exact_length(input_len: int, prefix_len: int, word_tok
 
 
 def test_an_unreadable_tokenizer_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.json"):
+    with pytest.raises(BenchError, match=r"nothing\.json"):
         tokenizer_counter(tmp_path / "nothing.json")
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from headway.server.bench import cli
 from headway.server.bench.client import Session, Work
+from headway.server.bench.errors import BenchError
 from headway.server.bench.load import Pace, arrival_times, run_load
 from headway.server.bench.serve import bench_serve
 
@@ -79,27 +80,21 @@ def test_requests_that_fail_are_counted_and_the_status_is_1(model: str, says: st
 
 
 def test_a_server_that_refuses_stops_the_run_before_it_is_measured() -> None:
-    status, text, _ = bench("--model", "fails")
-    assert status == 1
-    assert "HTTP 500" in text
-    assert "out of luck" in text
+    with pytest.raises(BenchError, match=r"HTTP 500.*out of luck"):
+        bench("--model", "fails")
 
 
 def test_without_usage_chunks_are_counted_and_that_is_said(word_tokenizer: Path) -> None:
     status, text, _ = bench("--model", "no-usage", "--num-prompts", "2", "--output-len", "3", "--tokenizer", str(word_tokenizer))
     assert status == 0
     assert "counted as chunks" in text
-    status, text, _ = bench("--model", "no-usage")
-    assert status == 1
-    assert "give --tokenizer" in text
+    with pytest.raises(BenchError, match="give --tokenizer"):
+        bench("--model", "no-usage")
 
 
 def test_nobody_there_is_one_sentence() -> None:
-    console = Console(file=io.StringIO(), width=200)
-    options = cli._parser().parse_args(["serve", "--url", "http://127.0.0.1:9"])
-    assert bench_serve(options, {}, console) == 1
-    assert isinstance(console.file, io.StringIO)
-    assert "Is a server running there?" in console.file.getvalue()
+    with pytest.raises(BenchError, match=r"127\.0\.0\.1:9/v1/models can't be read.*Is a server running there\?"):
+        cli.main(["serve", "--url", "http://127.0.0.1:9"])
 
 
 def test_the_key_comes_from_the_environment_and_stays_there(tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import psutil
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PRETEND = ROOT / "tests" / "support" / "pretend_openai_server.py"
@@ -21,9 +26,12 @@ sys.exit(compare.main(sys.argv[1:]))
 """
 
 
+def command(*argv: str, server: Path = PRETEND) -> list[str]:
+    return [sys.executable, "-c", _STAND_IN.format(benchmarks=str(ROOT / "benchmarks"), server=str(server)), *argv]
+
+
 def compare(*argv: str) -> subprocess.CompletedProcess[str]:
-    script = _STAND_IN.format(benchmarks=str(ROOT / "benchmarks"), server=str(PRETEND))
-    return subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
+    return subprocess.run(command(*argv), capture_output=True, text=True, check=False, env={"COLUMNS": "200"})
 
 
 def test_all_works_in_alternating_rounds(tmp_path: Path) -> None:
@@ -54,6 +62,21 @@ def test_a_peer_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     runs = json.loads(file.read_text())["runs"]
     assert runs[0]["failure"] is None
     assert "status 7" in runs[1]["failure"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_comparison_leaves_no_server(stop: signal.Signals, tmp_path: Path) -> None:
+    """The server here never answers; it has a child, as real ones do."""
+    server = tmp_path / "hangs.py"
+    server.write_text("import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import signal; signal.pause()'])\n")
+    with subprocess.Popen(command(server=server), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as comparison:
+        limit = time.monotonic() + 60
+        while len(started := psutil.Process(comparison.pid).children(recursive=True)) < 2:
+            assert time.monotonic() < limit
+        comparison.send_signal(stop)
+        assert comparison.wait(60) == 1
+    psutil.wait_procs(started, timeout=10)
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_wrong_options_are_one_line() -> None:
