@@ -1,0 +1,197 @@
+"""Decode attention in Triton: the query heads of a key-value head in one tile, keys split over programs, then a merge.
+
+With few rows a program a row and key-value head leaves most of the GPU idle, so each row's keys are cut into ``num_splits`` equal
+parts; each part leaves its normalised output and log-sum-exp, and a second kernel weighs them. (Flash-Decoding, Dao et al. 2023)
+"""
+
+# mypy: allow-incomplete-defs
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.softmax import accumulate, scores_log2
+
+MIN_SPLIT_TOKENS = 256  # below that the merge costs more than the parallelism gains (an estimate: not yet measured on a GPU)
+MAX_SPLITS = 64
+
+
+@triton.jit
+def decode_kernel(
+    q_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    tables_ptr,
+    seq_lens_ptr,
+    out_ptr,
+    lse_ptr,
+    scale,
+    softcap,
+    q_stride_row,
+    q_stride_head,
+    k_stride_block,
+    k_stride_token,
+    k_stride_head,
+    v_stride_block,
+    v_stride_token,
+    v_stride_head,
+    tables_stride,
+    out_stride_row,
+    out_stride_head,
+    out_stride_split,
+    block_size,
+    head_dim,
+    sliding_window,
+    GROUP: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
+    seq_len = tl.load(seq_lens_ptr + row)
+    first = tl.where(sliding_window > 0, tl.maximum(seq_len - sliding_window, 0), 0)
+    part = tl.cdiv(tl.cdiv(seq_len - first, NUM_SPLITS), BLOCK_N) * BLOCK_N
+    begin = first + split * part
+    end = tl.minimum(begin + part, seq_len)
+
+    member, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    head = kv_head * GROUP + member
+    in_group, in_dim = member < GROUP, dim < head_dim
+    q_mask = in_group[:, None] & in_dim[None, :]
+    q = tl.load(q_ptr + row * q_stride_row + head[:, None] * q_stride_head + dim[None, :], mask=q_mask, other=0.0)
+    peak = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        key = start + tl.arange(0, BLOCK_N)
+        exists = key < end
+        block = tl.load(tables_ptr + row * tables_stride + key // block_size, mask=exists, other=0).to(tl.int64)
+        offset = key % block_size
+        kv_mask = exists[:, None] & in_dim[None, :]
+        k_rows = k_cache_ptr + block * k_stride_block + offset * k_stride_token + kv_head * k_stride_head
+        v_rows = v_cache_ptr + block * v_stride_block + offset * v_stride_token + kv_head * v_stride_head
+        k = tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+        scores = scores_log2(q, k, in_group[:, None] & exists[None, :], scale, softcap, HAS_SOFTCAP, UPCAST)
+        v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+        peak, total, acc = accumulate(scores, v, peak, total, acc, UPCAST)
+
+    value = acc / tl.where(total > 0, total, 1.0)[:, None]  # a split without keys leaves zeros and -inf
+    out_rows = out_ptr + row * out_stride_row + head[:, None] * out_stride_head + split.to(tl.int64) * out_stride_split
+    tl.store(out_rows + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=q_mask)
+    if NUM_SPLITS > 1:
+        lse = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+        num_heads = tl.num_programs(1) * GROUP
+        tl.store(lse_ptr + (row * num_heads + head) * NUM_SPLITS + split, lse, mask=in_group)
+
+
+@triton.jit
+def merge_kernel(
+    parts_ptr,
+    lse_ptr,
+    out_ptr,
+    head_dim,
+    NUM_SPLITS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    item = tl.program_id(0).to(tl.int64)  # row * num_heads + head
+    split, dim = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
+    lse = tl.load(lse_ptr + item * NUM_SPLITS + split, mask=split < NUM_SPLITS, other=float("-inf"))
+    weight = tl.exp2(lse - tl.max(lse, axis=0))
+    mask = (split < NUM_SPLITS)[:, None] & (dim < head_dim)[None, :]
+    parts = tl.load(parts_ptr + (item * NUM_SPLITS + split[:, None]) * head_dim + dim[None, :], mask=mask, other=0.0)
+    value = tl.sum(parts * weight[:, None], axis=0) / tl.sum(weight, axis=0)
+    tl.store(out_ptr + item * head_dim + dim, value.to(out_ptr.dtype.element_ty), mask=dim < head_dim)
+
+
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    scale: float,
+    *,
+    max_seq_len: int,
+    sliding_window: int = 0,
+    softcap: float = 0.0,
+    plan: object = None,
+) -> Tensor:
+    """See headway.kernels.paged_attention.paged_attention. The grid depends on shapes and max_seq_len only (CUDA graphs)."""
+    del plan  # the kernel reads tables and lengths itself
+    num_rows, num_heads, head_dim = q.shape
+    block_size, num_kv_heads = k_cache.shape[1:3]
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if num_rows == 0:
+        return out
+    longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
+    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, _num_multiprocessors(q.device))
+    parts, lse = out.unsqueeze(2), out
+    if num_splits > 1:
+        parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
+        lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
+    block_d = max(16, triton.next_power_of_2(head_dim))
+    decode_kernel[(num_rows, num_kv_heads, num_splits)](
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        seq_lens,
+        parts,
+        lse,
+        scale,
+        softcap,
+        *q.stride()[:2],
+        *k_cache.stride()[:3],
+        *v_cache.stride()[:3],
+        block_tables.stride(0),
+        *parts.stride()[:3],
+        block_size,
+        head_dim,
+        sliding_window,
+        GROUP=num_heads // num_kv_heads,
+        HAS_SOFTCAP=softcap > 0,
+        NUM_SPLITS=num_splits,
+        BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
+        BLOCK_N=block_n(block_d, q.dtype),
+        BLOCK_D=block_d,
+        UPCAST=is_interpreting(),
+        num_warps=4,
+        num_stages=2,
+    )
+    if num_splits > 1:
+        merge_kernel[(num_rows * num_heads,)](
+            parts,
+            lse,
+            out,
+            head_dim,
+            NUM_SPLITS=num_splits,
+            BLOCK_S=triton.next_power_of_2(num_splits),
+            BLOCK_D=block_d,
+            num_warps=4,
+        )
+    return out
+
+
+def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int) -> int:
+    """How many programs share a row's keys: enough for two programs a multiprocessor, none with less than MIN_SPLIT_TOKENS."""
+    wanted = triton.cdiv(2 * num_multiprocessors, num_tiles)
+    return max(1, min(int(wanted), longest // MIN_SPLIT_TOKENS, MAX_SPLITS))
+
+
+def block_n(block_d: int, dtype: torch.dtype) -> int:
+    """Keys a tile: two stages of keys and values stay under the 99 KiB of shared memory of the smallest chips (sm_86, sm_89)."""
+    return 64 if block_d * dtype.itemsize <= 256 else 32 if block_d * dtype.itemsize <= 512 else 16
+
+
+@functools.cache
+def _num_multiprocessors(device: torch.device) -> int:
+    # The interpreter has none; any number will do to choose the splits.
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 16

@@ -1,0 +1,177 @@
+"""Rotary embedding and cache write in Triton: two programs a token, one for its queries, one for its keys and values."""
+
+# mypy: allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _rotate_heads(
+    in_row,
+    out_row,
+    in_stride_head,
+    out_stride_head,
+    cos_sin_row,
+    num_heads,
+    head_dim,
+    HALF: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    PASS_BLOCK: tl.constexpr,
+):
+    head = tl.arange(0, HEADS).to(tl.int64)[:, None]
+    pair = tl.arange(0, HALF_BLOCK)
+    cos = tl.load(cos_sin_row + pair, mask=pair < HALF, other=0.0)[None, :]
+    sin = tl.load(cos_sin_row + HALF + pair, mask=pair < HALF, other=0.0)[None, :]
+    if INTERLEAVED:
+        first, second = 2 * pair[None, :], 2 * pair[None, :] + 1
+    else:
+        first, second = pair[None, :], pair[None, :] + HALF
+    mask = (head < num_heads) & (pair[None, :] < HALF)
+    a = tl.load(in_row + head * in_stride_head + first, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(in_row + head * in_stride_head + second, mask=mask, other=0.0).to(tl.float32)
+    dtype = out_row.dtype.element_ty
+    tl.store(out_row + head * out_stride_head + first, (a * cos - b * sin).to(dtype), mask=mask)
+    tl.store(out_row + head * out_stride_head + second, (b * cos + a * sin).to(dtype), mask=mask)
+    if PASS_BLOCK > 0:
+        rest = 2 * HALF + tl.arange(0, PASS_BLOCK)[None, :]
+        mask = (head < num_heads) & (rest < head_dim)
+        value = tl.load(in_row + head * in_stride_head + rest, mask=mask)
+        tl.store(out_row + head * out_stride_head + rest, value, mask=mask)
+
+
+@triton.jit
+def rope_and_cache_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    cos_sin_ptr,
+    positions_ptr,
+    k_cache_ptr,
+    v_cache_ptr,
+    slots_ptr,
+    out_ptr,
+    q_stride_token,
+    q_stride_head,
+    k_stride_token,
+    k_stride_head,
+    v_stride_token,
+    v_stride_head,
+    cos_sin_stride,
+    k_cache_stride_block,
+    k_cache_stride_token,
+    k_cache_stride_head,
+    v_cache_stride_block,
+    v_cache_stride_token,
+    v_cache_stride_head,
+    num_heads,
+    num_kv_heads,
+    head_dim,
+    block_size,
+    HALF: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    PASS_BLOCK: tl.constexpr,
+    DIM_BLOCK: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * cos_sin_stride
+    if tl.program_id(1) == 0:
+        out_row = out_ptr + token * num_heads * head_dim
+        _rotate_heads(
+            q_ptr + token * q_stride_token,
+            out_row,
+            q_stride_head,
+            head_dim,
+            cos_sin_row,
+            num_heads,
+            head_dim,
+            HALF,
+            INTERLEAVED,
+            HEADS,
+            HALF_BLOCK,
+            PASS_BLOCK,
+        )
+    else:
+        slot = tl.load(slots_ptr + token).to(tl.int64)
+        heads_written = tl.where(slot >= 0, num_kv_heads, 0)
+        block, offset = tl.maximum(slot, 0) // block_size, tl.maximum(slot, 0) % block_size
+        _rotate_heads(
+            k_ptr + token * k_stride_token,
+            k_cache_ptr + block * k_cache_stride_block + offset * k_cache_stride_token,
+            k_stride_head,
+            k_cache_stride_head,
+            cos_sin_row,
+            heads_written,
+            head_dim,
+            HALF,
+            INTERLEAVED,
+            KV_HEADS,
+            HALF_BLOCK,
+            PASS_BLOCK,
+        )
+        head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
+        dim = tl.arange(0, DIM_BLOCK)[None, :]
+        mask = (head < heads_written) & (dim < head_dim)
+        value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
+        v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
+        tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
+
+
+def rope_and_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    *,
+    interleaved: bool = False,
+    plan: object = None,
+) -> Tensor:
+    """See headway.kernels.rope.rope_and_cache."""
+    del plan  # the kernel looks positions up itself
+    num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads, half = k.shape[1], cos_sin.shape[1] // 2
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if num_tokens == 0:
+        return out
+    rest = head_dim - 2 * half
+    rope_and_cache_kernel[(num_tokens, 2)](
+        q,
+        k,
+        v,
+        cos_sin,
+        positions,
+        k_cache,
+        v_cache,
+        slot_mapping,
+        out,
+        *q.stride()[:2],
+        *k.stride()[:2],
+        *v.stride()[:2],
+        cos_sin.stride(0),
+        *k_cache.stride()[:3],
+        *v_cache.stride()[:3],
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        k_cache.shape[1],
+        HALF=half,
+        INTERLEAVED=interleaved,
+        HEADS=triton.next_power_of_2(num_heads),
+        KV_HEADS=triton.next_power_of_2(num_kv_heads),
+        HALF_BLOCK=triton.next_power_of_2(half),
+        PASS_BLOCK=triton.next_power_of_2(rest) if rest else 0,
+        DIM_BLOCK=triton.next_power_of_2(head_dim),
+        num_warps=4,
+    )
+    return out

@@ -1,0 +1,75 @@
+"""Triton kernels against the reference on a CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
+from kernel_comparisons import (
+    ACTIVATION_SHAPES,
+    DTYPES,
+    NORM_SHAPES,
+    ROPE_SHAPES,
+    compare_activation,
+    compare_decode,
+    compare_norm,
+    compare_prefill,
+    compare_rope,
+)
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+LONG = [
+    AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16),
+    AttentionCase((3000, 2999), num_heads=9, num_kv_heads=3, block_size=32, sliding_window=1000),
+]
+
+
+@pytest.fixture(autouse=True)
+def _exact_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference's own fp32 products must not be rounded to tf32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", [*NORM_SHAPES, (600, 8192)], ids=str)
+def test_norm(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import norm
+
+    compare_norm(norm, shape, dtype, "cuda", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", [*ACTIVATION_SHAPES, (600, 8192)], ids=str)
+def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import activation
+
+    compare_activation(activation, shape, dtype, "cuda", strided=strided)
+
+
+@DTYPE
+@pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import rope
+
+    compare_rope(rope, shape, dtype, "cuda")
+
+
+@STRIDED
+@pytest.mark.parametrize("case", DECODE_CASES + LONG, ids=str)
+def test_decode(case: AttentionCase, strided: bool) -> None:
+    from headway.kernels.gpu import paged_attention
+
+    compare_decode(paged_attention, case, "cuda", strided=strided)
+
+
+@STRIDED
+@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+def test_prefill(case: AttentionCase, strided: bool) -> None:
+    from headway.kernels.gpu import prefill_attention
+
+    compare_prefill(prefill_attention, case, "cuda", strided=strided)

@@ -1,0 +1,69 @@
+"""CPU norm, activation and rope against the reference; the reference norm against transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_cases import assert_near
+from kernel_comparisons import ACTIVATION_SHAPES, DTYPES, NORM_SHAPES, ROPE_SHAPES, compare_activation, compare_norm, compare_rope
+
+from headway.kernels.cpu import activation, norm, rope
+from headway.kernels.reference import norm as reference_norm
+from headway.kernels.reference import rope as reference_rope
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
+def test_norm(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    compare_norm(norm, shape, dtype, "cpu", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", ACTIVATION_SHAPES, ids=str)
+def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    compare_activation(activation, shape, dtype, "cpu", strided=strided)
+
+
+@DTYPE
+@pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+    compare_rope(rope, shape, dtype, "cpu")
+
+
+@DTYPE
+def test_reference_norm_rounds_as_transformers(dtype: torch.dtype) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    torch.manual_seed(0)
+    module = LlamaRMSNorm(96, eps=1e-5).to(dtype)
+    module.weight.data = torch.randn(96).to(dtype)
+    x = torch.randn(7, 96).to(dtype)
+    assert torch.equal(reference_norm.rms_norm(x, module.weight.data, 1e-5), module(x).detach())
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_reference_rope_turns_each_pair_by_its_angle(interleaved: bool) -> None:
+    """Independently: a pair is a complex number, multiplied by cos + i sin."""
+    torch.manual_seed(0)
+    angle = torch.randn(20, 8)
+    cos_sin = torch.cat([angle.cos(), angle.sin()], dim=1)
+    positions = torch.tensor([3, 19, 0])
+    q, k = torch.randn(3, 2, 16), torch.randn(3, 1, 16)
+    k_cache, v_cache = torch.zeros(2, 16, 1, 16), torch.zeros(2, 16, 1, 16)
+    slots = torch.tensor([17, -1, 4])
+    out = reference_rope.rope_and_cache(q, k, 2 * k, cos_sin, positions, k_cache, v_cache, slots, interleaved=interleaved)
+
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :8], x[..., 8:])
+        turned = torch.complex(first, second) * torch.polar(torch.ones(3, 8), angle[positions])[:, None]
+        return torch.stack([turned.real, turned.imag], -1).flatten(-2) if interleaved else torch.cat([turned.real, turned.imag], -1)
+
+    assert_near(out, turn(q))
+    assert_near(k_cache[1, 1], turn(k)[0])
+    assert_near(v_cache[0, 4], 2 * k[2])
+    assert k_cache.count_nonzero() == 2 * 16

@@ -1,0 +1,39 @@
+"""Every Triton kernel compiles ahead of time for the GPUs that we aim at, and fits the shared memory of the smallest. No GPU needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALLEST_SHARED_MEMORY = 99 * 1024  # bytes a program may use on sm_86 and sm_89 (A10G, L4, L40S)
+
+
+def _ptxas_runs() -> bool:
+    try:
+        import triton
+
+        ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+        return subprocess.run([str(ptxas), "--version"], capture_output=True, check=False).returncode == 0
+    except (ImportError, OSError):
+        return False
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(80, "bf16"), (90, "bf16")])
+def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> None:
+    if not _ptxas_runs():
+        pytest.skip("ptxas, which Triton brings along, does not run here")
+    script = Path(__file__).parents[1] / "support" / "compile_kernels.py"
+    # A process of its own: in this one the kernels were imported for the interpreter.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(script), str(capability), dtype]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {kernel["kernel"] for kernel in kernels} >= {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill"}
+    assert max(kernel["shared"] for kernel in kernels) <= SMALLEST_SHARED_MEMORY

@@ -1,0 +1,69 @@
+"""Triton kernels against the reference, run by Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
+from kernel_comparisons import (
+    ACTIVATION_SHAPES,
+    DTYPES,
+    NORM_SHAPES,
+    ROPE_SHAPES,
+    compare_activation,
+    compare_decode,
+    compare_norm,
+    compare_prefill,
+    compare_rope,
+)
+
+from headway.kernels.backend import is_interpreting
+
+pytest.importorskip("triton")
+if not is_interpreting():
+    pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
+
+from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", NORM_SHAPES, ids=str)
+def test_norm(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    compare_norm(norm, shape, dtype, "cpu", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", ACTIVATION_SHAPES, ids=str)
+def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -> None:
+    compare_activation(activation, shape, dtype, "cpu", strided=strided)
+
+
+@DTYPE
+@pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+    compare_rope(rope, shape, dtype, "cpu")
+
+
+@pytest.mark.parametrize("case", DECODE_CASES, ids=str)
+def test_decode(case: AttentionCase) -> None:
+    compare_decode(paged_attention, case, "cpu", strided=False)
+    compare_decode(paged_attention, case, "cpu", strided=True)
+
+
+@pytest.mark.parametrize("case", [replace(case, seq_lens=tuple(n + 70 for n in case.seq_lens)) for case in DECODE_CASES], ids=str)
+def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paged_attention, "MIN_SPLIT_TOKENS", 16)
+    compare_decode(paged_attention, case, "cpu", strided=False)
+
+
+@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+def test_prefill(case: AttentionCase) -> None:
+    compare_prefill(prefill_attention, case, "cpu", strided=False)
+    compare_prefill(prefill_attention, case, "cpu", strided=True)

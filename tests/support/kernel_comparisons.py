@@ -1,0 +1,78 @@
+"""Triton against the reference, on any device: under the interpreter in tests/kernels, on a GPU in tests/gpu."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from kernel_cases import AttentionCase, assert_near, make_attention, odd_strides, run_decode, run_prefill
+
+from headway.kernels.reference import activation as reference_activation
+from headway.kernels.reference import norm as reference_norm
+from headway.kernels.reference import paged_attention as reference_decode
+from headway.kernels.reference import prefill_attention as reference_prefill
+from headway.kernels.reference import rope as reference_rope
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+NORM_SHAPES = [(5, 123), (1, 576), (2, 3, 80), (0, 64), (1, 2, 2, 16)]
+ACTIVATION_SHAPES = [(5, 246), (1, 3072), (2, 3, 64), (0, 64)]
+# (T, Hq, Hkv, D, rotary_dim, interleaved)
+ROPE_SHAPES = [
+    (5, 3, 1, 64, 64, False),
+    (4, 9, 3, 64, 64, True),
+    (3, 2, 2, 80, 32, False),
+    (3, 8, 1, 80, 20, True),
+    (0, 2, 1, 16, 16, False),
+]
+
+
+def compare_norm(module: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    generator = torch.Generator().manual_seed(len(shape))
+    x, residual, weight = (torch.randn(size, generator=generator).to(dtype).to(device) for size in (shape, shape, shape[-1:]))
+    if strided:
+        x, residual = odd_strides(x), odd_strides(residual)
+    assert_near(module.rms_norm(x, weight, 1e-5), reference_norm.rms_norm(x, weight, 1e-5))
+    actual, expected = (m.fused_add_rms_norm(x, residual, weight, 1e-5) for m in (module, reference_norm))
+    assert_near(actual[0], expected[0])
+    assert_near(actual[1], expected[1])
+
+
+def compare_activation(module: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    x = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))).to(dtype).to(device)
+    if strided:
+        x = odd_strides(x)
+    assert_near(module.silu_and_mul(x), reference_activation.silu_and_mul(x))
+    for tanh in (False, True):
+        assert_near(module.gelu_and_mul(x, tanh=tanh), reference_activation.gelu_and_mul(x, tanh=tanh))
+
+
+def compare_rope(module: ModuleType, shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, device: str) -> None:
+    """q, k and v are slices of one fused tensor; one token has slot -1; untouched slots keep their values."""
+    num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved = shape
+    generator = torch.Generator().manual_seed(num_tokens)
+    qkv = torch.randn(num_tokens, num_heads + 2 * num_kv_heads, head_dim, generator=generator).to(dtype).to(device)
+    q, k, v = qkv.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    cos_sin = torch.randn(50, rotary_dim, generator=generator).to(device)
+    positions = torch.randint(0, 50, (num_tokens,), generator=generator).to(device)
+    slots = torch.randperm(3 * 16, generator=generator)[:num_tokens]
+    if num_tokens > 2:
+        slots[1] = -1
+    results = []
+    for implementation in (module, reference_rope):
+        caches = [odd_strides(torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=dtype, device=device)) for _ in range(2)]
+        before = qkv.clone()
+        out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), interleaved=interleaved)
+        assert torch.equal(qkv, before)
+        results.append((out, *caches))
+    for actual, expected in zip(*results, strict=True):
+        assert_near(actual, expected)
+
+
+def compare_decode(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
+    inputs = make_attention(case, device, strided=strided)
+    assert_near(run_decode(module, case, inputs), run_decode(reference_decode, case, inputs))
+
+
+def compare_prefill(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
+    inputs = make_attention(case, device, strided=strided)
+    assert_near(run_prefill(module, case, inputs), run_prefill(reference_prefill, case, inputs))
