@@ -24,9 +24,7 @@ TOKEN_IDS = random.Random(0).choices(range(259), k=30)
 
 
 def load(files: ModelFiles) -> LoadedModel:
-    return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0
-    )
+    return load_model(files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0)
 
 
 def logits(files: ModelFiles) -> torch.Tensor:

@@ -25,9 +25,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def load(files: Any) -> LoadedModel:
-    return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0
-    )
+    return load_model(files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0)
 
 
 def tokens(seed: int, count: int = NUM_TOKENS) -> list[int]:
