@@ -30,6 +30,7 @@ _WEIGHT_SCALE = float(1 << 40)
 # Rows that keep few tokens are cut to this many candidates before anything is sorted: one CPU core, vocabulary 49,152: topk(64)
 # 0.09 ms a row, topk(1024) 0.40, sort 4.1 (2026-11-24). A row's width follows from its own options only.
 _CANDIDATES = (64, 1024)
+_NUCLEUS_CANDIDATES = (1024, 8192)  # tried one after the other before all of a row is sorted
 _CHUNK_ELEMENTS = 1 << 24  # logits worked on at once: int64 copies of [256 rows, 150k tokens] would be 300 MB each
 
 
@@ -51,6 +52,9 @@ class _Columns:
     top_p: Tensor  # float64
     min_p: Tensor  # float32
     uniform: Tensor  # float64
+
+    def lines(self, index: Tensor) -> _Columns:
+        return _Columns(self.temperature[index], self.top_k[index], self.top_p[index], self.min_p[index], self.uniform[index])
 
 
 def takes_argmax(sampling: SamplingParams) -> bool:
@@ -101,22 +105,28 @@ def _draw(logits: Tensor, columns: _Columns, width: int) -> Tensor:
     if width < logits.shape[1]:
         return _draw_ordered(*_most_likely(relative, width), columns, None)
     # On a CPU looking at a result costs nothing: most nuclei fit a few candidates, and only the others need the sort.
-    if logits.device.type == "cpu" and _CANDIDATES[-1] < logits.shape[1]:
+    if logits.device.type == "cpu":
         return _draw_nucleus(relative, columns)
     return _draw_ordered(*_most_likely(relative, width), columns, None)
 
 
 def _draw_nucleus(relative: Tensor, columns: _Columns) -> Tensor:
-    """Like sorting all of ``relative``, but sorts only the rows whose kept tokens do not fit the widest candidate list."""
+    """Like sorting all of ``relative``, but a row is ordered only as far as its kept tokens go."""
+    vocab_size = relative.shape[1]
     total = _weights(relative).sum(dim=-1, keepdim=True)
-    values, ids = _most_likely(relative, _CANDIDATES[-1])
-    reached = _weights(values).sum(dim=-1, keepdim=True)
-    fits = ((columns.top_k >= relative.shape[1]) & (reached >= columns.top_p * total))[:, 0]
-    drawn = _draw_ordered(values, ids, columns, total)
-    if not bool(fits.all()):
-        wide = torch.nonzero(~fits)[:, 0]
-        part = _Columns(columns.temperature[wide], columns.top_k[wide], columns.top_p[wide], columns.min_p[wide], columns.uniform[wide])
-        drawn[wide] = _draw_ordered(*_most_likely(relative[wide], relative.shape[1]), part, None)
+    drawn = torch.empty_like(total[:, 0])
+    left = torch.arange(len(relative))
+    for width in _NUCLEUS_CANDIDATES:
+        if width >= vocab_size or not len(left):
+            break
+        values, ids = _most_likely(relative[left], width)
+        part, whole = columns.lines(left), total[left]
+        reached = _weights(values).sum(dim=-1, keepdim=True) >= part.top_p * whole
+        fits = (reached & (part.top_k >= vocab_size))[:, 0]
+        drawn[left[fits]] = _draw_ordered(values[fits], ids[fits], part.lines(fits), whole[fits])
+        left = left[~fits]
+    if len(left):
+        drawn[left] = _draw_ordered(*_most_likely(relative[left], vocab_size), columns.lines(left), None)
     return drawn
 
 

@@ -27,7 +27,7 @@ class PenaltyState:
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._vocab_size = vocab_size
-        self._output_counts = torch.zeros((0, vocab_size), dtype=torch.int32, device=device)
+        self._output_counts = torch.zeros((0, vocab_size), dtype=torch.float32, device=device)  # whole numbers, exact to 2^24
         self._in_prompt = torch.zeros((0, vocab_size), dtype=torch.bool, device=device)
         self._lines: dict[int, int] = {}  # row -> line of the tables
         self._free_lines: list[int] = []
@@ -60,7 +60,7 @@ class PenaltyState:
         pairs = [(line, token) for line, token in pairs if 0 <= token < self._vocab_size]
         if pairs:
             lines, tokens = torch.tensor(pairs, dtype=torch.int64).to(self._output_counts.device, non_blocking=True).unbind(1)
-            ones = torch.ones_like(tokens, dtype=torch.int32)
+            ones = torch.ones_like(tokens, dtype=torch.float32)
             self._output_counts.index_put_((lines, tokens), ones, accumulate=True)
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
@@ -73,19 +73,23 @@ class PenaltyState:
         known = [rows[index] for index in indices]
         device = logits.device
         index, line = torch.tensor([indices, [self._lines[row] for row in known]]).to(device, non_blocking=True)
-        params = torch.tensor([self._params[row] for row in known], dtype=logits.dtype).to(device, non_blocking=True)
-        presence, frequency, repetition = params.T[:, :, None]
-        counts = self._output_counts[line]
-        in_output = counts > 0
-        values = logits[index]
-        repeated = torch.where(values > 0, values / repetition, values * repetition)
-        values = torch.where(in_output | self._in_prompt[line], repeated, values)
-        values -= frequency * counts + presence * in_output
+        table = [self._params[row] for row in known]
+        presence, frequency, repetition = torch.tensor(table, dtype=logits.dtype).to(device, non_blocking=True).T[:, :, None]
+        values, counts = logits[index], self._output_counts[line]
+        # Each pass over [rows, V] is memory traffic, so what no row asks for is left out (32 rows of 49,152 on one core: presence
+        # alone 15 ms with all passes, measured 2026-11-24).
+        if any(repeat != 1.0 for _, _, repeat in table):
+            repeated = torch.where(values > 0, values / repetition, values * repetition)
+            values = torch.where((counts > 0) | self._in_prompt[line], repeated, values)
+        if any(often != 0.0 for _, often, _ in table):
+            values.addcmul_(counts, frequency, value=-1)
+        if any(once != 0.0 for once, _, _ in table):
+            values.addcmul_(counts.clamp_(max=1), presence, value=-1)
         logits.index_copy_(0, index, values)
 
     def _count(self, line: int, token_ids: Sequence[int]) -> None:
         ids = self._known_ids(token_ids)
-        self._output_counts[line].index_add_(0, ids, torch.ones_like(ids, dtype=torch.int32))
+        self._output_counts[line].index_add_(0, ids, torch.ones_like(ids, dtype=torch.float32))
 
     def _known_ids(self, token_ids: Sequence[int]) -> Tensor:
         ids = np.asarray(token_ids, dtype=np.int64)
