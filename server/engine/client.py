@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from headway.server.types import EngineInfo, EngineStats, GenerateRequest, TokenDelta
@@ -17,6 +17,10 @@ class DeltaStream(Protocol):
     def __aiter__(self) -> AsyncIterator[TokenDelta]: ...
 
     async def __anext__(self) -> TokenDelta: ...
+
+    def take_nowait(self) -> TokenDelta | None:
+        """The next delta if it is here already, else None: a slow reader catches up without a turn of the loop for each."""
+        ...
 
     async def aclose(self) -> None: ...
 
@@ -53,6 +57,10 @@ class EngineClient(Protocol):
         Raises EngineNotReady, EngineDead, QueueFull when it is not admitted; an engine that dies later yields a last delta
         with FinishReason.ERROR and the cause.
         """
+        ...
+
+    def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
+        """Calls ``watcher`` with the statistics after each step, from now on, on the event loop; it must be quick."""
         ...
 
     async def reset_prefix_cache(self) -> None: ...

@@ -76,7 +76,14 @@ class RequestStream:
         while not stream.deltas:
             stream.arrived.clear()
             await stream.arrived.wait()
-        delta = stream.deltas.popleft()
+        return self._take()
+
+    def take_nowait(self) -> TokenDelta | None:
+        """The next delta if it is here already; None after the last one too."""
+        return None if self._finished or not self._stream.deltas else self._take()
+
+    def _take(self) -> TokenDelta:
+        delta = self._stream.deltas.popleft()
         if delta.finish_reason is not None:
             self._finished = True
             self._client.close_stream(self._request_id, finished=True)
@@ -154,6 +161,7 @@ class ProcessEngineClient:
         self._died_of_user_error = False
         self._last_progress = now()
         self._closing = False
+        self._watchers: list[Callable[[EngineStats], None]] = []
         self.ended = asyncio.Event()  # dead, for whatever reason
         self.became_ready = asyncio.Event()
 
@@ -226,6 +234,8 @@ class ProcessEngineClient:
             case StepOutput(deltas=deltas, stats=stats):
                 self._last_progress = self._now()
                 self._stats = stats
+                for watcher in self._watchers:
+                    watcher(stats)
                 for delta in deltas:
                     stream = self._streams.get(delta.request_id)
                     if stream is not None:
@@ -277,6 +287,9 @@ class ProcessEngineClient:
     def _send(self, message: ToEngine) -> None:
         # No high-water mark, so this never waits; zmq.asyncio sends at once when it can.
         self._inbox.send(encode(message))
+
+    def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
+        self._watchers.append(watcher)
 
     async def reset_prefix_cache(self) -> None:
         self._send(ResetPrefixCache())

@@ -1,0 +1,82 @@
+"""The HTTP application: middleware as a visible list, routes from one table, errors from one map."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from headway import __version__
+from headway.server.api.auth import ApiKeyMiddleware
+from headway.server.api.deps import AppState, Drain, Served
+from headway.server.api.errors import on_headway_error, on_http_exception
+from headway.server.api.metrics import Metrics
+from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
+from headway.server.api.openapi import request_body
+from headway.server.api.routes.table import ROUTES, template_of
+from headway.server.api.stats_log import StatsLog
+from headway.server.config.server import ServerConfig
+from headway.server.engine.client import EngineClient
+from headway.server.errors import HeadwayError
+
+
+def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain) -> FastAPI:
+    """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
+
+    The caller makes all four and keeps them: it loads ``served`` and calls its ``set_ready``, and begins ``drain``.
+    """
+    metrics = Metrics(config, engine, served.name)
+    with_docs = not config.http.disable_fastapi_docs
+    app = FastAPI(
+        title="Headway",
+        version=__version__,
+        docs_url="/docs" if with_docs else None,
+        redoc_url="/redoc" if with_docs else None,
+        openapi_url="/openapi.json" if with_docs else None,
+        redirect_slashes=False,
+        middleware=_middleware(config, metrics),
+        exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
+        lifespan=_lifespan(engine, metrics),
+    )
+    app.state.headway = AppState(config, engine, served, drain, metrics)
+    for route in ROUTES:
+        app.add_api_route(
+            route.path,
+            route.handler,
+            methods=route.methods.split(),
+            summary=route.summary,
+            response_model=None,
+            openapi_extra=request_body(route.bodies) if with_docs and route.bodies else None,
+        )
+    return app
+
+
+def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
+    """Outermost first."""
+    http = config.http
+    stack = [
+        Middleware(RequestIdMiddleware, put_on_answers=http.enable_request_id_headers),
+        Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
+        Middleware(BodyLimitMiddleware, max_bytes=http.max_request_body_bytes),
+    ]
+    if http.api_key:
+        stack.append(Middleware(ApiKeyMiddleware, keys=http.api_key))
+    return stack
+
+
+def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks: list[asyncio.Task[Any]] = []
+        if metrics.requests is not None:
+            tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
+        yield
+        for task in tasks:
+            task.cancel()
+
+    return lifespan

@@ -1,0 +1,148 @@
+"""What the HTTP application is built from: plain objects that the composition root makes and hands to create_app."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.requests import HTTPConnection
+
+from headway.server.config.server import ServerConfig
+from headway.server.engine.client import EngineClient
+from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
+from headway.server.source.files import ModelFiles
+from headway.server.types import EngineInfo
+
+if TYPE_CHECKING:
+    from headway.server.api.metrics import Metrics
+    from headway.server.text.chat_template import ChatTemplate
+    from headway.server.text.generation import GenerationDefaults
+    from headway.server.text.tokenizer import Tokenizer
+
+
+class Drain:
+    """Whether the server is shutting down: it then finishes what is open and refuses what is new."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+
+    def begin(self) -> None:
+        self.is_draining = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """All that the handlers need to know about the model, once the engine is ready."""
+
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate
+    defaults: GenerationDefaults
+    info: EngineInfo
+
+
+class Served:
+    """The model as this process serves it: its names at once, its text tools after ``load``, the rest after ``set_ready``."""
+
+    def __init__(self, names: list[str]) -> None:
+        assert names, "a served model has a name"
+        self.names = names
+        self._text: tuple[Tokenizer, ChatTemplate, GenerationDefaults] | None = None
+        self._model: ServedModel | None = None
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Served:
+        """Names from --served-model-name, else the model as the user named it."""
+        return cls(list(config.model.served_model_name) or [config.model.model or "model"])
+
+    @property
+    def name(self) -> str:
+        """The name that answers show."""
+        return self.names[0]
+
+    @property
+    def model(self) -> ServedModel | None:
+        """None before set_ready."""
+        return self._model
+
+    async def load(
+        self, config: ServerConfig, files: ModelFiles, cache_dir: Path, on_progress: Callable[[str], None] | None = None
+    ) -> None:
+        """Reads tokenizer, chat template and generation defaults in a thread. Raises ModelSourceError, ConfigError."""
+        tokenizer, template, defaults = await asyncio.to_thread(_load_text, config, files, cache_dir, on_progress)
+        self.set_text(tokenizer, template, defaults)
+
+    def set_text(self, tokenizer: Tokenizer, chat_template: ChatTemplate, defaults: GenerationDefaults) -> None:
+        self._text = (tokenizer, chat_template, defaults)
+
+    def set_ready(self, info: EngineInfo) -> None:
+        """To be called once the engine is ready and ``load`` is done: requests are taken from now on."""
+        assert self._text is not None, "load comes before set_ready"
+        self._model = ServedModel(*self._text, info)
+
+    def check_name(self, model: str | None) -> None:
+        """A missing or empty model means the one that is served. Raises ModelNotFound."""
+        if model and model not in self.names:
+            known = ", ".join(repr(name) for name in self.names)
+            shown = model if len(model) <= 100 else model[:97] + "..."
+            raise ModelNotFound(f"The model {shown!r} does not exist here; this server has {known}.", "model")
+
+
+@dataclass
+class AppState:
+    """One application's state; lives in ``app.state.headway``."""
+
+    config: ServerConfig
+    engine: EngineClient
+    served: Served
+    drain: Drain
+    metrics: Metrics
+    num_http_generations: int = 0  # generation requests being answered, for /load
+    started_at: int = field(default_factory=lambda: int(time.time()))
+    sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
+
+    def ready_model(self) -> ServedModel:
+        """The model, if new work is taken now. Raises ServerDraining, EngineDead, EngineNotReady."""
+        if self.drain.is_draining:
+            raise ServerDraining("The server is shutting down and takes no new requests; send this one elsewhere.")
+        if self.engine.dead_cause is not None:
+            raise EngineDead(self.engine.dead_cause)
+        if self.served.model is None or self.engine.phase != "ready":
+            raise EngineNotReady(self.engine.phase if self.engine.phase != "ready" else "loading the tokenizer")
+        return self.served.model
+
+
+def state_of(connection: HTTPConnection) -> AppState:
+    state = connection.app.state.headway
+    assert isinstance(state, AppState)
+    return state
+
+
+def request_id_of(connection: HTTPConnection) -> str:
+    """The client's X-Request-Id, or the fresh one that the outermost middleware made."""
+    return str(connection.scope["headway.request_id"])
+
+
+def client_request_id_of(connection: HTTPConnection) -> str | None:
+    """The client's own X-Request-Id, None if it sent none."""
+    return request_id_of(connection) if connection.scope["headway.request_id_is_given"] else None
+
+
+def _load_text(
+    config: ServerConfig, files: ModelFiles, cache_dir: Path, on_progress: Callable[[str], None] | None
+) -> tuple[Tokenizer, ChatTemplate, GenerationDefaults]:
+    from headway.server.text.chat_template import ChatTemplate, read_chat_template
+    from headway.server.text.generation import load_generation_defaults
+    from headway.server.text.tokenizer import load_tokenizer
+
+    model = config.model
+    tokenizer = load_tokenizer(
+        files, model.tokenizer, cache_dir, token=model.hf_token, download_dir=model.download_dir, on_progress=on_progress
+    )
+    source = read_chat_template(model.chat_template) if model.chat_template else tokenizer.chat_templates
+    template = ChatTemplate(source, tokenizer.special_tokens)
+    return tokenizer, template, load_generation_defaults(files, model.generation_config, model.override_generation_config)

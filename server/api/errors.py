@@ -1,0 +1,114 @@
+"""The only place that maps errors to HTTP: every failure is {"error": {message, type, param, code}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headway.server.errors import (
+    EngineDead,
+    EngineNotReady,
+    HeadwayError,
+    ModelNotFound,
+    QueueFull,
+    RequestError,
+    ServerDraining,
+)
+
+_TYPES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    413: "RequestTooLargeError",
+    499: "ClientDisconnected",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+}
+# A starting engine takes seconds to minutes, so a client that asks again soon is right to.
+_RETRY_AFTER_STARTING_S = 5
+
+
+class Unauthorized(HeadwayError):
+    """No valid API key."""
+
+
+class BodyTooLarge(HeadwayError):
+    """The request's body is above --max-request-body-bytes."""
+
+
+class ClientDisconnected(HeadwayError):
+    """The client has gone; nobody reads the answer."""
+
+
+class GenerationFailed(HeadwayError):
+    """The engine gave up on one request and lives on."""
+
+
+def status_of(error: HeadwayError) -> int:
+    match error:
+        case ModelNotFound():
+            return 404
+        case RequestError():
+            return 400
+        case Unauthorized():
+            return 401
+        case BodyTooLarge():
+            return 413
+        case ClientDisconnected():
+            return 499
+        case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():
+            return 503
+        case _:
+            return 500
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    kind = _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+
+
+def error_json(error: HeadwayError) -> bytes:
+    """The error object as it stands in an answer or in an event of a stream that has begun."""
+    return msgspec.json.encode(error_body(status_of(error), str(error), getattr(error, "param", None)))
+
+
+def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        msgspec.json.encode(error_body(status, message, param)), status, headers=dict(headers or {}), media_type="application/json"
+    )
+
+
+def response_to(error: HeadwayError) -> Response:
+    headers: dict[str, str] = {}
+    match error:
+        case QueueFull(retry_after_s=seconds):
+            headers["retry-after"] = str(seconds)
+        case EngineNotReady() | ServerDraining():
+            headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
+        case Unauthorized():
+            headers["www-authenticate"] = "Bearer"
+    return Response(error_json(error), status_of(error), headers=headers, media_type="application/json")
+
+
+async def on_headway_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for the errors that we raise on purpose."""
+    assert isinstance(error, HeadwayError)
+    return response_to(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own errors: no such path, wrong method."""
+    assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
+    if error.status_code == 404:
+        return error_response(404, f"There is no {method} {path} on this server; see /docs for the routes.", headers=error.headers)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return error_response(405, f"{method} is not allowed on {path}; use {allowed}.", headers=error.headers)
+    return error_response(error.status_code, str(error.detail), headers=error.headers)

@@ -1,0 +1,139 @@
+"""Pure ASGI middleware: request ids and the last net for bugs, HTTP metrics, the limit on bodies."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headway.server.api.errors import BodyTooLarge, error_response, response_to
+from headway.server.api.metrics import HttpMetrics
+from headway.server.api.paths import route_path
+
+log = logging.getLogger(__name__)
+
+_ID_HEADER = b"x-request-id"
+_GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+# Probes and scrapers would drown what the HTTP metrics are there to show.
+_UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
+
+
+class RequestIdMiddleware:
+    """Outermost: gives each request an id and answers 500, with that id in the log, where a handler has a bug.
+
+    A usable X-Request-Id of the client is taken over; ``put_on_answers`` sends the id back.
+    """
+
+    def __init__(self, app: ASGIApp, put_on_answers: bool) -> None:
+        self.app = app
+        self._put_on_answers = put_on_answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == _ID_HEADER and _GOOD_ID.fullmatch(value)), None)
+        scope["headway.request_id_is_given"] = given is not None
+        request_id = scope["headway.request_id"] = given.decode() if given is not None else uuid.uuid4().hex
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                if self._put_on_answers:
+                    message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
+            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            if has_started:
+                raise  # the server cuts the connection: the client must not take half an answer for a whole one
+            message = f"The server failed on this request; its log says why, under request id {request_id}."
+            await error_response(500, message)(scope, receive, send_with_id)
+
+
+class HttpMetricsMiddleware:
+    """Counts and times answers by route template; a stream's time ends with the stream."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, template_of: Callable[[str], str]) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._template_of = template_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope) if scope["type"] == "http" else ""
+        if not path or path.rstrip("/") in _UNCOUNTED:
+            await self.app(scope, receive, send)
+            return
+        status, num_bytes = 500, 0
+        started = time.perf_counter()
+
+        async def counting_send(message: Message) -> None:
+            nonlocal status, num_bytes
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                num_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counting_send)
+        finally:
+            self._metrics.record(
+                self._template_of(path),
+                scope["method"],
+                status,
+                time.perf_counter() - started,
+                request_bytes=_content_length(scope) or 0,
+                response_bytes=num_bytes,
+            )
+
+
+class BodyLimitMiddleware:
+    """413 for a body above ``max_bytes``: at once where Content-Length tells, else when a chunked body has passed the limit.
+
+    Holds nothing: in the second case the reading handler gets BodyTooLarge out of ``receive``.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = _content_length(scope)
+        if length is not None:
+            if length > self._max_bytes:
+                await response_to(self._too_large(f"{length} bytes"))(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        num_received = 0
+
+        async def counting_receive() -> Message:
+            nonlocal num_received
+            message = await receive()
+            if message["type"] == "http.request":
+                num_received += len(message.get("body", b""))
+                if num_received > self._max_bytes:
+                    raise self._too_large(f"more than {self._max_bytes} bytes")
+            return message
+
+        await self.app(scope, counting_receive, send)
+
+    def _too_large(self, size: str) -> BodyTooLarge:
+        return BodyTooLarge(f"The request's body has {size}; this server takes {self._max_bytes} at most (--max-request-body-bytes).")
+
+
+def _content_length(scope: Scope) -> int | None:
+    value = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+    return int(value) if value is not None and value.isdigit() else None

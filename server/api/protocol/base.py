@@ -1,0 +1,138 @@
+"""The fields that chat and completion requests share, with their limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from headway.server.errors import RequestError
+
+MAX_N = 128
+# OpenAI takes 4; agents and evaluation suites send a few more. Each one costs a search per token, so there is an end.
+MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1000
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGIT_BIASES = 1024
+_LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
+
+
+class RequestModel(BaseModel):
+    """A request's body. Fields that it does not declare are kept apart and refused by ``protocol.parse``."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    # Known from OpenAI and vLLM but not done here: name -> the values that ask for nothing.
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    def check(self) -> None:
+        """What pydantic can't say about single fields. Raises RequestError."""
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = Field(False, description="Usage on every chunk; needs include_usage.")
+    include_obfuscation: Literal[False] = Field(False, description="Padding against eavesdroppers is not offered.")
+
+
+class GenerationFields(RequestModel):
+    """What to generate and how, for chat and completions alike. None: the model's own default."""
+
+    model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
+    n: int = Field(1, ge=1, le=MAX_N)
+    min_tokens: int = Field(0, ge=0)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31, description="0 or -1: off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    seed: int | None = Field(None, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Choice i gets seed + i; -1: none.")
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict, max_length=MAX_LOGIT_BIASES)
+    stop: (
+        Annotated[str, StringConstraints(max_length=MAX_STOP_LENGTH)]
+        | Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]],
+            Field(max_length=MAX_STOP_STRINGS),
+        ]
+    ) = Field([], union_mode="left_to_right")
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=MAX_STOP_TOKEN_IDS)
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    prompt_logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
+    echo: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
+    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+
+    # OpenAI's bookkeeping: it changes no answer, there or here.
+    user: str | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "response_format": ({"type": "text"},),
+        "structured_outputs": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "guided_decoding_backend": (),
+        "guided_whitespace_pattern": (),
+        "use_beam_search": (False,),
+        "length_penalty": (1, 1.0),
+        "allowed_token_ids": (),
+        "bad_words": (),
+        "logits_processors": (),
+        "logprob_token_ids": (),
+        "truncate_prompt_tokens": (),
+        "truncation_side": (),
+        "spaces_between_special_tokens": (True,),
+        "repetition_detection": (),
+        "thinking_token_budget": (-1,),
+        "kv_transfer_params": (),
+        "ec_transfer_params": (),
+        "mm_processor_kwargs": (),
+        "media_io_kwargs": (),
+        "vllm_xargs": (),
+        "session_id": (),
+        "stream_interval": (1,),
+        "return_prompt_text": (False,),
+    }
+
+    @property
+    def stop_strings(self) -> list[str]:
+        if isinstance(self.stop, str):
+            return [self.stop] if self.stop else []
+        return self.stop
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """SamplingParams.logprobs."""
+        raise NotImplementedError
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        """The limit that the request sets, None for none."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is for streams: set stream to true, or leave it out.", "stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError("prompt_logprobs can't be streamed: leave stream out, or prompt_logprobs.", "prompt_logprobs")
+        limit = self.asked_max_tokens
+        if limit is not None and self.min_tokens > limit:
+            raise RequestError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({limit}).", "min_tokens")

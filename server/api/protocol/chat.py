@@ -1,0 +1,75 @@
+"""The body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from headway.server.api.protocol.base import GenerationFields
+from headway.server.errors import RequestError
+
+
+class ChatCompletionRequest(GenerationFields):
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
+    max_completion_tokens: int | None = Field(None, ge=1, description="Default: what remains of the context.")
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=-1, description="-1: the whole vocabulary.")
+    tools: list[dict[str, Any]] = Field([], description="Shown to the model; needs tool_choice none, since calls are not parsed.")
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="Without effect while calls are not parsed.")
+    include_reasoning: bool | None = Field(None, description="Without effect: reasoning is part of the content.")
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = Field(False, description="Chat templates write the special tokens themselves.")
+    chat_template_kwargs: dict[str, Any] = Field({}, description="Further variables of the chat template.")
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
+        "functions": (),
+        "function_call": ("none",),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "web_search_options": (),
+        "verbosity": (),
+        "reasoning_effort": (),
+        "documents": (),
+        "chat_template": (),
+        "best_of": (1,),
+    }
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def check(self) -> None:
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
+        if self.tools and self.tool_choice != "none":
+            raise RequestError(
+                "tools need tool_choice none on this server, which does not parse tool calls; the model then sees the tools only.", "tools"
+            )
+        if self.continue_final_message and self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+            raise RequestError(
+                "continue_final_message and add_generation_prompt exclude each other: set one of them to false.", "continue_final_message"
+            )
+        for index, message in enumerate(self.messages):
+            _check_message(index, message)
+
+
+def _check_message(index: int, message: dict[str, Any]) -> None:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise RequestError(f"messages.{index}.role must be a text such as user or assistant.", f"messages.{index}.role")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise RequestError(f"messages.{index}.content must be a text or a list of parts.", f"messages.{index}.content")
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        raise RequestError(f"messages.{index}.tool_calls must be a list of objects.", f"messages.{index}.tool_calls")

@@ -1,0 +1,70 @@
+"""The body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from headway.server.api.protocol.base import MAX_N, GenerationFields
+from headway.server.errors import RequestError
+
+MAX_PROMPTS = 1024
+
+Prompt = str | list[int]
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def _prompts(value: Any) -> list[Prompt]:
+    """The four forms of OpenAI's prompt as one list of prompts."""
+    if isinstance(value, str):
+        prompts: list[Prompt] = [value]
+    elif _is_ids(value) and value:
+        prompts = [value]
+    elif isinstance(value, list) and value and (all(isinstance(item, str) for item in value) or all(_is_ids(item) for item in value)):
+        prompts = value
+    else:
+        raise ValueError("prompt must be a text, a list of texts, a list of token ids, or a list of such lists, and not be empty")
+    if len(prompts) > MAX_PROMPTS:
+        raise ValueError(f"prompt holds {len(prompts)} prompts; at most {MAX_PROMPTS} go into one request")
+    return prompts
+
+
+_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+
+
+class CompletionRequest(GenerationFields):
+    prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
+    max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
+    logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
+    best_of: int | None = Field(None, ge=1, le=MAX_N, description="Must equal n: nothing is generated to be thrown away.")
+    add_special_tokens: bool = True
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {"suffix": (), "prompt_embeds": ()}
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def asked_max_tokens(self) -> int | None:
+        return self.max_tokens
+
+    def check(self) -> None:
+        super().check()
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens must be at least 1, got 0; 0 is for echo, where only the prompt is wanted.", "max_tokens")
+        if self.best_of is not None and self.best_of != self.n:
+            raise RequestError(f"best_of ({self.best_of}) must equal n ({self.n}) on this server, or be left out.", "best_of")
+        if self.n * len(self.prompt) > MAX_PROMPTS:
+            raise RequestError(f"{len(self.prompt)} prompts with n={self.n} make more than {MAX_PROMPTS} answers.", "n")

@@ -1,0 +1,109 @@
+"""From a request's bytes to a validated model, or to one sentence that names the field at fault."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from headway.server.api.protocol.base import RequestModel
+from headway.server.errors import RequestError
+
+_Model = TypeVar("_Model", bound=RequestModel)
+_MAX_SHOWN = 80
+
+
+def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
+    """The JSON object in a body. A missing content type is taken for JSON (SageMaker leaves it out). Raises RequestError."""
+    kind = (content_type or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise RequestError(f"The body's content type is {shortened(kind)}; send it with `Content-Type: application/json`.")
+    if not body.strip():
+        raise RequestError("The body is empty; send a JSON object.")
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"The body must be a JSON object, got {_KINDS.get(type(value), 'something else')}.")
+    return value
+
+
+def parse_request(model: type[_Model], fields: dict[str, Any]) -> _Model:
+    """``fields`` as a request; null means that a field is left out. Raises RequestError."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    try:
+        request = model.model_validate(given)
+    except ValidationError as error:
+        # An unknown field is more often the cause than what it makes missing ("promt"), so it goes first.
+        _refuse_extras(model, given)
+        raise _as_request_error(error) from error
+    if request.model_extra:
+        _refuse_extras(model, given)
+        request.model_extra.clear()
+    request.check()
+    return request
+
+
+def shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+_COUNTED = re.compile(r" after validation, not .*$")
+# Longer inputs are not shown at all: repr of a list of a million items takes longer than the request.
+_MAX_ITEMS_SHOWN = 20
+
+
+def _refuse_extras(model: type[RequestModel], given: dict[str, Any]) -> None:
+    known = model.model_fields
+    for name, value in given.items():
+        if name in known:
+            continue
+        if name in model.REFUSED:
+            if not value or value in model.REFUSED[name]:
+                continue  # asks for nothing
+            raise RequestError(f"{name} is not supported by this server; leave it out.", name)
+        close = difflib.get_close_matches(name[:100], [*known, *model.REFUSED], n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else "leave it out."
+        raise RequestError(f"{shortened(name)} is not a field of this request; {hint}", name[:100])
+
+
+def _as_request_error(error: ValidationError) -> RequestError:
+    details = error.errors(include_url=False)
+    detail = _deepest_of_union(details)
+    location = [str(part) for part in detail["loc"] if not _is_union_tag(part)]
+    param = ".".join(location)
+    if detail["type"] == "missing":
+        return RequestError(f"{param} is required.", param)
+    if detail["type"] == "value_error":
+        return RequestError(f"{detail['ctx']['error']}, got {_shown(detail['input'])}.", param)
+    message = detail["msg"]
+    for start in ("Input should ", "List should ", "Dictionary should ", "String should ", "Value should ", "Extra inputs are "):
+        if message.startswith(start):
+            message = ("is " if start.startswith("Extra") else "must ") + message[len(start) :]
+    message = _COUNTED.sub("", message)
+    return RequestError(f"{param} {message}, got {_shown(detail['input'])}.", param)
+
+
+def _deepest_of_union(details: list[ErrorDetails]) -> ErrorDetails:
+    """The first field's error; of a union's several, that of the branch which got furthest: it is the one that was meant."""
+    first = [detail for detail in details if detail["loc"][:1] == details[0]["loc"][:1]]
+    return max(first, key=lambda detail: (detail["type"] not in ("string_type", "list_type"), len(detail["loc"])))
+
+
+def _is_union_tag(part: int | str) -> bool:
+    """Pydantic puts the branch of a union into the location ("constrained-str"); that is no name of ours."""
+    return isinstance(part, str) and (part in ("str", "[key]") or "[" in part or part.startswith("constrained-"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | dict) and len(value) > _MAX_ITEMS_SHOWN:
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if isinstance(value, str) and len(value) > _MAX_SHOWN:
+        return f"a text of {len(value)} characters"
+    return shortened(value)

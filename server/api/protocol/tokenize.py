@@ -1,0 +1,33 @@
+"""The bodies of POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from headway.server.api.protocol.base import RequestModel
+from headway.server.errors import RequestError
+
+
+class TokenizeRequest(RequestModel):
+    """A text or a chat, as a generation request would have it tokenised."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    add_special_tokens: bool | None = Field(None, description="Default: true for a prompt, false for messages.")
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    return_token_strs: bool = False
+
+    def check(self) -> None:
+        if (self.prompt is None) == (not self.messages):
+            raise RequestError("Give either prompt or messages.", "prompt")
+
+
+class DetokenizeRequest(RequestModel):
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]

@@ -1,0 +1,53 @@
+"""All routes of the server in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headway.server.api.protocol.base import RequestModel
+from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from headway.server.api.routes import openai, probes, tokens
+from headway.server.api.sagemaker import invocations, ping
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``bodies``: what the request's body may be, for the documentation; handlers read bodies themselves."""
+
+    methods: str
+    path: str
+    handler: Callable[[Request], Awaitable[Response]]
+    summary: str
+    bodies: tuple[type[RequestModel], ...] = ()
+
+
+ROUTES = (
+    Route("GET POST HEAD", "/ping", ping.ping, "SageMaker's health check"),
+    Route("POST", "/invocations", invocations.invoke, "A chat or a completion", (ChatCompletionRequest, CompletionRequest)),
+    Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", (ChatCompletionRequest,)),
+    Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", (CompletionRequest,)),
+    Route("GET", "/v1/models", openai.list_models, "The served model's names"),
+    Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model"),
+    Route("POST", "/tokenize", tokens.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
+    Route("POST", "/detokenize", tokens.detokenize, "Text of token ids", (DetokenizeRequest,)),
+    Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
+    Route("GET", "/version", probes.show_version, "This server's version"),
+    Route("GET", "/load", probes.show_load, "Generation requests that are being answered"),
+    Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics"),
+)
+
+
+def template_of(path: str) -> str:
+    """The route's path for a request's path, "none" where there is no such route: a label of few values."""
+    if path in _PATHS:
+        return path
+    return "/v1/models/{model_id}" if path.startswith("/v1/models/") else "none"
+
+
+_PATHS = frozenset(route.path for route in ROUTES if "{" not in route.path)

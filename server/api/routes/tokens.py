@@ -1,0 +1,43 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from headway.server.api.deps import ServedModel, state_of
+from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from headway.server.api.routes.body import read_request
+from headway.server.api.serving.prompts import count_chars, off_loop
+
+
+async def tokenize(http: Request) -> Response:
+    state = state_of(http)
+    request = await read_request(http, TokenizeRequest)
+    state.served.check_name(request.model)
+    model = state.ready_model()
+    ids = await off_loop(count_chars(request.prompt or request.messages), lambda: _token_ids(model, request))
+    texts = [model.tokenizer.id_to_token(token_id) for token_id in ids] if request.return_token_strs else None
+    return JSONResponse({"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts})
+
+
+async def detokenize(http: Request) -> Response:
+    state = state_of(http)
+    request = await read_request(http, DetokenizeRequest)
+    state.served.check_name(request.model)
+    tokenizer = state.ready_model().tokenizer
+    text = await off_loop(4 * len(request.tokens), lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
+    return JSONResponse({"prompt": text})
+
+
+def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
+    if request.prompt is not None:
+        return model.tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
+    text = model.chat_template.render(
+        request.messages or [],
+        tools=request.tools or None,
+        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
+        continue_final_message=request.continue_final_message,
+        kwargs=request.chat_template_kwargs,
+    )
+    return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens is True)

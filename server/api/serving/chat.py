@@ -1,0 +1,131 @@
+"""Chat completions: messages to a prompt, pieces of answers to chat.completion objects and chunks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.responses import Response
+
+from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.serving.answer import Call, answer
+from headway.server.api.serving.choices import ChoiceDelta
+from headway.server.api.serving.chunks import ChunkWriter, encode
+from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.logprobs import LogprobFormat
+from headway.server.api.serving.prompts import EncodedPrompt, count_chars, encode_prompt, off_loop
+
+
+async def chat_completion(state: AppState, call: Call, request: ChatCompletionRequest) -> Response:
+    """Raises the errors of deps.ready_model, RequestError, QueueFull."""
+    model = state.ready_model()
+    state.served.check_name(request.model)
+    prompt = await off_loop(count_chars(request.messages), lambda: _prompt(model, request))
+    public_id = f"chatcmpl-{call.request_id}"
+    form = _ChatFormat(request, model, prompt, public_id, state.served.name, state.config.http.response_role)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival)
+    return await answer(state, call, request, generation, form)
+
+
+def _prompt(model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
+    text = model.chat_template.render(
+        request.messages,
+        tools=request.tools or None,
+        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
+        continue_final_message=request.continue_final_message,
+        kwargs=request.chat_template_kwargs,
+    )
+    return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
+
+
+class _ChatFormat:
+    """See AnswerFormat."""
+
+    def __init__(
+        self, request: ChatCompletionRequest, model: ServedModel, prompt: EncodedPrompt, public_id: str, name: str, response_role: str
+    ) -> None:
+        self._request = request
+        self._prompt = prompt
+        self._logprobs = LogprobFormat(model.tokenizer, as_ids=request.return_tokens_as_token_ids)
+        self._public_id = public_id
+        self._name = name
+        self._created = int(time.time())
+        last = request.messages[-1]
+        self._role = response_role if request.add_generation_prompt and not request.continue_final_message else last["role"]
+        self._echoed = _text_of(last) if request.echo and last["role"] == self._role else ""
+        self._writer = ChunkWriter("chat.completion.chunk", public_id, self._created, name)
+        self._begun: set[int] = set()
+
+    def events(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
+        first = b""
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            first = self._first_event(delta, usage)
+        logprobs = self._logprobs.chat(delta.logprobs) if delta.logprobs else None
+        extra = {"token_ids": delta.token_ids} if self._request.return_token_ids else None
+        if not (delta.text or logprobs or extra or delta.finish_reason):
+            return first
+        content = b'"delta":{"content":' + encode(delta.text) + b"}" if delta.text or not delta.finish_reason else b'"delta":{}'
+        return first + self._writer.choice(
+            delta.index,
+            content,
+            logprobs=logprobs,
+            finish_reason=delta.finish_reason,
+            stop_reason=delta.stop_reason,
+            extra=extra,
+            usage=usage,
+        )
+
+    def _first_event(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
+        """The role; it goes with the first token, so that time to first token means what it says."""
+        content = b'"delta":' + encode({"role": self._role, "content": self._echoed})
+        extra = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else None
+        return self._writer.choice(delta.index, content, logprobs=None, finish_reason=None, stop_reason=None, extra=extra, usage=usage)
+
+    def usage_event(self, usage: Usage) -> bytes:
+        return self._writer.usage(usage)
+
+    def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
+        prompt_logprobs = None
+        if self._request.prompt_logprobs is not None and choices[0].prompt_logprobs is not None:
+            prompt_logprobs = self._logprobs.prompt(choices[0].prompt_logprobs)
+        return {
+            "id": self._public_id,
+            "object": "chat.completion",
+            "created": self._created,
+            "model": self._name,
+            "choices": [self._choice(choice) for choice in choices],
+            "service_tier": None,
+            "system_fingerprint": None,
+            "usage": usage.as_dict(),
+            "prompt_logprobs": prompt_logprobs,
+            "prompt_token_ids": self._prompt.token_ids if self._request.return_token_ids else None,
+            "kv_transfer_params": None,
+        }
+
+    def _choice(self, choice: ChoiceDelta) -> dict[str, Any]:
+        return {
+            "index": choice.index,
+            "message": {
+                "role": self._role,
+                "content": self._echoed + choice.text,
+                "refusal": None,
+                "annotations": None,
+                "audio": None,
+                "function_call": None,
+                "reasoning": None,
+            },
+            "logprobs": self._logprobs.chat(choice.logprobs) if choice.logprobs is not None else None,
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+            "token_ids": choice.token_ids if self._request.return_token_ids else None,
+        }
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content or ""

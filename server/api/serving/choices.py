@@ -1,0 +1,121 @@
+"""One choice of an answer: an engine stream, its text so far, and what of it is new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headway.server.api.errors import GenerationFailed
+from headway.server.api.request_metrics import ChoiceRecorder
+from headway.server.engine.client import DeltaStream
+from headway.server.errors import ServerDraining
+from headway.server.text.detokenizer import IncrementalDetokenizer
+from headway.server.types import FinishReason, TokenDelta, TokenLogprobs
+
+
+@dataclass(slots=True)
+class ChoiceDelta:
+    """What is new of one choice. The last one, and only that, has ``finish_reason``; ``logprobs`` is parallel to ``token_ids``."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    prompt_logprobs: list[TokenLogprobs | None] | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+
+    def extend(self, later: ChoiceDelta) -> None:
+        """Appends a later piece of the same choice."""
+        self.text += later.text
+        self.token_ids += later.token_ids
+        if later.logprobs is not None:
+            self.logprobs = (self.logprobs or []) + later.logprobs
+        self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
+        self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
+
+
+@dataclass(slots=True)
+class Choice:
+    """``index`` counts over all prompts; ``prompt_index`` says whose continuation it is.
+
+    ``shows_stop_token``: the token that ends the answer is part of its text (include_stop_str_in_output).
+    """
+
+    index: int
+    prompt_index: int
+    stream: DeltaStream
+    detokenizer: IncrementalDetokenizer
+    shows_stop_token: bool
+    recorder: ChoiceRecorder | None
+    token_ids: list[int] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    has_ended: bool = False
+
+    def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
+        """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
+
+        Raises GenerationFailed, ServerDraining for an end that is no answer.
+        """
+        new = ChoiceDelta(self.index, "", [], None, None, None, None)
+        for delta in deltas:
+            if self.has_ended:
+                break
+            self._feed_one(delta, new)
+        self.token_ids += new.token_ids
+        if self.recorder is not None:
+            self.recorder.on_tokens(len(new.token_ids))
+        return new
+
+    def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self._check_end(delta)
+        token_ids, logprobs = delta.token_ids, delta.logprobs
+        stops = delta.finish_reason is FinishReason.STOP
+        hides_last = stops and not self.shows_stop_token
+        piece = self.detokenizer.push(token_ids[:-1] if hides_last else token_ids)
+        new.text += piece.text
+        if delta.finish_reason is not None and piece.stopped_by is None:
+            new.text += self.detokenizer.finish()
+        stopped_by = self.detokenizer.stopped_by
+        if stopped_by is not None and piece.stopped_by is not None:
+            # Tokens behind the stop string are not part of the answer.
+            token_ids = token_ids[: piece.num_tokens_used]
+            logprobs = logprobs[: piece.num_tokens_used] if logprobs is not None else None
+        new.token_ids = new.token_ids + token_ids
+        if logprobs is not None:
+            new.logprobs = (new.logprobs or []) + logprobs
+        if delta.prompt_logprobs is not None:
+            new.prompt_logprobs = delta.prompt_logprobs
+        if stopped_by is not None:
+            self._end(new, FinishReason.STOP, stopped_by, delta)
+        elif delta.finish_reason is not None:
+            self._end(new, delta.finish_reason, delta.stop_reason, delta)
+
+    def _check_end(self, delta: TokenDelta) -> None:
+        if delta.finish_reason is FinishReason.ERROR:
+            self._record_end(FinishReason.ERROR, delta)
+            raise GenerationFailed(delta.error or "The engine failed on this request.")
+        if delta.finish_reason is FinishReason.ABORT:
+            self._record_end(FinishReason.ABORT, delta)
+            raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+
+    def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None, delta: TokenDelta) -> None:
+        new.finish_reason, new.stop_reason = reason.value, stop_reason
+        if self.recorder is not None:
+            # The recorder counts this piece's tokens before the end that they bring.
+            self.recorder.on_tokens(len(new.token_ids))
+            self.recorder.on_end(reason, delta.times)
+            self.recorder = None
+        self.has_ended = True
+
+    def _record_end(self, reason: FinishReason, delta: TokenDelta) -> None:
+        self.has_ended = True
+        if self.recorder is not None:
+            self.recorder.on_end(reason, delta.times)
+            self.recorder = None
+
+    def abandon(self) -> None:
+        """The client has gone, or another choice failed: counts as aborted."""
+        if not self.has_ended and self.recorder is not None:
+            self.recorder.on_end(FinishReason.ABORT, None)
+            self.recorder = None

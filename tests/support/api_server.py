@@ -1,0 +1,86 @@
+"""The real application under a real uvicorn on a loopback port, over a FakeEngine: for tests of the API room."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+from fake_engine import FakeEngine
+from tiny_tokenizers import byte_level_tokenizer
+
+from headway.server.api.app import create_app
+from headway.server.api.deps import Drain, Served
+from headway.server.config.server import ServerConfig
+from headway.server.text.chat_template import ChatTemplate
+from headway.server.text.generation import GenerationDefaults
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if not loop.last %}|{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}|<assistant>{% endif %}"
+)
+
+
+class ApiServer:
+    """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
+
+    def __init__(self, *, is_ready: bool = True, defaults: GenerationDefaults | None = None, **options: dict[str, Any]) -> None:
+        self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
+        self.tokenizer = byte_level_tokenizer()
+        self.engine = FakeEngine(self.tokenizer)
+        self.served = Served.of(self.config)
+        self.served.set_text(self.tokenizer, ChatTemplate(TEMPLATE, self.tokenizer.special_tokens), defaults or GenerationDefaults())
+        if is_ready:
+            assert self.engine.info is not None
+            self.served.set_ready(self.engine.info)
+        self.drain = Drain()
+        self.app = create_app(self.config, self.engine, self.served, self.drain)
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        http = self.config.http
+        self._server = uvicorn.Server(
+            uvicorn.Config(self.app, http="httptools", log_config=None, root_path=http.root_path, timeout_graceful_shutdown=2)
+        )
+        self._thread = threading.Thread(target=self._run)
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(sockets=[self._socket])
+
+    def __enter__(self) -> ApiServer:
+        self._thread.start()
+        self.wait_for(lambda: self._server.started)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+        self._socket.close()
+        assert not self._thread.is_alive()
+
+    def on_loop(self, action: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(action)
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not come true in time"
+            time.sleep(0.002)
+
+    def openai(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "unused", **options})
+
+    def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
+        return self.client.post(path, json=body, **options)

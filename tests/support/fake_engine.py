@@ -1,0 +1,158 @@
+"""An EngineClient without an engine, for tests of the API room alone: it "generates" a text that the test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from headway.server.errors import EngineDead, EngineNotReady, QueueFull
+from headway.server.text.tokenizer import Tokenizer
+from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta, TokenLogprobs
+
+
+def fake_info(vocab_size: int, max_model_len: int = 256) -> EngineInfo:
+    return EngineInfo(
+        device="none",
+        architecture="fake",
+        dtype="float32",
+        weight_format="fp32",
+        max_model_len=max_model_len,
+        vocab_size=vocab_size,
+        block_size=16,
+        num_blocks=1024,
+        max_num_seqs=64,
+        max_num_batched_tokens=512,
+        weight_bytes=0,
+        kv_cache_bytes=0,
+        phases={},
+    )
+
+
+class FakeEngine:
+    """Answers every request with ``text``'s tokens, ``tokens_per_delta`` at a time, then the end-of-sequence token.
+
+    - ``text`` may be a function of the request; ``is_endless`` repeats it until max_tokens.
+    - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
+    - ``requests`` and ``aborted_ids`` are what came in.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, text: str | Callable[[GenerateRequest], str] = "hello world") -> None:
+        self._tokenizer = tokenizer
+        self.text = text
+        self.tokens_per_delta = 1
+        self.is_endless = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fail_after: int | None = None
+        self.error = "something broke"
+        self.phase = "ready"
+        self.info: EngineInfo | None = fake_info(tokenizer.vocab_size)
+        self.stats = EngineStats(num_blocks_total=1024)
+        self.dead_cause: str | None = None
+        self.stalled_s = 0.0
+        self.max_open: int | None = None
+        self.requests: list[GenerateRequest] = []
+        self.open_ids: set[str] = set()
+        self.aborted_ids: list[str] = []
+        self.watchers: list[Callable[[EngineStats], None]] = []
+
+    @property
+    def num_open_requests(self) -> int:
+        return len(self.open_ids)
+
+    def seconds_since_progress(self) -> float:
+        return self.stalled_s
+
+    def generate(self, request: GenerateRequest) -> FakeStream:
+        if self.dead_cause is not None:
+            raise EngineDead(self.dead_cause)
+        if self.phase != "ready":
+            raise EngineNotReady(self.phase)
+        if self.max_open is not None and len(self.open_ids) >= self.max_open:
+            raise QueueFull("The queue is full: try again later.", 3)
+        assert request.request_id not in self.open_ids, "request ids must be unique"
+        self.requests.append(request)
+        self.open_ids.add(request.request_id)
+        return FakeStream(self, request)
+
+    def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
+        self.watchers.append(watcher)
+
+    async def reset_prefix_cache(self) -> None:
+        pass
+
+    def die(self, cause: str) -> None:
+        self.dead_cause, self.phase = cause, "dead"
+        self.gate.set()
+
+    def output_of(self, request: GenerateRequest) -> list[int]:
+        text = self.text if isinstance(self.text, str) else self.text(request)
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        sampling = request.sampling
+        if self.is_endless:
+            return (ids * (sampling.max_tokens // len(ids) + 1))[: sampling.max_tokens]
+        return [*ids, *sampling.eos_token_ids[:1]][: sampling.max_tokens]
+
+
+class FakeStream:
+    def __init__(self, engine: FakeEngine, request: GenerateRequest) -> None:
+        self._engine = engine
+        self._request = request
+        self._output = engine.output_of(request)
+        self._num_given = 0
+        self._num_deltas = 0
+        self._started = time.time()
+        self._ended = False
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        if self._ended:
+            raise StopAsyncIteration
+        await asyncio.sleep(0.001 if self._engine.is_endless else 0)
+        await self._engine.gate.wait()
+        return self._next()
+
+    def take_nowait(self) -> TokenDelta | None:
+        return None
+
+    async def aclose(self) -> None:
+        if not self._ended:
+            self._engine.aborted_ids.append(self._request.request_id)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._engine.open_ids.discard(self._request.request_id)
+
+    def _next(self) -> TokenDelta:
+        engine, request = self._engine, self._request
+        if engine.dead_cause is not None:
+            self._end()
+            return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(engine.dead_cause)))
+        if engine.fail_after == self._num_deltas:
+            self._end()
+            return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=engine.error)
+        ids = self._output[self._num_given : self._num_given + engine.tokens_per_delta]
+        delta = TokenDelta(request.request_id, ids, num_cached_tokens=4 if self._num_deltas == 0 else 0)
+        sampling = request.sampling
+        if sampling.logprobs is not None:
+            delta.logprobs = [fake_logprobs(token_id, sampling.logprobs) for token_id in ids]
+        if sampling.prompt_logprobs is not None and self._num_deltas == 0:
+            rest = request.prompt_token_ids[1:]
+            delta.prompt_logprobs = [None, *(fake_logprobs(token_id, sampling.prompt_logprobs) for token_id in rest)]
+        self._num_given += len(ids)
+        self._num_deltas += 1
+        if self._num_given == len(self._output):
+            delta.finish_reason = FinishReason.STOP if ids[-1] in sampling.eos_token_ids else FinishReason.LENGTH
+            now = time.time()
+            delta.times = RequestTimes(request.arrival_time, self._started, self._started, now)
+            self._end()
+        return delta
+
+
+def fake_logprobs(token_id: int, num_top: int) -> TokenLogprobs:
+    """The token is second; the likeliest are 0, 1, 2 .."""
+    return TokenLogprobs(token_id, -1.5, 2, [(other, -0.5 - other) for other in range(num_top)])
