@@ -44,7 +44,7 @@ def _run(words: list[str]) -> int:
         case "bench":
             from headway.server.bench.cli import main as bench
 
-            status: int = bench(rest)
+            status: int = bench(rest, os.environ)
             return status
         case "options":
             from headway.server.config.show import docs_table

@@ -52,7 +52,7 @@ class _Lifecycle:
         self._started = started
         self._client = ProcessEngineClient(starter.process, max_open_requests=config.scheduler.max_num_queued_reqs)
         self._drain = Drain()
-        self._served = Served()
+        self._served = Served.of(config)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -104,7 +104,7 @@ class _Lifecycle:
             info = self._client.info
             assert info is not None
             self._served.set_ready(info)
-            log.info("%s", ready_banner(self._config, self._served, info, time.perf_counter() - self._started))
+            log.info("%s", ready_banner(self._config, self._served.name, info, time.perf_counter() - self._started))
             await receiving
         finally:
             receiving.cancel()

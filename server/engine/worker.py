@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
@@ -68,13 +71,14 @@ class Worker:
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self.loaded.model.kv_spec
         shape = (num_blocks, self._plan.block_size, spec.num_kv_heads, spec.head_dim)
-        # zeros, not empty: on a CPU the pages are mapped when first written, and a stray NaN would poison masked reads.
-        return [
-            LayerKV(
-                torch.zeros(shape, dtype=self._kv_dtype, device=self._device), torch.zeros(shape, dtype=self._kv_dtype, device=self._device)
-            )
-            for _ in range(spec.num_layers)
-        ]
+        return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
+
+    def _pages(self, shape: tuple[int, ...]) -> Tensor:
+        """Zeroed, so that no stray NaN poisons a masked read; on a CPU the system maps each page when it is first written."""
+        if self._device.type != "cpu":
+            return torch.zeros(shape, dtype=self._kv_dtype, device=self._device)
+        num_bytes = math.prod(shape) * self._kv_dtype.itemsize
+        return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(self._kv_dtype).view(shape)
 
     @torch.inference_mode()
     def _forward_dummy(self, num_tokens: int) -> None:
