@@ -12,11 +12,11 @@ _DOCUMENTS = [[(3 * i * i + i) % 11 for i in range(40)], [(3 * i * i + i) % 11 f
 
 _configurations = st.fixed_dictionaries(
     {
-        "num_blocks": st.integers(1, 24),
+        "num_blocks": st.integers(4, 24),
         "block_size": st.integers(1, 8),
         "max_num_batched_tokens": st.integers(1, 24),
         "max_num_seqs": st.integers(1, 6),
-        "max_model_len": st.integers(2, 60),
+        "max_model_len": st.integers(20, 60),
         "policy": st.sampled_from(["fcfs", "priority"]),
         "enable_chunked_prefill": st.sampled_from([True, True, False]),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 3, 100]),
@@ -25,7 +25,7 @@ _configurations = st.fixed_dictionaries(
 )
 _samplings = st.fixed_dictionaries(
     {
-        "max_tokens": st.integers(0, 24),
+        "max_tokens": st.sampled_from([0, 1, 10, 24]),
         "min_tokens": st.integers(0, 5),
         "ignore_eos": st.booleans(),
         "eos_token_ids": st.sampled_from([(), (2,)]),
@@ -46,12 +46,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         document=st.sampled_from(_DOCUMENTS),
-        length=st.integers(1, 40),
+        length=st.integers(1, 20),
         ending=st.lists(st.integers(0, 10), max_size=3),
         priority=st.integers(-1, 1),
         cache_salt=st.sampled_from([None, None, "", "tenant"]),
         sampling=_samplings,
-        choices=st.sampled_from([1, 1, 3]),
+        choices=st.integers(1, 6),
     )
     def add(self, document, length, ending, priority, cache_salt, sampling, choices) -> None:  # type: ignore[no-untyped-def]
         for _ in range(choices):
@@ -59,7 +59,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.driver.add(f"r{self.num_requests}", prompt, priority=priority, cache_salt=cache_salt, **sampling)
             self.num_requests += 1
 
-    @rule(count=st.integers(1, 6))
+    @rule(count=st.integers(1, 10))
     def step(self, count: int) -> None:
         for _ in range(count):
             self.driver.step()
@@ -106,5 +106,5 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
