@@ -18,7 +18,7 @@ from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, template_of
+from headway.server.api.routes.table import ROUTES, Route, template_of
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
@@ -45,15 +45,17 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
     )
     app.state.headway = AppState(config, engine, served, drain, metrics)
     for route in ROUTES:
-        app.add_api_route(
-            route.path,
-            route.handler,
-            methods=route.methods.split(),
-            summary=route.summary,
-            response_model=None,
-            openapi_extra=request_body(route.bodies) if with_docs and route.bodies else None,
-        )
+        _add(app, route, with_docs)
     return app
+
+
+def _add(app: FastAPI, route: Route, with_docs: bool) -> None:
+    first, *others = route.methods.split()
+    if others:
+        # FastAPI gives all methods of a route one operation id and then warns about it: so this one answers, the next documents.
+        app.add_api_route(route.path, route.handler, methods=[first, *others], response_model=None, include_in_schema=False)
+    body = request_body(route.bodies) if with_docs and route.bodies else None
+    app.add_api_route(route.path, route.handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
 def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
