@@ -141,7 +141,7 @@ def test_hits_are_counted_in_tokens() -> None:
 def test_reset_forgets_also_what_running_requests_hold() -> None:
     kv = KVCacheManager(16, 4, True)
     running = make_request("a", list(range(12)))
-    compute(kv, running, num_tokens=4)
+    compute(kv, running, num_tokens=3)
     kv.reset_prefix_cache()
     running.num_computed_tokens = 12
     kv.publish(running)
