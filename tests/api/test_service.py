@@ -34,7 +34,7 @@ def test_the_key_guards_every_route_but_four() -> None:
         for path in [*paths, "/nowhere", "//ping", "/ping/../v1/models", "/v1/ping"]:
             for method in ("GET", "POST"):
                 status = server.client.request(method, path).status_code
-                if path in ("/ping", "/health", "/metrics", "/version"):
+                if path in ("/ping", "/health", "/metrics", "/metrics/", "/version"):
                     assert status in (200, 405), path
                 else:
                     assert status == 401, path
@@ -129,6 +129,7 @@ def test_metrics_carry_vllm_s_labels(server: ApiServer) -> None:
     for name in ("num_requests_running", "prompt_tokens_total"):
         assert re.search(rf'vllm:{name}{{(engine="0",model_name="tiny"|model_name="tiny",engine="0")}}', text)
     assert "process_resident_memory_bytes" in text
+    assert server.client.get("/metrics/").status_code == 200
 
 
 def test_statistics_can_be_turned_off() -> None:

@@ -33,6 +33,7 @@ class FakeEngine:
     """Answers every request with ``text``'s tokens, ``tokens_per_delta`` at a time, then the end-of-sequence token.
 
     - ``text`` may be a function of the request; ``is_endless`` repeats it until max_tokens.
+    - ``is_bursty``: whatever follows the first delta has arrived with it, as after a reader was held up.
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
     - ``requests`` and ``aborted_ids`` are what came in.
     """
@@ -42,6 +43,7 @@ class FakeEngine:
         self.text = text
         self.tokens_per_delta = 1
         self.is_endless = False
+        self.is_bursty = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.fail_after: int | None = None
@@ -116,7 +118,7 @@ class FakeStream:
         return self._next()
 
     def take_nowait(self) -> TokenDelta | None:
-        return None
+        return self._next() if self._engine.is_bursty and not self._ended else None
 
     async def aclose(self) -> None:
         if not self._ended:

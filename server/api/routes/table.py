@@ -40,6 +40,7 @@ ROUTES = (
     Route("GET", "/version", probes.show_version, "This server's version"),
     Route("GET", "/load", probes.show_load, "Generation requests that are being answered"),
     Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics"),
+    Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it"),
 )
 
 

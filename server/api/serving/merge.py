@@ -11,17 +11,17 @@ from headway.server.types import TokenDelta
 Arrivals = list[tuple[int, list[TokenDelta]]]
 
 
-async def merged(streams: Sequence[DeltaStream]) -> AsyncGenerator[Arrivals, None]:
+def merged(streams: Sequence[DeltaStream]) -> AsyncGenerator[Arrivals, None]:
     """(index of the stream, its deltas in order) for all that is there, whenever something is. Ends when all streams have.
 
     Closing it early leaves the streams open.
     """
-    if len(streams) > 1:
-        async for arrivals in _merged_by_tasks(streams):
-            yield arrivals
-        return
-    stream = streams[0]
-    async for first in stream:  # by far the most frequent case, without a task of its own
+    return _lone(streams[0]) if len(streams) == 1 else _merged_by_tasks(streams)
+
+
+async def _lone(stream: DeltaStream) -> AsyncGenerator[Arrivals, None]:
+    """By far the most frequent case: no task of its own."""
+    async for first in stream:
         deltas = [first]
         while (more := stream.take_nowait()) is not None:
             deltas.append(more)
