@@ -91,15 +91,17 @@ def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tu
             raise ConfigError(["--quantization int8 is for CPUs: leave it out on a GPU, or add --device cpu"])
         auto = "bfloat16" if model.dtype == "bfloat16" else "float16"
         return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), "none"
-    # A quantised GGUF's users already accept 8-bit activations; --dtype float32 keeps the reference arithmetic.
+    # bf16 where the chip multiplies it natively: SmolLM2-135M steps as fast as in int8 (2026-11, EPYC with AVX512-BF16) and keeps its
+    # perplexity. Elsewhere a quantised GGUF's users already accept 8-bit activations. --dtype float32 is the reference arithmetic.
     if quantization is None:
-        quantization = "int8" if asked == "auto" and model.is_quantized_gguf and device.has_fast_int8 else "none"
+        wants_int8 = asked == "auto" and model.is_quantized_gguf and device.has_fast_int8 and not device.has_fast_bf16
+        quantization = "int8" if wants_int8 else "none"
     if quantization == "int8":
         if asked not in ("auto", "float32", "float"):
-            raise ConfigError([f"--quantization int8 computes between its products in float32: use --dtype float32 or auto, not {asked}"])
+            raise ConfigError([f"--quantization int8 computes in float32 between its products: use --dtype float32 or auto, not {asked}"])
         return "float32", "int8"
     if asked == "auto":
-        return ("bfloat16" if model.dtype == "bfloat16" and device.has_fast_bf16 else "float32"), "none"
+        return ("bfloat16" if device.has_fast_bf16 else "float32"), "none"
     return _DTYPE_NAMES.get(asked, asked), "none"
 
 

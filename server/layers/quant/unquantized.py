@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.linear import linear
+from headway.kernels.linear import PackedLinear, pack_linear, packed_linear
 from headway.server.layers.weight import Part, Weight
 
 _SHORT_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -28,8 +28,8 @@ class UnquantizedLinear:
     def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor], int]) -> Weight:
         return Weight(shape, parts, finish, dtype=self.dtype, device=self.device)
 
-    def pack(self, weight: Tensor) -> tuple[Tensor, int]:
-        return weight, weight.nbytes
+    def pack(self, weight: Tensor) -> tuple[PackedLinear, int]:
+        return pack_linear(weight), weight.nbytes
 
-    def apply(self, x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-        return linear(x, packed, bias)
+    def apply(self, x: Tensor, packed: PackedLinear, bias: Tensor | None) -> Tensor:
+        return packed_linear(x, packed, bias)

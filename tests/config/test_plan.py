@@ -1,0 +1,100 @@
+"""What auto resolves to on which device, and the sentences for what can't work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headway.server.config.plan import GIB, DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.server import ServerConfig
+from headway.server.errors import ConfigError
+
+CPU = DeviceFacts("cpu", "cpu", 24 * GIB, 20 * GIB, has_fast_bf16=False, has_fast_int8=True)
+GPU = DeviceFacts("cuda", "cuda:0", 140 * GIB, 130 * GIB, has_fast_bf16=True, has_fast_int8=False)
+GGUF = ModelFacts("float32", 8192, is_quantized_gguf=True)
+BF16 = ModelFacts("bfloat16", 4096, is_quantized_gguf=False)
+
+
+def config(**topics: dict[str, Any]) -> ServerConfig:
+    return ServerConfig.model_validate({"model": {"model": "m", **topics.pop("model", {})}, **topics})
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "asked", "dtype", "quantization"),
+    [
+        (GGUF, CPU, {}, "float32", "int8"),  # as its users expect: 8-bit products
+        (GGUF, replace(CPU, has_fast_bf16=True), {}, "bfloat16", "none"),
+        (GGUF, replace(CPU, has_fast_int8=False), {}, "float32", "none"),
+        (GGUF, CPU, {"dtype": "float32"}, "float32", "none"),  # the reference arithmetic stays exact
+        (GGUF, replace(CPU, has_fast_bf16=True), {"quantization": "int8"}, "float32", "int8"),
+        (BF16, CPU, {}, "float32", "none"),
+        (BF16, CPU, {"dtype": "half"}, "float16", "none"),
+        (GGUF, GPU, {}, "float16", "none"),
+        (BF16, GPU, {}, "bfloat16", "none"),
+        (BF16, GPU, {"dtype": "float"}, "float32", "none"),
+    ],
+)
+def test_weights(model: ModelFacts, device: DeviceFacts, asked: dict[str, Any], dtype: str, quantization: str) -> None:
+    plan = make_plan(config(model=asked), model, device)
+    assert (plan.dtype, plan.quantization) == (dtype, quantization)
+    assert plan.kv_cache_dtype == dtype
+
+
+def test_budgets_by_device() -> None:
+    on_cpu, on_gpu = make_plan(config(), BF16, CPU), make_plan(config(), BF16, GPU)
+    assert (on_cpu.max_num_batched_tokens, on_cpu.max_num_seqs, on_cpu.block_size) == (512, 64, 32)
+    assert (on_gpu.max_num_batched_tokens, on_gpu.max_num_seqs, on_gpu.block_size) == (8192, 256, 16)
+    whole = make_plan(config(scheduler={"enable_chunked_prefill": False}), BF16, CPU)
+    assert whole.max_num_batched_tokens == BF16.max_model_len
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"model": {"max_model_len": 5000}}, ["--max-model-len 5000", "limit of 4096"]),
+        ({"model": {"quantization": "int8", "dtype": "float16"}}, ["--quantization int8", "float16"]),
+        ({"scheduler": {"max_num_batched_tokens": 8, "max_num_seqs": 9}}, ["--max-num-batched-tokens 8", "--max-num-seqs 9"]),
+        ({"scheduler": {"enable_chunked_prefill": False, "max_num_batched_tokens": 100}}, ["4096", "it is 100"]),
+    ],
+)
+def test_what_cannot_work(asked: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        make_plan(config(**asked), BF16, CPU)
+    for word in words:
+        assert word in str(error.value)
+
+
+def blocks(plan: Plan, device: DeviceFacts, **topics: dict[str, Any]) -> int:
+    return plan_num_blocks(config(**topics), plan, device, bytes_per_block=1 << 20, peak_activation_bytes=GIB)
+
+
+def test_cache_on_a_gpu_takes_what_the_fraction_leaves() -> None:
+    plan = make_plan(config(), BF16, GPU)
+    assert blocks(plan, GPU, cache={"gpu_memory_utilization": 0.5}) == (70 - 10 - 1) * 1024
+
+
+def test_cache_on_a_cpu_takes_what_can_be_used_and_never_the_machine() -> None:
+    plan = make_plan(config(), BF16, CPU)
+    assert blocks(plan, CPU) == (5 - 1) * 1024
+    small = make_plan(config(model={"max_model_len": 64}, scheduler={"max_num_seqs": 4}), BF16, CPU)
+    assert blocks(small, CPU) == 4 * 2
+
+
+def test_cache_of_an_exact_size() -> None:
+    plan = make_plan(config(model={"max_model_len": 64}), BF16, CPU)
+    assert blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20}) == 10
+    assert blocks(plan, CPU, cache={"num_gpu_blocks_override": 7}) == 7
+
+
+def test_a_cache_too_small_names_the_length_that_fits() -> None:
+    plan = make_plan(config(), BF16, CPU)
+    with pytest.raises(ConfigError, match=r"holds 320 tokens .* --max-model-len 320 or auto, .*134217728 needed"):
+        blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20})
+
+
+def test_auto_shortens_the_context_to_what_fits() -> None:
+    plan = make_plan(config(model={"max_model_len": "auto"}), BF16, CPU)
+    num_blocks = blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20})
+    assert fitted_max_model_len(plan, num_blocks) == 320
