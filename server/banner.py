@@ -9,15 +9,15 @@ from headway.server.types import EngineInfo
 _GIB = 1024**3
 
 
-def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> str:
-    """Several lines; no secret is in it."""
+def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> list[str]:
+    """Its lines; no secret is in them."""
     host = config.http.host or "0.0.0.0"
     shown = "localhost" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown}:{config.http.port}"
     key = ' -H "Authorization: Bearer $API_KEY"' if config.http.api_key else ""
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     tokens = info.num_blocks * info.block_size
-    lines = [
+    return [
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
         f"  model    {served_name} ({info.architecture}, {info.weight_format}, {info.weight_bytes / _GIB:.2f} GiB of weights)",
         f"  device   {info.device}",
@@ -27,4 +27,3 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
         '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}]}\'',
     ]
-    return "\n".join(lines)

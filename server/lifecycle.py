@@ -104,7 +104,8 @@ class _Lifecycle:
             info = self._client.info
             assert info is not None
             self._served.set_ready(info)
-            log.info("%s", ready_banner(self._config, self._served.name, info, time.perf_counter() - self._started))
+            for line in ready_banner(self._config, self._served.name, info, time.perf_counter() - self._started):
+                log.info("%s", line)
             await receiving
         finally:
             receiving.cancel()
