@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient

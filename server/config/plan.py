@@ -142,9 +142,10 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
         fits = num_blocks * plan.block_size
         raise ConfigError(
             [
-                f"the KV cache holds {fits} tokens ({num_blocks * bytes_per_block / GIB:.2f} GiB), fewer than --max-model-len {plan.max_model_len}: "
-                f"set --max-model-len {max(fits, 1)} or auto, or give the cache more with --kv-cache-memory-bytes "
-                f"({needed * bytes_per_block} needed){' or --gpu-memory-utilization' if device.kind == 'cuda' else ''}"
+                f"the KV cache holds {fits} tokens ({num_blocks * bytes_per_block / GIB:.2f} GiB), "
+                f"fewer than --max-model-len {plan.max_model_len}: set --max-model-len {max(fits, 1)} or auto, "
+                f"or give the cache more with --kv-cache-memory-bytes ({needed * bytes_per_block} needed)"
+                f"{' or --gpu-memory-utilization' if device.kind == 'cuda' else ''}"
             ]
         )
     if num_blocks < 1:
