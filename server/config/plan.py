@@ -112,7 +112,8 @@ def _context(config: ServerConfig, model: ModelFacts) -> tuple[int, bool]:
     if asked > model.max_model_len:
         raise ConfigError(
             [
-                f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: lower it, or leave it out to get the limit"
+                f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: "
+                "lower it, or leave it out to get the limit"
             ]
         )
     return asked, False
@@ -151,7 +152,8 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
     if num_blocks < 1:
         raise ConfigError(
             [
-                f"no memory is left for the KV cache: one block takes {bytes_per_block} bytes; free memory on {device.name} or use a smaller model"
+                f"no memory is left for the KV cache: one block takes {bytes_per_block} bytes; "
+                f"free memory on {device.name} or use a smaller model"
             ]
         )
     return num_blocks
