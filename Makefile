@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MODEL ?= demo
 PORT ?= 8080
 # Installed again when one of these changes.
-SETUP_INPUTS := pyproject.toml constraints.txt
+SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test test-fast check format bench docs clean

@@ -8,11 +8,13 @@ on a gather by head 30 (20, but scores rounded to bf16); embedding_bag for the v
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from headway.kernels.cpu.native.library import DecodeShape, function
 from headway.kernels.cpu.prefill_attention import attend
 from headway.kernels.plans import DecodeGroup, DecodePlan
 
@@ -28,8 +30,21 @@ def prepare_decode(
     dtype: torch.dtype,
     sliding_window: int = 0,
     seq_lens_host: Sequence[int] | None = None,
+) -> DecodePlan | None:
+    """See headway.kernels.paged_attention.prepare_decode. The compiled kernel needs no plan."""
+    if function("paged_decode", dtype) is not None:
+        return None
+    return _plan(block_tables, seq_lens, block_size, dtype, sliding_window, seq_lens_host)
+
+
+def _plan(
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    block_size: int,
+    dtype: torch.dtype,
+    sliding_window: int,
+    seq_lens_host: Sequence[int] | None = None,
 ) -> DecodePlan:
-    """See headway.kernels.paged_attention.prepare_decode."""
     lens = seq_lens.tolist() if seq_lens_host is None else seq_lens_host
     first_pages = [max(0, n - sliding_window) // block_size if sliding_window > 0 else 0 for n in lens]
     num_pages = [-(-n // block_size) - first for n, first in zip(lens, first_pages, strict=True)]
@@ -57,8 +72,18 @@ def paged_attention(
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""
     del max_seq_len  # a hint for implementations that launch one grid for all rows
+    kernel = function("paged_decode", q.dtype)
+    if kernel is not None and plan is None and _fits(q, k_cache, v_cache, block_tables, seq_lens):
+        out = torch.empty(q.shape, dtype=q.dtype)
+        block_size, kv_heads, dim = k_cache.shape[1:]
+        shape = DecodeShape(
+            q.shape[0], q.shape[1], kv_heads, dim, block_size, block_tables.stride(0), q.stride(0), sliding_window, scale, softcap
+        )
+        tensors = (out, q, k_cache, v_cache, block_tables, seq_lens)
+        kernel(*[tensor.data_ptr() for tensor in tensors], ctypes.byref(shape))
+        return out
     if plan is None:
-        plan = prepare_decode(block_tables, seq_lens, block_size=k_cache.shape[1], dtype=q.dtype, sliding_window=sliding_window)
+        plan = _plan(block_tables, seq_lens, k_cache.shape[1], q.dtype, sliding_window)
     if len(plan.groups) == 1:
         return _attend_group(q, k_cache, v_cache, plan.groups[0], scale, softcap)
     out = torch.empty(q.shape, dtype=q.dtype)
@@ -66,6 +91,18 @@ def paged_attention(
         assert group.rows is not None
         out.index_copy_(0, group.rows, _attend_group(q.index_select(0, group.rows), k_cache, v_cache, group, scale, softcap))
     return out
+
+
+def _fits(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, seq_lens: Tensor) -> bool:
+    return (
+        q.shape[0] > 0
+        and q.stride(2) == 1
+        and q.stride(1) == q.shape[2]
+        and all(cache.is_contiguous() and cache.dtype == q.dtype for cache in (k_cache, v_cache))
+        and block_tables.dtype == seq_lens.dtype == torch.int32
+        and block_tables.stride(1) == 1
+        and seq_lens.is_contiguous()
+    )
 
 
 def _attend_group(q: Tensor, k_cache: Tensor, v_cache: Tensor, group: DecodeGroup, scale: float, softcap: float) -> Tensor:

@@ -6,14 +6,22 @@ with AVX-512, 2 threads).
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from headway.kernels.cpu.native.library import RopeShape, function
 from headway.kernels.plans import RopePlan
 
 
-def prepare_rope(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan:
-    """See headway.kernels.rope.prepare_rope."""
+def prepare_rope(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan | None:
+    """See headway.kernels.rope.prepare_rope. The compiled kernel needs no plan."""
+    return None if function("rope_and_cache", torch.float32) is not None else _plan(cos_sin, positions, slot_mapping)
+
+
+def _plan(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan:
     cos, sin = (half.contiguous() for half in cos_sin[positions].unsqueeze(1).chunk(2, dim=-1))
     if slot_mapping.numel() == 0 or int(slot_mapping.min()) >= 0:
         return RopePlan(cos, sin, slot_mapping, None)
@@ -35,10 +43,49 @@ def rope_and_cache(
     plan: RopePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
-    plan = plan or prepare_rope(cos_sin, positions, slot_mapping)
+    kernel = function("rope_and_cache", q.dtype)
+    if kernel is not None and _fits(q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping):
+        return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)
+    plan = plan or _plan(cos_sin, positions, slot_mapping)
     _write(k_cache, _rotate(k, plan, interleaved), plan)
     _write(v_cache, v, plan)
     return _rotate(q, plan, interleaved)
+
+
+def _fits(
+    q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, positions: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> bool:
+    """Heads and their elements lie next to each other; only the strides between tokens are free."""
+    dim = q.shape[2]
+    return (
+        q.shape[0] > 0
+        and all(x.stride(2) == 1 and x.stride(1) == dim and x.dtype == q.dtype for x in (q, k, v))
+        and all(cache.is_contiguous() and cache.dtype == q.dtype for cache in (k_cache, v_cache))
+        and cos_sin.dtype == torch.float32
+        and all(x.is_contiguous() for x in (cos_sin, positions, slot_mapping))
+        and positions.dtype == slot_mapping.dtype == torch.int64
+    )
+
+
+def _run(
+    kernel: Callable[..., None],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos_sin: Tensor,
+    positions: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slot_mapping: Tensor,
+    interleaved: bool,
+) -> Tensor:
+    out = torch.empty(q.shape, dtype=q.dtype)
+    shape = RopeShape(
+        q.shape[0], q.shape[1], k.shape[1], q.shape[2], cos_sin.shape[1], q.stride(0), k.stride(0), v.stride(0), int(interleaved)
+    )
+    tensors = (out, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping)
+    kernel(*[tensor.data_ptr() for tensor in tensors], ctypes.byref(shape))
+    return out
 
 
 def _rotate(x: Tensor, plan: RopePlan, interleaved: bool) -> Tensor:

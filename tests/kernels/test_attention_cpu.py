@@ -16,6 +16,8 @@ from headway.kernels.plans import DecodePlan, PrefillPlan
 from headway.kernels.reference import paged_attention as reference_decode
 from headway.kernels.reference import prefill_attention as reference_prefill
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 LONG_PREFILL = [
     AttentionCase((300, 700), (300, 520), num_heads=2, head_dim=16, block_size=32),
     AttentionCase((600,), (513,), num_heads=2, head_dim=16, sliding_window=100),
@@ -38,7 +40,9 @@ def test_prefill(case: AttentionCase, strided: bool) -> None:
 
 
 @pytest.mark.parametrize("sliding_window", [0, 40])
-def test_decode_plan_groups_rows_of_very_different_length(sliding_window: int) -> None:
+def test_decode_plan_groups_rows_of_very_different_length(sliding_window: int, cpu_path: str) -> None:
+    if cpu_path == "compiled":
+        pytest.skip("the compiled kernel needs no plan")
     case = AttentionCase((900, 5, 20, 880, 300, 64), sliding_window=sliding_window, head_dim=16)
     inputs = make_attention(case)
     plan = public_decode.prepare_decode(

@@ -11,6 +11,8 @@ from headway.kernels.cpu import activation, norm, rope
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import rope as reference_rope
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 

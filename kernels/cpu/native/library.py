@@ -1,0 +1,95 @@
+"""Loads the compiled CPU kernels that fit this processor, if the package was built with them.
+
+They are built three times, for baseline x86-64 (or any other architecture), AVX2 and AVX-512; the best that the processor runs
+is taken. Without a compiler at install time there are none, and the torch implementations beside this package serve.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
+
+
+class RopeShape(ctypes.Structure):
+    """As in kernels.cpp; strides in elements."""
+
+    _fields_ = [
+        (name, _INT) for name in ("tokens", "q_heads", "kv_heads", "dim", "rotary_dim", "q_stride", "k_stride", "v_stride", "interleaved")
+    ]
+
+
+class DecodeShape(ctypes.Structure):
+    """As in kernels.cpp; strides in elements."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("rows", "q_heads", "kv_heads", "dim", "block_size", "table_width", "q_stride", "window")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    ]
+
+
+_ARGUMENTS: dict[str, list[Any]] = {
+    "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
+    "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
+    "rope_and_cache": [*[_POINTER] * 9, ctypes.POINTER(RopeShape)],
+    "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where they were not built or can't share torch's thread pool."""
+    openmp = _openmp_of_torch()
+    if openmp is None:
+        return None
+    for variant in _variants():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = Path(__file__).parent / f"_{variant}{suffix}"
+            if path.exists():
+                # The kernels are linked without an OpenMP library: they use the one that is global now, which is torch's.
+                ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)
+                return ctypes.CDLL(str(path))
+    return None
+
+
+@functools.cache
+def function(name: str, dtype: torch.dtype) -> Callable[..., None] | None:
+    """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr())."""
+    suffix = _SUFFIX.get(dtype)
+    loaded = library() if suffix is not None else None
+    if loaded is None:
+        return None
+    kernel = getattr(loaded, f"{name}_{suffix}")
+    kernel.argtypes = _ARGUMENTS[name]
+    kernel.restype = None
+    result: Callable[..., None] = kernel
+    return result
+
+
+def _variants() -> list[str]:
+    capabilities = torch.cpu.get_capabilities()
+    variants = []
+    if all(capabilities.get(f"avx512_{part}") for part in ("f", "bw", "cd", "dq", "vl")):
+        variants.append("avx512")
+    if capabilities.get("avx2") and capabilities.get("fma3"):
+        variants.append("avx2")
+    return [*variants, "baseline"]
+
+
+def _openmp_of_torch() -> str | None:
+    """The OpenMP library with GNU's interface that is in this process; None if there are several, or none."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    lines = maps.read_text().splitlines()
+    found = {line.split(maxsplit=5)[5] for line in lines if "/libgomp" in line}
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,26 @@
+"""Builds the optional CPU kernels; everything else about the package is in pyproject.toml.
+
+One source, one library an instruction set: the fitting one is chosen when the process starts. They are plain shared libraries
+without Python or torch headers. Where there is no compiler the build goes on without them, and torch's operators serve.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from setuptools import Extension, setup
+
+FOLDER = "kernels/cpu/native"
+PACKAGE = "headway.kernels.cpu.native"
+# Reassociation lets sums be vectorised; NaN and infinity keep their meaning.
+FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
+VARIANTS = {"baseline": []} | ({"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]} if IS_X86 else {})
+
+setup(
+    ext_modules=[
+        # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
+        Extension(f"{PACKAGE}._{name}", [f"{FOLDER}/kernels.cpp"], extra_compile_args=[*FLAGS, *flags], language="c++", optional=True)
+        for name, flags in VARIANTS.items()
+    ]
+)

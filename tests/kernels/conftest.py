@@ -1,0 +1,27 @@
+"""The CPU kernels are tested twice where there are compiled ones: with them, and as they run without a compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headway.kernels.cpu import activation, norm, paged_attention, prefill_attention, rope
+from headway.kernels.cpu.native.library import library
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs the test on both paths; "compiled" is skipped where the package was installed without a compiler."""
+    path: str = request.param
+    if path == "compiled" and library() is None:
+        pytest.skip("the CPU kernels were not built")
+    if path == "torch":
+
+        def none(*_: Any) -> None:
+            return None
+
+        for module in (activation, norm, paged_attention, prefill_attention, rope):
+            if hasattr(module, "function"):
+                monkeypatch.setattr(module, "function", none)
+    return path
