@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.log import configure_logging
-
-if TYPE_CHECKING:
-    from headway.server.engine.process_client import EngineProcess
-    from headway.server.source.files import ModelFiles
-
-log = logging.getLogger(__name__)
+from headway.server.source.resolve import default_cache_dir
+from headway.server.starter import EngineStarter
 
 
 def run_server(config: ServerConfig) -> int:
@@ -29,7 +21,8 @@ def run_server(config: ServerConfig) -> int:
     configure_logging(config.observability.log_level, role="api", secrets=secrets)
     listener = bind(config.http.host, config.http.port)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-    starter = EngineStarter(config)
+    cache = os.environ.get("HEADWAY_CACHE")
+    starter = EngineStarter(config, Path(cache) if cache else default_cache_dir())
     starter.begin()
     from headway.server.lifecycle import run  # fastapi, uvicorn
 
@@ -64,53 +57,3 @@ def _holder(port: int) -> str:
     except psutil.Error:
         pass
     return "; choose another --port"
-
-
-def cache_directory() -> Path:
-    """Where fetched and converted files are kept: HEADWAY_CACHE, else the user's cache directory."""
-    import platformdirs
-
-    return Path(os.environ.get("HEADWAY_CACHE") or platformdirs.user_cache_dir("headway"))
-
-
-class EngineStarter:
-    """Finds the model's files, fetching them if need be, then starts the engine process; all in a thread of its own.
-
-    ``files`` is done once the files are local and the engine process runs; it carries the exception if that failed.
-    """
-
-    def __init__(self, config: ServerConfig) -> None:
-        from headway.server.engine.process_client import EngineProcess
-
-        self.process: EngineProcess = EngineProcess()
-        self.files: Future[ModelFiles] = Future()
-        self.phase = "looking for the model"
-        self._config = config
-
-    def begin(self) -> None:
-        threading.Thread(target=self._run, daemon=True, name="engine-starter").start()
-
-    def _run(self) -> None:
-        from headway.server.source.resolve import resolve_model
-
-        model = self._config.model
-        try:
-            assert model.model is not None, "checked with the options"
-            files = resolve_model(
-                model.model,
-                revision=model.revision,
-                token=model.hf_token,
-                download_dir=model.download_dir,
-                load_format=model.load_format,
-                cache_dir=cache_directory(),
-                on_progress=self._progress,
-            )
-            self.process.start(self._config, files)
-        except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
-            self.files.set_exception(problem)
-        else:
-            self.files.set_result(files)
-
-    def _progress(self, text: str) -> None:
-        self.phase = text
-        log.info("%s", text)

@@ -20,8 +20,8 @@ from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError
-from headway.server.launch import EngineStarter, cache_directory
 from headway.server.source.files import ModelFiles
+from headway.server.starter import EngineStarter
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,19 @@ log = logging.getLogger(__name__)
 DEAD_LINGER_S = 5.0
 # Answers that are complete still have to reach their sockets.
 _FLUSH_S = 3
+_PROBES = frozenset({"/ping", "/health", "/metrics", "/load"})
 
 
 def run(config: ServerConfig, starter: EngineStarter, listener: socket.socket, started: float) -> int:
     """Runs the API process to its end and returns the exit status. ``started`` is perf_counter() at process start."""
     return uvloop.run(_Lifecycle(config, starter, listener, started).run())
+
+
+def _is_no_probe(record: logging.LogRecord) -> bool:
+    """Probes and scrapes, several a second, would bury the requests in the access log."""
+    arguments = record.args
+    path = str(arguments[2]) if isinstance(arguments, tuple) and len(arguments) > 2 else ""
+    return path.partition("?")[0] not in _PROBES
 
 
 class _Uvicorn(uvicorn.Server):
@@ -99,7 +107,7 @@ class _Lifecycle:
         files = await self._wait_for_files()
         receiving = asyncio.create_task(self._client.run())
         try:
-            await self._served.load(self._config, files, cache_directory())
+            await self._served.load(self._config, files, self._starter.cache_dir)
             await self._client.became_ready.wait()
             info = self._client.info
             assert info is not None
@@ -128,6 +136,7 @@ class _Lifecycle:
 
     def _uvicorn_config(self) -> uvicorn.Config:
         http = self._config.http
+        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
         app = create_app(self._config, self._client, self._served, self._drain)
         return uvicorn.Config(
             app,

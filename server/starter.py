@@ -1,0 +1,55 @@
+"""Finds the model and starts the engine process, beside whatever else start-up has to do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+from headway.server.config.server import ServerConfig
+from headway.server.engine.process_client import EngineProcess
+from headway.server.source.files import ModelFiles
+from headway.server.source.resolve import resolve_model
+
+log = logging.getLogger(__name__)
+
+
+class EngineStarter:
+    """Finds the model's files, fetching them if need be, then starts the engine process; all in a thread of its own.
+
+    ``files`` is done once the files are local and the engine process runs; it carries the exception if that failed.
+    """
+
+    def __init__(self, config: ServerConfig, cache_dir: Path) -> None:
+        self.process = EngineProcess()
+        self.cache_dir = cache_dir
+        self.files: Future[ModelFiles] = Future()
+        self.phase = "looking for the model"
+        self._config = config
+
+    def begin(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name="engine-starter").start()
+
+    def _run(self) -> None:
+        model = self._config.model
+        try:
+            assert model.model is not None, "checked with the options"
+            files = resolve_model(
+                model.model,
+                revision=model.revision,
+                token=model.hf_token,
+                download_dir=model.download_dir,
+                load_format=model.load_format,
+                cache_dir=self.cache_dir,
+                on_progress=self._progress,
+            )
+            self.process.start(self._config, files)
+        except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
+            self.files.set_exception(problem)
+        else:
+            self.files.set_result(files)
+
+    def _progress(self, text: str) -> None:
+        self.phase = text
+        log.info("%s", text)
