@@ -11,6 +11,9 @@ def _has_cuda_device() -> bool:
     return torch.cuda.is_available()
 
 
+# As in the product (server/cli.py): torch's threads must not spin while other processes of the tests want the cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "300")
+
 # Triton decides whether to interpret when a kernel's module is imported, so this stands before everything else.
 if not _has_cuda_device():
     os.environ["TRITON_INTERPRET"] = "1"
