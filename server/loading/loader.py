@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,6 +23,7 @@ from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.gguf import GgufCheckpoint, GgufFile
 from headway.server.loading.gguf_config import read_gguf_config
+from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel, Model
 from headway.server.models.names import WeightName
@@ -34,6 +36,15 @@ Quantization = Literal["none", "int8"]
 
 _MAX_READERS = 8  # each holds a dequantised tensor
 _SHOWN = 3  # names listed in a message
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a checkpoint tensor goes: a part of the weight ``name`` of the model."""
+
+    name: str
+    weight: Weight
+    part: str
 
 
 def read_config(files: ModelFiles) -> DecoderConfig:
@@ -61,19 +72,22 @@ def load_model(
     family, config, file = _open(files)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method: LinearMethod = Int8Linear(device) if quantization == "int8" else UnquantizedLinear(torch_dtype, device)
-    model = family.build(config, BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len))
+    rotation = _rotation(family, config) if quantization == "int8" else None
+    # A rotated head takes in the last norm and the embedding does not: two weights made of the one tensor.
+    built = replace(config, tie_word_embeddings=False) if rotation is not None else config
+    model = family.build(built, BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len))
     names = family.gguf_names if file is not None else family.names
-    places = _places(model, names, config)
+    places = _places(model, _tied_twice(names, family) if config.tie_word_embeddings and rotation is not None else names, config)
     checkpoint: Checkpoint
     if load_format == "dummy":
-        shapes = {name: weight.parts[part].shape for name, (weight, part) in places.items()}
+        shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif file is not None:
         checkpoint = GgufCheckpoint(file, names, config)
     else:
         assert files.directory is not None
         checkpoint = SafetensorsCheckpoint(files.directory)
-    _fill(places, checkpoint, ignored=_ignored_names(config))
+    _fill(places, checkpoint, _ignored_names(config), rotation)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name)
 
@@ -94,15 +108,27 @@ def _open(files: ModelFiles) -> tuple[Family, DecoderConfig, GgufFile | None]:
     return family, family.read_config(RawConfig(values, f"config.json ({path})")), None
 
 
-def _places(model: Model, names: tuple[WeightName, ...], config: DecoderConfig) -> dict[str, tuple[Weight, str]]:
-    """Checkpoint tensor -> (weight, part) for every weight that this model has."""
+def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:
+    return ResidualRotation(family.stream, config.num_layers, config.hidden_size) if family.stream is not None else None
+
+
+def _tied_twice(names: tuple[WeightName, ...], family: Family) -> tuple[WeightName, ...]:
+    """The names of a tied checkpoint for a model whose head is a weight of its own: it is filled from the embedding's tensor."""
+    assert family.stream is not None
+    stream = family.stream
+    embedding = next(name for name in names if name.weight == stream.embedding)
+    return tuple(replace(name, checkpoint=embedding.checkpoint) if name.weight == stream.head else name for name in names)
+
+
+def _places(model: Model, names: tuple[WeightName, ...], config: DecoderConfig) -> dict[str, list[_Place]]:
+    """Checkpoint tensor -> its places, for every weight that this model has."""
     weights = dict(model.named_weights())
-    places = {}
+    places: dict[str, list[_Place]] = {}
     for name in names:
         for i in range(config.num_layers) if "{i}" in name.weight else (0,):
-            weight = weights.get(name.weight.replace("{i}", str(i)))
-            if weight is not None:
-                places[name.checkpoint.replace("{i}", str(i))] = (weight, name.part)
+            ours = name.weight.replace("{i}", str(i))
+            if ours in weights:
+                places.setdefault(name.checkpoint.replace("{i}", str(i)), []).append(_Place(ours, weights[ours], name.part))
     return places
 
 
@@ -112,17 +138,19 @@ def _ignored_names(config: DecoderConfig) -> tuple[str, ...]:
     return (*computed, "lm_head.weight") if config.tie_word_embeddings else computed
 
 
-def _fill(places: dict[str, tuple[Weight, str]], checkpoint: Checkpoint, ignored: tuple[str, ...]) -> None:
+def _fill(places: dict[str, list[_Place]], checkpoint: Checkpoint, ignored: tuple[str, ...], rotation: ResidualRotation | None) -> None:
     tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
     _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
 
     for tensor in tensors:
-        weight, part = places[tensor.name]
-        weight.check(part, tensor.name, tensor.shape)
+        for place in places[tensor.name]:
+            place.weight.check(place.part, tensor.name, tensor.shape)
+    if rotation is not None:
+        tensors.sort(key=lambda tensor: not rotation.is_norm(places[tensor.name][0].name))  # linears take them in
     for tensor, values in _read_ahead(tensors):
-        weight, part = places[tensor.name]
-        weight.load(part, values)
+        for place in places[tensor.name]:
+            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
 
 
 def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from headway.server.layers.forward import ForwardBatch, LayerKV
     from headway.server.layers.quant.method import LinearMethod
     from headway.server.layers.weight import Weight
-    from headway.server.models.names import WeightName
+    from headway.server.models.names import ResidualStream, WeightName
     from headway.server.models.raw_config import RawConfig
 
 
@@ -97,6 +97,7 @@ class Family:
     build: Builder
     names: tuple[WeightName, ...]  # in safetensors
     gguf_names: tuple[WeightName, ...]
+    stream: ResidualStream | None = None  # None: it must not be rotated
 
 
 class ConfigReader(Protocol):

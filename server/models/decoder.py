@@ -40,7 +40,8 @@ class DecoderLayer(Layer):
         self.post_attention_norm = norm(hidden)
         sizes = {"gate": config.intermediate_size, "up": config.intermediate_size}
         self.gate_up = MergedColumnParallelLinear(hidden, sizes, bias=config.mlp_bias, method=method, group=group)
-        self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=method, group=group)
+        gated = method.for_gated_input()
+        self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
         self._activation = GATED_ACTIVATIONS[config.hidden_act]
 
     def __call__(self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep) -> tuple[Tensor, Tensor]:

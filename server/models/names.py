@@ -19,6 +19,32 @@ class WeightName:
     interleaved_heads: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ResidualStream:
+    """The weights, by our names, that touch the residual stream of a decoder whose stream may be rotated (loading/rotation.py).
+
+    That is so where nothing else touches it, each norm is a plain RMS norm over the whole stream, and only the named linears read
+    what a norm gives. ``readers`` maps a linear to the norm before it; ``writers`` are the linears, and their biases, added to the
+    stream.
+    """
+
+    embedding: str
+    readers: dict[str, str]
+    writers: tuple[str, ...]
+    head: str  # one of the readers: filled from the embedding's tensor where the two are tied
+
+
+DECODER_STREAM = ResidualStream(
+    embedding="embed_tokens.weight",
+    readers={
+        "layers.{i}.qkv.weight": "layers.{i}.input_norm.weight",
+        "layers.{i}.gate_up.weight": "layers.{i}.post_attention_norm.weight",
+        "lm_head.weight": "norm.weight",
+    },
+    writers=("layers.{i}.o.weight", "layers.{i}.o.bias", "layers.{i}.down.weight", "layers.{i}.down.bias"),
+    head="lm_head.weight",
+)
+
 HF_NAMES = (
     WeightName("model.embed_tokens.weight", "embed_tokens.weight"),
     WeightName("model.layers.{i}.input_layernorm.weight", "layers.{i}.input_norm.weight"),

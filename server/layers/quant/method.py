@@ -18,6 +18,10 @@ class LinearMethod(Protocol):
         """For logs and EngineInfo.weight_format, such as "int8 (8-bit activations)"."""
         ...
 
+    def for_gated_input(self) -> LinearMethod:
+        """The method for a linear that reads a gated activation, whose few large channels no rotation of the stream reaches."""
+        ...
+
     def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor], int]) -> Weight:
         """The weight, or the bias, as checkpoint tensors fill it."""
         ...

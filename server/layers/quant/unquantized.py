@@ -25,6 +25,9 @@ class UnquantizedLinear:
     def name(self) -> str:
         return _SHORT_NAMES[self.dtype]
 
+    def for_gated_input(self) -> UnquantizedLinear:
+        return self
+
     def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor], int]) -> Weight:
         return Weight(shape, parts, finish, dtype=self.dtype, device=self.device)
 
