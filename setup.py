@@ -1,7 +1,8 @@
 """Builds the optional CPU kernels; everything else about the package is in pyproject.toml.
 
-One source, one library an instruction set: the fitting one is chosen when the process starts. They are plain shared libraries
-without Python or torch headers. Where there is no compiler the build goes on without them, and torch's operators serve.
+One library an instruction set, all from the same sources: the fitting one is chosen when the process starts. They are plain
+shared libraries without Python or torch headers. Where there is no compiler the build goes on without them, and torch's operators
+serve.
 """
 
 from __future__ import annotations
@@ -15,12 +16,20 @@ PACKAGE = "headway.kernels.cpu.native"
 # Reassociation lets sums be vectorised; NaN and infinity keep their meaning.
 FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
-VARIANTS = {"baseline": []} | ({"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]} if IS_X86 else {})
+X86_VARIANTS = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"], "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16"]}
+VARIANTS = {"baseline": []} | (X86_VARIANTS if IS_X86 else {})
 
 setup(
     ext_modules=[
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
-        Extension(f"{PACKAGE}._{name}", [f"{FOLDER}/kernels.cpp"], extra_compile_args=[*FLAGS, *flags], language="c++", optional=True)
+        Extension(
+            f"{PACKAGE}._{name}",
+            [f"{FOLDER}/{source}.cpp" for source in ("kernels", "prefill", "quantize")],
+            depends=[f"{FOLDER}/common.h", f"{FOLDER}/vectors.h"],
+            extra_compile_args=[*FLAGS, *flags],
+            language="c++",
+            optional=True,
+        )
         for name, flags in VARIANTS.items()
     ]
 )

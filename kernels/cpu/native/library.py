@@ -1,7 +1,7 @@
 """Loads the compiled CPU kernels that fit this processor, if the package was built with them.
 
-They are built three times, for baseline x86-64 (or any other architecture), AVX2 and AVX-512; the best that the processor runs
-is taken. Without a compiler at install time there are none, and the torch implementations beside this package serve.
+They are built for baseline x86-64 (or any other architecture), AVX2, AVX-512 and AVX-512 with bf16 products; the best that the
+processor runs is taken. Without a compiler at install time there are none, and the torch implementations beside this package serve.
 """
 
 from __future__ import annotations
@@ -37,11 +37,25 @@ class DecodeShape(ctypes.Structure):
     ]
 
 
+class PrefillShape(ctypes.Structure):
+    """As in prefill.cpp; strides in elements."""
+
+    _fields_ = [
+        *((name, _INT) for name in ("rows", "q_heads", "kv_heads", "dim", "block_size", "table_width", "q_stride", "q_head_stride")),
+        *((name, _INT) for name in ("block_stride", "slot_stride", "head_stride", "window")),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+    ]
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
     "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
     "rope_and_cache": [*[_POINTER] * 9, ctypes.POINTER(RopeShape)],
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
+    "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
+    "dequantize": [*[_POINTER] * 5, _INT, _INT],
+    "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
 
 
@@ -79,6 +93,8 @@ def _variants() -> list[str]:
     capabilities = torch.cpu.get_capabilities()
     variants = []
     if all(capabilities.get(f"avx512_{part}") for part in ("f", "bw", "cd", "dq", "vl")):
+        if capabilities.get("avx512_bf16"):
+            variants.append("avx512_bf16")
         variants.append("avx512")
     if capabilities.get("avx2") and capabilities.get("fma3"):
         variants.append("avx2")

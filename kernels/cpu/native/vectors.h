@@ -1,0 +1,136 @@
+// Vectors as wide as the instruction set's, and the register-blocked product of attention. GCC's vector extensions, which clang has
+// too; the one instruction that they cannot express is AVX512-BF16's product of pairs.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#include "common.h"
+
+namespace headway {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+
+// The inner product holds kRows x kVectors sums in registers, of which there are 32 or 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 8;
+#else
+constexpr int kRows = 4;
+#endif
+constexpr int kVectors = 3;
+constexpr int kPanel = kVectors * kWidth;
+
+typedef float Vec __attribute__((vector_size(kWidth * 4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), may_alias));
+
+// Two bf16 that are multiplied and added in one step, the first in the lower half.
+struct Pair {
+  uint32_t bits;
+};
+
+template <class Word> constexpr int kStep = std::is_same_v<Word, Pair> ? 2 : 1;  // numbers in a Word
+
+#ifdef __AVX512BF16__
+template <class T> using WordOf = std::conditional_t<std::is_same_v<T, bf16>, Pair, float>;
+#else
+template <class T> using WordOf = float;
+#endif
+
+template <class Word, class T> inline Word word(T first, [[maybe_unused]] T second) {
+  if constexpr (kStep<Word> == 2)
+    return Pair{first.bits | uint32_t(second.bits) << 16};
+  else
+    return load(first);
+}
+
+template <class E> inline Vec& vec(E* p) { return *reinterpret_cast<Vec*>(p); }
+inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
+inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec spread(float x) { return x - Vec{}; }
+
+// 2^x for x <= 0, to 2 ulp; exactly 1 for 0 and 0 from -127 down. A NaN stays one, for the larger of two is the second then.
+inline Vec exp2_negative(Vec x) {
+  x = largest(spread(-127.0f), x);
+  IntVec n = __builtin_convertvector(x - 0.5f, IntVec);
+  Vec f = x - __builtin_convertvector(n, Vec);
+  Vec p = f * 1.535336188319500e-4f + 1.339887440266574e-3f;
+  p = p * f + 9.618437357674640e-3f;
+  p = p * f + 5.550332471162809e-2f;
+  p = p * f + 2.402264791363012e-1f;
+  p = p * f + 6.931472028550421e-1f;
+  p = p * f + 1.0f;
+  return (Vec)((IntVec)p + (n << 23));
+}
+
+inline Vec multiply_add(Vec sum, const float* a, const float* b) { return sum + *a * *reinterpret_cast<const Vec*>(b); }
+#ifdef __AVX512BF16__
+inline Vec multiply_add(Vec sum, const Pair* a, const Pair* b) {
+  __m512i x = _mm512_set1_epi32(int32_t(a->bits)), y = *reinterpret_cast<const __m512i*>(b);
+  return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)y, (__m512bh)x);
+}
+#endif
+
+template <int... I> inline void zip(Vec a, Vec b, Vec& low, Vec& high, std::integer_sequence<int, I...>) {
+#if __has_builtin(__builtin_shufflevector)
+  low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kWidth)...);
+  high = __builtin_shufflevector(a, b, (I / 2 + kWidth / 2 + I % 2 * kWidth)...);
+#else  // GCC before 12
+  low = __builtin_shuffle(a, b, IntVec{(I / 2 + I % 2 * kWidth)...});
+  high = __builtin_shuffle(a, b, IntVec{(I / 2 + kWidth / 2 + I % 2 * kWidth)...});
+#endif
+}
+
+// x[i][j] <-> x[j][i], by as many perfect shuffles of all elements as kWidth has bits.
+[[gnu::always_inline]] inline void transpose(Vec (&x)[kWidth]) {
+#pragma GCC unroll 4
+  for (int stage = 1; stage < kWidth; stage *= 2) {
+    Vec y[kWidth];
+#pragma GCC unroll 8
+    for (int i = 0; i < kWidth / 2; i++)
+      zip(x[i], x[i + kWidth / 2], y[2 * i], y[2 * i + 1], std::make_integer_sequence<int, kWidth>());
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; i++) x[i] = y[i];
+  }
+}
+
+// sums[m][lane] += a[m * row_step + k * step] * b[k][lane] over count k's.
+template <class Word>
+[[gnu::always_inline]] inline void multiply(Vec (&sums)[kRows][kVectors], const Word* a, int64_t row_step, int64_t step, const Word* b,
+                                            int64_t count) {
+  for (int64_t k = 0; k < count; k++, a += step, b += kPanel) {
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 3
+      for (int v = 0; v < kVectors; v++) sums[m][v] = multiply_add(sums[m][v], a + m * row_step, b + v * kWidth);
+  }
+}
+
+// Zeros, aligned for vectors.
+template <class E> class Buffer {
+ public:
+  explicit Buffer(int64_t size) : start(static_cast<E*>(::operator new(size * sizeof(E), std::align_val_t(64)))) {
+    std::memset(static_cast<void*>(start), 0, size * sizeof(E));
+  }
+  Buffer(const Buffer&) = delete;
+  ~Buffer() { ::operator delete(start, std::align_val_t(64)); }
+  operator E*() const { return start; }
+
+ private:
+  E* start;
+};
+
+}  // namespace headway
