@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.kernels.cpu.native.library import function
+from headway.kernels.reference import quant_matmul as reference
+
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
+    """For FBGEMM."""
+
     params: Any  # torch's LinearPackedParams, without bias: the bias must not be scaled back per token
     limit: int  # activations are quantised to -limit .. limit
 
 
-def pack_int8(weight: Tensor) -> _Packed:
+@dataclass(frozen=True, slots=True)
+class _PackedForKernels:
+    """For the compiled kernels around torch's integer product."""
+
+    columns: Tensor  # [K, N] int8, the transposed view of [N, K]
+    scale: Tensor  # [N] fp32
+    quantize: Callable[..., None]
+    dequantize: Callable[..., None]
+
+
+def pack_int8(weight: Tensor) -> _Packed | _PackedForKernels:
     """See headway.kernels.quant_matmul.pack_int8."""
+    quantize, dequantize = function("quantize_rows", torch.float32), function("dequantize", torch.float32)
+    # torch._int_mm wants a multiple of 8 on both sides; without VNNI its sums may saturate.
+    if quantize is not None and dequantize is not None and _has_vnni() and weight.shape[0] % 8 == weight.shape[1] % 8 == 0:
+        quantised, scale = reference.pack_int8(weight)
+        return _PackedForKernels(quantised.t(), scale, quantize, dequantize)
+    return _pack_for_fbgemm(weight)
+
+
+def _pack_for_fbgemm(weight: Tensor) -> _Packed:
     scale = weight.abs().amax(dim=1).double() / 127
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     previous = torch.backends.quantized.engine
@@ -52,8 +77,10 @@ def pack_int8(weight: Tensor) -> _Packed:
     return _Packed(params, 127 if _has_vnni() else 63)
 
 
-def int8_linear(x: Tensor, data: _Packed, bias: Tensor | None) -> Tensor:
+def int8_linear(x: Tensor, data: _Packed | _PackedForKernels, bias: Tensor | None) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
+    if isinstance(data, _PackedForKernels):
+        return _with_kernels(x.contiguous(), data, bias)
     if x.shape[0] == 0:
         return x.new_empty(0, data.params.unpack()[0].shape[0])
     largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-20)
@@ -61,6 +88,27 @@ def int8_linear(x: Tensor, data: _Packed, bias: Tensor | None) -> Tensor:
         x / largest, 1 / data.limit, data.limit + 1, data.params
     ).mul_(largest)
     return out if bias is None else out.add_(bias)
+
+
+def _with_kernels(x: Tensor, data: _PackedForKernels, bias: Tensor | None) -> Tensor:
+    rows, in_features = x.shape
+    out = torch.empty((rows, len(data.scale)), dtype=torch.float32)
+    if rows == 0:
+        return out
+    quantised = torch.empty((rows, in_features), dtype=torch.int8)
+    scale = torch.empty(rows, dtype=torch.float32)
+    data.quantize(quantised.data_ptr(), scale.data_ptr(), x.data_ptr(), rows, in_features)
+    sums = torch._int_mm(quantised, data.columns)
+    data.dequantize(
+        out.data_ptr(),
+        sums.data_ptr(),
+        scale.data_ptr(),
+        data.scale.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        rows,
+        len(data.scale),
+    )
+    return out
 
 
 def _engine() -> str:

@@ -11,6 +11,8 @@ from headway.kernels.cpu import quant_matmul as cpu
 from headway.kernels.quant_matmul import int8_linear, pack_int8
 from headway.kernels.reference import quant_matmul as reference
 
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
 
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("m", "k", "n"), [(1, 64, 48), (5, 123, 37), (33, 576, 96), (0, 64, 48)])
