@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MODEL ?= demo
 PORT ?= 8080
 # Installed again when one of these changes.
-SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp)
+SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test test-fast check format bench docs clean
@@ -21,7 +21,7 @@ setup: $(VENV)/.ready
 # serve needs the product, test and check need the tools too.
 $(VENV)/.ready: $(SETUP_INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit("Headway needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)") if sys.version_info < (3, 11) else None'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 

@@ -39,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     command, *rest = words or ["--help"]
     # A thread that waits for the others of a product must not spin away the core that they need: with one other busy process on
-    # 2 cores a decode step took 1354 ms with libgomp's default, 92 ms with this (SmolLM2-135M, 8 rows, 2026-11).
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")
+    # 2 cores a decode step took 1354 ms with libgomp's default and about 130 with this; alone the two are alike (SmolLM2-135M,
+    # 8 rows, 2026-11).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     match command:
         case "serve":
             return serve(rest, os.environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -17,19 +18,26 @@ from headway.server.starter import EngineStarter
 def run_server(config: ServerConfig) -> int:
     """Serves until told to stop. Exit status: 0 stopped by a signal, 2 a wrong option or model, 1 the engine died."""
     started = time.perf_counter()
+    # Until the event loop takes over: as PID 1 a signal without a handler would be lost.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_before_serving)
     secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
     configure_logging(config.observability.log_level, role="api", secrets=secrets)
     listener = bind(config.http.host, config.http.port)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
     cache = os.environ.get("HEADWAY_CACHE")
     starter = EngineStarter(config, Path(cache) if cache else default_cache_dir())
-    starter.begin()
-    from headway.server.lifecycle import run  # fastapi, uvicorn
-
     try:
+        starter.begin()
+        from headway.server.lifecycle import run  # fastapi, uvicorn
+
         return run(config, starter, listener, started)
     finally:
         starter.process.kill(patience_s=0)
+
+
+def _stop_before_serving(number: int, frame: object) -> None:
+    raise SystemExit(0)
 
 
 def bind(host: str | None, port: int) -> socket.socket:

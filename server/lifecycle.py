@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -81,6 +82,11 @@ class _Lifecycle:
             task.cancel()
         if last_words:
             print(f"headway: error: {last_words}", file=sys.stderr, flush=True)  # noqa: T201
+        if not self._starter.files.done() or self._served.model is None:
+            # A download may be under way in threads that the interpreter would wait for: minutes, for a whole model.
+            self._starter.process.kill(patience_s=0)
+            logging.shutdown()
+            os._exit(status)
         return status
 
     async def _end(self, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> tuple[int, str | None]:
@@ -88,6 +94,8 @@ class _Lifecycle:
         if asked_to_stop.done():
             log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._client.num_open_requests)
             await self._finish_open_requests()
+            if (cause := self._client.dead_cause) is not None:
+                return 1, f"the engine has stopped: {cause}"
             return 0, None
         if starting.done() and (problem := starting.exception()) is not None:
             self._client.die(str(problem))

@@ -12,7 +12,7 @@ def _has_cuda_device() -> bool:
 
 
 # As in the product (server/cli.py): torch's threads must not spin while other processes of the tests want the cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "300")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 # Triton decides whether to interpret when a kernel's module is imported, so this stands before everything else.
 if not _has_cuda_device():

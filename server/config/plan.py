@@ -61,6 +61,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     if seqs is None:
         seqs = min(256 if on_gpu else 64, budget)
     problems = []
+    kv_dtype = config.cache.kv_cache_dtype
+    if kv_dtype not in ("auto", dtype):
+        problems.append(f"--kv-cache-dtype {kv_dtype} differs from the model's {dtype}: use auto, or --dtype {kv_dtype} for both")
     if budget < seqs:
         problems.append(
             f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
@@ -75,7 +78,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     return Plan(
         dtype=dtype,
         quantization=quantization,
-        kv_cache_dtype=dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype,
+        kv_cache_dtype=dtype,
         block_size=config.cache.block_size or (16 if on_gpu else 32),
         max_model_len=max_model_len,
         fit_max_model_len=fit,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import psutil
 import torch
 
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
+
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def choose_device(asked: str) -> torch.device:
@@ -28,9 +31,25 @@ def device_facts(device: torch.device) -> DeviceFacts:
         free, total = torch.cuda.mem_get_info(device)
         name = f"{device} {torch.cuda.get_device_name(device)}"
         return DeviceFacts("cuda", name, total, free, has_fast_bf16=True, has_fast_int8=False)
-    memory = psutil.virtual_memory()
+    total, available = _host_memory()
     capabilities = torch.cpu.get_capabilities()
     # torch's 8-bit products need AVX2 at least; bf16 ones without native instructions are slower than fp32.
     fast_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     name = f"cpu ({capabilities.get('cpu_name') or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
-    return DeviceFacts("cpu", name, memory.total, memory.available, fast_bf16, has_fast_int8=bool(capabilities.get("avx2")))
+    return DeviceFacts("cpu", name, total, available, fast_bf16, has_fast_int8=bool(capabilities.get("avx2")))
+
+
+def _host_memory() -> tuple[int, int]:
+    """(total, available) bytes of the host, or of the container where its limit (cgroup v2, v1) is lower."""
+    memory = psutil.virtual_memory()
+    total, available = memory.total, memory.available
+    for limit_file, used_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, used = (int((_CGROUP / name).read_text()) for name in (limit_file, used_file))
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        total, available = min(total, limit), min(available, max(limit - used, 0))
+    return total, available

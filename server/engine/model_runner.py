@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,41 +20,59 @@ from headway.server.types import SamplingParams, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
+_SCORED_AT_ONCE = 128  # prompt positions whose logits are held together
+
 
 class ModelRunner:
     """Owns the device tensors of requests: rows, KV pages and sampling state. Not thread-safe."""
 
-    def __init__(self, model: Model, kv: list[LayerKV], rows: RowTable, sampling: SamplingState, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Model,
+        kv: list[LayerKV],
+        rows: RowTable,
+        sampling: SamplingState,
+        device: torch.device,
+        probe: Callable[[Model], None],
+    ) -> None:
+        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done."""
         self._model = model
         self._kv = kv
         self._rows = rows
         self._sampling = sampling
         self._device = device
+        self._probe = probe
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
 
     def execute(self, plan: BatchPlan) -> BatchResult:
-        """Applies the plan to the rows and computes it. A row that breaks the step is found and ends alone."""
+        """Applies the plan to the rows and computes it. Rows that break the step are found and end alone.
+
+        Raises only when the model can't compute anything any more.
+        """
         self._apply(plan)
         try:
             return BatchResult(self._run(plan.scheduled))
         except Exception as cause:
-            if len(plan.scheduled) == 1:
-                raise
             log.exception("A step of %d requests broke; running each alone to find the one at fault", len(plan.scheduled))
-            return self._isolate(plan.scheduled, cause)
+            results = [result for item in plan.scheduled for result in self._run_alone(item)]
+            if all(result.error for result in results):
+                self._check_alive(cause)
+            return BatchResult(results)
 
-    def _isolate(self, scheduled: list[ScheduledRow], cause: Exception) -> BatchResult:
-        """Nothing was committed, and writing the same keys and values again changes nothing: so each row can run again."""
-        results: list[RowResult] = []
-        for item in scheduled:
-            try:
-                results += self._run([item])
-            except Exception as fault:
-                results.append(RowResult([], error=f"the model could not compute this request: {type(fault).__name__}: {fault}"))
-        if all(result.error for result in results):
-            raise cause
-        return BatchResult(results)
+    def _run_alone(self, item: ScheduledRow) -> list[RowResult]:
+        """Nothing was committed by the step that broke, and writing the same keys and values again changes nothing."""
+        try:
+            return self._run([item])
+        except Exception as fault:
+            return [RowResult([], error=f"the model could not compute this request: {type(fault).__name__}: {fault}")]
+
+    def _check_alive(self, cause: Exception) -> None:
+        """Raises ``cause`` if not even one harmless token can be computed: the fault is not the requests', then."""
+        try:
+            self._probe(self._model)
+        except Exception:
+            raise cause from None
 
     def _apply(self, plan: BatchPlan) -> None:
         for request_id in plan.removed:
@@ -70,64 +89,47 @@ class ModelRunner:
     def _run(self, scheduled: list[ScheduledRow]) -> list[RowResult]:
         inputs = self._rows.inputs(scheduled)
         samples = self._rows.samples(inputs)
-        scored = [self._scored_positions(scheduled[i], inputs, at) for at, i in enumerate(inputs.order)]
-        wanted, offsets = _logits_wanted(inputs, samples, scored)
-        batch = self._to_device(inputs, wanted)
+        last_tokens = [int(inputs.query_start_loc[at + 1]) - 1 for at, does in enumerate(samples) if does]
+        batch = self._to_device(inputs, last_tokens)
         hidden = self._model.forward(self._tensor(inputs.token_ids), self._kv, batch)
         results = [RowResult([]) for _ in scheduled]
-        if len(wanted):
-            logits = self._model.logits(hidden[batch.logits_indices])
-            self._score_prompts(inputs, scheduled, scored, offsets, logits, results)
-            self._sample(inputs, samples, logits, results, sample_rows=_last_of_each(samples, scored, offsets))
+        for at, i in enumerate(inputs.order):
+            if self._params[scheduled[i].request_id].prompt_logprobs is not None:
+                results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
+        if last_tokens:
+            self._sample(inputs, samples, self._model.logits(hidden[batch.logits_indices]), results)
         else:
             self._rows.commit(inputs, {})
         return results
 
-    def _scored_positions(self, item: ScheduledRow, inputs: StepInputs, at: int) -> range:
-        """Query offsets in this row's chunk whose logits score the next prompt token (prompt logprobs)."""
-        if self._params[item.request_id].prompt_logprobs is None:
-            return range(0)
+    def _score_prompt(self, item: ScheduledRow, inputs: StepInputs, at: int, hidden: Tensor) -> list[TokenLogprobs]:
+        """The prompt tokens that this row's chunk predicts; a slice at a time, since logits are as wide as the vocabulary."""
         first = inputs.seq_lens[at] - inputs.query_lens[at]
         last_scoring = self._num_prompt_tokens[item.request_id] - 2  # position p scores token p + 1
-        return range(max(min(inputs.query_lens[at], last_scoring + 1 - first), 0))
+        count = max(min(inputs.query_lens[at], last_scoring + 1 - first), 0)
+        num_top = self._params[item.request_id].prompt_logprobs
+        assert num_top is not None
+        start = int(inputs.query_start_loc[at])
+        entries: list[TokenLogprobs] = []
+        for offset in range(0, count, _SCORED_AT_ONCE):
+            stop = min(offset + _SCORED_AT_ONCE, count)
+            targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
+            entries += prompt_logprobs(self._model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
+        return entries
 
-    def _score_prompts(
-        self,
-        inputs: StepInputs,
-        scheduled: list[ScheduledRow],
-        scored: list[range],
-        offsets: list[int],
-        logits: Tensor,
-        results: list[RowResult],
-    ) -> None:
-        for at, positions in enumerate(scored):
-            item = scheduled[inputs.order[at]]
-            count = self._params[item.request_id].prompt_logprobs
-            if count is None:
-                continue
-            first = inputs.seq_lens[at] - inputs.query_lens[at]
-            targets = self._rows.tokens(int(inputs.rows[at]), first + 1, first + 1 + len(positions))
-            entries: list[TokenLogprobs] = []
-            if len(positions):
-                entries = prompt_logprobs(logits[offsets[at] : offsets[at] + len(positions)], targets.tolist(), count)
-            results[inputs.order[at]].prompt_logprobs = entries
-
-    def _sample(self, inputs: StepInputs, samples: list[bool], logits: Tensor, results: list[RowResult], sample_rows: list[int]) -> None:
+    def _sample(self, inputs: StepInputs, samples: list[bool], logits: Tensor, results: list[RowResult]) -> None:
         sampling = [at for at, does in enumerate(samples) if does]
-        if len(sample_rows) != logits.shape[0]:
-            logits = logits[self._tensor(np.array(sample_rows, dtype=np.int64))]
         rows = inputs.rows[sampling].tolist()
-        sampled = self._sampling.sample(logits, rows) if rows else None
+        sampled = self._sampling.sample(logits, rows)
         committed: dict[int, int] = {}
-        if sampled is not None:
-            for k, at in enumerate(sampling):
-                result = results[inputs.order[at]]
-                result.error = sampled.errors.get(k)
-                if result.error is None:
-                    result.token_ids = [sampled.token_ids[k]]
-                    scores = sampled.logprobs[k]
-                    result.logprobs = None if scores is None else [scores]
-                    committed[rows[k]] = sampled.token_ids[k]
+        for k, at in enumerate(sampling):
+            result = results[inputs.order[at]]
+            result.error = sampled.errors.get(k)
+            if result.error is None:
+                result.token_ids = [sampled.token_ids[k]]
+                scores = sampled.logprobs[k]
+                result.logprobs = None if scores is None else [scores]
+                committed[rows[k]] = sampled.token_ids[k]
         self._rows.commit(inputs, committed)
         self._sampling.append(list(committed), list(committed.values()))
 
@@ -148,21 +150,3 @@ class ModelRunner:
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-
-def _logits_wanted(inputs: StepInputs, samples: list[bool], scored: list[range]) -> tuple[list[int], list[int]]:
-    """Query tokens whose logits are computed, row after row (prompt scores, then the last token), and each row's first."""
-    wanted: list[int] = []
-    offsets: list[int] = []
-    for at, positions in enumerate(scored):
-        start = int(inputs.query_start_loc[at])
-        offsets.append(len(wanted))
-        wanted += [start + p for p in positions]
-        if samples[at]:
-            wanted.append(start + inputs.query_lens[at] - 1)
-    return wanted, offsets
-
-
-def _last_of_each(samples: list[bool], scored: list[range], offsets: list[int]) -> list[int]:
-    """Rows of the logits that are sampled from."""
-    return [offsets[at] + len(scored[at]) for at, does in enumerate(samples) if does]

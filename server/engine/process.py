@@ -79,7 +79,9 @@ class EngineLink:
 
 def run_engine(arguments: EngineArguments) -> None:
     """Entry point of the process. Exit status: 0 stopped, 2 a wrong option or model, 1 anything else."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group; the API process decides
+    # Both reach the whole group (ctrl-C, systemd, kill -- -PGID); the API process decides, and its end is watched below.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     configure_logging(arguments.config.observability.log_level, role="engine")
     link = EngineLink(arguments.inbox, arguments.outbox)

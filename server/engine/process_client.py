@@ -9,6 +9,7 @@ import multiprocessing
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -103,12 +104,17 @@ class EngineProcess:
         self.inbox = f"ipc://{self.directory}/in"
         self.outbox = f"ipc://{self.directory}/out"
         self._process: multiprocessing.process.BaseProcess | None = None
+        self._lock = threading.Lock()
+        self._is_over = False
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
+        """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
         arguments = EngineArguments(_for_engine(config), files, self.inbox, self.outbox)
         process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
-        process.start()
-        self._process = process
+        with self._lock:
+            if not self._is_over:
+                process.start()
+                self._process = process
 
     @property
     def pid(self) -> int | None:
@@ -134,7 +140,9 @@ class EngineProcess:
         return f"the engine process exited with status {status}; its last log lines say why"
 
     def kill(self, patience_s: float) -> None:
-        """Waits for the process to end by itself, then makes sure; removes the sockets' directory."""
+        """Waits for the process to end by itself, then makes sure; removes the sockets' directory. Safe to repeat."""
+        with self._lock:
+            self._is_over = True
         if self._process is not None:
             self._process.join(timeout=patience_s)
             if self._process.is_alive():
@@ -154,6 +162,7 @@ class ProcessEngineClient:
         self._inbox = self._bind(zmq.PUSH, process.inbox)
         self._outbox = self._bind(zmq.PULL, process.outbox)
         self._streams: dict[str, _Stream] = {}
+        self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
@@ -203,7 +212,7 @@ class ProcessEngineClient:
         return len(self._streams)
 
     def seconds_since_progress(self) -> float:
-        return self._now() - self._last_progress if self._streams and self._phase == READY else 0.0
+        return self._now() - self._last_progress if self._in_engine and self._phase == READY else 0.0
 
     async def run(self) -> None:
         """Receives until the engine has ended. Start it once the process has been started."""
@@ -240,6 +249,8 @@ class ProcessEngineClient:
                     stream = self._streams.get(delta.request_id)
                     if stream is not None:
                         stream.put(delta)
+                        if delta.finish_reason is not None:
+                            self._in_engine.discard(delta.request_id)
             case Phase(name=name):
                 self._phase = name
             case Ready(info=info):
@@ -267,6 +278,7 @@ class ProcessEngineClient:
 
     def close_stream(self, request_id: str, finished: bool) -> None:
         """For RequestStream: forgets the stream, and aborts the request if it had not ended."""
+        self._in_engine.discard(request_id)
         if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
             self._send(AbortRequests([request_id]))
 
@@ -278,8 +290,9 @@ class ProcessEngineClient:
         if self._max_open is not None and len(self._streams) >= self._max_open:
             raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
         assert request.request_id not in self._streams, "request ids are ours and unique"
-        if not self._streams:
+        if not self._in_engine:
             self._last_progress = self._now()  # the clock of a hang starts with the first open request
+        self._in_engine.add(request.request_id)
         stream = self._streams[request.request_id] = _Stream()
         self._send(AddRequest(request))
         return stream
@@ -297,8 +310,10 @@ class ProcessEngineClient:
     async def stop(self, patience_s: float = 5.0) -> None:
         """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
         self._closing = True
-        if self._dead_cause is None and self._process.pid is not None:
+        if self._phase == READY:
             self._send(Stop())
+        else:
+            patience_s = 0  # while it loads it does not listen, and holds nothing that could be lost
         await asyncio.to_thread(self._process.kill, patience_s)
         self.die("the server is stopping")
         self._inbox.close()

@@ -15,7 +15,7 @@ from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.models.base import LoadedModel
+from headway.server.models.base import LoadedModel, Model
 
 
 class Worker:
@@ -47,7 +47,7 @@ class Worker:
             return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * 4 + logits
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
-        self._forward_dummy(plan.max_num_batched_tokens)
+        self._forward_dummy(self.loaded.model, plan.max_num_batched_tokens)
         peak = torch.cuda.max_memory_allocated(self._device) - before + logits
         gc.collect()
         torch.cuda.empty_cache()
@@ -61,12 +61,13 @@ class Worker:
             RowTable(plan.max_num_seqs, max_model_len, plan.block_size),
             SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed),
             self._device,
+            probe=lambda model: self._forward_dummy(model, 1),
         )
 
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""
         for num_tokens in (1, min(16, self._plan.max_num_batched_tokens)):
-            self._forward_dummy(num_tokens)
+            self._forward_dummy(self.loaded.model, num_tokens)
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self.loaded.model.kv_spec
@@ -81,13 +82,13 @@ class Worker:
         return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(self._kv_dtype).view(shape)
 
     @torch.inference_mode()
-    def _forward_dummy(self, num_tokens: int) -> None:
-        """One row of ``num_tokens`` in a cache made for it."""
+    def _forward_dummy(self, model: Model, num_tokens: int) -> None:
+        """One row of ``num_tokens``, which may be longer than the context, in a cache made for it."""
         block_size = self._plan.block_size
         num_blocks = -(-num_tokens // block_size)
         tokens = torch.arange(num_tokens, device=self._device)
         batch = ForwardBatch(
-            positions=tokens,
+            positions=tokens % self._plan.max_model_len,
             slot_mapping=tokens,
             query_start_loc=torch.tensor([0, num_tokens], dtype=torch.int32, device=self._device),
             seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=self._device),
@@ -99,8 +100,8 @@ class Worker:
             query_lens=[num_tokens],
             seq_lens_host=[num_tokens],
         )
-        hidden = self.loaded.model.forward(torch.zeros_like(tokens), self._allocate(num_blocks), batch)
-        self.loaded.model.logits(hidden[batch.logits_indices])
+        hidden = model.forward(torch.zeros_like(tokens), self._allocate(num_blocks), batch)
+        model.logits(hidden[batch.logits_indices])
 
     def release(self) -> None:
         self._runner = None

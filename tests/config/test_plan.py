@@ -55,6 +55,7 @@ def test_budgets_by_device() -> None:
     [
         ({"model": {"max_model_len": 5000}}, ["--max-model-len 5000", "limit of 4096"]),
         ({"model": {"quantization": "int8", "dtype": "float16"}}, ["--quantization int8", "float16"]),
+        ({"cache": {"kv_cache_dtype": "float16"}}, ["--kv-cache-dtype float16", "float32"]),
         ({"scheduler": {"max_num_batched_tokens": 8, "max_num_seqs": 9}}, ["--max-num-batched-tokens 8", "--max-num-seqs 9"]),
         ({"scheduler": {"enable_chunked_prefill": False, "max_num_batched_tokens": 100}}, ["4096", "it is 100"]),
     ],

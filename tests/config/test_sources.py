@@ -291,3 +291,42 @@ def test_secrets_stay_out_of_reprs_and_errors() -> None:
     problems = problems_of(["--api-key", '["s3cret"'], {"HF_TOKEN": "t0ken", "SM_HF_TOKEN": "***"})
     assert "s3cret" not in str(problems)
     assert "t0ken" not in str(problems)
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "yaml", "where"),
+    [
+        (["--api-key="], {}, "", "--api-key"),
+        (["--api-key", ""], {}, "", "--api-key"),
+        (["--api-key", ",", " "], {}, "", "--api-key"),
+        (["--api-key=[]"], {}, "", "--api-key"),
+        ([], {"SM_VLLM_API_KEY": ""}, "", "environment SM_VLLM_API_KEY"),
+        ([], {"SM_API_KEY": '""'}, "", "environment SM_API_KEY"),
+        ([], {"VLLM_API_KEY": " "}, "", "environment VLLM_API_KEY"),
+        ([], {}, "api-key:", "api-key"),
+        ([], {}, "api-key: null", "api-key"),
+        ([], {}, "api-key: []", "api-key"),
+        ([], {}, "api-key: ['']", "api-key"),
+        ([], {}, "api-key: ''", "api-key"),
+    ],
+)
+def test_an_api_key_that_comes_out_empty_is_refused(
+    argv: list[str], environ: dict[str, str], yaml: str, where: str, tmp_path: Path
+) -> None:
+    words = [*argv, "--config", yaml_file(tmp_path, yaml)] if yaml else argv
+    (problem,) = problems_of(["demo", *words], environ)
+    assert where in problem
+    assert problem.endswith("is given but holds no key; leave it out to serve without one")
+
+
+def test_blank_words_beside_a_key_are_dropped() -> None:
+    assert resolve(["demo", "--api-key", "", "k"], {}).config.http.api_key == ["k"]
+
+
+@pytest.mark.parametrize("argv", [["demo", "--api-key=sk-A", "sk-SECRET22"], ["--api-key=sk-A", "sk-SECRET22", "sk-SECRET22"]])
+def test_a_word_behind_an_inline_key_is_not_shown_nor_taken_for_the_model(argv: list[str]) -> None:
+    (problem,) = problems_of(argv)
+    assert "SECRET22" not in problem
+    assert "--api-key=k1,k2" in problem
+    assert resolve(["--api-key=sk-A", "--", "demo"], {}).config.model.model == "demo"
+    assert resolve(["--hf-token=hf-A", "demo"], {}).config.model.model == "demo"

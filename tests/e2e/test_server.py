@@ -227,6 +227,13 @@ def test_sigterm_lets_open_streams_finish() -> None:
         assert server.process.wait(timeout=30) == 0
 
 
+def test_sigterm_while_loading_ends_at_once() -> None:
+    with LiveServer("demo") as server:
+        server.wait_for(lambda: "phase" in httpx.get(f"{server.url}/ping").text)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 0
+
+
 def test_a_killed_server_leaves_no_engine() -> None:
     with LiveServer("demo") as server:
         server.wait_ready()

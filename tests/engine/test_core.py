@@ -29,13 +29,13 @@ def engine(files: ModelFiles) -> Iterator[EngineCore]:
 
 
 class FaultyModel:
-    """The real model, but for one token that breaks the forward pass of any batch that holds it."""
+    """The real model, but for one token (None: any) that breaks the forward pass of any batch that holds it."""
 
-    def __init__(self, model: Any, bad_token: int) -> None:
+    def __init__(self, model: Any, bad_token: int | None) -> None:
         self._model, self._bad_token = model, bad_token
 
     def forward(self, token_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if (token_ids == self._bad_token).any():
+        if self._bad_token is None or (token_ids == self._bad_token).any():
             raise RuntimeError("a kernel refused this token")
         result: torch.Tensor = self._model.forward(token_ids, *rest)
         return result
@@ -44,7 +44,7 @@ class FaultyModel:
         return getattr(self._model, name)
 
 
-def make_faulty(engine: EngineCore, bad_token: int) -> None:
+def make_faulty(engine: EngineCore, bad_token: int | None) -> None:
     runner = engine._executor._worker.runner  # type: ignore[attr-defined]
     runner._model = FaultyModel(runner._model, bad_token)
 
@@ -75,8 +75,16 @@ def test_the_request_that_breaks_a_step_ends_alone(engine: EngineCore) -> None:
     assert engine.stats().num_blocks_used == 0
 
 
-def test_an_engine_that_can_run_nothing_raises_the_cause(engine: EngineCore) -> None:
+def test_a_bad_request_alone_does_not_end_the_engine(engine: EngineCore) -> None:
     make_faulty(engine, 9)
+    engine.add_request(request("bad", [9], max_tokens=3))
+    (end,) = engine.step().deltas
+    assert end.finish_reason == FinishReason.ERROR
+    assert run(engine, [request("good", [8], max_tokens=2, ignore_eos=True)])["good"].finish_reason == FinishReason.LENGTH
+
+
+def test_an_engine_that_can_run_nothing_raises_the_cause(engine: EngineCore) -> None:
+    make_faulty(engine, None)
     for i in range(2):
         engine.add_request(request(f"r{i}", [9, i], max_tokens=3))
     with pytest.raises(RuntimeError, match="a kernel refused this token"):

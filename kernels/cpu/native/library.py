@@ -82,7 +82,9 @@ def function(name: str, dtype: torch.dtype) -> Callable[..., None] | None:
     loaded = library() if suffix is not None else None
     if loaded is None:
         return None
-    kernel = getattr(loaded, f"{name}_{suffix}")
+    kernel = getattr(loaded, f"{name}_{suffix}", None)
+    if kernel is None:
+        return None
     kernel.argtypes = _ARGUMENTS[name]
     kernel.restype = None
     result: Callable[..., None] = kernel
