@@ -125,6 +125,12 @@ class _Walk:
             words = self._words(label, inline, many=setting.kind is Kind.LIST)
         if words is None:
             return
+        if inline is not None and setting.kind is Kind.LIST and setting.option.secret and self._skip_bare_words():
+            # Perhaps the model, perhaps one more secret: neither may be guessed, and the second not be shown.
+            self._problem(
+                label, f"a word that is not shown follows it; write several keys as {label} k1 k2 or {label}=k1,k2, and the model before"
+            )
+            return
         try:
             value = parse_words(setting, words)
         except BadValue as error:
@@ -158,6 +164,14 @@ class _Walk:
         while self.at < len(self.words) and not _OPTION.match(self.words[self.at]):
             self.at += 1
             self.found.skipped_words = True
+
+    def _skip_bare_words(self) -> bool:
+        """Whether words that are no options stood here."""
+        start = self.at
+        while self.at < len(self.words) and self.words[self.at] != "--" and not _OPTION.match(self.words[self.at]):
+            self.at += 1
+        self.found.skipped_words = self.found.skipped_words or self.at > start
+        return self.at > start
 
     def _dotted_value(self, meaning: Meaning, label: str, path: list[str], inline: str | None) -> None:
         setting = meaning.setting

@@ -46,7 +46,8 @@ def show_config(resolved: Resolved) -> str:
         for setting in settings:
             value = masked(setting, resolved.value(setting))
             line = f"{setting.key}: {json.dumps(value, ensure_ascii=False)}"
-            hidden = "# " if setting.option.secret and value else ""  # a mask must not come back as a key
+            # A mask must not come back as a key, nor a missing key as one that was given.
+            hidden = "# " if setting.option.secret else ""
             lines.append(f"{hidden + line:<44} # {resolved.source(setting)}")
     return "\n".join(lines) + "\n"
 

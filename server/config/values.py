@@ -27,6 +27,10 @@ class BadValue(ValueError):
 
 def parse_text(setting: Setting, text: str) -> Any:
     """The value that ``text`` means for this option. Raises BadValue."""
+    return checked(setting, _parsed(setting, text))
+
+
+def _parsed(setting: Setting, text: str) -> Any:
     if setting.nullable and text.strip() in ("", "None"):
         return None
     match setting.kind:
@@ -47,7 +51,7 @@ def parse_text(setting: Setting, text: str) -> Any:
             value = text
     if value is None:
         raise bad_value(setting, text)
-    return checked(setting, value)
+    return value
 
 
 def parse_words(setting: Setting, words: Sequence[str]) -> Any:
@@ -55,13 +59,16 @@ def parse_words(setting: Setting, words: Sequence[str]) -> Any:
     if setting.kind is not Kind.LIST:
         assert len(words) == 1
         return parse_text(setting, words[0])
-    return [item for word in words for item in parse_text(setting, word)]
+    return checked(setting, [item for word in words for item in _parsed(setting, word)])
 
 
 def checked(setting: Setting, value: Any) -> Any:
     """``value`` if it is inside the option's bounds; a list without its blank items. Raises BadValue."""
     if isinstance(value, list):
         value = [item for item in value if item.strip()]
+        if setting.option.secret and not value:
+            # A key that got lost on its way (an unset variable in a script) must not open the server to everybody.
+            raise BadValue("is given but holds no key; leave it out to serve without one")
     if isinstance(value, int | float) and not isinstance(value, bool) and not all(_holds(value, *bound) for bound in setting.bounds):
         raise bad_value(setting, str(value))
     if setting.option.secret and MASK in (value if isinstance(value, list) else [value]):

@@ -88,7 +88,7 @@ def _value(meaning: Meaning, loader: _Loader, node: yaml.Node) -> Any:
     setting = meaning.setting
     if isinstance(node, yaml.ScalarNode):
         if node.tag == _NULL:
-            return setting.default
+            return checked(setting, setting.default) if setting.option.secret else setting.default
         value = parse_text(setting, _scalar(node))
         return (not value) if meaning.negated else value
     if isinstance(node, yaml.SequenceNode) and setting.kind is Kind.LIST:

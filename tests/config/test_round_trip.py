@@ -39,7 +39,9 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         case Kind.CHOICE:
             values = st.sampled_from(setting.words)
         case Kind.LIST:
-            values = st.lists(TEXT.filter(lambda item: item.strip() not in ("", MASK)), max_size=3, unique=True)
+            values = st.lists(
+                TEXT.filter(lambda item: item.strip() not in ("", MASK)), min_size=int(setting.option.secret), max_size=3, unique=True
+            )
         case Kind.JSON:
             values = st.dictionaries(TEXT, JSON, max_size=3)
         case Kind.TEXT:
