@@ -17,6 +17,7 @@ import uvloop
 
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
+from headway.server.api.http_protocol import LimitedHttpToolsProtocol
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient
@@ -148,7 +149,7 @@ class _Lifecycle:
         app = create_app(self._config, self._client, self._served, self._drain)
         return uvicorn.Config(
             app,
-            http="httptools",
+            http=LimitedHttpToolsProtocol,
             loop="none",
             log_config=None,
             log_level=http.uvicorn_log_level,

@@ -26,12 +26,14 @@ _TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
+    431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
 # A starting engine takes seconds to minutes, so a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
+_MAX_PATH_SHOWN = 200
 
 
 class Unauthorized(HeadwayError):
@@ -70,6 +72,9 @@ def status_of(error: HeadwayError) -> int:
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
     kind = _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+    # Half of a surrogate pair has no place in UTF-8; a text with one comes from a template or a client's escapes.
+    message = message.encode("utf-8", "replace").decode()
+    param = param and param.encode("utf-8", "replace").decode()
     return {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
@@ -105,9 +110,10 @@ async def on_headway_error(request: Request, error: Exception) -> Response:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own errors: no such path, wrong method."""
     assert isinstance(error, HTTPException)
-    path, method = request.url.path, request.method
+    path, method = request.scope["path"][:_MAX_PATH_SHOWN], request.method
     if error.status_code == 404:
-        return error_response(404, f"There is no {method} {path} on this server; see /docs for the routes.", headers=error.headers)
+        hint = "; see /docs for the routes" if getattr(request.app, "docs_url", None) else ""
+        return error_response(404, f"There is no {method} {path} on this server{hint}.", headers=error.headers)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return error_response(405, f"{method} is not allowed on {path}; use {allowed}.", headers=error.headers)
