@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+from pydantic_core import from_json
 
 from headway.server.errors import ConfigError, RequestError
 from headway.server.text.template_environment import MAX_RENDERED_CHARS, Sandbox, TemplateRefusal, render_limited
@@ -153,8 +154,8 @@ def _part_text(part: Any, index: int, at: int) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _TEXT_PARTS:
-        raise RequestError(f"The content part at {where} is of type {kind!r}; this model takes text only.", where)
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
+        raise RequestError(f"The content part at {where} is of type {reprlib.repr(kind)[:80]}; this model takes text only.", where)
     text = part.get(_TEXT_PARTS[kind])
     if not isinstance(text, str):
         raise RequestError(f"The content part at {where} has no text.", where)
@@ -169,7 +170,7 @@ def _with_parsed_arguments(call: Mapping[str, Any], index: int, at: int) -> dict
         return dict(call)
     where = f"messages.{index}.tool_calls.{at}.function.arguments"
     try:
-        parsed = json.loads(arguments) if arguments.strip() else {}
+        parsed = from_json(arguments, allow_inf_nan=False) if arguments.strip() else {}
     except ValueError as error:
         raise RequestError(f"The arguments at {where} are no valid JSON: {error}.", where) from error
     if not isinstance(parsed, dict):

@@ -147,8 +147,8 @@ class FakeStream:
             delta.prompt_logprobs = [None, *(fake_logprobs(token_id, sampling.prompt_logprobs) for token_id in rest)]
         self._num_given += len(ids)
         self._num_deltas += 1
-        if self._num_given == len(self._output):
-            delta.finish_reason = FinishReason.STOP if ids[-1] in sampling.eos_token_ids else FinishReason.LENGTH
+        if self._num_given >= len(self._output):
+            delta.finish_reason = FinishReason.STOP if ids and ids[-1] in sampling.eos_token_ids else FinishReason.LENGTH
             now = time.time()
             delta.times = RequestTimes(request.arrival_time, self._started, self._started, now)
             self._end()

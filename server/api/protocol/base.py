@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from headway.server.errors import RequestError
 
@@ -14,7 +15,19 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 1000
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1024
+MAX_KEYS = 256  # of an object whose size nothing else limits
 _LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
+
+
+def at_most(num_items: int) -> BeforeValidator:
+    """Refuses a larger list or object before its items are looked at: pydantic would report on each of a million."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list | dict) and len(value) > num_items:
+            raise PydanticCustomError("too_long", "Value should have at most {limit} items", {"limit": num_items})
+        return value
+
+    return BeforeValidator(check)
 
 
 class RequestModel(BaseModel):
@@ -51,21 +64,24 @@ class GenerationFields(RequestModel):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=1e6)
     seed: int | None = Field(None, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Choice i gets seed + i; -1: none.")
-    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict, max_length=MAX_LOGIT_BIASES)
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], at_most(MAX_LOGIT_BIASES)] = Field(
+        default_factory=dict, max_length=MAX_LOGIT_BIASES
+    )
     stop: (
         Annotated[str, StringConstraints(max_length=MAX_STOP_LENGTH)]
         | Annotated[
             list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_STOP_LENGTH)]],
             Field(max_length=MAX_STOP_STRINGS),
+            at_most(MAX_STOP_STRINGS),
         ]
     ) = Field([], union_mode="left_to_right")
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=MAX_STOP_TOKEN_IDS)
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()] = Field([], max_length=MAX_STOP_TOKEN_IDS)
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     prompt_logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
     echo: bool = False
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: Annotated[StreamOptions, at_most(MAX_KEYS)] | None = None
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
@@ -76,7 +92,7 @@ class GenerationFields(RequestModel):
     # OpenAI's bookkeeping: it changes no answer, there or here.
     user: str | None = None
     store: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, Any], at_most(MAX_KEYS)] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.protocol.base import MAX_KEYS, GenerationFields, at_most
 from headway.server.errors import RequestError
 
 
 class ChatCompletionRequest(GenerationFields):
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1), FailFast()]
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Default: what remains of the context.")
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=-1, description="-1: the whole vocabulary.")
-    tools: list[dict[str, Any]] = Field([], description="Shown to the model; needs tool_choice none, since calls are not parsed.")
+    tools: Annotated[list[dict[str, Any]], FailFast()] = Field(
+        [], description="Shown to the model; needs tool_choice none, since calls are not parsed."
+    )
     tool_choice: Literal["none"] | None = None
     parallel_tool_calls: bool | None = Field(None, description="Without effect while calls are not parsed.")
     include_reasoning: bool | None = Field(None, description="Without effect: reasoning is part of the content.")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = Field(False, description="Chat templates write the special tokens themselves.")
-    chat_template_kwargs: dict[str, Any] = Field({}, description="Further variables of the chat template.")
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field({}, description="Further variables of the chat template.")
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
         "functions": (),
@@ -59,8 +61,13 @@ class ChatCompletionRequest(GenerationFields):
             raise RequestError(
                 "continue_final_message and add_generation_prompt exclude each other: set one of them to false.", "continue_final_message"
             )
-        for index, message in enumerate(self.messages):
-            _check_message(index, message)
+        check_messages(self.messages)
+
+
+def check_messages(messages: list[dict[str, Any]]) -> None:
+    """What every chat template takes for granted. Raises RequestError."""
+    for index, message in enumerate(messages):
+        _check_message(index, message)
 
 
 def _check_message(index: int, message: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
+from itertools import islice
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -49,14 +51,37 @@ def parse_request(model: type[_Model], fields: dict[str, Any]) -> _Model:
 
 
 def shortened(value: Any) -> str:
-    text = repr(value)
+    """``value`` as it may stand in an error's text: cheap, however large it is."""
+    text = _brief.repr(value)
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+class _Brief(reprlib.Repr):
+    """repr that looks at the first few items only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxstring, self.maxlong = (
+            4,
+            _MAX_ITEMS_SHOWN,
+            _MAX_ITEMS_SHOWN,
+            _MAX_SHOWN,
+            _MAX_SHOWN,
+        )
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """The base class sorts all keys first."""
+        if level <= 0:
+            return "{...}" if x else "{}"
+        pieces = [f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in islice(x.items(), self.maxdict)]
+        return "{" + ", ".join(pieces) + (", ...}" if len(x) > self.maxdict else "}")
 
 
 _KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
 _COUNTED = re.compile(r" after validation, not .*$")
-# Longer inputs are not shown at all: repr of a list of a million items takes longer than the request.
+# Longer inputs are not shown at all.
 _MAX_ITEMS_SHOWN = 20
+_brief = _Brief()
 
 
 def _refuse_extras(model: type[RequestModel], given: dict[str, Any]) -> None:
@@ -65,12 +90,19 @@ def _refuse_extras(model: type[RequestModel], given: dict[str, Any]) -> None:
         if name in known:
             continue
         if name in model.REFUSED:
-            if not value or value in model.REFUSED[name]:
-                continue  # asks for nothing
+            if _asks_for_nothing(value, model.REFUSED[name]):
+                continue
             raise RequestError(f"{name} is not supported by this server; leave it out.", name)
         close = difflib.get_close_matches(name[:100], [*known, *model.REFUSED], n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else "leave it out."
         raise RequestError(f"{shortened(name)} is not a field of this request; {hint}", name[:100])
+
+
+def _asks_for_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
+    if any(isinstance(value, bool) == isinstance(known, bool) and value == known for known in neutral):
+        return True
+    # Zero is a number like others, and false says something where the neutral value is true.
+    return value in ([], {}, "") or (value is False and True not in neutral)
 
 
 def _as_request_error(error: ValidationError) -> RequestError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from headway.server.api.protocol.base import RequestModel
+from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most
+from headway.server.api.protocol.chat import check_messages
 from headway.server.errors import RequestError
 
 
@@ -15,19 +16,20 @@ class TokenizeRequest(RequestModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] = Field(default_factory=list)
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
+    tools: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
     add_special_tokens: bool | None = Field(None, description="Default: true for a prompt, false for messages.")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field(default_factory=dict)
     return_token_strs: bool = False
 
     def check(self) -> None:
         if (self.prompt is None) == (not self.messages):
             raise RequestError("Give either prompt or messages.", "prompt")
+        check_messages(self.messages)
 
 
 class DetokenizeRequest(RequestModel):
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -37,6 +38,8 @@ async def show_model(http: Request) -> Response:
     state = state_of(http)
     model = state.ready_model()
     name = http.path_params["model_id"]
+    if not name:
+        raise HTTPException(404)
     state.served.check_name(name)
     return JSONResponse(_card(state, model, name))
 

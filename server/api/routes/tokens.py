@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from headway.server.api.deps import ServedModel, state_of
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.routes.body import read_request
-from headway.server.api.serving.prompts import count_chars, off_loop
+from headway.server.api.serving.prompts import check_ids, off_loop, refuse_hopeless
 
 
 async def tokenize(http: Request) -> Response:
@@ -16,28 +16,38 @@ async def tokenize(http: Request) -> Response:
     request = await read_request(http, TokenizeRequest)
     state.served.check_name(request.model)
     model = state.ready_model()
-    ids = await off_loop(count_chars(request.prompt or request.messages), lambda: _token_ids(model, request))
-    texts = [model.tokenizer.id_to_token(token_id) for token_id in ids] if request.return_token_strs else None
-    return JSONResponse({"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts})
+    return await off_loop(http, lambda: _tokens(model, request))
 
 
 async def detokenize(http: Request) -> Response:
     state = state_of(http)
     request = await read_request(http, DetokenizeRequest)
     state.served.check_name(request.model)
-    tokenizer = state.ready_model().tokenizer
-    text = await off_loop(4 * len(request.tokens), lambda: tokenizer.decode(request.tokens, skip_special_tokens=False))
-    return JSONResponse({"prompt": text})
+    model = state.ready_model()
+    return await off_loop(http, lambda: _text(model, request))
+
+
+def _text(model: ServedModel, request: DetokenizeRequest) -> Response:
+    check_ids(model, request.tokens, "tokens")
+    return JSONResponse({"prompt": model.tokenizer.decode(request.tokens, skip_special_tokens=False)})
+
+
+def _tokens(model: ServedModel, request: TokenizeRequest) -> Response:
+    ids = _token_ids(model, request)
+    texts = [model.tokenizer.id_to_token(token_id) for token_id in ids] if request.return_token_strs else None
+    return JSONResponse({"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts})
 
 
 def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
     if request.prompt is not None:
+        refuse_hopeless(model, request.prompt, "prompt")
         return model.tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
     text = model.chat_template.render(
-        request.messages or [],
+        request.messages,
         tools=request.tools or None,
         add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         continue_final_message=request.continue_final_message,
         kwargs=request.chat_template_kwargs,
     )
+    refuse_hopeless(model, text, "messages")
     return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens is True)

@@ -14,14 +14,14 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, count_chars, encode_prompt, off_loop
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off_loop
 
 
 async def chat_completion(state: AppState, call: Call, request: ChatCompletionRequest) -> Response:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
     state.served.check_name(request.model)
-    prompt = await off_loop(count_chars(request.messages), lambda: _prompt(model, request))
+    prompt = await off_loop(call.http, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.request_id}"
     form = _ChatFormat(request, model, prompt, public_id, state.served.name, state.config.http.response_role)
     generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival)

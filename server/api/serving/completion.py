@@ -14,7 +14,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, count_chars, encode_prompt, off_loop
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off_loop
 from headway.server.types import TokenLogprobs
 
 
@@ -22,7 +22,7 @@ async def completion(state: AppState, call: Call, request: CompletionRequest) ->
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
     state.served.check_name(request.model)
-    prompts = await off_loop(count_chars(request.prompt), lambda: _prompts(model, request))
+    prompts = await off_loop(call.http, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.request_id}"
     form = _CompletionFormat(request, model, prompts, public_id, state.served.name)
     generation = await Generation.open(state, model, request, prompts, public_id, call.arrival)

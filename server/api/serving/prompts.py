@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from starlette.requests import Request
 
 from headway.server.api.deps import ServedModel
+from headway.server.api.protocol.parse import shortened
 from headway.server.errors import RequestError
 
-# Tokenising takes about 1 us a token: up to this many characters cost the event loop less than a thread's hand-over twice.
-_MAX_INLINE_CHARS = 4000
+# Tokenising takes about 1 us a token: a body of up to this many bytes costs the event loop less than a thread's hand-over twice.
+_MAX_INLINE_BYTES = 4000
 # A text of more characters per token of context than this is measured by its beginning first.
 _LIKELY_CHARS_PER_TOKEN = 16
 _SLACK_TOKENS = 16
@@ -27,24 +30,35 @@ class EncodedPrompt:
     text: str | None
 
 
-async def off_loop(num_chars: int, work: Callable[[], _T]) -> _T:
-    """``work``'s result, out of a thread if it has many characters to do."""
-    return work() if num_chars <= _MAX_INLINE_CHARS else await asyncio.to_thread(work)
+async def off_loop(http: Request, work: Callable[[], _T]) -> _T:
+    """``work``'s result, out of a thread if the request, whose body has been read, brings much to do: in texts, ids, tools or keys."""
+    return work() if len(await http.body()) <= _MAX_INLINE_BYTES else await asyncio.to_thread(work)
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:
     """CPU work. ``num_wanted`` output tokens at least must fit behind the prompt. Raises RequestError that names ``param``."""
     if isinstance(prompt, str):
-        _refuse_hopeless(model, prompt, param)
+        refuse_hopeless(model, prompt, param)
         encoded = EncodedPrompt(model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
-    else:
-        encoded = EncodedPrompt(prompt, None)
-        vocab_size = model.info.vocab_size
-        if prompt and not (min(prompt) >= 0 and max(prompt) < vocab_size):
-            wrong = next(token_id for token_id in prompt if not 0 <= token_id < vocab_size)
-            raise RequestError(f"{param} holds token id {wrong}; this model's vocabulary goes from 0 to {vocab_size - 1}.", param)
-    check_length(model, len(encoded.token_ids), param, num_wanted)
-    return encoded
+        check_length(model, len(encoded.token_ids), param, num_wanted)
+        return encoded
+    check_length(model, len(prompt), param, num_wanted)
+    check_ids(model, prompt, param)
+    return EncodedPrompt(prompt, None)
+
+
+def check_ids(model: ServedModel, token_ids: Sequence[int], param: str) -> None:
+    """Each of the vocabulary, and no more than the context holds. Raises RequestError."""
+    info = model.info
+    if len(token_ids) > info.max_model_len:
+        raise RequestError(
+            f"{param} holds {len(token_ids)} token ids; this model's context is {info.max_model_len} tokens. Send fewer.", param
+        )
+    if token_ids and not (min(token_ids) >= 0 and max(token_ids) < info.vocab_size):
+        wrong = next(token_id for token_id in token_ids if not 0 <= token_id < info.vocab_size)
+        raise RequestError(
+            f"{param} holds token id {shortened(wrong)}; this model's vocabulary goes from 0 to {info.vocab_size - 1}.", param
+        )
 
 
 def check_length(model: ServedModel, num_tokens: int, param: str, num_wanted: int) -> None:
@@ -65,19 +79,8 @@ def check_length(model: ServedModel, num_tokens: int, param: str, num_wanted: in
         )
 
 
-def count_chars(value: Any) -> int:
-    """About how much text is in a JSON value."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(count_chars, value.values()))
-    if isinstance(value, list):
-        return sum(map(count_chars, value))
-    return 0
-
-
-def _refuse_hopeless(model: ServedModel, text: str, param: str) -> None:
-    """A text of megabytes would cost seconds of a core; its beginning alone shows that it does not fit."""
+def refuse_hopeless(model: ServedModel, text: str, param: str) -> None:
+    """A text of megabytes would cost seconds of a core; its beginning alone shows that it does not fit. Raises RequestError."""
     enough = model.info.max_model_len * _LIKELY_CHARS_PER_TOKEN
     if len(text) <= 2 * enough:
         return

@@ -29,7 +29,7 @@ def sampling_params(request: GenerationFields, model: ServedModel, num_prompt_to
         )
     eos = () if request.ignore_eos else tuple(dict.fromkeys((*model.tokenizer.eos_token_ids, *defaults.eos_token_ids)))
     return SamplingParams(
-        max_tokens=max(max_tokens, 1),  # 0 means that only the prompt is wanted, which takes one step all the same
+        max_tokens=max_tokens,  # 0: only the prompt is wanted
         min_tokens=request.min_tokens,
         temperature=_temperature(request.temperature, defaults.temperature),
         top_p=_first(request.top_p, defaults.top_p, 1.0),
