@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become do
         from headway.entrypoint.argv import server_arguments
         from headway.entrypoint.banner import banner
         from headway.entrypoint.environment import read_options
-        from headway.entrypoint.secrets import environment_for_server, what_server_would_lose
+        from headway.entrypoint.secrets import environment_for_server, key_warnings, what_server_would_lose
 
         resolved = read_options(words, os.environ)
         arguments, environment = server_arguments(resolved), environment_for_server(resolved, os.environ)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become do
     except ConfigError as error:
         sys.stderr.writelines(f"headway: error: {problem}\n" for problem in error.problems)
         return 2
-    sys.stderr.writelines(f"headway: warning: {warning}\n" for warning in resolved.warnings)
+    sys.stderr.writelines(f"headway: warning: {warning}\n" for warning in (*resolved.warnings, *key_warnings(resolved, os.environ)))
     sys.stderr.write(banner(resolved))
     sys.stderr.flush()
     _become([*server, *arguments], environment)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from headway.server.config.given import Origin
 from headway.server.config.sources import Resolved, all_settings, resolve
 from headway.server.config.values import to_text
+
+PLATFORM_DIRECTORY = Path("/opt/ml")
 
 
 def environment_for_server(resolved: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
@@ -16,6 +19,17 @@ def environment_for_server(resolved: Resolved, environ: Mapping[str, str]) -> di
         if setting.option.secret and resolved.source(setting).origin is Origin.COMMAND_LINE:
             child[setting.environment_names[0]] = to_text(setting, resolved.value(setting))
     return child
+
+
+def key_warnings(resolved: Resolved, environ: Mapping[str, str], platform_directory: Path = PLATFORM_DIRECTORY) -> list[str]:
+    """A sentence if there is an API key where no client can send one."""
+    signs = [name for name in sorted(environ) if name.startswith("SAGEMAKER_")] or [str(platform_directory)] * platform_directory.is_dir()
+    if not resolved.config.http.api_key or not signs:
+        return []
+    return [
+        f"--api-key is set and this looks like SageMaker ({signs[0]}), which takes the Authorization header off every call: all of them "
+        "will be answered 401; leave the key out there, where IAM guards the endpoint"
+    ]
 
 
 def what_server_would_lose(resolved: Resolved, arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from headway.entrypoint.argv import server_arguments
 from headway.entrypoint.banner import banner
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.model_source import find_model, model_in
-from headway.entrypoint.secrets import environment_for_server
+from headway.entrypoint.secrets import environment_for_server, key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
 
@@ -179,6 +179,34 @@ def test_a_secret_flag_that_a_config_file_would_override_is_refused(tmp_path: Pa
     assert done.stderr == (
         f"headway: error: --api-key: the --config file {path} sets it too; a secret flag can't win over that, leave one of them out\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "environ", "has_directory", "sign"),
+    [
+        ("k", {"SAGEMAKER_REGION": "r"}, False, "SAGEMAKER_REGION"),
+        ("k", {}, True, "ml"),
+        ("k", {}, False, None),
+        (None, {"SAGEMAKER_REGION": "r"}, True, None),
+    ],
+)
+def test_a_key_that_sagemaker_would_not_pass_on(
+    key: str | None, environ: dict[str, str], has_directory: bool, sign: str | None, tmp_path: Path
+) -> None:
+    directory = tmp_path / "ml"
+    if has_directory:
+        directory.mkdir()
+    keys = {"VLLM_API_KEY": key} if key else {}
+    resolved = read_options([], {"SM_VLLM_MODEL": "demo"} | keys | environ, NOWHERE)
+    warnings = key_warnings(resolved, environ, directory)
+    assert len(warnings) == (sign is not None)
+    assert all(str(sign) in warning and "401" in warning for warning in warnings)
+
+
+def test_the_real_entrypoint_warns_of_it() -> None:
+    done = entrypoint("serve", "--show-config", SM_VLLM_MODEL="demo", SM_VLLM_API_KEY="s3cret", SAGEMAKER_REGION="r")
+    assert done.returncode == 0
+    assert done.stderr.startswith("headway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)")
 
 
 def test_help_needs_no_model() -> None:
