@@ -46,6 +46,15 @@ def _is_no_probe(record: logging.LogRecord) -> bool:
     return path.partition("?")[0] not in _PROBES
 
 
+def _yield_to_engine() -> None:
+    """Lowers this thread's priority, the event loop's, where the engine computes on the same cores.
+
+    The engine's threads wait for each other many times a layer, so each moment taken from one is taken from all: 8 streams of the
+    demo model on 2 cores went from 177 to 208 tokens/s (2026-11). The loop still runs whenever an engine thread sleeps.
+    """
+    os.nice(10)
+
+
 class _Uvicorn(uvicorn.Server):
     """uvicorn without its signal handlers: the life cycle has them."""
 
@@ -123,6 +132,8 @@ class _Lifecycle:
             self._served.set_ready(info)
             for line in ready_banner(self._config, self._served.name, info, time.perf_counter() - self._started):
                 log.info("%s", line)
+            if info.device.startswith("cpu"):
+                _yield_to_engine()
             await receiving
         finally:
             receiving.cancel()
