@@ -146,7 +146,9 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, BenchError) as error:
         parser.error(str(error))
     # A benchmark that is told to stop must stop its server too.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Both, since a shell starts background jobs with SIGINT ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     comparison = Comparison(options, jobs, console)
     try:
         comparison.run(peers)
