@@ -74,7 +74,8 @@ class ParallelLMHead(Layer):
         return num_bytes
 
     def shares(self, table: Tensor) -> bool:
-        return self._packed is table
+        """Whether what was packed is the table itself, not a copy in another layout."""
+        return getattr(self._packed, "data", None) is table
 
 
 def _vocab_shard(vocab_size: int, hidden_size: int, group: TensorParallelGroup) -> tuple[tuple[int, int], dict[str, Part]]:
