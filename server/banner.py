@@ -25,5 +25,5 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
         f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-        '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}]}\'',
+        '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}\'',
     ]
