@@ -30,7 +30,8 @@ class ModelConfig(Topic):
     )
     quantization: Literal["none", "int8"] | None = option(
         None,
-        "int8: 8-bit weights with 8-bit dynamic activations on CPU. Unset: int8 for a quantised GGUF with dtype auto on a CPU without bf16 products, else none.",
+        "int8: 8-bit weights with 8-bit dynamic activations on CPU. "
+        "Unset: int8 for a quantised GGUF with dtype auto on a CPU without bf16 products, else none.",
         short=("-q",),
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to run; auto takes the GPU if there is one.")
