@@ -7,6 +7,7 @@ from headway.server.config.fields import Topic
 from headway.server.config.http import HttpConfig
 from headway.server.config.model import ModelConfig
 from headway.server.config.observability import ObservabilityConfig
+from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 
 
@@ -17,6 +18,7 @@ class ServerConfig(Topic):
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     http: HttpConfig = HttpConfig()
+    sagemaker: SagemakerConfig = SagemakerConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
 
 
