@@ -1,65 +1,51 @@
-# The container image: `docker build -t headway .` (CPU), `docker build --build-arg VARIANT=cuda -t headway:cuda .` (NVIDIA GPUs).
+# The container image: `make image`, or `docker build -t headway .` (CPU), `docker build --build-arg VARIANT=cuda ...` (NVIDIA GPUs).
 # Needs BuildKit. docs/image.md explains the choices; tests/image/ builds this file and runs what comes out.
 ARG BASE_IMAGE=debian:bookworm-slim
 
-# -- what every stage and the final image share ------------------------------------------------------------------------
-FROM ${BASE_IMAGE} AS base
+# -- the operating system -------------------------------------------------------------------------------------------------
+FROM ${BASE_IMAGE} AS os
 ARG VARIANT=cpu
-ARG SOURCE_DATE_EPOCH=1735689600
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # procps: `docker exec ... ps` at night. The CUDA variant keeps a C compiler and Python's headers, because Triton compiles a
 # launcher for each kernel in C when the kernel is first used; the CPU variant has none.
-RUN --mount=type=bind,source=container/image,target=/mnt \
-    case "$VARIANT" in cpu) extra= ;; cuda) extra="gcc libc6-dev libpython3-dev" ;; *) echo "VARIANT is cpu or cuda" >&2; exit 2 ;; esac; \
+RUN case "$VARIANT" in cpu) extra= ;; cuda) extra="gcc libc6-dev libpython3-dev" ;; *) echo "VARIANT is cpu or cuda" >&2; exit 2 ;; esac; \
     export DEBIAN_FRONTEND=noninteractive; \
     apt-get update -qq; \
-    apt-get install -y -qq --no-install-recommends ca-certificates python3 procps $extra >/dev/null; \
-    mkdir -p /usr/share/headway; \
-    . /mnt/tidy.sh
+    apt-get install -y -qq --no-install-recommends ca-certificates python3 procps $extra >/dev/null
 
 # -- Python packages, at the versions that the tests ran with ------------------------------------------------------------
-FROM base AS packages
-RUN apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+FROM os AS packages
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
     python3 -m venv /opt/headway
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 ARG VARIANT
 # Where torch comes from when wheels/ has none; empty: the package index, whose torch is the CUDA build.
 ARG TORCH_INDEX_URL=auto
-RUN --mount=type=bind,target=/src \
-    bash /src/container/image/packages.sh
+RUN --mount=type=bind,target=/mnt bash /mnt/container/image/packages.sh
 
-# -- our own wheel, with the CPU kernels compiled -------------------------------------------------------------------------
-FROM packages AS wheel
-RUN DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ python3-dev >/dev/null
-RUN --mount=type=bind,target=/src \
-    mkdir /build; cp -a /src/. /build/; \
-    PIP_CONSTRAINT=/build/container/image/lock.txt /opt/headway/bin/pip wheel -q --no-deps --wheel-dir /dist /build
+# -- our own wheel, with the CPU kernels compiled, and what all of the image consists of ---------------------------------
+FROM packages AS application
+RUN DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ python3-dev >/dev/null; \
+    python3 -m venv /opt/tools
+RUN --mount=type=bind,source=container/image,target=/mnt /opt/tools/bin/pip install -q -r /mnt/tools.txt
+COPY --from=os /var/lib/dpkg/status /dpkg-status
+RUN --mount=type=bind,target=/mnt bash /mnt/container/image/application.sh
 
-# -- what is in it: bill of materials and licences ------------------------------------------------------------------------
-FROM wheel AS inventory
-ARG SOURCE_DATE_EPOCH
-RUN /opt/headway/bin/pip install -q --no-deps /dist/*.whl; \
-    python3 -m venv /opt/tools; /opt/tools/bin/pip install -q -r /build/container/image/tools.txt
-COPY --from=base /var/lib/dpkg/status /inventory/dpkg-status
-RUN /opt/tools/bin/python /build/container/image/inventory.py \
-    --packages /opt/headway/lib/python3.*/site-packages --dpkg-status /inventory/dpkg-status --out /inventory
+# -- three trees with fixed times: the same inputs give the same layers ----------------------------------------------------
+FROM packages AS trees
+ARG SOURCE_DATE_EPOCH=1735689600
+RUN --mount=type=bind,from=os,target=/mnt --mount=type=bind,source=container/image,target=/media \
+    bash /media/tree.sh /mnt /trees/os .
+RUN --mount=type=bind,source=container/image,target=/media \
+    bash /media/tree.sh / /trees/packages opt/headway
+RUN --mount=type=bind,from=application,source=/application,target=/mnt --mount=type=bind,source=container/image,target=/media \
+    bash /media/tree.sh /mnt /trees/application .
 
 # -- the image ------------------------------------------------------------------------------------------------------------
-FROM base AS final
-ARG VARIANT
-ARG SOURCE_DATE_EPOCH
-# cp in a RUN, not COPY: the folders above keep a fixed time, so that the same inputs give the same layers.
-RUN --mount=type=bind,from=packages,source=/opt/headway,target=/mnt/packages \
-    --mount=type=bind,source=container/image,target=/mnt/image \
-    cp -a /mnt/packages /opt/headway; . /mnt/image/tidy.sh
-RUN --mount=type=bind,from=wheel,source=/dist,target=/mnt/dist \
-    --mount=type=bind,from=inventory,source=/inventory,target=/mnt/inventory \
-    --mount=type=bind,source=container/image,target=/mnt/image \
-    /opt/headway/bin/pip install -q --no-deps --no-compile --no-cache-dir --no-index --root-user-action=ignore /mnt/dist/*.whl; \
-    cp /mnt/inventory/sbom.cdx.json /mnt/inventory/LICENSES.txt /usr/share/headway/; \
-    PYTHONHASHSEED=0 /opt/headway/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/headway/lib/python3*/site-packages/headway; \
-    ln -s /opt/headway/bin/headway /usr/local/bin/headway; \
-    . /mnt/image/tidy.sh
+FROM scratch AS final
+COPY --from=trees /trees/os/ /
+COPY --from=trees /trees/packages/ /
+COPY --from=trees /trees/application/ /
 
 # Everything that is ever written goes below /tmp/headway, so that --read-only --tmpfs /tmp and any uid work. HOME too: there may
 # be no such user. Byte code is in the image already.
@@ -78,10 +64,14 @@ ENV HOME=/tmp/headway \
 # For the NVIDIA container toolkit; without it they mean nothing.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
+ARG VARIANT=cpu
 ARG VERSION=unknown
 ARG REVISION=unknown
+# For the CUDA variant: the CUDA version that torch was built for, which SageMaker compares with the host's driver.
+ARG CUDA_VERIFIED_VERSIONS=
 LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
       com.amazonaws.sagemaker.capabilities.bidirectional-streaming=true \
+      com.amazonaws.sagemaker.inference.cuda.verified_versions=${CUDA_VERIFIED_VERSIONS} \
       org.opencontainers.image.title=headway \
       org.opencontainers.image.description="Serves language models: SageMaker and OpenAI routes over an engine of its own" \
       org.opencontainers.image.licenses=Apache-2.0 \

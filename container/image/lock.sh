@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 python=${1:?the Python to resolve for}
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-"$python" -m pip install -q --dry-run --ignore-installed --report "$report" -c constraints.txt -r container/image/extra.txt .
+"$python" -m pip install -q --dry-run --ignore-installed --report "$report" -c constraints.txt .
 "$python" - "$report" > container/image/lock.txt <<'PYTHON'
 import json, sys
 print("# Made by `make lock`: what the image installs.")
