@@ -25,14 +25,14 @@ def environment_for_server(resolved: Resolved, environ: Mapping[str, str]) -> di
     for setting, value in asked(resolved):
         if fits_command_line(setting, value) or not value:
             continue
-        # Of a secret the name of old, where there is one: libraries know HF_TOKEN.
-        name = (*(setting.option.environment if setting.option.secret else ()), *setting.environment_names)[0]
         text = to_text(setting, value)
-        text = text if unquoted(text) == text else json.dumps(text)
-        if fits_exec(f"{name}={text}"):
-            child[name] = text
+        quoted = text if unquoted(text) == text else json.dumps(text)
+        # The name of old, where there is one: libraries know HF_TOKEN.
+        name = (*setting.option.environment, *setting.environment_names)[0]
+        if setting.option.secret and fits_exec(f"{name}={quoted}"):
+            child[name] = quoted
         else:
-            child[name + Form.FILE] = _kept(text)
+            child[setting.environment_names[0] + Form.FILE] = _kept(text)
     if (region := region_of(environ)) and "AWS_DEFAULT_REGION" not in child:
         child["AWS_DEFAULT_REGION"] = region  # all that boto3 knows
     return child

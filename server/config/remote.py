@@ -69,7 +69,7 @@ class RemotePlaces:
         try:
             answers.put((reference, self._content(reference)))
         except (BotoCoreError, ClientError) as error:
-            answers.put((reference, Unreadable(reference, _why(error, reference))))
+            answers.put((reference, Unreadable(reference, _why(error, reference, reference.region or self._region))))
         except Exception as error:  # the edge of a thread: read() raises it
             answers.put((reference, error))
 
@@ -101,7 +101,7 @@ class RemotePlaces:
             return self._clients[service, region]
 
 
-def _why(error: Exception, reference: Reference) -> str:
+def _why(error: Exception, reference: Reference, region: str | None) -> str:
     """Half a sentence. Nothing of the service's own message: it may quote what was sent."""
     from botocore import exceptions
 
@@ -109,13 +109,18 @@ def _why(error: Exception, reference: Reference) -> str:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
         if code in _DENIED:
             return f"access is denied; allow the role {_ACTIONS[reference.place]} on it, and kms:Decrypt if a key of your own encrypts it"
-        return "it does not exist" if code in _MISSING else f"AWS answers {code}"
+        # A bucket's name is the same in every region.
+        where = f" in {region}" if region and reference.place is not Place.OBJECT else ""
+        return f"it does not exist{where}" if code in _MISSING else f"AWS answers {code}"
     reasons: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
         (exceptions.NoRegionError, "no region is known; set AWS_REGION"),
         (
             (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError),
             "no AWS credentials were found; give the container a role, or the value as a _FILE",
         ),
-        (exceptions.HTTPClientError, "the service can't be reached; without a network (isolation), give the value itself or a _FILE"),
+        (
+            (exceptions.ConnectionError, exceptions.HTTPClientError),
+            "the service can't be reached; without a network (isolation), give the value itself or a _FILE",
+        ),
     )
     return next((reason for kind, reason in reasons if isinstance(error, kind)), f"boto3 fails with {type(error).__name__}")
