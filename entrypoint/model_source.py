@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from headway.server.config.environment import unquoted
+
 
 def find_model(environ: Mapping[str, str], directory: Path) -> tuple[str, str] | None:
     """(model, where from), or None. Asked for only when neither an option nor SM_VLLM_MODEL names a model.
@@ -14,7 +16,7 @@ def find_model(environ: Mapping[str, str], directory: Path) -> tuple[str, str] |
     """
     if place := model_in(directory):
         return str(place), f"directory {directory}"
-    if hub_id := environ.get("HF_MODEL_ID", "").strip():
+    if hub_id := unquoted(environ.get("HF_MODEL_ID", "")):
         return hub_id, "environment HF_MODEL_ID"
     return None
 

@@ -68,7 +68,7 @@ class RemotePlaces:
 
         try:
             answers.put((reference, self._content(reference)))
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: an endpoint that is no URL
             answers.put((reference, Unreadable(reference, _why(error, reference, reference.region or self._region))))
         except Exception as error:  # the edge of a thread: read() raises it
             answers.put((reference, error))

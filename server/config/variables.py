@@ -99,6 +99,6 @@ def _unknown(name: str, names: Names) -> str:
     _, key = _key(name)
     base = key if names.explained(key) else list(_readings(key))[-1][0]
     ending = key.removeprefix(base)
-    if names.find(base):
+    if names.find(base) or dashed(base) == CONFIG_FLAG:
         return f"this option can't be given with {ending} behind its name; write {name.removesuffix(ending)}"
     return names.unknown(base, lambda near: ENVIRONMENT_PREFIX + near.replace("-", "_").upper() + ending)

@@ -167,6 +167,8 @@ def test_a_wrong_value_in_parts() -> None:
         ({"SM_VLLM_PORT_SECRET_ARN": "x"},
          "environment SM_VLLM_PORT_SECRET_ARN: this option can't be given with _SECRET_ARN behind its name; "
          "write SM_VLLM_PORT"),
+        ({"SM_VLLM_CONFIG_FILE": "x"},
+         "environment SM_VLLM_CONFIG_FILE: this option can't be given with _FILE behind its name; write SM_VLLM_CONFIG"),
         ({"SM_VLLM_NO_ENABLE_PREFIX_CACHING_FILE": "x"}, "environment SM_VLLM_NO_ENABLE_PREFIX_CACHING_FILE: this option can't be given "
          "with _FILE behind its name; write SM_VLLM_NO_ENABLE_PREFIX_CACHING"),
     ],

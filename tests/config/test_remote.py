@@ -148,6 +148,11 @@ def test_nobody_listens(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) -> None
         assert "the service can't be reached" in problem_of({"HF_TOKEN": "ssm:/x"})
 
 
+def test_an_endpoint_that_is_none(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    assert problem_of({"HF_TOKEN": "ssm:/x"}) == "environment HF_TOKEN: the SSM parameter /x can't be read: boto3 fails with ValueError"
+
+
 def test_a_service_that_never_answers_costs_the_budget_once(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")

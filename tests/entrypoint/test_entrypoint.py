@@ -132,7 +132,7 @@ def test_a_directory_counts_if_it_holds_a_model(names: list[str], found: str | N
 
 
 def test_model_ladder(tmp_path: Path) -> None:
-    hub = {"HF_MODEL_ID": " org/model "}
+    hub = {"HF_MODEL_ID": ' "org/model" '}
     assert find_model({}, tmp_path) is None
     assert find_model(hub, tmp_path) == ("org/model", "environment HF_MODEL_ID")
     make(tmp_path, "m.gguf")
