@@ -12,7 +12,6 @@ from headway.server.config.given import Origin
 from headway.server.config.sources import Resolved, all_settings
 from headway.server.config.values import expected, masked, to_text
 
-_LINE = 120  # characters of a value in a list of many
 _USAGE = "usage: headway serve [MODEL] [options]"
 _ABOUT = (
     "Serve a language model over the OpenAI and SageMaker routes. Options come from the command line, else the --config file, "
@@ -55,13 +54,12 @@ def show_config(resolved: Resolved) -> str:
 
 
 def differences(resolved: Resolved) -> list[tuple[Setting, str, str]]:
-    """(option, value as a short line, source) of everything that is not left at its default; secrets masked."""
+    """(option, value as text, source) of everything that is not left at its default; secrets masked."""
     rows = []
     for setting in all_settings():
         source = resolved.source(setting)
         if source.origin is not Origin.DEFAULT and resolved.value(setting) != setting.default:
-            text = to_text(setting, masked(setting, resolved.value(setting))).replace("\r", "\\r").replace("\n", "\\n")
-            rows.append((setting, text if len(text) <= _LINE else text[: _LINE - 3] + "...", str(source)))
+            rows.append((setting, to_text(setting, masked(setting, resolved.value(setting))), str(source)))
     return rows
 
 
