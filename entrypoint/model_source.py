@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-MODEL_DIRECTORY = Path("/opt/ml/model")
+from headway.server.config.environment import unquoted
 
 
-def find_model(environ: Mapping[str, str], directory: Path = MODEL_DIRECTORY) -> tuple[str, str] | None:
+def find_model(environ: Mapping[str, str], directory: Path) -> tuple[str, str] | None:
     """(model, where from), or None. Asked for only when neither an option nor SM_VLLM_MODEL names a model.
 
     The directory counts if it holds a model: SageMaker also puts archives there that hold code alone. It comes before HF_MODEL_ID,
@@ -16,7 +16,7 @@ def find_model(environ: Mapping[str, str], directory: Path = MODEL_DIRECTORY) ->
     """
     if place := model_in(directory):
         return str(place), f"directory {directory}"
-    if hub_id := environ.get("HF_MODEL_ID", "").strip():
+    if hub_id := unquoted(environ.get("HF_MODEL_ID", "")):
         return hub_id, "environment HF_MODEL_ID"
     return None
 
