@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _ROOT = Path("/")
 # v1 writes "no limit" as the largest multiple of a page.
 _NO_LIMIT_V1 = 1 << 60
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryLimit:
+class MemoryLimit(NamedTuple):
     """Of the control group and those around it, the tightest."""
 
     limit_bytes: int

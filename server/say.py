@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from typing import Literal
 
 
@@ -12,6 +13,13 @@ def say(level: Literal["error", "warning"], sentence: str, as_json: bool = False
     """Writes ``headway: error: sentence``, or the same as a JSON object, to stderr."""
     text = f"headway: {level}: {one_line(sentence)}"
     sys.stderr.write((json_line(time.time(), level.upper(), "headway", sentence) if as_json else text) + "\n")
+    sys.stderr.flush()
+
+
+def announce(lines: Iterable[str], as_json: bool = False) -> None:
+    """Writes ready lines to stderr as they are, or each as a JSON object."""
+    for line in lines:
+        sys.stderr.write((json_line(time.time(), "INFO", "headway", line.strip()) if as_json else line) + "\n")
     sys.stderr.flush()
 
 

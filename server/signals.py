@@ -30,6 +30,11 @@ class EarlyStop:
             raise SystemExit(0)
 
 
+def hold_back_signals() -> None:
+    """For an exec: what comes now waits for the next program's ``EarlyStop.install``, instead of hitting it without a handler."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
 def ignore_further_signals() -> None:
     """For the way out, which is short: a second `docker stop` must not turn the exit status."""
     for number in STOP_SIGNALS:
