@@ -82,6 +82,6 @@ LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
 WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 CMD ["headway", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 CMD ["python", "-m", "headway.entrypoint.healthcheck"]
 ENTRYPOINT ["/opt/headway/bin/python", "-m", "headway.entrypoint"]
 CMD ["serve"]

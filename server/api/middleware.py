@@ -52,7 +52,7 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
-            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"], extra={"request_id": request_id})
             if has_started:
                 raise  # the server cuts the connection: the client must not take half an answer for a whole one
             message = f"The server failed on this request; its log says why, under request id {request_id}."

@@ -65,7 +65,7 @@ class EventStream(Response):
             end = b"data: " + error_json(error) + b"\n\n" + DONE
         except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
             request_id = scope.get("headway.request_id")
-            log.exception("Request %s failed in its stream", request_id)
+            log.exception("Request %s failed in its stream", request_id, extra={"request_id": request_id})
             message = f"The server failed on this request; its log says why, under request id {request_id}."
             end = event_of(error_body(500, message)) + DONE
         finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from headway.server.errors import ModelSourceError
+from headway.server.source.cache import cache_directory
 from headway.server.source.demo import DEMO_NAME, demo_model
 from headway.server.source.files import ModelFiles
 from headway.server.source.weights import PICKLE_SUFFIXES, missing_shards, pickle_refusal
@@ -25,18 +27,19 @@ def resolve_model(
     on_progress: Callable[[str], None] | None = None,
     cache_dir: Path | None = None,
     hub_endpoint: str | None = None,
+    stop: threading.Event | None = None,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
     - `revision`, `token`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so HF_ENDPOINT)
       are for Hub models; `cache_dir` (None: the user's cache directory for headway) is for the demo model.
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
-    - `on_progress` gets one line for each thing that takes time.
+    - `on_progress` gets one line for each thing that takes time; `stop`, once set, ends a fetch of the demo model.
 
     A path that exists wins over a Hub id. Raises ModelSourceError: one sentence with what was looked for, where, and what to do.
     """
     if name == DEMO_NAME:
-        return _demo(name, load_format, on_progress, cache_dir)
+        return _demo(name, load_format, on_progress, cache_dir, stop)
     path = Path(name).expanduser()
     if path.exists():
         return _local(name, path, load_format)
@@ -54,17 +57,16 @@ def resolve_model(
     return _local(name, directory, load_format)
 
 
-def default_cache_dir() -> Path:
-    """Where headway keeps what it fetches or derives when the user names no other place."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("headway"))
-
-
-def _demo(name: str, load_format: LoadFormat, on_progress: Callable[[str], None] | None, cache_dir: Path | None) -> ModelFiles:
+def _demo(
+    name: str,
+    load_format: LoadFormat,
+    on_progress: Callable[[str], None] | None,
+    cache_dir: Path | None,
+    stop: threading.Event | None,
+) -> ModelFiles:
     if load_format not in ("auto", "gguf"):
         raise ModelSourceError(f"The demo model is a GGUF file, which --load-format {load_format} excludes; leave --load-format at auto.")
-    return ModelFiles("gguf", None, demo_model(cache_dir or default_cache_dir(), on_progress=on_progress), name)
+    return ModelFiles("gguf", None, demo_model(cache_dir or cache_directory({}), on_progress=on_progress, stop=stop), name)
 
 
 def _local(name: str, path: Path, load_format: LoadFormat) -> ModelFiles:
