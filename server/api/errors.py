@@ -83,6 +83,15 @@ def error_json(error: HeadwayError) -> bytes:
     return msgspec.json.encode(error_body(status_of(error), str(error), getattr(error, "param", None)))
 
 
+def failure_json(request_id: str) -> bytes:
+    """What the client is told of a bug: no more than where to look for it."""
+    return msgspec.json.encode(error_body(500, failure_message(request_id)))
+
+
+def failure_message(request_id: str) -> str:
+    return f"The server failed on this request; its log says why, under request id {request_id}."
+
+
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
         msgspec.json.encode(error_body(status, message, param)), status, headers=dict(headers or {}), media_type="application/json"

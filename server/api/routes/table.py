@@ -12,7 +12,7 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes import openai, probes, tokens
+from headway.server.api.routes import openai, probes
 from headway.server.api.sagemaker import invocations, ping
 
 
@@ -34,8 +34,8 @@ ROUTES = (
     Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", (CompletionRequest,)),
     Route("GET", "/v1/models", openai.list_models, "The served model's names"),
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model"),
-    Route("POST", "/tokenize", tokens.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
-    Route("POST", "/detokenize", tokens.detokenize, "Text of token ids", (DetokenizeRequest,)),
+    Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
+    Route("POST", "/detokenize", openai.detokenize, "Text of token ids", (DetokenizeRequest,)),
     Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
     Route("GET", "/version", probes.show_version, "This server's version"),
     Route("GET", "/load", probes.show_load, "Generation requests that are being answered"),

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from starlette.requests import Request
-
 from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.parse import shortened
 from headway.server.errors import RequestError
@@ -30,9 +28,9 @@ class EncodedPrompt:
     text: str | None
 
 
-async def off_loop(http: Request, work: Callable[[], _T]) -> _T:
-    """``work``'s result, out of a thread if the request, whose body has been read, brings much to do: in texts, ids, tools or keys."""
-    return work() if len(await http.body()) <= _MAX_INLINE_BYTES else await asyncio.to_thread(work)
+async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
+    """``work``'s result, out of a thread if the request, a body of ``num_bytes``, brings much to do: in texts, ids, tools or keys."""
+    return work() if num_bytes <= _MAX_INLINE_BYTES else await asyncio.to_thread(work)
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:
