@@ -25,7 +25,9 @@ _TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    406: "NotAcceptableError",
     413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
@@ -38,6 +40,14 @@ _MAX_PATH_SHOWN = 200
 
 class Unauthorized(HeadwayError):
     """No valid API key."""
+
+
+class NotAcceptable(HeadwayError):
+    """The Accept header leaves no form that the answer could have."""
+
+
+class UnsupportedMediaType(HeadwayError):
+    """The body's Content-Type is none that this route reads."""
 
 
 class BodyTooLarge(HeadwayError):
@@ -60,6 +70,10 @@ def status_of(error: HeadwayError) -> int:
             return 400
         case Unauthorized():
             return 401
+        case NotAcceptable():
+            return 406
+        case UnsupportedMediaType():
+            return 415
         case BodyTooLarge():
             return 413
         case ClientDisconnected():

@@ -36,6 +36,11 @@ class Framing:
         return b"".join([b"".join((self.before, chunk, self.after)) for chunk in chunks])
 
 
+def json_lines(media_type: str) -> Framing:
+    """One chunk a line. Nothing stands for a heartbeat: many readers take an empty line for broken JSON."""
+    return Framing(media_type, b"", b"\n", b"", b"")
+
+
 EVENTS = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b": keep-alive\n\n")
 
 

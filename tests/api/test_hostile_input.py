@@ -12,11 +12,11 @@ from api_server import ApiServer
 
 from headway.server.api.errors import error_json
 from headway.server.api.http_protocol import MAX_HEAD_BYTES
+from headway.server.api.off_loop import off_loop
 from headway.server.api.paths import route_path
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import parse_request, shortened
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.serving.prompts import off_loop
 from headway.server.errors import RequestError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}

@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from headway.server.api.deps import client_request_id_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
+from headway.server.api.media import JSON
+from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.body import read_fields
@@ -22,8 +24,10 @@ _Model = TypeVar("_Model", bound=RequestModel)
 
 async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
     """The whole way of a request whose route says what it asks for."""
-    request = parse_request(operation.model, await read_fields(http))
-    return await respond(http, await operation.open(state_of(http), await call_of(http), request))
+    fields = await read_fields(http)
+    call = await call_of(http)
+    request = await in_parser(call.num_bytes, lambda: parse_request(operation.model, fields))
+    return await respond(http, await operation.open(state_of(http), call, request))
 
 
 async def call_of(http: Request) -> Call:
@@ -37,7 +41,7 @@ async def respond(
     *,
     headers: Mapping[str, str] | None = None,
     framing: Framing = EVENTS,
-    media_type: str = "application/json",
+    media_type: str = JSON,
 ) -> Response:
     """Sees to it that ``answer`` is closed: now, or with the end of the stream."""
     if answer.is_stream:

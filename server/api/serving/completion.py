@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.serving.answer import Answer, Call, GeneratedAnswer
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off_loop
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
 from headway.server.types import TokenLogprobs
 
 

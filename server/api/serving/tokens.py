@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer, Call, FinishedAnswer
-from headway.server.api.serving.prompts import check_ids, off_loop, refuse_hopeless
+from headway.server.api.serving.prompts import check_ids, refuse_hopeless
 
 
 async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -> Answer:
