@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,10 +13,10 @@ from api_server import ApiServer
 
 from headway.server.api.errors import error_json
 from headway.server.api.http_protocol import MAX_HEAD_BYTES
-from headway.server.api.off_loop import off_loop
+from headway.server.api.off_loop import in_parser, off_loop
 from headway.server.api.paths import route_path
 from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.protocol.parse import parse_request, shortened
+from headway.server.api.protocol.parse import MAX_CONTAINERS, parse_request, shortened
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.errors import RequestError
 
@@ -108,6 +109,29 @@ def test_arguments_of_tool_calls(server: ApiServer, arguments: str) -> None:
     body = {"messages": [{"role": "assistant", "tool_calls": [call]}]}
     for path in ("/v1/chat/completions", "/tokenize"):
         refused(server.post(path, body), "messages.0.tool_calls.0.function.arguments")
+
+
+def test_more_containers_than_any_request_has(server: ApiServer) -> None:
+    body = b'{"prompt": [' + b",".join([b"[]"] * (MAX_CONTAINERS + 1)) + b"]}"
+    for path in ("/v1/completions", "/invocations"):
+        assert "brackets" in refused(server.client.post(path, content=body), None)
+
+
+def test_large_bodies_are_parsed_one_at_a_time_beside_the_loop() -> None:
+    large = 10**6
+    threads = set()
+
+    def note_thread() -> None:
+        threads.add(threading.get_ident())
+
+    async def main() -> None:
+        await asyncio.gather(*(in_parser(large, note_thread) for _ in range(8)))
+
+    asyncio.run(main())
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+    asyncio.run(in_parser(100, note_thread))
+    assert threading.get_ident() in threads
 
 
 def test_an_error_text_with_half_a_character_can_be_sent() -> None:

@@ -11,10 +11,9 @@ from starlette.responses import Response
 from headway.server.api.deps import client_request_id_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.media import JSON
-from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
-from headway.server.api.routes.body import read_fields
+from headway.server.api.routes.body import read_request
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.api.serving.operations import Operation
 from headway.server.api.stream import EVENTS, ChunkStream, Framing
@@ -24,10 +23,8 @@ _Model = TypeVar("_Model", bound=RequestModel)
 
 async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
     """The whole way of a request whose route says what it asks for."""
-    fields = await read_fields(http)
-    call = await call_of(http)
-    request = await in_parser(call.num_bytes, lambda: parse_request(operation.model, fields))
-    return await respond(http, await operation.open(state_of(http), call, request))
+    request = await read_request(http, lambda fields: parse_request(operation.model, fields))
+    return await respond(http, await operation.open(state_of(http), await call_of(http), request))
 
 
 async def call_of(http: Request) -> Call:

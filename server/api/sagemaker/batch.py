@@ -92,8 +92,7 @@ class _Batch:
         try:
             if self._num_answer_bytes > MAX_ANSWER_BYTES:
                 raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
-            fields = await in_parser(len(line), lambda: parse_object(line))
-            invocation = await in_parser(len(line), lambda: understand(self._headers, fields))
+            invocation = await in_parser(len(line), lambda: understand(self._headers, parse_object(line)))
             if invocation.is_stream:
                 raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
             answer = await self._admitted(invocation, call)

@@ -104,8 +104,8 @@ class _Conversation:
         """In frames. Raises WebSocketDisconnect."""
         call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message))
         try:
-            fields = await in_parser(len(message), lambda: parse_object(decoded(message, None)))
-            invocation = await in_parser(len(message), lambda: understand(self._websocket.headers, fields))
+            headers = self._websocket.headers
+            invocation = await in_parser(len(message), lambda: understand(headers, parse_object(decoded(message, None))))
             answer = await invocation.open(self._state, call)
             try:
                 await self._send(answer)
