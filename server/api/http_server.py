@@ -6,6 +6,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
 from headway.server.config.http import HttpConfig
 
 # Answers that are complete still have to reach their sockets.
@@ -28,7 +29,7 @@ def uvicorn_config(app: FastAPI, http: HttpConfig) -> uvicorn.Config:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_FLUSH_S,
         backlog=2048,
-        ws="websockets-sansio",
+        ws=LimitedWebSocketProtocol,
         ws_max_size=http.max_request_body_bytes,
         ws_ping_interval=_PING_INTERVAL_S,
         ws_ping_timeout=_PING_TIMEOUT_S,

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from headway.server.api.sagemaker import bidirectional
+from headway.server.api.websocket_protocol import MAX_FRAMES
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 STREAM = {"prompt": "x", "stream": True}
@@ -147,6 +148,16 @@ def test_a_message_above_the_body_limit_ends_the_connection(is_fragmented: bool)
         assert "choices" in ask(socket, {**CHAT, "user": "u" * 9000})
         large = " " * 6000
         socket.send([large, large] if is_fragmented else large + large)
+        assert close_code(socket) == 1009
+
+
+def test_a_message_of_endless_frames_ends_the_connection(server: ApiServer) -> None:
+    text = json.dumps(CHAT)
+    with connected(server) as socket:
+        socket.send([text, *[""] * (MAX_FRAMES - 2)])  # the client adds a last one
+        assert "choices" in receive(socket)
+        with suppress(ConnectionClosed):
+            socket.send([text, *[""] * (MAX_FRAMES + 10)])
         assert close_code(socket) == 1009
 
 
