@@ -81,12 +81,7 @@ def _by_fields(fields: Mapping[str, Any]) -> Target:
     if not present:
         raise RequestError("The body needs messages (for a chat) or prompt (for a completion).", "messages")
     names = sorted(present, key=list(fields).index)
+    shapes = "; ".join(" and ".join(sorted(shape)) for shape, _ in SHAPES)
     raise RequestError(
-        f"The body's {_listed(names)} {'are' if len(names) > 1 else 'is'} no whole request, or more than one; send one of "
-        f"{'; '.join(_listed(sorted(shape)) for shape, _ in SHAPES)}.",
-        names[0],
+        f"The body holds {' and '.join(names)}: that is no whole request, or more than one. Send the fields of one: {shapes}.", names[0]
     )
-
-
-def _listed(names: list[str]) -> str:
-    return " with ".join(names)
