@@ -17,7 +17,7 @@ import uvloop
 
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.http_server import uvicorn_config
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
-# Answers that are complete still have to reach their sockets.
-_FLUSH_S = 2
 _PROBES = frozenset({"/ping", "/health", "/metrics", "/load"})
 
 
@@ -90,7 +88,9 @@ class _Lifecycle:
 
     async def run(self) -> Outcome:
         self._take_signals()
-        server = _Uvicorn(self._uvicorn_config())
+        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
+        app = create_app(self._config, self._client, self._served, self._drain)
+        server = _Uvicorn(uvicorn_config(app, self._config.http))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
@@ -167,28 +167,10 @@ class _Lifecycle:
         return await waiting
 
     async def _finish_open_requests(self) -> None:
-        """Waits for open requests, up to --shutdown-timeout; a second signal ends the wait."""
+        """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
         self._drain.begin()
         deadline = time.monotonic() + self._config.http.shutdown_timeout
-        while self._client.num_open_requests and time.monotonic() < deadline and self._signals.empty():
+        while (self._client.num_open_requests or self._drain.num_held) and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
         if left := self._client.num_open_requests:
             log.warning("%d requests were still open and are aborted", left)
-
-    def _uvicorn_config(self) -> uvicorn.Config:
-        http = self._config.http
-        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain)
-        return uvicorn.Config(
-            app,
-            http=LimitedHttpToolsProtocol,
-            loop="none",
-            log_config=None,
-            log_level=http.uvicorn_log_level,
-            access_log=not http.disable_uvicorn_access_log,
-            root_path=http.root_path,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=_FLUSH_S,
-            backlog=2048,
-        )
