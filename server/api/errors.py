@@ -26,6 +26,7 @@ _TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     413: "RequestTooLargeError",
+    424: "FailedDependencyError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
@@ -52,6 +53,10 @@ class GenerationFailed(HeadwayError):
     """The engine gave up on one request and lives on."""
 
 
+class SessionFailed(HeadwayError):
+    """A stateful session could not be opened or closed."""
+
+
 def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
@@ -62,6 +67,8 @@ def status_of(error: HeadwayError) -> int:
             return 401
         case BodyTooLarge():
             return 413
+        case SessionFailed():
+            return 424
         case ClientDisconnected():
             return 499
         case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():

@@ -13,13 +13,17 @@ from headway.server.api.protocol.parse import parse_object, parse_request
 _Model = TypeVar("_Model", bound=RequestModel)
 
 
-async def read_fields(http: Request) -> dict[str, object]:
-    """The body's JSON object. Raises RequestError, BodyTooLarge, ClientDisconnected."""
+async def read_body(http: Request) -> bytes:
+    """Raises BodyTooLarge, ClientDisconnected."""
     try:
-        body = await http.body()
+        return await http.body()
     except ClientDisconnect as error:
         raise ClientDisconnected("The client left while it sent its request.") from error
-    return parse_object(body, http.headers.get("content-type"))
+
+
+async def read_fields(http: Request) -> dict[str, object]:
+    """The body's JSON object. Raises RequestError, BodyTooLarge, ClientDisconnected."""
+    return parse_object(await read_body(http), http.headers.get("content-type"))
 
 
 async def read_request(http: Request, model: type[_Model]) -> _Model:
