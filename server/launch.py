@@ -7,12 +7,16 @@ import signal
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.log import configure_logging
 from headway.server.source.resolve import default_cache_dir
 from headway.server.starter import EngineStarter
+
+if TYPE_CHECKING:
+    from headway.server.api.sagemaker.custom.loading import CustomHandlers
 
 
 def run_server(config: ServerConfig) -> int:
@@ -24,6 +28,8 @@ def run_server(config: ServerConfig) -> int:
     secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
     configure_logging(config.observability.log_level, role="api", secrets=secrets)
     listener = bind(config.http.host, config.http.port)
+    # Before anything that takes long: code of the user's that fails to load ends the start.
+    custom = _custom_handlers(config)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
     cache = os.environ.get("HEADWAY_CACHE")
     starter = EngineStarter(config, Path(cache) if cache else default_cache_dir())
@@ -31,13 +37,25 @@ def run_server(config: ServerConfig) -> int:
         starter.begin()
         from headway.server.lifecycle import run  # fastapi, uvicorn
 
-        return run(config, starter, listener, started)
+        return run(config, starter, listener, started, custom)
     finally:
         starter.process.kill(patience_s=0)
 
 
+def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
+    if not config.sagemaker.enable_custom_handlers:
+        return None
+    from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
+
+    return load_custom_handlers(config.sagemaker)
+
+
+class _Stopped(SystemExit):
+    """Told apart from an exit that a user's script asks for."""
+
+
 def _stop_before_serving(number: int, frame: object) -> None:
-    raise SystemExit(0)
+    raise _Stopped(0)
 
 
 def bind(host: str | None, port: int) -> socket.socket:

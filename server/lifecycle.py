@@ -18,6 +18,7 @@ import uvloop
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient
@@ -34,9 +35,9 @@ _FLUSH_S = 3
 _PROBES = frozenset({"/ping", "/health", "/metrics", "/load"})
 
 
-def run(config: ServerConfig, starter: EngineStarter, listener: socket.socket, started: float) -> int:
+def run(config: ServerConfig, starter: EngineStarter, listener: socket.socket, started: float, custom: CustomHandlers | None = None) -> int:
     """Runs the API process to its end and returns the exit status. ``started`` is perf_counter() at process start."""
-    return uvloop.run(_Lifecycle(config, starter, listener, started).run())
+    return uvloop.run(_Lifecycle(config, starter, listener, started, custom).run())
 
 
 def _is_no_probe(record: logging.LogRecord) -> bool:
@@ -64,11 +65,14 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _Lifecycle:
-    def __init__(self, config: ServerConfig, starter: EngineStarter, listener: socket.socket, started: float) -> None:
+    def __init__(
+        self, config: ServerConfig, starter: EngineStarter, listener: socket.socket, started: float, custom: CustomHandlers | None
+    ) -> None:
         self._config = config
         self._starter = starter
         self._listener = listener
         self._started = started
+        self._custom = custom
         self._client = ProcessEngineClient(starter.process, max_open_requests=config.scheduler.max_num_queued_reqs)
         self._drain = Drain()
         self._served = Served.of(config)
@@ -92,17 +96,18 @@ class _Lifecycle:
             task.cancel()
         if last_words:
             print(f"headway: error: {last_words}", file=sys.stderr, flush=True)  # noqa: T201
-        if not self._starter.files.done() or self._served.model is None:
-            # A download may be under way in threads that the interpreter would wait for: minutes, for a whole model.
+        if not self._starter.files.done() or self._served.model is None or self._custom is not None:
+            # A download, or a custom handler that blocks, may be under way in threads that the interpreter would wait for.
             self._starter.process.kill(patience_s=0)
             logging.shutdown()
+            sys.stdout.flush()
             os._exit(status)
         return status
 
     async def _end(self, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> tuple[int, str | None]:
         """What ended the serving, dealt with: (exit status, the last line)."""
         if asked_to_stop.done():
-            log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._client.num_open_requests)
+            log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._num_open())
             await self._finish_open_requests()
             if (cause := self._client.dead_cause) is not None:
                 return 1, f"the engine has stopped: {cause}"
@@ -149,15 +154,19 @@ class _Lifecycle:
         """Waits for open requests, up to --shutdown-timeout; a second signal ends the wait."""
         self._drain.begin()
         deadline = time.monotonic() + self._config.http.shutdown_timeout
-        while self._client.num_open_requests and time.monotonic() < deadline and self._signals.empty():
+        while self._num_open() and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
-        if left := self._client.num_open_requests:
+        if left := self._num_open():
             log.warning("%d requests were still open and are aborted", left)
+
+    def _num_open(self) -> int:
+        in_handlers = self._custom.open_requests.num if self._custom else 0
+        return max(self._client.num_open_requests, in_handlers)
 
     def _uvicorn_config(self) -> uvicorn.Config:
         http = self._config.http
         logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain)
+        app = create_app(self._config, self._client, self._served, self._drain, self._custom)
         return uvicorn.Config(
             app,
             http=LimitedHttpToolsProtocol,

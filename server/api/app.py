@@ -19,6 +19,8 @@ from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
 from headway.server.api.routes.table import ROUTES, Route, template_of
+from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
+from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
@@ -29,7 +31,7 @@ from headway.server.errors import HeadwayError
 def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain, custom: CustomHandlers | None = None) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
-    The caller makes all four and keeps them: it loads ``served`` and calls its ``set_ready``, and begins ``drain``.
+    The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, and begins ``drain``.
     """
     metrics = Metrics(config, engine, served.name)
     with_docs = not config.http.disable_fastapi_docs
@@ -40,12 +42,14 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics),
+        middleware=_middleware(config, metrics, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
-    app.state.headway = AppState(config, engine, served, drain, metrics)
-    replaced = replaced_handlers(config.sagemaker, metrics)
+    state = app.state.headway = AppState(config, engine, served, drain, metrics)
+    if custom:
+        app.state.engine_client = EngineClientForScripts(state)
+    replaced = replaced_handlers(config.sagemaker, metrics, custom)
     for route in ROUTES:
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     return app
@@ -60,8 +64,8 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
-    """Outermost first."""
+def _middleware(config: ServerConfig, metrics: Metrics, custom: CustomHandlers | None) -> list[Middleware]:
+    """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     http = config.http
     stack = [
         Middleware(RequestIdMiddleware, put_on_answers=http.enable_request_id_headers),
@@ -70,7 +74,7 @@ def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
     ]
     if http.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=http.api_key))
-    return stack
+    return [*stack, *(custom.middleware if custom else ())]
 
 
 def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
