@@ -77,6 +77,36 @@ def test_an_option_that_names_nothing_of_use(scripts: Scripts, specification: st
     assert what in sentence
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "@sagemaker_standards.custom_ping_handler\ndef f(a, b): pass",
+            "by decorator: f must take (request), it takes (a, b)",
+        ),
+        (
+            "def custom_sagemaker_ping_handler(a, b): pass",
+            "by its name: custom_sagemaker_ping_handler must take (request)",
+        ),
+        (
+            "@sagemaker_standards.output_formatter\ndef f(a, b): pass",
+            "by decorator: f must take (response), it takes (a, b)",
+        ),
+    ],
+)
+def test_a_function_of_the_script_that_can_t_be_called(scripts: Scripts, text: str, sentence: str) -> None:
+    scripts.write(text)
+    assert problem(scripts).startswith(f"--custom-script, {sentence}")
+
+
+def test_the_log_tells_which_code_answers(scripts: Scripts, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "headway")
+    scripts.write("@sagemaker_standards.custom_ping_handler\n@sagemaker_standards.custom_invocation_handler\ndef f(): pass")
+    config = {"custom_script_directory": str(scripts.directory), "custom_invocation_handler": "/v1/completions"}
+    load_custom_handlers(SagemakerConfig.model_validate(config))
+    assert "/ping by f (--custom-script, by decorator), /invocations by /v1/completions, 0 middleware" in caplog.text
+
+
 def test_middleware_must_be_async(scripts: Scripts) -> None:
     scripts.write("def around(request, call_next): pass")
     sentence = problem(scripts, custom_throttle_middleware="model:around")

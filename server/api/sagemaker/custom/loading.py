@@ -27,6 +27,7 @@ from headway.server.errors import ConfigError
 log = logging.getLogger(__name__)
 
 _WHY_NOT = "its decorators are not seen by this server, which brings its own under that name"
+_BY_DECORATOR = "--custom-script, by decorator"
 _DEFAULT_SCRIPT = "model.py"
 _FOUND_BY_NAME = {Role.PING: "custom_sagemaker_ping_handler", Role.INVOKE: "custom_sagemaker_invocation_handler"}
 _PATHS = {Role.PING: "/ping", Role.INVOKE: "/invocations"}
@@ -67,7 +68,7 @@ def load_custom_handlers(config: SagemakerConfig) -> CustomHandlers:
     asked = {role: modules.function(text, _flag(role)) for role, text in given.items() if role not in routes}
     if not has_shim and PACKAGE in sys.modules:
         raise ConfigError([f"--enable-custom-handlers: the code uses {PACKAGE}, which is installed here; uninstall it: {_WHY_NOT}"])
-    chosen = _functions(asked, registry, module)
+    chosen = {role: choice for role, choice in _functions(asked, registry, module).items() if role not in routes}
     handlers = {role: as_handler(UserFunction(function, "request", source)) for role, (function, source) in chosen.items()} | routes
     if Role.PING in handlers:
         handlers[Role.PING] = _when_ready(handlers[Role.PING])
@@ -101,11 +102,11 @@ def _functions(asked: Mapping[Role, Function], registry: Registry, module: Modul
         if role in asked:
             chosen[role] = (asked[role], _flag(role))
         elif role in registry.chosen:
-            chosen[role] = (registry.chosen[role], "decorator")
+            chosen[role] = (registry.chosen[role], _BY_DECORATOR)
         elif callable(found):
-            chosen[role] = (found, name)
+            chosen[role] = (found, "--custom-script, by its name")
         elif role in registry.defaults:
-            chosen[role] = (registry.defaults[role], "decorator")
+            chosen[role] = (registry.defaults[role], _BY_DECORATOR)
     return chosen
 
 
@@ -124,7 +125,7 @@ def _middleware(asked: Mapping[Role, Function], registry: Registry) -> list[Midd
     for role in MIDDLEWARE:
         parts = (role, Role.PRE_PROCESS, Role.POST_PROCESS) if role is Role.PRE_POST_PROCESS else (role,)
         source = asked if any(part in asked for part in parts) else registry.chosen
-        names = {part: _flag(part) if source is asked else f"decorator {part}" for part in parts}
+        names = {part: _flag(part) if source is asked else _BY_DECORATOR for part in parts}
         if role in source:
             found.append(as_middleware(source[role], names[role]))
         elif any(part in source for part in parts):
