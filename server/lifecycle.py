@@ -17,7 +17,7 @@ import uvloop
 
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
-# Answers that are complete still have to reach their sockets.
-_FLUSH_S = 3
 _PROBES = frozenset({"/ping", "/health", "/metrics", "/load"})
 
 
@@ -82,7 +80,9 @@ class _Lifecycle:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, number)
-        server = _Uvicorn(self._uvicorn_config())
+        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
+        app = create_app(self._config, self._client, self._served, self._drain, self._custom)
+        server = _Uvicorn(uvicorn_config(app, self._config.http))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
@@ -107,7 +107,7 @@ class _Lifecycle:
     async def _end(self, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> tuple[int, str | None]:
         """What ended the serving, dealt with: (exit status, the last line)."""
         if asked_to_stop.done():
-            log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._num_open())
+            log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._client.num_open_requests)
             await self._finish_open_requests()
             if (cause := self._client.dead_cause) is not None:
                 return 1, f"the engine has stopped: {cause}"
@@ -151,32 +151,10 @@ class _Lifecycle:
         return await waiting
 
     async def _finish_open_requests(self) -> None:
-        """Waits for open requests, up to --shutdown-timeout; a second signal ends the wait."""
+        """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
         self._drain.begin()
         deadline = time.monotonic() + self._config.http.shutdown_timeout
-        while self._num_open() and time.monotonic() < deadline and self._signals.empty():
+        while (self._client.num_open_requests or self._drain.num_held) and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
-        if left := self._num_open():
+        if left := self._client.num_open_requests:
             log.warning("%d requests were still open and are aborted", left)
-
-    def _num_open(self) -> int:
-        in_handlers = self._custom.open_requests.num if self._custom else 0
-        return max(self._client.num_open_requests, in_handlers)
-
-    def _uvicorn_config(self) -> uvicorn.Config:
-        http = self._config.http
-        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain, self._custom)
-        return uvicorn.Config(
-            app,
-            http=LimitedHttpToolsProtocol,
-            loop="none",
-            log_config=None,
-            log_level=http.uvicorn_log_level,
-            access_log=not http.disable_uvicorn_access_log,
-            root_path=http.root_path,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=_FLUSH_S,
-            backlog=2048,
-        )

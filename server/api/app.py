@@ -18,9 +18,10 @@ from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, Route, template_of
+from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
+from headway.server.api.sagemaker.custom.middleware import HoldDrain
 from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
@@ -42,7 +43,7 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics, custom),
+        middleware=_middleware(config, metrics, drain, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
@@ -52,6 +53,7 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
     for route in ROUTES:
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
+    app.router.routes.extend(WEBSOCKETS)
     return app
 
 
@@ -64,7 +66,7 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics, custom: CustomHandlers | None) -> list[Middleware]:
+def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     http = config.http
     stack = [
@@ -74,7 +76,9 @@ def _middleware(config: ServerConfig, metrics: Metrics, custom: CustomHandlers |
     ]
     if http.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=http.api_key))
-    return [*stack, *(custom.middleware if custom else ())]
+    if custom:
+        stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
+    return stack
 
 
 def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -173,11 +173,11 @@ def custom_sagemaker_ping_handler():
             server.wait_for(lambda: sum(t.name == "AnyIO worker thread" for t in threading.enumerate()) >= 40)
             assert server.client.get("/ping").json() == "here"
             assert server.post("/v1/completions", {"prompt": "x"}).status_code == 200
-            server.wait_for(lambda: server.custom is not None and server.custom.open_requests.num == 50)
+            server.wait_for(lambda: server.drain.num_held == 50)
         finally:
             gate.set()
         assert {answer.result().json() for answer in blocked} == {"done"}
-        server.wait_for(lambda: server.custom is not None and server.custom.open_requests.num == 0)
+        server.wait_for(lambda: server.drain.num_held == 0)
 
 
 def test_a_custom_ping_does_not_hide_that_the_server_can_t_serve(scripts: Scripts) -> None:

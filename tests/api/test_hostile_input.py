@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer
-from starlette.requests import Request
 
 from headway.server.api.errors import error_json
 from headway.server.api.http_protocol import MAX_HEAD_BYTES
+from headway.server.api.off_loop import off_loop
 from headway.server.api.paths import route_path
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import parse_request, shortened
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.serving.prompts import off_loop
 from headway.server.errors import RequestError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
@@ -128,12 +127,7 @@ def test_long_requests_leave_the_loop_whatever_makes_them_long(body: dict[str, A
     import anyio
 
     async def thread_of(body: dict[str, Any]) -> int:
-        raw = json.dumps(body).encode()
-
-        async def receive() -> Any:
-            return {"type": "http.request", "body": raw, "more_body": False}
-
-        return await off_loop(Request({"type": "http", "headers": []}, receive), threading.get_ident)
+        return await off_loop(len(json.dumps(body).encode()), threading.get_ident)
 
     assert anyio.run(thread_of, body) != threading.get_ident()
     assert anyio.run(thread_of, CHAT) == threading.get_ident()

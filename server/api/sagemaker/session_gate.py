@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from headway.server.api.deps import Handler, request_id_of, state_of
 from headway.server.api.errors import SessionFailed
-from headway.server.api.protocol.parse import parse_object, shortened
-from headway.server.api.routes.body import read_body
+from headway.server.api.media import is_json, kind_of
+from headway.server.api.protocol.parse import shortened
+from headway.server.api.routes.body import read_body, read_fields
 from headway.server.api.sagemaker.sessions import SESSION_ID, Session, Sessions
 from headway.server.errors import RequestError
 
@@ -65,10 +66,12 @@ def _refuse(what: str, param: str) -> NoReturn:
 
 async def _request_type(http: Request) -> str | None:
     """NEW_SESSION or CLOSE, None for a request to the model. Raises RequestError for a body that is neither."""
+    if not is_json(kind_of(http.headers.get("content-type"))):
+        return None
     body = await read_body(http)
     if len(body) > _MAX_CONTROL_BYTES or b'"requestType"' not in body:
         return None
-    fields = parse_object(body, http.headers.get("content-type"))
+    fields = await read_fields(http)
     if _REQUEST_TYPE not in fields:
         return None
     kind, others = fields.pop(_REQUEST_TYPE), list(fields)

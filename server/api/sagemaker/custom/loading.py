@@ -17,7 +17,7 @@ from headway.server.api.deps import Handler, state_of
 from headway.server.api.health import health_of
 from headway.server.api.routes.table import ROUTES
 from headway.server.api.sagemaker.custom.calls import Function, UserFunction, as_handler
-from headway.server.api.sagemaker.custom.middleware import OpenRequests, as_middleware, formatters
+from headway.server.api.sagemaker.custom.middleware import as_middleware, formatters
 from headway.server.api.sagemaker.custom.modules import UserModules, find_file, looked_for
 from headway.server.api.sagemaker.custom.registry import MIDDLEWARE, Registry, Role
 from headway.server.api.sagemaker.custom.shim import PACKAGE, install_shim
@@ -45,11 +45,10 @@ _OURS = {role: route.handler for role, path in _PATHS.items() for route in ROUTE
 
 @dataclass(frozen=True, slots=True)
 class CustomHandlers:
-    """``handlers`` by path, in place of ours; ``middleware`` for every route, outermost first, which keeps ``open_requests``."""
+    """``handlers`` by path, in place of ours; ``middleware`` for every route, outermost first."""
 
     handlers: Mapping[str, Handler]
     middleware: tuple[Middleware, ...]
-    open_requests: OpenRequests
 
 
 def load_custom_handlers(config: SagemakerConfig) -> CustomHandlers:
@@ -74,9 +73,8 @@ def load_custom_handlers(config: SagemakerConfig) -> CustomHandlers:
         handlers[Role.PING] = _when_ready(handlers[Role.PING])
     middleware = _middleware(asked, registry)
     log.info("Custom handlers: %s", ", ".join(_told(given, chosen, middleware)))
-    open_requests = OpenRequests()
     by_path = {_PATHS[role]: handler for role, handler in handlers.items()}
-    return CustomHandlers(by_path, (open_requests.counter(), *middleware), open_requests)
+    return CustomHandlers(by_path, tuple(middleware))
 
 
 def _flag(role: Role) -> str:

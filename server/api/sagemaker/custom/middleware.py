@@ -1,4 +1,4 @@
-"""Around every route: a user's middleware, which is a function (request, call_next), an ASGI class, or formatters; and a count."""
+"""Around every route: a user's middleware, which is a function (request, call_next), an ASGI class, or formatters."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from headway.server.api.deps import Drain
 from headway.server.api.routes.body import read_body
 from headway.server.api.sagemaker.custom.calls import Function, UserFunction, in_our_form
 from headway.server.errors import ConfigError
@@ -49,30 +50,19 @@ def formatters(before: Function | None, behind: Function | None, options: tuple[
     return Middleware(_Around, wrapper=wrapper)
 
 
-class OpenRequests:
-    """How many requests are under way: the engine does not know of one whose handler is still busy, or busy again."""
+class HoldDrain:
+    """Makes the exit wait for every request: the engine does not know of one whose handler is still busy, or busy again."""
 
-    def __init__(self) -> None:
-        self.num = 0
-
-    def counter(self) -> Middleware:
-        return Middleware(_Counter, requests=self)
-
-
-class _Counter:
-    def __init__(self, app: ASGIApp, requests: OpenRequests) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self.app = app
-        self._requests = requests
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        self._requests.num += 1
-        try:
+        with self._drain.holding():
             await self.app(scope, receive, send)
-        finally:
-            self._requests.num -= 1
 
 
 class _Around(BaseHTTPMiddleware):
