@@ -42,8 +42,6 @@ def read_foreign(environ: Mapping[str, str]) -> Foreign:
                 found.fallbacks[option] = (read(all_names().setting(option), text), f"environment {name}")
             except BadValue as error:
                 found.problems.append(f"environment {name}: {error}")
-    if script := _custom_script(environ):
-        found.fallbacks["custom_script"] = script
     for name, tell in _TOLD:
         if text := unquoted(environ.get(name, "")):
             try:
@@ -54,17 +52,9 @@ def read_foreign(environ: Mapping[str, str]) -> Foreign:
 
 
 def model_directory(environ: Mapping[str, str]) -> Path:
-    """Where SageMaker puts a model, and with it the script with custom handlers."""
+    """Where SageMaker puts a model."""
     path = unquoted(environ.get("SAGEMAKER_MODEL_PATH", ""))
     return Path(path) if path else MODEL_DIRECTORY
-
-
-def _custom_script(environ: Mapping[str, str]) -> tuple[str, str] | None:
-    given = [name for name in ("CUSTOM_SCRIPT_FILENAME", "SAGEMAKER_MODEL_PATH") if unquoted(environ.get(name, ""))]
-    if not given:
-        return None
-    name = unquoted(environ.get("CUSTOM_SCRIPT_FILENAME", "")) or "model.py"
-    return str(model_directory(environ) / name), f"environment {given[0]}"
 
 
 def _megabytes(setting: Setting, text: str) -> int:

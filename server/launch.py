@@ -6,16 +6,19 @@ import logging
 import os
 import socket
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
 from headway.server.say import say
-from headway.server.signals import EarlyStop, ignore_further_signals
+from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
 from headway.server.source.cache import cache_directory
 from headway.server.starter import EngineStarter
+
+if TYPE_CHECKING:
+    from headway.server.api.sagemaker.custom.loading import CustomHandlers
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
         status, last_words = _serve(config, early)
     except HeadwayError as problem:
         status, last_words = 2, str(problem)
-    except SystemExit:  # EarlyStop
+    except Stopped:
         ignore_further_signals()
     except Exception as problem:  # the process edge
         log.exception("The server broke")
@@ -50,16 +53,26 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
     listener = bind(config.http.host, config.http.port)
+    # Before anything that takes long: code of the user's that fails to load ends the start.
+    custom = _custom_handlers(config)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
     starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
     try:
         starter.begin()
         from headway.server.lifecycle import run  # fastapi, uvicorn
 
-        return run(config, starter, listener, early, started)
+        return run(config, starter, listener, early, started, custom)
     finally:
         ignore_further_signals()
         starter.stop()
+
+
+def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
+    if not config.sagemaker.enable_custom_handlers:
+        return None
+    from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
+
+    return load_custom_handlers(config.sagemaker)
 
 
 def bind(host: str | None, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ import uvloop
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
+from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import ProcessEngineClient
@@ -42,10 +43,17 @@ class Outcome(NamedTuple):
     last_words: str | None
 
 
-def run(config: ServerConfig, starter: EngineStarter, listener: socket.socket, early: EarlyStop, started: float) -> Outcome:
+def run(
+    config: ServerConfig,
+    starter: EngineStarter,
+    listener: socket.socket,
+    early: EarlyStop,
+    started: float,
+    custom: CustomHandlers | None = None,
+) -> Outcome:
     """Runs the API process to its end. ``started`` is time.monotonic() at the process's start."""
     # Not uvloop.run, which would wait at its end for what still runs in threads: the tokenizer's download, for one.
-    return uvloop.new_event_loop().run_until_complete(_Lifecycle(config, starter, listener, early, started).run())
+    return uvloop.new_event_loop().run_until_complete(_Lifecycle(config, starter, listener, early, started, custom).run())
 
 
 def _is_no_probe(record: logging.LogRecord) -> bool:
@@ -73,12 +81,21 @@ class _Uvicorn(uvicorn.Server):
 
 
 class _Lifecycle:
-    def __init__(self, config: ServerConfig, starter: EngineStarter, listener: socket.socket, early: EarlyStop, started: float) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        starter: EngineStarter,
+        listener: socket.socket,
+        early: EarlyStop,
+        started: float,
+        custom: CustomHandlers | None,
+    ) -> None:
         self._config = config
         self._starter = starter
         self._listener = listener
         self._early = early
         self._started = started
+        self._custom = custom
         self._client = ProcessEngineClient(
             starter.process, max_open_requests=config.scheduler.max_num_queued_reqs, on_phase=starter.phases.enter
         )
@@ -89,7 +106,7 @@ class _Lifecycle:
     async def run(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain)
+        app = create_app(self._config, self._client, self._served, self._drain, self._custom)
         server = _Uvicorn(uvicorn_config(app, self._config.http))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())

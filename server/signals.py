@@ -8,8 +8,12 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Stopped(SystemExit):
+    """Told apart from an exit that a user's own script asks for."""
+
+
 class EarlyStop:
-    """Ends the main thread with SystemExit(0) at the first signal; further ones change nothing.
+    """Ends the main thread with Stopped(0) at the first signal; further ones change nothing.
 
     As process 1 a signal without a handler would be lost. ``asked`` remembers the signal: an import that swallows the exception must
     not swallow the wish to stop.
@@ -27,7 +31,7 @@ class EarlyStop:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
             self.asked = signal.Signals(number)
-            raise SystemExit(0)
+            raise Stopped(0)
 
 
 def hold_back_signals() -> None:

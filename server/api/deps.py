@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from headway.server.text.chat_template import ChatTemplate
     from headway.server.text.generation import GenerationDefaults
     from headway.server.text.tokenizer import Tokenizer
+
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Drain:

@@ -28,6 +28,7 @@ _TYPES = {
     406: "NotAcceptableError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
+    424: "FailedDependencyError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
@@ -62,6 +63,10 @@ class GenerationFailed(HeadwayError):
     """The engine gave up on one request and lives on."""
 
 
+class SessionFailed(HeadwayError):
+    """A stateful session could not be opened or closed."""
+
+
 def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
@@ -76,6 +81,8 @@ def status_of(error: HeadwayError) -> int:
             return 415
         case BodyTooLarge():
             return 413
+        case SessionFailed():
+            return 424
         case ClientDisconnected():
             return 499
         case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():

@@ -20,7 +20,7 @@ from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Names
 from headway.server.config.places import Places
 from headway.server.config.references import followed, references_in
-from headway.server.config.server import MODEL_MISSING, ServerConfig, problems
+from headway.server.config.server import MODEL_MISSING, ServerConfig, problems, warnings
 from headway.server.config.values import BadValue
 from headway.server.errors import ConfigError
 
@@ -78,8 +78,9 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str], *, fallbacks: Mappi
         found.append(MODEL_MISSING)
     if found:
         raise ConfigError(found)
-    warnings = (*line.warnings, *file.warnings, *environment.warnings)
-    return Resolved(config, {name: given.source for name, given in chosen.items()}, warnings, path, line.show_config)
+    noted = (_with_sources(warning, chosen, names) for warning in warnings(config))
+    notes = (*line.warnings, *file.warnings, *environment.warnings, *noted)
+    return Resolved(config, {name: given.source for name, given in chosen.items()}, notes, path, line.show_config)
 
 
 def _read_file(path: str | None, names: Names, places: Places) -> Findings:

@@ -31,8 +31,6 @@ def options(environ: dict[str, str]) -> Resolved:
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", '"50"', "log_level", "CRITICAL"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "warn", "log_level", "WARNING"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "error", "log_level", "ERROR"),
-        ("SAGEMAKER_MODEL_PATH", "/models/x", "custom_script", "/models/x/model.py"),
-        ("CUSTOM_SCRIPT_FILENAME", "handler.py", "custom_script", "/opt/ml/model/handler.py"),
         ("HF_MODEL_QUANTIZE", "int8", "quantization", "int8"),
         ("HUGGING_FACE_HUB_TOKEN", '"hf_t"', "hf_token", "hf_t"),
     ],

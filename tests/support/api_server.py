@@ -18,6 +18,7 @@ from tiny_tokenizers import byte_level_tokenizer
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
+from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.config.server import ServerConfig
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
@@ -41,7 +42,9 @@ class ApiServer:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)
         self.drain = Drain()
-        self.app = create_app(self.config, self.engine, self.served, self.drain)
+        sagemaker = self.config.sagemaker
+        custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
+        self.app = create_app(self.config, self.engine, self.served, self.drain, custom)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
