@@ -6,12 +6,11 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.log import configure_logging
-from headway.server.source.resolve import default_cache_dir
+from headway.server.source.cache import cache_root
 from headway.server.starter import EngineStarter
 
 
@@ -25,8 +24,7 @@ def run_server(config: ServerConfig) -> int:
     configure_logging(config.observability.log_level, role="api", secrets=secrets)
     listener = bind(config.http.host, config.http.port)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-    cache = os.environ.get("HEADWAY_CACHE")
-    starter = EngineStarter(config, Path(cache) if cache else default_cache_dir())
+    starter = EngineStarter(config, cache_root(os.environ))
     try:
         starter.begin()
         from headway.server.lifecycle import run  # fastapi, uvicorn
