@@ -22,10 +22,11 @@ def read_options(words: Sequence[str], environ: Mapping[str, str], model_directo
     argv = list(words[1:] if words[:1] == ["serve"] else words)
     port, problems = _default_port(environ)
     fallbacks: dict[str, tuple[Any, str]] = {"port": port, "host": (DEFAULT_HOST, "image default")}
-    if model := find_model(environ, model_directory):
-        fallbacks["model"] = model
+    search = find_model(environ, model_directory)
+    if search.model is not None:
+        fallbacks["model"] = (search.model, search.source)
     try:
-        resolved = resolve(argv, environ, fallbacks=fallbacks)
+        resolved = resolve(argv, environ, fallbacks=fallbacks, model_missing=search.failure)
     except ConfigError as error:
         raise ConfigError([*error.problems, *problems]) from None
     if problems:

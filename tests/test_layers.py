@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.lifecycle": {"server"},
     "server.starter": {"server.config", "server.engine", "server.source"},
     "server.cli": {"server", "entrypoint"},
-    "entrypoint": {"server.config", "server.errors"},
+    "entrypoint": {"server.config", "server.errors", "server.source.directory"},
     "container": {"server.config", "server.api.protocol", "server.errors"},
 }
 NO_TORCH = (
