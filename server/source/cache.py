@@ -21,7 +21,10 @@ def cache_root(environ: Mapping[str, str]) -> Path:
         return Path(named).expanduser().absolute()
     import platformdirs
 
-    own = Path(platformdirs.user_cache_dir("headway"))
+    try:
+        own = Path(platformdirs.user_cache_dir("headway"))
+    except RuntimeError:  # no home; older releases answer with a literal ~
+        return _without_a_home()
     return own if own.is_absolute() else _without_a_home()
 
 
