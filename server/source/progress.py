@@ -18,7 +18,7 @@ def amount(num_bytes: float) -> str:
 
 
 class Progress:
-    """Counts the bytes of one transfer and tells of them at most every `interval_s`. Safe to use from several threads.
+    """Counts the bytes of one transfer and tells of them at most every INTERVAL_S. Safe to use from several threads.
 
     - `doing`: what is going on ("downloading org/model"); `done_bytes`: there already, so no part of the speed.
     """
@@ -30,14 +30,12 @@ class Progress:
         tell: Callable[[str], None] | None,
         *,
         done_bytes: int = 0,
-        interval_s: float = INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._doing = doing
         self._total = total_bytes
         self._tell = tell
         self._initial = self._done = done_bytes
-        self._interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
         self._started = self._told = clock()
@@ -59,7 +57,7 @@ class Progress:
     def _count(self, done: int) -> str | None:
         self._done = done
         now = self._clock()
-        if now - self._told < self._interval_s:
+        if now - self._told < INTERVAL_S:
             return None
         self._told = now
         speed = max(self._done - self._initial, 0) / max(now - self._started, 1e-9)

@@ -10,7 +10,7 @@ from headway.server.source.progress import Progress, amount
 def test_a_line_every_few_seconds() -> None:
     now = 100.0
     lines: list[str] = []
-    progress = Progress("downloading m", 4_000_000_000, lines.append, done_bytes=1_000_000_000, interval_s=3.0, clock=lambda: now)
+    progress = Progress("downloading m", 4_000_000_000, lines.append, done_bytes=1_000_000_000, clock=lambda: now)
     progress.advance(100_000_000)
     now = 102.9
     progress.advance(100_000_000)

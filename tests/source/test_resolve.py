@@ -10,7 +10,7 @@ from demo_model import demo_files, demo_gguf
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
-from headway.server.source.resolve import LoadFormat, resolve_model
+from headway.server.source.resolve import LoadFormat, resolve_model, resolve_tokenizer
 
 
 def make_model(directory: Path, *names: str) -> Path:
@@ -71,6 +71,27 @@ def test_directories_without_a_model(tmp_path: Path) -> None:
     fails(tmp_path / "two", r"holds 2 models \(a, b\); name one")
     fails(tmp_path / "bare" / "model.safetensors", "the one file of a model")
     fails(tmp_path / "other" / "readme.md", "is no model; name a .gguf file, a directory with")
+
+
+def test_file_addresses(tmp_path: Path) -> None:
+    make_model(tmp_path / "a model", *SAFETENSORS)
+    address = f"file://{tmp_path}/a%20model"
+    assert resolve_model(address) == ModelFiles("safetensors", tmp_path / "a model", None, address)
+    assert resolve_model(address.replace("file://", "file://localhost")).path == tmp_path / "a model"
+    assert resolve_tokenizer(address, cache_dir=tmp_path / "cache") == tmp_path / "a model"
+    fails(f"file://{tmp_path}/a%20modle", r"The model path file:///.* does not exist; did you mean .*/a model")
+    fails("file://elsewhere/m", "is no path on this machine; write file:///path with three slashes")
+    fails("file://", "is no path on this machine")
+    with pytest.raises(ModelSourceError, match=r"The tokenizer path file:///.* does not exist"):
+        resolve_tokenizer(f"file://{tmp_path}/another", cache_dir=tmp_path / "cache")
+
+
+def test_a_model_directory_is_only_read(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    before = {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())}
+    model.chmod(0o555)
+    resolve_model(str(model), cache_dir=Path("/proc/nowhere"))
+    assert {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())} == before
 
 
 def test_missing_shards(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ class S3:
     """
 
     url: str
+    client: Any
     requests: list[str] = field(default_factory=list)
     num_to_break: int = 0
     refusal: tuple[int, str] | None = None
@@ -43,31 +44,21 @@ class S3:
         }
 
     @property
-    def client(self) -> Any:
-        return boto3.client(
-            "s3", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing-secret"
-        )
-
-    @property
     def ranges(self) -> list[str]:
         return [request for request in self.requests if "bytes=" in request]
 
-    def put(self, files: Mapping[str, bytes], **options: str) -> None:
-        client = self.client
+    def put(self, files: Mapping[str, bytes]) -> None:
         for key, content in files.items():
-            client.put_object(Bucket=BUCKET, Key=key, Body=content, **options)
-        client.close()
+            self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
         self.requests.clear()
 
     def put_in_parts(self, key: str, parts: list[bytes]) -> None:
-        client = self.client
-        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        upload = self.client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
         where = {"Bucket": BUCKET, "Key": key, "UploadId": upload}
-        etags = [client.upload_part(**where, PartNumber=i, Body=part)["ETag"] for i, part in enumerate(parts, 1)]
-        client.complete_multipart_upload(
+        etags = [self.client.upload_part(**where, PartNumber=i, Body=part)["ETag"] for i, part in enumerate(parts, 1)]
+        self.client.complete_multipart_upload(
             **where, MultipartUpload={"Parts": [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(etags, 1)]}
         )
-        client.close()
         self.requests.clear()
 
 
@@ -76,17 +67,20 @@ def running_s3() -> Iterator[S3]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    s3 = S3(f"http://{host}:{port}")
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing-secret"
+    )
+    s3 = S3(url, client)
     wsgi = server._server
     assert wsgi is not None
     wsgi.app = _Listening(s3, wsgi.app)
     httpx.post(f"{s3.url}/moto-api/reset")
-    client = s3.client
     client.create_bucket(Bucket=BUCKET)
-    client.close()
     try:
         yield s3
     finally:
+        client.close()
         server.stop()
         wsgi.server_close()
 
