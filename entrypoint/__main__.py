@@ -11,10 +11,11 @@ from typing import NoReturn
 from headway.server.errors import ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become does not return
+def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process by the server; return an exit status only when that can't be done or help was asked for."""
     words = list(sys.argv[1:] if argv is None else argv)
     gc.disable()  # 12 of 170 ms here; this process is soon replaced
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # there are none; looking for them takes 3 of 95 ms
     # exec, not a child: the server becomes PID 1 and gets SIGTERM itself.
     server = [sys.executable, "-m", "headway.server.cli"]
     if any(word in ("-h", "--help", "--version") or word.startswith("--help=") for word in words):
@@ -25,19 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become do
         from headway.entrypoint.argv import server_arguments
         from headway.entrypoint.banner import banner
         from headway.entrypoint.environment import read_options
-        from headway.entrypoint.secrets import environment_for_server, key_warnings, what_server_would_lose
+        from headway.entrypoint.handover import environment_for_server
+        from headway.entrypoint.secrets import key_warnings
+        from headway.server.config.show import show_config
 
         resolved = read_options(words, os.environ)
-        arguments, environment = server_arguments(resolved), environment_for_server(resolved, os.environ)
-        if problems := what_server_would_lose(resolved, arguments, environment):
-            raise ConfigError(problems)
     except ConfigError as error:
         sys.stderr.writelines(f"headway: error: {problem}\n" for problem in error.problems)
         return 2
     sys.stderr.writelines(f"headway: warning: {warning}\n" for warning in (*resolved.warnings, *key_warnings(resolved, os.environ)))
     sys.stderr.write(banner(resolved))
     sys.stderr.flush()
-    _become([*server, *arguments], environment)
+    if resolved.show_config:  # here, where it is known which variable gave what
+        sys.stdout.write(show_config(resolved))
+        return 0
+    try:
+        _become([*server, *server_arguments(resolved)], environment_for_server(resolved, os.environ))
+    except (OSError, ValueError) as error:  # too much for execve in all, or a character that no command line can hold
+        sys.stderr.write(f"headway: error: the server can't be started with these options: {error}\n")
+        return 2
 
 
 def _become(command: list[str], environ: Mapping[str, str]) -> NoReturn:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway.server.config.environment import unquoted
 from headway.server.errors import ModelSourceError
 from headway.server.source.directory import archive_in, model_in, names_in, why_no_model
-
-MODEL_DIRECTORY = Path("/opt/ml/model")
 
 
 @dataclass(frozen=True)
@@ -19,10 +18,11 @@ class ModelSearch:
     `findings` tells what was looked for in vain, place by place. `advice`: what to do where no model was found.
     """
 
-    model: str | None
-    source: str
-    findings: tuple[str, ...]
-    advice: str
+    model: str | None = None
+    source: str = ""
+    is_hub_id: bool = False
+    findings: tuple[str, ...] = ()
+    advice: str = ""
 
     @property
     def failure(self) -> str:
@@ -30,7 +30,7 @@ class ModelSearch:
         return f"no model is found: {'; '.join(('SM_VLLM_MODEL is not set', *self.findings))}; {self.advice}"
 
 
-def find_model(environ: Mapping[str, str], directory: Path = MODEL_DIRECTORY) -> ModelSearch:
+def find_model(environ: Mapping[str, str], directory: Path) -> ModelSearch:
     """Looks for a model; what it finds counts only when neither an option nor SM_VLLM_MODEL names one.
 
     The directory counts if it holds a model: SageMaker also puts archives there that hold code alone. It comes before HF_MODEL_ID,
@@ -40,14 +40,14 @@ def find_model(environ: Mapping[str, str], directory: Path = MODEL_DIRECTORY) ->
     try:
         path = _served_from(directory)
     except ModelSourceError as error:
-        return ModelSearch(None, "", (str(error).removesuffix("."),), "or name another model with SM_VLLM_MODEL")
+        return ModelSearch(findings=(str(error).removesuffix("."),), advice="or name another model with SM_VLLM_MODEL")
     if path:
-        return ModelSearch(str(path), f"directory {directory}", (), "")
+        return ModelSearch(str(path), f"directory {directory}")
     finding = why_no_model(directory) if directory.is_dir() else f"{directory} does not exist"
-    if hub_id := environ.get("HF_MODEL_ID", "").strip():
+    if hub_id := unquoted(environ.get("HF_MODEL_ID", "")):
         passed_over = f"; {finding}" if names_in(directory) else ""
-        return ModelSearch(hub_id, f"environment HF_MODEL_ID{passed_over}", (finding,), "")
-    return ModelSearch(None, "", (finding, "HF_MODEL_ID is not set"), "set one of the two (`demo` is a small model to try)")
+        return ModelSearch(hub_id, f"environment HF_MODEL_ID{passed_over}", is_hub_id=True)
+    return ModelSearch(findings=(finding, "HF_MODEL_ID is not set"), advice="set one of the two (`demo` is a small model to try)")
 
 
 def _served_from(directory: Path) -> Path | None:

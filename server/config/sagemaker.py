@@ -19,7 +19,7 @@ class SagemakerConfig(Topic):
     enable_custom_handlers: bool = option(
         False, "Run the Python code in --custom-script: own handlers for /ping and /invocations. The script can do all that the server can."
     )
-    custom_script: str = option("/opt/ml/model/model.py", "The script with custom handlers; needs --enable-custom-handlers.")
+    custom_script: str = option("/opt/ml/model/model.py", "The script with custom handlers; needs --enable-custom-handlers.", location=True)
     batch_strategy: Literal["MULTI_RECORD", "SINGLE_RECORD"] = option(
         "MULTI_RECORD", "What /execution-parameters tells a batch transform job.", environment=("SAGEMAKER_BATCH_STRATEGY",)
     )

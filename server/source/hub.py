@@ -91,7 +91,7 @@ class HubModel:
         require_space(total - self._kept_bytes(cache), cache, what, "set --download-dir (or HF_HOME) to a directory on a larger disk")
         doing = f"downloading {self.repo_id} from the Hugging Face Hub"
         if on_progress:
-            on_progress(f"{doing}: {len(files)} files, {amount(total)}")
+            on_progress(f"{doing}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}")
         return Path(
             self._asking(
                 lambda: str(

@@ -151,7 +151,7 @@ class _Fetch:
         require_space(missing, self._partial, f"The model {self._uri}", LARGER_DISK)
         total = sum(item.size for item in self._objects)
         rest = f", {amount(missing)} of it still missing" if missing < total else ""
-        self._tell(f"downloading {self._uri}: {len(files)} files, {amount(total)}{rest}")
+        self._tell(f"downloading {self._uri}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}{rest}")
         progress = Progress(f"downloading {self._uri}", total, self._tell, done_bytes=total - missing)
         fetch_missing(list(files), lambda file, part: self._fetch(file, files[file], part, progress))
         self._check(files)

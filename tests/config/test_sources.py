@@ -51,11 +51,6 @@ def test_the_default_says_so() -> None:
     assert (resolved.config.http.port, str(resolved.source(PORT))) == (8000, "default")
 
 
-def test_an_agreeing_environment_is_named_behind_the_flag() -> None:
-    resolved = resolve(["demo", "--port=9"], {"SM_VLLM_PORT": "9"})
-    assert str(resolved.source(PORT)) == "--port, also environment SM_VLLM_PORT"
-
-
 def test_short_environment_names_win_over_long_and_foreign_ones() -> None:
     environ = {"HF_TOKEN": "hf_c", "SM_VLLM_HF_TOKEN": "hf_b", "SM_HF_TOKEN": "hf_a"}
     resolved = resolve(["demo"], environ)
@@ -203,7 +198,7 @@ def test_yaml_problems(text: str, sentence: str, tmp_path: Path) -> None:
 
 def test_missing_config_file(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
-    assert problems_of([f"--config={path}"]) == [f"--config {path}: can't be read (No such file or directory)"]
+    assert problems_of([f"--config={path}"]) == [f"--config: the file {path} can't be read: No such file or directory"]
     assert problems_of(["demo", "--config", "a.yaml", "--config=b.yaml"])[0] == (
         "--config: is given twice (a.yaml and b.yaml); name one file"
     )
