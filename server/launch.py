@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,10 @@ from headway.server.errors import ConfigError
 from headway.server.log import configure_logging
 from headway.server.source.cache import cache_root
 from headway.server.starter import EngineStarter
+
+
+class _ToldToStop(SystemExit):
+    """A signal came before the event loop took signals over."""
 
 
 def run_server(config: ServerConfig) -> int:
@@ -30,12 +35,17 @@ def run_server(config: ServerConfig) -> int:
         from headway.server.lifecycle import run  # fastapi, uvicorn
 
         return run(config, starter, listener, started)
+    except _ToldToStop:
+        # A download may be under way in threads that the interpreter would wait for.
+        starter.process.kill(patience_s=0)
+        logging.shutdown()
+        os._exit(0)
     finally:
         starter.process.kill(patience_s=0)
 
 
 def _stop_before_serving(number: int, frame: object) -> None:
-    raise SystemExit(0)
+    raise _ToldToStop(0)
 
 
 def bind(host: str | None, port: int) -> socket.socket:
