@@ -46,16 +46,16 @@ def fetch_from_s3(
     location = S3Location.of(uri)
     place = _Place.of(location, wanted, cache_dir)
     kept = place.kept()
-    bucket = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None)
     tell = on_progress or (lambda line: None)
     tell(f"looking at {location.uri}")
     try:
-        objects = _choose(bucket.objects(), wanted, location)
+        listed = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None).objects()
     except S3Unreachable as error:
         if kept is None:
             raise
         tell(f"{str(error).partition(';')[0]}; the copy in {kept} is used as it is")
         return place.model(kept)
+    objects = _choose(listed, wanted, location)
     snapshot = place.snapshot(objects)
     if kept == snapshot:
         return place.model(snapshot)
@@ -65,7 +65,7 @@ def fetch_from_s3(
     ):
         if not _has_files(snapshot, {item.name: item.size for item in objects}):
             shutil.rmtree(snapshot, ignore_errors=True)
-            _Fetch(bucket, objects, place.root / "partial", tell, part_bytes).into(snapshot)
+            _Fetch(S3Bucket(location, NUM_THREADS), objects, place.root / "partial", tell, part_bytes).into(snapshot)
         place.keep(snapshot, objects)
     return place.model(snapshot)
 

@@ -71,7 +71,7 @@ class S3Bucket:
     Credentials, region and endpoint (AWS_ENDPOINT_URL_S3) are boto3's to find. `is_urgent`: give up soon, for there is a copy.
     """
 
-    def __init__(self, location: S3Location, num_connections: int, *, is_urgent: bool) -> None:
+    def __init__(self, location: S3Location, num_connections: int, *, is_urgent: bool = False) -> None:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError

@@ -76,6 +76,12 @@ def test_a_new_version_is_fetched_and_the_old_one_stays(s3: S3, tmp_path: Path) 
     s3.put(below("org/m/", MODEL))
     old = resolve(URI, tmp_path)
     s3.put({"org/m/config.json": b'{"a": 1}'})
+
+    def fail_once() -> None:
+        s3.on_range = None
+        raise RuntimeError("500 for the client, which asks again")
+
+    s3.on_range = fail_once
     new = resolve(URI, tmp_path)
     assert contents(new.path) == MODEL | {"config.json": b'{"a": 1}'}
     assert contents(old.path) == MODEL
