@@ -11,7 +11,8 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN case "$VARIANT" in cpu) extra= ;; cuda) extra="gcc libc6-dev libpython3-dev" ;; *) echo "VARIANT is cpu or cuda" >&2; exit 2 ;; esac; \
     export DEBIAN_FRONTEND=noninteractive; \
     apt-get update -qq; \
-    apt-get install -y -qq --no-install-recommends ca-certificates python3 procps $extra >/dev/null
+    apt-get install -y -qq --no-install-recommends ca-certificates python3 procps $extra >/dev/null; \
+    PYTHONHASHSEED=0 python3 -m compileall -q -f --invalidation-mode unchecked-hash /usr/lib/python3.*
 
 # -- Python packages, at the versions that the tests ran with ------------------------------------------------------------
 FROM os AS packages
@@ -81,6 +82,6 @@ LABEL com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
 WORKDIR /tmp
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 CMD ["headway", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 CMD ["python", "-m", "headway.entrypoint.healthcheck"]
 ENTRYPOINT ["/opt/headway/bin/python", "-m", "headway.entrypoint"]
 CMD ["serve"]

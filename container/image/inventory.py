@@ -52,12 +52,16 @@ def python_parts(packages: Path) -> Iterator[Part]:
 
 def _python_licence(found: Distribution) -> str:
     """The licence as packages state it today (an SPDX expression), else as they used to: classifiers, then free text."""
-    if expression := found.metadata.get("License-Expression"):
-        return str(expression)
-    classifiers = [text for text in found.metadata.get_all("Classifier", []) if text.startswith("License ::")]
+    if expression := _field(found, "License-Expression"):
+        return expression[0]
+    classifiers = [text for text in _field(found, "Classifier") if text.startswith("License ::")]
     words = [text.rsplit(" :: ", 1)[-1] for text in classifiers if text != "License :: OSI Approved"]
-    stated = str(found.metadata.get("License") or "").strip().partition("\n")[0]
+    stated = "".join(_field(found, "License")).strip().partition("\n")[0]
     return " AND ".join(words) or stated or "not stated"
+
+
+def _field(found: Distribution, name: str) -> list[str]:
+    return [str(text) for text in found.metadata.get_all(name) or []]
 
 
 def debian_parts(status: Path, doc: Path = Path("/usr/share/doc")) -> Iterator[Part]:

@@ -18,7 +18,7 @@ from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, Route, template_of
+from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
@@ -46,6 +46,7 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
     app.state.headway = AppState(config, engine, served, drain, metrics)
     for route in ROUTES:
         _add(app, route, with_docs)
+    app.router.routes.extend(WEBSOCKETS)
     return app
 
 

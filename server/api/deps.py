@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +27,34 @@ if TYPE_CHECKING:
 
 
 class Drain:
-    """Whether the server is shutting down: it then finishes what is open and refuses what is new."""
+    """Whether the server is shutting down: it then finishes what is open and refuses what is new.
+
+    ``num_held``: what must end before the exit beside the engine's open requests.
+    """
 
     def __init__(self) -> None:
-        self.is_draining = False
+        self.num_held = 0
+        self._begun = asyncio.Event()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._begun.is_set()
 
     def begin(self) -> None:
-        self.is_draining = True
+        self._begun.set()
+
+    async def begun(self) -> None:
+        """Returns once the drain has begun."""
+        await self._begun.wait()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Puts off the exit, up to --shutdown-timeout, for what then ends by itself."""
+        self.num_held += 1
+        try:
+            yield
+        finally:
+            self.num_held -= 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import zmq
 import zmq.asyncio
 
 from headway.server.config.http import HttpConfig
+from headway.server.config.plan import GIB
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
@@ -34,7 +35,8 @@ from headway.server.engine.messages import (
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import EngineDead, EngineNotReady, QueueFull
+from headway.server.errors import ConfigError, EngineDead, EngineNotReady, QueueFull
+from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
@@ -42,6 +44,9 @@ log = logging.getLogger(__name__)
 
 READY = "ready"
 DEAD = "dead"
+
+# A socket's path has 108 bytes with the zero behind it (unix(7)).
+_MAX_SOCKET_PATH = 107
 
 
 class _Stream:
@@ -99,13 +104,14 @@ class EngineProcess:
     """The process and its addresses. ``start`` may be called from any thread, before there is an event loop."""
 
     def __init__(self) -> None:
-        # A private directory (mode 0700): nobody else on the host may talk to the engine.
-        self.directory = Path(tempfile.mkdtemp(prefix="headway-"))
+        """Raises ConfigError where there is no place for the sockets."""
+        self.directory = _private_directory()
         self.inbox = f"ipc://{self.directory}/in"
         self.outbox = f"ipc://{self.directory}/out"
         self._process: multiprocessing.process.BaseProcess | None = None
         self._lock = threading.Lock()
         self._is_over = False
+        self._oom_kills_before = num_oom_kills()
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
@@ -131,13 +137,18 @@ class EngineProcess:
         self._process.join(timeout=5)
         status = self._process.exitcode
         if status == -signal.SIGKILL:
-            return (
-                "the engine process was killed (SIGKILL), most often by a kernel short of memory: "
-                "lower --kv-cache-memory-bytes or use a larger machine"
-            )
+            return f"the engine process was killed (SIGKILL), {self._killer()}: lower --kv-cache-memory-bytes or use a larger machine"
         if status is not None and status < 0:
             return f"the engine process was ended by {signal.Signals(-status).name}"
         return f"the engine process exited with status {status}; its last log lines say why"
+
+    def _killer(self) -> str:
+        if num_oom_kills() == self._oom_kills_before:
+            return "most often by a kernel short of memory"
+        limit = memory_limit()
+        return "by the kernel, since " + (
+            f"the container's memory limit of {limit.limit_bytes / GIB:.1f} GiB was reached" if limit else "the memory was used up"
+        )
 
     def kill(self, patience_s: float) -> None:
         """Waits for the process to end by itself, then makes sure; removes the sockets' directory. Safe to repeat."""
@@ -154,8 +165,17 @@ class EngineProcess:
 class ProcessEngineClient:
     """EngineClient over ZeroMQ. Lives on one event loop; ``run`` is its receiving task."""
 
-    def __init__(self, process: EngineProcess, *, max_open_requests: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        process: EngineProcess,
+        *,
+        max_open_requests: int | None,
+        on_phase: Callable[[str, float], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_phase`` hears of each phase of the engine's start, "ready" included, and when it began (time.monotonic())."""
         self._process = process
+        self._on_phase = on_phase
         self._max_open = max_open_requests
         self._now = now
         self._context = zmq.asyncio.Context()
@@ -251,11 +271,13 @@ class ProcessEngineClient:
                         stream.put(delta)
                         if delta.finish_reason is not None:
                             self._in_engine.discard(delta.request_id)
-            case Phase(name=name):
+            case Phase(name=name, since=since):
                 self._phase = name
-            case Ready(info=info):
+                self._on_phase(name, since)
+            case Ready(info=info, since=since):
                 self._info = info
                 self._phase = READY
+                self._on_phase(READY, since)
                 self._last_progress = self._now()
                 self.became_ready.set()
             case Died(cause=cause, is_user_error=is_user_error):
@@ -307,7 +329,7 @@ class ProcessEngineClient:
     async def reset_prefix_cache(self) -> None:
         self._send(ResetPrefixCache())
 
-    async def stop(self, patience_s: float = 5.0) -> None:
+    async def stop(self, patience_s: float = 2.0) -> None:
         """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
         self._closing = True
         if self._phase == READY:
@@ -324,3 +346,20 @@ class ProcessEngineClient:
 def _for_engine(config: ServerConfig) -> ServerConfig:
     """Without what the engine has no use for, secrets above all."""
     return config.model_copy(update={"model": config.model.model_copy(update={"hf_token": None}), "http": HttpConfig()})
+
+
+def _private_directory() -> Path:
+    """For the sockets, mode 0700: nobody else on the host may talk to the engine."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="headway-"))
+    except OSError as problem:
+        raise ConfigError(
+            [
+                f"no place for the sockets between the server's processes: {problem.strerror}; "
+                "give the container a writable /tmp (docker run --tmpfs /tmp), or set TMPDIR to a directory that can be written"
+            ]
+        ) from problem
+    if len(f"{directory}/out".encode()) > _MAX_SOCKET_PATH:
+        directory.rmdir()
+        raise ConfigError([f"the temporary directory {directory.parent} is too long a path for a socket: set TMPDIR to a shorter one"])
+    return directory

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,20 +14,19 @@ VARIABLE = "HEADWAY_CACHE"
 LARGER_DISK = f"set {VARIABLE} to a directory on a larger disk"
 
 
-def cache_root(environ: Mapping[str, str]) -> Path:
-    """$HEADWAY_CACHE, else the user's cache directory, else (a user without a home, as in containers) one in the temporary directory."""
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """$HEADWAY_CACHE, else `headway` in the user's cache directory, else (a user without a home, as in containers) a temporary one."""
     if named := environ.get(VARIABLE, "").strip():
         return Path(named).expanduser().absolute()
-    import platformdirs
-
-    try:
-        own = Path(platformdirs.user_cache_dir("headway"))
-    except RuntimeError:  # no home; older releases answer with a literal ~
-        return _without_a_home()
-    return own if own.is_absolute() else _without_a_home()
+    own = Path(environ.get("XDG_CACHE_HOME", ""))
+    if not own.is_absolute():
+        own = Path(os.path.expanduser("~/.cache"))
+    return own / "headway" if own.is_absolute() else _without_a_home()
 
 
 def _without_a_home() -> Path:
+    import tempfile
+
     shared = Path(tempfile.gettempdir()) / f"headway-{os.getuid()}"
     # Whoever made it for us could put any model there.
     is_foreign = shared.exists() and shared.lstat().st_uid != os.getuid()

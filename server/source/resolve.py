@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import cache_root
+from headway.server.source.cache import cache_directory
 from headway.server.source.demo import DEMO_NAME, demo_model
 from headway.server.source.directory import LoadFormat, archive_in, folders_of, model_in, names_in, why_no_model
 from headway.server.source.files import ModelFiles
@@ -29,19 +30,21 @@ def resolve_model(
     on_progress: Callable[[str], None] | None = None,
     cache_dir: Path | None = None,
     hub_endpoint: str | None = None,
+    stop: threading.Event | None = None,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
     - `revision`, `token`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so HF_ENDPOINT)
       are for Hub models; all other things that are fetched or unpacked go below `cache_dir` (None: the user's for headway).
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
-    - `on_progress` gets one line for each thing that takes time, and every few seconds of it.
+    - `on_progress` gets one line for each thing that takes time, and every few seconds of it; `stop`, once set, ends a fetch of the
+      demo model.
 
     A path that exists wins over a Hub id. Raises ModelSourceError: one sentence with what was looked for, where, and what to do.
     """
-    local = _Local(name, load_format, cache_dir or cache_root({}), on_progress)
+    local = _Local(name, load_format, cache_dir or cache_directory({}), on_progress)
     if name == DEMO_NAME:
-        return _demo(local)
+        return _demo(local, stop)
     if name.startswith(_S3):
         from headway.server.source.s3 import fetch_from_s3
 
@@ -102,12 +105,12 @@ def path_of(name: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _demo(local: _Local) -> ModelFiles:
+def _demo(local: _Local, stop: threading.Event | None) -> ModelFiles:
     if local.load_format not in ("auto", "gguf"):
         raise ModelSourceError(
             f"The demo model is a GGUF file, which --load-format {local.load_format} excludes; leave --load-format at auto."
         )
-    return ModelFiles("gguf", None, demo_model(local.cache_dir, on_progress=local.on_progress), local.name)
+    return ModelFiles("gguf", None, demo_model(local.cache_dir, on_progress=local.on_progress, stop=stop), local.name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import headway
 from headway.entrypoint.argv import server_arguments
-from headway.entrypoint.banner import banner
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.handover import environment_for_server
 from headway.entrypoint.model_source import find_model
@@ -94,14 +93,6 @@ def test_the_server_understands_the_same(environ: dict[str, str], words: list[st
     made, child = server_arguments(resolved), environment_for_server(resolved, environ)
     assert resolve(made[1:], child).config == resolved.config
     assert not {"k1", "k2", "cli"} & {piece for word in made for piece in word.replace("=", ",").split(",")}
-
-
-def test_banner_masks_secrets_and_tells_sources() -> None:
-    text = banner(read_options([], {"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret"}, NOWHERE))
-    assert "model = demo   (environment SM_VLLM_MODEL)" in text
-    assert "port = 8080   (image default)" in text
-    assert "api-key = ***" in text
-    assert "s3cret" not in text
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -252,7 +243,7 @@ def test_a_key_that_sagemaker_would_not_pass_on(
 def test_the_real_entrypoint_warns_of_it() -> None:
     done = entrypoint("serve", "--show-config", SM_VLLM_MODEL="demo", SM_VLLM_API_KEY="s3cret", SAGEMAKER_REGION="r")
     assert done.returncode == 0
-    assert done.stderr.startswith("headway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)")
+    assert "\nheadway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)" in done.stderr
 
 
 def test_help_needs_no_model() -> None:

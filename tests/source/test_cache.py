@@ -11,28 +11,29 @@ from pathlib import Path
 import pytest
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import cache_root, keeping, locked
+from headway.server.source.cache import cache_directory, keeping, locked
 
 
 def test_the_variable_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/own")
-    assert cache_root({}) == Path("/own/headway")
-    assert cache_root({"HEADWAY_CACHE": " "}) == Path("/own/headway")
-    assert cache_root({"HEADWAY_CACHE": "/c"}) == Path("/c")
-    assert cache_root({"HEADWAY_CACHE": "c"}) == Path.cwd() / "c"
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_directory({}) == Path("/home/me/.cache/headway")
+    own = {"XDG_CACHE_HOME": "/own"}
+    assert cache_directory(own) == cache_directory(own | {"HEADWAY_CACHE": " "}) == Path("/own/headway")
+    assert cache_directory({"XDG_CACHE_HOME": "relative"}) == Path("/home/me/.cache/headway")
+    assert cache_directory({"HEADWAY_CACHE": "/c"}) == Path("/c")
+    assert cache_directory({"HEADWAY_CACHE": "c"}) == Path.cwd() / "c"
 
 
 def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container that is run as some number."""
     monkeypatch.delenv("HOME")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "getuid", lambda: 4711)
-    assert cache_root({}) == tmp_path / "headway-4711"
+    assert cache_directory({}) == tmp_path / "headway-4711"
     # One that somebody else made could hold anything.
     (tmp_path / "headway-4711").mkdir()
-    assert cache_root({}) != tmp_path / "headway-4711"
-    assert cache_root({}).parent == tmp_path
+    assert cache_directory({}) != tmp_path / "headway-4711"
+    assert cache_directory({}).parent == tmp_path
 
 
 def test_a_disk_that_refuses() -> None:

@@ -17,7 +17,7 @@ from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.http_server import uvicorn_config
 from headway.server.config.server import ServerConfig
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
@@ -45,10 +45,7 @@ class ApiServer:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        http = self.config.http
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, http=LimitedHttpToolsProtocol, log_config=None, root_path=http.root_path, timeout_graceful_shutdown=2)
-        )
+        self._server = uvicorn.Server(uvicorn_config(self.app, self.config.http))
         self._thread = threading.Thread(target=self._run)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 

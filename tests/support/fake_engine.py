@@ -35,6 +35,7 @@ class FakeEngine:
     - ``text`` may be a function of the request; ``is_endless`` repeats it until max_tokens.
     - ``is_bursty``: whatever follows the first delta has arrived with it, as after a reader was held up.
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
+    - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
     - ``requests`` and ``aborted_ids`` are what came in.
     """
 
@@ -54,6 +55,8 @@ class FakeEngine:
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
         self.max_open: int | None = None
+        self.retry_after_s = 3
+        self.on_admit: Callable[[], None] = lambda: None
         self.requests: list[GenerateRequest] = []
         self.open_ids: set[str] = set()
         self.aborted_ids: list[str] = []
@@ -72,10 +75,11 @@ class FakeEngine:
         if self.phase != "ready":
             raise EngineNotReady(self.phase)
         if self.max_open is not None and len(self.open_ids) >= self.max_open:
-            raise QueueFull("The queue is full: try again later.", 3)
+            raise QueueFull("The queue is full: try again later.", self.retry_after_s)
         assert request.request_id not in self.open_ids, "request ids must be unique"
         self.requests.append(request)
         self.open_ids.add(request.request_id)
+        self.on_admit()
         return FakeStream(self, request)
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:

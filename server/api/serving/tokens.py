@@ -1,41 +1,39 @@
-"""POST /tokenize and /detokenize."""
+"""Texts and chats as token ids, and token ids as text."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from typing import Any
 
-from headway.server.api.deps import ServedModel, state_of
+from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes.body import read_request
-from headway.server.api.serving.prompts import check_ids, off_loop, refuse_hopeless
+from headway.server.api.serving.answer import Answer, Call, FinishedAnswer
+from headway.server.api.serving.prompts import check_ids, refuse_hopeless
 
 
-async def tokenize(http: Request) -> Response:
-    state = state_of(http)
-    request = await read_request(http, TokenizeRequest)
+async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -> Answer:
+    """Raises the errors of deps.ready_model, RequestError."""
     state.served.check_name(request.model)
     model = state.ready_model()
-    return await off_loop(http, lambda: _tokens(model, request))
+    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(model, request)))
 
 
-async def detokenize(http: Request) -> Response:
-    state = state_of(http)
-    request = await read_request(http, DetokenizeRequest)
+async def open_detokenize(state: AppState, call: Call, request: DetokenizeRequest) -> Answer:
+    """Raises the errors of deps.ready_model, RequestError."""
     state.served.check_name(request.model)
     model = state.ready_model()
-    return await off_loop(http, lambda: _text(model, request))
+    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_text(model, request)))
 
 
-def _text(model: ServedModel, request: DetokenizeRequest) -> Response:
+def _text(model: ServedModel, request: DetokenizeRequest) -> dict[str, Any]:
     check_ids(model, request.tokens, "tokens")
-    return JSONResponse({"prompt": model.tokenizer.decode(request.tokens, skip_special_tokens=False)})
+    return {"prompt": model.tokenizer.decode(request.tokens, skip_special_tokens=False)}
 
 
-def _tokens(model: ServedModel, request: TokenizeRequest) -> Response:
+def _tokens(model: ServedModel, request: TokenizeRequest) -> dict[str, Any]:
     ids = _token_ids(model, request)
     texts = [model.tokenizer.id_to_token(token_id) for token_id in ids] if request.return_token_strs else None
-    return JSONResponse({"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts})
+    return {"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts}
 
 
 def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
