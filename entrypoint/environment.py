@@ -17,12 +17,13 @@ def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Pa
     starts containers. Without ``directory`` a model is looked for where the environment says. Raises ConfigError with every problem."""
     argv = list(words[1:] if words[:1] == ["serve"] else words)
     foreign = read_foreign(environ)
-    if model := find_model(environ, directory or model_directory(environ)):
-        foreign.fallbacks["model"] = model
-        if model[1] != "environment HF_MODEL_ID":
+    search = find_model(environ, directory or model_directory(environ))
+    if search.model is not None:
+        foreign.fallbacks["model"] = (search.model, search.source)
+        if not search.is_hub_id:
             foreign.fallbacks.pop("revision", None)  # HF_MODEL_REVISION is of HF_MODEL_ID
     try:
-        resolved = resolve(argv, environ, fallbacks=foreign.fallbacks)
+        resolved = resolve(argv, environ, fallbacks=foreign.fallbacks, model_missing=search.failure)
     except ConfigError as error:
         raise ConfigError([*error.problems, *foreign.problems]) from None
     if foreign.problems:

@@ -58,7 +58,15 @@ ALLOWED: dict[str, set[str]] = {
     "server.lifecycle": {"server"},
     "server.starter": {"server.config", "server.engine", "server.phases", "server.source"},
     "server.cli": {"server", "entrypoint"},
-    "entrypoint": {"server.config", "server.errors", "server.machine", "server.say", "server.signals", "server.source.cache"},
+    "entrypoint": {
+        "server.config",
+        "server.errors",
+        "server.machine",
+        "server.say",
+        "server.signals",
+        "server.source.cache",
+        "server.source.directory",
+    },
     "container": {"server.config", "server.api.protocol", "server.errors"},
 }
 NO_TORCH = (

@@ -14,7 +14,7 @@ class ModelConfig(Topic):
 
     model: str | None = option(
         None,
-        "What to serve: `demo`, a Hub id, a local directory with safetensors, or a .gguf file.",
+        "What to serve: `demo`, a Hub id, a local directory with safetensors, a .gguf file, a .tar.gz of one of these, or s3://BUCKET/PREFIX/.",
         positional=True,
         metavar="MODEL",
         location=True,
@@ -22,7 +22,9 @@ class ModelConfig(Topic):
     served_model_name: list[str] = option(
         [], "Names accepted in a request's `model`; the first is shown in answers. Default: the model as given."
     )
-    tokenizer: str | None = option(None, "Tokenizer directory or Hub id, when it is not the model's own.", location=True)
+    tokenizer: str | None = option(
+        None, "Tokenizer directory, Hub id or s3://BUCKET/PREFIX/, when it is not the model's own.", location=True
+    )
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
     hf_token: str | None = option(None, "Hub token for gated models.", secret=True, environment=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     download_dir: str | None = option(None, "Where Hub models are kept; default: the Hub cache.", location=True)

@@ -54,11 +54,17 @@ def all_names() -> Names:
     return Names(all_settings())
 
 
-def resolve(argv: Sequence[str], environ: Mapping[str, str], *, fallbacks: Mapping[str, tuple[Any, str]] | None = None) -> Resolved:
+def resolve(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    fallbacks: Mapping[str, tuple[Any, str]] | None = None,
+    model_missing: str = MODEL_MISSING,
+) -> Resolved:
     """All options from all sources. Raises ConfigError with every problem of every source at once.
 
-    ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem
-    unless --show-config is on the command line.
+    ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem,
+    told as ``model_missing``, unless --show-config is on the command line.
     """
     names = all_names()
     line = read_command_line(argv, names)
@@ -75,7 +81,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str], *, fallbacks: Mappi
     # A word after an option that is not understood, or a place that can't be read, may have named the model.
     unknowable = line.skipped_words or invalid or unreadable or (file.problems and not file.given)
     if config.model.model is None and not unknowable and not line.show_config:
-        found.append(MODEL_MISSING)
+        found.append(model_missing)
     if found:
         raise ConfigError(found)
     noted = (_with_sources(warning, chosen, names) for warning in warnings(config))

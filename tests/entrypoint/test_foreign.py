@@ -12,7 +12,7 @@ from headway.entrypoint.foreign import IMAGE_DEFAULTS, model_directory, read_for
 from headway.server.config.sources import Resolved, all_names
 from headway.server.errors import ConfigError
 
-NOWHERE = Path("/nonexistent")
+NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 
 
 def options(environ: dict[str, str]) -> Resolved:
