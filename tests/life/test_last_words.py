@@ -68,7 +68,7 @@ def test_no_place_for_temporary_files(tmp_path: Path) -> None:
 
 
 def test_a_missing_library() -> None:
-    done = serve("demo", program=["-c", WITHOUT_LIBRARY.format(library="uvloop")], HEADWAY_CACHE="/nonexistent")
+    done = serve("demo", program=["-c", WITHOUT_LIBRARY.format(library="uvloop")], HEADWAY_CACHE="/dev/null/nowhere")
     assert done.returncode == 1
     assert last_line(done).startswith("headway: error: the installation is incomplete or broken (ModuleNotFoundError: import of uvloop")
 
