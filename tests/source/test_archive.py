@@ -101,8 +101,8 @@ def test_archives_without_a_model(tmp_path: Path) -> None:
         (member("l", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "the link '/etc/passwd' of its member 'l' leads outside; pack it"),
         (member("l", b"", type=tarfile.SYMTYPE, linkname="../../x"), "the link .* leads outside"),
         (member("l", b"", type=tarfile.LNKTYPE, linkname="../x"), "the link .* leads outside"),
-        (member("d", b"", type=tarfile.CHRTYPE), "its member 'd' is not safe to unpack"),
-        (member("f", b"", type=tarfile.FIFOTYPE), "its member 'f' is not safe to unpack"),
+        (member("d", b"", type=tarfile.CHRTYPE), "its member 'd' is neither a file nor a directory nor a link"),
+        (member("f", b"", type=tarfile.FIFOTYPE), "its member 'f' is neither a file nor a directory nor a link"),
         (member("l", b"", type=tarfile.LNKTYPE, linkname="nowhere"), "is no whole tar archive"),
     ],
 )
