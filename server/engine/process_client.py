@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import shutil
@@ -22,21 +23,24 @@ from headway.server.config.http import HttpConfig
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
+    AdapterDone,
     AddRequest,
     Died,
+    LoadAdapter,
     Phase,
     Ready,
     ResetPrefixCache,
     StepOutput,
     Stop,
     ToEngine,
+    UnloadAdapter,
     decode_from_engine,
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import EngineDead, EngineNotReady, QueueFull
+from headway.server.errors import AdapterError, EngineDead, EngineNotReady, HeadwayError, QueueFull
 from headway.server.source.files import ModelFiles
-from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +167,8 @@ class ProcessEngineClient:
         self._outbox = self._bind(zmq.PULL, process.outbox)
         self._streams: dict[str, _Stream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
+        self._calls: dict[int, asyncio.Future[None]] = {}  # call id -> what waits for its AdapterDone
+        self._call_ids = itertools.count()
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
@@ -258,6 +264,9 @@ class ProcessEngineClient:
                 self._phase = READY
                 self._last_progress = self._now()
                 self.became_ready.set()
+            case AdapterDone(call_id=call_id, refusal=refusal):
+                self._last_progress = self._now()  # steps waited for it
+                self._answer_call(call_id, AdapterError(refusal) if refusal is not None else None)
             case Died(cause=cause, is_user_error=is_user_error):
                 self._died_of_user_error = is_user_error
                 self.die(cause)
@@ -270,6 +279,8 @@ class ProcessEngineClient:
         self._phase = DEAD
         for request_id, stream in self._streams.items():
             stream.put(TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(cause))))
+        for call_id in list(self._calls):
+            self._answer_call(call_id, EngineDead(cause))
         self.ended.set()
 
     def generate(self, request: GenerateRequest) -> RequestStream:
@@ -283,10 +294,7 @@ class ProcessEngineClient:
             self._send(AbortRequests([request_id]))
 
     def _open(self, request: GenerateRequest) -> _Stream:
-        if self._dead_cause is not None:
-            raise EngineDead(self._dead_cause)
-        if self._phase != READY:
-            raise EngineNotReady(self._phase)
+        self._check_ready()
         if self._max_open is not None and len(self._streams) >= self._max_open:
             raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
         assert request.request_id not in self._streams, "request ids are ours and unique"
@@ -303,6 +311,35 @@ class ProcessEngineClient:
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         self._watchers.append(watcher)
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        await self._call(lambda call_id: LoadAdapter(call_id, adapter))
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        await self._call(lambda call_id: UnloadAdapter(call_id, adapter_id))
+
+    async def _call(self, message: Callable[[int], ToEngine]) -> None:
+        """Sends the message at once, and waits for its answer."""
+        self._check_ready()
+        call_id = next(self._call_ids)
+        answered = self._calls[call_id] = asyncio.get_running_loop().create_future()
+        self._send(message(call_id))
+        await answered
+
+    def _answer_call(self, call_id: int, error: HeadwayError | None) -> None:
+        answered = self._calls.pop(call_id)
+        if answered.done():
+            return  # whoever asked has gone
+        if error is None:
+            answered.set_result(None)
+        else:
+            answered.set_exception(error)
+
+    def _check_ready(self) -> None:
+        if self._dead_cause is not None:
+            raise EngineDead(self._dead_cause)
+        if self._phase != READY:
+            raise EngineNotReady(self._phase)
 
     async def reset_prefix_cache(self) -> None:
         self._send(ResetPrefixCache())
