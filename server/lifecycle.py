@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import uvicorn
 import uvloop
 
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
@@ -72,6 +73,7 @@ class _Lifecycle:
         self._client = ProcessEngineClient(starter.process, max_open_requests=config.scheduler.max_num_queued_reqs)
         self._drain = Drain()
         self._served = Served.of(config)
+        self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -129,6 +131,7 @@ class _Lifecycle:
             await self._client.became_ready.wait()
             info = self._client.info
             assert info is not None
+            await self._adapters.load_modules()
             self._served.set_ready(info)
             for line in ready_banner(self._config, self._served.name, info, time.perf_counter() - self._started):
                 log.info("%s", line)
@@ -157,7 +160,7 @@ class _Lifecycle:
     def _uvicorn_config(self) -> uvicorn.Config:
         http = self._config.http
         logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain)
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters)
         return uvicorn.Config(
             app,
             http=LimitedHttpToolsProtocol,

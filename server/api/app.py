@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from headway import __version__
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.deps import AppState, Drain, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
@@ -25,10 +26,11 @@ from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
 
-def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain) -> FastAPI:
+def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain, adapters: AdapterRegistry) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
-    The caller makes all four and keeps them: it loads ``served`` and calls its ``set_ready``, and begins ``drain``.
+    The caller makes all five and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has ``adapters``
+    load those of the start.
     """
     metrics = Metrics(config, engine, served.name)
     with_docs = not config.http.disable_fastapi_docs
@@ -43,7 +45,7 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
-    app.state.headway = AppState(config, engine, served, drain, metrics)
+    app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
     for route in ROUTES:
         _add(app, route, with_docs)
     return app

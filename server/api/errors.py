@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headway.server.errors import (
+    AdapterExists,
+    AdaptersFull,
     EngineDead,
     EngineNotReady,
     HeadwayError,
@@ -25,11 +27,13 @@ _TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    507: "InsufficientStorageError",
 }
 # A starting engine takes seconds to minutes, so a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -56,6 +60,10 @@ def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
             return 404
+        case AdapterExists():
+            return 409
+        case AdaptersFull():
+            return 507
         case RequestError():
             return 400
         case Unauthorized():

@@ -15,6 +15,7 @@ import uvicorn
 from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
@@ -41,7 +42,8 @@ class ApiServer:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)
         self.drain = Drain()
-        self.app = create_app(self.config, self.engine, self.served, self.drain)
+        self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"

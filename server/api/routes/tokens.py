@@ -14,16 +14,16 @@ from headway.server.api.serving.prompts import check_ids, off_loop, refuse_hopel
 async def tokenize(http: Request) -> Response:
     state = state_of(http)
     request = await read_request(http, TokenizeRequest)
-    state.served.check_name(request.model)
     model = state.ready_model()
+    state.adapter_of(request.model)  # it has the model's own tokens
     return await off_loop(http, lambda: _tokens(model, request))
 
 
 async def detokenize(http: Request) -> Response:
     state = state_of(http)
     request = await read_request(http, DetokenizeRequest)
-    state.served.check_name(request.model)
     model = state.ready_model()
+    state.adapter_of(request.model)
     return await off_loop(http, lambda: _text(model, request))
 
 

@@ -20,11 +20,11 @@ from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off
 async def chat_completion(state: AppState, call: Call, request: ChatCompletionRequest) -> Response:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
-    state.served.check_name(request.model)
+    adapter = state.adapter_of(request.model)
     prompt = await off_loop(call.http, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.request_id}"
-    form = _ChatFormat(request, model, prompt, public_id, state.served.name, state.config.http.response_role)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival)
+    form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter)
     return await answer(state, call, request, generation, form)
 
 

@@ -21,11 +21,11 @@ from headway.server.types import TokenLogprobs
 async def completion(state: AppState, call: Call, request: CompletionRequest) -> Response:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
-    state.served.check_name(request.model)
+    adapter = state.adapter_of(request.model)
     prompts = await off_loop(call.http, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.request_id}"
-    form = _CompletionFormat(request, model, prompts, public_id, state.served.name)
-    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival)
+    form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
+    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter)
     return await answer(state, call, request, generation, form)
 
 
