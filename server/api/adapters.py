@@ -48,6 +48,7 @@ class AdapterRegistry:
 
     def __init__(self, lora: LoraConfig, engine: EngineClient, served_names: Sequence[str]) -> None:
         self.is_enabled = lora.enable_lora
+        self.max_resident = lora.max_loras
         self._lora = lora
         self._engine = engine
         self._served_names = served_names
@@ -130,8 +131,9 @@ class AdapterRegistry:
         """Once for each ``acquire``, after the streams of the requests have ended or been closed."""
         adapter.num_users -= 1
 
-    def in_use(self) -> list[str]:
-        return [adapter.name for adapter in self._resident.values() if adapter.num_users]
+    def in_use(self) -> set[str]:
+        """Names of those with open generations, retired ones too."""
+        return {adapter.name for adapter in self._resident.values() if adapter.num_users}
 
     # Under the lock
 
@@ -173,7 +175,7 @@ class AdapterRegistry:
             await self._load(adapter)
 
     async def _load(self, adapter: Adapter) -> None:
-        if len(self._resident) >= self._lora.max_loras:
+        if len(self._resident) >= self.max_resident:
             await self._unload(self._least_needed())
         await self._engine.load_adapter(adapter.ref)
         adapter.is_resident = True
@@ -200,9 +202,9 @@ class AdapterRegistry:
             if not adapter.pin:
                 return adapter
         if any(not adapter.pin or adapter.is_retired for adapter in self._resident.values()):
-            raise QueueFull(f"All {self._lora.max_loras} adapters in memory (--max-loras) are in use or pinned: try again later.")
+            raise QueueFull(f"All {self.max_resident} adapters in memory (--max-loras) are in use or pinned: try again later.")
         raise AdaptersFull(
-            f"All {self._lora.max_loras} adapters in memory (--max-loras) are pinned: delete one, unpin one, or raise --max-loras."
+            f"All {self.max_resident} adapters in memory (--max-loras) are pinned: delete one, unpin one, or raise --max-loras."
         )
 
     # Helpers

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from headway import __version__
+from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.deps import AppState, Drain, Served
@@ -33,6 +34,8 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
     load those of the start.
     """
     metrics = Metrics(config, engine, served.name)
+    if adapters.is_enabled and metrics.requests is not None:
+        metrics.registry.register(AdapterCollector(adapters))
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
         title="Headway",
