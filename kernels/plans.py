@@ -67,7 +67,7 @@ class LoraGroup:
     """The tokens of one adapter."""
 
     slot: int
-    tokens: Tensor  # [n] int64
+    tokens: Tensor | None  # [n] int64; None: all of the step, in order
 
 
 @dataclass(frozen=True, slots=True)

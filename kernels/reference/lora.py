@@ -15,12 +15,20 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
     """See headway.kernels.lora.add_lora."""
     for group in plan.groups:
         rank = ranks[group.slot]
-        if rank:
-            low = functional.linear(x.index_select(0, group.tokens), a[group.slot, :rank])
-            out.index_add_(0, group.tokens, functional.linear(low, b[group.slot, :, :rank]))
+        if not rank:
+            continue
+        rows = x if group.tokens is None else x.index_select(0, group.tokens)
+        update = functional.linear(functional.linear(rows, a[group.slot, :rank]), b[group.slot, :, :rank])
+        if group.tokens is None:
+            out += update
+        else:
+            out.index_add_(0, group.tokens, update)
 
 
 def prepare_lora(token_slots: Tensor, device: torch.device) -> LoraPlan:
     """See headway.kernels.lora.prepare_lora."""
-    slots = [slot for slot in torch.unique(token_slots).tolist() if slot >= 0]
-    return LoraPlan(tuple(LoraGroup(slot, (token_slots == slot).nonzero().squeeze(1).to(device)) for slot in slots))
+    slots = torch.unique(token_slots).tolist()
+    if len(slots) == 1 and slots[0] >= 0:
+        return LoraPlan((LoraGroup(slots[0], None),))
+    groups = [LoraGroup(slot, (token_slots == slot).nonzero().squeeze(1).to(device)) for slot in slots if slot >= 0]
+    return LoraPlan(tuple(groups))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Coroutine, KeysView, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from headway.server.config.lora import LoraConfig, lora_module
 from headway.server.engine.client import EngineClient
 from headway.server.errors import AdapterExists, AdapterNotFound, AdaptersFull, ConfigError, QueueFull, RequestError
 from headway.server.types import AdapterRef
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,255}")
 _SHOWN = 20  # names listed in a message
@@ -177,9 +181,12 @@ class AdapterRegistry:
     async def _load(self, adapter: Adapter) -> None:
         if len(self._resident) >= self.max_resident:
             await self._unload(self._least_needed())
+        started = time.monotonic()
         await self._engine.load_adapter(adapter.ref)
         adapter.is_resident = True
         self._resident[adapter.ref.id] = adapter
+        taken = f"{len(self._resident)} of {self.max_resident} slots"
+        log.info("Adapter %s loaded from %r in %.2f s (%s)", adapter.name, adapter.ref.path, time.monotonic() - started, taken)
 
     async def _retire(self, adapter: Adapter) -> None:
         adapter.is_retired = True
@@ -191,6 +198,7 @@ class AdapterRegistry:
         adapter.is_resident = False
         del self._resident[adapter.ref.id]
         await self._engine.unload_adapter(adapter.ref.id)
+        log.info("Adapter %s unloaded", adapter.name)
 
     def _least_needed(self) -> Adapter:
         """A resident one that may lose its slot: one whose name is gone, else the one idle longest. Raises QueueFull, AdaptersFull."""

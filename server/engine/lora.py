@@ -51,18 +51,17 @@ class AdapterSlots:
             raise AdapterError(f"All {len(self._slot_of)} slots for adapters are taken (--max-loras).")
         updates = read_adapter(Path(adapter.path), self._targets, self._max_rank)
         slot = self._free[-1]
+        for room in self._adapters.values():
+            room.clear(slot)  # of who had it before, and of a load that broke
         for update in updates:
             self._put(slot, update)
         self._slot_of[adapter.id] = self._free.pop()
 
     def unload(self, adapter_id: int) -> None:
         """No row may have it. Raises AdapterError if it is not loaded."""
-        slot = self._slot_of.pop(adapter_id, None)
-        if slot is None:
+        if adapter_id not in self._slot_of:
             raise AdapterError(f"No adapter with the id {adapter_id} is loaded.")
-        for room in self._adapters.values():
-            room.clear(slot)
-        self._free.append(slot)
+        self._free.append(self._slot_of.pop(adapter_id))
 
     def set_row(self, row: int, adapter_id: int | None) -> None:
         """For each row that is added: the adapter of its request, which must be loaded, or None."""
