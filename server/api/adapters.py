@@ -124,12 +124,16 @@ class AdapterRegistry:
 
     # Use
 
-    async def acquire(self, adapter: Adapter) -> None:
-        """Gives it a slot if it has none, and keeps it there until ``release``. Raises as ``register`` does."""
+    async def acquire(self, adapter: Adapter) -> Adapter:
+        """Gives it a slot if it has none, and keeps it there until ``release`` of what is returned.
+
+        That is ``adapter``, or what its name means by now if it has lost its slot and been changed. Raises as ``register`` does.
+        """
         while not adapter.is_resident:  # again where another one took the slot before this task's turn
-            await _whole(self._load_for_use(adapter))
+            adapter = await _whole(self._load_for_use(adapter))
         adapter.num_users += 1
         self._resident.move_to_end(adapter.ref.id)
+        return adapter
 
     def release(self, adapter: Adapter) -> None:
         """Once for each ``acquire``, after the streams of the requests have ended or been closed."""
@@ -170,13 +174,13 @@ class AdapterRegistry:
             del self._adapters[name]
             await self._retire(adapter)
 
-    async def _load_for_use(self, adapter: Adapter) -> None:
+    async def _load_for_use(self, adapter: Adapter) -> Adapter:
         async with self._lock:
-            if adapter.is_resident:
-                return
             if adapter.is_retired:
-                raise AdapterNotFound(f"The adapter {adapter.name!r} has just been deleted or changed; send the request again.", "model")
-            await self._load(adapter)
+                adapter = self.get(adapter.name, "model")
+            if not adapter.is_resident:
+                await self._load(adapter)
+            return adapter
 
     async def _load(self, adapter: Adapter) -> None:
         if len(self._resident) >= self.max_resident:

@@ -12,7 +12,7 @@ from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.config.lora import LoraConfig
-from headway.server.errors import ConfigError
+from headway.server.errors import AdapterNotFound, ConfigError
 
 
 def directory(root: Path, name: str) -> str:
@@ -63,6 +63,22 @@ def test_many_requests_for_one_adapter_load_it_once(tmp_path: Path) -> None:
             adapters.release(adapter)
         await adapters.unregister("a")
         assert engine.adapter_log == ["+a", "-a"]
+
+    run(tmp_path, work)
+
+
+def test_a_request_that_waits_for_an_adapter_gets_what_its_name_means_by_then(tmp_path: Path) -> None:
+    async def work(engine: FakeEngine, adapters: AdapterRegistry) -> None:
+        await adapters.register("a", directory(tmp_path, "a"), preload=False, pin=False)
+        old = adapters.get("a")
+        await adapters.update("a", src=directory(tmp_path, "b"), preload=False, pin=None)
+        new = await adapters.acquire(old)
+        assert new is adapters.get("a")
+        assert (new.ref.path.endswith("/b"), new.num_users, old.num_users) == (True, 1, 0)
+        adapters.release(new)
+        await adapters.unregister("a")
+        with pytest.raises(AdapterNotFound, match="none is"):
+            await adapters.acquire(old)
 
     run(tmp_path, work)
 

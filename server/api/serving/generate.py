@@ -76,8 +76,7 @@ class Generation:
         generation = cls(state, request, prompts)
         try:
             if adapter is not None:
-                await state.adapters.acquire(adapter)
-                generation._adapter = adapter
+                adapter = generation._adapter = await state.adapters.acquire(adapter)
             for prompt_index, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
                 for k in range(request.n):
                     seeded = msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)) if k else sampling
