@@ -4,16 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= demo
 PORT ?= 8080
+IMAGE ?= headway
+VARIANT ?= cpu
+# What the torch in constraints.txt is built for, on the package index.
+CUDA_VERSION := 13.0
+DOCKER ?= docker
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast check format bench docs clean
+.PHONY: help setup serve test test-fast check format bench docs clean image wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
 	@echo "make test    set up and run all tests"
 	@echo "make check   lint and type-check      make bench   run the benchmarks"
+	@echo "make image   build the container image as $(IMAGE)   (VARIANT=cpu|cuda)"
 	@echo "make setup   the virtual environment alone, in $(VENV)/"
 
 setup: $(VENV)/.ready
@@ -49,6 +55,20 @@ format: $(VENV)/.ready-dev
 
 docs: $(VENV)/.ready
 	$(BIN)/headway options > docs/options.md
+
+# The CPU build of torch for the image, where pip here can get it; else the image's build fetches it from torch's own index.
+wheels: $(VENV)/.ready
+	@mkdir -p wheels
+	@ls wheels/torch-*+cpu-*.whl >/dev/null 2>&1 || \
+	  $(BIN)/python -m pip download -q --disable-pip-version-check --no-deps -d wheels "$$(grep ^torch== constraints.txt)+cpu" 2>/dev/null || true
+
+image: wheels
+	DOCKER_BUILDKIT=1 $(DOCKER) build --network host --build-arg VARIANT=$(VARIANT) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
+	  --build-arg VERSION="$$($(BIN)/headway --version | cut -d' ' -f2)" \
+	  $(if $(filter cuda,$(VARIANT)),--build-arg CUDA_VERIFIED_VERSIONS=$(CUDA_VERSION)) --tag $(IMAGE) .
+
+lock: $(VENV)/.ready
+	bash container/image/lock.sh $(BIN)/python
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/compare.py

@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from headway.server.errors import ConfigError
+from headway.server.say import announce, say
+from headway.server.signals import EarlyStop, hold_back_signals
 
 
-def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become does not return
+def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process by the server; return an exit status only when that can't be done or help was asked for."""
+    EarlyStop().install()
     words = list(sys.argv[1:] if argv is None else argv)
     gc.disable()  # 12 of 170 ms here; this process is soon replaced
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # there are none; looking for them takes 3 of 95 ms
     # exec, not a child: the server becomes PID 1 and gets SIGTERM itself.
     server = [sys.executable, "-m", "headway.server.cli"]
     if any(word in ("-h", "--help", "--version") or word.startswith("--help=") for word in words):
@@ -24,24 +28,43 @@ def main(argv: Sequence[str] | None = None) -> int:  # noqa: RET503 - _become do
         # Here, since these take 0.1 s that --help and --version need not wait for.
         from headway.entrypoint.argv import server_arguments
         from headway.entrypoint.banner import banner
+        from headway.entrypoint.drivers import judge
         from headway.entrypoint.environment import read_options
-        from headway.entrypoint.secrets import environment_for_server, key_warnings, what_server_would_lose
+        from headway.entrypoint.handover import environment_for_server
+        from headway.entrypoint.platform import read_platform
+        from headway.entrypoint.secrets import key_warnings
+        from headway.server.config.show import show_config
 
         resolved = read_options(words, os.environ)
-        arguments, environment = server_arguments(resolved), environment_for_server(resolved, os.environ)
-        if problems := what_server_would_lose(resolved, arguments, environment):
-            raise ConfigError(problems)
     except ConfigError as error:
-        sys.stderr.writelines(f"headway: error: {problem}\n" for problem in error.problems)
-        return 2
-    sys.stderr.writelines(f"headway: warning: {warning}\n" for warning in (*resolved.warnings, *key_warnings(resolved, os.environ)))
-    sys.stderr.write(banner(resolved))
-    sys.stderr.flush()
-    _become([*server, *arguments], environment)
+        return _refuse(error.problems)
+    as_json = resolved.config.observability.log_format == "json"
+    host = read_platform(os.environ)
+    device = judge(resolved.config.model.device, host.gpus, host.torch)
+    announce(banner(resolved, host), as_json)
+    for warning in (*resolved.warnings, *key_warnings(resolved, os.environ), *device.warnings):
+        say("warning", warning, as_json)
+    if resolved.show_config:  # here, where it is known which variable gave what
+        sys.stdout.write(show_config(resolved))
+        return 0
+    if device.problems:
+        return _refuse(device.problems, as_json)
+    try:
+        _become([*server, *server_arguments(resolved)], environment_for_server(resolved, os.environ))
+    except (OSError, ValueError) as error:  # too much for execve in all, or a character that no command line can hold
+        return _refuse([f"the server can't be started with these options: {error}"], as_json)
+
+
+def _refuse(problems: Sequence[str], as_json: bool = False) -> int:
+    for problem in problems:
+        say("error", problem, as_json)
+    return 2
 
 
 def _become(command: list[str], environ: Mapping[str, str]) -> NoReturn:
-    os.execvpe(command[0], command, environ)
+    hold_back_signals()
+    # Nothing that a library prints may wait in a buffer: a killed container would lose it.
+    os.execvpe(command[0], command, {"PYTHONUNBUFFERED": "1", **environ})
 
 
 if __name__ == "__main__":

@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from headway.entrypoint.model_source import MODEL_DIRECTORY, find_model
-from headway.server.config.fields import Kind
-from headway.server.config.sources import Resolved, all_names, resolve
-from headway.server.config.values import BadValue, parse_text
+from headway.entrypoint.foreign import model_directory, read_foreign
+from headway.entrypoint.model_source import find_model
+from headway.server.config.sources import Resolved, resolve
 from headway.server.errors import ConfigError
 
-DEFAULT_PORT = 8080
-DEFAULT_HOST = "0.0.0.0"
 
-
-def read_options(words: Sequence[str], environ: Mapping[str, str], model_directory: Path = MODEL_DIRECTORY) -> Resolved:
+def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> Resolved:
     """Effective options: those of `headway serve`, over the image's own defaults. ``words`` may begin with `serve`, as SageMaker
-    starts containers. Raises ConfigError with every problem."""
+    starts containers. Without ``directory`` a model is looked for where the environment says. Raises ConfigError with every problem."""
     argv = list(words[1:] if words[:1] == ["serve"] else words)
-    port, problems = _default_port(environ)
-    fallbacks: dict[str, tuple[Any, str]] = {"port": port, "host": (DEFAULT_HOST, "image default")}
-    if model := find_model(environ, model_directory):
-        fallbacks["model"] = model
+    foreign = read_foreign(environ)
+    search = find_model(environ, directory or model_directory(environ))
+    if search.model is not None:
+        foreign.fallbacks["model"] = (search.model, search.source)
+        if not search.is_hub_id:
+            foreign.fallbacks.pop("revision", None)  # HF_MODEL_REVISION is of HF_MODEL_ID
     try:
-        resolved = resolve(argv, environ, fallbacks=fallbacks)
+        resolved = resolve(argv, environ, fallbacks=foreign.fallbacks, model_missing=search.failure)
     except ConfigError as error:
-        raise ConfigError([*error.problems, *problems]) from None
-    if problems:
-        raise ConfigError(problems)
-    return resolved
-
-
-def _default_port(environ: Mapping[str, str]) -> tuple[tuple[int, str], list[str]]:
-    """SageMaker sets SAGEMAKER_BIND_TO_PORT where several containers share an instance."""
-    name = "SAGEMAKER_BIND_TO_PORT"
-    if not (text := environ.get(name, "").strip()):
-        return (DEFAULT_PORT, "image default"), []
-    setting = all_names().setting("port")
-    assert setting.kind is Kind.INT
-    try:
-        return (parse_text(setting, text), f"environment {name}"), []
-    except BadValue as error:
-        return (DEFAULT_PORT, "image default"), [f"environment {name}: {error}"]
+        raise ConfigError([*error.problems, *foreign.problems]) from None
+    if foreign.problems:
+        raise ConfigError(foreign.problems)
+    return replace(resolved, warnings=(*resolved.warnings, *foreign.warnings))

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-MODEL_DIRECTORY = Path("/opt/ml/model")
+from headway.server.config.environment import unquoted
+from headway.server.errors import ModelSourceError
+from headway.server.source.directory import archive_in, model_in, names_in, why_no_model
 
 
-def find_model(environ: Mapping[str, str], directory: Path = MODEL_DIRECTORY) -> tuple[str, str] | None:
-    """(model, where from), or None. Asked for only when neither an option nor SM_VLLM_MODEL names a model.
+@dataclass(frozen=True)
+class ModelSearch:
+    """What a search found: `model` and where from, or None.
+
+    `findings` tells what was looked for in vain, place by place. `advice`: what to do where no model was found.
+    """
+
+    model: str | None = None
+    source: str = ""
+    is_hub_id: bool = False
+    findings: tuple[str, ...] = ()
+    advice: str = ""
+
+    @property
+    def failure(self) -> str:
+        """The sentence for a search in vain."""
+        return f"no model is found: {'; '.join(('SM_VLLM_MODEL is not set', *self.findings))}; {self.advice}"
+
+
+def find_model(environ: Mapping[str, str], directory: Path) -> ModelSearch:
+    """Looks for a model; what it finds counts only when neither an option nor SM_VLLM_MODEL names one.
 
     The directory counts if it holds a model: SageMaker also puts archives there that hold code alone. It comes before HF_MODEL_ID,
-    as in the vLLM image: what was deployed with the endpoint is what is meant.
+    as in the vLLM image: what was deployed with the endpoint is what is meant. So a directory that holds a model which can't be
+    served, or several, ends the search: another one must not be served in its place unasked.
     """
-    if place := model_in(directory):
-        return str(place), f"directory {directory}"
-    if hub_id := environ.get("HF_MODEL_ID", "").strip():
-        return hub_id, "environment HF_MODEL_ID"
-    return None
-
-
-def model_in(directory: Path) -> Path | None:
-    """The model in ``directory`` or in its only sub-directory that holds one: a directory with config.json and safetensors, or a
-    GGUF file. None where there is none, or more than one that it could be."""
     try:
-        if place := _model_right_in(directory):
-            return place
-        below = [_model_right_in(child) for child in sorted(directory.iterdir()) if child.is_dir() and not child.name.startswith(".")]
-    except OSError:
+        path = _served_from(directory)
+    except ModelSourceError as error:
+        return ModelSearch(findings=(str(error).removesuffix("."),), advice="or name another model with SM_VLLM_MODEL")
+    if path:
+        return ModelSearch(str(path), f"directory {directory}")
+    finding = why_no_model(directory) if directory.is_dir() else f"{directory} does not exist"
+    if hub_id := unquoted(environ.get("HF_MODEL_ID", "")):
+        passed_over = f"; {finding}" if names_in(directory) else ""
+        return ModelSearch(hub_id, f"environment HF_MODEL_ID{passed_over}", is_hub_id=True)
+    return ModelSearch(findings=(finding, "HF_MODEL_ID is not set"), advice="set one of the two (`demo` is a small model to try)")
+
+
+def _served_from(directory: Path) -> Path | None:
+    """The directory with config.json and safetensors, the GGUF file or the archive that a directory holds."""
+    if not directory.is_dir():
         return None
-    places = [place for place in below if place]
-    return places[0] if len(places) == 1 else None
-
-
-def _model_right_in(directory: Path) -> Path | None:
-    names = sorted(child.name for child in directory.iterdir())
-    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
-        return directory
-    ggufs = [name for name in names if name.endswith(".gguf")]
-    # A GGUF in parts is opened by its first part.
-    firsts = [name for name in ggufs if "-of-" not in name or "-00001-of-" in name]
-    return directory / firsts[0] if len(firsts) == 1 else None
+    files = model_in(directory)
+    return files.path if files else archive_in(directory)

@@ -1,4 +1,4 @@
-"""The command `headway`: serve | bench | options | entrypoint. Imports nothing heavy before the options are valid."""
+"""The command `headway`: serve | bench | options | entrypoint | health. Imports nothing heavy before the options are valid."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from headway import __version__
 from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
+from headway.server.say import say
 
 _USAGE = """\
 usage: headway COMMAND ...
@@ -16,6 +17,7 @@ usage: headway COMMAND ...
   bench serve|engine ...    measure a server, or the engine alone
   options                   print the table of all options, as in docs/options.md
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
+  health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
 """
 
@@ -27,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except ConfigError as error:
         for problem in error.problems:
-            _say("error", problem)
+            say("error", problem)
         return 2
     except HeadwayError as error:
-        _say("error", " ".join(str(error).splitlines()))
+        say("error", str(error))
         return 2 if isinstance(error, ModelSourceError) else 1
     except KeyboardInterrupt:
         return 130
@@ -42,6 +44,8 @@ def _run(words: list[str]) -> int:
     # decode step took 1354 ms with libgomp's default, 898 with a count of 50,000, 295 with 10,000, 92 with 300; on a quiet machine
     # the server gave 367 tokens/s at 32 clients with 20,000, 293 with 3,000, 228 with 300 (SmolLM2-135M, bf16, 2026-11).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    if command in ("serve", "bench"):
+        _fit_threads_to_quota()
     match command:
         case "serve":
             return serve(rest, os.environ)
@@ -59,6 +63,10 @@ def _run(words: list[str]) -> int:
             from headway.entrypoint.__main__ import main as entrypoint
 
             return entrypoint(rest)
+        case "health":
+            from headway.entrypoint.healthcheck import main as health
+
+            return health(os.environ)
         case "--version" | "version":
             sys.stdout.write(f"headway {__version__}\n")
             return 0
@@ -67,9 +75,17 @@ def _run(words: list[str]) -> int:
             return 0
     import difflib
 
-    near = difflib.get_close_matches(command, ("serve", "bench", "options", "entrypoint"), n=1)
+    near = difflib.get_close_matches(command, ("serve", "bench", "options", "entrypoint", "health"), n=1)
     hint = f"did you mean {near[0]}?" if near else "`headway --help` lists them"
     raise ConfigError([f"{command}: unknown command; {hint}"])
+
+
+def _fit_threads_to_quota() -> None:
+    """A quota (`docker run --cpus`) is no affinity: libraries would start a thread for each core of the host, all throttled together."""
+    from headway.server.machine import cpu_quota, usable_cores
+
+    if cpu_quota() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
 
 
 def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -80,11 +96,15 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
             sys.stdout.write(help_text(word.partition("=")[2]))
             return 0
+    from headway.server.signals import EarlyStop
+
+    early = EarlyStop()
+    early.install()
     from headway.server.config.sources import resolve
 
     resolved = resolve(argv, environ)
     for warning in resolved.warnings:
-        _say("warning", warning)
+        say("warning", warning, resolved.config.observability.log_format == "json")
     if resolved.show_config:
         from headway.server.config.show import show_config
 
@@ -92,11 +112,7 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     from headway.server.launch import run_server
 
-    return run_server(resolved.config)
-
-
-def _say(level: str, sentence: str) -> None:
-    sys.stderr.write(f"headway: {level}: {sentence}\n")
+    return run_server(resolved.config, early)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class HeadwayError(Exception):
     """Base of all errors that we raise on purpose. ``str()`` is one clear sentence for the user."""
@@ -73,3 +75,21 @@ class EngineDead(HeadwayError):
 
 class ServerDraining(HeadwayError):
     """The server is shutting down and takes no new work."""
+
+
+def sentence_of(problem: BaseException) -> str:
+    """What an exception means to whoever runs the server, in one sentence: the last line of a log and the reason on /ping."""
+    if isinstance(problem, HeadwayError):
+        return str(problem)
+    text = next(iter(str(problem).strip().splitlines()), "")[:300]
+    named = f"{type(problem).__name__}: {text}" if text else type(problem).__name__
+    if isinstance(problem, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return (
+            f"out of memory ({named[:200]}); lower --gpu-memory-utilization or --kv-cache-memory-bytes, --max-num-seqs or "
+            "--max-num-batched-tokens, or use a larger machine"
+        )
+    if isinstance(problem, ImportError):
+        return f"the installation is incomplete or broken ({named}); use the image as it was built, or install the package again"
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        return f"the disk is full ({named}); free space, or set HEADWAY_CACHE, HF_HOME or TMPDIR to a place that has some"
+    return named

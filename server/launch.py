@@ -1,43 +1,78 @@
-"""The composition root of `headway serve`: binds, starts the engine process, then runs the life cycle of both processes."""
+"""The composition root of `headway serve`: binds, starts the engine process, runs the life cycle of both, says how it ended."""
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import socket
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from headway.server.config.server import ServerConfig
-from headway.server.errors import ConfigError
-from headway.server.log import configure_logging
-from headway.server.source.resolve import default_cache_dir
+from headway.server.errors import ConfigError, HeadwayError, sentence_of
+from headway.server.log import configure_logging, log_uncaught_in_threads, masked
+from headway.server.phases import PhaseLog
+from headway.server.say import say
+from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
+from headway.server.source.cache import cache_directory
 from headway.server.starter import EngineStarter
 
+if TYPE_CHECKING:
+    from headway.server.api.sagemaker.custom.loading import CustomHandlers
 
-def run_server(config: ServerConfig) -> int:
-    """Serves until told to stop. Exit status: 0 stopped by a signal, 2 a wrong option or model, 1 the engine died."""
-    started = time.perf_counter()
-    # Until the event loop takes over: as PID 1 a signal without a handler would be lost.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_before_serving)
+log = logging.getLogger(__name__)
+
+
+def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
+    """Serves until told to stop, then ends the process: 0 stopped by a signal, 2 a wrong option or model, 1 anything else.
+
+    The last line on stderr names the reason of a status that is not 0. ``early`` has the signals until the event loop takes them.
+    """
+    observability = config.observability
     secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
-    configure_logging(config.observability.log_level, role="api", secrets=secrets)
+    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.log_format == "json")
+    log_uncaught_in_threads()
+    status, last_words = 0, None
+    try:
+        status, last_words = _serve(config, early)
+    except HeadwayError as problem:
+        status, last_words = 2, str(problem)
+    except Stopped:
+        ignore_further_signals()
+    except Exception as problem:  # the process edge
+        log.exception("The server broke")
+        status, last_words = 1, sentence_of(problem)
+    for line in (last_words or "").splitlines():
+        say("error", masked(line, secrets), observability.log_format == "json")
+    logging.shutdown()
+    # Without the interpreter's own end, which would wait for the threads of a download: minutes, for a whole model.
+    os._exit(status)
+
+
+def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
+    """(exit status, last words)."""
+    started = time.monotonic()
     listener = bind(config.http.host, config.http.port)
+    # Before anything that takes long: code of the user's that fails to load ends the start.
+    custom = _custom_handlers(config)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-    cache = os.environ.get("HEADWAY_CACHE")
-    starter = EngineStarter(config, Path(cache) if cache else default_cache_dir())
+    starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
     try:
         starter.begin()
         from headway.server.lifecycle import run  # fastapi, uvicorn
 
-        return run(config, starter, listener, started)
+        return run(config, starter, listener, early, started, custom)
     finally:
-        starter.process.kill(patience_s=0)
+        ignore_further_signals()
+        starter.stop()
 
 
-def _stop_before_serving(number: int, frame: object) -> None:
-    raise SystemExit(0)
+def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
+    if not config.sagemaker.enable_custom_handlers:
+        return None
+    from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
+
+    return load_custom_handlers(config.sagemaker)
 
 
 def bind(host: str | None, port: int) -> socket.socket:

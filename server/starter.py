@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headway.server.config.server import ServerConfig
 from headway.server.engine.process_client import EngineProcess
+from headway.server.phases import PhaseLog
 from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import resolve_model
 
@@ -21,15 +22,25 @@ class EngineStarter:
     ``files`` is done once the files are local and the engine process runs; it carries the exception if that failed.
     """
 
-    def __init__(self, config: ServerConfig, cache_dir: Path) -> None:
+    def __init__(self, config: ServerConfig, cache_dir: Path, phases: PhaseLog) -> None:
         self.process = EngineProcess()
         self.cache_dir = cache_dir
+        self.phases = phases
         self.files: Future[ModelFiles] = Future()
         self.phase = "looking for the model"
         self._config = config
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="engine-starter")
 
     def begin(self) -> None:
-        threading.Thread(target=self._run, daemon=True, name="engine-starter").start()
+        self._thread.start()
+
+    def stop(self, patience_s: float = 2.0) -> None:
+        """Ends the engine process at once, and a fetch under way if it notices within ``patience_s``. Safe to repeat."""
+        self._stop.set()
+        self.process.kill(patience_s=0)
+        if self._thread.is_alive():
+            self._thread.join(patience_s)
 
     def _run(self) -> None:
         model = self._config.model
@@ -43,7 +54,9 @@ class EngineStarter:
                 load_format=model.load_format,
                 cache_dir=self.cache_dir,
                 on_progress=self._progress,
+                stop=self._stop,
             )
+            self.phases.enter("starting the engine process")
             self.process.start(self._config, files)
         except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
             self.files.set_exception(problem)

@@ -17,7 +17,12 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "server.types": set(),
     "server.errors": set(),
-    "server.log": set(),
+    "server.say": set(),
+    "server.log": {"server.say"},
+    "server.machine": set(),
+    "server.signals": set(),
+    "server.phases": set(),
+    "server.reaper": set(),
     "server.config": {"server.errors"},
     "server.source": {"server.errors"},
     "server.text": {"server.errors", "server.types", "server.source", "server.config"},
@@ -33,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.types",
         "server.errors",
         "server.log",
+        "server.machine",
         "server.config",
         "server.source",
         "kernels",
@@ -50,9 +56,17 @@ ALLOWED: dict[str, set[str]] = {
     "server.banner": {"server.config", "server.types"},
     "server.launch": {"server"},
     "server.lifecycle": {"server"},
-    "server.starter": {"server.config", "server.engine", "server.source"},
+    "server.starter": {"server.config", "server.engine", "server.phases", "server.source"},
     "server.cli": {"server", "entrypoint"},
-    "entrypoint": {"server.config", "server.errors"},
+    "entrypoint": {
+        "server.config",
+        "server.errors",
+        "server.machine",
+        "server.say",
+        "server.signals",
+        "server.source.cache",
+        "server.source.directory",
+    },
     "container": {"server.config", "server.api.protocol", "server.errors"},
 }
 NO_TORCH = (
@@ -61,6 +75,8 @@ NO_TORCH = (
     "server.types",
     "server.errors",
     "server.log",
+    "server.machine",
+    "server.say",
     "server.config",
     "server.source",
     "server.text",
@@ -68,9 +84,10 @@ NO_TORCH = (
 )
 # Scheduling and messages are policy: the border to tensors is the executor.
 NO_TORCH_FILES = {
-    f"server.engine.{name}" for name in ("batch", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish")
+    f"server.engine.{name}"
+    for name in ("batch", "calls", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish")
 }
-READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__"}
+READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}
 MAX_LINES = 400
 
 

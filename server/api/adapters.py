@@ -73,8 +73,8 @@ class AdapterRegistry:
     def names(self) -> KeysView[str]:
         return self._adapters.keys()
 
-    def get(self, name: str, param: str = "name") -> Adapter:
-        """Raises AdapterNotFound with what there is; ``param`` is the field or header that the name came in."""
+    def get(self, name: str, param: str | None = "name") -> Adapter:
+        """Raises AdapterNotFound with what there is; ``param`` is the field that the name came in."""
         adapter = self._adapters.get(name)
         if adapter is None:
             raise AdapterNotFound(f"The adapter {_shown(name)} is not registered here; {self._list()}.", param)

@@ -15,23 +15,34 @@ from headway import __version__
 from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
-from headway.server.api.deps import AppState, Drain, Served
+from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, Route, template_of
+from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
+from headway.server.api.sagemaker.custom.loading import CustomHandlers
+from headway.server.api.sagemaker.custom.middleware import HoldDrain
+from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
 
-def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain, adapters: AdapterRegistry) -> FastAPI:
+def create_app(
+    config: ServerConfig,
+    engine: EngineClient,
+    served: Served,
+    drain: Drain,
+    adapters: AdapterRegistry,
+    custom: CustomHandlers | None = None,
+) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
-    The caller makes all five and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has ``adapters``
-    load those of the start.
+    The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
+    ``adapters`` load those of the start.
     """
     metrics = Metrics(config, engine, served.name)
     if adapters.is_enabled and metrics.requests is not None:
@@ -44,27 +55,31 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics),
+        middleware=_middleware(config, metrics, drain, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
-    app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    if custom:
+        app.state.engine_client = EngineClientForScripts(state)
+    replaced = replaced_handlers(config.sagemaker, metrics, custom)
     for route in ROUTES:
-        _add(app, route, with_docs)
+        _add(app, route, replaced.get(route.path, route.handler), with_docs)
+    app.router.routes.extend(WEBSOCKETS)
     return app
 
 
-def _add(app: FastAPI, route: Route, with_docs: bool) -> None:
+def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     first, *others = route.methods.split()
     if others:
         # FastAPI gives all methods of a route one operation id and then warns about it: so this one answers, the next documents.
-        app.add_api_route(route.path, route.handler, methods=[first, *others], response_model=None, include_in_schema=False)
+        app.add_api_route(route.path, handler, methods=[first, *others], response_model=None, include_in_schema=False)
     body = request_body(route.bodies) if with_docs and route.bodies else None
-    app.add_api_route(route.path, route.handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
+    app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
-    """Outermost first."""
+def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
+    """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     http = config.http
     stack = [
         Middleware(RequestIdMiddleware, put_on_answers=http.enable_request_id_headers),
@@ -73,6 +88,8 @@ def _middleware(config: ServerConfig, metrics: Metrics) -> list[Middleware]:
     ]
     if http.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=http.api_key))
+    if custom:
+        stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
     return stack
 
 

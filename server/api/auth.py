@@ -25,9 +25,7 @@ class ApiKeyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._may_pass(scope):
             await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "API key missing or wrong"})
-        else:
+        else:  # of a WebSocket too: it answers the handshake
             await response_to(Unauthorized(_MESSAGE))(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
 from headway.server.config.server import ServerConfig
@@ -26,14 +28,38 @@ if TYPE_CHECKING:
     from headway.server.text.tokenizer import Tokenizer
 
 
+Handler = Callable[[Request], Awaitable[Response]]
+
+
 class Drain:
-    """Whether the server is shutting down: it then finishes what is open and refuses what is new."""
+    """Whether the server is shutting down: it then finishes what is open and refuses what is new.
+
+    ``num_held``: what must end before the exit beside the engine's open requests.
+    """
 
     def __init__(self) -> None:
-        self.is_draining = False
+        self.num_held = 0
+        self._begun = asyncio.Event()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._begun.is_set()
 
     def begin(self) -> None:
-        self.is_draining = True
+        self._begun.set()
+
+    async def begun(self) -> None:
+        """Returns once the drain has begun."""
+        await self._begun.wait()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Puts off the exit, up to --shutdown-timeout, for what then ends by itself."""
+        self.num_held += 1
+        try:
+            yield
+        finally:
+            self.num_held -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +111,7 @@ class Served:
         assert self._text is not None, "load comes before set_ready"
         self._model = ServedModel(*self._text, info)
 
-    def check_name(self, model: str | None, adapters: Collection[str] = ()) -> None:
+    def check_name(self, model: str | None, adapters: Collection[str]) -> None:
         """A missing or empty model means the one that is served. Raises ModelNotFound, with the names of ``adapters`` too."""
         if model and model not in self.names:
             known = ", ".join(map(repr, self.names)) + (f" and the adapters {listed(adapters)}" if adapters else "")
@@ -117,8 +143,12 @@ class AppState:
             raise EngineNotReady(self.engine.phase if self.engine.phase != "ready" else "loading the tokenizer")
         return self.served.model
 
-    def adapter_of(self, model: str | None) -> Adapter | None:
-        """The adapter that a request's ``model`` names, None for the model itself. Raises ModelNotFound."""
+    def adapter_of(self, model: str | None, adapter_name: str | None = None) -> Adapter | None:
+        """The adapter called ``adapter_name``, where the request named one beside its body; else what its ``model`` names, None for the
+        model itself. Raises ModelNotFound, and RequestError where adapters are off."""
+        if adapter_name is not None:
+            self.adapters.check_enabled()
+            return self.adapters.get(adapter_name, None)
         adapter = self.adapters.find(model)
         if adapter is None:
             self.served.check_name(model, self.adapters.names())

@@ -27,8 +27,11 @@ _TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    406: "NotAcceptableError",
     409: "ConflictError",
     413: "RequestTooLargeError",
+    415: "UnsupportedMediaTypeError",
+    424: "FailedDependencyError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
@@ -44,6 +47,14 @@ class Unauthorized(HeadwayError):
     """No valid API key."""
 
 
+class NotAcceptable(HeadwayError):
+    """The Accept header leaves no form that the answer could have."""
+
+
+class UnsupportedMediaType(HeadwayError):
+    """The body's Content-Type is none that this route reads."""
+
+
 class BodyTooLarge(HeadwayError):
     """The request's body is above --max-request-body-bytes."""
 
@@ -54,6 +65,10 @@ class ClientDisconnected(HeadwayError):
 
 class GenerationFailed(HeadwayError):
     """The engine gave up on one request and lives on."""
+
+
+class SessionFailed(HeadwayError):
+    """A stateful session could not be opened or closed."""
 
 
 def status_of(error: HeadwayError) -> int:
@@ -68,8 +83,14 @@ def status_of(error: HeadwayError) -> int:
             return 400
         case Unauthorized():
             return 401
+        case NotAcceptable():
+            return 406
+        case UnsupportedMediaType():
+            return 415
         case BodyTooLarge():
             return 413
+        case SessionFailed():
+            return 424
         case ClientDisconnected():
             return 499
         case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():
@@ -89,6 +110,15 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
 def error_json(error: HeadwayError) -> bytes:
     """The error object as it stands in an answer or in an event of a stream that has begun."""
     return msgspec.json.encode(error_body(status_of(error), str(error), getattr(error, "param", None)))
+
+
+def failure_json(request_id: str) -> bytes:
+    """What the client is told of a bug: no more than where to look for it."""
+    return msgspec.json.encode(error_body(500, failure_message(request_id)))
+
+
+def failure_message(request_id: str) -> str:
+    return f"The server failed on this request; its log says why, under request id {request_id}."
 
 
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

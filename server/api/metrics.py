@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -45,6 +46,10 @@ class Metrics:
     def render(self) -> bytes:
         text: bytes = generate_latest(self.registry)
         return text
+
+    def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A series of our own whose value is read when scraped."""
+        Gauge(f"headway:{name}", text, registry=self.registry).set_function(read)
 
     def new_choice(self, request: GenerateRequest) -> ChoiceRecorder | None:
         return ChoiceRecorder(self.requests, request) if self.requests else None

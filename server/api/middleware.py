@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headway.server.api.errors import BodyTooLarge, error_response, response_to
+from headway.server.api.errors import BodyTooLarge, error_response, failure_message, response_to
 from headway.server.api.metrics import HttpMetrics
 from headway.server.api.paths import route_path
 
@@ -52,11 +52,10 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
-            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"])
+            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"], extra={"request_id": request_id})
             if has_started:
                 raise  # the server cuts the connection: the client must not take half an answer for a whole one
-            message = f"The server failed on this request; its log says why, under request id {request_id}."
-            await error_response(500, message)(scope, receive, send_with_id)
+            await error_response(500, failure_message(request_id))(scope, receive, send_with_id)
 
 
 class HttpMetricsMiddleware:

@@ -97,6 +97,7 @@ class EngineLoad:
 
 def _build(options: argparse.Namespace, environ: Mapping[str, str], console: Console) -> EngineCore:
     from headway.server.config.sources import resolve
+    from headway.server.source.cache import cache_directory
     from headway.server.source.resolve import resolve_model
 
     config = resolve([options.model, *options.engine_options], environ).config
@@ -109,7 +110,7 @@ def _build(options: argparse.Namespace, environ: Mapping[str, str], console: Con
             token=model.hf_token,
             download_dir=model.download_dir,
             load_format=model.load_format,
-            cache_dir=Path(environ["HEADWAY_CACHE"]) if environ.get("HEADWAY_CACHE") else None,
+            cache_dir=cache_directory(environ),
             on_progress=status.update,
         )
         from headway.server.engine.build import build_engine  # torch: after the options are known to be good

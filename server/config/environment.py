@@ -4,79 +4,85 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
-from headway.server.config.fields import ENVIRONMENT_PREFIX, SHORT_ENVIRONMENT_PREFIX, Kind
+from headway.server.config.fields import Kind
 from headway.server.config.given import Findings, Given, Origin, Source
-from headway.server.config.names import CONFIG_FLAG, Meaning, Names, dashed
+from headway.server.config.names import Names
+from headway.server.config.references import Place, Reference, location, secret_place
 from headway.server.config.values import BadValue, parse_text
-
-
-@dataclass(frozen=True, slots=True)
-class _Variable:
-    """One variable that means an option; a lower ``rank`` wins."""
-
-    rank: int
-    name: str
-    meaning: Meaning
+from headway.server.config.variables import Form, Variable, find_variables
 
 
 def read_environment(environ: Mapping[str, str], names: Names) -> Findings:
-    """SM_<NAME> wins over SM_VLLM_<NAME>, and both over an option's further variables.
-
-    An unknown SM_VLLM_* is a problem. An unknown SM_* is somebody else's: SageMaker's own toolkits set such names.
-    """
-    found = Findings()
-    variables = []
-    files = []
-    further = {name: Meaning(setting) for setting in names.settings for name in setting.option.environment}
-    for name in sorted(environ):
-        rank = 0
-        if name in further:
-            meaning: Meaning | None = further[name]
-            rank = 2
-        elif name.startswith(ENVIRONMENT_PREFIX):
-            key = name.removeprefix(ENVIRONMENT_PREFIX)
-            meaning = names.find(key)
-            rank = 1
-            if dashed(key) == CONFIG_FLAG:
-                files.append((rank, name))
-            elif meaning is None:
-                found.problems.append(f"environment {name}: {names.unknown(key, _spell)}")
-        elif name.startswith(SHORT_ENVIRONMENT_PREFIX):
-            key = name.removeprefix(SHORT_ENVIRONMENT_PREFIX)
-            meaning = names.find(key)
-            if dashed(key) == CONFIG_FLAG:
-                files.append((rank, name))
+    """What the variables of variables.py give. A value that stands elsewhere is given as a Reference, or, of a secret, as its text."""
+    variables = find_variables(environ, names)
+    found = Findings(problems=variables.problems)
+    groups: dict[str, list[Variable]] = {}
+    for variable in variables.options:
+        groups.setdefault(variable.base, []).append(variable)
+    given: dict[str, Given] = {}
+    for group in groups.values():
+        if problem := _clash(group):
+            found.problems.append(problem)
         else:
-            continue
-        if meaning:
-            variables.append(_Variable(rank, name, meaning))
-    _give(environ, variables, found)
-    texts = [unquoted(environ[name]) for _, name in sorted(files)]
-    found.config_file = next(filter(None, texts), None)
+            _give(environ, group, given, found)
+    found.given = list(given.values())
+    found.config_file = next(filter(None, (unquoted(environ[name]) for name in variables.config_files)), None)
     return found
 
 
-def _give(environ: Mapping[str, str], variables: list[_Variable], found: Findings) -> None:
-    given: dict[str, Given] = {}
-    for variable in sorted(variables, key=lambda v: v.rank):
-        setting = variable.meaning.setting
-        text = unquoted(environ[variable.name])
-        if not text and setting.kind is Kind.BOOL:
-            text = "true"  # the vLLM image turns an empty value into a bare flag
-        elif not text and setting.nullable:
-            continue  # unset
-        try:
-            value = parse_text(setting, text)
-        except BadValue as error:
-            found.problems.append(f"environment {variable.name}: {error}")
-            continue
-        value = (not value) if variable.meaning.negated else value
-        first = given.setdefault(setting.name, Given(setting, value, Source(Origin.ENVIRONMENT, variable.name)))
-        if first.value != value:
-            found.warnings.append(f"environment {variable.name} is not used: {first.source.label} says otherwise and wins")
-    found.given = list(given.values())
+def _clash(group: list[Variable]) -> str | None:
+    """Why variables of one base can't be used together: they contradict each other, or parts are missing."""
+    first, *_ = group
+    if other := next((variable for variable in group if variable.form is not first.form), None):
+        return f"environment {other.name}: {first.name} is set too, and only one of them can count; leave the other out"
+    if first.form is not Form.PART:
+        return None
+    numbers = {variable.part for variable in group}
+    missing = min(set(range(max(numbers) + 1)) - numbers, default=None)
+    if missing is None:
+        return None
+    return f"environment {first.base}_{max(numbers)}: the parts of a value are numbered from 0, and {first.base}_{missing} is missing"
+
+
+def _give(environ: Mapping[str, str], group: list[Variable], given: dict[str, Given], found: Findings) -> None:
+    """Adds what the variables of one base mean to ``given``, unless a stronger one is there already."""
+    variable = group[0]
+    setting = variable.meaning.setting
+    label = f"{variable.base}_0 to _{len(group) - 1}" if len(group) > 1 else variable.name
+    parts = sorted(group, key=lambda v: v.part)
+    text = unquoted("".join(environ[v.name] for v in parts))
+    if not text and variable.form is Form.WHOLE and setting.nullable:
+        return  # unset
+    try:
+        value = _value(variable, text)
+    except BadValue as error:
+        found.problems.append(f"environment {label}: {error}")
+        return
+    first = given.setdefault(setting.name, Given(setting, value, Source(Origin.ENVIRONMENT, label)))
+    if first.value != value:
+        says = "" if isinstance(value, Reference) or isinstance(first.value, Reference) else " says otherwise and"
+        found.warnings.append(f"environment {label} is not used: {first.source.label}{says} wins")
+
+
+def _value(variable: Variable, text: str) -> Any:
+    setting = variable.meaning.setting
+    if variable.form is Form.FILE:
+        if not text:
+            raise BadValue("must name a file")
+        return location(text) or Reference(Place.FILE, text)
+    if variable.form is Form.SECRET_ARN:
+        if not text.startswith("arn:"):
+            raise BadValue("must be the ARN of a secret, arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME[:JSON-KEY]")
+        return secret_place(text)
+    refers = not (setting.option.secret or setting.option.location or variable.meaning.negated)
+    if refers and (reference := location(text)):
+        return reference
+    if not text and setting.kind is Kind.BOOL:
+        text = "true"  # the vLLM image turns an empty value into a bare flag
+    value = parse_text(setting, text)
+    return (not value) if variable.meaning.negated else value
 
 
 def unquoted(text: str) -> str:
@@ -90,7 +96,3 @@ def unquoted(text: str) -> str:
         except ValueError:
             pass
     return text[1:-1].strip()
-
-
-def _spell(name: str) -> str:
-    return ENVIRONMENT_PREFIX + name.replace("-", "_").upper()

@@ -30,6 +30,7 @@ class Option:
     environment: tuple[str, ...] = ()  # environment variables of that meaning beside SM_VLLM_<NAME> and SM_<NAME>
     human: bool = False  # 4k = 4000, 4K = 4096
     secret: bool = False  # masked wherever it is shown
+    location: bool = False  # the value says where something is: file:// and s3:// are such values, not places to read the value from
     positional: bool = False
     metavar: str | None = None
 

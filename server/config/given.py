@@ -19,16 +19,14 @@ class Origin(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an effective value came from. ``also`` names a weaker source that says the same."""
+    """Where an effective value came from."""
 
     origin: Origin
     label: str = ""
-    also: str = ""
 
     def __str__(self) -> str:
         prefix = f"{self.origin} " if self.origin in (Origin.YAML, Origin.ENVIRONMENT) else ""
-        text = prefix + self.label or str(self.origin)
-        return f"{text}, also {self.also}" if self.also else text
+        return prefix + self.label or str(self.origin)
 
 
 @dataclass(frozen=True, slots=True)

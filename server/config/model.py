@@ -13,15 +13,21 @@ class ModelConfig(Topic):
     """Model."""
 
     model: str | None = option(
-        None, "What to serve: `demo`, a Hub id, a local directory with safetensors, or a .gguf file.", positional=True, metavar="MODEL"
+        None,
+        "What to serve: `demo`, a Hub id, a local directory with safetensors, a .gguf file, a .tar.gz of one of these, or s3://BUCKET/PREFIX/.",
+        positional=True,
+        metavar="MODEL",
+        location=True,
     )
     served_model_name: list[str] = option(
         [], "Names accepted in a request's `model`; the first is shown in answers. Default: the model as given."
     )
-    tokenizer: str | None = option(None, "Tokenizer directory or Hub id, when it is not the model's own.")
+    tokenizer: str | None = option(
+        None, "Tokenizer directory, Hub id or s3://BUCKET/PREFIX/, when it is not the model's own.", location=True
+    )
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
-    hf_token: str | None = option(None, "Hub token for gated models.", secret=True, environment=("HF_TOKEN",))
-    download_dir: str | None = option(None, "Where Hub models are kept; default: the Hub cache.")
+    hf_token: str | None = option(None, "Hub token for gated models.", secret=True, environment=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    download_dir: str | None = option(None, "Where Hub models are kept; default: the Hub cache.", location=True)
     load_format: Literal["auto", "safetensors", "gguf", "dummy"] = option(
         "auto", "Weight format; `dummy` makes random weights from config.json, for measuring speed."
     )
@@ -43,7 +49,9 @@ class ModelConfig(Topic):
     max_logprobs: int = option(20, "Most logprobs that a request may ask for; -1: the whole vocabulary.", ge=-1)
     seed: int = option(0, "Seed of the requests that bring none.")
     generation_config: str = option(
-        "auto", "Default sampling: auto takes the model's generation_config.json, vllm ignores it, else a directory that holds one."
+        "auto",
+        "Default sampling: auto takes the model's generation_config.json, vllm ignores it, else a directory that holds one.",
+        location=True,
     )
     override_generation_config: dict[str, Any] = option({}, 'JSON laid over the generation config, such as {"temperature": 0.2}.')
     chat_template: str | None = option(None, "Jinja chat template: a file, or the template itself.")

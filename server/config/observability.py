@@ -13,6 +13,7 @@ class ObservabilityConfig(Topic):
     log_level: Literal["CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG"] = option(
         "INFO", "Level of our own log.", environment=("VLLM_LOGGING_LEVEL",)
     )
+    log_format: Literal["text", "json"] = option("text", "json writes each log line as an object with time, level, role and message.")
     disable_log_stats: bool = option(False, "No statistics line and no engine metrics.")
     engine_progress_timeout_s: float = option(
         60.0, "Seconds without a finished step, while work is open, after which /ping and /health answer 503.", gt=0

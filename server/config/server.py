@@ -35,6 +35,26 @@ def problems(config: ServerConfig) -> list[str]:
     return [*_model_problems(config.model), *_size_problems(config), *lora_problems(config.lora), *_http_problems(config.http)]
 
 
+def warnings(config: ServerConfig) -> list[str]:
+    """A sentence for each thing that was asked for and has no effect."""
+    sagemaker = config.sagemaker
+    if sagemaker.enable_custom_handlers:
+        return []
+    asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]
+    return [f"--{name.replace('_', '-')} is not used: code of your own runs with --enable-custom-handlers only" for name in asked]
+
+
+_CUSTOM_CODE = (
+    "custom_script",
+    "custom_ping_handler",
+    "custom_invocation_handler",
+    "custom_throttle_middleware",
+    "custom_pre_post_process_middleware",
+    "custom_pre_process",
+    "custom_post_process",
+)
+
+
 def _model_problems(model: ModelConfig) -> list[str]:
     found = []
     length = model.max_model_len

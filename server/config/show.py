@@ -19,6 +19,7 @@ _ABOUT = (
 )
 _OTHERS = (
     ("--config FILE", "YAML file with option names as keys. [SM_VLLM_CONFIG]"),
+    ("SM_VLLM_<NAME>_FILE", "The value is this file's content; so it is with file:// and s3:// as a value, and _0, _1, ... are its parts."),
     ("--show-config", "Print every effective option with its source, secrets masked, and exit."),
     ("-h, --help[=WORD]", "Print this and exit."),
 )

@@ -1,21 +1,27 @@
-"""Precedence: command line > --config YAML > environment > the caller's fallbacks > default, and who said what."""
+"""Precedence: command line > --config YAML > environment > the caller's fallbacks > default, and who said what.
+
+What wins may name a place where the value stands; only then is that place read.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
 
-from headway.server.config.command_line import CommandLine, read_command_line
+from headway.server.config.command_line import read_command_line
 from headway.server.config.environment import read_environment
 from headway.server.config.fields import Setting, settings_of
 from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Names
-from headway.server.config.server import MODEL_MISSING, ServerConfig, problems
+from headway.server.config.places import Places
+from headway.server.config.references import followed, references_in
+from headway.server.config.server import MODEL_MISSING, ServerConfig, problems, warnings
+from headway.server.config.values import BadValue
 from headway.server.errors import ConfigError
 
 DEFAULT = Source(Origin.DEFAULT)
@@ -48,52 +54,65 @@ def all_names() -> Names:
     return Names(all_settings())
 
 
-def resolve(argv: Sequence[str], environ: Mapping[str, str], *, fallbacks: Mapping[str, tuple[Any, str]] | None = None) -> Resolved:
+def resolve(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    fallbacks: Mapping[str, tuple[Any, str]] | None = None,
+    model_missing: str = MODEL_MISSING,
+) -> Resolved:
     """All options from all sources. Raises ConfigError with every problem of every source at once.
 
-    ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem
-    unless --show-config is on the command line.
+    ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem,
+    told as ``model_missing``, unless --show-config is on the command line.
     """
     names = all_names()
     line = read_command_line(argv, names)
     environment = read_environment(environ, names)
+    places = Places(environ)
     path = line.config_file or environment.config_file
-    file = _read_file(path, names)
+    file = _read_file(path, names, places)
     below = [Given(names.setting(name), value, Source(Origin.FALLBACK, label)) for name, (value, label) in (fallbacks or {}).items()]
-    chosen = {given.setting.name: given for given in (*below, *environment.given, *file.given, *_agreeing(line, environment))}
-    found = [*line.problems, *file.problems, *environment.problems]
+    chosen = {given.setting.name: given for given in (*below, *environment.given, *file.given, *line.given)}
+    unreadable = _follow(chosen, places)
+    found = [*line.problems, *file.problems, *environment.problems, *unreadable]
     config, invalid = _build(chosen)
     found += invalid or [_with_sources(problem, chosen, names) for problem in problems(config)]
-    # A word after an option that is not understood, or a file that can't be read, may have named the model.
-    unknowable = line.skipped_words or invalid or (file.problems and not file.given)
+    # A word after an option that is not understood, or a place that can't be read, may have named the model.
+    unknowable = line.skipped_words or invalid or unreadable or (file.problems and not file.given)
     if config.model.model is None and not unknowable and not line.show_config:
-        found.append(MODEL_MISSING)
+        found.append(model_missing)
     if found:
         raise ConfigError(found)
-    warnings = (*line.warnings, *file.warnings, *environment.warnings)
-    return Resolved(config, {name: given.source for name, given in chosen.items()}, warnings, path, line.show_config)
+    noted = (_with_sources(warning, chosen, names) for warning in warnings(config))
+    notes = (*line.warnings, *file.warnings, *environment.warnings, *noted)
+    return Resolved(config, {name: given.source for name, given in chosen.items()}, notes, path, line.show_config)
 
 
-def _read_file(path: str | None, names: Names) -> Findings:
+def _read_file(path: str | None, names: Names, places: Places) -> Findings:
     if path is None:
         return Findings()
     from headway.server.config.yaml_file import read_yaml  # PyYAML takes as long to import as all of this
 
-    return read_yaml(path, names)
+    return read_yaml(path, names, places)
 
 
-def _agreeing(line: CommandLine, environment: Findings) -> list[Given]:
-    """What the command line gives, with a note where the environment says the same.
-
-    The entrypoint turns the environment into flags and leaves it in place; the note shows where such a flag began.
-    """
-    below = {given.setting.name: given for given in environment.given}
-    marked = []
-    for given in line.given:
-        other = below.get(given.setting.name)
-        same = other is not None and other.value == given.value
-        marked.append(replace(given, source=replace(given.source, also=str(other.source))) if same and other else given)
-    return marked
+def _follow(chosen: dict[str, Given], places: Places) -> list[str]:
+    """Puts the value in the place of each reference in ``chosen``; takes out, with a sentence, what can't be read."""
+    faults: dict[str, BadValue] = {}
+    wanted = {}
+    for name, given in chosen.items():
+        try:
+            wanted[name] = references_in(given)
+        except BadValue as error:
+            faults[name] = error
+    contents = places.read({reference for references in wanted.values() for reference in references})
+    for name in [name for name, references in wanted.items() if references]:
+        try:
+            chosen[name] = followed(chosen[name], contents)
+        except BadValue as error:
+            faults[name] = error
+    return [f"{chosen.pop(name).source}: {error}" for name, error in faults.items()]
 
 
 def _with_sources(problem: str, chosen: Mapping[str, Given], names: Names) -> str:

@@ -14,9 +14,9 @@ MASK = "***"
 
 _TRUE = frozenset(("true", "1", "yes", "y", "on", "t", "enable", "enabled"))
 _FALSE = frozenset(("false", "0", "no", "n", "off", "f", "disable", "disabled"))
-_HUMAN = re.compile(r"([+-]?\d+)(?:\.(\d+))?([kmgtKMGT])?", re.ASCII)
+_HUMAN = re.compile(r"([+-]?\d{1,30})(?:\.(\d{1,30}))?([kmgtKMGT])?", re.ASCII)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
-_INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,30}", re.ASCII)
 # Texts that stand in a list as they are; others need the JSON form.
 _PLAIN_ITEM = re.compile(r"[^\s,\[\"'][^,\"']*(?<!\s)")
 
@@ -31,7 +31,7 @@ def parse_text(setting: Setting, text: str) -> Any:
 
 
 def _parsed(setting: Setting, text: str) -> Any:
-    if setting.nullable and text.strip() in ("", "None"):
+    if setting.nullable and text.strip() in ("", "None", "null"):  # null is json.dumps(None)
         return None
     match setting.kind:
         case Kind.BOOL:
@@ -176,7 +176,7 @@ def _parse_list(text: str) -> list[str] | None:
     if text.strip().startswith("["):
         try:
             items = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return [_item(item) for item in items] if all(isinstance(item, str | int | float | dict) for item in items) else None
     if text.strip().startswith("{") and _is_object(text):
@@ -201,7 +201,7 @@ def _parse_json(text: str) -> dict[str, Any] | None:
         return {}
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

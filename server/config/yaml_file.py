@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +11,8 @@ import yaml
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Meaning, Names
+from headway.server.config.places import Places
+from headway.server.config.references import Place, Reference, location
 from headway.server.config.values import BadValue, bad_value, checked, parse_text
 
 _NULL = "tag:yaml.org,2002:null"
@@ -34,18 +35,15 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
-def read_yaml(path: str, names: Names) -> Findings:
-    """The options in the file ``path``; null means the option's default, whatever weaker sources say."""
+def read_yaml(path: str, names: Names, places: Places) -> Findings:
+    """The options in the file ``path``, which may be a file:// or s3:// address; null means the option's default, whatever weaker
+    sources say."""
     found = Findings(config_file=path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        loader = _Loader(text)
+        loader = _Loader(places.text(location(path) or Reference(Place.FILE, path)))
         root = loader.get_single_node()
-    except OSError as error:
-        found.problems.append(f"--config {path}: can't be read ({error.strerror or error})")
-        return found
-    except UnicodeDecodeError:
-        found.problems.append(f"--config {path}: is not UTF-8 text")
+    except BadValue as error:
+        found.problems.append(f"--config: {error}")
         return found
     except yaml.YAMLError as error:
         found.problems.append(f"--config {path}: is not valid YAML: {_where(error)}")

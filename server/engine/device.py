@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 import psutil
 import torch
 
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
-
-_CGROUP = Path("/sys/fs/cgroup")
+from headway.server.machine import memory_limit
 
 
 def choose_device(asked: str) -> torch.device:
@@ -40,16 +38,9 @@ def device_facts(device: torch.device) -> DeviceFacts:
 
 
 def _host_memory() -> tuple[int, int]:
-    """(total, available) bytes of the host, or of the container where its limit (cgroup v2, v1) is lower."""
+    """(total, available) bytes of the host, or of the container where its limit is lower."""
     memory = psutil.virtual_memory()
-    total, available = memory.total, memory.available
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, used = (int((_CGROUP / name).read_text()) for name in (limit_file, used_file))
-        except (OSError, ValueError):  # no such version, or "max"
-            continue
-        total, available = min(total, limit), min(available, max(limit - used, 0))
-    return total, available
+    limit = memory_limit()
+    if limit is None:
+        return memory.total, memory.available
+    return min(memory.total, limit.limit_bytes), min(memory.available, limit.available_bytes)

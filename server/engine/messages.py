@@ -44,13 +44,15 @@ ToEngine = AddRequest | AbortRequests | ResetPrefixCache | LoadAdapter | UnloadA
 
 
 class Phase(msgspec.Struct, tag=True, frozen=True):
-    """Start-up progress: what the engine is doing now."""
+    """Start-up progress: what the engine is doing since ``since``, in seconds of time.monotonic()."""
 
     name: str
+    since: float
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
     info: EngineInfo
+    since: float
 
 
 class StepOutput(msgspec.Struct, tag=True):

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,8 +31,8 @@ from headway.server.engine.messages import (
     decode_to_engine,
     encode,
 )
-from headway.server.errors import AdapterError, HeadwayError
-from headway.server.log import configure_logging
+from headway.server.errors import AdapterError, HeadwayError, sentence_of
+from headway.server.log import configure_logging, log_uncaught_in_threads
 from headway.server.source.files import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,9 @@ def run_engine(arguments: EngineArguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
-    configure_logging(arguments.config.observability.log_level, role="engine")
+    observability = arguments.config.observability
+    configure_logging(observability.log_level, role="engine", as_json=observability.log_format == "json")
+    log_uncaught_in_threads()
     link = EngineLink(arguments.inbox, arguments.outbox)
     status = 0
     try:
@@ -100,8 +101,8 @@ def run_engine(arguments: EngineArguments) -> None:
         link.send(Died(str(problem), is_user_error=True))
         status = 2
     except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
-        traceback.print_exc()
-        link.send(Died(_sentence(problem)))
+        log.exception("The engine broke")
+        link.send(Died(sentence_of(problem)))
         status = 1
     link.close()
     # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
@@ -109,11 +110,14 @@ def run_engine(arguments: EngineArguments) -> None:
 
 
 def _serve(arguments: EngineArguments, link: EngineLink) -> None:
-    from headway.server.engine.build import build_engine  # torch: after the sockets, so that its seconds are reported
+    def enter(phase: str) -> None:
+        link.send(Phase(phase, time.monotonic()))
 
-    link.send(Phase("importing torch"))
-    core = build_engine(arguments.config, arguments.files, on_phase=lambda name: link.send(Phase(name)))
-    link.send(Ready(core.info))
+    enter("importing torch")
+    from headway.server.engine.build import build_engine
+
+    core = build_engine(arguments.config, arguments.files, on_phase=enter)
+    link.send(Ready(core.info, time.monotonic()))
     was_busy = False
     while True:
         for data in link.receive(wait=not core.has_work):
@@ -149,7 +153,7 @@ def _done(call_id: int, change: Callable[[], None]) -> AdapterDone:
         return AdapterDone(call_id, str(refusal))
     except Exception as problem:  # a user's file: whatever is wrong with it must not end the engine
         log.exception("An adapter could not be loaded")
-        return AdapterDone(call_id, f"The adapter can't be loaded: {_sentence(problem)}")
+        return AdapterDone(call_id, f"The adapter can't be loaded: {sentence_of(problem)}")
     return AdapterDone(call_id)
 
 
@@ -165,10 +169,3 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def _sentence(problem: Exception) -> str:
-    text = str(problem).strip().split("\n")[0]
-    if "out of memory" in text.lower():
-        return f"the device ran out of memory ({text[:200]}); lower --gpu-memory-utilization, --max-num-seqs or --max-num-batched-tokens"
-    return f"{type(problem).__name__}: {text[:300]}" if text else type(problem).__name__

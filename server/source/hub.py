@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.weights import PICKLE_SUFFIXES, missing_shards, pickle_refusal
+from headway.server.source.choice import model_files, text_files
+from headway.server.source.progress import Progress, amount
+from headway.server.source.space import require_space
+from headway.server.source.weights import missing_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
 T = TypeVar("T")
-# Everything about a model but its weights. Never *.bin, *.pt, *.py.
-_TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "chat_templates/*.jinja")
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,17 @@ class HubModel:
         cached = self._cached()
         if cached is not None and _is_whole(cached, load_format):
             return cached
-        files = self._choose(self._list_files(), load_format)
-        if on_progress:
-            on_progress(f"downloading {self.repo_id} from the Hugging Face Hub ({len(files)} files)")
-        return self._download(files)
+        sizes = self._list_files()
+        where, one_gguf = f"The Hub repository {self.repo_id}", "download one of them and give its path"
+        return self._download(model_files(list(sizes), load_format, where, one_gguf), sizes, on_progress)
 
-    def fetch_tokenizer(self) -> Path:
+    def fetch_tokenizer(self, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the snapshot with at least the tokenizer's files. Raises ModelSourceError."""
         cached = self._cached()
         if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             return cached
-        files = [name for name in self._list_files() if _matches(name, _TEXT_FILES)]
-        return self._download(files)
+        sizes = self._list_files()
+        return self._download(text_files(sizes), sizes, on_progress)
 
     def _cached(self) -> Path | None:
         from huggingface_hub import snapshot_download
@@ -71,17 +71,27 @@ class HubModel:
             ) from error
         return Path(str(found))
 
-    def _list_files(self) -> list[str]:
+    def _list_files(self) -> dict[str, int]:
+        """The repository's files and their sizes."""
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self.endpoint, token=self.token)
         # Not list_repo_files: without a network that one retries for 23 s before it says so.
-        info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, timeout=20.0))
-        return [sibling.rfilename for sibling in info.siblings or []]
+        info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=20.0))
+        return {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
 
-    def _download(self, files: list[str]) -> Path:
-        from huggingface_hub import snapshot_download
+    def _download(self, files: list[str], sizes: Mapping[str, int], on_progress: Callable[[str], None] | None) -> Path:
+        from huggingface_hub import constants, snapshot_download
 
+        from headway.server.source.hub_progress import bar_telling
+
+        total = sum(sizes[name] for name in files)
+        cache = Path(self.download_dir or constants.HF_HUB_CACHE)
+        what = f"The model {self.repo_id}"
+        require_space(total - self._kept_bytes(cache), cache, what, "set --download-dir (or HF_HOME) to a directory on a larger disk")
+        doing = f"downloading {self.repo_id} from the Hugging Face Hub"
+        if on_progress:
+            on_progress(f"{doing}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}")
         return Path(
             self._asking(
                 lambda: str(
@@ -92,36 +102,16 @@ class HubModel:
                         token=self.token,
                         endpoint=self.endpoint,
                         allow_patterns=files,
+                        tqdm_class=bar_telling(Progress(doing, total, on_progress)),
                     )
                 )
             )
         )
 
-    def _choose(self, names: Sequence[str], load_format: str) -> list[str]:
-        """The repository's files to fetch: its text files and the weights of one format."""
-        chosen = [name for name in names if _matches(name, _TEXT_FILES)]
-        if load_format == "dummy":
-            return chosen
-        safetensors = [name for name in names if name.endswith(".safetensors") and "/" not in name]
-        # Some repositories hold the same weights twice, under the author's own names too.
-        safetensors = [name for name in safetensors if not name.startswith("consolidated")] or safetensors
-        ggufs = [name for name in names if name.endswith(".gguf")]
-        if safetensors and load_format != "gguf":
-            return chosen + safetensors
-        if len(ggufs) == 1 and "/" not in ggufs[0] and load_format != "safetensors":
-            return chosen + ggufs
-        raise ModelSourceError(self._no_weights(names, ggufs, load_format))
-
-    def _no_weights(self, names: Sequence[str], ggufs: list[str], load_format: str) -> str:
-        where = f"The Hub repository {self.repo_id}"
-        if ggufs and load_format != "safetensors":
-            shown = ", ".join(ggufs[:5]) + (", ..." if len(ggufs) > 5 else "")
-            return f"{where} holds {len(ggufs)} GGUF files ({shown}); download one of them and give its path."
-        pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-        if pickles and not any(name.endswith(".safetensors") for name in names):
-            return f"{where} has its weights only as {pickles[0]}: {pickle_refusal()}"
-        because = f" (--load-format {load_format})" if load_format != "auto" else ""
-        return f"{where} has no weights that can be served{because}: it needs *.safetensors with config.json, or one .gguf file."
+    def _kept_bytes(self, cache: Path) -> int:
+        """What an earlier download of this repository left; of another revision, too, so it is the most that it can be."""
+        blobs = cache / f"models--{self.repo_id.replace('/', '--')}" / "blobs"
+        return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
 
     def _asking(self, ask: Callable[[], T]) -> T:
         """Asks the Hub; every way that fails becomes one sentence."""
@@ -169,11 +159,6 @@ def _is_whole(directory: Path, load_format: str) -> bool:
         if weights and (has_index or not numbered) and not missing_shards(directory):
             return True
     return load_format in ("auto", "gguf") and any(directory.glob("*.gguf"))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Like a shell: `*` stays within a folder."""
-    return any(name.count("/") == pattern.count("/") and fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
 def _default_endpoint() -> str:

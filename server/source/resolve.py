@@ -1,18 +1,23 @@
-"""From what the user calls a model to files on this machine: `demo`, a directory, a .gguf file, a Hub id."""
+"""From what the user calls a model to files on this machine: `demo`, a path, `s3://...`, a Hub id."""
 
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from headway.server.errors import ModelSourceError
+from headway.server.source.cache import cache_directory
 from headway.server.source.demo import DEMO_NAME, demo_model
+from headway.server.source.directory import LoadFormat, archive_in, folders_of, model_in, names_in, why_no_model
 from headway.server.source.files import ModelFiles
-from headway.server.source.weights import PICKLE_SUFFIXES, missing_shards, pickle_refusal
+from headway.server.source.weights import is_archive
 
-LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
+_S3 = "s3://"
+_FILE = "file://"
 
 
 def resolve_model(
@@ -25,21 +30,28 @@ def resolve_model(
     on_progress: Callable[[str], None] | None = None,
     cache_dir: Path | None = None,
     hub_endpoint: str | None = None,
+    stop: threading.Event | None = None,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
     - `revision`, `token`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so HF_ENDPOINT)
-      are for Hub models; `cache_dir` (None: the user's cache directory for headway) is for the demo model.
+      are for Hub models; all other things that are fetched or unpacked go below `cache_dir` (None: the user's for headway).
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
-    - `on_progress` gets one line for each thing that takes time.
+    - `on_progress` gets one line for each thing that takes time, and every few seconds of it; `stop`, once set, ends a fetch of the
+      demo model.
 
     A path that exists wins over a Hub id. Raises ModelSourceError: one sentence with what was looked for, where, and what to do.
     """
+    local = _Local(name, load_format, cache_dir or cache_directory({}), on_progress)
     if name == DEMO_NAME:
-        return _demo(name, load_format, on_progress, cache_dir)
-    path = Path(name).expanduser()
+        return _demo(local, stop)
+    if name.startswith(_S3):
+        from headway.server.source.s3 import fetch_from_s3
+
+        return local.files(fetch_from_s3(name, load_format, local.cache_dir, on_progress))
+    path = path_of(name)
     if path.exists():
-        return _local(name, path, load_format)
+        return local.files(path)
     if _is_path(name):
         raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}.")
     from headway.server.source.hub import HubModel
@@ -51,86 +63,99 @@ def resolve_model(
             raise
         # "org/name" may just as well have been meant as a folder.
         raise ModelSourceError(f"{str(error).removesuffix('.')}{_nearest(path)}.") from error
-    return _local(name, directory, load_format)
+    return local.files(directory)
 
 
-def default_cache_dir() -> Path:
-    """Where headway keeps what it fetches or derives when the user names no other place."""
-    import platformdirs
+def resolve_tokenizer(
+    name: str,
+    *,
+    cache_dir: Path,
+    token: str | None = None,
+    download_dir: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Path:
+    """The directory or .gguf file of the tokenizer that the user calls `name`: a path, `s3://...` or a Hub id.
 
-    return Path(platformdirs.user_cache_dir("headway"))
+    Raises ModelSourceError."""
+    if name.startswith(_S3):
+        from headway.server.source.s3 import fetch_from_s3
 
+        return fetch_from_s3(name, "tokenizer", cache_dir, on_progress)
+    path = path_of(name)
+    if is_archive(path.name) and path.is_file():
+        from headway.server.source.archive import unpacked
 
-def _demo(name: str, load_format: LoadFormat, on_progress: Callable[[str], None] | None, cache_dir: Path | None) -> ModelFiles:
-    if load_format not in ("auto", "gguf"):
-        raise ModelSourceError(f"The demo model is a GGUF file, which --load-format {load_format} excludes; leave --load-format at auto.")
-    return ModelFiles("gguf", None, demo_model(cache_dir or default_cache_dir(), on_progress=on_progress), name)
+        return unpacked(path, cache_dir, on_progress)
+    if path.exists():
+        return path
+    if name.startswith(_FILE):
+        raise ModelSourceError(f"The tokenizer path {name} does not exist{_nearest(path)}.")
+    from headway.server.source.hub import HubModel
 
-
-def _local(name: str, path: Path, load_format: LoadFormat) -> ModelFiles:
-    path = path.resolve()
-    if path.is_file():
-        return _local_file(name, path, load_format)
-    found = _look_into(name, path, load_format)
-    if found is None:
-        # An unpacked archive often has its one folder inside.
-        inner = [files for folder in _folders(path) if (files := _look_into(name, folder, load_format))]
-        if len(inner) > 1:
-            folders = ", ".join(files.path.name for files in inner)
-            raise ModelSourceError(f"The directory {path} holds {len(inner)} models ({folders}); name one of them.")
-        found = inner[0] if inner else None
-    if found is None:
-        raise ModelSourceError(_why_nothing(path, load_format))
-    return found
-
-
-def _local_file(name: str, path: Path, load_format: LoadFormat) -> ModelFiles:
-    if path.suffix.lower() != ".gguf":
-        what = "the one file of a model" if path.suffix == ".safetensors" else "no model"
-        raise ModelSourceError(f"{path} is {what}; name a .gguf file or a directory with config.json and *.safetensors.")
-    if load_format not in ("auto", "gguf"):
-        raise ModelSourceError(f"{path} is a GGUF file, which --load-format {load_format} excludes; leave --load-format at auto.")
-    return ModelFiles("gguf", None, path, name)
+    return HubModel(name, None, token, download_dir).fetch_tokenizer(on_progress)
 
 
-def _look_into(name: str, directory: Path, load_format: LoadFormat) -> ModelFiles | None:
-    """The model right in this directory, or None. Several GGUF files with nothing else are an error."""
-    has_config = (directory / "config.json").is_file()
-    if load_format == "dummy":
-        return ModelFiles("safetensors", directory, None, name) if has_config else None
-    if load_format != "gguf" and has_config and any(directory.glob("*.safetensors")):
-        missing = missing_shards(directory)
-        if missing:
+def path_of(name: str) -> Path:
+    """A name as a path, whether there is such a one or not; `file:///path` is the path. Raises ModelSourceError for another host's."""
+    if not name.startswith(_FILE):
+        return Path(name).expanduser()
+    parts = urlsplit(name)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise ModelSourceError(f"{name} is no path on this machine; write file:///path with three slashes, or the path alone.")
+    return Path(unquote(parts.path))
+
+
+def _demo(local: _Local, stop: threading.Event | None) -> ModelFiles:
+    if local.load_format not in ("auto", "gguf"):
+        raise ModelSourceError(
+            f"The demo model is a GGUF file, which --load-format {local.load_format} excludes; leave --load-format at auto."
+        )
+    return ModelFiles("gguf", None, demo_model(local.cache_dir, on_progress=local.on_progress, stop=stop), local.name)
+
+
+@dataclass(frozen=True)
+class _Local:
+    """A path on this machine, as the model that the user called `name`."""
+
+    name: str
+    load_format: LoadFormat
+    cache_dir: Path
+    on_progress: Callable[[str], None] | None
+
+    def files(self, path: Path) -> ModelFiles:
+        path = path.resolve()
+        if path.is_file():
+            return self._file(path)
+        if found := model_in(path, self.load_format, self.name):
+            return found
+        if archive := archive_in(path):
+            return self._unpacked(archive)
+        raise ModelSourceError(f"{why_no_model(path, self.load_format)}.")
+
+    def _file(self, path: Path) -> ModelFiles:
+        if is_archive(path.name):
+            return self._unpacked(path)
+        if path.suffix.lower() != ".gguf":
+            what = "the one file of a model" if path.suffix == ".safetensors" else "no model"
             raise ModelSourceError(
-                f"The model in {directory} is incomplete: {len(missing)} weight files are missing, such as {missing[0]}; copy them too."
+                f"{path} is {what}; name a .gguf file, a directory with config.json and *.safetensors, or a .tar.gz of one."
             )
-        return ModelFiles("safetensors", directory, None, name)
-    ggufs = sorted(directory.glob("*.gguf")) if load_format != "safetensors" else []
-    if len(ggufs) > 1:
-        names = ", ".join(gguf.name for gguf in ggufs[:5]) + (", ..." if len(ggufs) > 5 else "")
-        raise ModelSourceError(f"The directory {directory} holds {len(ggufs)} GGUF files ({names}); name the one to serve.")
-    return ModelFiles("gguf", directory, ggufs[0], name) if ggufs else None
+        if self.load_format not in ("auto", "gguf"):
+            raise ModelSourceError(f"{path} is a GGUF file, which --load-format {self.load_format} excludes; leave --load-format at auto.")
+        return ModelFiles("gguf", None, path, self.name)
 
+    def _unpacked(self, archive: Path) -> ModelFiles:
+        from headway.server.source.archive import unpacked
 
-def _why_nothing(path: Path, load_format: LoadFormat) -> str:
-    names = sorted(entry.name for entry in path.iterdir())
-    if not names:
-        return f"The model directory {path} is empty; it needs config.json and *.safetensors, or one .gguf file."
-    wanted = {"safetensors": "config.json and *.safetensors", "gguf": "one .gguf file", "dummy": "config.json"}
-    needs = wanted.get(load_format, "config.json and *.safetensors, or one .gguf file")
-    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
-    if pickles and not any(name.endswith((".safetensors", ".gguf")) for name in names):
-        return f"{path} has its weights only as {pickles[0]}: {pickle_refusal()}"
-    if any(name.endswith(".safetensors") for name in names) and "config.json" not in names:
-        return f"{path} has *.safetensors but no config.json; copy the model's config.json beside them."
-    because = f" (for --load-format {load_format})" if load_format != "auto" else ""
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return f"No model in {path}: it needs {needs}{because}, and holds {shown}."
+        directory = unpacked(archive, self.cache_dir, self.on_progress)
+        if found := model_in(directory, self.load_format, self.name):
+            return found
+        raise ModelSourceError(f"The archive {archive} was unpacked, and {why_no_model(directory, self.load_format)}.")
 
 
 def _is_path(name: str) -> bool:
     """Whether a name that does not exist here can only have been meant as a path: no Hub id looks like that."""
-    return name.startswith(("/", "./", "../", "~", ".")) or name.endswith((".gguf", "/")) or "\\" in name or name.count("/") > 1
+    return name.startswith(("/", "./", "../", "~", ".", _FILE)) or name.endswith((".gguf", "/")) or "\\" in name or name.count("/") > 1
 
 
 def _similar(path: Path) -> list[str]:
@@ -140,7 +165,7 @@ def _similar(path: Path) -> list[str]:
     if parent is None:
         return []
     wanted = absolute.relative_to(parent).parts[0]
-    return [str(parent / match) for match in difflib.get_close_matches(wanted, _names(parent), n=3)]
+    return [str(parent / match) for match in difflib.get_close_matches(wanted, names_in(parent), n=3)]
 
 
 def _nearest(path: Path) -> str:
@@ -149,17 +174,6 @@ def _nearest(path: Path) -> str:
         return f"; did you mean {' or '.join(similar)}"
     absolute = path.absolute()
     parent = next((folder for folder in absolute.parents if folder.is_dir()), Path("/"))
-    folders = [folder.name for folder in _folders(parent)][:5]
+    folders = [folder.name for folder in folders_of(parent)][:5]
     holds = f", which holds {', '.join(folders)}" if folders else ""
     return f"; the nearest directory that exists is {parent}{holds}"
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in directory.iterdir())
-    except OSError:  # not ours to read: then there is nothing to suggest
-        return []
-
-
-def _folders(directory: Path) -> list[Path]:
-    return [directory / name for name in _names(directory) if not name.startswith(".") and (directory / name).is_dir()]

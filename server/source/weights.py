@@ -1,4 +1,4 @@
-"""Which weight files a model needs, and which kinds are never loaded."""
+"""Which weight files a model needs, what they may be packed in, and which kinds are never loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from headway.server.errors import ModelSourceError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
 def missing_shards(directory: Path) -> list[str]:
@@ -20,6 +21,11 @@ def missing_shards(directory: Path) -> list[str]:
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelSourceError(f"{index} is not a safetensors index ({error}); copy or download it again.") from error
     return [shard for shard in shards if not (directory / shard).is_file()]
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is one that a model is packed in."""
+    return name.lower().endswith(_ARCHIVE_SUFFIXES)
 
 
 def pickle_refusal() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
+from headway.server.source.cache import keeping
 
 # Counts up when what is kept changes its meaning.
 _FORMAT = 1
@@ -31,18 +32,13 @@ def converted_tokenizer(source: Path, cache_dir: Path, on_progress: Callable[[st
         return target
     if on_progress:
         on_progress(f"converting the tokenizer of {source} (once)")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with keeping("The converted tokenizer", target.parent):
         folder = Path(tempfile.mkdtemp(prefix="convert-", dir=target.parent))
         try:
             _convert(source, folder)
             _move_into_place(folder, target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise ModelSourceError(
-            f"The converted tokenizer cannot be kept in {target.parent}: {error.strerror or error}; make the directory writable."
-        ) from error
     return target
 
 

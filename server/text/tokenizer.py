@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.server.errors import ModelSourceError, RequestError
 from headway.server.source.files import ModelFiles
+from headway.server.source.resolve import resolve_tokenizer
 from headway.server.text.backend import add_missing_tokens
 from headway.server.text.generation import eos_of
 from headway.server.text.gguf_tokenizer import gguf_eos_token_ids, load_gguf_tokenizer, read_tokenizer_metadata
@@ -107,18 +108,14 @@ def load_tokenizer(
     download_dir: str | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> Tokenizer:
-    """The tokenizer of a model, or the one that `tokenizer` names (directory, .gguf file or Hub id).
+    """The tokenizer of a model, or the one that `tokenizer` names (directory, .gguf file, `s3://...` or Hub id).
 
     The model's generation config adds its end-of-sequence tokens in any case. What only transformers can read is converted
     once, slowly, and kept below `cache_dir`; later calls don't import transformers. Raises ModelSourceError.
     """
     eos = eos_of(files)
     if tokenizer is not None:
-        path = Path(tokenizer).expanduser()
-        if not path.exists():
-            from headway.server.source.hub import HubModel
-
-            path = HubModel(tokenizer, None, token, download_dir).fetch_tokenizer()
+        path = resolve_tokenizer(tokenizer, cache_dir=cache_dir, token=token, download_dir=download_dir, on_progress=on_progress)
         if path.is_dir():
             return _from_directory(path, eos, cache_dir, on_progress)
         return _from_gguf(path, eos, cache_dir, on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from api_server import ApiServer
+from websockets.sync.client import connect
 
 from headway.server.types import GenerateRequest
 
@@ -92,6 +94,17 @@ def test_the_header_goes_before_the_bodys_model_and_changes_nothing_when_absent(
     assert {chunk.model for chunk in chunks} == {"a"}
 
 
+def test_lines_of_a_batch_and_messages_of_a_websocket_have_the_headers_adapter(server: ApiServer, tmp_path: Path) -> None:
+    register(server, tmp_path, "a")
+    line = b'{"prompt": "x"}\n{"prompt": "y", "model": "tiny"}\n'
+    answers = server.client.post("/invocations", content=line, headers={IDENTIFIER: "a", "Content-Type": "application/jsonlines"}).text
+    assert [json.loads(answer)["choices"][0]["text"] for answer in answers.splitlines()] == ["a", "a"]
+    url = server.url.replace("http", "ws") + "/invocations-bidirectional-stream"
+    with connect(url, additional_headers={IDENTIFIER: "a"}) as socket:
+        socket.send(json.dumps(CHAT))
+        assert json.loads(socket.recv(timeout=10))["choices"][0]["message"]["content"] == "a"
+
+
 def test_an_unknown_adapter_is_answered_with_the_names(server: ApiServer, tmp_path: Path) -> None:
     answer = server.post("/invocations", CHAT, headers={IDENTIFIER: "x"})
     assert answer.status_code == 404
@@ -99,7 +112,7 @@ def test_an_unknown_adapter_is_answered_with_the_names(server: ApiServer, tmp_pa
     register(server, tmp_path, "a")
     register(server, tmp_path, "b")
     error = server.post("/invocations", CHAT, headers={IDENTIFIER: "x"}).json()["error"]
-    assert (error["message"], error["param"]) == ("The adapter 'x' is not registered here; these are: 'a', 'b'.", IDENTIFIER)
+    assert error["message"] == "The adapter 'x' is not registered here; these are: 'a', 'b'."
     error = server.post("/invocations", {**CHAT, "model": "x"}).json()["error"]
     assert error["message"] == "The model 'x' does not exist here; this server has 'tiny' and the adapters 'a', 'b'."
     for method, path in (("GET", "/adapters/x"), ("DELETE", "/adapters/x"), ("POST", "/adapters/x/update?pin=true")):

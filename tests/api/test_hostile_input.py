@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -9,15 +10,14 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer
-from starlette.requests import Request
 
 from headway.server.api.errors import error_json
 from headway.server.api.http_protocol import MAX_HEAD_BYTES
+from headway.server.api.off_loop import in_parser, off_loop
 from headway.server.api.paths import route_path
 from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.protocol.parse import parse_request, shortened
+from headway.server.api.protocol.parse import MAX_CONTAINERS, parse_request, shortened
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.serving.prompts import off_loop
 from headway.server.errors import RequestError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
@@ -111,6 +111,29 @@ def test_arguments_of_tool_calls(server: ApiServer, arguments: str) -> None:
         refused(server.post(path, body), "messages.0.tool_calls.0.function.arguments")
 
 
+def test_more_containers_than_any_request_has(server: ApiServer) -> None:
+    body = b'{"prompt": [' + b",".join([b"[]"] * (MAX_CONTAINERS + 1)) + b"]}"
+    for path in ("/v1/completions", "/invocations"):
+        assert "brackets" in refused(server.client.post(path, content=body), None)
+
+
+def test_large_bodies_are_parsed_one_at_a_time_beside_the_loop() -> None:
+    large = 10**6
+    threads = set()
+
+    def note_thread() -> None:
+        threads.add(threading.get_ident())
+
+    async def main() -> None:
+        await asyncio.gather(*(in_parser(large, note_thread) for _ in range(8)))
+
+    asyncio.run(main())
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+    asyncio.run(in_parser(100, note_thread))
+    assert threading.get_ident() in threads
+
+
 def test_an_error_text_with_half_a_character_can_be_sent() -> None:
     assert json.loads(error_json(RequestError("bad \ud800.", "x\udfff")))["error"]["message"] == "bad ?."
 
@@ -128,12 +151,7 @@ def test_long_requests_leave_the_loop_whatever_makes_them_long(body: dict[str, A
     import anyio
 
     async def thread_of(body: dict[str, Any]) -> int:
-        raw = json.dumps(body).encode()
-
-        async def receive() -> Any:
-            return {"type": "http.request", "body": raw, "more_body": False}
-
-        return await off_loop(Request({"type": "http", "headers": []}, receive), threading.get_ident)
+        return await off_loop(len(json.dumps(body).encode()), threading.get_ident)
 
     assert anyio.run(thread_of, body) != threading.get_ident()
     assert anyio.run(thread_of, CHAT) == threading.get_ident()

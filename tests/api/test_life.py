@@ -10,7 +10,7 @@ import httpx
 import pytest
 from api_server import ApiServer
 
-from headway.server.api import sse
+from headway.server.api import stream
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 LONG = {"prompt": "x", "max_tokens": 250}
@@ -163,7 +163,7 @@ def test_draining_refuses_what_is_new_and_finishes_what_is_open(server: ApiServe
 
 
 def test_a_silent_stream_beats(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.02)
     server.engine.gate.clear()
     with server.client.stream("POST", "/v1/completions", json={"prompt": "x", "stream": True}) as answer:
         lines = answer.iter_lines()

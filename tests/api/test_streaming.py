@@ -13,7 +13,7 @@ from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.serving.merge import Arrivals, merged
-from headway.server.api.sse import EventStream
+from headway.server.api.stream import ChunkStream
 from headway.server.types import GenerateRequest, SamplingParams
 
 
@@ -62,8 +62,8 @@ def test_closing_a_merge_leaves_no_task() -> None:
 def test_a_client_that_left_before_the_first_event_closes_all_the_same() -> None:
     closed = []
 
-    async def events() -> AsyncGenerator[bytes, None]:
-        yield b"data: 1\n\n"  # pragma: no cover
+    async def chunks() -> AsyncGenerator[list[bytes], None]:
+        yield [b"1"]  # pragma: no cover
 
     async def on_close() -> None:
         closed.append(True)
@@ -74,5 +74,5 @@ def test_a_client_that_left_before_the_first_event_closes_all_the_same() -> None
     async def send(message: Any) -> None:
         await asyncio.Event().wait()  # the socket takes nothing any more
 
-    asyncio.run(EventStream(events(), on_close)({"type": "http"}, receive, send))
+    asyncio.run(ChunkStream(chunks(), on_close)({"type": "http"}, receive, send))
     assert closed == [True]

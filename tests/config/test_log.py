@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from headway.server.log import configure_logging
+from headway.server.log import configure_logging, log_uncaught_in_threads
+from headway.server.say import announce, say
 
 
 @pytest.fixture
@@ -51,3 +54,57 @@ def test_secrets_are_masked(stream: io.StringIO) -> None:
     configure_logging("INFO", "api", secrets=["s3cret", "s3cret-long", "ab"], stream=stream)
     logging.getLogger("headway.x").info("abc %s %s", "s3cret", "s3cret-long")
     assert stream.getvalue().rstrip().endswith("abc *** ***")
+
+
+@pytest.mark.parametrize("separator", ["\r", "\n", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\x1b[2J", "\0"])
+def test_nothing_in_a_message_ends_a_line_or_steers_a_terminal(separator: str, stream: io.StringIO) -> None:
+    configure_logging("INFO", "api", stream=stream)
+    log = logging.getLogger("headway.x")
+    log.info("before%safter", separator)
+    try:
+        raise ValueError(f"before{separator}after")
+    except ValueError:
+        log.exception("broke")
+    written = stream.getvalue()
+    assert not set(written) & (set(separator) - set("[2J\n"))
+    assert all(re.match(r"\d{4}-\S+Z [A-Z]+ +api ", line) for line in written.splitlines())
+
+
+def test_json_has_one_object_a_line(stream: io.StringIO) -> None:
+    configure_logging("INFO", "api", secrets=["s3cret"], stream=stream, as_json=True)
+    log = logging.getLogger("headway.x")
+    log.info('two\nlines, "quoted", of s3cret')
+    try:
+        raise ValueError("with s3cret")
+    except ValueError:
+        log.exception("Request %s failed", "abc", extra={"request_id": "abc"})
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first == {"time": first["time"], "level": "INFO", "role": "api", "message": 'two\nlines, "quoted", of ***'}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert (second["level"], second["message"], second["request_id"]) == ("ERROR", "Request abc failed", "abc")
+    assert second["traceback"].startswith("Traceback (most recent call last):\n")
+    assert second["traceback"].endswith("ValueError: with ***")
+
+
+def test_a_thread_that_breaks_is_logged(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # put back afterwards
+    configure_logging("INFO", "api", stream=stream)
+    log_uncaught_in_threads()
+    thread = threading.Thread(target=lambda: 1 / 0, name="divider")
+    thread.start()
+    thread.join()
+    lines = stream.getvalue().splitlines()
+    assert lines[0].endswith("ERROR   api      The thread divider broke")
+    assert lines[-1].endswith("ZeroDivisionError: division by zero")
+
+
+def test_what_is_said_beside_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    say("error", "two\nlines")
+    say("warning", "as data", as_json=True)
+    announce(["headway 1", "  model x"])
+    announce(["  model x"], as_json=True)
+    error, warning, first, second, line = capsys.readouterr().err.splitlines()
+    assert error == "headway: error: two\\nlines"
+    assert {**json.loads(warning), "time": ""} == {"time": "", "level": "WARNING", "role": "headway", "message": "as data"}
+    assert (first, second) == ("headway 1", "  model x")
+    assert {**json.loads(line), "time": ""} == {"time": "", "level": "INFO", "role": "headway", "message": "model x"}

@@ -18,7 +18,7 @@ from headway.server.config.values import MASK, to_flags, to_text
 SETTINGS = all_settings()
 # Characters that a command line and a YAML file can carry.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
-UNMARKED = {"", "None"}
+UNMARKED = {"", "None", "null"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),

@@ -51,11 +51,6 @@ def test_the_default_says_so() -> None:
     assert (resolved.config.http.port, str(resolved.source(PORT))) == (8000, "default")
 
 
-def test_an_agreeing_environment_is_named_behind_the_flag() -> None:
-    resolved = resolve(["demo", "--port=9"], {"SM_VLLM_PORT": "9"})
-    assert str(resolved.source(PORT)) == "--port, also environment SM_VLLM_PORT"
-
-
 def test_short_environment_names_win_over_long_and_foreign_ones() -> None:
     environ = {"HF_TOKEN": "hf_c", "SM_VLLM_HF_TOKEN": "hf_b", "SM_HF_TOKEN": "hf_a"}
     resolved = resolve(["demo"], environ)
@@ -203,7 +198,7 @@ def test_yaml_problems(text: str, sentence: str, tmp_path: Path) -> None:
 
 def test_missing_config_file(tmp_path: Path) -> None:
     path = tmp_path / "none.yaml"
-    assert problems_of([f"--config={path}"]) == [f"--config {path}: can't be read (No such file or directory)"]
+    assert problems_of([f"--config={path}"]) == [f"--config: the file {path} can't be read: No such file or directory"]
     assert problems_of(["demo", "--config", "a.yaml", "--config=b.yaml"])[0] == (
         "--config: is given twice (a.yaml and b.yaml); name one file"
     )
@@ -330,3 +325,36 @@ def test_a_word_behind_an_inline_key_is_not_shown_nor_taken_for_the_model(argv: 
     assert "--api-key=k1,k2" in problem
     assert resolve(["--api-key=sk-A", "--", "demo"], {}).config.model.model == "demo"
     assert resolve(["--hf-token=hf-A", "demo"], {}).config.model.model == "demo"
+
+
+def test_custom_code_without_the_switch_is_told_to_be_unused() -> None:
+    environ = {"CUSTOM_FASTAPI_PING_HANDLER": "model:ping", "CUSTOM_SCRIPT_FILENAME": "mine.py", "CUSTOM_PRE_PROCESS": ""}
+    warnings = resolve(["demo"], environ).warnings
+    assert len(warnings) == 2
+    for name, variable in (("custom-script", "CUSTOM_SCRIPT_FILENAME"), ("custom-ping-handler", "CUSTOM_FASTAPI_PING_HANDLER")):
+        (warning,) = [warning for warning in warnings if warning.startswith(f"--{name} is not used")]
+        assert "--enable-custom-handlers" in warning
+        assert f"environment {variable}" in warning
+    assert resolve(["demo", "--enable-custom-handlers"], environ).warnings == ()
+    assert resolve(["demo"], {"SAGEMAKER_MODEL_PATH": "/opt/ml/model"}).warnings == ()
+
+
+def test_the_variables_of_the_hosting_toolkit_are_options() -> None:
+    environ = {
+        "SAGEMAKER_ENABLE_STATEFUL_SESSIONS": "True",
+        "SAGEMAKER_SESSIONS_EXPIRATION": "60",
+        "SAGEMAKER_MODEL_PATH": "/models/one",
+        "CUSTOM_SCRIPT_FILENAME": "mine.py",
+        "CUSTOM_FASTAPI_PING_HANDLER": "model:a",
+        "CUSTOM_FASTAPI_INVOCATION_HANDLER": "/v1/completions",
+        "CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE": "model:b",
+        "CUSTOM_FASTAPI_MIDDLEWARE_PRE_POST_PROCESS": "model:c",
+        "CUSTOM_PRE_PROCESS": "model:d",
+        "CUSTOM_POST_PROCESS": "model:e",
+    }
+    config = resolve(["demo", "--enable-custom-handlers"], environ).config.sagemaker
+    assert config.enable_stateful_sessions
+    assert (config.sessions_expiration, config.custom_script_directory, config.custom_script) == (60, "/models/one", "mine.py")
+    assert (config.custom_ping_handler, config.custom_invocation_handler) == ("model:a", "/v1/completions")
+    assert (config.custom_throttle_middleware, config.custom_pre_post_process_middleware) == ("model:b", "model:c")
+    assert (config.custom_pre_process, config.custom_post_process) == ("model:d", "model:e")

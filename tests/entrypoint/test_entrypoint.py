@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import headway
 from headway.entrypoint.argv import server_arguments
-from headway.entrypoint.banner import banner
 from headway.entrypoint.environment import read_options
-from headway.entrypoint.model_source import find_model, model_in
-from headway.entrypoint.secrets import environment_for_server, key_warnings
+from headway.entrypoint.handover import environment_for_server
+from headway.entrypoint.model_source import find_model
+from headway.entrypoint.secrets import key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
 
-NOWHERE = Path("/nonexistent")
+NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
+SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is installed
+BODY_LIMIT = "--max-request-body-bytes=26214400"
 
 
 def arguments(words: list[str], environ: dict[str, str]) -> list[str]:
@@ -44,32 +47,28 @@ def test_environment_becomes_typed_flags(words: list[str]) -> None:
         "--max-num-seqs=8",
         "--host=0.0.0.0",
         "--port=8080",
+        BODY_LIMIT,
         "--disable-log-stats",
     ]
 
 
 def test_flags_win_over_the_environment_and_both_over_the_image() -> None:
     environ = {"SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": "81", "SM_VLLM_HOST": "::1"}
-    assert arguments(["serve", "--port", "82"], environ) == ["serve", "--model=demo", "--host=::1", "--port=82"]
+    assert arguments(["serve", "--port", "82"], environ) == ["serve", "--model=demo", "--host=::1", "--port=82", BODY_LIMIT]
     assert arguments(["other"], environ)[1] == "--model=other"
 
 
-def test_bind_port_of_the_platform() -> None:
-    environ = {"SM_VLLM_MODEL": "demo", "SAGEMAKER_BIND_TO_PORT": "9000"}
-    assert "--port=9000" in arguments([], environ)
-    assert "--port=81" in arguments([], environ | {"SM_VLLM_PORT": "81"})
-    with pytest.raises(ConfigError, match="environment SAGEMAKER_BIND_TO_PORT: expected a whole number from 1 to 65535, got 'x'"):
-        arguments([], environ | {"SAGEMAKER_BIND_TO_PORT": "x"})
-
-
-def test_the_config_file_stays_between_flags_and_environment(tmp_path: Path) -> None:
+def test_the_config_file_becomes_flags_between_those_of_the_command_line_and_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("model: demo\nport: 83\nmax-num-seqs: 5\n")
-    environ = {"SM_VLLM_CONFIG": str(path), "SM_VLLM_PORT": "84", "SM_VLLM_SEED": "3"}
-    made = arguments(["serve", "--max-num-seqs", "6"], environ)
-    assert made == ["serve", f"--config={path}", "--seed=3", "--max-num-seqs=6", "--host=0.0.0.0"]
-    config = resolve(made[1:], environ).config
-    assert (config.http.port, config.scheduler.max_num_seqs, config.model.model) == (83, 6, "demo")
+    path.write_text("model: demo\nport: 83\nmax-num-seqs: 5\nserved-model-name: null\n")
+    environ = {"SM_VLLM_CONFIG": str(path), "SM_VLLM_PORT": "84", "SM_VLLM_SEED": "3", "SM_SERVED_MODEL_NAME": "x"}
+    resolved = read_options(["serve", "--max-num-seqs", "6"], environ, NOWHERE)
+    made, child = server_arguments(resolved), environment_for_server(resolved, environ)
+    assert made == [
+        "serve", "--model=demo", "--served-model-name=[]", "--seed=3", "--max-num-seqs=6", "--host=0.0.0.0", "--port=83", BODY_LIMIT,
+    ]  # fmt: skip
+    assert child == {}
+    assert resolve(made[1:], child).config == resolved.config
 
 
 @given(
@@ -83,6 +82,7 @@ def test_the_config_file_stays_between_flags_and_environment(tmp_path: Path) -> 
             "SM_VLLM_OVERRIDE_GENERATION_CONFIG": st.sampled_from(["{}", '{"top_k": 3, "s": "--x \\n"}']),
             "SM_ENABLE_CHUNKED_PREFILL": st.sampled_from(["0", "yes", ""]),
             "VLLM_API_KEY": st.just("k1,k2"),
+            "HF_TOKEN": st.sampled_from(["hf", '"hf"', "\"'hf'\"", '"\\"hf\\""']),
         },
     ),
     words=st.lists(st.sampled_from(["--port=7", "--no-enable-prefix-caching", "--seed=9", "--api-key=cli"]), unique=True, max_size=3),
@@ -93,14 +93,6 @@ def test_the_server_understands_the_same(environ: dict[str, str], words: list[st
     made, child = server_arguments(resolved), environment_for_server(resolved, environ)
     assert resolve(made[1:], child).config == resolved.config
     assert not {"k1", "k2", "cli"} & {piece for word in made for piece in word.replace("=", ",").split(",")}
-
-
-def test_banner_masks_secrets_and_tells_sources() -> None:
-    text = banner(read_options([], {"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret"}, NOWHERE))
-    assert "model = demo   (environment SM_VLLM_MODEL)" in text
-    assert "port = 8080   (image default)" in text
-    assert "api-key = ***" in text
-    assert "s3cret" not in text
 
 
 def make(folder: Path, *names: str) -> Path:
@@ -114,38 +106,76 @@ def make(folder: Path, *names: str) -> Path:
     ("names", "found"),
     [
         (["config.json", "model.safetensors"], ""),
+        (["model.tar.gz", "code/inference.py"], "model.tar.gz"),
+        (["config.json", "model.safetensors", "backup.tar.gz"], ""),
         (["config.json", "model-00001-of-00002.safetensors", "code/inference.py"], ""),
         (["m.gguf"], "m.gguf"),
-        (["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"], "m-00001-of-00002.gguf"),
         (["inner/config.json", "inner/model.safetensors"], "inner"),
         (["inner/m.gguf", "code/x.py"], "inner/m.gguf"),
         (["code/inference.py", "code/requirements.txt"], None),
         (["config.json"], None),
-        (["a.gguf", "b.gguf"], None),
-        (["a/m.gguf", "b/m.gguf"], None),
         ([], None),
     ],
 )
 def test_a_directory_counts_if_it_holds_a_model(names: list[str], found: str | None, tmp_path: Path) -> None:
-    assert model_in(make(tmp_path, *names)) == (None if found is None else tmp_path / found)
+    search = find_model({}, make(tmp_path, *names))
+    assert search.model == (None if found is None else str(tmp_path / found))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a.gguf", "b.gguf"], "{} holds 2 GGUF files (a.gguf, b.gguf); name the one to serve"),
+        (["a/m.gguf", "b/m.gguf"], "{} holds 2 models (a, b); name one of them"),
+        (["a.tar.gz", "b.tar"], "{} holds 2 archives (a.tar.gz, b.tar); name the one to serve"),
+    ],
+)
+def test_another_model_is_not_served_in_place_of_several(names: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_options([], {"HF_MODEL_ID": "org/model"}, make(tmp_path, *names))
+    what = told.format(tmp_path)
+    assert caught.value.problems == [f"no model is found: SM_VLLM_MODEL is not set; {what}; or name another model with SM_VLLM_MODEL"]
+    assert read_options(["demo"], {}, tmp_path).config.model.model == "demo"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["code/inference.py", "model.py"], "holds code/, model.py but no model (needs config.json and *.safetensors, or one .gguf file)"),
+        ([], "is empty (needs config.json and *.safetensors, or one .gguf file)"),
+        (["config.json", "pytorch_model.bin"], "has its weights only as pytorch_model.bin: pickle files can run any code"),
+    ],
+)
+def test_what_was_looked_for_in_vain_is_told(names: list[str], told: str, tmp_path: Path) -> None:
+    make(tmp_path, *names)
+    with pytest.raises(ConfigError) as caught:
+        read_options([], {}, tmp_path)
+    [problem] = caught.value.problems
+    assert problem.startswith(f"no model is found: SM_VLLM_MODEL is not set; {tmp_path} {told}")
+    assert problem.endswith("; HF_MODEL_ID is not set; set one of the two (`demo` is a small model to try)")
+    # What was passed over stands in the banner.
+    source = find_model({"HF_MODEL_ID": "org/model"}, tmp_path).source
+    assert source.startswith(f"environment HF_MODEL_ID; {tmp_path} {told}" if names else "environment HF_MODEL_ID")
 
 
 def test_model_ladder(tmp_path: Path) -> None:
-    hub = {"HF_MODEL_ID": " org/model "}
-    assert find_model({}, tmp_path) is None
-    assert find_model(hub, tmp_path) == ("org/model", "environment HF_MODEL_ID")
+    hub = {"HF_MODEL_ID": ' "org/model" '}
+    assert find_model({}, NOWHERE).model is None
+    search = find_model(hub, tmp_path)
+    assert (search.model, search.source) == ("org/model", "environment HF_MODEL_ID")
     make(tmp_path, "m.gguf")
-    assert find_model(hub, tmp_path) == (str(tmp_path / "m.gguf"), f"directory {tmp_path}")
+    search = find_model(hub, tmp_path)
+    assert (search.model, search.source) == (str(tmp_path / "m.gguf"), f"directory {tmp_path}")
     assert read_options([], {"SM_VLLM_MODEL": "demo"} | hub, tmp_path).config.model.model == "demo"
     assert read_options([], {"SM_VLLM_MODEL": ""} | hub, NOWHERE).config.model.model == "org/model"
-    with pytest.raises(ConfigError, match="no model is given: name one"):
+    with pytest.raises(ConfigError, match=f"no model is found: .*; {NOWHERE} does not exist; HF_MODEL_ID is not set; "):
         read_options([], {}, NOWHERE)
 
 
 def entrypoint(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "headway.entrypoint", *words],
-        env={"PATH": "/usr/bin:/bin"} | environ,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": SOURCE} | environ,
         capture_output=True,
         text=True,
         timeout=60,
@@ -153,14 +183,14 @@ def entrypoint(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_real_entrypoint_execs_the_server_with_the_same_options() -> None:
+def test_the_real_entrypoint_shows_the_options_with_their_true_sources() -> None:
     done = entrypoint("serve", "--show-config", "--api-key", "s3cret", SM_VLLM_MODEL="demo", SM_VLLM_MAX_NUM_SEQS="8")
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert 'model: "demo" # --model, also environment SM_VLLM_MODEL' in lines
-    assert "max-num-seqs: 8 # --max-num-seqs, also environment SM_VLLM_MAX_NUM_SEQS" in lines
-    assert "port: 8080 # --port" in lines
-    assert '# api-key: ["***"] # environment SM_API_KEY' in lines
+    assert 'model: "demo" # environment SM_VLLM_MODEL' in lines
+    assert "max-num-seqs: 8 # environment SM_VLLM_MAX_NUM_SEQS" in lines
+    assert "port: 8080 # image default" in lines
+    assert '# api-key: ["***"] # --api-key' in lines
     assert "s3cret" not in done.stdout + done.stderr
     assert done.stderr.startswith("headway ")
 
@@ -171,14 +201,21 @@ def test_the_real_entrypoint_refuses_bad_options() -> None:
     assert done.stderr == "headway: error: environment SM_VLLM_PROT: unknown option; did you mean SM_VLLM_PORT?\n"
 
 
-def test_a_secret_flag_that_a_config_file_would_override_is_refused(tmp_path: Path) -> None:
+def test_a_secret_flag_wins_over_the_config_file_and_a_null_there_over_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("api-key: k")
-    done = entrypoint("serve", "demo", "--config", str(path), "--api-key", "other")
+    path.write_text("api-key: k\nhf-token: null\n")
+    environ = {"SM_VLLM_MODEL": "demo", "HF_TOKEN": "t", "SM_VLLM_API_KEY": "e"}
+    resolved = read_options(["--config", str(path), "--api-key", "other"], environ, NOWHERE)
+    assert environment_for_server(resolved, environ) == {"VLLM_API_KEY": "other"}
+    assert environment_for_server(read_options([f"--config={path}"], environ, NOWHERE), environ) == {"VLLM_API_KEY": "k"}
+
+
+def test_options_that_no_command_line_can_hold_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text('revision: "\\ud800"\n')
+    done = entrypoint("demo", "--config", str(path))
     assert done.returncode == 2
-    assert done.stderr == (
-        f"headway: error: --api-key: the --config file {path} sets it too; a secret flag can't win over that, leave one of them out\n"
-    )
+    assert done.stderr.splitlines()[-1].startswith("headway: error: the server can't be started with these options: ")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +243,7 @@ def test_a_key_that_sagemaker_would_not_pass_on(
 def test_the_real_entrypoint_warns_of_it() -> None:
     done = entrypoint("serve", "--show-config", SM_VLLM_MODEL="demo", SM_VLLM_API_KEY="s3cret", SAGEMAKER_REGION="r")
     assert done.returncode == 0
-    assert done.stderr.startswith("headway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)")
+    assert "\nheadway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)" in done.stderr
 
 
 def test_help_needs_no_model() -> None:

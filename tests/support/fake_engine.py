@@ -36,6 +36,7 @@ class FakeEngine:
     - ``text`` may be a function of the request; ``is_endless`` repeats it until max_tokens.
     - ``is_bursty``: whatever follows the first delta has arrived with it, as after a reader was held up.
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
+    - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
     - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
       "refused" can't be loaded, for the reason in the file.
     - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
@@ -57,6 +58,8 @@ class FakeEngine:
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
         self.max_open: int | None = None
+        self.retry_after_s = 3
+        self.on_admit: Callable[[], None] = lambda: None
         self.adapters: dict[int, AdapterRef] = {}
         self.max_adapters = 4
         self.adapter_gate = asyncio.Event()
@@ -78,12 +81,13 @@ class FakeEngine:
     def generate(self, request: GenerateRequest) -> FakeStream:
         self._check_alive()
         if self.max_open is not None and len(self.open_ids) >= self.max_open:
-            raise QueueFull("The queue is full: try again later.", 3)
+            raise QueueFull("The queue is full: try again later.", self.retry_after_s)
         assert request.request_id not in self.open_ids, "request ids must be unique"
         assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
         self.requests.append(request)
         self.open_adapters[request.request_id] = request.adapter_id
         self.open_ids.add(request.request_id)
+        self.on_admit()
         return FakeStream(self, request)
 
     async def load_adapter(self, adapter: AdapterRef) -> None:

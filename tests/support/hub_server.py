@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": name, "size": len(files[name]), "oid": _etag(files[name])} for name in files]
             return self._answer(200, json.dumps(entries).encode())
         if is_api:
-            info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+            info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name, "size": len(files[name])} for name in files]}
             return self._answer(200, json.dumps(info).encode())
         content = files["/".join(rest[2:])]
         return self._answer(200, content, {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": COMMIT})

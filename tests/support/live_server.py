@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -22,9 +23,9 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """A running `headway serve`. Use as a context manager; ``log()`` is all it printed."""
+    """A running `headway serve`. Use as a context manager; ``log()`` is all it printed. ``prefix`` is a command that runs it."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, command: str = "serve") -> None:
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, command: str = "serve", prefix: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = tempfile.NamedTemporaryFile(prefix="headway-test-", suffix=".log", delete=False)  # noqa: SIM115
@@ -33,7 +34,7 @@ class LiveServer:
         if command == "entrypoint":
             environment |= {"SM_VLLM_HOST": "127.0.0.1", "SM_VLLM_PORT": str(self.port)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "headway.server.cli", command, *arguments, *network],
+            [*prefix, sys.executable, "-m", "headway.server.cli", command, *arguments, *network],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             env=environment,

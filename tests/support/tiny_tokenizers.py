@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
@@ -24,6 +27,15 @@ def byte_level_backend() -> Backend:
 
 def byte_level_tokenizer() -> Tokenizer:
     return Tokenizer(byte_level_backend(), special_tokens={"bos_token": "<bos>", "eos_token": "<eos>"})
+
+
+def write_gpt2_tokenizer(directory: Path) -> None:
+    """The byte-level one in files that only transformers reads, with `<|endoftext|>` as token 263."""
+    model = json.loads(byte_level_backend().to_str())["model"]
+    (directory / "vocab.json").write_text(json.dumps(model["vocab"] | {"<|endoftext|>": 263}))
+    (directory / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in model["merges"]) + "\n")
+    (directory / "config.json").write_text('{"model_type": "gpt2"}')
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
 
 
 def sentencepiece_tokenizer() -> Tokenizer:

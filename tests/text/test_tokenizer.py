@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from demo_model import demo_files
-from tiny_tokenizers import byte_level_backend
+from tiny_tokenizers import byte_level_backend, write_gpt2_tokenizer
 
 from headway.server.errors import ModelSourceError, RequestError
 from headway.server.source.files import ModelFiles
@@ -136,12 +136,7 @@ def test_where_chat_templates_come_from(model_directory: Path) -> None:
 def test_what_only_transformers_can_read_is_converted_once(tmp_path: Path) -> None:
     from transformers import GPT2Tokenizer
 
-    backend = byte_level_backend()
-    model = json.loads(backend.to_str())["model"]
-    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"] | {"<|endoftext|>": 263}))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in model["merges"]) + "\n")
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    write_gpt2_tokenizer(tmp_path)
     lines: list[str] = []
     files = ModelFiles("safetensors", tmp_path, None, "m")
     for _ in range(2):

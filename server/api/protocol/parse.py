@@ -16,15 +16,17 @@ from headway.server.errors import RequestError
 
 _Model = TypeVar("_Model", bound=RequestModel)
 _MAX_SHOWN = 80
+# Five million empty lists in 16 MiB take 0.75 s to parse, in which nothing else of this process runs, and seconds more when the
+# garbage collector walks them. No context holds a text with as many brackets as this.
+MAX_CONTAINERS = 2**20
 
 
-def parse_object(body: bytes, content_type: str | None) -> dict[str, Any]:
-    """The JSON object in a body. A missing content type is taken for JSON (SageMaker leaves it out). Raises RequestError."""
-    kind = (content_type or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise RequestError(f"The body's content type is {shortened(kind)}; send it with `Content-Type: application/json`.")
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises RequestError."""
     if not body.strip():
         raise RequestError("The body is empty; send a JSON object.")
+    if len(body) > MAX_CONTAINERS and body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        raise RequestError(f"The body has more than {MAX_CONTAINERS} brackets and braces; send less at a time.")
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:

@@ -1,18 +1,18 @@
-"""A request's body as a validated model."""
+"""A request's body: read, parsed, and understood as the caller says."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from headway.server.api.deps import state_of
-from headway.server.api.errors import ClientDisconnected
-from headway.server.api.protocol.base import RequestModel
-from headway.server.api.protocol.parse import parse_object, parse_request
-from headway.server.api.sagemaker.adapter_header import with_adapter
+from headway.server.api.errors import ClientDisconnected, UnsupportedMediaType
+from headway.server.api.media import JSON, decoded, is_json, kind_of
+from headway.server.api.off_loop import in_parser
+from headway.server.api.protocol.parse import parse_object, shortened
 
-_Model = TypeVar("_Model", bound=RequestModel)
+_T = TypeVar("_T")
 
 
 async def read_body(http: Request) -> bytes:
@@ -23,11 +23,15 @@ async def read_body(http: Request) -> bytes:
         raise ClientDisconnected("The client left while it sent its request.") from error
 
 
-async def read_fields(http: Request) -> dict[str, object]:
-    """The body's JSON object, its model the adapter's that SageMaker's header may name. Raises RequestError, and as ``read_body`` does."""
-    fields = parse_object(await read_body(http), http.headers.get("content-type"))
-    return with_adapter(state_of(http), http.headers, fields)
+async def read_request(http: Request, understand: Callable[[dict[str, Any]], _T]) -> _T:
+    """What ``understand`` makes of the body's JSON object.
 
-
-async def read_request(http: Request, model: type[_Model]) -> _Model:
-    return parse_request(model, await read_fields(http))
+    Raises its errors, RequestError, UnsupportedMediaType, BodyTooLarge, ClientDisconnected.
+    """
+    content_type = http.headers.get("content-type")
+    kind = kind_of(content_type)
+    if not is_json(kind):
+        raise UnsupportedMediaType(f"The body's content type is {shortened(kind)}; send it with `Content-Type: {JSON}`.")
+    body = await read_body(http)
+    # In one go: a large body that is refused is gone before the next one is parsed.
+    return await in_parser(len(body), lambda: understand(parse_object(decoded(body, content_type))))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.deps import state_of
 from headway.server.api.protocol.adapters import LoadLoraAdapterRequest, UnloadLoraAdapterRequest
-from headway.server.api.protocol.base import RequestModel
-from headway.server.api.protocol.parse import parse_object, parse_request
-from headway.server.api.routes.body import read_body
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.routes.body import read_request
 from headway.server.errors import RequestError
-
-_Model = TypeVar("_Model", bound=RequestModel)
 
 
 async def load(http: Request) -> Response:
     adapters = _adapters(http)
-    request = await _read(http, LoadLoraAdapterRequest)
+    request = await read_request(http, lambda fields: parse_request(LoadLoraAdapterRequest, fields))
     name, path = request.lora_name, request.lora_path
     if request.load_inplace and adapters.find(name):
         await adapters.update(name, src=path, preload=True, pin=None, param="lora_path")
@@ -31,13 +26,9 @@ async def load(http: Request) -> Response:
 
 async def unload(http: Request) -> Response:
     adapters = _adapters(http)
-    request = await _read(http, UnloadLoraAdapterRequest)
+    request = await read_request(http, lambda fields: parse_request(UnloadLoraAdapterRequest, fields))
     await adapters.unregister(request.lora_name)
     return PlainTextResponse(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
-
-
-async def _read(http: Request, model: type[_Model]) -> _Model:
-    return parse_request(model, parse_object(await read_body(http), http.headers.get("content-type")))
 
 
 def _adapters(http: Request) -> AdapterRegistry:

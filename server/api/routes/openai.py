@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions and /v1/completions; GET /v1/models."""
+"""POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize; GET /v1/models."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from starlette.responses import JSONResponse, Response
 
 from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel, state_of
-from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.protocol.completion import CompletionRequest
-from headway.server.api.routes.body import read_request
-from headway.server.api.serving.answer import Call
-from headway.server.api.serving.chat import chat_completion
-from headway.server.api.serving.completion import completion
+from headway.server.api.routes.answers import answer_to
+from headway.server.api.serving.operations import CHAT, COMPLETION, DETOKENIZE, TOKENIZE
 
 
 async def create_chat_completion(http: Request) -> Response:
-    request = await read_request(http, ChatCompletionRequest)
-    return await chat_completion(state_of(http), Call.of(http, request), request)
+    return await answer_to(http, CHAT)
 
 
 async def create_completion(http: Request) -> Response:
-    request = await read_request(http, CompletionRequest)
-    return await completion(state_of(http), Call.of(http, request), request)
+    return await answer_to(http, COMPLETION)
+
+
+async def tokenize(http: Request) -> Response:
+    return await answer_to(http, TOKENIZE)
+
+
+async def detokenize(http: Request) -> Response:
+    return await answer_to(http, DETOKENIZE)
 
 
 async def list_models(http: Request) -> Response:

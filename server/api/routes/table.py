@@ -1,4 +1,4 @@
-"""All routes of the server in one table."""
+"""All routes of the server in one place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from headway.server.api.protocol.adapters import (
     LoadLoraAdapterRequest,
@@ -18,8 +19,8 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes import lora, openai, probes, tokens
-from headway.server.api.sagemaker import adapters, invocations, ping
+from headway.server.api.routes import lora, openai, probes
+from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,12 @@ class Route:
     bodies: tuple[type[RequestModel], ...] = ()
 
 
+INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+
 ROUTES = (
     Route("GET POST HEAD", "/ping", ping.ping, "SageMaker's health check"),
-    Route("POST", "/invocations", invocations.invoke, "A chat or a completion", (ChatCompletionRequest, CompletionRequest)),
+    Route("POST", "/invocations", invocations.invoke, "A request of any shape, or JSON lines of several", INVOCATION_BODIES),
+    Route("GET", "/execution-parameters", execution.show_execution_parameters, "How a batch transform job should send its records"),
     Route("POST", "/adapters", adapters.register, "Register a LoRA adapter", (RegisterAdapterRequest,)),
     Route("GET", "/adapters", adapters.list_all, "The registered adapters"),
     Route("GET", "/adapters/{name}", adapters.describe, "One registered adapter"),
@@ -47,14 +51,16 @@ ROUTES = (
     Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", (CompletionRequest,)),
     Route("GET", "/v1/models", openai.list_models, "The served model's names"),
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model"),
-    Route("POST", "/tokenize", tokens.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
-    Route("POST", "/detokenize", tokens.detokenize, "Text of token ids", (DetokenizeRequest,)),
+    Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
+    Route("POST", "/detokenize", openai.detokenize, "Text of token ids", (DetokenizeRequest,)),
     Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
     Route("GET", "/version", probes.show_version, "This server's version"),
     Route("GET", "/load", probes.show_load, "Generation requests that are being answered"),
     Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics"),
     Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it"),
 )
+
+WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 
 
 def template_of(path: str) -> str:

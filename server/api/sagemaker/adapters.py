@@ -11,8 +11,8 @@ from headway.server.api.adapters import Adapter, AdapterRegistry
 from headway.server.api.deps import state_of
 from headway.server.api.protocol.adapters import RegisterAdapterRequest, UpdateAdapterRequest
 from headway.server.api.protocol.base import RequestModel
-from headway.server.api.protocol.parse import parse_object, parse_request
-from headway.server.api.routes.body import read_body
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.routes.body import read_body, read_request
 from headway.server.errors import RequestError
 
 # The name by which the caller of the platform knows an adapter whose own name the platform made up.
@@ -68,8 +68,9 @@ def ready_adapters(http: Request) -> AdapterRegistry:
 
 async def _read(http: Request, model: type[_Model]) -> _Model:
     """From the body, or from the query where there is no body: LMI's form."""
-    body = await read_body(http)
-    return parse_request(model, parse_object(body, http.headers.get("content-type")) if body else dict(http.query_params))
+    if not await read_body(http):
+        return parse_request(model, dict(http.query_params))
+    return await read_request(http, lambda fields: parse_request(model, fields))
 
 
 def _status(http: Request, name: str, what: str) -> Response:

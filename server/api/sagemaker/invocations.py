@@ -1,41 +1,29 @@
-"""POST /invocations: a chat or a completion, told apart by what the body holds."""
+"""POST /invocations: one request of any shape, or JSON lines of several."""
 
 from __future__ import annotations
-
-import re
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headway.server.api.deps import state_of
-from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.protocol.completion import CompletionRequest
-from headway.server.api.protocol.parse import parse_request
-from headway.server.api.routes.body import read_fields
-from headway.server.api.serving.answer import Call
-from headway.server.api.serving.chat import chat_completion
-from headway.server.api.serving.completion import completion
-from headway.server.errors import RequestError
+from headway.server.api.media import JSON, JSON_LINES, chosen, kind_of
+from headway.server.api.routes.answers import call_of, respond
+from headway.server.api.routes.body import read_request
+from headway.server.api.sagemaker.attributes import echoed
+from headway.server.api.sagemaker.batch import answer_lines
+from headway.server.api.sagemaker.understand import understand
+from headway.server.api.stream import EVENTS, json_lines
 
-CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
-_VISIBLE_ASCII = re.compile(r"[\x20-\x7e]{1,1024}")
+# Clients that can't say what they accept write application/json on streams too (OpenAI's does), so that means events there.
+_STREAMS = (EVENTS.media_type, *JSON_LINES, JSON)
+_WHOLE = (JSON, *JSON_LINES)  # an answer is one line
 
 
 async def invoke(http: Request) -> Response:
-    state = state_of(http)
-    fields = await read_fields(http)
-    if "messages" in fields and "prompt" in fields:
-        raise RequestError("The body holds both messages (a chat) and prompt (a completion); send one of them.", "messages")
-    if "messages" in fields:
-        chat = parse_request(ChatCompletionRequest, fields)
-        return await chat_completion(state, Call.of(http, chat, _echoed_headers(http)), chat)
-    if "prompt" in fields:
-        plain = parse_request(CompletionRequest, fields)
-        return await completion(state, Call.of(http, plain, _echoed_headers(http)), plain)
-    raise RequestError("The body needs messages (for a chat) or prompt (for a completion).", "messages")
-
-
-def _echoed_headers(http: Request) -> dict[str, str]:
-    """What SageMaker's caller expects to get back as it was."""
-    attributes = http.headers.get(CUSTOM_ATTRIBUTES)
-    return {CUSTOM_ATTRIBUTES: attributes} if attributes and _VISIBLE_ASCII.fullmatch(attributes) else {}
+    if kind_of(http.headers.get("content-type")) in JSON_LINES:
+        return await answer_lines(http)
+    invocation = await read_request(http, lambda fields: understand(http.headers, fields))
+    media_type = chosen(http.headers.get("accept"), _STREAMS if invocation.is_stream else _WHOLE)
+    framing = json_lines(media_type) if media_type in JSON_LINES else EVENTS
+    answer = await invocation.open(state_of(http), await call_of(http))
+    return await respond(http, answer, headers=echoed(http.headers), framing=framing, media_type=media_type)

@@ -1,89 +1,125 @@
-"""From an open Generation to the answer: whole or streamed, in the shape that a family's format gives it."""
+"""From an open Generation to the answer: whole or streamed, in the shape that a family's format gives it. Knows no transport."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
 
-from headway.server.api.deps import AppState, client_request_id_of, request_id_of
-from headway.server.api.disconnect import while_connected
+from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
-from headway.server.api.sse import EventStream
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the HTTP side tells about a generation request. ``arrival`` is time.time()."""
+    """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time().
 
-    http: Request
+    ``adapter``: the name of one that was asked for beside the body; it goes before the body's model.
+    """
+
     request_id: str
-    arrival: float
-    response_headers: Mapping[str, str]
+    is_id_given: bool  # by the client, beside the body
+    num_bytes: int
+    adapter: str | None = None
+    arrival: float = field(default_factory=time.time)
 
-    @classmethod
-    def of(cls, http: Request, request: GenerationFields, response_headers: Mapping[str, str] | None = None) -> Call:
+    def id_of(self, request: GenerationFields) -> str:
         """The client's X-Request-Id goes before the body's request_id, and that before a fresh one."""
-        request_id = client_request_id_of(http) or request.request_id or request_id_of(http)
-        return cls(http, request_id, time.time(), response_headers or {})
+        return self.request_id if self.is_id_given else request.request_id or self.request_id
+
+
+class Answer(Protocol):
+    """The answer to one request. Whoever has it takes ``chunks`` if it is a stream, else ``whole``, once; and ``aclose`` in any case."""
+
+    @property
+    def is_stream(self) -> bool: ...
+
+    async def whole(self) -> bytes:
+        """JSON. Raises GenerationFailed, EngineDead, ServerDraining, as ``chunks`` does."""
+        ...
+
+    def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        """JSON chunks, as soon as there are some."""
+        ...
+
+    async def aclose(self) -> None:
+        """Ends work that is under way; safe to repeat."""
+        ...
 
 
 class AnswerFormat(Protocol):
     """How one family writes answers."""
 
-    def events(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
-        """Framed events for a piece of a choice; empty where there is nothing to tell."""
+    def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
+        """Chunks for a piece of a choice; none where there is nothing to tell."""
         ...
 
-    def usage_event(self, usage: Usage) -> bytes: ...
+    def usage_chunk(self, usage: Usage) -> bytes: ...
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
         """The whole answer, of whole choices in order."""
         ...
 
 
-async def answer(state: AppState, call: Call, request: GenerationFields, generation: Generation, form: AnswerFormat) -> Response:
-    """Sees to it that ``generation`` is closed: now, or with the end of the stream."""
-    if request.stream:
-        force = state.config.http.enable_force_include_usage
-        return EventStream(_events(request, generation, form, force_usage=force), generation.aclose, call.response_headers)
-    try:
-        body = await while_connected(call.http.receive, _whole(generation, form))
-    finally:
-        await generation.aclose()
-    return Response(msgspec.json.encode(body), headers=dict(call.response_headers), media_type="application/json")
+class GeneratedAnswer:
+    """See Answer. Closes ``generation``."""
+
+    def __init__(self, state: AppState, request: GenerationFields, generation: Generation, form: AnswerFormat) -> None:
+        self._forces_usage = state.config.http.enable_force_include_usage
+        self._request = request
+        self._generation = generation
+        self._form = form
+
+    @property
+    def is_stream(self) -> bool:
+        return self._request.stream
+
+    async def whole(self) -> bytes:
+        whole: dict[int, ChoiceDelta] = {}
+        async with aclosing(self._generation.batches()) as batches:
+            async for batch in batches:
+                for delta in batch:
+                    if (so_far := whole.get(delta.index)) is None:
+                        whole[delta.index] = delta
+                    else:
+                        so_far.extend(delta)
+        return msgspec.json.encode(self._form.body([whole[index] for index in sorted(whole)], self._generation.usage()))
+
+    async def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        options = self._request.stream_options
+        has_usage = self._forces_usage or (options is not None and options.include_usage)
+        is_continuous = self._forces_usage or (options is not None and options.include_usage and options.continuous_usage_stats)
+        async with aclosing(self._generation.batches()) as batches:
+            async for batch in batches:
+                usage = self._generation.usage() if is_continuous else None
+                if chunks := [chunk for delta in batch for chunk in self._form.chunks(delta, usage)]:
+                    yield chunks
+        if has_usage:
+            yield [self._form.usage_chunk(self._generation.usage())]
+
+    async def aclose(self) -> None:
+        await self._generation.aclose()
 
 
-async def _whole(generation: Generation, form: AnswerFormat) -> dict[str, Any]:
-    whole: dict[int, ChoiceDelta] = {}
-    async with aclosing(generation.batches()) as batches:
-        async for batch in batches:
-            for delta in batch:
-                if (so_far := whole.get(delta.index)) is None:
-                    whole[delta.index] = delta
-                else:
-                    so_far.extend(delta)
-    return form.body([whole[index] for index in sorted(whole)], generation.usage())
+class FinishedAnswer:
+    """See Answer: one that is there already."""
 
+    is_stream = False
 
-async def _events(
-    request: GenerationFields, generation: Generation, form: AnswerFormat, *, force_usage: bool
-) -> AsyncGenerator[bytes, None]:
-    options = request.stream_options
-    has_usage = force_usage or (options is not None and options.include_usage)
-    is_continuous = force_usage or (options is not None and options.include_usage and options.continuous_usage_stats)
-    async with aclosing(generation.batches()) as batches:
-        async for batch in batches:
-            usage = generation.usage() if is_continuous else None
-            if events := b"".join([form.events(delta, usage) for delta in batch]):
-                yield events
-    if has_usage:
-        yield form.usage_event(generation.usage())
+    def __init__(self, body: dict[str, Any]) -> None:
+        self._body = msgspec.json.encode(body)
+
+    async def whole(self) -> bytes:
+        return self._body
+
+    def chunks(self) -> AsyncGenerator[list[bytes], None]:
+        raise AssertionError("a finished answer is no stream")
+
+    async def aclose(self) -> None:
+        pass

@@ -5,27 +5,26 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from starlette.responses import Response
-
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.serving.answer import Call, answer
+from headway.server.api.serving.answer import Answer, Call, GeneratedAnswer
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off_loop
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
 
 
-async def chat_completion(state: AppState, call: Call, request: ChatCompletionRequest) -> Response:
+async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
-    adapter = state.adapter_of(request.model)
-    prompt = await off_loop(call.http, lambda: _prompt(model, request))
-    public_id = f"chatcmpl-{call.request_id}"
+    adapter = state.adapter_of(request.model, call.adapter)
+    prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
+    public_id = f"chatcmpl-{call.id_of(request)}"
     form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
     generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter)
-    return await answer(state, call, request, generation, form)
+    return GeneratedAnswer(state, request, generation, form)
 
 
 def _prompt(model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
@@ -57,33 +56,35 @@ class _ChatFormat:
         self._writer = ChunkWriter("chat.completion.chunk", public_id, self._created, name)
         self._begun: set[int] = set()
 
-    def events(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
-        first = b""
+    def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
+        chunks = []
         if delta.index not in self._begun:
             self._begun.add(delta.index)
-            first = self._first_event(delta, usage)
+            chunks.append(self._first_chunk(delta, usage))
         logprobs = self._logprobs.chat(delta.logprobs) if delta.logprobs else None
         extra = {"token_ids": delta.token_ids} if self._request.return_token_ids else None
-        if not (delta.text or logprobs or extra or delta.finish_reason):
-            return first
-        content = b'"delta":{"content":' + encode(delta.text) + b"}" if delta.text or not delta.finish_reason else b'"delta":{}'
-        return first + self._writer.choice(
-            delta.index,
-            content,
-            logprobs=logprobs,
-            finish_reason=delta.finish_reason,
-            stop_reason=delta.stop_reason,
-            extra=extra,
-            usage=usage,
-        )
+        if delta.text or logprobs or extra or delta.finish_reason:
+            content = b'"delta":{"content":' + encode(delta.text) + b"}" if delta.text or not delta.finish_reason else b'"delta":{}'
+            chunks.append(
+                self._writer.choice(
+                    delta.index,
+                    content,
+                    logprobs=logprobs,
+                    finish_reason=delta.finish_reason,
+                    stop_reason=delta.stop_reason,
+                    extra=extra,
+                    usage=usage,
+                )
+            )
+        return chunks
 
-    def _first_event(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
+    def _first_chunk(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
         """The role; it goes with the first token, so that time to first token means what it says."""
         content = b'"delta":' + encode({"role": self._role, "content": self._echoed})
         extra = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else None
         return self._writer.choice(delta.index, content, logprobs=None, finish_reason=None, stop_reason=None, extra=extra, usage=usage)
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def usage_chunk(self, usage: Usage) -> bytes:
         return self._writer.usage(usage)
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:

@@ -12,11 +12,11 @@ encode = msgspec.json.Encoder().encode
 
 
 class ChunkWriter:
-    """Frames chunks of one stream: ``data: {id, object, created, model, choices: [..]}``."""
+    """Writes the chunks of one stream: ``{id, object, created, model, choices: [..]}``."""
 
     def __init__(self, kind: str, public_id: str, created: int, model_name: str) -> None:
         head = encode({"id": public_id, "object": kind, "created": created, "model": model_name})
-        self._start = b"data: " + head[:-1] + b',"choices":['
+        self._start = head[:-1] + b',"choices":['
 
     def choice(
         self,
@@ -29,7 +29,7 @@ class ChunkWriter:
         extra: dict[str, Any] | None = None,
         usage: Usage | None = None,
     ) -> bytes:
-        """One event. ``content`` is the encoded member that carries the text, ``extra`` further members of the choice."""
+        """One chunk. ``content`` is the encoded member that carries the text, ``extra`` further members of the choice."""
         parts = [self._start, b'{"index":%d,' % index, content, b',"logprobs":', encode(logprobs) if logprobs else b"null"]
         if finish_reason is None:
             parts.append(b',"finish_reason":null')
@@ -40,9 +40,9 @@ class ChunkWriter:
         parts.append(b"}]")
         if usage is not None:
             parts += (b',"usage":', encode(usage.as_dict()))
-        parts.append(b"}\n\n")
+        parts.append(b"}")
         return b"".join(parts)
 
     def usage(self, usage: Usage) -> bytes:
-        """The event behind the last choice."""
-        return b"".join((self._start, b'],"usage":', encode(usage.as_dict()), b"}\n\n"))
+        """The chunk behind the last choice."""
+        return b"".join((self._start, b'],"usage":', encode(usage.as_dict()), b"}"))

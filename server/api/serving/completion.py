@@ -5,28 +5,27 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from starlette.responses import Response
-
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.completion import CompletionRequest
-from headway.server.api.serving.answer import Call, answer
+from headway.server.api.serving.answer import Answer, Call, GeneratedAnswer
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, off_loop
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
 from headway.server.types import TokenLogprobs
 
 
-async def completion(state: AppState, call: Call, request: CompletionRequest) -> Response:
+async def open_completion(state: AppState, call: Call, request: CompletionRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
-    adapter = state.adapter_of(request.model)
-    prompts = await off_loop(call.http, lambda: _prompts(model, request))
-    public_id = f"cmpl-{call.request_id}"
+    adapter = state.adapter_of(request.model, call.adapter)
+    prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
+    public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
     generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter)
-    return await answer(state, call, request, generation, form)
+    return GeneratedAnswer(state, request, generation, form)
 
 
 def _prompts(model: ServedModel, request: CompletionRequest) -> list[EncodedPrompt]:
@@ -57,13 +56,13 @@ class _CompletionFormat:
         self._writer = ChunkWriter("text_completion", public_id, self._created, name)
         self._offsets: dict[int, int] = {}  # choice that has begun -> characters of its tokens so far
 
-    def events(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
+    def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
         is_first = delta.index not in self._offsets
         text, logprobs = self._text_and_logprobs(delta, is_first)
         extra = self._ids(delta, is_first) if self._request.return_token_ids else None
         if not (text or logprobs or extra or delta.finish_reason):
-            return b""
-        return self._writer.choice(
+            return []
+        chunk = self._writer.choice(
             delta.index,
             b'"text":' + encode(text),
             logprobs=logprobs,
@@ -72,8 +71,9 @@ class _CompletionFormat:
             extra=extra,
             usage=usage,
         )
+        return [chunk]
 
-    def usage_event(self, usage: Usage) -> bytes:
+    def usage_chunk(self, usage: Usage) -> bytes:
         return self._writer.usage(usage)
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:

@@ -1,25 +1,17 @@
-"""Prompts as token ids: rendered, tokenised and measured, away from the event loop where that takes long."""
+"""Prompts as token ids: tokenised and measured."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from starlette.requests import Request
 
 from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.parse import shortened
 from headway.server.errors import RequestError
 
-# Tokenising takes about 1 us a token: a body of up to this many bytes costs the event loop less than a thread's hand-over twice.
-_MAX_INLINE_BYTES = 4000
 # A text of more characters per token of context than this is measured by its beginning first.
 _LIKELY_CHARS_PER_TOKEN = 16
 _SLACK_TOKENS = 16
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +20,6 @@ class EncodedPrompt:
 
     token_ids: list[int]
     text: str | None
-
-
-async def off_loop(http: Request, work: Callable[[], _T]) -> _T:
-    """``work``'s result, out of a thread if the request, whose body has been read, brings much to do: in texts, ids, tools or keys."""
-    return work() if len(await http.body()) <= _MAX_INLINE_BYTES else await asyncio.to_thread(work)
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:

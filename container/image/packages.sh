@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Installs the locked Python packages into /opt/headway. Wheels in the build context's wheels/ folder come first, so that the image
+# builds where only some packages can be had from an index. Reads VARIANT and TORCH_INDEX_URL.
+set -euo pipefail
+image=/mnt/container/image
+pip=(/opt/headway/bin/pip)
+find_links=()
+if compgen -G '/mnt/wheels/*.whl' >/dev/null; then find_links=(--find-links /mnt/wheels); fi
+
+# torch alone: its CPU build has an index of its own, and nothing else may come from there.
+torch=$(grep '^torch==' "$image/lock.txt")
+case "$VARIANT" in
+cpu) index=https://download.pytorch.org/whl/cpu wheel=$(find /mnt/wheels -name 'torch-*+cpu-*.whl' 2>/dev/null | head -1) ;;
+cuda) index='' wheel=$(find /mnt/wheels -name 'torch-*.whl' ! -name '*+cpu-*' 2>/dev/null | head -1) ;;
+esac
+[ "$TORCH_INDEX_URL" = auto ] || index=$TORCH_INDEX_URL
+"${pip[@]}" install -q --no-deps --no-compile ${index:+--index-url "$index"} "${wheel:-$torch}"
+# The lock has every package of the CPU variant; what the CUDA build of torch needs beside them, torch itself names exactly.
+"${pip[@]}" install -q --no-compile "${find_links[@]}" -r "$image/lock.txt"
+"${pip[@]}" check
+
+# Parts that no server runs: C++ headers, tests of other projects. 90 MB of torch alone.
+site=$(echo /opt/headway/lib/python3.*/site-packages)
+rm -rf "$site"/torch/include "$site"/torch/test "$site"/torch/share/cmake
+find "$site"/torch/bin -type f ! -name torch_shm_manager -delete  # torch looks for that one when it is imported
+find "$site" -depth -type d \( -name tests -o -name test \) \
+    \( -path '*/numpy/*' -o -path '*/sympy/*' -o -path '*/networkx/*' -o -path '*/mpmath/*' -o -path '*/pandas/*' \) -exec rm -rf {} +
+find "$site" -name '*.a' -delete
+# As in application.sh.
+PYTHONHASHSEED=0 /opt/headway/bin/python -m compileall -q -f --invalidation-mode unchecked-hash "$site" >/dev/null || true

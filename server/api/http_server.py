@@ -1,0 +1,37 @@
+"""How uvicorn serves the application."""
+
+from __future__ import annotations
+
+import uvicorn
+from fastapi import FastAPI
+
+from headway.server.api.http_protocol import LimitedHttpToolsProtocol
+from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
+from headway.server.config.http import HttpConfig
+
+# Answers that are complete still have to reach their sockets.
+_FLUSH_S = 2
+# SageMaker pings a WebSocket every 60 s and gives up after five: ours only clear away clients that have vanished without a word.
+_PING_INTERVAL_S, _PING_TIMEOUT_S = 300.0, 60.0
+
+
+def uvicorn_config(app: FastAPI, http: HttpConfig) -> uvicorn.Config:
+    """For a server that runs on the caller's event loop and with its logging."""
+    return uvicorn.Config(
+        app,
+        http=LimitedHttpToolsProtocol,
+        loop="none",
+        log_config=None,
+        log_level=http.uvicorn_log_level,
+        access_log=not http.disable_uvicorn_access_log,
+        root_path=http.root_path,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_FLUSH_S,
+        backlog=2048,
+        ws=LimitedWebSocketProtocol,
+        ws_max_size=http.max_request_body_bytes,
+        ws_ping_interval=_PING_INTERVAL_S,
+        ws_ping_timeout=_PING_TIMEOUT_S,
+        ws_per_message_deflate=False,  # costs the event loop more than a chunk of 200 bytes saves
+    )

@@ -1,0 +1,53 @@
+"""From an HTTP request to an operation's answer, and from that to the HTTP response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from headway.server.api.deps import client_request_id_of, request_id_of, state_of
+from headway.server.api.disconnect import while_connected
+from headway.server.api.media import JSON
+from headway.server.api.protocol.base import RequestModel
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.routes.body import read_request
+from headway.server.api.sagemaker.attributes import asked_adapter
+from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.operations import Operation
+from headway.server.api.stream import EVENTS, ChunkStream, Framing
+
+_Model = TypeVar("_Model", bound=RequestModel)
+
+
+async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
+    """The whole way of a request whose route says what it asks for."""
+    request = await read_request(http, lambda fields: parse_request(operation.model, fields))
+    return await respond(http, await operation.open(state_of(http), await call_of(http), request))
+
+
+async def call_of(http: Request) -> Call:
+    """For a request whose body has been read."""
+    return Call(
+        request_id_of(http), client_request_id_of(http) is not None, num_bytes=len(await http.body()), adapter=asked_adapter(http.headers)
+    )
+
+
+async def respond(
+    http: Request,
+    answer: Answer,
+    *,
+    headers: Mapping[str, str] | None = None,
+    framing: Framing = EVENTS,
+    media_type: str = JSON,
+) -> Response:
+    """Sees to it that ``answer`` is closed: now, or with the end of the stream."""
+    if answer.is_stream:
+        return ChunkStream(answer.chunks(), answer.aclose, framing, headers)
+    try:
+        body = await while_connected(http.receive, answer.whole())
+    finally:
+        await answer.aclose()
+    return Response(body, headers=dict(headers or {}), media_type=media_type)

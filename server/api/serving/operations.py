@@ -1,0 +1,34 @@
+"""What a request can ask of the model: each operation once, for its own route, for /invocations and for the WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from headway.server.api.deps import AppState
+from headway.server.api.protocol.base import RequestModel
+from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.chat import open_chat
+from headway.server.api.serving.completion import open_completion
+from headway.server.api.serving.tokens import open_detokenize, open_tokenize
+
+_Model = TypeVar("_Model", bound=RequestModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[_Model]):
+    """``model``: what its request's body must be. ``open`` begins the work, or raises a HeadwayError."""
+
+    path: str
+    model: type[_Model]
+    open: Callable[[AppState, Call, _Model], Awaitable[Answer]]
+
+
+CHAT = Operation("/v1/chat/completions", ChatCompletionRequest, open_chat)
+COMPLETION = Operation("/v1/completions", CompletionRequest, open_completion)
+TOKENIZE = Operation("/tokenize", TokenizeRequest, open_tokenize)
+DETOKENIZE = Operation("/detokenize", DetokenizeRequest, open_detokenize)

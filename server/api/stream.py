@@ -1,0 +1,126 @@
+"""Streamed answers: framing of chunks, heartbeats, and what a stream says when it fails half-way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from headway.server.api.disconnect import while_connected
+from headway.server.api.errors import ClientDisconnected, error_json, failure_json
+from headway.server.errors import HeadwayError
+
+log = logging.getLogger(__name__)
+
+# Proxies and load balancers cut a silent connection after 30 to 60 s.
+HEARTBEAT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How JSON chunks stand in a stream. ``end`` comes behind the last; ``heartbeat`` says nothing, and is empty where nothing can."""
+
+    media_type: str
+    before: bytes
+    after: bytes
+    end: bytes
+    heartbeat: bytes
+
+    def frame(self, chunks: Sequence[bytes]) -> bytes:
+        return b"".join([b"".join((self.before, chunk, self.after)) for chunk in chunks])
+
+
+def json_lines(media_type: str) -> Framing:
+    """One chunk a line. Nothing stands for a heartbeat: many readers take an empty line for broken JSON."""
+    return Framing(media_type, b"", b"\n", b"", b"")
+
+
+EVENTS = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b": keep-alive\n\n")
+
+
+class ChunkStream(Response):
+    """Sends the headers at once, then ``chunks`` as they come, then the framing's end.
+
+    An error in ``chunks`` becomes a last chunk, since the status is out. A client that leaves ends ``chunks``. In all cases
+    ``chunks`` is closed and ``on_close`` called before the call returns.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[Sequence[bytes], None],
+        on_close: Callable[[], Awaitable[None]],
+        framing: Framing = EVENTS,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.media_type = framing.media_type
+        self._chunks = chunks
+        self._on_close = on_close
+        self._framing = framing
+        # X-Accel-Buffering: nginx would otherwise collect the events into blocks.
+        self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with aclosing(self._chunks):
+                await while_connected(receive, self._send_all(scope, send))
+        except ClientDisconnected:
+            log.debug("Request %s: the client left its stream", scope.get("headway.request_id"))
+        finally:
+            # Not left to ``chunks``: a generator that was never begun runs no ``finally`` of its own.
+            await self._on_close()
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        heart = _Heart(send, self._framing.heartbeat) if self._framing.heartbeat else None
+        last: list[bytes] = []
+        try:
+            async for chunks in self._chunks:
+                if heart is not None:
+                    heart.last_sent = time.monotonic()
+                await send({"type": "http.response.body", "body": self._framing.frame(chunks), "more_body": True})
+        except HeadwayError as error:
+            last = [error_json(error)]
+        except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
+            request_id = scope.get("headway.request_id")
+            log.exception("Request %s failed in its stream", request_id, extra={"request_id": request_id})
+            last = [failure_json(str(request_id))]
+        finally:
+            if heart is not None:
+                heart.stop()
+        await send({"type": "http.response.body", "body": self._framing.frame(last) + self._framing.end, "more_body": False})
+
+
+class _Heart:
+    """Sends a comment when nothing was sent for a while. One timer a stream, not one an event."""
+
+    def __init__(self, send: Send, beat: bytes) -> None:
+        self._send = send
+        self._bytes = beat
+        self.last_sent = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(HEARTBEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        silent_s = time.monotonic() - self.last_sent
+        if silent_s >= HEARTBEAT_S and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._send_comment())
+            silent_s = 0.0
+        self._timer = self._loop.call_later(max(HEARTBEAT_S - silent_s, 0.01), self._beat)
+
+    async def _send_comment(self) -> None:
+        self.last_sent = time.monotonic()
+        await self._send({"type": "http.response.body", "body": self._bytes, "more_body": True})
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,110 @@
+"""What this process may use of the machine: the limits of its control group (v2 and v1) and its CPU affinity. Reads text files only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_ROOT = Path("/")
+# v1 writes "no limit" as the largest multiple of a page.
+_NO_LIMIT_V1 = 1 << 60
+
+
+class MemoryLimit(NamedTuple):
+    """Of the control group and those around it, the tightest."""
+
+    limit_bytes: int
+    available_bytes: int  # what may still be taken; page cache that the kernel gives back counts as free
+
+
+def memory_limit(root: Path = _ROOT) -> MemoryLimit | None:
+    """None where no control group limits the memory, or there is none to read."""
+    found = []
+    for directory in _directories("memory", root):
+        for limit_name, used_name, cache_key in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = _number(directory / limit_name), _number(directory / used_name)
+            if limit is not None and used is not None and limit < _NO_LIMIT_V1:
+                used -= _keyed_number(directory / "memory.stat", cache_key) or 0
+                found.append(MemoryLimit(limit, max(limit - used, 0)))
+    if not found:
+        return None
+    return MemoryLimit(min(group.limit_bytes for group in found), min(group.available_bytes for group in found))
+
+
+def num_oom_kills(root: Path = _ROOT) -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where that can't be told."""
+    for directory in _directories("memory", root):
+        for name in ("memory.events", "memory.oom_control"):
+            if (kills := _keyed_number(directory / name, "oom_kill")) is not None:
+                return kills
+    return 0
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """Cores' worth of time that the control groups allow (`docker run --cpus`), or None."""
+    quotas = []
+    for directory in _directories("cpu", root):
+        words = _text(directory / "cpu.max").split()
+        if not words:
+            words = [_text(directory / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
+
+
+def usable_cores(root: Path = _ROOT) -> int:
+    """Threads that can compute at the same time here, 1 at least: bound by affinity (`--cpuset-cpus`) and quota (`--cpus`)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _directories(controller: str, root: Path) -> Iterator[Path]:
+    """The directories of this process's control group and of those around it, innermost first.
+
+    In a container the path in /proc/self/cgroup may be the host's, which is not there: then only the mount itself is left, which is
+    the container's own group.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            bases = [mount, mount / "unified"]
+        elif controller in controllers.split(","):
+            bases = [mount / controller]
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        if ".." in parts:  # outside of what this namespace shows
+            parts = []
+        for base in bases:
+            for depth in range(len(parts), -1, -1):
+                if (directory := base.joinpath(*parts[:depth])).is_dir():
+                    yield directory
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else None  # else "max", or no such file
+
+
+def _keyed_number(path: Path, key: str) -> int | None:
+    """The number behind ``key`` in a file of lines such as `oom_kill 3`."""
+    for line in _text(path).splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return None

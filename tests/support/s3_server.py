@@ -1,0 +1,109 @@
+"""S3 on this machine: moto's server, which notes what it is asked and can be told to misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import boto3
+import httpx
+from moto.server import ThreadedMotoServer
+
+BUCKET = "models"
+
+
+@dataclass
+class S3:
+    """`requests`: what was asked, as "GET /models/key bytes=0-9". `num_to_break`: so many of the next ranges end half-way.
+
+    `refusal`: (status, code) of the answer to everything. `on_range` runs before each range is answered, `on_list` before each listing.
+    """
+
+    url: str
+    client: Any
+    requests: list[str] = field(default_factory=list)
+    num_to_break: int = 0
+    refusal: tuple[int, str] | None = None
+    on_range: Callable[[], None] | None = None
+    on_list: Callable[[], None] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that make boto3 ask here."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    @property
+    def ranges(self) -> list[str]:
+        return [request for request in self.requests if "bytes=" in request]
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        for key, content in files.items():
+            self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        self.requests.clear()
+
+    def put_in_parts(self, key: str, parts: list[bytes]) -> None:
+        upload = self.client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        where = {"Bucket": BUCKET, "Key": key, "UploadId": upload}
+        etags = [self.client.upload_part(**where, PartNumber=i, Body=part)["ETag"] for i, part in enumerate(parts, 1)]
+        self.client.complete_multipart_upload(
+            **where, MultipartUpload={"Parts": [{"PartNumber": i, "ETag": etag} for i, etag in enumerate(etags, 1)]}
+        )
+        self.requests.clear()
+
+
+@contextlib.contextmanager
+def running_s3() -> Iterator[S3]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing-secret"
+    )
+    s3 = S3(url, client)
+    wsgi = server._server
+    assert wsgi is not None
+    wsgi.app = _Listening(s3, wsgi.app)
+    httpx.post(f"{s3.url}/moto-api/reset")
+    client.create_bucket(Bucket=BUCKET)
+    try:
+        yield s3
+    finally:
+        client.close()
+        server.stop()
+        wsgi.server_close()
+
+
+@dataclass
+class _Listening:
+    s3: S3
+    app: Any
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        s3, wanted = self.s3, environ.get("HTTP_RANGE", "")
+        s3.requests.append(f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']} {wanted}".strip())
+        if s3.refusal and "/moto-api" not in environ["PATH_INFO"]:
+            status, code = s3.refusal
+            start_response(f"{status} Refused", [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
+        if "list-type=2" in environ["QUERY_STRING"] and s3.on_list:
+            s3.on_list()
+        if wanted and s3.on_range:
+            s3.on_range()
+        body = self.app(environ, start_response)
+        if wanted and s3.num_to_break:
+            s3.num_to_break -= 1
+            whole = b"".join(body)
+            return [whole[: len(whole) // 2]]
+        return body
