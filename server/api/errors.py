@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headway.server.errors import (
+    AdapterExists,
+    AdaptersFull,
     EngineDead,
     EngineNotReady,
     HeadwayError,
@@ -26,6 +28,7 @@ _TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     406: "NotAcceptableError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
     424: "FailedDependencyError",
@@ -33,6 +36,7 @@ _TYPES = {
     499: "ClientDisconnected",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    507: "InsufficientStorageError",
 }
 # A starting engine takes seconds to minutes, so a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -71,6 +75,10 @@ def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
             return 404
+        case AdapterExists():
+            return 409
+        case AdaptersFull():
+            return 507
         case RequestError():
             return 400
         case Unauthorized():
