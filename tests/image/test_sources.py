@@ -74,7 +74,6 @@ def test_a_model_in_s3(image: str, key: str) -> None:
 
 
 def test_no_such_object_in_s3(image: str) -> None:
-    with running_s3() as s3:
-        with Container(image, "serve", env={**inside(s3), "SM_VLLM_MODEL": f"s3://{BUCKET}/nothing/"}) as container:
-            assert container.wait_exit() == 2
-            assert f"s3://{BUCKET}/nothing/" in container.logs().splitlines()[-1]
+    with running_s3() as s3, Container(image, "serve", env={**inside(s3), "SM_VLLM_MODEL": f"s3://{BUCKET}/nothing/"}) as container:
+        assert container.wait_exit() == 2
+        assert f"s3://{BUCKET}/nothing/" in container.logs().splitlines()[-1]
