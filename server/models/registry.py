@@ -39,5 +39,9 @@ def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
         if name in known:
             family: Family = importlib.import_module(known[name]).FAMILY
             return family
-    asked = " / ".join(names) or "not named"
-    raise ModelSourceError(f"The architecture of {origin} is {asked}, which is not supported; these are: {', '.join(known)}.")
+    supported = f"these are: {', '.join(known)}"
+    if not names:
+        raise ModelSourceError(
+            f"The config.json of {origin} has no `architectures`, so that it is not known which of the supported ones it is; {supported}."
+        )
+    raise ModelSourceError(f"The architecture of {origin} is {' / '.join(names)}, which is not supported; {supported}.")

@@ -10,7 +10,10 @@ import httpx
 import pytest
 from containers import Container
 from demo_model import demo_gguf
+from hub_server import running_hub
 from s3_server import BUCKET, S3, running_s3
+from tiny_models import make_tiny_model
+from tiny_tokenizers import write_gpt2_tokenizer
 
 pytestmark = pytest.mark.docker
 BODY = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
@@ -71,6 +74,23 @@ def test_a_model_in_s3(image: str, key: str) -> None:
             assert answer_of(container) == ANSWER
             assert f"downloading {uri}" in container.logs()
             assert "testing-secret" not in container.logs()
+
+
+def test_a_gated_model_of_the_hub(image: str, tmp_path: Path) -> None:
+    """Safetensors, with the token of the environment; the answers of a tiny model mean nothing, but that there is one."""
+    write_gpt2_tokenizer(tmp_path)
+    make_tiny_model("llama", tmp_path)
+    with running_hub() as hub:
+        hub.repositories["org/tiny"] = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        hub.gated.add("org/tiny")
+        env = {"HF_MODEL_ID": "org/tiny", "HF_ENDPOINT": hub.url, "HF_TOKEN": '"good"', "HF_MODEL_REVISION": "main"}
+        with Container(image, "serve", env=env) as container:
+            container.wait_ready()
+            answer = httpx.post(f"{container.url}/invocations", json={"prompt": "abc", "max_tokens": 4}, timeout=60)
+            assert answer.json()["usage"]["completion_tokens"] > 0
+        with Container(image, "serve", env={**env, "HF_TOKEN": "bad"}) as container:
+            assert container.wait_exit() == 2
+            assert "org/tiny" in container.logs().splitlines()[-1]
 
 
 def test_no_such_object_in_s3(image: str) -> None:

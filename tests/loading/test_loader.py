@@ -101,8 +101,8 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"architectures": None}, "has no `architectures`, so that it is not known which of the supported ones it is; these are: Llama"),
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM, which is not supported; these are: LlamaForCausalLM, "),
-        ({"architectures": None}, "not named"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported; default, "),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ between layers"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported"),
