@@ -260,7 +260,7 @@ def test_without_sessions_a_custom_handler_gets_every_request(scripts: Scripts) 
 
 
 def test_the_documented_scripts_work(scripts: Scripts) -> None:
-    documented = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sagemaker.md").read_text(), re.DOTALL)
+    documented = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "handlers.md").read_text(), re.DOTALL)
     asking, remembering = (text for text in documented if "handler_registry.get_framework_default" in text)
     scripts.write(asking)
     with scripts.server() as server:
