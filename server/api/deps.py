@@ -19,6 +19,7 @@ from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo
+from headway.server.words import cut
 
 if TYPE_CHECKING:
     from headway.server.api.metrics import Metrics
@@ -114,8 +115,7 @@ class Served:
         """A missing or empty model means the one that is served. Raises ModelNotFound."""
         if model and model not in self.names:
             known = ", ".join(repr(name) for name in self.names)
-            shown = model if len(model) <= 100 else model[:97] + "..."
-            raise ModelNotFound(f"The model {shown!r} does not exist here; this server has {known}.", "model")
+            raise ModelNotFound(f"The model {cut(model, 100)!r} does not exist here; this server has {known}.", "model")
 
 
 @dataclass

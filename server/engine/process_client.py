@@ -19,7 +19,6 @@ import zmq
 import zmq.asyncio
 
 from headway.server.config.http import HttpConfig
-from headway.server.config.plan import GIB
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
@@ -39,6 +38,7 @@ from headway.server.errors import ConfigError, EngineDead, EngineNotReady, Queue
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.words import gib
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class EngineProcess:
             return "most often by a kernel short of memory"
         limit = memory_limit()
         return "by the kernel, since " + (
-            f"the container's memory limit of {limit.limit_bytes / GIB:.1f} GiB was reached" if limit else "the memory was used up"
+            f"the container's memory limit of {gib(limit.limit_bytes)} was reached" if limit else "the memory was used up"
         )
 
     def kill(self, patience_s: float) -> None:

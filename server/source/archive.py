@@ -14,8 +14,9 @@ from typing import IO, cast
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
-from headway.server.source.progress import Progress, amount
+from headway.server.source.progress import Progress
 from headway.server.source.space import free_bytes, require_space
+from headway.server.words import amount
 
 # Weights shrink by a third at most and texts to a tenth, so an archive that unpacks to more than this is made to do harm.
 _MAX_RATIO = 50

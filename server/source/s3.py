@@ -24,10 +24,11 @@ from headway.server.errors import ModelSourceError
 from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
 from headway.server.source.checksums import Checksum, checksum_of, digest_of
 from headway.server.source.choice import model_files_below, text_files
-from headway.server.source.progress import Progress, amount
+from headway.server.source.progress import Progress
 from headway.server.source.ranged import NUM_THREADS, PART_BYTES, Part, PartialFile, fetch_missing
 from headway.server.source.s3_bucket import S3BrokenOff, S3Bucket, S3Location, S3Object, S3Unreachable
 from headway.server.source.space import require_space
+from headway.server.words import amount, first_few, plural
 
 _PART_ATTEMPTS = 4
 _LONGEST_NAME = 255
@@ -151,7 +152,7 @@ class _Fetch:
         require_space(missing, self._partial, f"The model {self._uri}", LARGER_DISK)
         total = sum(item.size for item in self._objects)
         rest = f", {amount(missing)} of it still missing" if missing < total else ""
-        self._tell(f"downloading {self._uri}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}{rest}")
+        self._tell(f"downloading {self._uri}: {plural(len(files), 'file')}, {amount(total)}{rest}")
         progress = Progress(f"downloading {self._uri}", total, self._tell, done_bytes=total - missing)
         fetch_missing(list(files), lambda file, part: self._fetch(file, files[file], part, progress))
         self._check(files)
@@ -199,9 +200,7 @@ class _Fetch:
                         f"the way or on this disk; its copy has been deleted, start again to fetch it anew."
                     )
         if unchecked := [item.name for item, checksum in zip(files.values(), checksums, strict=True) if checksum is None]:
-            self._tell(
-                f"S3 has no checksum that can be computed here of {', '.join(unchecked[:3])}{', ...' * (len(unchecked) > 3)}: sizes agree"
-            )
+            self._tell(f"S3 has no checksum that can be computed here of {first_few(unchecked)}: sizes agree")
 
     def _checksum(self, item: S3Object) -> Checksum | None:
         head = self._bucket.head(item.key, IfMatch=item.etag, ChecksumMode="ENABLED")

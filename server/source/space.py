@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.progress import amount
+from headway.server.words import amount
 
 
 def free_bytes(directory: Path) -> int:

@@ -8,6 +8,11 @@ from pathlib import Path
 from headway.server.errors import ModelSourceError
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+# Ends a sentence, but for the full stop.
+PICKLE_REFUSAL = (
+    "pickle files can run any code when they are loaded, so only safetensors and GGUF are accepted; "
+    "convert them (`save_pretrained` of transformers writes safetensors)"
+)
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
@@ -26,11 +31,3 @@ def missing_shards(directory: Path) -> list[str]:
 def is_archive(name: str) -> bool:
     """Whether a file is one that a model is packed in."""
     return name.lower().endswith(_ARCHIVE_SUFFIXES)
-
-
-def pickle_refusal() -> str:
-    """Why pickled weights are not loaded, and what to do; the end of a sentence."""
-    return (
-        "pickle files can run any code when they are loaded, so only safetensors and GGUF are accepted; "
-        "convert them (`save_pretrained` of transformers writes safetensors)."
-    )

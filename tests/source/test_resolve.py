@@ -98,7 +98,7 @@ def test_missing_shards(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m", "config.json", "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    fails(model, r"incomplete: 1 weight files are missing, such as model-00002-of-00002\.safetensors")
+    fails(model, r"incomplete: 1 weight file missing, such as model-00002-of-00002\.safetensors")
     (model / "model.safetensors.index.json").write_text("[]")
     fails(model, "not a safetensors index")
 
