@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,8 +18,6 @@ from headway.server.api.sagemaker.attributes import echoed
 from headway.server.api.sagemaker.understand import Invocation, understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, QueueFull, RequestError, ServerDraining
-
-log = logging.getLogger(__name__)
 
 # Every answer is held until the last is there. At 100 bytes a line and 1 KB an answer: 1 MB in, 10 MB out.
 MAX_LINES = 10_000
@@ -105,8 +102,7 @@ class _Batch:
         except HeadwayError as error:
             return error_json(error)
         except Exception:  # the process edge of this line: the others have done nothing wrong
-            log.exception("Line %d of request %s failed", index, self._request_id)
-            return failure_json(self._request_id)
+            return failure_json(self._request_id, f" in line {index}")
 
     async def _admitted(self, invocation: Invocation, call: Call) -> Answer:
         """Waits while the queue is full: the lines are here, and sending them again would not shorten it."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import uuid
 from contextlib import aclosing
 from typing import Any
@@ -22,8 +21,6 @@ from headway.server.api.protocol.parse import parse_object
 from headway.server.api.sagemaker.understand import understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import HeadwayError
-
-log = logging.getLogger(__name__)
 
 END = b'{"object":"stream.end"}'
 MAX_WAITING = 16  # messages behind the one that is being answered
@@ -116,8 +113,7 @@ class _Conversation:
         except HeadwayError as error:
             await self._send_frame(error_json(error))
         except Exception:  # the process edge of this message: the connection can still be used
-            log.exception("Request %s failed on its WebSocket", call.request_id)
-            await self._send_frame(failure_json(call.request_id))
+            await self._send_frame(failure_json(call.request_id, " on its WebSocket"))
 
     async def _send(self, answer: Answer) -> None:
         if not answer.is_stream:
