@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.signals",
         "server.source.cache",
         "server.source.directory",
+        "server.source.space",
         "server.words",
     },
     "container": {"server.config", "server.api.protocol", "server.errors"},

@@ -137,3 +137,7 @@ def test_a_file_in_the_way_of_the_cache_can_t_be_written(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     assert not place(tmp_path / "file" / "below").is_writable
     assert place(tmp_path / "new" / "below").is_writable
+
+
+def test_a_cache_of_an_impossible_name_is_no_end_of_the_start(tmp_path: Path) -> None:
+    assert place(tmp_path / ("x" * 300) / "below").free_bytes > 0

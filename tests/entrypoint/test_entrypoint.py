@@ -161,6 +161,7 @@ def test_what_was_looked_for_in_vain_is_told(names: list[str], told: str, tmp_pa
 def test_model_ladder(tmp_path: Path) -> None:
     hub = {"HF_MODEL_ID": ' "org/model" '}
     assert find_model({}, NOWHERE).model is None
+    assert find_model({}, tmp_path / ("x" * 300)).model is None
     search = find_model(hub, tmp_path)
     assert (search.model, search.source) == ("org/model", "environment HF_MODEL_ID")
     make(tmp_path, "m.gguf")

@@ -34,7 +34,13 @@ def resolve(
     hub: Hub, tmp_path: Path, name: str, *, load_format: LoadFormat = "auto", token: str | None = None, revision: str | None = None
 ) -> ModelFiles:
     return resolve_model(
-        name, revision=revision, token=token, download_dir=str(tmp_path / "hub"), load_format=load_format, hub_endpoint=hub.url
+        name,
+        cache_dir=tmp_path / "cache",
+        revision=revision,
+        token=token,
+        download_dir=str(tmp_path / "hub"),
+        load_format=load_format,
+        hub_endpoint=hub.url,
     )
 
 
@@ -115,7 +121,7 @@ def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     hub.repositories["org/m"] = FILES | {"model.safetensors": bytes(3_000_000)}
     lines: list[str] = []
-    resolve_model("org/m", download_dir=str(tmp_path), hub_endpoint=hub.url, on_progress=lines.append)
+    resolve_model("org/m", cache_dir=tmp_path, download_dir=str(tmp_path), hub_endpoint=hub.url, on_progress=lines.append)
     assert lines[0] == "downloading org/m from the Hugging Face Hub: 3 files, 3.0 MB"
     assert any(line.startswith("downloading org/m from the Hugging Face Hub: 99% of 3.0 MB, ") for line in lines)
 
@@ -169,7 +175,8 @@ def test_offline(hub: Hub, tmp_path: Path) -> None:
     code = f"""
         from headway.server.errors import ModelSourceError
         from headway.server.source.resolve import resolve_model
-        options = dict(download_dir={str(tmp_path / "hub")!r}, hub_endpoint={hub.url!r})
+        from pathlib import Path
+        options = dict(cache_dir=Path({str(tmp_path)!r}), download_dir={str(tmp_path / "hub")!r}, hub_endpoint={hub.url!r})
         print(resolve_model("org/m", **options).path)
         try:
             resolve_model("org/other", **options)
