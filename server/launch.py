@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.errors import ConfigError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
@@ -29,8 +29,8 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
     The last line on stderr names the reason of a status that is not 0. ``early`` has the signals until the event loop takes them.
     """
     observability = config.observability
-    secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
-    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.log_format == "json")
+    secrets = secrets_of(config)
+    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.is_log_json)
     log_uncaught_in_threads()
     status, last_words = 0, None
     try:
@@ -43,7 +43,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
         log.exception("The server broke")
         status, last_words = 1, sentence_of(problem)
     for line in (last_words or "").splitlines():
-        say("error", masked(line, secrets), observability.log_format == "json")
+        say("error", masked(line, secrets), observability.is_log_json)
     logging.shutdown()
     # Without the interpreter's own end, which would wait for the threads of a download: minutes, for a whole model.
     os._exit(status)
@@ -59,9 +59,9 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
     try:
         starter.begin()
-        from headway.server.lifecycle import run  # fastapi, uvicorn
+        from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-        return run(config, starter, listener, early, started, custom)
+        return Lifecycle(config, starter, listener, early, started, custom).run()
     finally:
         ignore_further_signals()
         starter.stop()

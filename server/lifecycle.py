@@ -43,19 +43,6 @@ class Outcome(NamedTuple):
     last_words: str | None
 
 
-def run(
-    config: ServerConfig,
-    starter: EngineStarter,
-    listener: socket.socket,
-    early: EarlyStop,
-    started: float,
-    custom: CustomHandlers | None = None,
-) -> Outcome:
-    """Runs the API process to its end. ``started`` is time.monotonic() at the process's start."""
-    # Not uvloop.run, which would wait at its end for what still runs in threads: the tokenizer's download, for one.
-    return uvloop.new_event_loop().run_until_complete(_Lifecycle(config, starter, listener, early, started, custom).run())
-
-
 def _is_no_probe(record: logging.LogRecord) -> bool:
     """Probes and scrapes, several a second, would bury the requests in the access log."""
     arguments = record.args
@@ -80,7 +67,9 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _Lifecycle:
+class Lifecycle:
+    """The API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
+
     def __init__(
         self,
         config: ServerConfig,
@@ -103,7 +92,11 @@ class _Lifecycle:
         self._served = Served.of(config)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
-    async def run(self) -> Outcome:
+    def run(self) -> Outcome:
+        # Not uvloop.run, which would wait at its end for what still runs in threads: the tokenizer's download, for one.
+        return uvloop.new_event_loop().run_until_complete(self._live())
+
+    async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
         app = create_app(self._config, self._client, self._served, self._drain, self._custom)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
-from headway.server.config.fields import Topic
+from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
 from headway.server.config.model import ModelConfig
 from headway.server.config.observability import ObservabilityConfig
@@ -20,6 +20,20 @@ class ServerConfig(Topic):
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+
+
+def secrets_of(config: ServerConfig) -> list[str]:
+    """The texts of every option that is declared a secret."""
+    values = [getattr(getattr(config, setting.topic), setting.name) for setting in _secret_settings()]
+    return [text for value in values for text in (value if isinstance(value, list) else [value]) if text]
+
+
+def without_secrets(config: ServerConfig) -> ServerConfig:
+    """For a process that needs none of them."""
+    for setting in _secret_settings():
+        topic = getattr(config, setting.topic).model_copy(update={setting.name: setting.default})
+        config = config.model_copy(update={setting.topic: topic})
+    return config
 
 
 MODEL_MISSING = (
@@ -51,6 +65,10 @@ _CUSTOM_CODE = (
     "custom_pre_process",
     "custom_post_process",
 )
+
+
+def _secret_settings() -> list[Setting]:
+    return [setting for setting in settings_of(ServerConfig) if setting.option.secret]
 
 
 def _model_problems(model: ModelConfig) -> list[str]:

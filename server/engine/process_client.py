@@ -18,8 +18,7 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
-from headway.server.config.http import HttpConfig
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.engine.messages import (
     AbortRequests,
     AddRequest,
@@ -115,7 +114,7 @@ class EngineProcess:
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(_for_engine(config), files, self.inbox, self.outbox)
+        arguments = EngineArguments(without_secrets(config), files, self.inbox, self.outbox)
         process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
         with self._lock:
             if not self._is_over:
@@ -341,11 +340,6 @@ class ProcessEngineClient:
         self._inbox.close()
         self._outbox.close()
         self._context.term()
-
-
-def _for_engine(config: ServerConfig) -> ServerConfig:
-    """Without what the engine has no use for, secrets above all."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"hf_token": None}), "http": HttpConfig()})
 
 
 def _private_directory() -> Path:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headway.server.config.sources import Resolved, all_names, resolve
+from headway.server.config.fields import Kind
+from headway.server.config.server import secrets_of, without_secrets
+from headway.server.config.sources import Resolved, all_names, all_settings, resolve
+from headway.server.config.values import to_flags
 from headway.server.errors import ConfigError
 
 PORT = all_names().setting("port")
@@ -286,6 +289,16 @@ def test_secrets_stay_out_of_reprs_and_errors() -> None:
     problems = problems_of(["--api-key", '["s3cret"'], {"HF_TOKEN": "t0ken", "SM_HF_TOKEN": "***"})
     assert "s3cret" not in str(problems)
     assert "t0ken" not in str(problems)
+
+
+def test_secrets_are_known_by_their_declaration() -> None:
+    secret = [setting for setting in all_settings() if setting.option.secret]
+    argv = [flag for setting in secret for flag in to_flags(setting, ["k1", "k2"] if setting.kind is Kind.LIST else setting.name)]
+    config = resolve(["demo", "--port=9", *argv], {}).config
+    assert sorted(secrets_of(config)) == sorted(["k1", "k2", "hf_token"])
+    bare = without_secrets(config)
+    assert secrets_of(bare) == []
+    assert bare == resolve(["demo", "--port=9"], {}).config
 
 
 @pytest.mark.parametrize(
