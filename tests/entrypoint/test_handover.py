@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is insta
 PROBE = """
 import sys
 if "headway.server.cli" in sys.orig_argv:
-    import json, os
+    import json, os, signal
     from headway.server.config.places import Places
     from headway.server.config.sources import resolve
     read = []
@@ -33,7 +34,8 @@ if "headway.server.cli" in sys.orig_argv:
     Places.read = watched
     resolved = resolve(sys.orig_argv[sys.orig_argv.index("serve") + 1:], os.environ)
     command = open("/proc/self/cmdline", "rb").read().decode().split("\\0")[:-1]
-    print(json.dumps({"command": command, "environ": dict(os.environ), "config": resolved.config.model_dump(),
+    held_back = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    print(json.dumps({"command": command, "held_back": held_back, "environ": dict(os.environ), "config": resolved.config.model_dump(),
                       "warnings": resolved.warnings, "read": read}))
     sys.stdout.flush()
     os._exit(0)
@@ -124,6 +126,11 @@ def test_no_text_shows_the_secret(way: str, aws: AwsValues, tmp_path: Path) -> N
     assert refused.returncode == 2
     assert refused.stderr.count("headway: error: ") == 2
     assert "s3cret" not in refused.stdout + refused.stderr
+
+
+def test_signals_wait_for_the_server_to_take_them(probe: Path) -> None:
+    """Process 1 would lose one that came over the exec."""
+    assert server([], {}, probe)["held_back"] == [signal.SIGINT, signal.SIGTERM]
 
 
 def test_each_source_is_shown_as_it_was_given(tmp_path: Path) -> None:

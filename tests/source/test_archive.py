@@ -104,9 +104,10 @@ def test_archives_without_a_model(tmp_path: Path) -> None:
         (member("d", b"", type=tarfile.CHRTYPE), "its member 'd' is not safe to unpack"),
         (member("f", b"", type=tarfile.FIFOTYPE), "its member 'f' is not safe to unpack"),
         (member("l", b"", type=tarfile.LNKTYPE, linkname="nowhere"), "is no whole tar archive"),
+        (member("s", b"", pax_headers={"GNU.sparse.map": "0,0", "GNU.sparse.size": "1000"}), "its member 's' is sparse; pack it without"),
     ],
 )
-def test_members_that_reach_outside(evil: tuple[tarfile.TarInfo, bytes], match: str, tmp_path: Path) -> None:
+def test_members_that_do_harm(evil: tuple[tarfile.TarInfo, bytes], match: str, tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     archive = pack(inside / "m.tar.gz", *MODEL, evil)
