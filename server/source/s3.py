@@ -49,8 +49,9 @@ def fetch_from_s3(
     kept = place.kept()
     tell = on_progress or (lambda line: None)
     tell(f"looking at {location.uri}")
+    bucket = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None)
     try:
-        listed = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None).objects()
+        listed = bucket.objects()
     except S3Unreachable as error:
         if kept is None:
             raise
@@ -66,7 +67,8 @@ def fetch_from_s3(
     ):
         if not _has_files(snapshot, {item.name: item.size for item in objects}):
             shutil.rmtree(snapshot, ignore_errors=True)
-            _Fetch(S3Bucket(location, NUM_THREADS), objects, place.root / "partial", tell, part_bytes).into(snapshot)
+            patient = S3Bucket(location, NUM_THREADS) if kept else bucket
+            _Fetch(patient, objects, place.root / "partial", tell, part_bytes).into(snapshot)
         place.keep(snapshot, objects)
     return place.model(snapshot)
 

@@ -33,12 +33,18 @@ NOT_NEEDED = {"pytorch_model.bin": b"pickle", "model.py": b"code", "README.md": 
 URI = f"s3://{BUCKET}/org/m/"
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[S3]:
     with running_s3() as s3:
-        for name, value in s3.environment.items():
-            monkeypatch.setenv(name, value)
         yield s3
+
+
+@pytest.fixture
+def s3(shared: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in shared.environment.items():
+        monkeypatch.setenv(name, value)
+    shared.reset()
+    return shared
 
 
 def below(prefix: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -195,6 +201,12 @@ def test_a_part_of_another_version_counts_for_nothing(s3: S3, tmp_path: Path) ->
     assert len([request for request in s3.ranges if "model.safetensors" in request]) == NUM_PARTS
 
 
+def test_a_file_of_another_version_is_left_out(s3: S3, tmp_path: Path) -> None:
+    interrupted(s3, tmp_path)
+    s3.client.delete_object(Bucket=BUCKET, Key="org/m/config.json")
+    assert contents(fetch_from_s3(URI, "auto", tmp_path, part_bytes=PART)) == {"model.safetensors": WEIGHTS}
+
+
 def test_an_object_that_changes_meanwhile(s3: S3, tmp_path: Path) -> None:
     s3.put(below("org/m/", MODEL))
 
@@ -204,6 +216,7 @@ def test_an_object_that_changes_meanwhile(s3: S3, tmp_path: Path) -> None:
 
     s3.on_range = change
     fails(URI, tmp_path, r"s3://models/org/m/.* was changed while it was downloaded; start again")
+    assert not [request for request in s3.requests if request.startswith("HEAD")]  # noticed before all of it was there
 
 
 def test_objects_uploaded_in_parts_are_checked(s3: S3, tmp_path: Path) -> None:

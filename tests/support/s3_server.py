@@ -52,6 +52,13 @@ class S3:
             self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
         self.requests.clear()
 
+    def reset(self) -> None:
+        """As it was when it began."""
+        self.num_to_break, self.refusal, self.on_range, self.on_list = 0, None, None, None
+        httpx.post(f"{self.url}/moto-api/reset")
+        self.client.create_bucket(Bucket=BUCKET)
+        self.requests.clear()
+
     def put_in_parts(self, key: str, parts: list[bytes]) -> None:
         upload = self.client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
         where = {"Bucket": BUCKET, "Key": key, "UploadId": upload}
@@ -75,8 +82,7 @@ def running_s3() -> Iterator[S3]:
     wsgi = server._server
     assert wsgi is not None
     wsgi.app = _Listening(s3, wsgi.app)
-    httpx.post(f"{s3.url}/moto-api/reset")
-    client.create_bucket(Bucket=BUCKET)
+    s3.reset()
     try:
         yield s3
     finally:
