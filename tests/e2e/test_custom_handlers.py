@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer, free_port
+from live_server import LiveServer
+
+from headway.server.bench.server_process import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from entrypoint_process import NOWHERE
 from host_files import add_torch, write
 
 from headway.entrypoint.banner import banner
@@ -12,7 +13,6 @@ from headway.entrypoint.environment import read_options
 from headway.entrypoint.nvidia import Gpus, TorchBuild
 from headway.entrypoint.platform import Place, Platform, place, read_platform
 
-NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 HOST = Platform(
     gpus=Gpus(0),
     torch=TorchBuild("2.13.0+cpu", None),

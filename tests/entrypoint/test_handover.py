@@ -14,10 +14,7 @@ from typing import Any
 import aws_values
 import pytest
 from aws_values import REGION, AwsValues
-
-import headway
-
-SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is installed
+from entrypoint_process import SOURCE, run_entrypoint
 
 # Runs as the server starts, in its place: Python imports a module of this name first.
 PROBE = """
@@ -57,15 +54,7 @@ def probe(tmp_path: Path) -> Path:
 
 
 def entrypoint(words: list[str], environ: dict[str, str], probe: Path | None = None) -> subprocess.CompletedProcess[str]:
-    path = f"{probe}:{SOURCE}" if probe else SOURCE
-    return subprocess.run(
-        [sys.executable, "-m", "headway.entrypoint", "serve", *words],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "SM_VLLM_MODEL": "demo"} | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_entrypoint("serve", *words, environ={"SM_VLLM_MODEL": "demo"} | environ, path=probe)
 
 
 def server(words: list[str], environ: dict[str, str], probe: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import free_port
+
+from headway.server.bench.server_process import free_port
 
 # As the API process runs it, without the library that the test takes away.
 WITHOUT_LIBRARY = """
@@ -56,6 +57,12 @@ def test_the_last_line_is_an_object_where_the_log_is() -> None:
     objects = [json.loads(line) for line in done.stderr.splitlines()]
     assert objects[-1]["level"] == "ERROR"
     assert objects[-1]["message"].startswith("The model path /no/such/model does not exist")
+
+
+def test_the_last_line_shows_no_secret() -> None:
+    done = serve("/no/such/s3cret", "--api-key", "s3cret")
+    assert last_line(done).startswith("headway: error: The model path /no/such/*** does not exist")
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_no_place_for_temporary_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tiny_models import make_tiny_model
+from trees import contents
 
 from headway.server.errors import ModelSourceError
 from headway.server.source import archive as archive_module
@@ -37,10 +38,6 @@ def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz"
 
 
 MODEL = (member("config.json"), member("model.safetensors", b"weights"))
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def refused(archive: Path, cache: Path, match: str) -> None:

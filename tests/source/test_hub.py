@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 from tiny_tokenizers import write_gpt2_tokenizer
+from trees import contents
 
 from headway.server.errors import ModelSourceError
 from headway.server.source import progress
@@ -50,10 +51,6 @@ def fails(hub: Hub, tmp_path: Path, name: str, match: str, **options: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def names(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-
-
 def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES | {
         "chat_template.jinja": b"x",
@@ -62,7 +59,7 @@ def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) 
     }
     files = resolve(hub, tmp_path, "org/m")
     assert (files.kind, files.name) == ("safetensors", "org/m")
-    assert names(files.path) == {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
+    assert set(contents(files.path)) == {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
     hub.requests.clear()
     assert resolve(hub, tmp_path, "org/m") == files
     assert hub.requests == []
@@ -86,9 +83,9 @@ def test_formats(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES
     gguf = resolve(hub, tmp_path, "org/g")
     assert (gguf.kind, gguf.path.name) == ("gguf", "m.gguf")
-    assert names(resolve(hub, tmp_path, "org/m", load_format="dummy").path) == {"config.json", "tokenizer.json"}
+    assert set(contents(resolve(hub, tmp_path, "org/m", load_format="dummy").path)) == {"config.json", "tokenizer.json"}
     # The weights are still missing, and are fetched when they are wanted.
-    assert "model.safetensors" in names(resolve(hub, tmp_path, "org/m").path)
+    assert "model.safetensors" in contents(resolve(hub, tmp_path, "org/m").path)
     fails(hub, tmp_path, "org/gs", r"holds 2 GGUF files \(a\.gguf, b\.gguf\); download one")
     fails(hub, tmp_path, "org/p", r"only as pytorch_model\.bin: pickle files can run any code")
     fails(hub, tmp_path, "org/n", "no weights that can be served: it needs")
@@ -98,7 +95,7 @@ def test_formats(hub: Hub, tmp_path: Path) -> None:
 def test_tokenizers_alone(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES
     directory = HubModel("org/m", download_dir=str(tmp_path), endpoint=hub.url).fetch_tokenizer()
-    assert names(directory) == {"config.json", "tokenizer.json"}
+    assert set(contents(directory)) == {"config.json", "tokenizer.json"}
 
 
 def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from s3_server import BUCKET, S3, running_s3
+from trees import contents
 
 from headway.server.errors import ModelSourceError
 from headway.server.source import progress
@@ -59,10 +60,6 @@ def fails(uri: str, cache: Path, match: str, load_format: LoadFormat = "auto") -
     with pytest.raises(ModelSourceError, match=match) as caught:
         resolve(uri, cache, load_format)
     assert "\n" not in str(caught.value)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_what_is_needed_is_fetched_and_kept(s3: S3, tmp_path: Path) -> None:
