@@ -6,6 +6,8 @@ MODEL ?= demo
 PORT ?= 8080
 IMAGE ?= headway
 VARIANT ?= cpu
+# What the torch in constraints.txt is built for, on the package index.
+CUDA_VERSION := 13.0
 DOCKER ?= docker
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
@@ -62,7 +64,8 @@ wheels: $(VENV)/.ready
 
 image: wheels
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network host --build-arg VARIANT=$(VARIANT) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \
-	  --build-arg VERSION="$$($(BIN)/headway --version | cut -d' ' -f2)" --tag $(IMAGE) .
+	  --build-arg VERSION="$$($(BIN)/headway --version | cut -d' ' -f2)" \
+	  $(if $(filter cuda,$(VARIANT)),--build-arg CUDA_VERIFIED_VERSIONS=$(CUDA_VERSION)) --tag $(IMAGE) .
 
 lock: $(VENV)/.ready
 	bash container/image/lock.sh $(BIN)/python

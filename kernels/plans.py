@@ -1,4 +1,4 @@
-"""What rope and attention compute once per step and all layers of the step share. Made by ``prepare_*``, read by the implementations.
+"""What rope, attention and adapters compute once per step for all of its layers. Made by ``prepare_*``, read by the implementations.
 
 A plan belongs to one step, one kind of layer (sliding window) and one page layout. Its fields are the business of the
 implementation that made it; callers only pass it on.
@@ -60,3 +60,18 @@ class PrefillPlan:
     rows: tuple[PrefillRow, ...]
     mask: Tensor  # [TILE, longest kv_len] additive, in the query dtype
     sliding_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoraGroup:
+    """The tokens of one adapter."""
+
+    slot: int
+    tokens: Tensor | None  # [n] int64; None: all of the step, in order
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPlan:
+    """The adapters of a step that has any."""
+
+    groups: tuple[LoraGroup, ...]

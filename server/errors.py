@@ -33,6 +33,22 @@ class ModelNotFound(RequestError):
     """The request names a model that is not served here."""
 
 
+class AdapterError(RequestError):
+    """An adapter that can't be loaded, or not as asked: says why."""
+
+
+class AdapterNotFound(ModelNotFound):
+    """No adapter of that name is registered, or nothing is where it should be read from."""
+
+
+class AdapterExists(RequestError):
+    """The name is taken."""
+
+
+class AdaptersFull(HeadwayError):
+    """Every slot for adapters is held by a pinned one."""
+
+
 class QueueFull(HeadwayError):
     """The waiting queue is at its limit; try again after ``retry_after_s`` seconds."""
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import uvicorn
 import uvloop
 
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
@@ -90,6 +91,7 @@ class Lifecycle:
         )
         self._drain = Drain()
         self._served = Served.of(config)
+        self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     def run(self) -> Outcome:
@@ -99,7 +101,7 @@ class Lifecycle:
     async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-        app = create_app(self._config, self._client, self._served, self._drain, self._custom)
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
         server = _Uvicorn(uvicorn_config(app, self._config.http))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())
@@ -160,6 +162,7 @@ class Lifecycle:
             await self._client.became_ready.wait()
             info = self._client.info
             assert info is not None
+            await self._adapters.load_modules()
             self._served.set_ready(info)
             for line in ready_banner(self._config, self._served.name, info, time.monotonic() - self._started):
                 log.info("%s", line)

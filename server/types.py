@@ -51,11 +51,23 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.temperature < 1e-5
 
 
+class AdapterRef(msgspec.Struct, frozen=True):
+    """A LoRA adapter to load. ``id`` is given once in a server's life: an adapter that is loaded anew, or changed, gets another one.
+
+    ``path`` is a directory in PEFT's format, absolute.
+    """
+
+    id: int
+    name: str
+    path: str
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. ``n`` choices are n of these, with ids of their own.
 
     ``prompt_token_ids`` is never empty. ``arrival_time`` is ``time.time()`` in the API process, in seconds.
     Lower ``priority`` values go first under the priority policy. ``cache_salt`` separates prefix-cache tenants.
+    ``adapter_id`` is that of a loaded adapter; None: the base model.
     """
 
     request_id: str
@@ -64,6 +76,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     arrival_time: float
     priority: int = 0
     cache_salt: str | None = None
+    adapter_id: int | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):

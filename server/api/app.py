@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from headway import __version__
+from headway.server.api.adapter_metrics import AdapterCollector
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
@@ -29,12 +31,22 @@ from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
 
-def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain: Drain, custom: CustomHandlers | None = None) -> FastAPI:
+def create_app(
+    config: ServerConfig,
+    engine: EngineClient,
+    served: Served,
+    drain: Drain,
+    adapters: AdapterRegistry,
+    custom: CustomHandlers | None = None,
+) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
-    The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, and begins ``drain``.
+    The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
+    ``adapters`` load those of the start.
     """
     metrics = Metrics(config, engine, served.name)
+    if adapters.is_enabled and metrics.requests is not None:
+        metrics.registry.register(AdapterCollector(adapters))
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
         title="Headway",
@@ -47,7 +59,7 @@ def create_app(config: ServerConfig, engine: EngineClient, served: Served, drain
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
-    state = app.state.headway = AppState(config, engine, served, drain, metrics)
+    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from headway.server.api.adapters import Adapter, AdapterRegistry, listed
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
@@ -111,10 +112,10 @@ class Served:
         assert self._text is not None, "load comes before set_ready"
         self._model = ServedModel(*self._text, info)
 
-    def check_name(self, model: str | None) -> None:
-        """A missing or empty model means the one that is served. Raises ModelNotFound."""
+    def check_name(self, model: str | None, adapters: Collection[str]) -> None:
+        """A missing or empty model means the one that is served. Raises ModelNotFound, with the names of ``adapters`` too."""
         if model and model not in self.names:
-            known = ", ".join(repr(name) for name in self.names)
+            known = ", ".join(map(repr, self.names)) + (f" and the adapters {listed(adapters)}" if adapters else "")
             raise ModelNotFound(f"The model {cut(model, 100)!r} does not exist here; this server has {known}.", "model")
 
 
@@ -127,6 +128,7 @@ class AppState:
     served: Served
     drain: Drain
     metrics: Metrics
+    adapters: AdapterRegistry
     num_http_generations: int = 0  # generation requests being answered, for /load
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
@@ -140,6 +142,21 @@ class AppState:
         if self.served.model is None or self.engine.phase != "ready":
             raise EngineNotReady(self.engine.phase if self.engine.phase != "ready" else "loading the tokenizer")
         return self.served.model
+
+    def adapter_of(self, model: str | None, adapter_name: str | None = None) -> Adapter | None:
+        """The adapter called ``adapter_name``, where the request named one beside its body; else what its ``model`` names, None for the
+        model itself. Raises ModelNotFound, and RequestError where adapters are off."""
+        if adapter_name is not None:
+            self.adapters.check_enabled()
+            return self.adapters.get(adapter_name, None)
+        adapter = self.adapters.find(model)
+        if adapter is None:
+            self.served.check_name(model, self.adapters.names())
+        return adapter
+
+    def name_of(self, adapter: Adapter | None) -> str:
+        """The model's name that answers show."""
+        return self.served.name if adapter is None else adapter.name
 
 
 def state_of(connection: HTTPConnection) -> AppState:

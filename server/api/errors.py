@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headway.server.errors import (
+    AdapterExists,
+    AdaptersFull,
     EngineDead,
     EngineNotReady,
     HeadwayError,
@@ -29,6 +31,7 @@ _TYPES = {
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     406: "NotAcceptableError",
+    409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
     424: "FailedDependencyError",
@@ -36,6 +39,7 @@ _TYPES = {
     499: "ClientDisconnected",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    507: "InsufficientStorageError",
 }
 # A starting engine takes seconds to minutes, so a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -74,6 +78,10 @@ def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
             return 404
+        case AdapterExists():
+            return 409
+        case AdaptersFull():
+            return 507
         case RequestError():
             return 400
         case Unauthorized():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.server.config.cache import CacheConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
+from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig
 from headway.server.config.observability import ObservabilityConfig
 from headway.server.config.sagemaker import SagemakerConfig
@@ -17,6 +18,7 @@ class ServerConfig(Topic):
     model: ModelConfig = ModelConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    lora: LoraConfig = LoraConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
@@ -44,7 +46,7 @@ MODEL_MISSING = (
 
 def problems(config: ServerConfig) -> list[str]:
     """A sentence for each thing in a config that can't be served, beside a missing model; empty when all is well."""
-    return [*_model_problems(config.model), *_size_problems(config), *_http_problems(config.http)]
+    return [*_model_problems(config.model), *_size_problems(config), *lora_problems(config.lora), *_http_problems(config.http)]
 
 
 def warnings(config: ServerConfig) -> list[str]:

@@ -180,8 +180,22 @@ def _parse_list(text: str) -> list[str] | None:
             items = json.loads(text)
         except (ValueError, RecursionError):
             return None
-        return [str(item) for item in items] if all(isinstance(item, str | int | float) for item in items) else None
+        return [_item(item) for item in items] if all(isinstance(item, str | int | float | dict) for item in items) else None
+    if text.strip().startswith("{") and _is_object(text):
+        return [text.strip()]
     return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _item(value: Any) -> str:
+    """An item of a JSON list; an object (an adapter's name and path) stays JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parse_json(text: str) -> dict[str, Any] | None:

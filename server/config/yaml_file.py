@@ -90,14 +90,16 @@ def _value(meaning: Meaning, loader: _Loader, node: yaml.Node) -> Any:
         value = parse_text(setting, _scalar(node))
         return (not value) if meaning.negated else value
     if isinstance(node, yaml.SequenceNode) and setting.kind is Kind.LIST:
-        return checked(setting, [_item(setting, item) for item in node.value])
+        return checked(setting, [_item(setting, loader, item) for item in node.value])
     if isinstance(node, yaml.MappingNode) and setting.kind is Kind.JSON:
         # Through JSON: what has no JSON form (a set, a binary) is no value of a JSON option.
         return json.loads(json.dumps(loader.construct_document(node), allow_nan=False))
     raise bad_value(setting, "a YAML " + ("list" if isinstance(node, yaml.SequenceNode) else "mapping"))
 
 
-def _item(setting: Setting, node: yaml.Node) -> str:
+def _item(setting: Setting, loader: _Loader, node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return json.dumps(loader.construct_document(node), ensure_ascii=False, allow_nan=False)
     if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
         raise bad_value(setting, "a list with something else than texts in it")
     return _scalar(node)

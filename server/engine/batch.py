@@ -21,6 +21,7 @@ class NewRow:
     sampling: SamplingParams
     block_ids: list[int]  # every block it holds, those of this step included
     num_computed_tokens: int  # tokens whose KV is there already (prefix cache)
+    adapter_id: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -59,7 +59,7 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
         seed=config.model.seed,
         max_model_len=plan.max_model_len,
     )
-    worker = Worker(loaded, plan, device)
+    worker = Worker(loaded, plan, device, config.lora)
     phases.begin("sizing the KV cache")
     activations = worker.measure_activations()
     num_blocks = plan_num_blocks(

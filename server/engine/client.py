@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from headway.server.types import EngineInfo, EngineStats, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, TokenDelta
 
 
 class DeltaStream(Protocol):
@@ -61,6 +61,14 @@ class EngineClient(Protocol):
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         """Calls ``watcher`` with the statistics after each step, from now on, on the event loop; it must be quick."""
+        ...
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        """Returns once requests may have it. Raises AdapterError (nothing has changed), EngineNotReady, EngineDead."""
+        ...
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        """Frees its slot. Every request with it must have ended, or its stream been closed. Raises as ``load_adapter`` does."""
         ...
 
     async def reset_prefix_cache(self) -> None: ...

@@ -11,7 +11,8 @@ from headway.server.engine.batch import BatchPlan, BatchResult
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
 from headway.server.engine.scheduler import Scheduler
-from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.errors import AdapterError
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 
 class Executor(Protocol):
@@ -19,6 +20,14 @@ class Executor(Protocol):
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         """Runs one step. Rows that break are isolated in the result; raises only when nothing works any more."""
+        ...
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        """Raises AdapterError, and then nothing has changed."""
+        ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError if it is not loaded."""
         ...
 
     def shutdown(self) -> None: ...
@@ -33,6 +42,7 @@ class EngineCore:
         self._executor = executor
         self._kv = kv
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
+        self._adapter_ids: set[int] = set()  # loaded
         self._num_steps = 0
         self._last_step = (0, 0.0)  # tokens, seconds
 
@@ -42,6 +52,8 @@ class EngineCore:
 
     def add_request(self, request: GenerateRequest) -> None:
         try:
+            if request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
+                raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
             self._scheduler.add(request)
         except ValueError as refusal:  # the API process checks everything that a user can get wrong
             self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
@@ -54,6 +66,18 @@ class EngineCore:
 
     def reset_prefix_cache(self) -> None:
         self._kv.reset_prefix_cache()
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        """Steps wait for as long as the files are read. Raises AdapterError, and then nothing has changed."""
+        self._executor.load_adapter(adapter)
+        self._adapter_ids.add(adapter.id)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError if it is not loaded, or if an open request has it: its slot would become another adapter's."""
+        if self._scheduler.uses_adapter(adapter_id):
+            raise AdapterError(f"Requests with the adapter of id {adapter_id} are open.")
+        self._executor.unload_adapter(adapter_id)
+        self._adapter_ids.remove(adapter_id)
 
     def step(self) -> StepOutput:
         """Runs one step, if there is one to run, and returns what became of the requests."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headway.server.types import EngineInfo, EngineStats, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, TokenDelta
 
 
 class AddRequest(msgspec.Struct, tag=True, frozen=True):
@@ -22,11 +22,25 @@ class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
     pass
 
 
+class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
+    """Answered by an AdapterDone with the same ``call_id``."""
+
+    call_id: int
+    adapter: AdapterRef
+
+
+class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
+    """Answered by an AdapterDone with the same ``call_id``."""
+
+    call_id: int
+    adapter_id: int
+
+
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """Finish the step under way, abort what is open, exit 0."""
 
 
-ToEngine = AddRequest | AbortRequests | ResetPrefixCache | Stop
+ToEngine = AddRequest | AbortRequests | ResetPrefixCache | LoadAdapter | UnloadAdapter | Stop
 
 
 class Phase(msgspec.Struct, tag=True, frozen=True):
@@ -46,6 +60,13 @@ class StepOutput(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
+class AdapterDone(msgspec.Struct, tag=True, frozen=True):
+    """``refusal``: why nothing was changed, in one sentence; None: done."""
+
+    call_id: int
+    refusal: str | None = None
+
+
 class Died(msgspec.Struct, tag=True, frozen=True):
     """The engine's last words: ``cause`` in one sentence, for /ping, the last log line and every open stream."""
 
@@ -53,7 +74,7 @@ class Died(msgspec.Struct, tag=True, frozen=True):
     is_user_error: bool = False  # a wrong option or model: exit status 2 and no traceback
 
 
-FromEngine = Phase | Ready | StepOutput | Died
+FromEngine = Phase | Ready | StepOutput | AdapterDone | Died
 
 _to_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 _from_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)

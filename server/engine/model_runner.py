@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
 from headway.server.engine.logprobs import prompt_logprobs
+from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.rows import RowTable, StepInputs
 from headway.server.engine.sampler import SamplingState
 from headway.server.layers.forward import ForwardBatch, LayerKV
@@ -34,14 +35,19 @@ class ModelRunner:
         sampling: SamplingState,
         device: torch.device,
         probe: Callable[[Model], None],
+        adapters: AdapterSlots | None = None,
     ) -> None:
-        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done."""
+        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done.
+
+        ``adapters`` are those of ``model``; None: no request has one.
+        """
         self._model = model
         self._kv = kv
         self._rows = rows
         self._sampling = sampling
         self._device = device
         self._probe = probe
+        self._adapters = adapters
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
 
@@ -83,6 +89,8 @@ class ModelRunner:
             self._sampling.add(row, new.sampling, new.token_ids, new.num_prompt_tokens)
             self._params[new.request_id] = new.sampling
             self._num_prompt_tokens[new.request_id] = new.num_prompt_tokens
+            if self._adapters is not None:
+                self._adapters.set_row(row, new.adapter_id)
         self._rows.extend(plan.scheduled)
 
     @torch.inference_mode()
@@ -146,6 +154,7 @@ class ModelRunner:
             logits_indices=self._tensor(np.array(wanted, dtype=np.int64)),
             query_lens=inputs.query_lens,
             seq_lens_host=inputs.seq_lens,
+            lora=self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None,
         )
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:

@@ -9,24 +9,29 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import zmq
 
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
+    AdapterDone,
     AddRequest,
     Died,
     FromEngine,
+    LoadAdapter,
     Phase,
     Ready,
     ResetPrefixCache,
     Stop,
+    UnloadAdapter,
     decode_to_engine,
     encode,
 )
-from headway.server.errors import HeadwayError, sentence_of
+from headway.server.errors import AdapterError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads
 from headway.server.source.files import ModelFiles
 
@@ -124,6 +129,10 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
                     core.abort(ids)
                 case ResetPrefixCache():
                     core.reset_prefix_cache()
+                case LoadAdapter(call_id=call_id, adapter=adapter):
+                    link.send(_done(call_id, partial(core.load_adapter, adapter)))
+                case UnloadAdapter(call_id=call_id, adapter_id=adapter_id):
+                    link.send(_done(call_id, partial(core.unload_adapter, adapter_id)))
                 case Stop():
                     core.abort_all()
                     link.send(core.step())
@@ -135,6 +144,17 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
         elif was_busy:
             core.check_idle()
             was_busy = False
+
+
+def _done(call_id: int, change: Callable[[], None]) -> AdapterDone:
+    try:
+        change()
+    except AdapterError as refusal:
+        return AdapterDone(call_id, str(refusal))
+    except Exception as problem:  # a user's file: whatever is wrong with it must not end the engine
+        log.exception("An adapter could not be loaded")
+        return AdapterDone(call_id, f"The adapter can't be loaded: {sentence_of(problem)}")
+    return AdapterDone(call_id)
 
 
 def _die_with_parent() -> None:

@@ -19,24 +19,28 @@ import zmq
 import zmq.asyncio
 
 from headway.server.config.server import ServerConfig, without_secrets
+from headway.server.engine.calls import Calls
 from headway.server.engine.messages import (
     AbortRequests,
+    AdapterDone,
     AddRequest,
     Died,
+    LoadAdapter,
     Phase,
     Ready,
     ResetPrefixCache,
     StepOutput,
     Stop,
     ToEngine,
+    UnloadAdapter,
     decode_from_engine,
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import ConfigError, EngineDead, EngineNotReady, QueueFull
+from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady, QueueFull
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
-from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
 from headway.server.words import gib
 
 log = logging.getLogger(__name__)
@@ -182,6 +186,7 @@ class ProcessEngineClient:
         self._outbox = self._bind(zmq.PULL, process.outbox)
         self._streams: dict[str, _Stream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
+        self._calls = Calls()
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
@@ -279,6 +284,9 @@ class ProcessEngineClient:
                 self._on_phase(READY, since)
                 self._last_progress = self._now()
                 self.became_ready.set()
+            case AdapterDone(call_id=call_id, refusal=refusal):
+                self._last_progress = self._now()  # steps waited for it
+                self._calls.answer(call_id, AdapterError(refusal) if refusal is not None else None)
             case Died(cause=cause, is_user_error=is_user_error):
                 self._died_of_user_error = is_user_error
                 self.die(cause)
@@ -291,6 +299,7 @@ class ProcessEngineClient:
         self._phase = DEAD
         for request_id, stream in self._streams.items():
             stream.put(TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(cause))))
+        self._calls.fail_all(EngineDead(cause))
         self.ended.set()
 
     def generate(self, request: GenerateRequest) -> RequestStream:
@@ -304,10 +313,7 @@ class ProcessEngineClient:
             self._send(AbortRequests([request_id]))
 
     def _open(self, request: GenerateRequest) -> _Stream:
-        if self._dead_cause is not None:
-            raise EngineDead(self._dead_cause)
-        if self._phase != READY:
-            raise EngineNotReady(self._phase)
+        self._check_ready()
         if self._max_open is not None and len(self._streams) >= self._max_open:
             raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
         assert request.request_id not in self._streams, "request ids are ours and unique"
@@ -324,6 +330,24 @@ class ProcessEngineClient:
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         self._watchers.append(watcher)
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        self._check_ready()
+        call_id, answered = self._calls.begin()
+        self._send(LoadAdapter(call_id, adapter))
+        await answered
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        self._check_ready()
+        call_id, answered = self._calls.begin()
+        self._send(UnloadAdapter(call_id, adapter_id))
+        await answered
+
+    def _check_ready(self) -> None:
+        if self._dead_cause is not None:
+            raise EngineDead(self._dead_cause)
+        if self._phase != READY:
+            raise EngineNotReady(self._phase)
 
     async def reset_prefix_cache(self) -> None:
         self._send(ResetPrefixCache())

@@ -35,6 +35,7 @@ class Request:
     arrival_number: int  # the scheduler's own count: breaks ties, and is the order under fcfs
     priority: int = 0
     cache_salt: str | None = None
+    adapter_id: int | None = None
     state: RequestState = RequestState.WAITING
     num_scheduled_tokens: int = 0
     num_computed_tokens: int = 0
@@ -58,6 +59,7 @@ class Request:
             arrival_number=arrival_number,
             priority=request.priority,
             cache_salt=request.cache_salt,
+            adapter_id=request.adapter_id,
         )
 
     @property

@@ -104,6 +104,10 @@ class Scheduler:
     def open_request_ids(self) -> list[str]:
         return list(self._open)
 
+    def uses_adapter(self, adapter_id: int) -> bool:
+        """Whether an open request has it."""
+        return any(request.adapter_id == adapter_id for request in self._open.values())
+
     def add(self, request: GenerateRequest) -> None:
         """Accepts a request. One that could never run here is refused: its terminal delta is in ``take_refused``.
 
@@ -341,7 +345,15 @@ def _new_row(request: Request, block_ids: list[int]) -> NewRow:
     sampling = request.sampling
     if sampling.prompt_logprobs is not None and not request.wants_prompt_logprobs:
         sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # they are out; computing them again costs logits
-    return NewRow(request.request_id, list(request.token_ids), request.num_prompt_tokens, sampling, block_ids, request.num_scheduled_tokens)
+    return NewRow(
+        request.request_id,
+        list(request.token_ids),
+        request.num_prompt_tokens,
+        sampling,
+        block_ids,
+        request.num_scheduled_tokens,
+        request.adapter_id,
+    )
 
 
 def _gather(request: Request, num_tokens: int, entries: list[TokenLogprobs]) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
@@ -21,8 +23,11 @@ from headway.server.models.base import LoadedModel, Model
 class Worker:
     """Holds a device's tensors. Start: construct (weights are loaded), ``measure_activations``, ``start``."""
 
-    def __init__(self, loaded: LoadedModel, plan: Plan, device: torch.device) -> None:
+    def __init__(self, loaded: LoadedModel, plan: Plan, device: torch.device, lora: LoraConfig) -> None:
         self.loaded = loaded
+        self.adapters: AdapterSlots | None = None
+        if lora.enable_lora:
+            self.adapters = AdapterSlots(loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
@@ -62,6 +67,7 @@ class Worker:
             SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed),
             self._device,
             probe=lambda model: self._forward_dummy(model, 1),
+            adapters=self.adapters,
         )
 
     def warm_up(self) -> None:

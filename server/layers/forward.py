@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
+
 
 @dataclass(slots=True)
 class ForwardBatch:
@@ -26,6 +28,7 @@ class ForwardBatch:
     logits_indices: Tensor  # [L] int64, query tokens whose logits are wanted
     query_lens: list[int]  # [B], on the host, for implementations that loop over rows
     seq_lens_host: list[int]  # [B], on the host
+    lora: LoraPlan | None = None  # the step's adapters, None where no row has one
 
 
 @dataclass(slots=True)

@@ -6,27 +6,38 @@ from typing import Any
 
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ModelSourceError
+from headway.server.layers.lora import LinearAdapters
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.weight import Layer, Part, Weight
 
 
-class _Linear(Layer):
-    """Holds this rank's weight and bias in the method's packed form."""
+class Linear(Layer):
+    """Holds this rank's weight and bias in the method's packed form. ``adapters`` is there where adapters are enabled."""
 
     def __init__(self, shape: tuple[int, int], parts: dict[str, Part], bias_parts: dict[str, Part] | None, method: LinearMethod) -> None:
         self.weight = method.create(shape, parts, self._keep_weight)
         self.bias: Weight | None = None
         if bias_parts is not None:
             self.bias = method.create(shape[:1], bias_parts, self._keep_bias)
+        self.adapters: LinearAdapters | None = None
         self._method = method
         self._apply = method.apply
         self._packed: Any = None
         self._bias: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._apply(x, self._packed, self._bias)
+    def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """``lora``: the step's adapters, None for none."""
+        out = self._apply(x, self._packed, self._bias)
+        if lora is not None:
+            self._adapt(out, x, lora)
+        return out
+
+    def _adapt(self, out: Tensor, x: Tensor, lora: LoraPlan) -> None:
+        assert self.adapters is not None, "a step has adapters only where layers have room for them"
+        self.adapters.add(out, x, lora)
 
     def _keep_weight(self, weight: Tensor) -> int:
         self._packed, num_bytes = self._method.pack(weight)
@@ -37,7 +48,7 @@ class _Linear(Layer):
         return bias.nbytes
 
 
-class MergedColumnParallelLinear(_Linear):
+class MergedColumnParallelLinear(Linear):
     """Several projections of one input as one product, each cut by rows: x [T, K] -> [T, sum of sizes / ranks].
 
     ``sizes`` names the parts in the order of their outputs ({"gate": 1536, "up": 1536}); each must divide by the ranks.
@@ -58,7 +69,7 @@ class ColumnParallelLinear(MergedColumnParallelLinear):
         super().__init__(in_features, {"": out_features}, bias=bias, method=method, group=group)
 
 
-class QKVParallelLinear(_Linear):
+class QKVParallelLinear(Linear):
     """Query, key and value projections as one product, cut by heads: x [T, K] -> [T, (num_heads + 2 num_kv_heads) * head_dim].
 
     ``num_heads`` and ``num_kv_heads`` are this rank's. With fewer key-value heads than ranks, each is held by several ranks.
@@ -84,7 +95,7 @@ class QKVParallelLinear(_Linear):
         super().__init__(*_column_parts(hidden_size, spans, bias), method)
 
 
-class RowParallelLinear(_Linear):
+class RowParallelLinear(Linear):
     """A projection cut by columns, summed over the ranks: x [T, K / ranks] -> [T, N], the same on every rank."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, method: LinearMethod, group: TensorParallelGroup) -> None:
@@ -94,10 +105,13 @@ class RowParallelLinear(_Linear):
         super().__init__((out_features, length), parts, bias_parts, method)
         self._group = group
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
         if self._group.size == 1:
-            return self._apply(x, self._packed, self._bias)
-        out = self._group.all_reduce(self._apply(x, self._packed, None))
+            return super().__call__(x, lora)
+        out = self._apply(x, self._packed, None)
+        if lora is not None:
+            self._adapt(out, x, lora)
+        out = self._group.all_reduce(out)
         return out if self._bias is None else out + self._bias  # after the sum: once, not once a rank
 
 

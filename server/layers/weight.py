@@ -89,13 +89,20 @@ class Layer:
     Weights and layers are found by attribute; a list of layers counts by index.
     """
 
-    def named_weights(self, prefix: str = "") -> Iterator[tuple[str, Weight]]:
-        for name, value in vars(self).items():
-            if isinstance(value, Weight):
-                yield prefix + name, value
-            elif isinstance(value, Layer):
-                yield from value.named_weights(f"{prefix}{name}.")
+    def named_weights(self) -> Iterator[tuple[str, Weight]]:
+        for prefix, layer in self.named_layers():
+            for name, value in vars(layer).items():
+                if isinstance(value, Weight):
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def named_layers(self, name: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer as ``name``, then all layers below it, such as "layers.3.qkv"."""
+        yield name, self
+        prefix = f"{name}." if name else ""
+        for attribute, value in vars(self).items():
+            if isinstance(value, Layer):
+                yield from value.named_layers(prefix + attribute)
             elif isinstance(value, list):
                 for i, item in enumerate(value):
                     if isinstance(item, Layer):
-                        yield from item.named_weights(f"{prefix}{name}.{i}.")
+                        yield from item.named_layers(f"{prefix}{attribute}.{i}")

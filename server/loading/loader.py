@@ -89,7 +89,7 @@ def load_model(
         checkpoint = SafetensorsCheckpoint(files.directory)
     _fill(places, checkpoint, _ignored_names(config), rotation)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
-    return LoadedModel(model, config, weight_bytes, method.name)
+    return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
 
 
 def _open(files: ModelFiles) -> tuple[Family, DecoderConfig, GgufFile | None]:

@@ -52,6 +52,13 @@ class ResidualRotation:
             return self._rotate(values.float().t().contiguous()).t()  # of a bias, t() is itself
         return self._rotate(values.float()) if weight == self._embedding else values
 
+    def update(self, weight: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """See WeightTransform. What a reader's update reads is rotated as its weight is, what a writer's gives likewise: ``b @ a``
+        of the rotated model is ``apply`` of the checkpoint's, without making it."""
+        if weight in self._norm_of:
+            return self.apply(weight, a), b
+        return (a, self.apply(weight, b)) if weight in self._writers else (a, b)
+
 
 class HadamardRotation:
     """x [..., H] -> x Q for a fixed orthogonal Q [H, H] without zeros: random signs, Hadamard blocks, then a mixture of the blocks.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from headway.server.distributed.groups import TensorParallelGroup
     from headway.server.layers.forward import ForwardBatch, LayerKV
     from headway.server.layers.quant.method import LinearMethod
-    from headway.server.layers.weight import Weight
+    from headway.server.layers.weight import Layer, Weight
     from headway.server.models.names import ResidualStream, WeightName
     from headway.server.models.raw_config import RawConfig
 
@@ -87,6 +87,10 @@ class Model(Protocol):
         """What the loader fills."""
         ...
 
+    def named_layers(self) -> Iterator[tuple[str, Layer]]:
+        """All layers by name, such as "layers.3.qkv"."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -110,11 +114,25 @@ class Builder(Protocol):
     def __call__(self, config: DecoderConfig, context: BuildContext) -> Model: ...
 
 
+class WeightTransform(Protocol):
+    """How the weights of a model as it runs differ from its checkpoint's."""
+
+    def update(self, weight: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """The low-rank update ``b @ a`` of a checkpoint's weight [N, K] as the model's own needs it: a [r, K], b [N, r]."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model whose weights are all there."""
+    """A model whose weights are all there.
+
+    ``names`` are those of the family's safetensors, whatever it was loaded from: adapters use them. ``transform`` is None where the
+    weights are the checkpoint's, but for rounding.
+    """
 
     model: Model
     config: DecoderConfig
     weight_bytes: int  # on this rank, as kept
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
+    names: tuple[WeightName, ...]
+    transform: WeightTransform | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.server.layers.activation import GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
@@ -44,15 +45,17 @@ class DecoderLayer(Layer):
         self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
         self._activation = GATED_ACTIVATIONS[config.hidden_act]
 
-    def __call__(self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
+    ) -> tuple[Tensor, Tensor]:
         """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer."""
         if residual is None:
             residual, hidden = hidden, self.input_norm(hidden)
         else:
             hidden, residual = self.input_norm.add(hidden, residual)
-        hidden = self.o(self.attention(self.qkv(hidden), kv, step))
+        hidden = self.o(self.attention(self.qkv(hidden, lora), kv, step), lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
-        return self.down(self._activation(self.gate_up(hidden))), residual
+        return self.down(self._activation(self.gate_up(hidden, lora)), lora), residual
 
 
 class DecoderModel(Layer):
@@ -78,7 +81,7 @@ class DecoderModel(Layer):
         step = prepare_attention(batch, self._cos_sin, self._windows, kv[0])
         hidden, residual = self.embed_tokens(token_ids), None
         for layer, pages in zip(self.layers, kv, strict=True):
-            hidden, residual = layer(hidden, residual, pages, step)
+            hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
         return self.norm.add(hidden, residual)[0]
 

@@ -50,11 +50,16 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values |= st.sampled_from(setting.words)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
+    if setting.name == "lora_modules":
+        values = values.map(lambda paths: [f"{i}={path}" for i, path in enumerate(paths)])
+    if setting.name == "lora_allowed_prefixes":
+        values = values.map(lambda paths: [f"/{path}" for path in paths])
     return st.none() | values if setting.nullable and setting.name != "model" else values
 
 
 def effective(setting: Setting, argv: list[str], environ: dict[str, str]) -> tuple[Any, str]:
-    resolved = resolve([*argv, "--show-config"], environ)
+    needed = ["--enable-lora"] if setting.name == "lora_modules" else []
+    resolved = resolve([*argv, *needed, "--show-config"], environ)
     return resolved.value(setting), str(resolved.source(setting))
 
 
@@ -110,7 +115,7 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
 
     open_settings = [setting for setting in SETTINGS if not setting.option.secret]
     chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
-    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device"}  # these may contradict others
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "lora_modules"}  # these may contradict others
     argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
     first = resolve([*argv, "--show-config"], {})
     path = tmp_path / "shown.yaml"

@@ -15,6 +15,7 @@ import uvicorn
 from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
+from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
@@ -53,9 +54,10 @@ class ApiServer:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)
         self.drain = Drain()
+        self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
-        self.app = create_app(self.config, self.engine, self.served, self.drain, custom)
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"

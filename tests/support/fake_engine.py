@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
-from headway.server.errors import EngineDead, EngineNotReady, QueueFull
+from headway.server.errors import AdapterError, EngineDead, EngineNotReady, QueueFull
 from headway.server.text.tokenizer import Tokenizer
-from headway.server.types import EngineInfo, EngineStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta, TokenLogprobs
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta, TokenLogprobs
 
 
 def fake_info(vocab_size: int, max_model_len: int = 256) -> EngineInfo:
@@ -36,7 +37,9 @@ class FakeEngine:
     - ``is_bursty``: whatever follows the first delta has arrived with it, as after a reader was held up.
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
     - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
-    - ``requests`` and ``aborted_ids`` are what came in.
+    - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
+      "refused" can't be loaded, for the reason in the file.
+    - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
     """
 
     def __init__(self, tokenizer: Tokenizer, text: str | Callable[[GenerateRequest], str] = "hello world") -> None:
@@ -57,8 +60,14 @@ class FakeEngine:
         self.max_open: int | None = None
         self.retry_after_s = 3
         self.on_admit: Callable[[], None] = lambda: None
+        self.adapters: dict[int, AdapterRef] = {}
+        self.max_adapters = 4
+        self.adapter_gate = asyncio.Event()
+        self.adapter_gate.set()
+        self.adapter_log: list[str] = []
         self.requests: list[GenerateRequest] = []
         self.open_ids: set[str] = set()
+        self.open_adapters: dict[str, int | None] = {}  # open request -> its adapter's id
         self.aborted_ids: list[str] = []
         self.watchers: list[Callable[[EngineStats], None]] = []
 
@@ -70,17 +79,41 @@ class FakeEngine:
         return self.stalled_s
 
     def generate(self, request: GenerateRequest) -> FakeStream:
+        self._check_alive()
+        if self.max_open is not None and len(self.open_ids) >= self.max_open:
+            raise QueueFull("The queue is full: try again later.", self.retry_after_s)
+        assert request.request_id not in self.open_ids, "request ids must be unique"
+        assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
+        self.requests.append(request)
+        self.open_adapters[request.request_id] = request.adapter_id
+        self.open_ids.add(request.request_id)
+        self.on_admit()
+        return FakeStream(self, request)
+
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        self._check_alive()
+        await self.adapter_gate.wait()
+        self._check_alive()
+        refusal = Path(adapter.path) / "refused"
+        if refusal.exists():
+            raise AdapterError(refusal.read_text())
+        if len(self.adapters) >= self.max_adapters:
+            raise AdapterError("All slots are taken.")
+        assert adapter.id not in self.adapters, "ids are given once"
+        self.adapters[adapter.id] = adapter
+        self.adapter_log.append(f"+{adapter.name}")
+
+    async def unload_adapter(self, adapter_id: int) -> None:
+        self._check_alive()
+        if adapter_id in self.open_adapters.values():
+            raise AdapterError("Requests with the adapter are open.")
+        self.adapter_log.append(f"-{self.adapters.pop(adapter_id).name}")
+
+    def _check_alive(self) -> None:
         if self.dead_cause is not None:
             raise EngineDead(self.dead_cause)
         if self.phase != "ready":
             raise EngineNotReady(self.phase)
-        if self.max_open is not None and len(self.open_ids) >= self.max_open:
-            raise QueueFull("The queue is full: try again later.", self.retry_after_s)
-        assert request.request_id not in self.open_ids, "request ids must be unique"
-        self.requests.append(request)
-        self.open_ids.add(request.request_id)
-        self.on_admit()
-        return FakeStream(self, request)
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         self.watchers.append(watcher)
@@ -132,6 +165,7 @@ class FakeStream:
     def _end(self) -> None:
         self._ended = True
         self._engine.open_ids.discard(self._request.request_id)
+        self._engine.open_adapters.pop(self._request.request_id, None)
 
     def _next(self) -> TokenDelta:
         engine, request = self._engine, self._request

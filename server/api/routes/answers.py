@@ -14,6 +14,7 @@ from headway.server.api.media import JSON
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.body import read_request
+from headway.server.api.sagemaker.attributes import asked_adapter
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.api.serving.operations import Operation
 from headway.server.api.stream import EVENTS, ChunkStream, Framing
@@ -29,7 +30,9 @@ async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
 
 async def call_of(http: Request) -> Call:
     """For a request whose body has been read."""
-    return Call(request_id_of(http), client_request_id_of(http) is not None, num_bytes=len(await http.body()))
+    return Call(
+        request_id_of(http), client_request_id_of(http) is not None, num_bytes=len(await http.body()), adapter=asked_adapter(http.headers)
+    )
 
 
 async def respond(

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel, state_of
 from headway.server.api.routes.answers import answer_to
 from headway.server.api.serving.operations import CHAT, COMPLETION, DETOKENIZE, TOKENIZE
@@ -33,7 +34,8 @@ async def list_models(http: Request) -> Response:
     """Only once the model is ready: clients take this list for a sign that they may begin."""
     state = state_of(http)
     model = state.ready_model()
-    return JSONResponse({"object": "list", "data": [_card(state, model, name) for name in state.served.names]})
+    cards = [_card(state, model, name, None) for name in state.served.names]
+    return JSONResponse({"object": "list", "data": [*cards, *(_card(state, model, a.name, a) for a in state.adapters.all())]})
 
 
 async def show_model(http: Request) -> Response:
@@ -42,18 +44,17 @@ async def show_model(http: Request) -> Response:
     name = http.path_params["model_id"]
     if not name:
         raise HTTPException(404)
-    state.served.check_name(name)
-    return JSONResponse(_card(state, model, name))
+    return JSONResponse(_card(state, model, name, state.adapter_of(name)))
 
 
-def _card(state: AppState, model: ServedModel, name: str) -> dict[str, Any]:
+def _card(state: AppState, model: ServedModel, name: str, adapter: Adapter | None) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
         "created": state.started_at,
         "owned_by": "headway",
-        "root": state.config.model.model,
-        "parent": None,
+        "root": adapter.src if adapter else state.config.model.model,
+        "parent": state.served.name if adapter else None,
         "max_model_len": model.info.max_model_len,
         "permission": [],
     }

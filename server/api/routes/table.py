@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
+from headway.server.api.protocol.adapters import (
+    LoadLoraAdapterRequest,
+    RegisterAdapterRequest,
+    UnloadLoraAdapterRequest,
+    UpdateAdapterRequest,
+)
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes import openai, probes
-from headway.server.api.sagemaker import bidirectional, execution, invocations, ping
+from headway.server.api.routes import lora, openai, probes
+from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,13 @@ ROUTES = (
     Route("GET POST HEAD", "/ping", ping.ping, "SageMaker's health check"),
     Route("POST", "/invocations", invocations.invoke, "A request of any shape, or JSON lines of several", INVOCATION_BODIES),
     Route("GET", "/execution-parameters", execution.show_execution_parameters, "How a batch transform job should send its records"),
+    Route("POST", "/adapters", adapters.register, "Register a LoRA adapter", (RegisterAdapterRequest,)),
+    Route("GET", "/adapters", adapters.list_all, "The registered adapters"),
+    Route("GET", "/adapters/{name}", adapters.describe, "One registered adapter"),
+    Route("POST", "/adapters/{name}/update", adapters.update, "Change a registered adapter", (UpdateAdapterRequest,)),
+    Route("DELETE", "/adapters/{name}", adapters.unregister, "Remove an adapter"),
+    Route("POST", "/v1/load_lora_adapter", lora.load, "Load a LoRA adapter, as in vLLM", (LoadLoraAdapterRequest,)),
+    Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", (UnloadLoraAdapterRequest,)),
     Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", (ChatCompletionRequest,)),
     Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", (CompletionRequest,)),
     Route("GET", "/v1/models", openai.list_models, "The served model's names"),
@@ -52,7 +65,11 @@ def template_of(path: str) -> str:
     """The route's path for a request's path, "none" where there is no such route: a label of few values."""
     if path in _PATHS:
         return path
-    return "/v1/models/{model_id}" if path.startswith("/v1/models/") else "none"
+    if path.startswith("/v1/models/"):
+        return "/v1/models/{model_id}"
+    if path.startswith("/adapters/"):
+        return "/adapters/{name}/update" if path.endswith("/update") else "/adapters/{name}"
+    return "none"
 
 
 _PATHS = frozenset(route.path for route in ROUTES if "{" not in route.path)

@@ -1,4 +1,5 @@
-"""X-Amzn-SageMaker-Custom-Attributes: free text that goes back as it came, in which ``route=/path`` selects what is asked for."""
+"""SageMaker's headers beside a request: Custom-Attributes, free text that goes back as it came, in which ``route=/path`` selects what
+is asked for, and the name of an adapter."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from starlette.datastructures import Headers
 from headway.server.errors import RequestError
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+ADAPTER_IDENTIFIER = "x-amzn-sagemaker-adapter-identifier"
 _VISIBLE_ASCII = re.compile(r"[\x20-\x7e]{1,1024}")
 _SEPARATORS = re.compile("[,;]")
 
@@ -17,6 +19,11 @@ def echoed(headers: Headers) -> dict[str, str]:
     """What SageMaker's caller expects to get back as it was."""
     attributes = headers.get(CUSTOM_ATTRIBUTES)
     return {CUSTOM_ATTRIBUTES: attributes} if attributes and _VISIBLE_ASCII.fullmatch(attributes) else {}
+
+
+def asked_adapter(headers: Headers) -> str | None:
+    """The adapter whose inference component was called; None for the model's own."""
+    return headers.get(ADAPTER_IDENTIFIER) or None
 
 
 def asked_route(headers: Headers) -> str | None:

@@ -14,7 +14,7 @@ from headway.server.api.media import JSON_LINES, chosen, decoded, kind_of
 from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
 from headway.server.api.routes.body import read_body
-from headway.server.api.sagemaker.attributes import echoed
+from headway.server.api.sagemaker.attributes import asked_adapter, echoed
 from headway.server.api.sagemaker.understand import Invocation, understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, QueueFull, RequestError, ServerDraining
@@ -85,7 +85,7 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line))
+        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line), adapter=asked_adapter(self._headers))
         try:
             if self._num_answer_bytes > MAX_ANSWER_BYTES:
                 raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")

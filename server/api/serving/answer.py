@@ -18,11 +18,15 @@ from headway.server.api.serving.generate import Generation, Usage
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time()."""
+    """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time().
+
+    ``adapter``: the name of one that was asked for beside the body; it goes before the body's model.
+    """
 
     request_id: str
     is_id_given: bool  # by the client, beside the body
     num_bytes: int
+    adapter: str | None = None
     arrival: float = field(default_factory=time.time)
 
     def id_of(self, request: GenerationFields) -> str:

@@ -19,11 +19,11 @@ from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull."""
     model = state.ready_model()
-    state.served.check_name(request.model)
+    adapter = state.adapter_of(request.model, call.adapter)
     prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.id_of(request)}"
-    form = _ChatFormat(request, model, prompt, public_id, state.served.name, state.config.http.response_role)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival)
+    form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 

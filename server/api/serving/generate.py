@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
@@ -16,7 +17,7 @@ from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
-from headway.server.errors import EngineDead, HeadwayError, QueueFull
+from headway.server.errors import EngineDead, QueueFull
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import GenerateRequest, TokenDelta
 
@@ -49,6 +50,7 @@ class Generation:
 
     def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt]) -> None:
         self._state = state
+        self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
         self._shows_prompt_only = request.asked_max_tokens == 0
         self._n = request.n
@@ -66,12 +68,15 @@ class Generation:
         prompts: Sequence[EncodedPrompt],
         public_id: str,
         arrival: float,
+        adapter: Adapter | None,
     ) -> Generation:
-        """Admits every choice, or none. Raises RequestError, QueueFull, EngineNotReady, EngineDead."""
+        """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineDead."""
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
         generation = cls(state, request, prompts)
         try:
+            if adapter is not None:
+                adapter = generation._adapter = await state.adapters.acquire(adapter)
             for prompt_index, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
                 for k in range(request.n):
                     seeded = msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)) if k else sampling
@@ -82,9 +87,10 @@ class Generation:
                         arrival_time=arrival,
                         priority=request.priority,
                         cache_salt=request.cache_salt,
+                        adapter_id=adapter.ref.id if adapter is not None else None,
                     )
                     generation._admit(model, request, engine_request, prompt_index)
-        except HeadwayError as error:
+        except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
                 state.metrics.count_rejection()
             await generation.aclose()
@@ -162,6 +168,10 @@ class Generation:
         self._state.num_http_generations -= 1
         if self._is_admitted:
             self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
-        for choice in self.choices:
-            choice.abandon()
-            await choice.stream.aclose()
+        try:
+            for choice in self.choices:
+                choice.abandon()
+                await choice.stream.aclose()
+        finally:
+            if self._adapter is not None:
+                self._state.adapters.release(self._adapter)

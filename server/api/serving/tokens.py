@@ -13,15 +13,15 @@ from headway.server.api.serving.prompts import check_ids, refuse_hopeless
 
 async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError."""
-    state.served.check_name(request.model)
     model = state.ready_model()
+    state.adapter_of(request.model, call.adapter)  # adapters have the model's own tokens
     return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(model, request)))
 
 
 async def open_detokenize(state: AppState, call: Call, request: DetokenizeRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError."""
-    state.served.check_name(request.model)
     model = state.ready_model()
+    state.adapter_of(request.model, call.adapter)
     return await off_loop(call.num_bytes, lambda: FinishedAnswer(_text(model, request)))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from headway.server.engine.batch import BatchPlan, BatchResult
+from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
+from headway.server.errors import AdapterError
+from headway.server.types import AdapterRef
 
 
 class InlineExecutor:
@@ -12,6 +15,17 @@ class InlineExecutor:
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         return self._worker.runner.execute(plan)
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        self._adapters().load(adapter)
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        self._adapters().unload(adapter_id)
+
+    def _adapters(self) -> AdapterSlots:
+        if self._worker.adapters is None:
+            raise AdapterError("This engine takes no adapters; start it with --enable-lora.")
+        return self._worker.adapters
 
     def shutdown(self) -> None:
         self._worker.release()

@@ -149,4 +149,4 @@ class KVCacheManager:
             assert holding.num_published <= len(holding.block_ids), f"request {request_id} published blocks that it does not hold"
 
     def _hash(self, request: Request, num_blocks: int) -> None:
-        extend_hashes(request.block_hashes, num_blocks, request.token_ids, self.block_size, request.cache_salt)
+        extend_hashes(request.block_hashes, num_blocks, request.token_ids, self.block_size, request.cache_salt, request.adapter_id)

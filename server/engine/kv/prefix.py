@@ -14,9 +14,10 @@ MAX_TOKEN_ID = 2**31 - 1  # token ids are hashed as int32, negative ones are not
 _NO_SALT = bytes(32)
 
 
-def root_hash(cache_salt: str | None) -> bytes:
-    """The parent of a sequence's first block: sequences with different salts share nothing. 32 bytes."""
-    return _NO_SALT if cache_salt is None else sha256(b"salt:" + cache_salt.encode("utf-8", "surrogatepass")).digest()
+def root_hash(cache_salt: str | None, adapter_id: int | None = None) -> bytes:
+    """The parent of a sequence's first block: sequences with different salts, or different adapters, share nothing. 32 bytes."""
+    root = _NO_SALT if cache_salt is None else sha256(b"salt:" + cache_salt.encode("utf-8", "surrogatepass")).digest()
+    return root if adapter_id is None else sha256(b"adapter:%d:%b" % (adapter_id, root)).digest()
 
 
 def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
@@ -24,8 +25,10 @@ def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
     return sha256(parent + array("i", token_ids).tobytes()).digest()
 
 
-def extend_hashes(hashes: list[bytes], num_blocks: int, token_ids: Sequence[int], block_size: int, cache_salt: str | None) -> None:
+def extend_hashes(
+    hashes: list[bytes], num_blocks: int, token_ids: Sequence[int], block_size: int, cache_salt: str | None, adapter_id: int | None = None
+) -> None:
     """Appends to ``hashes`` until it has those of the first ``num_blocks`` full blocks; each is computed once in a request's life."""
     for index in range(len(hashes), num_blocks):
-        parent = hashes[-1] if hashes else root_hash(cache_salt)
+        parent = hashes[-1] if hashes else root_hash(cache_salt, adapter_id)
         hashes.append(block_hash(parent, token_ids[index * block_size : (index + 1) * block_size]))

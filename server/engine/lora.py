@@ -1,0 +1,92 @@
+"""The adapters on this device: which one is in which slot of the layers, and which rows of a step have one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headway.kernels.lora import prepare_lora
+from headway.kernels.plans import LoraPlan
+from headway.server.config.lora import LoraConfig
+from headway.server.engine.rows import LongArray
+from headway.server.errors import AdapterError
+from headway.server.layers.linear import Linear
+from headway.server.layers.lora import LinearAdapters
+from headway.server.loading.adapter import Target, Update, read_adapter
+from headway.server.models.base import LoadedModel
+from headway.server.types import AdapterRef
+
+log = logging.getLogger(__name__)
+
+_NONE = -1
+
+
+class AdapterSlots:
+    """Owns the slots, and gives every linear of the model room for them. Not thread-safe; adapters come and go between steps."""
+
+    def __init__(self, loaded: LoadedModel, lora: LoraConfig, max_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._loaded = loaded
+        self._max_rank = lora.max_lora_rank
+        self._device = device
+        self._linears = {name: layer for name, layer in loaded.model.named_layers() if isinstance(layer, Linear)}
+        self._adapters: dict[str, LinearAdapters] = {}
+        for name, linear in self._linears.items():
+            room = LinearAdapters(linear.weight, lora.max_loras, lora.max_lora_rank, dtype=dtype, device=device)
+            self._adapters[name] = linear.adapters = room
+        self._targets = self._find_targets()
+        self._slot_of: dict[int, int] = {}
+        self._free = list(range(lora.max_loras - 1, -1, -1))
+        self._row_slots = np.full(max_rows, _NONE, dtype=np.int64)
+        num_bytes = sum(room.num_bytes for room in self._adapters.values())
+        log.info("Room for %d adapters of rank %d or less: %.1f MiB", lora.max_loras, lora.max_lora_rank, num_bytes / 2**20)
+
+    def load(self, adapter: AdapterRef) -> None:
+        """Reads and checks all of it before anything is changed. Raises AdapterError."""
+        assert adapter.id not in self._slot_of, "ids are given once"
+        if not self._free:
+            raise AdapterError(f"All {len(self._slot_of)} slots for adapters are taken (--max-loras).")
+        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank)
+        slot = self._free[-1]
+        for room in self._adapters.values():
+            room.clear(slot)  # of who had it before, and of a load that broke
+        for update in updates:
+            self._put(slot, update)
+        self._slot_of[adapter.id] = self._free.pop()
+
+    def unload(self, adapter_id: int) -> None:
+        """No row may have it. Raises AdapterError if it is not loaded."""
+        if adapter_id not in self._slot_of:
+            raise AdapterError(f"No adapter with the id {adapter_id} is loaded.")
+        self._free.append(self._slot_of.pop(adapter_id))
+
+    def set_row(self, row: int, adapter_id: int | None) -> None:
+        """For each row that is added: the adapter of its request, which must be loaded, or None."""
+        self._row_slots[row] = _NONE if adapter_id is None else self._slot_of[adapter_id]
+
+    def plan(self, rows: LongArray, query_lens: Sequence[int]) -> LoraPlan | None:
+        """For a step of these rows with so many tokens each; None if none of them has an adapter."""
+        slots = self._row_slots[rows]
+        if (slots == _NONE).all():
+            return None
+        return prepare_lora(torch.from_numpy(np.repeat(slots, query_lens)), self._device)
+
+    def _put(self, slot: int, update: Update) -> None:
+        target, a, b = update.target, update.a, update.b
+        if self._loaded.transform is not None:
+            a, b = self._loaded.transform.update(f"{target.layer}.weight", a, b)
+        self._adapters[target.layer].put(slot, target.part, a, b)
+
+    def _find_targets(self) -> dict[str, Target]:
+        """Checkpoint's name of a linear -> its place here."""
+        targets = {}
+        for name in self._loaded.names:
+            for i in range(self._loaded.config.num_layers) if "{i}" in name.weight else (0,):
+                layer, _, kind = name.weight.replace("{i}", str(i)).rpartition(".")
+                if kind == "weight" and layer in self._adapters:
+                    module = name.checkpoint.replace("{i}", str(i)).removesuffix(".weight")
+                    targets[module] = Target(layer, name.part, self._adapters[layer].shape(name.part))
+        return targets

@@ -1,0 +1,65 @@
+"""The adapters of one linear layer: low-rank updates in slots of a fixed size, cut over the ranks as the layer's weight is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.kernels.lora import add_lora
+from headway.kernels.plans import LoraPlan
+from headway.server.layers.weight import Part, Weight
+
+
+@dataclass(slots=True)
+class _Stack:
+    """The slots of one part of the layer, whose outputs are ``[part.offset, part.offset + b.shape[1])``."""
+
+    part: Part
+    a: Tensor  # [S, R, K]
+    b: Tensor  # [S, N, R]
+    ranks: list[int]  # [S], 0: nothing there
+
+
+class LinearAdapters:
+    """Room for ``num_slots`` adapters of up to ``max_rank`` on each part of ``weight``. Memory is taken at once and kept."""
+
+    def __init__(self, weight: Weight, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        def stack(part: Part) -> _Stack:
+            # What no rank reaches is never read, so nothing needs to be cleared.
+            a = torch.empty(num_slots, max_rank, weight.shape[1], dtype=dtype, device=device)
+            num_rows = part.length if part.dim == 0 else weight.shape[0]
+            return _Stack(part, a, torch.empty(num_slots, num_rows, max_rank, dtype=dtype, device=device), [0] * num_slots)
+
+        self._stacks = {name: stack(part) for name, part in weight.parts.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(stack.a.nbytes + stack.b.nbytes for stack in self._stacks.values())
+
+    def shape(self, part: str) -> tuple[int, ...]:
+        """[N, K] of the whole checkpoint tensor that an update of this part adds to."""
+        return self._stacks[part].part.shape
+
+    def put(self, slot: int, part: str, a: Tensor, b: Tensor) -> None:
+        """Copies this rank's share of the update ``b @ a``, a [r, K] and b [N, r] of the whole checkpoint tensor."""
+        stack = self._stacks[part]
+        place, rank = stack.part, len(a)
+        if place.dim == 0:
+            b = b.narrow(0, place.start, place.length)
+        else:
+            a = a.narrow(1, place.start, place.length)
+        stack.a[slot, :rank] = a
+        stack.b[slot, :, :rank] = b
+        stack.ranks[slot] = rank
+
+    def clear(self, slot: int) -> None:
+        for stack in self._stacks.values():
+            stack.ranks[slot] = 0
+
+    def add(self, out: Tensor, x: Tensor, plan: LoraPlan) -> None:
+        """Adds each token's update to the layer's output ``out`` [T, N], in place. Of a layer cut by columns: this rank's summand."""
+        for stack in self._stacks.values():
+            columns = out.narrow(1, stack.part.offset if stack.part.dim == 0 else 0, stack.b.shape[1])
+            add_lora(columns, x, stack.a, stack.b, stack.ranks, plan)

@@ -1,0 +1,203 @@
+"""An adapter's files: what is taken, and one sentence for everything else."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from forward_batches import Stepper
+from gloo_ranks import run_ranks
+from safetensors.torch import load_file, save_file
+from tiny_adapters import make_adapter
+from tiny_models import make_tiny_model
+
+from headway.server.config.lora import LoraConfig
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.engine.lora import AdapterSlots
+from headway.server.errors import AdapterError
+from headway.server.layers.forward import ForwardBatch
+from headway.server.loading.adapter import Target, read_adapter
+from headway.server.loading.adapter_config import AdapterConfig
+from headway.server.loading.loader import LoadedModel, Quantization, load_model, read_config
+from headway.server.source.files import ModelFiles
+from headway.server.types import AdapterRef
+
+TARGETS = {"model.layers.0.self_attn.q_proj": Target("layers.0.qkv", "q", (6, 4))}
+KEY = "base_model.model.model.layers.0.self_attn.q_proj"
+A, B = f"{KEY}.lora_A.weight", f"{KEY}.lora_B.weight"
+GOOD = {A: torch.ones(2, 4), B: torch.ones(6, 2)}
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
+
+
+def write(directory: Path, config: Any = CONFIG, tensors: dict[str, torch.Tensor] = GOOD) -> Path:
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, directory / "adapter_model.safetensors")
+    return directory
+
+
+def test_an_update_has_its_scale(tmp_path: Path) -> None:
+    [update] = read_adapter(write(tmp_path), TARGETS, 2)
+    assert (update.target.layer, update.target.part) == ("layers.0.qkv", "q")
+    assert torch.equal(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2))
+    [update] = read_adapter(write(tmp_path, {**CONFIG, "use_rslora": True}), TARGETS, 2)
+    torch.testing.assert_close(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2**0.5))
+
+
+def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
+    tensors = {name.replace(".weight", ".default.weight"): tensor for name, tensor in GOOD.items()}
+    assert len(read_adapter(write(tmp_path, tensors=tensors), TARGETS, 2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+        ({"peft_type": None}, "peft_type None"),
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias 'all'"),
+        ({"fan_in_fan_out": True, "lora_bias": True}, "biases .* transposed"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
+        ({"lora_alpha": "8"}, "lora_alpha '8'"),
+        ({"lora_alpha": float("inf")}, "lora_alpha inf"),
+        ({"lora_alpha": True}, "lora_alpha True"),
+        ({"r": 0}, "r 0"),
+        ({"r": 4}, "the rank 4, and its weights have the rank 2"),
+        ({"alpha_pattern": {"(a+)+$": 3}}, "regular expression"),
+        ({"alpha_pattern": [3]}, "must be an object"),
+        ({"rank_pattern": {"q_proj": 1}}, "the rank 1, and"),
+    ],
+    ids=str,
+)
+def test_configs_that_are_refused(tmp_path: Path, config: dict[str, Any], word: str) -> None:
+    with pytest.raises(AdapterError, match=word):
+        read_adapter(write(tmp_path, {**CONFIG, **config}), TARGETS, 2)
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"root:x:0:0:secret", b"[" * 100_000, b'{"a": "' + b"x" * 2_000_000 + b'"}'], ids=lambda t: t[:9]
+)
+def test_a_config_that_is_none_is_not_shown(tmp_path: Path, text: bytes) -> None:
+    write(tmp_path)
+    (tmp_path / "adapter_config.json").write_bytes(text)
+    with pytest.raises(AdapterError, match="is not a JSON object of at most 1 MiB") as refusal:
+        AdapterConfig(tmp_path)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "word"),
+    [
+        ({}, "holds no tensors"),
+        ({A: GOOD[A]}, "only one of lora_A and lora_B"),
+        ({**GOOD, A.replace(".weight", ".other.weight"): GOOD[A].clone()}, "more than one lora_A"),
+        ({A: torch.ones(2, 5), B: GOOD[B]}, r"lora_A \[2, 5\] .* needs \[r, 4\] and \[6, r\]"),
+        ({A: GOOD[A], B: torch.ones(6, 3)}, r"lora_B \[6, 3\]"),
+        ({A: torch.ones(4), B: GOOD[B]}, r"lora_A \[4\]"),
+        ({A: torch.ones(0, 4), B: torch.ones(6, 0)}, r"lora_A \[0, 4\]"),
+        ({A: torch.ones(3, 4), B: torch.ones(6, 3)}, "rank is 3 .* above --max-lora-rank 2"),
+        ({A: torch.ones(2, 4, dtype=torch.int32), B: GOOD[B]}, "torch.int32"),
+        ({A: GOOD[A] * float("nan"), B: GOOD[B]}, "not finite"),
+        ({A: GOOD[A], B: GOOD[B] * float("inf")}, "not finite"),
+        ({name.replace("q_proj", "qkv_proj"): tensor for name, tensor in GOOD.items()}, "changes model.layers.0.self_attn.qkv_proj"),
+        ({name.replace("layers.0", "layers.7"): tensor for name, tensor in GOOD.items()}, "changes model.layers.7"),
+        ({**GOOD, f"{KEY}.lora_magnitude_vector": torch.ones(6)}, "lora_magnitude_vector is no LoRA update"),
+        ({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(2, 4)}, "lora_embedding_A is no LoRA update"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_tensors_that_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], word: str) -> None:
+    with pytest.raises(AdapterError, match=word):
+        read_adapter(write(tmp_path, tensors=tensors), TARGETS, 2)
+
+
+class Marker:
+    """Unpickling it would leave a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], Path], tuple[str]]:
+        return touch, (str(self.path),)
+
+
+def touch(path: str) -> Path:
+    Path(path).touch()
+    return Path(path)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(Marker(tmp_path / "ran")))
+    with pytest.raises(AdapterError, match="which is a pickle and never loaded"):
+        read_adapter(tmp_path, TARGETS, 2)
+    (tmp_path / "adapter_model.bin").rename(tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="damaged"):
+        read_adapter(tmp_path, TARGETS, 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
+    path = write(tmp_path) / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(AdapterError, match="damaged or cut off"):
+        read_adapter(tmp_path, TARGETS, 2)
+
+
+def load(files: ModelFiles, group: TensorParallelGroup = SINGLE, quantization: Quantization = "none") -> LoadedModel:
+    return load_model(
+        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format="auto", group=group, seed=0
+    )
+
+
+def slots_of(loaded: LoadedModel) -> AdapterSlots:
+    lora = LoraConfig(enable_lora=True, max_loras=2, max_lora_rank=8)
+    return AdapterSlots(loaded, lora, 4, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def logits_with(loaded: LoadedModel, adapter: Path) -> torch.Tensor:
+    slots = slots_of(loaded)
+    slots.load(AdapterRef(1, "a", str(adapter)))
+    slots.set_row(0, 1)
+
+    class Adapted(Stepper):
+        def _batch(self, rows: Any) -> tuple[ForwardBatch, torch.Tensor]:
+            batch, tokens = super()._batch(rows)
+            batch.lora = slots.plan(np.zeros(len(rows), dtype=np.int64), batch.query_lens)
+            return batch, tokens
+
+    return Adapted(loaded.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])
+
+
+def merged(files: ModelFiles, adapter: Path, directory: Path) -> ModelFiles:
+    """The model with the adapter's updates added to its weights, written anew."""
+    shutil.copytree(files.path, directory)
+    weights = load_file(directory / "model.safetensors")
+    scale = AdapterConfig(adapter)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name in [name for name in tensors if ".lora_A." in name]:
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        a, b = tensors[name], tensors[name.replace("lora_A", "lora_B")]
+        weights[f"{module}.weight"] = weights[f"{module}.weight"] + scale.scale(module, len(a)) * (b @ a)
+    save_file(weights, directory / "model.safetensors")
+    return ModelFiles("safetensors", directory, None, "merged")
+
+
+@pytest.mark.parametrize(("name", "size"), [("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("qwen3", 4)])
+def test_ranks_have_their_share(tmp_path: Path, name: str, size: int) -> None:
+    """Slots are cut over the ranks as the weights are, with key-value heads that several ranks hold too."""
+    files = make_tiny_model(name, tmp_path / "model")
+    adapter = make_adapter(tmp_path / "a", read_config(files))
+    whole = load(merged(files, adapter, tmp_path / "merged"))
+    expected = Stepper(whole.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])
+    torch.testing.assert_close(logits_with(load(files), adapter), expected, atol=2e-4, rtol=0)
+    for found in run_ranks(size, lambda group: logits_with(load(files, group), adapter)):
+        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)

@@ -1,0 +1,64 @@
+"""LoRA adapters with random weights in PEFT's format, for a model of any family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def shapes_of(config: Any) -> dict[str, tuple[int, int]]:
+    """[N, K] of each linear of a layer, of a DecoderConfig."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return {
+        "q_proj": (q, hidden),
+        "k_proj": (kv, hidden),
+        "v_proj": (kv, hidden),
+        "o_proj": (hidden, q),
+        "gate_proj": (inner, hidden),
+        "up_proj": (inner, hidden),
+        "down_proj": (hidden, inner),
+    }
+
+
+def module_of(layer: int, name: str) -> str:
+    return f"model.layers.{layer}.{'mlp' if name in ('gate_proj', 'up_proj', 'down_proj') else 'self_attn'}.{name}"
+
+
+def make_adapter(
+    directory: Path,
+    config: Any,
+    *,
+    seed: int = 0,
+    rank: int = 4,
+    alpha: float = 8,
+    targets: Iterable[str] = ALL,
+    spread: float = 0.15,
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> Path:
+    """Writes an adapter of the DecoderConfig's linears named ``targets``; ``settings`` go into adapter_config.json."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(config.num_layers):
+        for name in targets:
+            num_rows, num_columns = shapes_of(config)[name]
+            key = f"base_model.model.{module_of(layer, name)}"
+            tensors[f"{key}.lora_A.weight"] = (spread * torch.randn(rank, num_columns, generator=generator)).to(dtype)
+            tensors[f"{key}.lora_B.weight"] = (spread * torch.randn(num_rows, rank, generator=generator)).to(dtype)
+    values = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": list(targets), "bias": "none", **settings}
+    write_adapter(directory, values, tensors)
+    return directory
+
+
+def write_adapter(directory: Path, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_config.json").write_text(json.dumps(values))
+    save_file(tensors, directory / "adapter_model.safetensors")
