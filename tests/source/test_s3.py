@@ -206,10 +206,14 @@ def test_a_file_of_another_version_is_left_out(s3: S3, tmp_path: Path) -> None:
 
 def test_an_object_that_changes_meanwhile(s3: S3, tmp_path: Path) -> None:
     s3.put(below("org/m/", MODEL))
+    first, changed = threading.Semaphore(1), threading.Event()
 
     def change() -> None:
-        s3.on_range = None
-        s3.put({"org/m/model.safetensors": b"new", "org/m/config.json": b"new"})
+        """By the first range; no range is answered before."""
+        if first.acquire(blocking=False):
+            s3.put({"org/m/model.safetensors": b"new", "org/m/config.json": b"new"})
+            changed.set()
+        assert changed.wait(60)
 
     s3.on_range = change
     fails(URI, tmp_path, r"s3://models/org/m/.* was changed while it was downloaded; start again")
