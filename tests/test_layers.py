@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.signals": set(),
     "server.phases": set(),
     "server.reaper": set(),
-    "server.config": {"server.errors"},
+    "server.config": {"server.errors", "server.say"},
     "server.source": {"server.errors"},
     "server.text": {"server.errors", "server.types", "server.source", "server.config"},
     "server.distributed": {"server.errors"},

@@ -101,10 +101,10 @@ def test_a_thread_that_breaks_is_logged(stream: io.StringIO, monkeypatch: pytest
 def test_what_is_said_beside_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     say("error", "two\nlines")
     say("warning", "as data", as_json=True)
-    announce(["headway 1", "  model x"])
+    announce(["headway 1", "  model x\ny\x1b[2J"])
     announce(["  model x"], as_json=True)
     error, warning, first, second, line = capsys.readouterr().err.splitlines()
     assert error == "headway: error: two\\nlines"
     assert {**json.loads(warning), "time": ""} == {"time": "", "level": "WARNING", "role": "headway", "message": "as data"}
-    assert (first, second) == ("headway 1", "  model x")
+    assert (first, second) == ("headway 1", "  model x\\ny\\x1b[2J")
     assert {**json.loads(line), "time": ""} == {"time": "", "level": "INFO", "role": "headway", "message": "model x"}
