@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.errors import ConfigError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
@@ -32,7 +32,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
     The last line on stderr names the reason of a status that is not 0. ``early`` has the signals until the event loop takes them.
     """
     observability = config.observability
-    secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
+    secrets = secrets_of(config)
     configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.log_format == "json")
     log_uncaught_in_threads()
     status, last_words = 0, None

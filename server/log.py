@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import types
@@ -12,6 +13,8 @@ from typing import TextIO
 from headway.server.say import indented_line, json_line, timestamp
 
 _SHORTEST_SECRET = 4  # a shorter one would blacken ordinary words
+
+_URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,9 @@ class JsonFormatter(_MaskingFormatter):
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
-    """``text`` with *** for each secret, the longest first."""
+    """``text`` with *** for each secret, the longest first, and for what stands before the @ of a URL."""
+    if "@" in text:
+        text = _URL_USER.sub(r"\1***@", text)
     for secret in sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

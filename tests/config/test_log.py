@@ -56,6 +56,12 @@ def test_secrets_are_masked(stream: io.StringIO) -> None:
     assert stream.getvalue().rstrip().endswith("abc *** ***")
 
 
+def test_passwords_in_urls_are_masked(stream: io.StringIO) -> None:
+    configure_logging("INFO", "api", stream=stream)
+    logging.getLogger("headway.x").info("https://me:s3cret@mirror/x, 's3://b@c/k' and a@b")
+    assert stream.getvalue().rstrip().endswith("https://***@mirror/x, 's3://***@c/k' and a@b")
+
+
 @pytest.mark.parametrize("separator", ["\r", "\n", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\x1b[2J", "\0"])
 def test_nothing_in_a_message_ends_a_line_or_steers_a_terminal(separator: str, stream: io.StringIO) -> None:
     configure_logging("INFO", "api", stream=stream)
