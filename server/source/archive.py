@@ -21,6 +21,8 @@ from headway.server.source.space import free_bytes, require_space
 _MAX_RATIO = 50
 _MAX_SMALL_BYTES = 1 << 30
 _MAX_MEMBERS = 20_000
+# Python's rmtree and rglob recurse: a tree of a thousand folders could neither be used nor removed again.
+_MAX_DEPTH = 32
 # The longest header or block that is read at once: tarfile keeps headers of any length in memory.
 _MAX_READ_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -78,6 +80,8 @@ def _safe(member: tarfile.TarInfo, directory: Path, archive: Path) -> tarfile.Ta
         if PurePosixPath(text).is_absolute() or ".." in PurePosixPath(text).parts:
             advice = "; pack it with `tar --dereference`" if kind == "link" else ""
             raise ModelSourceError(f"{archive} is refused: the {kind} {text!r} of its member {member.name!r} leads outside{advice}.")
+    if member.name.count("/") > _MAX_DEPTH:
+        raise ModelSourceError(f"{archive} is refused: its member {member.name[:80]!r}... lies more than {_MAX_DEPTH} folders deep.")
     # The holes of a sparse file count for nothing in the archive's length.
     if member.issparse():
         raise ModelSourceError(f"{archive} is refused: its member {member.name!r} is sparse; pack it without `tar --sparse`.")

@@ -119,7 +119,7 @@ class _Place:
         try:
             record = json.loads((self.root / f"{self.wanted}.json").read_text(encoding="utf-8"))
             snapshot, sizes = self.root / record["snapshot"], dict(record["sizes"])
-        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not one of ours
             return None
         return snapshot if _has_files(snapshot, sizes) else None
 
