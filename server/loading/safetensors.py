@@ -60,7 +60,5 @@ def _weight_files(directory: Path) -> list[Path]:
     single = directory / "model.safetensors"
     files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ModelSourceError(
-            f"{directory} holds no *.safetensors; it needs model.safetensors, or shards and their index."
-        )
+        raise ModelSourceError(f"{directory} holds no *.safetensors; it needs model.safetensors, or shards and their index.")
     return files

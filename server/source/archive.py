@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
+from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
 from headway.server.source.progress import Progress, amount
 from headway.server.source.space import free_bytes, require_space
 
@@ -38,6 +38,7 @@ def unpacked(archive: Path, cache_dir: Path, on_progress: Callable[[str], None] 
     facts = archive.stat()
     key = hashlib.sha256(f"{archive}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache_dir / "archives" / f"{archive.name.partition('.')[0]}-{key}"
+    require_own(target.parent)
     if target.is_dir():
         return target
     what = f"What {archive} holds"
