@@ -36,13 +36,15 @@ def _without_a_home() -> Path:
 
 def require_own(directory: Path) -> None:
     """For whoever takes something from `directory`, or writes into it. Raises ModelSourceError if it, or one around it, was made by
-    another user where everybody may make things: any model could wait there, or a link that leads our writing elsewhere."""
+    another user where everybody may make things: any model could wait there, or a link that leads our writing elsewhere. What is
+    mounted, an administrator has put there."""
     for place in (directory, *directory.parents):
         try:
             owner = place.lstat().st_uid
         except OSError:  # not made yet, or not ours to see
             continue
-        if owner not in (0, os.geteuid()) and place.parent.stat().st_mode & stat.S_IWOTH:
+        is_planted = owner not in (0, os.geteuid()) and place.parent.stat().st_mode & stat.S_IWOTH
+        if is_planted and not place.is_mount():
             raise ModelSourceError(
                 f"The cache {directory} is not used: {place} belongs to user {owner}, in a directory where everybody may write, and could "
                 f"hold anything; remove it, or set {VARIABLE} to a directory of your own."
