@@ -11,11 +11,17 @@ from headway.entrypoint.model_source import find_model
 from headway.server.config.sources import Resolved, resolve
 from headway.server.errors import ConfigError
 
+# Words that come first by mistake, and would be taken for a model of the Hub: the program that each is meant for.
+_OTHER_COMMANDS = dict.fromkeys(("bench", "options", "entrypoint", "health", "version"), "headway")
+_OTHER_COMMANDS |= {name: name for name in ("train", "headway", "bash", "sh", "python", "python3")}
+
 
 def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> Resolved:
     """Effective options: those of `headway serve`, over the image's own defaults. ``words`` may begin with `serve`, as SageMaker
     starts containers. Without ``directory`` a model is looked for where the environment says. Raises ConfigError with every problem."""
     argv = list(words[1:] if words[:1] == ["serve"] else words)
+    if words and words[0] in _OTHER_COMMANDS:
+        raise ConfigError([_not_started(words[0])])
     foreign = read_foreign(environ)
     search = find_model(environ, directory or model_directory(environ))
     if search.model is not None:
@@ -29,3 +35,12 @@ def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Pa
     if foreign.problems:
         raise ConfigError(foreign.problems)
     return replace(resolved, warnings=(*resolved.warnings, *foreign.warnings))
+
+
+def _not_started(word: str) -> str:
+    if word == "train":
+        return "train: this image serves models and trains none; SageMaker starts it with `serve`, as a model's container"
+    return (
+        f"{word}: the words after the image's name are `serve`, a model and options; for another command name it before the image, with "
+        f"`docker run --entrypoint {_OTHER_COMMANDS[word]}`"
+    )

@@ -16,6 +16,6 @@ def key_warnings(resolved: Resolved, environ: Mapping[str, str], platform_direct
     if not resolved.config.http.api_key or not signs:
         return []
     return [
-        f"--api-key is set and this looks like SageMaker ({signs[0]}), which takes the Authorization header off every call: all of them "
-        "will be answered 401; leave the key out there, where IAM guards the endpoint"
+        f"--api-key is set; if this is SageMaker ({signs[0]} looks like it), leave the key out: SageMaker takes the Authorization header "
+        "off every call, so that all of them are answered 401, and IAM guards the endpoint there"
     ]

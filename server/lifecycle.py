@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
-_PROBES = frozenset({"/ping", "/health", "/metrics", "/load"})
+# Where uvicorn tells of its own start and end.
+_STAGES = frozenset({"server", "on"})
 
 
 class Outcome(NamedTuple):
@@ -45,11 +46,9 @@ class Outcome(NamedTuple):
     last_words: str | None
 
 
-def _is_no_probe(record: logging.LogRecord) -> bool:
-    """Probes and scrapes, several a second, would bury the requests in the access log."""
-    arguments = record.args
-    path = str(arguments[2]) if isinstance(arguments, tuple) and len(arguments) > 2 else ""
-    return path.partition("?")[0] not in _PROBES
+def _is_no_stage(record: logging.LogRecord) -> bool:
+    """Its "Application startup complete." comes seconds or minutes before the server is ready, and would be taken for that."""
+    return record.module not in _STAGES or record.levelno > logging.INFO
 
 
 def _yield_to_engine() -> None:
@@ -101,7 +100,7 @@ class Lifecycle:
 
     async def _live(self) -> Outcome:
         self._take_signals()
-        logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
         server = _Uvicorn(uvicorn_config(app, self._config.http))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))

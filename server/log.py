@@ -13,6 +13,8 @@ from typing import TextIO
 from headway.server.say import indented_line, json_line, timestamp
 
 _SHORTEST_SECRET = 4  # a shorter one would blacken ordinary words
+# What a record may carry as ``extra``.
+_IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter")
 
 _URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
@@ -49,10 +51,10 @@ class LineFormatter(_MaskingFormatter):
 
 
 class JsonFormatter(_MaskingFormatter):
-    """One JSON object a record: time, level, role, message; request_id where the record is about a request; traceback."""
+    """One JSON object a record: time, level, role, message; the ids of the request that it is about; traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        more = {"request_id": str(getattr(record, "request_id", "")), "traceback": self._traceback(record)}
+        more = {name: masked(str(getattr(record, name, "")), self._secrets) for name in _IDS} | {"traceback": self._traceback(record)}
         given = {name: text for name, text in more.items() if text}
         return json_line(record.created, record.levelname, self._role, self._message(record), **given)
 

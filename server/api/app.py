@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from headway import __version__
+from headway.server.api.access_log import AccessLogMiddleware, has_access_log
 from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
@@ -81,7 +82,8 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
 def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     http = config.http
-    stack = [
+    stack = [Middleware(AccessLogMiddleware)] if has_access_log(http) else []
+    stack += [
         Middleware(RequestIdMiddleware, put_on_answers=http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=http.max_request_body_bytes),

@@ -23,7 +23,7 @@ def uvicorn_config(app: FastAPI, http: HttpConfig) -> uvicorn.Config:
         loop="none",
         log_config=None,
         log_level=http.uvicorn_log_level,
-        access_log=not http.disable_uvicorn_access_log,
+        access_log=False,  # access_log.py has it
         root_path=http.root_path,
         server_header=False,
         timeout_keep_alive=75,

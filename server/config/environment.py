@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from headway.server.config.fields import Kind
+from headway.server.config.fields import ENVIRONMENT_PREFIX, Kind
 from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Names
 from headway.server.config.references import Place, Reference, location, secret_place
@@ -16,7 +16,7 @@ from headway.server.config.variables import Form, Variable, find_variables
 
 def read_environment(environ: Mapping[str, str], names: Names) -> Findings:
     """What the variables of variables.py give. A value that stands elsewhere is given as a Reference, or, of a secret, as its text."""
-    variables = find_variables(environ, names)
+    variables = find_variables((name for name, text in environ.items() if not _is_met(name, text, names)), names)
     found = Findings(problems=variables.problems)
     groups: dict[str, list[Variable]] = {}
     for variable in variables.options:
@@ -35,6 +35,11 @@ def read_environment(environ: Mapping[str, str], names: Names) -> Findings:
 def secret_variables(environ: Mapping[str, str], names: Names) -> list[str]:
     """The variables that hold a secret, or say where one stands."""
     return [variable.name for variable in find_variables(environ, names).options if variable.meaning.setting.option.secret]
+
+
+def _is_met(name: str, text: str, names: Names) -> bool:
+    """Whether a variable of an existing deployment changes nothing here, such as SM_VLLM_TENSOR_PARALLEL_SIZE=1."""
+    return name.startswith(ENVIRONMENT_PREFIX) and names.is_met(name.removeprefix(ENVIRONMENT_PREFIX), unquoted(text))
 
 
 def _clash(group: list[Variable]) -> str | None:

@@ -25,7 +25,7 @@ class HttpConfig(Topic):
     enable_force_include_usage: bool = option(False, "Send usage in every stream, as if stream_options asked for it.")
     enable_request_id_headers: bool = option(False, "Put X-Request-Id on every answer: the request's own, or a fresh one.")
     uvicorn_log_level: Literal["critical", "error", "warning", "info", "debug", "trace"] = option(
-        "info", "Level of the HTTP server's own log."
+        "info", "Level of the HTTP server's own log; above info there is no access log either."
     )
     disable_uvicorn_access_log: bool = option(False, "No access log.")
     disable_fastapi_docs: bool = option(False, "No /docs, /redoc, /openapi.json.")

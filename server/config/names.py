@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.server.config.fields import Setting
+from headway.server.config.values import parse_bool
 
 # Flags of `serve` that are no options: where options come from, and what to do in place of serving.
 CONFIG_FLAG = "config"
@@ -66,6 +67,13 @@ class Names:
         if positive in self._vllm["known"] or _inverse(positive) in self._vllm["known"]:
             return "is an option of vLLM that is not supported by this version of Headway; leave it out"
         return None
+
+    def is_met(self, name: str, text: str) -> bool:
+        """Whether ``name`` is an option of vLLM that is not taken here, and ``text`` a value of it that asks for what is done anyway."""
+        if self.find(name) is not None:
+            return False
+        value = self._vllm["met"].get(dashed(name))
+        return parse_bool(text or "true") is value if isinstance(value, bool) else text == value
 
     def explained_short(self, letters: str) -> str | None:
         """The same for a single-dash name: -tp, -O3."""

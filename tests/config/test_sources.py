@@ -264,6 +264,16 @@ def test_environment_problems(name: str, text: str, problem: str) -> None:
     assert problems_of(["demo"], {name: text}) == [problem]
 
 
+def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
+    met = {"SM_VLLM_TENSOR_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_ENFORCE_EAGER": ""}
+    assert resolve(["demo"], met).sources.keys() == {"model"}
+    problems = problems_of(
+        ["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_ENFORCE_EAGER": "no", "SM_VLLM_PIPELINE_PARALLEL_SIZE": "01"}
+    )
+    assert len(problems) == 3
+    assert all("is not supported by this version" in problem for problem in problems)
+
+
 def test_all_problems_at_once_with_their_sources(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, "max-num-seqs: 8\ncolour: red")
     assert problems_of(["--port", "x", "--config", path], {"SM_VLLM_MAX_NUM_BATCHED_TOKENS": "4", "SM_VLLM_DEVICE": "tpu"}) == [

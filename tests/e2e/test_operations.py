@@ -32,6 +32,7 @@ def test_json_log_from_the_banner_to_the_end() -> None:
     with LiveServer(command="entrypoint", env={"SM_VLLM_MODEL": "demo", "SM_VLLM_LOG_FORMAT": "json"}) as server:
         server.wait_ready()
         assert psutil.Process(server.process.pid).environ()["PYTHONUNBUFFERED"] == "1"
+        httpx.post(f"{server.url}/invocations", json={"prompt": 1}, headers={"X-Amzn-SageMaker-Inference-Id": "inference-7"})
         assert server.stop() == 0
         objects = [json.loads(line) for line in server.log().splitlines()]
     assert all({"time", "level", "role", "message"} <= set(line) for line in objects)
@@ -40,6 +41,10 @@ def test_json_log_from_the_banner_to_the_end() -> None:
     told = [match[1] for message in messages if (match := re.fullmatch(r"phase (.+) \d+\.\d s", message))]
     assert [name for name in told if name in PHASES] == PHASES
     assert "loading the tokenizer" in told
+    (line,) = [line for line in objects if "POST /invocations" in line["message"]]
+    assert line["inference_id"] == "inference-7"
+    assert line["request_id"]
+    assert not any("Application startup complete" in message for message in messages)
 
 
 def test_health_is_asked_without_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,23 @@ def test_environment_becomes_typed_flags(words: list[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train"], "train: this image serves models and trains none"),
+        (
+            ["bash", "-c", "ls"],
+            "bash: the words after the image's name are `serve`, a model and options; .* `docker run --entrypoint bash`",
+        ),
+        (["health"], "health: .* `docker run --entrypoint headway`"),
+    ],
+)
+def test_other_commands_are_no_models(words: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        arguments(words, {"SM_VLLM_MODEL": "demo"})
+    assert "--model=health" in arguments(["serve", "health"], {})
+
+
 def test_flags_win_over_the_environment_and_both_over_the_image() -> None:
     environ = {"SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": "81", "SM_VLLM_HOST": "::1"}
     assert arguments(["serve", "--port", "82"], environ) == ["serve", "--model=demo", "--host=::1", "--port=82", BODY_LIMIT]
@@ -238,7 +255,7 @@ def test_a_key_that_sagemaker_would_not_pass_on(
 def test_the_real_entrypoint_warns_of_it() -> None:
     done = run_entrypoint("serve", "--show-config", environ={"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret", "SAGEMAKER_REGION": "r"})
     assert done.returncode == 0
-    assert "\nheadway: warning: --api-key is set and this looks like SageMaker (SAGEMAKER_REGION)" in done.stderr
+    assert "\nheadway: warning: --api-key is set; if this is SageMaker (SAGEMAKER_REGION looks like it), leave the key out: " in done.stderr
 
 
 def test_help_needs_no_model() -> None:

@@ -13,7 +13,7 @@ from headway.server.api.errors import SessionFailed
 from headway.server.api.media import is_json, kind_of
 from headway.server.api.protocol.parse import shortened
 from headway.server.api.routes.body import read_body, read_request
-from headway.server.api.sagemaker.sessions import SESSION_ID, Session, Sessions
+from headway.server.api.sagemaker.sessions import NEW_SESSION, SESSION_ID, Session, Sessions
 from headway.server.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 NEW_SESSION_ID = "x-amzn-sagemaker-new-session-id"
 CLOSED_SESSION_ID = "x-amzn-sagemaker-closed-session-id"
 _REQUEST_TYPE = "requestType"
-_NEW_SESSION = "NEW_SESSION"
 _CLOSE = "CLOSE"
 # A request to open or close holds nothing else, so nothing larger has to be parsed here and again by the handler.
 _MAX_CONTROL_BYTES = 256
@@ -32,7 +31,7 @@ def with_sessions(sessions: Sessions, handler: Handler) -> Handler:
 
     async def invoke(http: Request) -> Response:
         kind = await _request_type(http)
-        if kind == _NEW_SESSION:
+        if kind == NEW_SESSION:
             return _open(http, sessions)
         if kind == _CLOSE:
             return _close(http, sessions)
@@ -40,7 +39,7 @@ def with_sessions(sessions: Sessions, handler: Handler) -> Handler:
         if given is None:
             http.state.session = None
             return await handler(http)
-        if given == _NEW_SESSION:
+        if given == NEW_SESSION:
             return await _call_in_new(http, sessions, handler)
         return await _call_in(sessions.find(given), http, handler)
 
@@ -75,8 +74,8 @@ async def _request_type(http: Request) -> str | None:
     if _REQUEST_TYPE not in fields:
         return None
     kind, others = fields.pop(_REQUEST_TYPE), list(fields)
-    if kind not in (_NEW_SESSION, _CLOSE):
-        raise RequestError(f"{_REQUEST_TYPE} must be {_NEW_SESSION} or {_CLOSE}, got {shortened(kind)}.", _REQUEST_TYPE)
+    if kind not in (NEW_SESSION, _CLOSE):
+        raise RequestError(f"{_REQUEST_TYPE} must be {NEW_SESSION} or {_CLOSE}, got {shortened(kind)}.", _REQUEST_TYPE)
     if others:
         raise RequestError(f"Beside {_REQUEST_TYPE} the body must hold nothing, got {shortened(others[0])}.", others[0])
     return str(kind)
@@ -98,7 +97,7 @@ def _open(http: Request, sessions: Sessions) -> Response:
 
 def _close(http: Request, sessions: Sessions) -> Response:
     given = _given_id(http)
-    if not given or given == _NEW_SESSION:
+    if not given or given == NEW_SESSION:
         raise SessionFailed(f"invalid session_id: {_CLOSE} needs the id of the session in the header {SESSION_ID}.")
     session = sessions.close(given)
     log.info("Session %s closed after %d requests", session.short_id, session.num_requests)

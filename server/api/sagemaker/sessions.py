@@ -13,6 +13,12 @@ from headway.server.api.errors import SessionFailed
 from headway.server.errors import RequestError
 
 SESSION_ID = "x-amzn-sagemaker-session-id"
+NEW_SESSION = "NEW_SESSION"  # in the place of an id: open one
+
+
+def short_id(session_id: str) -> str:
+    """For logs: enough to tell sessions apart, too little to use one."""
+    return session_id[:8]
 
 
 @dataclass(slots=True)
@@ -31,8 +37,7 @@ class Session:
 
     @property
     def short_id(self) -> str:
-        """For logs: enough to tell sessions apart, too little to use one."""
-        return self.id[:8]
+        return short_id(self.id)
 
 
 class Sessions:
