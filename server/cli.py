@@ -110,9 +110,20 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
         sys.stdout.write(show_config(resolved))
         return 0
+    if not resolved.config.sagemaker.enable_custom_handlers:  # a script may look for its tokens there
+        _hide_secrets_from_children()
     from headway.server.launch import run_server
 
     return run_server(resolved.config, early)
+
+
+def _hide_secrets_from_children() -> None:
+    """The engine, pip and compilers need none, and what they write of their environment nobody masks."""
+    from headway.server.config.environment import secret_variables
+    from headway.server.config.sources import all_names
+
+    for name in secret_variables(os.environ, all_names()):
+        del os.environ[name]
 
 
 if __name__ == "__main__":

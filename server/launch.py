@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from headway.server.api.sagemaker.custom.loading import CustomHandlers
 
 log = logging.getLogger(__name__)
+
+_MAX_SOCKETS = 65536
 
 
 def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
@@ -52,6 +55,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
 def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
+    allow_many_sockets()
     listener = bind(config.http.host, config.http.port)
     # Before anything that takes long: code of the user's that fails to load ends the start.
     custom = _custom_handlers(config)
@@ -73,6 +77,14 @@ def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
     from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
 
     return load_custom_handlers(config.sagemaker)
+
+
+def allow_many_sockets() -> None:
+    """Raises this process's limit on open files as far as it may: with the usual 1024, as many idle connections would shut out /ping."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_SOCKETS if hard == resource.RLIM_INFINITY else min(hard, _MAX_SOCKETS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(host: str | None, port: int) -> socket.socket:

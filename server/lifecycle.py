@@ -21,9 +21,10 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
+from headway.server.log import masked
 from headway.server.phases import told
 from headway.server.reaper import Reaper
 from headway.server.signals import STOP_SIGNALS, EarlyStop
@@ -133,7 +134,7 @@ class Lifecycle:
             await self._finish_open_requests()
             return Outcome(0, None) if self._client.dead_cause is None else Outcome(1, self._engine_has_stopped())
         if starting.done() and (problem := starting.exception()) is not None:
-            self._client.die(sentence_of(problem))
+            self._client.die(self._shown(sentence_of(problem)))
             if not isinstance(problem, HeadwayError):
                 log.error("The start failed", exc_info=problem)
             return Outcome(2 if isinstance(problem, HeadwayError) else 1, sentence_of(problem))
@@ -144,6 +145,10 @@ class Lifecycle:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asked_to_stop), DEAD_LINGER_S)
         return Outcome(1, last_words)
+
+    def _shown(self, text: str) -> str:
+        """As it may stand on /ping, which everybody may ask."""
+        return masked(text, secrets_of(self._config))
 
     def _engine_has_stopped(self) -> str:
         if self._client.dead_cause is None:
@@ -175,7 +180,7 @@ class Lifecycle:
     async def _wait_for_files(self) -> ModelFiles:
         waiting = asyncio.wrap_future(self._starter.files)
         while not waiting.done():
-            self._client.set_phase(self._starter.phase)
+            self._client.set_phase(self._shown(self._starter.phase))
             await asyncio.wait({waiting}, timeout=0.2)
         return await waiting
 

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.signals": set(),
     "server.phases": set(),
     "server.reaper": set(),
-    "server.config": {"server.errors", "server.words"},
+    "server.config": {"server.errors", "server.say", "server.words"},
     "server.source": {"server.errors", "server.words"},
     "server.text": {"server.errors", "server.types", "server.source", "server.config"},
     "server.distributed": {"server.errors"},

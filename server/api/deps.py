@@ -132,6 +132,8 @@ class AppState:
     num_http_generations: int = 0  # generation requests being answered, for /load
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
+    # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.
+    batch_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready_model(self) -> ServedModel:
         """The model, if new work is taken now. Raises ServerDraining, EngineDead, EngineNotReady."""

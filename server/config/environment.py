@@ -32,6 +32,11 @@ def read_environment(environ: Mapping[str, str], names: Names) -> Findings:
     return found
 
 
+def secret_variables(environ: Mapping[str, str], names: Names) -> list[str]:
+    """The variables that hold a secret, or say where one stands."""
+    return [variable.name for variable in find_variables(environ, names).options if variable.meaning.setting.option.secret]
+
+
 def _clash(group: list[Variable]) -> str | None:
     """Why variables of one base can't be used together: they contradict each other, or parts are missing."""
     first, *_ = group

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
+from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
 from headway.server.source.checksums import Checksum, checksum_of, digest_of
 from headway.server.source.choice import model_files_below, text_files
 from headway.server.source.progress import Progress
@@ -46,6 +46,7 @@ def fetch_from_s3(
     """
     location = S3Location.of(uri)
     place = _Place.of(location, wanted, cache_dir)
+    require_own(place.root)
     kept = place.kept()
     tell = on_progress or (lambda line: None)
     tell(f"looking at {location.uri}")
@@ -122,7 +123,7 @@ class _Place:
         try:
             record = json.loads((self.root / f"{self.wanted}.json").read_text(encoding="utf-8"))
             snapshot, sizes = self.root / record["snapshot"], dict(record["sizes"])
-        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not one of ours
             return None
         return snapshot if _has_files(snapshot, sizes) else None
 

@@ -16,16 +16,25 @@ PICKLE_REFUSAL = (
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
-def missing_shards(directory: Path) -> list[str]:
-    """Names of weight files that the safetensors index of a directory lists and that are not there."""
+def shards(directory: Path) -> list[str] | None:
+    """Names of the weight files that the safetensors index of a directory lists; None without an index. Raises ModelSourceError."""
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
-        return []
+        return None
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        # A path would lead out of the model's directory.
+        odd = next((name for name in names if "/" in name or "\0" in name), None)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelSourceError(f"{index} is not a safetensors index ({error}); copy or download it again.") from error
-    return [shard for shard in shards if not (directory / shard).is_file()]
+    if odd is not None:
+        raise ModelSourceError(f"{index} is refused: it names {odd[:80]!r}, which is no file beside it; put all weight files there.")
+    return names
+
+
+def missing_shards(directory: Path) -> list[str]:
+    """Those of `shards` that are not there."""
+    return [name for name in shards(directory) or () if not (directory / name).is_file()]
 
 
 def is_archive(name: str) -> bool:

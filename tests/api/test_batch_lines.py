@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from api_server import ApiServer
 
 from headway.server.api.sagemaker import batch
+from headway.server.api.sagemaker.understand import Invocation, understand
 from headway.server.types import GenerateRequest
 
 JSON_LINES = {"content-type": "application/jsonlines"}
@@ -149,6 +151,32 @@ def test_bodies_that_are_no_batch(server: ApiServer, body: bytes, words: str) ->
 
 def test_as_many_lines_as_are_allowed_and_the_loop_goes_on(server: ApiServer) -> None:
     assert len(answers(send(server, b"{}\n" * batch.MAX_LINES))) == batch.MAX_LINES
+
+
+def test_the_loop_has_a_turn_between_any_two_lines(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, turns_of_lines = [0], []
+
+    def tick() -> None:
+        turns[0] += 1
+        if len(turns_of_lines) < 400:
+            asyncio.get_running_loop().call_soon(tick)
+
+    def watched(route: str | None, fields: dict[str, Any]) -> Invocation:
+        turns_of_lines.append(turns[0])
+        return understand(route, fields)
+
+    monkeypatch.setattr(batch, "understand", watched)
+    server.on_loop(tick)
+    with ThreadPoolExecutor() as pool:
+        for response in pool.map(lambda body: send(server, body), [b'{"x": 1}\n' * 200] * 2):
+            assert len(answers(response)) == 200
+    assert len(set(turns_of_lines)) == 400
+
+
+def test_attributes_longer_than_any_are_refused_before_the_lines(server: ApiServer) -> None:
+    response = send(server, b"{}\n" * 100, {**JSON_LINES, "x-amzn-sagemaker-custom-attributes": "a=b," * 300})
+    assert response.status_code == 400
+    assert "1200 characters" in response.json()["error"]["message"]
 
 
 def test_answers_have_a_limit_in_all(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -301,6 +301,19 @@ def test_secrets_are_known_by_their_declaration() -> None:
     assert bare == resolve(["demo", "--port=9"], {}).config
 
 
+@pytest.mark.parametrize("token", ["t0ken\nx", "t0k\u00e9n", "t0ken x", "t0ken\x7f"])
+def test_tokens_that_no_header_holds(token: str) -> None:
+    """Refused before an HTTP library refuses them and quotes them."""
+    sentence = "--hf-token holds a blank, a line break or a character outside ASCII, which no token does (it is not shown)"
+    assert problems_of(["demo"], {"HF_TOKEN": token}) == [f"{sentence} (--hf-token is from environment HF_TOKEN)"]
+
+
+def test_keys_that_no_client_can_send() -> None:
+    (problem,) = problems_of(["demo", "--api-key", "a key", "s3c\nret"])
+    assert problem.startswith("--api-key holds a line break")
+    assert "s3c" not in problem
+
+
 @pytest.mark.parametrize(
     ("argv", "environ", "yaml", "where"),
     [

@@ -181,6 +181,15 @@ def test_the_real_entrypoint_shows_the_options_with_their_true_sources() -> None
     assert done.stderr.startswith("headway ")
 
 
+def test_names_out_of_a_model_directory_make_no_lines_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a\nheadway: error: forged\n\x1b[2J").touch()
+    done = run_entrypoint("serve", "--show-config", environ={"SAGEMAKER_MODEL_PATH": str(tmp_path), "HF_MODEL_ID": "org/model"})
+    assert done.returncode == 0, done.stderr
+    told = [line for line in (done.stdout + done.stderr).splitlines() if "forged" in line]
+    assert [line.split()[0] for line in told] == ["model:", "model"]
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_the_real_entrypoint_refuses_bad_options() -> None:
     done = run_entrypoint("serve", environ={"SM_VLLM_PROT": "1", "SM_VLLM_MODEL": "demo"})
     assert (done.returncode, done.stdout) == (2, "")

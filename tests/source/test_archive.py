@@ -112,6 +112,12 @@ def test_members_that_do_harm(evil: tuple[tarfile.TarInfo, bytes], match: str, t
     assert os.listdir(tmp_path) == ["inside"]
 
 
+def test_folders_without_end(tmp_path: Path) -> None:
+    """Made a step deeper with each member: too deep to be removed again."""
+    deep = [member("a/" * depth + "f") for depth in (20, 400, 800, 1200, 1600)]
+    refused(pack(tmp_path / "m.tar.gz", *MODEL, *deep), tmp_path / "cache", r"member 'a/a/.* lies more than 32 folders deep")
+
+
 def test_links_that_stay_inside(tmp_path: Path) -> None:
     links = [
         member("a.json", b"", type=tarfile.SYMTYPE, linkname="config.json"),

@@ -111,6 +111,20 @@ def test_missing_shards(tmp_path: Path) -> None:
     fails(model, "not a safetensors index")
 
 
+@pytest.mark.parametrize("shard", ["/etc/hostname", "../other/model.safetensors", "a/b.safetensors", "a\0", "..", 1, None, ["x"]])
+def test_an_index_that_leads_elsewhere(shard: object, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    make_model(tmp_path / "other", *SAFETENSORS)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    fails(model, r"is refused: it names .*, which is no file beside it|is not a safetensors index|missing, such as \.\.; copy")
+
+
+def test_an_index_that_nests_without_end(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    (model / "model.safetensors.index.json").write_text("[" * 100_000)
+    fails(model, "is not a safetensors index")
+
+
 def test_paths_that_do_not_exist(tmp_path: Path) -> None:
     make_model(tmp_path / "llama-3", *SAFETENSORS)
     make_model(tmp_path / "qwen", *SAFETENSORS)

@@ -87,6 +87,11 @@ class ApiServer:
     def on_loop(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
 
+    @property
+    def connections(self) -> set[Any]:
+        """uvicorn's protocols of the open connections."""
+        return self._server.server_state.connections
+
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():

@@ -18,7 +18,7 @@ from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
 from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
-from headway.server.api.sagemaker.attributes import asked_adapter
+from headway.server.api.sagemaker.attributes import asked_adapter, asked_route
 from headway.server.api.sagemaker.understand import understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import HeadwayError
@@ -103,7 +103,8 @@ class _Conversation:
         headers = self._websocket.headers
         call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), adapter=asked_adapter(headers))
         try:
-            invocation = await in_parser(len(message), lambda: understand(headers, parse_object(decoded(message, None))))
+            route = asked_route(headers)
+            invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
             answer = await invocation.open(self._state, call)
             try:
                 await self._send(answer)
