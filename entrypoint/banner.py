@@ -12,8 +12,8 @@ from headway.entrypoint.platform import Platform
 from headway.server.config.show import differences
 from headway.server.config.sources import Resolved, all_names
 from headway.server.say import one_line
+from headway.server.words import cut, gib, plural
 
-_GIB = 1024**3
 _MIB = 1024**2
 # With the lines about the machine that makes a screenful.
 _MAX_OPTION_LINES = 14
@@ -36,12 +36,12 @@ def banner(resolved: Resolved, host: Platform) -> list[str]:
 def _machine(host: Platform, device: str) -> Iterator[str]:
     yield f"device   {_device(host.gpus, host, device)}"
     of_host = f" of the host's {host.num_host_cores}" if host.num_cores < host.num_host_cores else ""
-    yield f"cpu      {host.cpu_name}, {_plural(host.num_cores, 'core')}{of_host}"
-    of_host = f" of the host's {_gib(host.host_memory_bytes)}" if host.memory_bytes < host.host_memory_bytes else ""
-    yield f"memory   {_gib(host.memory_bytes)}{of_host}"
+    yield f"cpu      {host.cpu_name}, {plural(host.num_cores, 'core')}{of_host}"
+    of_host = f" of the host's {gib(host.host_memory_bytes)}" if host.memory_bytes < host.host_memory_bytes else ""
+    yield f"memory   {gib(host.memory_bytes)}{of_host}"
     shm = "missing" if host.shm_bytes is None else f"{host.shm_bytes // _MIB} MiB"
     yield f"shm      {shm}; of no matter, the server's processes talk over sockets in the temporary directory"
-    state = f"{_gib(host.cache.free_bytes)} free" if host.cache.is_writable else "can't be written: set HEADWAY_CACHE to a place that can"
+    state = f"{gib(host.cache.free_bytes)} free" if host.cache.is_writable else "can't be written: set HEADWAY_CACHE to a place that can"
     yield f"cache    {one_line(str(host.cache.path))}, {state}"
     read_only = ", read-only root file system" if host.is_root_read_only else ""
     yield f"user     uid {host.uid}, gid {host.gid}{read_only}"
@@ -53,7 +53,7 @@ def _device(gpus: Gpus, host: Platform, device: str) -> str:
     driver = f"driver {gpus.driver or 'unknown'}, {f'CUDA up to {shown(gpus.cuda)}' if gpus.cuda else 'no libcuda.so.1'}"
     built_for = f"torch is built for {f'CUDA {shown(host.torch.cuda)}' if host.torch.cuda else 'CPUs'}" if host.torch else "no torch"
     names = f" ({', '.join(sorted(set(gpus.names)))})" if gpus.names else ""
-    return f"--device {device}: {_plural(gpus.num_devices, 'GPU')}{names}, {driver}; {built_for}"
+    return f"--device {device}: {plural(gpus.num_devices, 'GPU')}{names}, {driver}; {built_for}"
 
 
 def _options(resolved: Resolved) -> list[str]:
@@ -65,13 +65,4 @@ def _options(resolved: Resolved) -> list[str]:
 
 
 def _short(text: str) -> str:
-    line = one_line(text)
-    return line if len(line) <= _MAX_VALUE_LENGTH else f"{line[: _MAX_VALUE_LENGTH - 3]}..."
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.1f} GiB"
+    return cut(one_line(text), _MAX_VALUE_LENGTH)

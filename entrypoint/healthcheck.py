@@ -21,7 +21,7 @@ def main(environ: Mapping[str, str], proc: Path = Path("/proc")) -> int:
     """Exit status 0 if the server is ready, else 1; one line with the reason either way."""
     host, port = find_server(environ, proc)
     is_ready, reason = ask(host, port)
-    sys.stdout.write(f"{'ready' if is_ready else 'not ready'}: {' '.join(reason.split())}\n")
+    sys.stdout.write(f"{'ready' if is_ready else 'not ready'}: {_printable(reason)}\n")
     return 0 if is_ready else 1
 
 
@@ -82,6 +82,11 @@ def _reason(body: bytes) -> str:
         return str(json.loads(body)["reason"])
     except (ValueError, KeyError, TypeError):
         return body[:200].decode(errors="replace") or "no reason given"
+
+
+def _printable(text: str) -> str:
+    """In one line, and without what steers a terminal: a reason may quote names out of a model."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def _server_words(proc: Path) -> Sequence[str]:

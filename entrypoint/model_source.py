@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def find_model(environ: Mapping[str, str], directory: Path) -> ModelSearch:
         return ModelSearch(findings=(str(error).removesuffix("."),), advice="or name another model with SM_VLLM_MODEL")
     if path:
         return ModelSearch(str(path), f"directory {directory}")
-    finding = why_no_model(directory) if directory.is_dir() else f"{directory} does not exist"
+    finding = why_no_model(directory) if os.path.isdir(directory) else f"{directory} does not exist"
     if hub_id := unquoted(environ.get("HF_MODEL_ID", "")):
         passed_over = f"; {finding}" if names_in(directory) else ""
         return ModelSearch(hub_id, f"environment HF_MODEL_ID{passed_over}", is_hub_id=True)
@@ -52,7 +53,7 @@ def find_model(environ: Mapping[str, str], directory: Path) -> ModelSearch:
 
 def _served_from(directory: Path) -> Path | None:
     """The directory with config.json and safetensors, the GGUF file or the archive that a directory holds."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # unlike Path.is_dir it bears names that are too long and places that are closed to this user
         return None
     files = model_in(directory)
     return files.path if files else archive_in(directory)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from headway.entrypoint.nvidia import Gpus, TorchBuild, read_gpus, read_torch
 from headway.server.machine import memory_limit, usable_cores
 from headway.server.source.cache import cache_directory
+from headway.server.source.space import existing, free_bytes
 
 
 class Place(NamedTuple):
@@ -61,11 +62,8 @@ def read_platform(environ: Mapping[str, str], root: Path = Path("/"), search_pat
 
 def place(path: Path) -> Place:
     """``path`` as it would be used: made where it is missing."""
-    absolute = path.absolute()
-    existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
-    state = os.statvfs(existing)
-    is_writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    return Place(path, is_writable, state.f_bavail * state.f_frsize)
+    nearest = existing(path)
+    return Place(path, nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK), free_bytes(nearest))
 
 
 def _size(path: Path) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from headway import __version__
 from headway.server.config.server import ServerConfig
 from headway.server.types import EngineInfo
-
-_GIB = 1024**3
+from headway.server.words import gib
 
 
 def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> list[str]:
@@ -19,9 +18,9 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
     tokens = info.num_blocks * info.block_size
     return [
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
-        f"  model    {served_name} ({info.architecture}, {info.weight_format}, {info.weight_bytes / _GIB:.2f} GiB of weights)",
+        f"  model    {served_name} ({info.architecture}, {info.weight_format}, {gib(info.weight_bytes, 2)} of weights)",
         f"  device   {info.device}",
-        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({info.kv_cache_bytes / _GIB:.2f} GiB, "
+        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({gib(info.kv_cache_bytes, 2)}, "
         f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
         f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "

@@ -104,15 +104,26 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
     resolved = resolve(argv, environ)
     for warning in resolved.warnings:
-        say("warning", warning, resolved.config.observability.log_format == "json")
+        say("warning", warning, resolved.config.observability.is_log_json)
     if resolved.show_config:
         from headway.server.config.show import show_config
 
         sys.stdout.write(show_config(resolved))
         return 0
+    if not resolved.config.sagemaker.enable_custom_handlers:  # a script may look for its tokens there
+        _hide_secrets_from_children()
     from headway.server.launch import run_server
 
     return run_server(resolved.config, early)
+
+
+def _hide_secrets_from_children() -> None:
+    """The engine, pip and compilers need none, and what they write of their environment nobody masks."""
+    from headway.server.config.environment import secret_variables
+    from headway.server.config.sources import all_names
+
+    for name in secret_variables(os.environ, all_names()):
+        del os.environ[name]
 
 
 if __name__ == "__main__":

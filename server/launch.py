@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.errors import ConfigError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MAX_SOCKETS = 65536
+
 
 def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
     """Serves until told to stop, then ends the process: 0 stopped by a signal, 2 a wrong option or model, 1 anything else.
@@ -29,8 +32,8 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
     The last line on stderr names the reason of a status that is not 0. ``early`` has the signals until the event loop takes them.
     """
     observability = config.observability
-    secrets = [*config.http.api_key, *([config.model.hf_token] if config.model.hf_token else [])]
-    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.log_format == "json")
+    secrets = secrets_of(config)
+    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.is_log_json)
     log_uncaught_in_threads()
     status, last_words = 0, None
     try:
@@ -43,7 +46,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
         log.exception("The server broke")
         status, last_words = 1, sentence_of(problem)
     for line in (last_words or "").splitlines():
-        say("error", masked(line, secrets), observability.log_format == "json")
+        say("error", masked(line, secrets), observability.is_log_json)
     logging.shutdown()
     # Without the interpreter's own end, which would wait for the threads of a download: minutes, for a whole model.
     os._exit(status)
@@ -52,6 +55,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
 def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
+    allow_many_sockets()
     listener = bind(config.http.host, config.http.port)
     # Before anything that takes long: code of the user's that fails to load ends the start.
     custom = _custom_handlers(config)
@@ -59,9 +63,9 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
     try:
         starter.begin()
-        from headway.server.lifecycle import run  # fastapi, uvicorn
+        from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-        return run(config, starter, listener, early, started, custom)
+        return Lifecycle(config, starter, listener, early, started, custom).run()
     finally:
         ignore_further_signals()
         starter.stop()
@@ -73,6 +77,14 @@ def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
     from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
 
     return load_custom_handlers(config.sagemaker)
+
+
+def allow_many_sockets() -> None:
+    """Raises this process's limit on open files as far as it may: with the usual 1024, as many idle connections would shut out /ping."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_SOCKETS if hard == resource.RLIM_INFINITY else min(hard, _MAX_SOCKETS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(host: str | None, port: int) -> socket.socket:

@@ -21,9 +21,10 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
+from headway.server.log import masked
 from headway.server.phases import told
 from headway.server.reaper import Reaper
 from headway.server.signals import STOP_SIGNALS, EarlyStop
@@ -43,19 +44,6 @@ class Outcome(NamedTuple):
 
     status: int
     last_words: str | None
-
-
-def run(
-    config: ServerConfig,
-    starter: EngineStarter,
-    listener: socket.socket,
-    early: EarlyStop,
-    started: float,
-    custom: CustomHandlers | None = None,
-) -> Outcome:
-    """Runs the API process to its end. ``started`` is time.monotonic() at the process's start."""
-    # Not uvloop.run, which would wait at its end for what still runs in threads: the tokenizer's download, for one.
-    return uvloop.new_event_loop().run_until_complete(_Lifecycle(config, starter, listener, early, started, custom).run())
 
 
 def _is_no_stage(record: logging.LogRecord) -> bool:
@@ -80,7 +68,9 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-class _Lifecycle:
+class Lifecycle:
+    """The API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
+
     def __init__(
         self,
         config: ServerConfig,
@@ -104,7 +94,11 @@ class _Lifecycle:
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
-    async def run(self) -> Outcome:
+    def run(self) -> Outcome:
+        # Not uvloop.run, which would wait at its end for what still runs in threads: the tokenizer's download, for one.
+        return uvloop.new_event_loop().run_until_complete(self._live())
+
+    async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
@@ -139,7 +133,7 @@ class _Lifecycle:
             await self._finish_open_requests()
             return Outcome(0, None) if self._client.dead_cause is None else Outcome(1, self._engine_has_stopped())
         if starting.done() and (problem := starting.exception()) is not None:
-            self._client.die(sentence_of(problem))
+            self._client.die(self._shown(sentence_of(problem)))
             if not isinstance(problem, HeadwayError):
                 log.error("The start failed", exc_info=problem)
             return Outcome(2 if isinstance(problem, HeadwayError) else 1, sentence_of(problem))
@@ -150,6 +144,10 @@ class _Lifecycle:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(asked_to_stop), DEAD_LINGER_S)
         return Outcome(1, last_words)
+
+    def _shown(self, text: str) -> str:
+        """As it may stand on /ping, which everybody may ask."""
+        return masked(text, secrets_of(self._config))
 
     def _engine_has_stopped(self) -> str:
         if self._client.dead_cause is None:
@@ -181,7 +179,7 @@ class _Lifecycle:
     async def _wait_for_files(self) -> ModelFiles:
         waiting = asyncio.wrap_future(self._starter.files)
         while not waiting.done():
-            self._client.set_phase(self._starter.phase)
+            self._client.set_phase(self._shown(self._starter.phase))
             await asyncio.wait({waiting}, timeout=0.2)
         return await waiting
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import types
 from collections.abc import Sequence
 from typing import TextIO
 
-from headway.server.say import json_line, one_line, timestamp
+from headway.server.say import indented_line, json_line, timestamp
 
 _SHORTEST_SECRET = 4  # a shorter one would blacken ordinary words
 # What a record may carry as ``extra``.
 _IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter")
+
+_URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,7 @@ class LineFormatter(_MaskingFormatter):
     def format(self, record: logging.LogRecord) -> str:
         lines = [self._message(record), *self._traceback(record).splitlines()]
         prefix = f"{timestamp(record.created)} {record.levelname:<7} {self._role:<8} "
-        return "\n".join(prefix + (line if line.isprintable() else _escaped(line)) for line in lines)
+        return "\n".join(prefix + (line if line.isprintable() else indented_line(line)) for line in lines)
 
 
 class JsonFormatter(_MaskingFormatter):
@@ -57,7 +60,9 @@ class JsonFormatter(_MaskingFormatter):
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
-    """``text`` with *** for each secret, the longest first."""
+    """``text`` with *** for each secret, the longest first, and for what stands before the @ of a URL."""
+    if "@" in text:
+        text = _URL_USER.sub(r"\1***@", text)
     for secret in sorted((secret for secret in secrets if len(secret) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
@@ -90,9 +95,3 @@ def log_uncaught_in_threads() -> None:
         log.error("The thread %s broke", problem.thread.name if problem.thread else "?", exc_info=cause)
 
     threading.excepthook = tell
-
-
-def _escaped(line: str) -> str:
-    """Keeps the indentation, which is what makes a traceback readable."""
-    text = line.lstrip(" ")
-    return " " * (len(line) - len(text)) + one_line(text)

@@ -17,9 +17,9 @@ def say(level: Literal["error", "warning"], sentence: str, as_json: bool = False
 
 
 def announce(lines: Iterable[str], as_json: bool = False) -> None:
-    """Writes ready lines to stderr as they are, or each as a JSON object."""
+    """Writes ready lines to stderr, each as one, or as a JSON object."""
     for line in lines:
-        sys.stderr.write((json_line(time.time(), "INFO", "headway", line.strip()) if as_json else line) + "\n")
+        sys.stderr.write((json_line(time.time(), "INFO", "headway", line.strip()) if as_json else indented_line(line)) + "\n")
     sys.stderr.flush()
 
 
@@ -37,3 +37,9 @@ def one_line(text: str) -> str:
     """``text`` without anything that could end a line or steer a terminal: such characters are shown as Python would write them."""
     text = text.strip()
     return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def indented_line(text: str) -> str:
+    """The same with the indentation kept, which is what makes a traceback readable."""
+    line = text.lstrip(" ")
+    return " " * (len(text) - len(line)) + one_line(line)

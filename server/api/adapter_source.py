@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from headway.server.errors import AdapterError, AdapterNotFound
+from headway.server.words import cut
 
 CONFIG_NAME = "adapter_config.json"
 # What the engine will open. A link among these must not lead out of the prefixes either.
@@ -64,5 +65,4 @@ def _check_below(path: Path, roots: Sequence[Path], src: str, prefixes: Sequence
 
 
 def _shown(src: object) -> str:
-    text = str(src)
-    return repr(text if len(text) <= 200 else text[:197] + "...")
+    return repr(cut(str(src), 200))

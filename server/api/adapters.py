@@ -18,6 +18,7 @@ from headway.server.config.lora import LoraConfig, lora_module
 from headway.server.engine.client import EngineClient
 from headway.server.errors import AdapterExists, AdapterNotFound, AdaptersFull, ConfigError, QueueFull, RequestError
 from headway.server.types import AdapterRef
+from headway.server.words import cut
 
 log = logging.getLogger(__name__)
 
@@ -250,4 +251,4 @@ def listed(names: Collection[str]) -> str:
 
 
 def _shown(name: str) -> str:
-    return repr(name if len(name) <= 100 else name[:97] + "...")
+    return repr(cut(name, 100))

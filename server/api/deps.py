@@ -20,6 +20,7 @@ from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo
+from headway.server.words import cut
 
 if TYPE_CHECKING:
     from headway.server.api.metrics import Metrics
@@ -115,8 +116,7 @@ class Served:
         """A missing or empty model means the one that is served. Raises ModelNotFound, with the names of ``adapters`` too."""
         if model and model not in self.names:
             known = ", ".join(map(repr, self.names)) + (f" and the adapters {listed(adapters)}" if adapters else "")
-            shown = model if len(model) <= 100 else model[:97] + "..."
-            raise ModelNotFound(f"The model {shown!r} does not exist here; this server has {known}.", "model")
+            raise ModelNotFound(f"The model {cut(model, 100)!r} does not exist here; this server has {known}.", "model")
 
 
 @dataclass
@@ -132,6 +132,8 @@ class AppState:
     num_http_generations: int = 0  # generation requests being answered, for /load
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
+    # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.
+    batch_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def ready_model(self) -> ServedModel:
         """The model, if new work is taken now. Raises ServerDraining, EngineDead, EngineNotReady."""

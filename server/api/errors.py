@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from headway.server.errors import (
     RequestError,
     ServerDraining,
 )
+
+log = logging.getLogger(__name__)
 
 _TYPES = {
     400: "BadRequestError",
@@ -112,13 +115,10 @@ def error_json(error: HeadwayError) -> bytes:
     return msgspec.json.encode(error_body(status_of(error), str(error), getattr(error, "param", None)))
 
 
-def failure_json(request_id: str) -> bytes:
-    """What the client is told of a bug: no more than where to look for it."""
-    return msgspec.json.encode(error_body(500, failure_message(request_id)))
-
-
-def failure_message(request_id: str) -> str:
-    return f"The server failed on this request; its log says why, under request id {request_id}."
+def failure_json(request_id: str, where: str) -> bytes:
+    """For the ``except`` of a process edge: logs the bug that it caught, and says what the client may know, which is where to look."""
+    log.exception("Request %s failed%s", request_id, where, extra={"request_id": request_id})
+    return msgspec.json.encode(error_body(500, f"The server failed on this request; its log says why, under request id {request_id}."))
 
 
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

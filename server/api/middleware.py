@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
 from collections.abc import Callable
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headway.server.api.errors import BodyTooLarge, error_response, failure_message, response_to
+from headway.server.api.errors import BodyTooLarge, failure_json, response_to
+from headway.server.api.media import JSON
 from headway.server.api.metrics import HttpMetrics
 from headway.server.api.paths import route_path
-
-log = logging.getLogger(__name__)
 
 _ID_HEADER = b"x-request-id"
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -52,10 +51,10 @@ class RequestIdMiddleware:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
-            log.exception("Request %s failed: %s %s", request_id, scope["method"], scope["path"], extra={"request_id": request_id})
+            failure = failure_json(request_id, f": {scope['method']} {scope['path']}")
             if has_started:
                 raise  # the server cuts the connection: the client must not take half an answer for a whole one
-            await error_response(500, failure_message(request_id))(scope, receive, send_with_id)
+            await Response(failure, 500, media_type=JSON)(scope, receive, send_with_id)
 
 
 class HttpMetricsMiddleware:

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 # Tokenising takes about 1 us a token: a body of up to this many bytes costs the event loop less than a thread's hand-over twice.
 _MAX_INLINE_BYTES = 4000
-# JSON takes 0.4 to 45 ns a byte to parse, the worst for a list of empty lists (2026-11): 6 ms at this size.
-_MAX_INLINE_JSON_BYTES = 128 * 1024
+# JSON takes up to 70 ns a byte to parse and refuse, the worst for a list of empty lists (2026-11): 1 ms at this size. Many such bodies
+# may come in one turn of the event loop.
+_MAX_INLINE_JSON_BYTES = 16 * 1024
 # The JSON parser holds the interpreter's lock from beginning to end, up to 0.75 s for 16 MiB: with one such thread the event loop
 # gets its turn after each body, with several it would wait for all of them.
 _parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-parser")

@@ -89,9 +89,7 @@ class ChunkStream(Response):
         except HeadwayError as error:
             last = [error_json(error)]
         except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
-            request_id = scope.get("headway.request_id")
-            log.exception("Request %s failed in its stream", request_id, extra={"request_id": request_id})
-            last = [failure_json(str(request_id))]
+            last = [failure_json(str(scope.get("headway.request_id")), " in its stream")]
         finally:
             if heart is not None:
                 heart.stop()

@@ -32,6 +32,11 @@ def read_environment(environ: Mapping[str, str], names: Names) -> Findings:
     return found
 
 
+def secret_variables(environ: Mapping[str, str], names: Names) -> list[str]:
+    """The variables that hold a secret, or say where one stands."""
+    return [variable.name for variable in find_variables(environ, names).options if variable.meaning.setting.option.secret]
+
+
 def _is_met(name: str, text: str, names: Names) -> bool:
     """Whether a variable of an existing deployment changes nothing here, such as SM_VLLM_TENSOR_PARALLEL_SIZE=1."""
     return name.startswith(ENVIRONMENT_PREFIX) and names.is_met(name.removeprefix(ENVIRONMENT_PREFIX), unquoted(text))

@@ -18,3 +18,7 @@ class ObservabilityConfig(Topic):
     engine_progress_timeout_s: float = option(
         60.0, "Seconds without a finished step, while work is open, after which /ping and /health answer 503.", gt=0
     )
+
+    @property
+    def is_log_json(self) -> bool:
+        return self.log_format == "json"

@@ -9,13 +9,14 @@ from headway.server.config.references import Place, Reference, Unreadable
 from headway.server.config.remote import RemotePlaces, region_of
 
 MAX_BYTES = 4 * 1024 * 1024
+REMOTE_BUDGET_S = 2.0
 
 
 class Places:
     """One reader for a resolve(): its remote reads share one budget of time. boto3 is imported for the first."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._remote = RemotePlaces(region_of(environ), MAX_BYTES)
+        self._remote = RemotePlaces(region_of(environ), MAX_BYTES, REMOTE_BUDGET_S)
 
     def read(self, references: Collection[Reference]) -> dict[Reference, str | Unreadable]:
         """What stands at each, or why that can't be had; the remote ones all at once."""

@@ -7,8 +7,8 @@ from typing import Literal
 
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
+from headway.server.words import GIB, gib
 
-GIB = 1024**3
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
 
 
@@ -146,7 +146,7 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
         fits = num_blocks * plan.block_size
         raise ConfigError(
             [
-                f"the KV cache holds {fits} tokens ({num_blocks * bytes_per_block / GIB:.2f} GiB), "
+                f"the KV cache holds {fits} tokens ({gib(num_blocks * bytes_per_block, 2)}), "
                 f"fewer than --max-model-len {plan.max_model_len}: set --max-model-len {max(fits, 1)} or auto, "
                 f"or give the cache more with --kv-cache-memory-bytes ({needed * bytes_per_block} needed)"
                 f"{' or --gpu-memory-utilization' if device.kind == 'cuda' else ''}"

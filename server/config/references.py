@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Given
-from headway.server.config.values import BadValue, parse_text
+from headway.server.config.values import BadValue, expected, parse_text
 
 
 class Place(enum.StrEnum):
@@ -130,7 +130,13 @@ def _content(setting: Setting, reference: Reference, contents: Contents) -> Any:
         raise Unreadable(reference, "it is empty")
     if setting.kind is Kind.LIST and not text.lstrip().startswith("["):
         text = ",".join(text.splitlines())
-    value = parse_text(setting, text.strip() if setting.option.secret else text)
+    try:
+        value = parse_text(setting, text.strip() if setting.option.secret else text)
+    except BadValue as error:
+        if setting.option.secret:
+            raise  # tells nothing of the text
+        # A wrong name, a key's for one: what stands there must not get into a log.
+        raise BadValue(f"{reference} must hold {expected(setting)}; what it holds is not shown") from error
     if setting.option.secret and any(_is_reference(item) for item in _texts(value)):
         raise Unreadable(reference, "it refers to another place in turn, which is not followed")
     return value

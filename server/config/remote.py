@@ -10,7 +10,6 @@ from typing import Any
 
 from headway.server.config.references import Place, Reference, Unreadable
 
-BUDGET_S = 2.0
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION", "SAGEMAKER_REGION")
 
 _Answer = bytes | Unreadable
@@ -33,7 +32,7 @@ class RemotePlaces:
     ``budget_s`` starts at the first read, once boto3 is imported (0.3 s), and runs through all of them.
     """
 
-    def __init__(self, region: str | None, max_bytes: int, budget_s: float = BUDGET_S) -> None:
+    def __init__(self, region: str | None, max_bytes: int, budget_s: float) -> None:
         self._region = region
         self._max_bytes = max_bytes
         self._budget_s = budget_s

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from headway.server.config.cache import CacheConfig
-from headway.server.config.fields import Topic
+from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig
@@ -22,6 +24,20 @@ class ServerConfig(Topic):
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+
+
+def secrets_of(config: ServerConfig) -> list[str]:
+    """The texts of every option that is declared a secret."""
+    values = [getattr(getattr(config, setting.topic), setting.name) for setting in _secret_settings()]
+    return [text for value in values for text in (value if isinstance(value, list) else [value]) if text]
+
+
+def without_secrets(config: ServerConfig) -> ServerConfig:
+    """For a process that needs none of them."""
+    for setting in _secret_settings():
+        topic = getattr(config, setting.topic).model_copy(update={setting.name: setting.default})
+        config = config.model_copy(update={setting.topic: topic})
+    return config
 
 
 MODEL_MISSING = (
@@ -44,6 +60,8 @@ def warnings(config: ServerConfig) -> list[str]:
     return [f"--{name.replace('_', '-')} is not used: code of your own runs with --enable-custom-handlers only" for name in asked]
 
 
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_SENDABLE = re.compile(r"[^\x00-\x1f\x7f]+")
 _CUSTOM_CODE = (
     "custom_script",
     "custom_ping_handler",
@@ -55,8 +73,15 @@ _CUSTOM_CODE = (
 )
 
 
+def _secret_settings() -> list[Setting]:
+    return [setting for setting in settings_of(ServerConfig) if setting.option.secret]
+
+
 def _model_problems(model: ModelConfig) -> list[str]:
     found = []
+    if model.hf_token is not None and not _TOKEN.fullmatch(model.hf_token):
+        # HTTP libraries refuse such a header with a text that shows it, in a form that is not masked.
+        found.append("--hf-token holds a blank, a line break or a character outside ASCII, which no token does (it is not shown)")
     length = model.max_model_len
     if isinstance(length, int) and length < 1 and length != -1:
         found.append(f"--max-model-len must be at least 1, or -1 or auto for the longest that fits, got {length}")
@@ -90,6 +115,8 @@ def _size_problems(config: ServerConfig) -> list[str]:
 
 
 def _http_problems(http: HttpConfig) -> list[str]:
+    if any(not _SENDABLE.fullmatch(key) for key in http.api_key):
+        return ["--api-key holds a line break or another control character, so that no client can send it (it is not shown)"]
     if http.root_path and not http.root_path.startswith("/"):
         return [f"--root-path must begin with a slash, got {http.root_path!r}"]
     return []

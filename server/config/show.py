@@ -11,6 +11,7 @@ from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Origin
 from headway.server.config.sources import Resolved, all_settings
 from headway.server.config.values import expected, masked, to_text
+from headway.server.say import one_line
 
 _USAGE = "usage: headway serve [MODEL] [options]"
 _ABOUT = (
@@ -49,7 +50,7 @@ def show_config(resolved: Resolved) -> str:
             line = f"{setting.key}: {json.dumps(value, ensure_ascii=False)}"
             # A mask must not come back as a key, nor a missing key as one that was given.
             hidden = "# " if setting.option.secret else ""
-            lines.append(f"{hidden + line:<44} # {resolved.source(setting)}")
+            lines.append(f"{hidden + line:<44} # {one_line(str(resolved.source(setting)))}")
     return "\n".join(lines) + "\n"
 
 

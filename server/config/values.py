@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from headway.server.config.fields import Kind, Setting
+from headway.server.words import cut
 
 MASK = "***"
+_MAX_SHOWN = 80
 
 _TRUE = frozenset(("true", "1", "yes", "y", "on", "t", "enable", "enabled"))
 _FALSE = frozenset(("false", "0", "no", "n", "off", "f", "disable", "disabled"))
@@ -119,7 +121,7 @@ def expected(setting: Setting) -> str:
 
 
 def bad_value(setting: Setting, text: str) -> BadValue:
-    shown = "something else (not shown, it is a secret)" if setting.option.secret else repr(text if len(text) <= 80 else text[:77] + "...")
+    shown = "something else (not shown, it is a secret)" if setting.option.secret else repr(cut(text, _MAX_SHOWN))
     return BadValue(f"expected {expected(setting)}, got {shown}")
 
 

@@ -91,7 +91,7 @@ def run_engine(arguments: EngineArguments) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     observability = arguments.config.observability
-    configure_logging(observability.log_level, role="engine", as_json=observability.log_format == "json")
+    configure_logging(observability.log_level, role="engine", as_json=observability.is_log_json)
     log_uncaught_in_threads()
     link = EngineLink(arguments.inbox, arguments.outbox)
     status = 0

@@ -18,9 +18,7 @@ from pathlib import Path
 import zmq
 import zmq.asyncio
 
-from headway.server.config.http import HttpConfig
-from headway.server.config.plan import GIB
-from headway.server.config.server import ServerConfig
+from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.engine.calls import Calls
 from headway.server.engine.messages import (
     AbortRequests,
@@ -43,6 +41,7 @@ from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineN
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.words import gib
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ class EngineProcess:
 
     def start(self, config: ServerConfig, files: ModelFiles) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(_for_engine(config), files, self.inbox, self.outbox)
+        arguments = EngineArguments(without_secrets(config), files, self.inbox, self.outbox)
         process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
         with self._lock:
             if not self._is_over:
@@ -151,7 +150,7 @@ class EngineProcess:
             return "most often by a kernel short of memory"
         limit = memory_limit()
         return "by the kernel, since " + (
-            f"the container's memory limit of {limit.limit_bytes / GIB:.1f} GiB was reached" if limit else "the memory was used up"
+            f"the container's memory limit of {gib(limit.limit_bytes)} was reached" if limit else "the memory was used up"
         )
 
     def kill(self, patience_s: float) -> None:
@@ -365,11 +364,6 @@ class ProcessEngineClient:
         self._inbox.close()
         self._outbox.close()
         self._context.term()
-
-
-def _for_engine(config: ServerConfig) -> ServerConfig:
-    """Without what the engine has no use for, secrets above all."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"hf_token": None}), "http": HttpConfig()})
 
 
 def _private_directory() -> Path:

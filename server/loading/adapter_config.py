@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.server.errors import AdapterError
+from headway.server.words import cut
 
 CONFIG_NAME = "adapter_config.json"
 _MAX_BYTES = 1024 * 1024
@@ -104,5 +105,4 @@ def _of_module(pattern: dict[str, float], module: str, default: float) -> float:
 
 
 def _shown(value: Any) -> str:
-    text = re.sub(r"[^ -~]", "?", repr(value))
-    return text if len(text) <= 80 else text[:77] + "..."
+    return cut(re.sub(r"[^ -~]", "?", repr(value)), 80)

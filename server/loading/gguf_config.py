@@ -31,7 +31,8 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     family = gguf_family_of(architecture, file.origin)
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
-    refuse = RawConfig({}, f"GGUF metadata ({file.origin})").refusal
+    raw = RawConfig(own, f"GGUF metadata ({file.origin})")
+    refuse = raw.refusal
     if own.get("expert_count"):
         raise refuse(f"expert_count is {own['expert_count']}: mixtures of experts are not supported")
     if own.get("attention.value_length", own.get("attention.key_length")) != own.get("attention.key_length"):
@@ -43,23 +44,23 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     values |= {
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "output.weight" not in file.index,
-        "rope_parameters": _rope_parameters(own, refuse),
+        "rope_parameters": _rope_parameters(own, raw),
     }
     config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
     return family, dataclasses.replace(config, **_from_tensors(file, own, config))
 
 
-def _rope_parameters(own: dict[str, Any], refuse: Any) -> dict[str, Any]:
-    rope: dict[str, Any] = {"rope_type": own.get("rope.scaling.type", "none").replace("none", "default")}
+def _rope_parameters(own: dict[str, Any], raw: RawConfig) -> dict[str, Any]:
+    """``own`` typed is ``raw``."""
+    rope: dict[str, Any] = {"rope_type": raw.text("rope.scaling.type", "none").replace("none", "default")}
     if "rope.freq_base" in own:
         rope["rope_theta"] = own["rope.freq_base"]
     if "rope.dimension_count" in own:
-        head_dim = own.get("attention.key_length") or own["embedding_length"] // own["attention.head_count"]
-        rope["partial_rotary_factor"] = own["rope.dimension_count"] / head_dim
+        rope["partial_rotary_factor"] = raw.number("rope.dimension_count") / _head_dim(raw)
     if rope["rope_type"] == "default":
         return rope
     if own.get("rope.scaling.yarn_log_multiplier") or own.get("rope.scaling.attn_factor", 1.0) != 1.0:
-        raise refuse("rope.scaling has a magnitude of its own, which is not supported")
+        raise raw.refusal("rope.scaling has a magnitude of its own, which is not supported")
     names = {
         "factor": "factor",
         "original_max_position_embeddings": "original_context_length",
@@ -67,6 +68,13 @@ def _rope_parameters(own: dict[str, Any], refuse: Any) -> dict[str, Any]:
         "beta_slow": "yarn_beta_slow",
     }
     return rope | {key: own[f"rope.scaling.{name}"] for key, name in names.items() if f"rope.scaling.{name}" in own}
+
+
+def _head_dim(raw: RawConfig) -> int:
+    head_dim = raw.integer("attention.key_length", 0) or raw.integer("embedding_length") // max(raw.integer("attention.head_count"), 1)
+    if head_dim < 1:
+        raise raw.refusal(f"the size of a head must be at least 1, not {head_dim}")
+    return head_dim
 
 
 def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig) -> dict[str, Any]:

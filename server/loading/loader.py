@@ -101,7 +101,7 @@ def _open(files: ModelFiles) -> tuple[Family, DecoderConfig, GgufFile | None]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelSourceError(f"{path} is missing: a model directory needs it; copy or download the model again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelSourceError(f"{path} cannot be read as JSON ({error}); copy or download it again.") from error
     architectures = values.get("architectures") if isinstance(values, dict) else None
     family = family_of([str(name) for name in architectures or []], str(files.path))

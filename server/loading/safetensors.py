@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.loading.checkpoint import CheckpointTensor
-
-_INDEX = "model.safetensors.index.json"
+from headway.server.source.weights import shards
 
 
 class SafetensorsCheckpoint:
@@ -56,15 +54,11 @@ def _open(path: Path) -> Any:
 
 def _weight_files(directory: Path) -> list[Path]:
     """The index's shards, else model.safetensors, else all there are (training leaves other *.safetensors beside an index)."""
-    index = directory / _INDEX
-    if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelSourceError(f"{index} is not a safetensors index ({error}); copy or download it again.") from error
-        return [directory / shard for shard in shards]
+    listed = shards(directory)
+    if listed is not None:
+        return [directory / name for name in listed]
     single = directory / "model.safetensors"
     files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ModelSourceError(f"{directory} holds no *.safetensors; it needs model.safetensors, or shards with {_INDEX}.")
+        raise ModelSourceError(f"{directory} holds no *.safetensors; it needs model.safetensors, or shards and their index.")
     return files

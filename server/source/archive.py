@@ -13,14 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
-from headway.server.source.progress import Progress, amount
+from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
+from headway.server.source.progress import Progress
 from headway.server.source.space import free_bytes, require_space
+from headway.server.words import amount
 
 # Weights shrink by a third at most and texts to a tenth, so an archive that unpacks to more than this is made to do harm.
 _MAX_RATIO = 50
 _MAX_SMALL_BYTES = 1 << 30
 _MAX_MEMBERS = 20_000
+# Python's rmtree and rglob recurse: a tree of a thousand folders could neither be used nor removed again.
+_MAX_DEPTH = 32
 # The longest header or block that is read at once: tarfile keeps headers of any length in memory.
 _MAX_READ_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -36,6 +39,7 @@ def unpacked(archive: Path, cache_dir: Path, on_progress: Callable[[str], None] 
     facts = archive.stat()
     key = hashlib.sha256(f"{archive}\n{facts.st_size}\n{facts.st_mtime_ns}".encode()).hexdigest()[:16]
     target = cache_dir / "archives" / f"{archive.name.partition('.')[0]}-{key}"
+    require_own(target.parent)
     if target.is_dir():
         return target
     what = f"What {archive} holds"
@@ -82,6 +86,8 @@ def _require_safe(member: tarfile.TarInfo, archive: Path) -> None:
         if PurePosixPath(text).is_absolute() or ".." in PurePosixPath(text).parts:
             advice = "; pack it with `tar --dereference`" if kind == "link" else ""
             raise ModelSourceError(f"{archive} is refused: the {kind} {text!r} of its member {member.name!r} leads outside{advice}.")
+    if member.name.count("/") > _MAX_DEPTH:
+        raise ModelSourceError(f"{archive} is refused: its member {member.name[:80]!r}... lies more than {_MAX_DEPTH} folders deep.")
     # The holes of a sparse file count for nothing in the archive's length.
     if member.issparse():
         raise ModelSourceError(f"{archive} is refused: its member {member.name!r} is sparse; pack it without `tar --sparse`.")

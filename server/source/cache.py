@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def _without_a_home() -> Path:
     # Whoever made it for us could put any model there.
     is_foreign = shared.exists() and shared.lstat().st_uid != os.getuid()
     return Path(tempfile.mkdtemp(prefix="headway-")) if is_foreign else shared
+
+
+def require_own(directory: Path) -> None:
+    """For whoever takes something from `directory`, or writes into it. Raises ModelSourceError if it, or one around it, was made by
+    another user where everybody may make things: any model could wait there, or a link that leads our writing elsewhere. What is
+    mounted, an administrator has put there."""
+    for place in (directory, *directory.parents):
+        try:
+            owner = place.lstat().st_uid
+        except OSError:  # not made yet, or not ours to see
+            continue
+        is_planted = owner not in (0, os.geteuid()) and place.parent.stat().st_mode & stat.S_IWOTH
+        if is_planted and not place.is_mount():
+            raise ModelSourceError(
+                f"The cache {directory} is not used: {place} belongs to user {owner}, in a directory where everybody may write, and could "
+                f"hold anything; remove it, or set {VARIABLE} to a directory of your own."
+            )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.weights import PICKLE_SUFFIXES, is_archive, pickle_refusal
+from headway.server.source.weights import PICKLE_REFUSAL, PICKLE_SUFFIXES, is_archive
+from headway.server.words import first_few, plural
 
 # Everything about a model but its weights. Never *.bin, *.pt, *.py.
 _TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "chat_templates/*.jinja")
@@ -67,11 +68,10 @@ def _within(folder: str, names: Sequence[str]) -> list[str]:
 
 def _no_weights(names: Sequence[str], ggufs: list[str], load_format: str, where: str, one_gguf: str) -> str:
     if ggufs and load_format != "safetensors":
-        shown = ", ".join(ggufs[:5]) + (", ..." if len(ggufs) > 5 else "")
-        return f"{where} holds {len(ggufs)} GGUF files ({shown}); {one_gguf}."
+        return f"{where} holds {plural(len(ggufs), 'GGUF file')} ({first_few(ggufs)}); {one_gguf}."
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
-        return f"{where} has its weights only as {pickles[0]}: {pickle_refusal()}"
+        return f"{where} has its weights only as {pickles[0]}: {PICKLE_REFUSAL}."
     because = f" (--load-format {load_format})" if load_format != "auto" else ""
     return f"{where} has no weights that can be served{because}: it needs *.safetensors with config.json, or one .gguf file."
 

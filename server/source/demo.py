@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import LARGER_DISK, keeping, locked
+from headway.server.source.cache import LARGER_DISK, keeping, locked, require_own
 from headway.server.source.space import require_space
 
 DEMO_NAME = "demo"
@@ -64,6 +64,7 @@ def demo_model(
     Raises ModelSourceError.
     """
     target = cache_dir / "demo" / f"{model.sha256[:16]}-{model.file_name}"
+    require_own(target.parent)
     if _is_present(target, model):
         return target
     with keeping("The demo model", target.parent), locked(target.with_name(target.name + ".lock")):

@@ -7,7 +7,8 @@ from typing import Literal
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
-from headway.server.source.weights import PICKLE_SUFFIXES, is_archive, missing_shards, pickle_refusal
+from headway.server.source.weights import PICKLE_REFUSAL, PICKLE_SUFFIXES, is_archive, missing_shards
+from headway.server.words import first_few, plural
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 
@@ -36,7 +37,7 @@ def archive_in(directory: Path) -> Path | None:
     """The one archive right in a directory; several are a ModelSourceError."""
     archives = [directory / name for name in names_in(directory) if is_archive(name) and (directory / name).is_file()]
     if len(archives) > 1:
-        raise ModelSourceError(f"{directory} holds {_listed(archives, 'archives')}; name the one to serve.")
+        raise ModelSourceError(f"{directory} holds {_listed(archives, 'archive')}; name the one to serve.")
     return archives[0] if archives else None
 
 
@@ -51,11 +52,11 @@ def why_no_model(directory: Path, load_format: LoadFormat = "auto") -> str:
         return f"{directory} is empty ({needs})"
     pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     if pickles and not any(name.endswith((".safetensors", ".gguf")) for name in names):
-        return f"{directory} has its weights only as {pickles[0]}: {pickle_refusal().removesuffix('.')}"
+        return f"{directory} has its weights only as {pickles[0]}: {PICKLE_REFUSAL}"
     if any(name.endswith(".safetensors") for name in names) and "config.json" not in names:
         return f"{directory} has *.safetensors but no config.json; copy the model's config.json beside them"
-    shown = [f"{name}/" if (directory / name).is_dir() else name for name in names[:5]] + ["..."] * (len(names) > 5)
-    return f"{directory} holds {', '.join(shown)} but no model ({needs})"
+    shown = first_few([f"{name}/" if (directory / name).is_dir() else name for name in names])
+    return f"{directory} holds {shown} but no model ({needs})"
 
 
 def folders_of(directory: Path) -> list[Path]:
@@ -72,18 +73,18 @@ def _right_in(directory: Path, load_format: LoadFormat, name: str) -> ModelFiles
         missing = missing_shards(directory)
         if missing:
             raise ModelSourceError(
-                f"The model in {directory} is incomplete: {len(missing)} weight files are missing, such as {missing[0]}; copy them too."
+                f"The model in {directory} is incomplete: {plural(len(missing), 'weight file')} missing, such as {missing[0]}; "
+                "copy all of them."
             )
         return ModelFiles("safetensors", directory, None, name)
     ggufs = [directory / entry for entry in entries if entry.endswith(".gguf")] if load_format != "safetensors" else []
     if len(ggufs) > 1:
-        raise ModelSourceError(f"{directory} holds {_listed(ggufs, 'GGUF files')}; name the one to serve.")
+        raise ModelSourceError(f"{directory} holds {_listed(ggufs, 'GGUF file')}; name the one to serve.")
     return ModelFiles("gguf", directory, ggufs[0], name) if ggufs else None
 
 
 def _listed(paths: list[Path], kind: str) -> str:
-    names = ", ".join(path.name for path in paths[:5]) + (", ..." if len(paths) > 5 else "")
-    return f"{len(paths)} {kind} ({names})"
+    return f"{plural(len(paths), kind)} ({first_few([path.name for path in paths])})"
 
 
 def names_in(directory: Path) -> list[str]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.choice import model_files, text_files
-from headway.server.source.progress import Progress, amount
+from headway.server.source.progress import Progress
 from headway.server.source.space import require_space
 from headway.server.source.weights import missing_shards
+from headway.server.words import amount, plural
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class HubModel:
         require_space(total - self._kept_bytes(cache), cache, what, "set --download-dir (or HF_HOME) to a directory on a larger disk")
         doing = f"downloading {self.repo_id} from the Hugging Face Hub"
         if on_progress:
-            on_progress(f"{doing}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}")
+            on_progress(f"{doing}: {plural(len(files), 'file')}, {amount(total)}")
         return Path(
             self._asking(
                 lambda: str(
@@ -113,7 +111,7 @@ class HubModel:
         blobs = cache / f"models--{self.repo_id.replace('/', '--')}" / "blobs"
         return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
 
-    def _asking(self, ask: Callable[[], T]) -> T:
+    def _asking(self, ask: Callable[[], _T]) -> _T:
         """Asks the Hub; every way that fails becomes one sentence."""
         from huggingface_hub import errors
 

@@ -6,15 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from headway.server.words import amount
+
 INTERVAL_S = 3.0
-
-
-def amount(num_bytes: float) -> str:
-    """A number of bytes for people: 12.3 GB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes:.0f} bytes"
 
 
 class Progress:

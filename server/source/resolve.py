@@ -10,47 +10,47 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import cache_directory
 from headway.server.source.demo import DEMO_NAME, demo_model
 from headway.server.source.directory import LoadFormat, archive_in, folders_of, model_in, names_in, why_no_model
 from headway.server.source.files import ModelFiles
+from headway.server.source.s3_bucket import SCHEME
+from headway.server.source.space import existing
 from headway.server.source.weights import is_archive
 
-_S3 = "s3://"
 _FILE = "file://"
 
 
 def resolve_model(
     name: str,
     *,
+    cache_dir: Path,
     revision: str | None = None,
     token: str | None = None,
     download_dir: str | None = None,
     load_format: LoadFormat = "auto",
     on_progress: Callable[[str], None] | None = None,
-    cache_dir: Path | None = None,
     hub_endpoint: str | None = None,
     stop: threading.Event | None = None,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
     - `revision`, `token`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so HF_ENDPOINT)
-      are for Hub models; all other things that are fetched or unpacked go below `cache_dir` (None: the user's for headway).
+      are for Hub models; all other things that are fetched or unpacked go below `cache_dir`.
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
     - `on_progress` gets one line for each thing that takes time, and every few seconds of it; `stop`, once set, ends a fetch of the
       demo model.
 
     A path that exists wins over a Hub id. Raises ModelSourceError: one sentence with what was looked for, where, and what to do.
     """
-    local = _Local(name, load_format, cache_dir or cache_directory({}), on_progress)
+    local = _Local(name, load_format, cache_dir, on_progress)
     if name == DEMO_NAME:
         return _demo(local, stop)
-    if name.startswith(_S3):
+    if name.startswith(SCHEME):
         from headway.server.source.s3 import fetch_from_s3
 
         return local.files(fetch_from_s3(name, load_format, local.cache_dir, on_progress))
     path = path_of(name)
-    if path.exists():
+    if _is_there(name, path):
         return local.files(path)
     if _is_path(name):
         raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}.")
@@ -77,7 +77,7 @@ def resolve_tokenizer(
     """The directory or .gguf file of the tokenizer that the user calls `name`: a path, `s3://...` or a Hub id.
 
     Raises ModelSourceError."""
-    if name.startswith(_S3):
+    if name.startswith(SCHEME):
         from headway.server.source.s3 import fetch_from_s3
 
         return fetch_from_s3(name, "tokenizer", cache_dir, on_progress)
@@ -86,7 +86,7 @@ def resolve_tokenizer(
         from headway.server.source.archive import unpacked
 
         return unpacked(path, cache_dir, on_progress)
-    if path.exists():
+    if _is_there(name, path):
         return path
     if name.startswith(_FILE):
         raise ModelSourceError(f"The tokenizer path {name} does not exist{_nearest(path)}.")
@@ -96,9 +96,14 @@ def resolve_tokenizer(
 
 
 def path_of(name: str) -> Path:
-    """A name as a path, whether there is such a one or not; `file:///path` is the path. Raises ModelSourceError for another host's."""
+    """A name as a path, whether there is such a one or not; `file:///path` is the path.
+
+    Raises ModelSourceError for a path of another host, or of a user whom this one doesn't know."""
     if not name.startswith(_FILE):
-        return Path(name).expanduser()
+        try:
+            return Path(name).expanduser()
+        except RuntimeError as error:
+            raise ModelSourceError(f"The path {name} names no home directory that is known here; write the whole path.") from error
     parts = urlsplit(name)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise ModelSourceError(f"{name} is no path on this machine; write file:///path with three slashes, or the path alone.")
@@ -158,13 +163,29 @@ def _is_path(name: str) -> bool:
     return name.startswith(("/", "./", "../", "~", ".", _FILE)) or name.endswith((".gguf", "/")) or "\\" in name or name.count("/") > 1
 
 
+def _is_there(name: str, path: Path) -> bool:
+    """Raises ModelSourceError for a path that this user may not look at."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        if _is_path(name):
+            raise ModelSourceError(f"{path} cannot be read: {error.strerror}; make it readable for this user.") from error
+        return False
+    except (OSError, ValueError):  # no such path, or a text that can be none
+        return False
+    return True
+
+
+def _deepest_directory(path: Path) -> Path:
+    """The nearest directory above `path` that exists."""
+    nearest = existing(path.parent)
+    return nearest if nearest.is_dir() else nearest.parent
+
+
 def _similar(path: Path) -> list[str]:
     """Entries of the deepest directory of `path` that exists whose names are like the next part's."""
-    absolute = path.absolute()
-    parent = next((folder for folder in absolute.parents if folder.is_dir()), None)
-    if parent is None:
-        return []
-    wanted = absolute.relative_to(parent).parts[0]
+    parent = _deepest_directory(path)
+    wanted = path.absolute().relative_to(parent).parts[0]
     return [str(parent / match) for match in difflib.get_close_matches(wanted, names_in(parent), n=3)]
 
 
@@ -172,8 +193,7 @@ def _nearest(path: Path) -> str:
     """The end of a sentence about a missing path: what is near it."""
     if similar := _similar(path):
         return f"; did you mean {' or '.join(similar)}"
-    absolute = path.absolute()
-    parent = next((folder for folder in absolute.parents if folder.is_dir()), Path("/"))
+    parent = _deepest_directory(path)
     folders = [folder.name for folder in folders_of(parent)][:5]
     holds = f", which holds {', '.join(folders)}" if folders else ""
     return f"; the nearest directory that exists is {parent}{holds}"

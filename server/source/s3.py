@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import LARGER_DISK, keeping, locked, publish
+from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
 from headway.server.source.checksums import Checksum, checksum_of, digest_of
 from headway.server.source.choice import model_files_below, text_files
-from headway.server.source.progress import Progress, amount
+from headway.server.source.progress import Progress
 from headway.server.source.ranged import NUM_THREADS, PART_BYTES, Part, PartialFile, fetch_missing
 from headway.server.source.s3_bucket import S3BrokenOff, S3Bucket, S3Location, S3Object, S3Unreachable
 from headway.server.source.space import require_space
+from headway.server.words import amount, first_few, plural
 
 _PART_ATTEMPTS = 4
 _LONGEST_NAME = 255
@@ -45,11 +46,13 @@ def fetch_from_s3(
     """
     location = S3Location.of(uri)
     place = _Place.of(location, wanted, cache_dir)
+    require_own(place.root)
     kept = place.kept()
     tell = on_progress or (lambda line: None)
     tell(f"looking at {location.uri}")
+    bucket = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None)
     try:
-        listed = S3Bucket(location, NUM_THREADS, is_urgent=kept is not None).objects()
+        listed = bucket.objects()
     except S3Unreachable as error:
         if kept is None:
             raise
@@ -65,7 +68,8 @@ def fetch_from_s3(
     ):
         if not _has_files(snapshot, {item.name: item.size for item in objects}):
             shutil.rmtree(snapshot, ignore_errors=True)
-            _Fetch(S3Bucket(location, NUM_THREADS), objects, place.root / "partial", tell, part_bytes).into(snapshot)
+            patient = S3Bucket(location, NUM_THREADS) if kept else bucket
+            _Fetch(patient, objects, place.root / "partial", tell, part_bytes).into(snapshot)
         place.keep(snapshot, objects)
     return place.model(snapshot)
 
@@ -119,7 +123,7 @@ class _Place:
         try:
             record = json.loads((self.root / f"{self.wanted}.json").read_text(encoding="utf-8"))
             snapshot, sizes = self.root / record["snapshot"], dict(record["sizes"])
-        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or not one of ours
             return None
         return snapshot if _has_files(snapshot, sizes) else None
 
@@ -151,7 +155,7 @@ class _Fetch:
         require_space(missing, self._partial, f"The model {self._uri}", LARGER_DISK)
         total = sum(item.size for item in self._objects)
         rest = f", {amount(missing)} of it still missing" if missing < total else ""
-        self._tell(f"downloading {self._uri}: {len(files)} file{'s' * (len(files) != 1)}, {amount(total)}{rest}")
+        self._tell(f"downloading {self._uri}: {plural(len(files), 'file')}, {amount(total)}{rest}")
         progress = Progress(f"downloading {self._uri}", total, self._tell, done_bytes=total - missing)
         fetch_missing(list(files), lambda file, part: self._fetch(file, files[file], part, progress))
         self._check(files)
@@ -199,9 +203,7 @@ class _Fetch:
                         f"the way or on this disk; its copy has been deleted, start again to fetch it anew."
                     )
         if unchecked := [item.name for item, checksum in zip(files.values(), checksums, strict=True) if checksum is None]:
-            self._tell(
-                f"S3 has no checksum that can be computed here of {', '.join(unchecked[:3])}{', ...' * (len(unchecked) > 3)}: sizes agree"
-            )
+            self._tell(f"S3 has no checksum that can be computed here of {first_few(unchecked)}: sizes agree")
 
     def _checksum(self, item: S3Object) -> Checksum | None:
         head = self._bucket.head(item.key, IfMatch=item.etag, ChecksumMode="ENABLED")

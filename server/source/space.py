@@ -1,17 +1,25 @@
-"""Room on the disk, asked for before anything is written."""
+"""Where something can be written, and the room there: asked for before anything is."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.progress import amount
+from headway.server.words import amount
+
+
+def existing(path: Path) -> Path:
+    """The nearest that exists of `path` and the directories above it, as far as this user can see."""
+    path = path.absolute()
+    # Not Path.exists, which raises for a name that is too long and for a directory that is closed to this user.
+    return next(place for place in (path, *path.parents) if os.path.exists(place))
 
 
 def free_bytes(directory: Path) -> int:
     """What this user may still write on the disk of `directory`, which need not exist yet."""
-    return shutil.disk_usage(next(place for place in (directory, *directory.absolute().parents) if place.exists())).free
+    return shutil.disk_usage(existing(directory)).free
 
 
 def require_space(num_bytes: int, directory: Path, what: str, instead: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.cache import keeping
+from headway.server.source.cache import keeping, require_own
 
 # Counts up when what is kept changes its meaning.
 _FORMAT = 1
@@ -28,6 +28,7 @@ def converted_tokenizer(source: Path, cache_dir: Path, on_progress: Callable[[st
     facts = [f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in inputs]
     key = hashlib.sha256("\n".join([str(_FORMAT), importlib.metadata.version("transformers"), *facts]).encode()).hexdigest()[:32]
     target = cache_dir / "tokenizers" / key
+    require_own(target.parent)
     if (target / "tokenizer.json").is_file():
         return target
     if on_progress:

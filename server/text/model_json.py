@@ -15,7 +15,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelSourceError(f"{path} cannot be read: {error}; copy or download it again.") from error
     if not isinstance(found, dict):
         raise ModelSourceError(f"{path} holds no JSON object; copy or download it again.")

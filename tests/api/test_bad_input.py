@@ -192,3 +192,4 @@ def test_a_bug_is_a_500_without_its_insides(server: ApiServer, caplog: pytest.Lo
     assert "NoneType" not in message
     record = next(record for record in caplog.records if "find-me" in record.getMessage())
     assert record.exc_info is not None
+    assert vars(record)["request_id"] == "find-me"  # a field of its own in JSON logs

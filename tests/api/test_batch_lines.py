@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 from api_server import ApiServer
 
 from headway.server.api.sagemaker import batch
+from headway.server.api.sagemaker.understand import Invocation, understand
 from headway.server.types import GenerateRequest
 
 JSON_LINES = {"content-type": "application/jsonlines"}
@@ -93,9 +96,18 @@ def test_a_line_that_breaks_in_the_engine_or_by_a_bug(server: ApiServer, monkeyp
 def test_no_more_lines_at_a_time_than_the_engine_runs(server: ApiServer) -> None:
     server.engine.gate.clear()
     num_at_once = server.engine.info.max_num_seqs if server.engine.info else 0
-    with httpx.Client(base_url=server.url, timeout=0.4) as client, pytest.raises(httpx.ReadTimeout):
-        client.post("/invocations", content=lines_of(*[{"prompt": "x"}] * 200), headers=JSON_LINES)
-    assert len(server.engine.requests) == num_at_once
+
+    async def ask_and_leave() -> None:
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            body = lines_of(*[{"prompt": "x"}] * 200)
+            asking = asyncio.create_task(client.post("/invocations", content=body, headers=JSON_LINES, timeout=None))
+            while len(server.engine.requests) < num_at_once:
+                await asyncio.sleep(0.002)
+            assert (await client.get("/ping")).status_code == 200  # whatever else the loop had to do, it has done
+            assert len(server.engine.requests) == num_at_once
+            asking.cancel()
+
+    asyncio.run(asyncio.wait_for(ask_and_leave(), 20))
     server.wait_for(lambda: server.engine.num_open_requests == 0)  # the client that left ended all of them
     assert len(server.engine.aborted_ids) == num_at_once
 
@@ -139,6 +151,32 @@ def test_bodies_that_are_no_batch(server: ApiServer, body: bytes, words: str) ->
 
 def test_as_many_lines_as_are_allowed_and_the_loop_goes_on(server: ApiServer) -> None:
     assert len(answers(send(server, b"{}\n" * batch.MAX_LINES))) == batch.MAX_LINES
+
+
+def test_the_loop_has_a_turn_between_any_two_lines(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, turns_of_lines = [0], []
+
+    def tick() -> None:
+        turns[0] += 1
+        if len(turns_of_lines) < 400:
+            asyncio.get_running_loop().call_soon(tick)
+
+    def watched(route: str | None, fields: dict[str, Any]) -> Invocation:
+        turns_of_lines.append(turns[0])
+        return understand(route, fields)
+
+    monkeypatch.setattr(batch, "understand", watched)
+    server.on_loop(tick)
+    with ThreadPoolExecutor() as pool:
+        for response in pool.map(lambda body: send(server, body), [b'{"x": 1}\n' * 200] * 2):
+            assert len(answers(response)) == 200
+    assert len(set(turns_of_lines)) == 400
+
+
+def test_attributes_longer_than_any_are_refused_before_the_lines(server: ApiServer) -> None:
+    response = send(server, b"{}\n" * 100, {**JSON_LINES, "x-amzn-sagemaker-custom-attributes": "a=b," * 300})
+    assert response.status_code == 400
+    assert "1200 characters" in response.json()["error"]["message"]
 
 
 def test_answers_have_a_limit_in_all(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,8 @@ def test_too_many_bytes_that_wait_do_too() -> None:
 @pytest.mark.parametrize("is_fragmented", [False, True])
 def test_a_message_above_the_body_limit_ends_the_connection(is_fragmented: bool) -> None:
     with ApiServer(http={"max_request_body_bytes": 10_000}) as server, connected(server) as socket:
-        assert "choices" in ask(socket, {**CHAT, "user": "u" * 9000})
+        for _ in range(2):  # what has been answered counts no more
+            assert "choices" in ask(socket, {**CHAT, "user": "u" * 9000})
         large = " " * 6000
         socket.send([large, large] if is_fragmented else large + large)
         assert close_code(socket) == 1009

@@ -118,6 +118,13 @@ def test_an_attribute_selects_the_route_and_comes_back(server: ApiServer, attrib
     assert answer.headers[ATTRIBUTES] == attributes
 
 
+@pytest.mark.parametrize(("attributes", "status"), [(b"caf\xe9", 200), (b"a" * 1025, 400)])
+def test_attributes_that_sagemaker_would_not_send_do_not_come_back(server: ApiServer, attributes: bytes, status: int) -> None:
+    answer = server.client.post("/invocations", json={"prompt": "x"}, headers=[(ATTRIBUTES.encode(), attributes)])
+    assert answer.status_code == status
+    assert ATTRIBUTES not in answer.headers
+
+
 @pytest.mark.parametrize(
     "route",
     ["/metrics", "/adapters", "/v1/models", "/ping", "", "v1/completions", "/v1/completions/", "//v1/completions",

@@ -31,6 +31,7 @@ OFFERS = ("text/event-stream", "application/jsonlines", "application/json")
         ('application/json;profile="a,b";q=0.9, text/event-stream;q=0.1', "application/json"),
         ("application/json;q=x, text/event-stream;q=0.1", "text/event-stream"),
         ("application/json;q=nan, text/event-stream;q=0.1", "text/event-stream"),
+        ("application/json;q=2, text/event-stream;q=0.1", "text/event-stream"),
     ],
 )
 def test_the_best_offer_is_chosen(accept: str | None, expected: str) -> None:

@@ -56,6 +56,12 @@ def test_secrets_are_masked(stream: io.StringIO) -> None:
     assert stream.getvalue().rstrip().endswith("abc *** ***")
 
 
+def test_passwords_in_urls_are_masked(stream: io.StringIO) -> None:
+    configure_logging("INFO", "api", stream=stream)
+    logging.getLogger("headway.x").info("https://me:s3cret@mirror/x, 's3://b@c/k' and a@b")
+    assert stream.getvalue().rstrip().endswith("https://***@mirror/x, 's3://***@c/k' and a@b")
+
+
 @pytest.mark.parametrize("separator", ["\r", "\n", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\x1b[2J", "\0"])
 def test_nothing_in_a_message_ends_a_line_or_steers_a_terminal(separator: str, stream: io.StringIO) -> None:
     configure_logging("INFO", "api", stream=stream)
@@ -101,10 +107,10 @@ def test_a_thread_that_breaks_is_logged(stream: io.StringIO, monkeypatch: pytest
 def test_what_is_said_beside_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     say("error", "two\nlines")
     say("warning", "as data", as_json=True)
-    announce(["headway 1", "  model x"])
+    announce(["headway 1", "  model x\ny\x1b[2J"])
     announce(["  model x"], as_json=True)
     error, warning, first, second, line = capsys.readouterr().err.splitlines()
     assert error == "headway: error: two\\nlines"
     assert {**json.loads(warning), "time": ""} == {"time": "", "level": "WARNING", "role": "headway", "message": "as data"}
-    assert (first, second) == ("headway 1", "  model x")
+    assert (first, second) == ("headway 1", "  model x\\ny\\x1b[2J")
     assert {**json.loads(line), "time": ""} == {"time": "", "level": "INFO", "role": "headway", "message": "model x"}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from headway.server.config.plan import GIB, DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
+from headway.server.words import GIB
 
 CPU = DeviceFacts("cpu", "cpu", 24 * GIB, 20 * GIB, has_fast_bf16=False, has_fast_int8=True)
 GPU = DeviceFacts("cuda", "cuda:0", 140 * GIB, 130 * GIB, has_fast_bf16=True, has_fast_int8=False)

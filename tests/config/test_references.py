@@ -107,21 +107,26 @@ def test_a_file_without_end_is_read_in_part_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("option", "expected"),
     [
-        ("x", "environment SM_PORT_FILE: expected a whole number from 1 to 65535, got 'x'"),
-        ("9" * 5000, "environment SM_PORT_FILE: expected a whole number from 1 to 65535, got '" + "9" * 77 + "...'"),
+        ("PORT", "a whole number from 1 to 65535"),
+        ("DEVICE", "one of auto, cpu, cuda"),
+        ("ENABLE_PREFIX_CACHING", "true or false"),
+        ("KV_CACHE_MEMORY_BYTES", "a whole number (4k and 4K too) above 0"),
+        ("OVERRIDE_GENERATION_CONFIG", "a JSON object"),
     ],
 )
-def test_a_wrong_value_in_a_file(text: str, problem: str, file: Path) -> None:
+@pytest.mark.parametrize("text", ["s3cret", "1.5K", '["s3cret"'])
+def test_what_stands_in_a_file_for_another_option_is_not_shown(option: str, expected: str, text: str, file: Path) -> None:
     file.write_text(text)
-    assert problems_of({"SM_PORT_FILE": str(file)}) == [problem]
+    sentence = f"the file {file} must hold {expected}; what it holds is not shown"
+    assert problems_of({f"SM_{option}_FILE": str(file)}) == [f"environment SM_{option}_FILE: {sentence}"]
 
 
 def test_json_that_nests_without_end_is_refused(file: Path) -> None:
     file.write_text('{"a":' * 100_000)
     (problem,) = problems_of({"SM_OVERRIDE_GENERATION_CONFIG_FILE": str(file)})
-    assert problem.startswith("environment SM_OVERRIDE_GENERATION_CONFIG_FILE: expected a JSON object")
+    assert problem.startswith(f"environment SM_OVERRIDE_GENERATION_CONFIG_FILE: the file {file} must hold a JSON object")
 
 
 def test_parts_are_put_together_in_the_order_of_their_numbers() -> None:

@@ -11,6 +11,7 @@ import boto3
 import pytest
 from aws_values import REGION, AwsValues
 
+from headway.server.config import places
 from headway.server.config.references import Place, Reference, Unreadable
 from headway.server.config.remote import RemotePlaces, region_of
 from headway.server.config.sources import Resolved, all_names, resolve
@@ -25,7 +26,8 @@ def values() -> Iterator[AwsValues]:
 
 @pytest.fixture
 def aws(values: AwsValues, monkeypatch: pytest.MonkeyPatch) -> AwsValues:
-    """boto3 reads the process' own environment."""
+    """boto3 reads the process' own environment. The time that it may take is not tested here, on a machine that others use too."""
+    monkeypatch.setattr(places, "REMOTE_BUDGET_S", 60.0)
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name, text in values.environ.items():
@@ -156,21 +158,24 @@ def test_an_endpoint_that_is_none(aws: AwsValues, monkeypatch: pytest.MonkeyPatc
 def test_a_service_that_never_answers_costs_the_budget_once(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        places = RemotePlaces(REGION, 100, budget_s=0.3)
-        start = time.monotonic()
+        remote = RemotePlaces(REGION, 100, budget_s=0.5)
+        references = {Reference(Place.PARAMETER, f"/{at}") for at in range(5)}
+        took = []
         for _ in range(2):
-            references = {Reference(Place.PARAMETER, f"/{at}") for at in range(5)}
-            answers = places.read(references)
+            start = time.monotonic()
+            answers = remote.read(references)
+            took.append(time.monotonic() - start)
             assert answers.keys() == references
             for answer in answers.values():
                 assert isinstance(answer, Unreadable)
-                assert "no answer within 0.3 s" in str(answer)
-        assert time.monotonic() - start < 1.5  # the rest is what making a client takes
+                assert "no answer within 0.5 s" in str(answer)
+        assert took[0] >= 0.5
+        assert took[1] < 0.4  # nothing is left of the budget
 
 
 def test_too_much_is_not_read(aws: AwsValues) -> None:
     reference = Reference(Place.OBJECT, f"s3://{aws.bucket}/keys.txt")
-    assert RemotePlaces(None, max_bytes=4).read([reference]) == {reference: b"s3cre"}
+    assert RemotePlaces(None, max_bytes=4, budget_s=60.0).read([reference]) == {reference: b"s3cre"}
 
 
 @pytest.mark.parametrize(

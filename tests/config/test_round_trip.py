@@ -16,8 +16,9 @@ from headway.server.config.sources import all_settings, resolve
 from headway.server.config.values import MASK, to_flags, to_text
 
 SETTINGS = all_settings()
+PLACES = ("ssm:", "arn:", "file://", "s3://")  # such texts say where a value stands
 # Characters that a command line and a YAML file can carry.
-TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).filter(lambda text: not text.strip().startswith(PLACES))
 UNMARKED = {"", "None", "null"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -48,6 +49,10 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
             values = TEXT.filter(lambda text: text.strip() not in (*UNMARKED, MASK))
     if setting.kind is Kind.INT and setting.words:
         values |= st.sampled_from(setting.words)
+    if setting.name == "hf_token":
+        values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20).filter(
+            lambda text: text not in (*UNMARKED, MASK) and not text.startswith((*PLACES, '"', "'"))
+        )
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":

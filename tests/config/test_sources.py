@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headway.server.config.sources import Resolved, all_names, resolve
+from headway.server.config.fields import Kind
+from headway.server.config.server import secrets_of, without_secrets
+from headway.server.config.sources import Resolved, all_names, all_settings, resolve
+from headway.server.config.values import to_flags
 from headway.server.errors import ConfigError
 
 PORT = all_names().setting("port")
@@ -296,6 +299,29 @@ def test_secrets_stay_out_of_reprs_and_errors() -> None:
     problems = problems_of(["--api-key", '["s3cret"'], {"HF_TOKEN": "t0ken", "SM_HF_TOKEN": "***"})
     assert "s3cret" not in str(problems)
     assert "t0ken" not in str(problems)
+
+
+def test_secrets_are_known_by_their_declaration() -> None:
+    secret = [setting for setting in all_settings() if setting.option.secret]
+    argv = [flag for setting in secret for flag in to_flags(setting, ["k1", "k2"] if setting.kind is Kind.LIST else setting.name)]
+    config = resolve(["demo", "--port=9", *argv], {}).config
+    assert sorted(secrets_of(config)) == sorted(["k1", "k2", "hf_token"])
+    bare = without_secrets(config)
+    assert secrets_of(bare) == []
+    assert bare == resolve(["demo", "--port=9"], {}).config
+
+
+@pytest.mark.parametrize("token", ["t0ken\nx", "t0k\u00e9n", "t0ken x", "t0ken\x7f"])
+def test_tokens_that_no_header_holds(token: str) -> None:
+    """Refused before an HTTP library refuses them and quotes them."""
+    sentence = "--hf-token holds a blank, a line break or a character outside ASCII, which no token does (it is not shown)"
+    assert problems_of(["demo"], {"HF_TOKEN": token}) == [f"{sentence} (--hf-token is from environment HF_TOKEN)"]
+
+
+def test_keys_that_no_client_can_send() -> None:
+    (problem,) = problems_of(["demo", "--api-key", "a key", "s3c\nret"])
+    assert problem.startswith("--api-key holds a line break")
+    assert "s3c" not in problem
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import LiveServer, free_port
+from live_server import LiveServer
+
+from headway.server.bench.server_process import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -53,8 +55,8 @@ def test_a_script_answers_and_a_stop_waits_for_it_but_not_for_ever(directory: Pa
             return httpx.post(f"{server.url}/invocations", json=body, timeout=60)
 
         assert isinstance(invoke({"question": "Once upon"}).json()["answer"], str)
-        slow, stuck = pool.submit(invoke, {"sleep": 4}), pool.submit(invoke, {"sleep": 3600})
-        server.wait_for(lambda: "asleep for 4\n" in server.log() and "asleep for 3600" in server.log())
+        slow, stuck = pool.submit(invoke, {"sleep": 2}), pool.submit(invoke, {"sleep": 3600})
+        server.wait_for(lambda: "asleep for 2\n" in server.log() and "asleep for 3600" in server.log())
         assert server.stop() == 0
         assert slow.result().json() == "awake"
         assert stuck.result().status_code == 500

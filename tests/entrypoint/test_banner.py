@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from entrypoint_process import NOWHERE
 from host_files import add_torch, write
 
 from headway.entrypoint.banner import banner
@@ -12,7 +13,6 @@ from headway.entrypoint.environment import read_options
 from headway.entrypoint.nvidia import Gpus, TorchBuild
 from headway.entrypoint.platform import Place, Platform, place, read_platform
 
-NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 HOST = Platform(
     gpus=Gpus(0),
     torch=TorchBuild("2.13.0+cpu", None),
@@ -137,3 +137,7 @@ def test_a_file_in_the_way_of_the_cache_can_t_be_written(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     assert not place(tmp_path / "file" / "below").is_writable
     assert place(tmp_path / "new" / "below").is_writable
+
+
+def test_a_cache_of_an_impossible_name_is_no_end_of_the_start(tmp_path: Path) -> None:
+    assert place(tmp_path / ("x" * 300) / "below").free_bytes > 0

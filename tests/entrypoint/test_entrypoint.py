@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from entrypoint_process import NOWHERE, run_entrypoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import headway
 from headway.entrypoint.argv import server_arguments
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.handover import environment_for_server
@@ -19,8 +17,6 @@ from headway.entrypoint.secrets import key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
 
-NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
-SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is installed
 BODY_LIMIT = "--max-request-body-bytes=26214400"
 
 
@@ -178,6 +174,7 @@ def test_what_was_looked_for_in_vain_is_told(names: list[str], told: str, tmp_pa
 def test_model_ladder(tmp_path: Path) -> None:
     hub = {"HF_MODEL_ID": ' "org/model" '}
     assert find_model({}, NOWHERE).model is None
+    assert find_model({}, tmp_path / ("x" * 300)).model is None
     search = find_model(hub, tmp_path)
     assert (search.model, search.source) == ("org/model", "environment HF_MODEL_ID")
     make(tmp_path, "m.gguf")
@@ -189,19 +186,8 @@ def test_model_ladder(tmp_path: Path) -> None:
         read_options([], {}, NOWHERE)
 
 
-def entrypoint(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "headway.entrypoint", *words],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": SOURCE} | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def test_the_real_entrypoint_shows_the_options_with_their_true_sources() -> None:
-    done = entrypoint("serve", "--show-config", "--api-key", "s3cret", SM_VLLM_MODEL="demo", SM_VLLM_MAX_NUM_SEQS="8")
+    done = run_entrypoint("serve", "--show-config", "--api-key", "s3cret", environ={"SM_VLLM_MODEL": "demo", "SM_VLLM_MAX_NUM_SEQS": "8"})
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert 'model: "demo" # environment SM_VLLM_MODEL' in lines
@@ -212,8 +198,17 @@ def test_the_real_entrypoint_shows_the_options_with_their_true_sources() -> None
     assert done.stderr.startswith("headway ")
 
 
+def test_names_out_of_a_model_directory_make_no_lines_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a\nheadway: error: forged\n\x1b[2J").touch()
+    done = run_entrypoint("serve", "--show-config", environ={"SAGEMAKER_MODEL_PATH": str(tmp_path), "HF_MODEL_ID": "org/model"})
+    assert done.returncode == 0, done.stderr
+    told = [line for line in (done.stdout + done.stderr).splitlines() if "forged" in line]
+    assert [line.split()[0] for line in told] == ["model:", "model"]
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_the_real_entrypoint_refuses_bad_options() -> None:
-    done = entrypoint("serve", SM_VLLM_PROT="1", SM_VLLM_MODEL="demo")
+    done = run_entrypoint("serve", environ={"SM_VLLM_PROT": "1", "SM_VLLM_MODEL": "demo"})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "headway: error: environment SM_VLLM_PROT: unknown option; did you mean SM_VLLM_PORT?\n"
 
@@ -230,7 +225,7 @@ def test_a_secret_flag_wins_over_the_config_file_and_a_null_there_over_the_envir
 def test_options_that_no_command_line_can_hold_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text('revision: "\\ud800"\n')
-    done = entrypoint("demo", "--config", str(path))
+    done = run_entrypoint("demo", "--config", str(path), environ={})
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("headway: error: the server can't be started with these options: ")
 
@@ -258,12 +253,12 @@ def test_a_key_that_sagemaker_would_not_pass_on(
 
 
 def test_the_real_entrypoint_warns_of_it() -> None:
-    done = entrypoint("serve", "--show-config", SM_VLLM_MODEL="demo", SM_VLLM_API_KEY="s3cret", SAGEMAKER_REGION="r")
+    done = run_entrypoint("serve", "--show-config", environ={"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret", "SAGEMAKER_REGION": "r"})
     assert done.returncode == 0
     assert "\nheadway: warning: --api-key is set; if this is SageMaker (SAGEMAKER_REGION looks like it), leave the key out: " in done.stderr
 
 
 def test_help_needs_no_model() -> None:
-    done = entrypoint("--help")
+    done = run_entrypoint("--help", environ={})
     assert done.returncode == 0
     assert "--max-num-seqs" in done.stdout

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from entrypoint_process import NOWHERE
 
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.foreign import IMAGE_DEFAULTS, model_directory, read_foreign
 from headway.server.config.sources import Resolved, all_names
 from headway.server.errors import ConfigError
-
-NOWHERE = Path("/dev/null/nowhere")  # can be made by nobody
 
 
 def options(environ: dict[str, str]) -> Resolved:

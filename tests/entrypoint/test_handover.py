@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +14,13 @@ from typing import Any
 import aws_values
 import pytest
 from aws_values import REGION, AwsValues
-
-import headway
-
-SOURCE = str(Path(headway.__file__).parents[1])  # this tree, whichever is installed
+from entrypoint_process import SOURCE, run_entrypoint
 
 # Runs as the server starts, in its place: Python imports a module of this name first.
 PROBE = """
 import sys
 if "headway.server.cli" in sys.orig_argv:
-    import json, os
+    import json, os, signal
     from headway.server.config.places import Places
     from headway.server.config.sources import resolve
     read = []
@@ -33,7 +31,8 @@ if "headway.server.cli" in sys.orig_argv:
     Places.read = watched
     resolved = resolve(sys.orig_argv[sys.orig_argv.index("serve") + 1:], os.environ)
     command = open("/proc/self/cmdline", "rb").read().decode().split("\\0")[:-1]
-    print(json.dumps({"command": command, "environ": dict(os.environ), "config": resolved.config.model_dump(),
+    held_back = sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    print(json.dumps({"command": command, "held_back": held_back, "environ": dict(os.environ), "config": resolved.config.model_dump(),
                       "warnings": resolved.warnings, "read": read}))
     sys.stdout.flush()
     os._exit(0)
@@ -55,15 +54,7 @@ def probe(tmp_path: Path) -> Path:
 
 
 def entrypoint(words: list[str], environ: dict[str, str], probe: Path | None = None) -> subprocess.CompletedProcess[str]:
-    path = f"{probe}:{SOURCE}" if probe else SOURCE
-    return subprocess.run(
-        [sys.executable, "-m", "headway.entrypoint", "serve", *words],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "SM_VLLM_MODEL": "demo"} | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_entrypoint("serve", *words, environ={"SM_VLLM_MODEL": "demo"} | environ, path=probe)
 
 
 def server(words: list[str], environ: dict[str, str], probe: Path) -> dict[str, Any]:
@@ -124,6 +115,11 @@ def test_no_text_shows_the_secret(way: str, aws: AwsValues, tmp_path: Path) -> N
     assert refused.returncode == 2
     assert refused.stderr.count("headway: error: ") == 2
     assert "s3cret" not in refused.stdout + refused.stderr
+
+
+def test_signals_wait_for_the_server_to_take_them(probe: Path) -> None:
+    """Process 1 would lose one that came over the exec."""
+    assert server([], {}, probe)["held_back"] == [signal.SIGINT, signal.SIGTERM]
 
 
 def test_each_source_is_shown_as_it_was_given(tmp_path: Path) -> None:

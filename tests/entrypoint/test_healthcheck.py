@@ -126,9 +126,9 @@ def test_the_port_of_a_config_file(tmp_path: Path) -> None:
 
 
 def test_one_line_and_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with answering(b'HTTP/1.1 503 X\r\n\r\n{"reason": "two\\nlines"}') as port:
+    with answering(b'HTTP/1.1 503 X\r\n\r\n{"reason": "two\\nlines\\u001b[2J"}') as port:
         assert main({"SM_PORT": str(port)}, tmp_path) == 1
-    assert capsys.readouterr().out == f"not ready: http://127.0.0.1:{port}/ping answered 503: two lines\n"
+    assert capsys.readouterr().out == f"not ready: http://127.0.0.1:{port}/ping answered 503: two lines?[2J\n"
     with answering(b"HTTP/1.1 200 OK\r\n\r\n") as port:
         assert main({"SM_PORT": str(port)}, tmp_path) == 0
     assert capsys.readouterr().out == f"ready: http://127.0.0.1:{port}/ping\n"

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from live_server import free_port
+
+from headway.server.bench.server_process import free_port
 
 # As the API process runs it, without the library that the test takes away.
 WITHOUT_LIBRARY = """
@@ -58,6 +60,12 @@ def test_the_last_line_is_an_object_where_the_log_is() -> None:
     assert objects[-1]["message"].startswith("The model path /no/such/model does not exist")
 
 
+def test_the_last_line_shows_no_secret() -> None:
+    done = serve("/no/such/s3cret", "--api-key", "s3cret")
+    assert last_line(done).startswith("headway: error: The model path /no/such/*** does not exist")
+    assert "s3cret" not in done.stdout + done.stderr
+
+
 def test_no_place_for_temporary_files(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()
@@ -71,6 +79,15 @@ def test_a_missing_library() -> None:
     done = serve("demo", program=["-c", WITHOUT_LIBRARY.format(library="uvloop")], HEADWAY_CACHE="/dev/null/nowhere")
     assert done.returncode == 1
     assert last_line(done).startswith("headway: error: the installation is incomplete or broken (ModuleNotFoundError: import of uvloop")
+
+
+@pytest.mark.parametrize("model", ["org/model", "s3://bucket/prefix/"])
+def test_a_mirror_s_password_is_not_told(model: str) -> None:
+    mirror = f"http://me:s3cret@127.0.0.1:{free_port()}"
+    done = serve(model, HF_ENDPOINT=mirror, AWS_ENDPOINT_URL_S3=mirror, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
+    assert done.returncode == 2
+    assert "http://***@127.0.0.1" in last_line(done)
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_a_broken_tokenizer(tmp_path: Path) -> None:
@@ -134,3 +151,18 @@ def test_a_stop_at_any_moment_of_the_start(module: str, number: signal.Signals, 
         rest = process.stderr.read()
         assert process.wait(timeout=10) == 0
     assert "Traceback" not in rest
+
+
+def test_children_get_no_secret(deaf_index: tuple[socket.socket, dict[str, str]]) -> None:
+    index, environ = deaf_index
+    secrets = {"HF_TOKEN": "s3cret-a", "SM_VLLM_API_KEY": "s3cret-b", "SM_HF_TOKEN": "s3cret-c"}
+    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(free_port())]
+    with subprocess.Popen(command, env=environ | secrets) as server:
+        connection, _ = index.accept()
+        with connection:
+            children = psutil.Process(server.pid).children(recursive=True)
+            environments = [child.environ() for child in children]
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=20) == 0
+    assert environments, "pip runs in a child"
+    assert "s3cret" not in str(environments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
+from namespaces import IN_NAMESPACE, needs_namespaces
 
 PROGRAM = """
 import os, subprocess, sys, time
@@ -34,12 +34,7 @@ assert "Z" not in states()
 """
 
 
-def _can_make_namespaces() -> bool:
-    return subprocess.run(["unshare", "-pf", "--mount-proc", "true"], capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not _can_make_namespaces(), reason="needs the right to make a process namespace")
+@needs_namespaces
 def test_orphans_are_collected_and_no_status_is_stolen() -> None:
-    command = ["unshare", "-pf", "--mount-proc", sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*IN_NAMESPACE, sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr

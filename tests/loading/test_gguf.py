@@ -107,3 +107,20 @@ def test_unknown_architecture_and_damage(tmp_path: Path) -> None:
     cut.write_bytes(whole[:200])
     with pytest.raises(ModelSourceError, match="damaged or cut off"):
         read_config(ModelFiles("gguf", None, cut, "cut"))
+
+
+@pytest.mark.parametrize("key", ["attention.head_count", "embedding_length", "rope.dimension_count"])
+def test_a_key_that_is_missing_or_of_another_type(key: str, tmp_path: Path) -> None:
+    original = make_tiny_model("llama", tmp_path / "hf")
+    metadata = {"rope.dimension_count": 8}
+    whole = convert_to_gguf(original, tmp_path / "whole.gguf", "llama", metadata=metadata).path.read_bytes()
+    name, damaged = f"llama.{key}".encode(), tmp_path / "damaged.gguf"
+    uint32, float32 = (4).to_bytes(4, "little"), (6).to_bytes(4, "little")
+    for there, here in ((name, name[:-1] + b"X"), (name + uint32, name + float32)):
+        assert there in whole
+        damaged.write_bytes(whole.replace(there, here))
+        if key == "rope.dimension_count":
+            read_config(ModelFiles("gguf", None, damaged, "d"))  # it may be missing, and be any number
+        else:
+            with pytest.raises(ModelSourceError, match=f"{key.rpartition('.')[2]}|num_attention_heads|hidden_size"):
+                read_config(ModelFiles("gguf", None, damaged, "d"))

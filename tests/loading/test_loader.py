@@ -92,6 +92,8 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
     assert f"{shards[1]} is missing" in refusal(files)
     (files.path / "model.safetensors.index.json").write_text("[]")
     assert "is not a safetensors index" in refusal(files)
+    (files.path / "config.json").write_text("[" * 100_000)
+    assert "cannot be read as JSON" in refusal(files)
     (files.path / "config.json").write_text("{")
     assert "cannot be read as JSON" in refusal(files)
     (files.path / "config.json").unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tiny_models import make_tiny_model
+from trees import contents
 
 from headway.server.errors import ModelSourceError
 from headway.server.source import archive as archive_module
@@ -37,10 +38,6 @@ def pack(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz"
 
 
 MODEL = (member("config.json"), member("model.safetensors", b"weights"))
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def refused(archive: Path, cache: Path, match: str) -> None:
@@ -104,14 +101,21 @@ def test_archives_without_a_model(tmp_path: Path) -> None:
         (member("d", b"", type=tarfile.CHRTYPE), "its member 'd' is neither a file nor a directory nor a link"),
         (member("f", b"", type=tarfile.FIFOTYPE), "its member 'f' is neither a file nor a directory nor a link"),
         (member("l", b"", type=tarfile.LNKTYPE, linkname="nowhere"), "is no whole tar archive"),
+        (member("s", b"", pax_headers={"GNU.sparse.map": "0,0", "GNU.sparse.size": "1000"}), "its member 's' is sparse; pack it without"),
     ],
 )
-def test_members_that_reach_outside(evil: tuple[tarfile.TarInfo, bytes], match: str, tmp_path: Path) -> None:
+def test_members_that_do_harm(evil: tuple[tarfile.TarInfo, bytes], match: str, tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     archive = pack(inside / "m.tar.gz", *MODEL, evil)
     refused(archive, inside / "cache", match)
     assert os.listdir(tmp_path) == ["inside"]
+
+
+def test_folders_without_end(tmp_path: Path) -> None:
+    """Made a step deeper with each member: too deep to be removed again."""
+    deep = [member("a/" * depth + "f") for depth in (20, 400, 800, 1200, 1600)]
+    refused(pack(tmp_path / "m.tar.gz", *MODEL, *deep), tmp_path / "cache", r"member 'a/a/.* lies more than 32 folders deep")
 
 
 def test_links_that_stay_inside(tmp_path: Path) -> None:

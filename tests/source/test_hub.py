@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 from tiny_tokenizers import write_gpt2_tokenizer
+from trees import contents
 
 from headway.server.errors import ModelSourceError
 from headway.server.source import progress
@@ -34,7 +35,13 @@ def resolve(
     hub: Hub, tmp_path: Path, name: str, *, load_format: LoadFormat = "auto", token: str | None = None, revision: str | None = None
 ) -> ModelFiles:
     return resolve_model(
-        name, revision=revision, token=token, download_dir=str(tmp_path / "hub"), load_format=load_format, hub_endpoint=hub.url
+        name,
+        cache_dir=tmp_path / "cache",
+        revision=revision,
+        token=token,
+        download_dir=str(tmp_path / "hub"),
+        load_format=load_format,
+        hub_endpoint=hub.url,
     )
 
 
@@ -42,10 +49,6 @@ def fails(hub: Hub, tmp_path: Path, name: str, match: str, **options: str) -> No
     with pytest.raises(ModelSourceError, match=match) as caught:
         resolve(hub, tmp_path, name, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
-
-
-def names(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
 
 
 def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) 
     }
     files = resolve(hub, tmp_path, "org/m")
     assert (files.kind, files.name) == ("safetensors", "org/m")
-    assert names(files.path) == {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
+    assert set(contents(files.path)) == {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
     hub.requests.clear()
     assert resolve(hub, tmp_path, "org/m") == files
     assert hub.requests == []
@@ -80,9 +83,9 @@ def test_formats(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES
     gguf = resolve(hub, tmp_path, "org/g")
     assert (gguf.kind, gguf.path.name) == ("gguf", "m.gguf")
-    assert names(resolve(hub, tmp_path, "org/m", load_format="dummy").path) == {"config.json", "tokenizer.json"}
+    assert set(contents(resolve(hub, tmp_path, "org/m", load_format="dummy").path)) == {"config.json", "tokenizer.json"}
     # The weights are still missing, and are fetched when they are wanted.
-    assert "model.safetensors" in names(resolve(hub, tmp_path, "org/m").path)
+    assert "model.safetensors" in contents(resolve(hub, tmp_path, "org/m").path)
     fails(hub, tmp_path, "org/gs", r"holds 2 GGUF files \(a\.gguf, b\.gguf\); download one")
     fails(hub, tmp_path, "org/p", r"only as pytorch_model\.bin: pickle files can run any code")
     fails(hub, tmp_path, "org/n", "no weights that can be served: it needs")
@@ -92,7 +95,7 @@ def test_formats(hub: Hub, tmp_path: Path) -> None:
 def test_tokenizers_alone(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES
     directory = HubModel("org/m", download_dir=str(tmp_path), endpoint=hub.url).fetch_tokenizer()
-    assert names(directory) == {"config.json", "tokenizer.json"}
+    assert set(contents(directory)) == {"config.json", "tokenizer.json"}
 
 
 def test_what_the_hub_refuses(hub: Hub, tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_progress_is_told_in_bytes(hub: Hub, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     hub.repositories["org/m"] = FILES | {"model.safetensors": bytes(3_000_000)}
     lines: list[str] = []
-    resolve_model("org/m", download_dir=str(tmp_path), hub_endpoint=hub.url, on_progress=lines.append)
+    resolve_model("org/m", cache_dir=tmp_path, download_dir=str(tmp_path), hub_endpoint=hub.url, on_progress=lines.append)
     assert lines[0] == "downloading org/m from the Hugging Face Hub: 3 files, 3.0 MB"
     assert any(line.startswith("downloading org/m from the Hugging Face Hub: 99% of 3.0 MB, ") for line in lines)
 
@@ -169,7 +172,8 @@ def test_offline(hub: Hub, tmp_path: Path) -> None:
     code = f"""
         from headway.server.errors import ModelSourceError
         from headway.server.source.resolve import resolve_model
-        options = dict(download_dir={str(tmp_path / "hub")!r}, hub_endpoint={hub.url!r})
+        from pathlib import Path
+        options = dict(cache_dir=Path({str(tmp_path)!r}), download_dir={str(tmp_path / "hub")!r}, hub_endpoint={hub.url!r})
         print(resolve_model("org/m", **options).path)
         try:
             resolve_model("org/other", **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from headway.server.source.progress import Progress, amount
+from headway.server.source.progress import Progress
 
 
 def test_a_line_every_few_seconds() -> None:
@@ -39,7 +39,3 @@ def test_time_left(total: int, left: str) -> None:
     now = 10.0
     progress.advance(1000)
     assert left.split()[1] in lines[0]
-
-
-def test_amounts() -> None:
-    assert [amount(n) for n in (0, 999, 1000, 98_362_432, 12_345_678_901)] == ["0 bytes", "999 bytes", "1.0 kB", "98.4 MB", "12.3 GB"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,12 +22,18 @@ def make_model(directory: Path, *names: str) -> Path:
     return directory
 
 
+NO_CACHE = Path("/proc/nowhere")
 SAFETENSORS = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def resolve(name: str | Path, load_format: LoadFormat = "auto") -> ModelFiles:
+    """With a cache that can't be used: what is local needs none."""
+    return resolve_model(str(name), cache_dir=NO_CACHE, load_format=load_format)
 
 
 def fails(name: str | Path, match: str, load_format: LoadFormat = "auto") -> None:
     with pytest.raises(ModelSourceError, match=match) as caught:
-        resolve_model(str(name), load_format=load_format)
+        resolve(name, load_format)
     assert "\n" not in str(caught.value)
 
 
@@ -45,16 +53,16 @@ def test_directories_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     make_model(nested / "inner", *SAFETENSORS)
     bare = make_model(tmp_path / "bare", "config.json")
 
-    assert resolve_model(str(plain)) == ModelFiles("safetensors", plain, None, str(plain))
-    assert resolve_model(str(gguf)) == ModelFiles("gguf", gguf, gguf / "m.gguf", str(gguf))
-    assert resolve_model(str(gguf / "m.gguf")) == ModelFiles("gguf", None, gguf / "m.gguf", str(gguf / "m.gguf"))
-    assert resolve_model(str(both)).kind == "safetensors"
-    assert resolve_model(str(both), load_format="gguf").path == both / "m.gguf"
-    assert resolve_model(str(nested)).path == nested / "inner"
-    assert resolve_model(str(bare), load_format="dummy").path == bare
+    assert resolve(plain) == ModelFiles("safetensors", plain, None, str(plain))
+    assert resolve(gguf) == ModelFiles("gguf", gguf, gguf / "m.gguf", str(gguf))
+    assert resolve(gguf / "m.gguf") == ModelFiles("gguf", None, gguf / "m.gguf", str(gguf / "m.gguf"))
+    assert resolve(both).kind == "safetensors"
+    assert resolve(both, "gguf").path == both / "m.gguf"
+    assert resolve(nested).path == nested / "inner"
+    assert resolve(bare, "dummy").path == bare
     monkeypatch.chdir(tmp_path)
-    assert resolve_model("plain") == ModelFiles("safetensors", plain, None, "plain")
-    assert resolve_model("nested/inner").path == nested / "inner"
+    assert resolve("plain") == ModelFiles("safetensors", plain, None, "plain")
+    assert resolve("nested/inner").path == nested / "inner"
 
 
 def test_directories_without_a_model(tmp_path: Path) -> None:
@@ -76,8 +84,8 @@ def test_directories_without_a_model(tmp_path: Path) -> None:
 def test_file_addresses(tmp_path: Path) -> None:
     make_model(tmp_path / "a model", *SAFETENSORS)
     address = f"file://{tmp_path}/a%20model"
-    assert resolve_model(address) == ModelFiles("safetensors", tmp_path / "a model", None, address)
-    assert resolve_model(address.replace("file://", "file://localhost")).path == tmp_path / "a model"
+    assert resolve(address) == ModelFiles("safetensors", tmp_path / "a model", None, address)
+    assert resolve(address.replace("file://", "file://localhost")).path == tmp_path / "a model"
     assert resolve_tokenizer(address, cache_dir=tmp_path / "cache") == tmp_path / "a model"
     fails(f"file://{tmp_path}/a%20modle", r"The model path file:///.* does not exist; did you mean .*/a model")
     fails("file://elsewhere/m", "is no path on this machine; write file:///path with three slashes")
@@ -90,7 +98,7 @@ def test_a_model_directory_is_only_read(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m", *SAFETENSORS)
     before = {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())}
     model.chmod(0o555)
-    resolve_model(str(model), cache_dir=Path("/proc/nowhere"))
+    resolve(model)
     assert {path.name: path.stat().st_mtime_ns for path in (model, *model.iterdir())} == before
 
 
@@ -98,9 +106,23 @@ def test_missing_shards(tmp_path: Path) -> None:
     model = make_model(tmp_path / "m", "config.json", "model-00001-of-00002.safetensors")
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    fails(model, r"incomplete: 1 weight files are missing, such as model-00002-of-00002\.safetensors")
+    fails(model, r"incomplete: 1 weight file missing, such as model-00002-of-00002\.safetensors")
     (model / "model.safetensors.index.json").write_text("[]")
     fails(model, "not a safetensors index")
+
+
+@pytest.mark.parametrize("shard", ["/etc/hostname", "../other/model.safetensors", "a/b.safetensors", "a\0", "..", 1, None, ["x"]])
+def test_an_index_that_leads_elsewhere(shard: object, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    make_model(tmp_path / "other", *SAFETENSORS)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    fails(model, r"is refused: it names .*, which is no file beside it|is not a safetensors index|missing, such as \.\.; copy")
+
+
+def test_an_index_that_nests_without_end(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "m", *SAFETENSORS)
+    (model / "model.safetensors.index.json").write_text("[" * 100_000)
+    fails(model, "is not a safetensors index")
 
 
 def test_paths_that_do_not_exist(tmp_path: Path) -> None:
@@ -110,3 +132,17 @@ def test_paths_that_do_not_exist(tmp_path: Path) -> None:
     fails(tmp_path / "zzz" / "yyy", f"does not exist; the nearest directory that exists is {tmp_path}, which holds llama-3, qwen")
     fails("./nowhere.gguf", r"The model path \./nowhere\.gguf does not exist")
     fails("not a hub id", "neither a path that exists here nor a Hub id")
+    fails("./" + "x" * 300, "does not exist")
+    fails("x" * 300, "neither a path that exists here nor a Hub id")
+    fails("~nobody-of-that-name/m", "names no home directory that is known here")
+    fails("a\0b", "neither a path that exists here nor a Hub id")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's view")
+def test_what_is_closed_to_this_user() -> None:
+    with tempfile.TemporaryDirectory() as closed:
+        os.seteuid(65534)
+        try:
+            fails(f"{closed}/m", f"{closed}/m cannot be read: Permission denied; make it readable for this user")
+        finally:
+            os.seteuid(0)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from s3_server import BUCKET, S3, running_s3
+from trees import contents
 
 from headway.server.errors import ModelSourceError
+from headway.server.source import progress
 from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import LoadFormat, resolve_model, resolve_tokenizer
 from headway.server.source.s3 import fetch_from_s3
@@ -32,12 +34,18 @@ NOT_NEEDED = {"pytorch_model.bin": b"pickle", "model.py": b"code", "README.md": 
 URI = f"s3://{BUCKET}/org/m/"
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+@pytest.fixture(scope="module")
+def shared() -> Iterator[S3]:
     with running_s3() as s3:
-        for name, value in s3.environment.items():
-            monkeypatch.setenv(name, value)
         yield s3
+
+
+@pytest.fixture
+def s3(shared: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    for name, value in shared.environment.items():
+        monkeypatch.setenv(name, value)
+    shared.reset()
+    return shared
 
 
 def below(prefix: str, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -52,10 +60,6 @@ def fails(uri: str, cache: Path, match: str, load_format: LoadFormat = "auto") -
     with pytest.raises(ModelSourceError, match=match) as caught:
         resolve(uri, cache, load_format)
     assert "\n" not in str(caught.value)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_what_is_needed_is_fetched_and_kept(s3: S3, tmp_path: Path) -> None:
@@ -118,10 +122,13 @@ def test_large_objects_come_in_parts(s3: S3, tmp_path: Path) -> None:
     assert len([request for request in s3.ranges if "model.safetensors" in request]) == NUM_PARTS
 
 
-def test_an_answer_that_breaks_off_is_asked_for_again(s3: S3, tmp_path: Path) -> None:
+def test_an_answer_that_breaks_off_is_asked_for_again(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     s3.put(below("org/m/", MODEL))
     s3.num_to_break = 3
-    assert contents(fetch_from_s3(URI, "auto", tmp_path / "a", part_bytes=PART)) == MODEL
+    lines: list[str] = []
+    assert contents(fetch_from_s3(URI, "auto", tmp_path / "a", lines.append, part_bytes=PART)) == MODEL
+    assert len([line for line in lines if ": 100% of " in line]) == 1  # what came of the broken answers counts for nothing
     s3.num_to_break = 1000
     fails(URI, tmp_path / "b", r"cannot be read: .* cannot be reached \(")
 
@@ -144,15 +151,16 @@ def test_a_download_that_was_killed_goes_on(s3: S3, tmp_path: Path) -> None:
     allowed, killed = threading.Semaphore(6), threading.Event()
     s3.on_range = lambda: None if allowed.acquire(blocking=False) else (killed.wait(60), None)[1]
     process = fetching(tmp_path)
-    while sum(log.read_text().count("\n") - 1 for log in tmp_path.rglob("*.log")) < 6:
+    # All have been asked for, so that none is counted below, and six have arrived.
+    while len(s3.ranges) <= NUM_PARTS or sum(log.read_text().count("\n") - 1 for log in tmp_path.rglob("*.log")) < 6:
         assert process.poll() is None
         killed.wait(0.02)
     process.kill()
     process.communicate()
     killed.set()
-    # Half a line that the kill left.
+    # Half a line that the kill left: of part 11, say, but it reads as another that is missing.
     log = next(tmp_path.rglob("model.safetensors.log"))
-    log.write_text(log.read_text() + "1")
+    log.write_text(log.read_text() + next(str(index) for index in range(10) if f"\n{index}\n" not in log.read_text()))
     s3.on_range = None
     s3.requests.clear()
     assert contents(fetch_from_s3(URI, "auto", tmp_path, part_bytes=PART))["model.safetensors"] == WEIGHTS
@@ -191,15 +199,26 @@ def test_a_part_of_another_version_counts_for_nothing(s3: S3, tmp_path: Path) ->
     assert len([request for request in s3.ranges if "model.safetensors" in request]) == NUM_PARTS
 
 
+def test_a_file_of_another_version_is_left_out(s3: S3, tmp_path: Path) -> None:
+    interrupted(s3, tmp_path)
+    s3.client.delete_object(Bucket=BUCKET, Key="org/m/config.json")
+    assert contents(fetch_from_s3(URI, "auto", tmp_path, part_bytes=PART)) == {"model.safetensors": WEIGHTS}
+
+
 def test_an_object_that_changes_meanwhile(s3: S3, tmp_path: Path) -> None:
     s3.put(below("org/m/", MODEL))
+    first, changed = threading.Semaphore(1), threading.Event()
 
     def change() -> None:
-        s3.on_range = None
-        s3.put({"org/m/model.safetensors": b"new", "org/m/config.json": b"new"})
+        """By the first range; no range is answered before."""
+        if first.acquire(blocking=False):
+            s3.put({"org/m/model.safetensors": b"new", "org/m/config.json": b"new"})
+            changed.set()
+        assert changed.wait(60)
 
     s3.on_range = change
     fails(URI, tmp_path, r"s3://models/org/m/.* was changed while it was downloaded; start again")
+    assert not [request for request in s3.requests if request.startswith("HEAD")]  # noticed before all of it was there
 
 
 def test_objects_uploaded_in_parts_are_checked(s3: S3, tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ TEMPLATE = (
 )
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, told to end instead of looking every 0.1 s whether it shall: there are hundreds of servers in a test run."""
+
+    async def main_loop(self) -> None:
+        self._over = asyncio.Event()
+        await self._over.wait()
+
+    def end(self) -> None:
+        self._over.set()
+
+
 class ApiServer:
     """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
 
@@ -50,7 +61,7 @@ class ApiServer:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn_config(self.app, self.config.http))
+        self._server = _Server(uvicorn_config(self.app, self.config.http))
         self._thread = threading.Thread(target=self._run)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 
@@ -68,13 +79,18 @@ class ApiServer:
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
-        self._server.should_exit = True
+        self.on_loop(self._server.end)
         self._thread.join(timeout=20)
         self._socket.close()
         assert not self._thread.is_alive()
 
     def on_loop(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
+
+    @property
+    def connections(self) -> set[Any]:
+        """uvicorn's protocols of the open connections."""
+        return self._server.server_state.connections
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
         deadline = time.monotonic() + timeout_s

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from live_server import free_port
+
+from headway.server.bench.server_process import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")

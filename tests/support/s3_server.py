@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ class S3:
     refusal: tuple[int, str] | None = None
     on_range: Callable[[], None] | None = None
     on_list: Callable[[], None] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,6 +52,19 @@ class S3:
     def put(self, files: Mapping[str, bytes]) -> None:
         for key, content in files.items():
             self.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+        self.requests.clear()
+
+    def takes_one_to_break(self) -> bool:
+        """Whether this range shall end half-way. The server answers in several threads."""
+        with self._lock:
+            self.num_to_break -= 1
+            return self.num_to_break >= 0
+
+    def reset(self) -> None:
+        """As it was when it began."""
+        self.num_to_break, self.refusal, self.on_range, self.on_list = 0, None, None, None
+        httpx.post(f"{self.url}/moto-api/reset")
+        self.client.create_bucket(Bucket=BUCKET)
         self.requests.clear()
 
     def put_in_parts(self, key: str, parts: list[bytes]) -> None:
@@ -75,8 +90,7 @@ def running_s3() -> Iterator[S3]:
     wsgi = server._server
     assert wsgi is not None
     wsgi.app = _Listening(s3, wsgi.app)
-    httpx.post(f"{s3.url}/moto-api/reset")
-    client.create_bucket(Bucket=BUCKET)
+    s3.reset()
     try:
         yield s3
     finally:
@@ -102,8 +116,7 @@ class _Listening:
         if wanted and s3.on_range:
             s3.on_range()
         body = self.app(environ, start_response)
-        if wanted and s3.num_to_break:
-            s3.num_to_break -= 1
+        if wanted and s3.takes_one_to_break():
             whole = b"".join(body)
             return [whole[: len(whole) // 2]]
         return body

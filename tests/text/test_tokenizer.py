@@ -70,12 +70,13 @@ def test_the_demo_model_has_the_special_tokens_of_transformers(demo_tokenizer: T
 
 def test_loading_the_demo_model_imports_nothing_heavy() -> None:
     code = """
-        import sys
+        import os, sys
         from pathlib import Path
+        from headway.server.source.cache import cache_directory
         from headway.server.source.resolve import resolve_model
         from headway.server.text import chat_template, detokenizer
         from headway.server.text.tokenizer import load_tokenizer
-        load_tokenizer(resolve_model("demo"), None, Path("/nonexistent"))
+        load_tokenizer(resolve_model("demo", cache_dir=cache_directory(os.environ)), None, Path("/nonexistent"))
         print([name for name in ("torch", "transformers", "huggingface_hub", "gguf") if name in sys.modules])
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails, from_json
 
 from headway.server.api.protocol.base import RequestModel
 from headway.server.errors import RequestError
+from headway.server.words import cut
 
 _Model = TypeVar("_Model", bound=RequestModel)
 _MAX_SHOWN = 80
@@ -54,8 +55,7 @@ def parse_request(model: type[_Model], fields: dict[str, Any]) -> _Model:
 
 def shortened(value: Any) -> str:
     """``value`` as it may stand in an error's text: cheap, however large it is."""
-    text = _brief.repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return cut(_brief.repr(value), _MAX_SHOWN)
 
 
 class _Brief(reprlib.Repr):

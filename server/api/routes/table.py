@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import WebSocketRoute
 
+from headway.server.api.deps import Handler
 from headway.server.api.protocol.adapters import (
     LoadLoraAdapterRequest,
     RegisterAdapterRequest,
@@ -29,7 +27,7 @@ class Route:
 
     methods: str
     path: str
-    handler: Callable[[Request], Awaitable[Response]]
+    handler: Handler
     summary: str
     bodies: tuple[type[RequestModel], ...] = ()
 

@@ -12,7 +12,8 @@ from headway.server.errors import RequestError
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 ADAPTER_IDENTIFIER = "x-amzn-sagemaker-adapter-identifier"
-_VISIBLE_ASCII = re.compile(r"[\x20-\x7e]{1,1024}")
+_MAX_LENGTH = 1024  # SageMaker takes no more
+_VISIBLE_ASCII = re.compile(r"[\x20-\x7e]+")
 _SEPARATORS = re.compile("[,;]")
 _IDS = {
     "inference_id": "x-amzn-sagemaker-inference-id",
@@ -24,8 +25,8 @@ _MAX_ID_LENGTH = 128  # in the log; SageMaker's own have at most 64 characters
 
 def echoed(headers: Headers) -> dict[str, str]:
     """What SageMaker's caller expects to get back as it was."""
-    attributes = headers.get(CUSTOM_ATTRIBUTES)
-    return {CUSTOM_ATTRIBUTES: attributes} if attributes and _VISIBLE_ASCII.fullmatch(attributes) else {}
+    attributes = headers.get(CUSTOM_ATTRIBUTES, "")
+    return {CUSTOM_ATTRIBUTES: attributes} if len(attributes) <= _MAX_LENGTH and _VISIBLE_ASCII.fullmatch(attributes) else {}
 
 
 def asked_adapter(headers: Headers) -> str | None:
@@ -35,7 +36,10 @@ def asked_adapter(headers: Headers) -> str | None:
 
 def asked_route(headers: Headers) -> str | None:
     """The value of the attribute ``route`` among ``key=value`` pairs; None without one. Raises RequestError for several."""
-    pairs = [pair.partition("=") for pair in _SEPARATORS.split(headers.get(CUSTOM_ATTRIBUTES, ""))]
+    attributes = headers.get(CUSTOM_ATTRIBUTES, "")
+    if len(attributes) > _MAX_LENGTH:
+        raise RequestError(f"X-Amzn-SageMaker-Custom-Attributes has {len(attributes)} characters; send {_MAX_LENGTH} at most.")
+    pairs = [pair.partition("=") for pair in _SEPARATORS.split(attributes)]
     routes = {value.strip() for key, equals, value in pairs if equals and key.strip() == "route"}
     if len(routes) > 1:
         raise RequestError("X-Amzn-SageMaker-Custom-Attributes holds more than one route; send one.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,12 +14,10 @@ from headway.server.api.media import JSON_LINES, chosen, decoded, kind_of
 from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
 from headway.server.api.routes.body import read_body
-from headway.server.api.sagemaker.attributes import asked_adapter, echoed
+from headway.server.api.sagemaker.attributes import asked_adapter, asked_route, echoed
 from headway.server.api.sagemaker.understand import Invocation, understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, QueueFull, RequestError, ServerDraining
-
-log = logging.getLogger(__name__)
 
 # Every answer is held until the last is there. At 100 bytes a line and 1 KB an answer: 1 MB in, 10 MB out.
 MAX_LINES = 10_000
@@ -62,7 +59,8 @@ class _Batch:
 
     def __init__(self, state: AppState, http: Request, width: int) -> None:
         self._state = state
-        self._headers = http.headers
+        self._route = asked_route(http.headers)
+        self._adapter = asked_adapter(http.headers)
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
         self._width = width
@@ -77,7 +75,6 @@ class _Batch:
             for index, line in waiting:
                 answers[index] = await self._answer(index, line)
                 self._num_answer_bytes += len(answers[index])
-                await asyncio.sleep(0)  # lines that fail at once must not hold the loop together
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -88,11 +85,13 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line), adapter=asked_adapter(self._headers))
+        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line), adapter=self._adapter)
         try:
-            if self._num_answer_bytes > MAX_ANSWER_BYTES:
-                raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
-            invocation = await in_parser(len(line), lambda: understand(self._headers, parse_object(line)))
+            async with self._state.batch_turn:
+                await asyncio.sleep(0)
+                if self._num_answer_bytes > MAX_ANSWER_BYTES:
+                    raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
+                invocation = await in_parser(len(line), lambda: understand(self._route, parse_object(line)))
             if invocation.is_stream:
                 raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
             answer = await self._admitted(invocation, call)
@@ -105,8 +104,7 @@ class _Batch:
         except HeadwayError as error:
             return error_json(error)
         except Exception:  # the process edge of this line: the others have done nothing wrong
-            log.exception("Line %d of request %s failed", index, self._request_id)
-            return failure_json(self._request_id)
+            return failure_json(self._request_id, f" in line {index}")
 
     async def _admitted(self, invocation: Invocation, call: Call) -> Answer:
         """Waits while the queue is full: the lines are here, and sending them again would not shorten it."""

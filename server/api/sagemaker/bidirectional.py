@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import uuid
 from contextlib import aclosing
 from typing import Any
@@ -19,12 +18,10 @@ from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
 from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
-from headway.server.api.sagemaker.attributes import asked_adapter
+from headway.server.api.sagemaker.attributes import asked_adapter, asked_route
 from headway.server.api.sagemaker.understand import understand
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.errors import HeadwayError
-
-log = logging.getLogger(__name__)
 
 END = b'{"object":"stream.end"}'
 MAX_WAITING = 16  # messages behind the one that is being answered
@@ -106,7 +103,8 @@ class _Conversation:
         headers = self._websocket.headers
         call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), adapter=asked_adapter(headers))
         try:
-            invocation = await in_parser(len(message), lambda: understand(headers, parse_object(decoded(message, None))))
+            route = asked_route(headers)
+            invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
             answer = await invocation.open(self._state, call)
             try:
                 await self._send(answer)
@@ -117,8 +115,7 @@ class _Conversation:
         except HeadwayError as error:
             await self._send_frame(error_json(error))
         except Exception:  # the process edge of this message: the connection can still be used
-            log.exception("Request %s failed on its WebSocket", call.request_id)
-            await self._send_frame(failure_json(call.request_id))
+            await self._send_frame(failure_json(call.request_id, " on its WebSocket"))
 
     async def _send(self, answer: Answer) -> None:
         if not answer.is_stream:

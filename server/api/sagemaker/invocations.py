@@ -9,7 +9,7 @@ from headway.server.api.deps import state_of
 from headway.server.api.media import JSON, JSON_LINES, chosen, kind_of
 from headway.server.api.routes.answers import call_of, respond
 from headway.server.api.routes.body import read_request
-from headway.server.api.sagemaker.attributes import echoed
+from headway.server.api.sagemaker.attributes import asked_route, echoed
 from headway.server.api.sagemaker.batch import answer_lines
 from headway.server.api.sagemaker.understand import understand
 from headway.server.api.stream import EVENTS, json_lines
@@ -22,7 +22,7 @@ _WHOLE = (JSON, *JSON_LINES)  # an answer is one line
 async def invoke(http: Request) -> Response:
     if kind_of(http.headers.get("content-type")) in JSON_LINES:
         return await answer_lines(http)
-    invocation = await read_request(http, lambda fields: understand(http.headers, fields))
+    invocation = await read_request(http, lambda fields: understand(asked_route(http.headers), fields))
     media_type = chosen(http.headers.get("accept"), _STREAMS if invocation.is_stream else _WHOLE)
     framing = json_lines(media_type) if media_type in JSON_LINES else EVENTS
     answer = await invocation.open(state_of(http), await call_of(http))

@@ -122,7 +122,8 @@ async def _call_in_new(http: Request, sessions: Sessions, handler: Handler) -> R
 async def _call_in(session: Session, http: Request, handler: Handler) -> Response:
     session.num_requests += 1
     http.state.session = session
-    log.info("Request %s is number %d of session %s", request_id_of(http), session.num_requests, session.short_id)
+    request_id = request_id_of(http)
+    log.info("Request %s is number %d of session %s", request_id, session.num_requests, session.short_id, extra={"request_id": request_id})
     return await handler(http)
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import Headers
-
 from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
-from headway.server.api.sagemaker.attributes import asked_route
 from headway.server.api.sagemaker.shapes import operation_of
 from headway.server.api.serving.answer import Answer, Call
 from headway.server.api.serving.operations import Operation
@@ -31,7 +28,7 @@ class Invocation:
         return await self.operation.open(state, call, self.request)
 
 
-def understand(headers: Headers, fields: dict[str, Any]) -> Invocation:
-    """``headers`` are those of the HTTP request, or of the WebSocket's handshake. Raises RequestError."""
-    operation = operation_of(fields, asked_route(headers))
+def understand(route: str | None, fields: dict[str, Any]) -> Invocation:
+    """``route`` is what the custom attributes of the HTTP request, or of the WebSocket's handshake, ask for. Raises RequestError."""
+    operation = operation_of(fields, route)
     return Invocation(operation, parse_request(operation.model, fields))

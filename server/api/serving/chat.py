@@ -13,7 +13,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
+from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat
 
 
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
@@ -28,13 +28,7 @@ async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest)
 
 
 def _prompt(model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
-    text = model.chat_template.render(
-        request.messages,
-        tools=request.tools or None,
-        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
-        continue_final_message=request.continue_final_message,
-        kwargs=request.chat_template_kwargs,
-    )
+    text = rendered_chat(model, request)
     return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
 
 

@@ -1,4 +1,4 @@
-"""Prompts as token ids: tokenised and measured."""
+"""Prompts as token ids: rendered, tokenised and measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.server.api.deps import ServedModel
+from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import shortened
+from headway.server.api.protocol.tokenize import TokenizeRequest
 from headway.server.errors import RequestError
 
 # A text of more characters per token of context than this is measured by its beginning first.
@@ -20,6 +22,17 @@ class EncodedPrompt:
 
     token_ids: list[int]
     text: str | None
+
+
+def rendered_chat(model: ServedModel, request: ChatCompletionRequest | TokenizeRequest) -> str:
+    """A chat as the model's template writes it. CPU work. Raises RequestError."""
+    return model.chat_template.render(
+        request.messages,
+        tools=request.tools or None,
+        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
+        continue_final_message=request.continue_final_message,
+        kwargs=request.chat_template_kwargs,
+    )
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:

@@ -8,7 +8,7 @@ from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer, Call, FinishedAnswer
-from headway.server.api.serving.prompts import check_ids, refuse_hopeless
+from headway.server.api.serving.prompts import check_ids, refuse_hopeless, rendered_chat
 
 
 async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -> Answer:
@@ -40,12 +40,6 @@ def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
     if request.prompt is not None:
         refuse_hopeless(model, request.prompt, "prompt")
         return model.tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
-    text = model.chat_template.render(
-        request.messages,
-        tools=request.tools or None,
-        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
-        continue_final_message=request.continue_final_message,
-        kwargs=request.chat_template_kwargs,
-    )
+    text = rendered_chat(model, request)
     refuse_hopeless(model, text, "messages")
     return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens is True)

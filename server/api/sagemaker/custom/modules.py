@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from headway.server.errors import ConfigError
+from headway.server.words import cut
 
 log = logging.getLogger(__name__)
 
@@ -124,5 +125,4 @@ def _where(error: BaseException, place: str) -> str:
 
 
 def _what(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return cut(" ".join(f"{type(error).__name__}: {error}".split()), _MAX_SHOWN)
