@@ -16,17 +16,18 @@ RUN case "$VARIANT" in cpu) extra= ;; cuda) extra="gcc libc6-dev libpython3-dev"
 
 # -- Python packages, at the versions that the tests ran with ------------------------------------------------------------
 FROM os AS packages
-RUN DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+RUN apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
     python3 -m venv /opt/headway
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 ARG VARIANT
 # Where torch comes from when wheels/ has none; empty: the package index, whose torch is the CUDA build.
 ARG TORCH_INDEX_URL=auto
-RUN --mount=type=bind,target=/mnt bash /mnt/container/image/packages.sh
+# Only what it reads: a change of the code must not install everything anew.
+RUN --mount=type=bind,source=container/image,target=/mnt --mount=type=bind,source=wheels,target=/media bash /mnt/packages.sh
 
 # -- our own wheel, with the CPU kernels compiled, and what all of the image consists of ---------------------------------
 FROM packages AS application
-RUN DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ python3-dev >/dev/null; \
+RUN apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ python3-dev >/dev/null; \
     python3 -m venv /opt/tools
 RUN --mount=type=bind,source=container/image,target=/mnt /opt/tools/bin/pip install -q -r /mnt/tools.txt
 COPY --from=os /var/lib/dpkg/status /dpkg-status

@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
-# Installs the locked Python packages into /opt/headway. Wheels in the build context's wheels/ folder come first, so that the image
-# builds where only some packages can be had from an index. Reads VARIANT and TORCH_INDEX_URL.
+# Installs the locked Python packages into /opt/headway. Wheels in /media (the build context's wheels/ folder) come first, so that the
+# image builds where only some packages can be had from an index. /mnt is this folder. Reads VARIANT and TORCH_INDEX_URL.
 set -euo pipefail
-image=/mnt/container/image
 pip=(/opt/headway/bin/pip)
 find_links=()
-if compgen -G '/mnt/wheels/*.whl' >/dev/null; then find_links=(--find-links /mnt/wheels); fi
+if compgen -G '/media/*.whl' >/dev/null; then find_links=(--find-links /media); fi
 
 # torch alone: its CPU build has an index of its own, and nothing else may come from there.
-torch=$(grep '^torch==' "$image/lock.txt")
+torch=$(grep '^torch==' /mnt/lock.txt)
 case "$VARIANT" in
-cpu) index=https://download.pytorch.org/whl/cpu wheel=$(find /mnt/wheels -name 'torch-*+cpu-*.whl' 2>/dev/null | head -1) ;;
-cuda) index='' wheel=$(find /mnt/wheels -name 'torch-*.whl' ! -name '*+cpu-*' 2>/dev/null | head -1) ;;
+cpu) index=https://download.pytorch.org/whl/cpu wheel=$(find /media -name 'torch-*+cpu-*.whl' 2>/dev/null | head -1) ;;
+cuda) index='' wheel=$(find /media -name 'torch-*.whl' ! -name '*+cpu-*' 2>/dev/null | head -1) ;;
 esac
 [ "$TORCH_INDEX_URL" = auto ] || index=$TORCH_INDEX_URL
 "${pip[@]}" install -q --no-deps --no-compile ${index:+--index-url "$index"} "${wheel:-$torch}"
 # The lock has every package of the CPU variant; what the CUDA build of torch needs beside them, torch itself names exactly.
-"${pip[@]}" install -q --no-compile "${find_links[@]}" -r "$image/lock.txt"
+"${pip[@]}" install -q --no-compile "${find_links[@]}" -r /mnt/lock.txt
 "${pip[@]}" check
 
 # Parts that no server runs: C++ headers, tests of other projects. 90 MB of torch alone.
