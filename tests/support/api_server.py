@@ -71,6 +71,11 @@ class ApiServer:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         await self._server.serve(sockets=[self._socket])
+        # uvicorn leaves behind what was not read to its end, or accepted in its last moment: closed here, while there is a loop.
+        for _ in range(5):
+            for protocol in list(self.connections):
+                protocol.transport.abort()
+            await asyncio.sleep(0)
 
     def __enter__(self) -> ApiServer:
         self._thread.start()
