@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from api_server import ApiServer
+from prometheus_client.parser import text_string_to_metric_families
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
+# What Prometheus itself puts on every series.
+_OF_PROMETHEUS = {"instance", "job"}
+_SELECTOR = re.compile(r"((?:vllm:|http_|process_)[a-z0-9_]+)\{([^}]*)\}")
+_MATCHER = re.compile(r'([a-z_]+)(=~|=)"([^"]*)"')
+_GROUPING = re.compile(r"\bby \(([^)]*)\)")
 _NAME = re.compile(r"\b(?:vllm:|http_|process_)[a-z0-9_]+")
 
 
@@ -34,18 +40,41 @@ def expressions() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exported() -> set[str]:
+def exported() -> dict[str, dict[str, set[str]]]:
+    """Metric -> label -> its values, of a server that has answered well, badly, and not at all."""
     with ApiServer() as server:
         assert server.post("/v1/completions", {"prompt": "a"}).status_code == 200
+        server.drain.begin()
+        assert server.post("/v1/completions", {"prompt": "a"}).status_code == 503
         text = server.client.get("/metrics").text
-    return {re.split(r"[{ ]", line)[0] for line in text.splitlines() if not line.startswith("#")}
+    found: dict[str, dict[str, set[str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = found.setdefault(sample.name, {})
+            for label, value in sample.labels.items():
+                labels.setdefault(label, set()).add(value)
+    return found
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_every_metric_asked_for_is_exported(expression: str, exported: set[str]) -> None:
+def test_every_metric_asked_for_is_exported(expression: str, exported: dict[str, dict[str, set[str]]]) -> None:
     names = set(_NAME.findall(expression))
     assert names or "up{" in expression
-    assert names <= exported
+    assert names <= set(exported)
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_every_label_asked_for_is_there(expression: str, exported: dict[str, dict[str, set[str]]]) -> None:
+    """Another label, or another value of it, would give an empty panel and an alert that never comes."""
+    for name, selector in _SELECTOR.findall(expression):
+        for label, operator, value in _MATCHER.findall(selector):
+            if label in _OF_PROMETHEUS:
+                continue
+            assert label in exported[name]
+            assert operator == "=~" or value in exported[name][label]
+    known = {label for name in _NAME.findall(expression) for label in exported[name]} | _OF_PROMETHEUS
+    for grouping in _GROUPING.findall(expression):
+        assert set(grouping.replace(" ", "").split(",")) <= known
 
 
 def test_compose_wires_the_three_to_each_other() -> None:
