@@ -6,6 +6,7 @@ MODEL ?= demo
 PORT ?= 8080
 IMAGE ?= headway
 VARIANT ?= cpu
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 # What the torch in constraints.txt is built for, on the package index.
 CUDA_VERSION := 13.0
 DOCKER ?= docker
@@ -58,9 +59,8 @@ docs: $(VENV)/.ready
 
 # The CPU build of torch for the image, where pip here can get it; else the image's build fetches it from torch's own index.
 wheels: $(VENV)/.ready
-	@mkdir -p wheels
-	@ls wheels/torch-*+cpu-*.whl >/dev/null 2>&1 || \
-	  $(BIN)/python -m pip download -q --disable-pip-version-check --no-deps -d wheels "$$(grep ^torch== constraints.txt)+cpu" 2>/dev/null || true
+	@ls wheels/torch-$(TORCH_VERSION)+cpu-*.whl >/dev/null 2>&1 || \
+	  $(BIN)/python -m pip download -q --disable-pip-version-check --no-deps -d wheels "torch==$(TORCH_VERSION)+cpu" 2>/dev/null || true
 
 image: wheels
 	DOCKER_BUILDKIT=1 $(DOCKER) build --network host --build-arg VARIANT=$(VARIANT) --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null)" \

@@ -8,9 +8,10 @@ if compgen -G '/media/*.whl' >/dev/null; then find_links=(--find-links /media); 
 
 # torch alone: its CPU build has an index of its own, and nothing else may come from there.
 torch=$(grep '^torch==' /mnt/lock.txt)
+version=${torch#torch==} # a wheel of another version would only be replaced again, by whatever the index has
 case "$VARIANT" in
-cpu) index=https://download.pytorch.org/whl/cpu wheel=$(find /media -name 'torch-*+cpu-*.whl' 2>/dev/null | head -1) ;;
-cuda) index='' wheel=$(find /media -name 'torch-*.whl' ! -name '*+cpu-*' 2>/dev/null | head -1) ;;
+cpu) index=https://download.pytorch.org/whl/cpu wheel=$(find /media -name "torch-$version+cpu-*.whl" 2>/dev/null | head -1) ;;
+cuda) index='' wheel=$(find /media -name "torch-$version[+-]*.whl" ! -name '*+cpu-*' 2>/dev/null | head -1) ;;
 esac
 [ "$TORCH_INDEX_URL" = auto ] || index=$TORCH_INDEX_URL
 "${pip[@]}" install -q --no-deps --no-compile ${index:+--index-url "$index"} "${wheel:-$torch}"
