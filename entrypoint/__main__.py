@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resolved = read_options(words, os.environ)
     except ConfigError as error:
         return _refuse(error.problems)
-    as_json = resolved.config.observability.is_log_json
+    as_json = resolved.config.logs.is_json
     host = read_platform(os.environ)
     device = judge(resolved.config.model.device, host.gpus, host.torch)
     announce(banner(resolved, host), as_json)

@@ -13,7 +13,7 @@ PLATFORM_DIRECTORY = Path("/opt/ml")
 def key_warnings(resolved: Resolved, environ: Mapping[str, str], platform_directory: Path = PLATFORM_DIRECTORY) -> list[str]:
     """A sentence if there is an API key where no client can send one."""
     signs = [name for name in sorted(environ) if name.startswith("SAGEMAKER_")] or [str(platform_directory)] * platform_directory.is_dir()
-    if not resolved.config.http.api_key or not signs:
+    if not resolved.config.security.api_key or not signs:
         return []
     return [
         f"--api-key is set; if this is SageMaker ({signs[0]} looks like it), leave the key out: SageMaker takes the Authorization header "

@@ -10,10 +10,10 @@ from headway.server.words import gib
 
 def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> list[str]:
     """Its lines; no secret is in them."""
-    host = config.http.host or "0.0.0.0"
+    host = config.network.host or "0.0.0.0"
     shown = "localhost" if host in ("0.0.0.0", "::") else host
-    url = f"http://{shown}:{config.http.port}"
-    key = ' -H "Authorization: Bearer $API_KEY"' if config.http.api_key else ""
+    url = f"http://{shown}:{config.network.port}"
+    key = ' -H "Authorization: Bearer $API_KEY"' if config.security.api_key else ""
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     tokens = info.num_blocks * info.block_size
     return [

@@ -104,7 +104,7 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
     resolved = resolve(argv, environ)
     for warning in resolved.warnings:
-        say("warning", warning, resolved.config.observability.is_log_json)
+        say("warning", warning, resolved.config.logs.is_json)
     if resolved.show_config:
         from headway.server.config.show import show_config
 

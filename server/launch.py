@@ -31,9 +31,9 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
 
     The last line on stderr names the reason of a status that is not 0. ``early`` has the signals until the event loop takes them.
     """
-    observability = config.observability
+    logs = config.logs
     secrets = secrets_of(config)
-    configure_logging(observability.log_level, role="api", secrets=secrets, as_json=observability.is_log_json)
+    configure_logging(logs.log_level, role="api", secrets=secrets, as_json=logs.is_json)
     log_uncaught_in_threads()
     status, last_words = 0, None
     try:
@@ -46,7 +46,7 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
         log.exception("The server broke")
         status, last_words = 1, sentence_of(problem)
     for line in (last_words or "").splitlines():
-        say("error", masked(line, secrets), observability.is_log_json)
+        say("error", masked(line, secrets), logs.is_json)
     logging.shutdown()
     # Without the interpreter's own end, which would wait for the threads of a download: minutes, for a whole model.
     os._exit(status)
@@ -56,7 +56,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
     allow_many_sockets()
-    listener = bind(config.http.host, config.http.port)
+    listener = bind(config.network.host, config.network.port)
     # Before anything that takes long: code of the user's that fails to load ends the start.
     custom = _custom_handlers(config)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.

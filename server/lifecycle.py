@@ -87,7 +87,7 @@ class Lifecycle:
         self._started = started
         self._custom = custom
         self._client = ProcessEngineClient(
-            starter.process, max_open_requests=config.scheduler.max_num_queued_reqs, on_phase=starter.phases.enter
+            starter.process, max_open_requests=config.overload.max_num_queued_reqs, on_phase=starter.phases.enter
         )
         self._drain = Drain()
         self._served = Served.of(config)
@@ -102,7 +102,7 @@ class Lifecycle:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
-        server = _Uvicorn(uvicorn_config(app, self._config.http))
+        server = _Uvicorn(uvicorn_config(app, self._config))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
@@ -186,7 +186,7 @@ class Lifecycle:
     async def _finish_open_requests(self) -> None:
         """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
         self._drain.begin()
-        deadline = time.monotonic() + self._config.http.shutdown_timeout
+        deadline = time.monotonic() + self._config.network.shutdown_timeout
         while (self._client.num_open_requests or self._drain.num_held) and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
         if left := self._client.num_open_requests:

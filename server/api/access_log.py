@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.server.api.paths import route_path
 from headway.server.api.sagemaker.attributes import ids_in
-from headway.server.config.http import HttpConfig
+from headway.server.config.logs import LogConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 _UNLOGGED = frozenset({"/ping", "/health", "/metrics", "/load"})
 
 
-def has_access_log(http: HttpConfig) -> bool:
-    return not http.disable_uvicorn_access_log and http.uvicorn_log_level in ("info", "debug", "trace")
+def has_access_log(logs: LogConfig) -> bool:
+    return not logs.disable_uvicorn_access_log and logs.uvicorn_log_level in ("info", "debug", "trace")
 
 
 class AccessLogMiddleware:

@@ -81,15 +81,14 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
 
 def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
-    http = config.http
-    stack = [Middleware(AccessLogMiddleware)] if has_access_log(http) else []
+    stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
     stack += [
-        Middleware(RequestIdMiddleware, put_on_answers=http.enable_request_id_headers),
+        Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
-        Middleware(BodyLimitMiddleware, max_bytes=http.max_request_body_bytes),
+        Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
-    if http.api_key:
-        stack.append(Middleware(ApiKeyMiddleware, keys=http.api_key))
+    if config.security.api_key:
+        stack.append(Middleware(ApiKeyMiddleware, keys=config.security.api_key))
     if custom:
         stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
     return stack

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from headway.server.config.fields import Topic, option
 
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
+_TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
 class ModelConfig(Topic):
@@ -55,3 +57,19 @@ class ModelConfig(Topic):
     )
     override_generation_config: dict[str, Any] = option({}, 'JSON laid over the generation config, such as {"temperature": 0.2}.')
     chat_template: str | None = option(None, "Jinja chat template: a file, or the template itself.")
+
+
+def model_problems(model: ModelConfig) -> list[str]:
+    found = []
+    if model.hf_token is not None and not _TOKEN.fullmatch(model.hf_token):
+        # HTTP libraries refuse such a header with a text that shows it, in a form that is not masked.
+        found.append("--hf-token holds a blank, a line break or a character outside ASCII, which no token does (it is not shown)")
+    length = model.max_model_len
+    if isinstance(length, int) and length < 1 and length != -1:
+        found.append(f"--max-model-len must be at least 1, or -1 or auto for the longest that fits, got {length}")
+    names = model.served_model_name
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
+    if model.quantization == "int8" and model.device == "cuda":
+        found.append("--quantization int8 runs on a CPU only, and --device is cuda: leave one of them out")
+    return found

@@ -19,6 +19,3 @@ class SchedulerConfig(Topic):
     scheduling_policy: Literal["fcfs", "priority"] = option(
         "fcfs", "Order of waiting requests: by arrival, or by the request's priority (lower first)."
     )
-    max_num_queued_reqs: int | None = option(
-        None, "Most open requests; a further one is answered 503 with Retry-After. Default: no limit.", ge=1
-    )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from headway.server.config.cache import CacheConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
+from headway.server.config.logs import LogConfig
 from headway.server.config.lora import LoraConfig, lora_problems
-from headway.server.config.model import ModelConfig
+from headway.server.config.model import ModelConfig, model_problems
+from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig
+from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
+from headway.server.config.security import SecurityConfig, security_problems
 
 
 class ServerConfig(Topic):
@@ -21,8 +23,12 @@ class ServerConfig(Topic):
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     lora: LoraConfig = LoraConfig()
+    network: NetworkConfig = NetworkConfig()
+    security: SecurityConfig = SecurityConfig()
+    overload: OverloadConfig = OverloadConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
+    logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
 
 
@@ -48,7 +54,13 @@ MODEL_MISSING = (
 
 def problems(config: ServerConfig) -> list[str]:
     """A sentence for each thing in a config that can't be served, beside a missing model; empty when all is well."""
-    return [*_model_problems(config.model), *_size_problems(config), *lora_problems(config.lora), *_http_problems(config.http)]
+    return [
+        *model_problems(config.model),
+        *_size_problems(config),
+        *lora_problems(config.lora),
+        *network_problems(config.network),
+        *security_problems(config.security),
+    ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
@@ -60,8 +72,6 @@ def warnings(config: ServerConfig) -> list[str]:
     return [f"--{name.replace('_', '-')} is not used: code of your own runs with --enable-custom-handlers only" for name in asked]
 
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")
-_SENDABLE = re.compile(r"[^\x00-\x1f\x7f]+")
 _CUSTOM_CODE = (
     "custom_script",
     "custom_ping_handler",
@@ -75,22 +85,6 @@ _CUSTOM_CODE = (
 
 def _secret_settings() -> list[Setting]:
     return [setting for setting in settings_of(ServerConfig) if setting.option.secret]
-
-
-def _model_problems(model: ModelConfig) -> list[str]:
-    found = []
-    if model.hf_token is not None and not _TOKEN.fullmatch(model.hf_token):
-        # HTTP libraries refuse such a header with a text that shows it, in a form that is not masked.
-        found.append("--hf-token holds a blank, a line break or a character outside ASCII, which no token does (it is not shown)")
-    length = model.max_model_len
-    if isinstance(length, int) and length < 1 and length != -1:
-        found.append(f"--max-model-len must be at least 1, or -1 or auto for the longest that fits, got {length}")
-    names = model.served_model_name
-    if doubles := sorted({name for name in names if names.count(name) > 1}):
-        found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
-    if model.quantization == "int8" and model.device == "cuda":
-        found.append("--quantization int8 runs on a CPU only, and --device is cuda: leave one of them out")
-    return found
 
 
 def _size_problems(config: ServerConfig) -> list[str]:
@@ -112,11 +106,3 @@ def _size_problems(config: ServerConfig) -> list[str]:
     if cache.kv_cache_memory_bytes is not None and cache.num_gpu_blocks_override is not None:
         found.append("--kv-cache-memory-bytes and --num-gpu-blocks-override both set the size of the KV cache: leave one of them out")
     return found
-
-
-def _http_problems(http: HttpConfig) -> list[str]:
-    if any(not _SENDABLE.fullmatch(key) for key in http.api_key):
-        return ["--api-key holds a line break or another control character, so that no client can send it (it is not shown)"]
-    if http.root_path and not http.root_path.startswith("/"):
-        return [f"--root-path must begin with a slash, got {http.root_path!r}"]
-    return []

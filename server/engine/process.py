@@ -90,8 +90,8 @@ def run_engine(arguments: EngineArguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
-    observability = arguments.config.observability
-    configure_logging(observability.log_level, role="engine", as_json=observability.is_log_json)
+    logs = arguments.config.logs
+    configure_logging(logs.log_level, role="engine", as_json=logs.is_json)
     log_uncaught_in_threads()
     link = EngineLink(arguments.inbox, arguments.outbox)
     status = 0

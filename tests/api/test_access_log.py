@@ -47,9 +47,9 @@ def test_the_word_that_opens_a_session_is_no_id(caplog: pytest.LogCaptureFixture
     assert not hasattr(line, "session_id")
 
 
-@pytest.mark.parametrize("http", [{"disable_uvicorn_access_log": True}, {"uvicorn_log_level": "warning"}])
-def test_without_access_log(http: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("logs", [{"disable_uvicorn_access_log": True}, {"uvicorn_log_level": "warning"}])
+def test_without_access_log(logs: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, NAME)
-    with ApiServer(http=http) as server:
+    with ApiServer(logs=logs) as server:
         server.post("/invocations", CHAT)
     assert not lines(caplog)

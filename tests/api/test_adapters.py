@@ -329,7 +329,7 @@ def test_routes_say_how_to_switch_adapters_on() -> None:
 
 def test_the_api_key_guards_every_route(tmp_path: Path) -> None:
     lora = {"enable_lora": True, "allow_runtime_lora_updating": True}
-    with ApiServer(lora=lora, http={"api_key": ["k"]}) as server:
+    with ApiServer(lora=lora, security={"api_key": ["k"]}) as server:
         for method, path in (("POST", "/adapters"), ("GET", "/adapters"), ("DELETE", "/adapters/a"), ("POST", "/v1/load_lora_adapter")):
             assert server.client.request(method, path).status_code == 401
 

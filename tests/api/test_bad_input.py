@@ -159,7 +159,7 @@ def test_unknown_paths_and_methods(server: ApiServer) -> None:
 
 
 def test_bodies_above_the_limit() -> None:
-    with ApiServer(http={"max_request_body_bytes": 10_000}) as server:
+    with ApiServer(overload={"max_request_body_bytes": 10_000}) as server:
         big = {"prompt": "x" * 20_000}
         assert "10000" in check_error(server.post("/v1/completions", big), 413)
         chunks = (b"x" * 1000 for _ in range(30))  # a generator goes chunked, without Content-Length

@@ -133,7 +133,7 @@ def test_too_many_that_wait_end_the_connection(server: ApiServer) -> None:
 
 
 def test_too_many_bytes_that_wait_do_too() -> None:
-    with ApiServer(http={"max_request_body_bytes": 10_000}) as server:
+    with ApiServer(overload={"max_request_body_bytes": 10_000}) as server:
         server.engine.gate.clear()
         with connected(server) as socket:
             socket.send(json.dumps(CHAT))
@@ -144,7 +144,7 @@ def test_too_many_bytes_that_wait_do_too() -> None:
 
 @pytest.mark.parametrize("is_fragmented", [False, True])
 def test_a_message_above_the_body_limit_ends_the_connection(is_fragmented: bool) -> None:
-    with ApiServer(http={"max_request_body_bytes": 10_000}) as server, connected(server) as socket:
+    with ApiServer(overload={"max_request_body_bytes": 10_000}) as server, connected(server) as socket:
         for _ in range(2):  # what has been answered counts no more
             assert "choices" in ask(socket, {**CHAT, "user": "u" * 9000})
         large = " " * 6000
@@ -212,7 +212,7 @@ def test_before_the_model_is_ready() -> None:
 
 
 def test_the_key_guards_it() -> None:
-    with ApiServer(http={"api_key": ["a-key"]}) as server:
+    with ApiServer(security={"api_key": ["a-key"]}) as server:
         for headers in ({}, {"authorization": "Bearer b-key"}):
             with pytest.raises(InvalidStatus) as caught, connected(server, **headers):
                 pass

@@ -224,7 +224,7 @@ async def throttle(request, call_next):
 async def custom_sagemaker_invocation_handler(request):
     return [len(await request.body()), SEEN]
 """)
-    with scripts.server(http={"api_key": ["a-key"], "max_request_body_bytes": 2000}) as server:
+    with scripts.server(security={"api_key": ["a-key"]}, overload={"max_request_body_bytes": 2000}) as server:
         key = {"authorization": "Bearer a-key"}
         assert server.post("/invocations", {}).status_code == 401
         assert server.post("/invocations", {"a": "x" * 3000}, headers=key).status_code == 413

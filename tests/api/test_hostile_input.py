@@ -250,7 +250,7 @@ def test_heads_below_the_limit_and_bodies_above_it_pass(server: ApiServer) -> No
 def test_an_empty_model_name_and_unknown_paths(server: ApiServer) -> None:
     assert server.client.get("/v1/models/").status_code == 404
     assert "/docs" in server.client.get("/nowhere").json()["error"]["message"]
-    with ApiServer(http={"disable_fastapi_docs": True, "root_path": "/pre/", "api_key": ["k"]}) as quiet:
+    with ApiServer(http={"disable_fastapi_docs": True}, network={"root_path": "/pre/"}, security={"api_key": ["k"]}) as quiet:
         answer = quiet.client.get("/nowhere", headers={"authorization": "Bearer k"})
         assert answer.status_code == 404
         assert "/docs" not in answer.text

@@ -204,7 +204,7 @@ def test_json_bodies_with_a_byte_order_mark(server: ApiServer, kind: str | None)
 
 
 def test_bodies_above_the_limit() -> None:
-    with ApiServer(http={"max_request_body_bytes": 2000}) as server:
+    with ApiServer(overload={"max_request_body_bytes": 2000}) as server:
         for kind in ("application/json", "application/jsonlines"):
             answer = server.client.post("/invocations", content=b"x" * 3000, headers={"content-type": kind})
             refused(answer, 413)
@@ -221,7 +221,7 @@ def test_bodies_above_the_limit() -> None:
     ],
 )
 def test_execution_parameters(sagemaker: dict[str, Any], body_limit: int, expected: tuple[int, str, int]) -> None:
-    with ApiServer(sagemaker=sagemaker, http={"max_request_body_bytes": body_limit}) as server:
+    with ApiServer(sagemaker=sagemaker, overload={"max_request_body_bytes": body_limit}) as server:
         names = ("MaxConcurrentTransforms", "BatchStrategy", "MaxPayloadInMB")
         assert server.client.get("/execution-parameters").json() == dict(zip(names, expected, strict=True))
         server.engine.phase = "loading weights"

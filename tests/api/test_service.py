@@ -28,7 +28,7 @@ def metrics_of(server: ApiServer) -> dict[str, float]:
 
 
 def test_the_key_guards_every_route_but_four() -> None:
-    with ApiServer(http={"api_key": ["first-key", "second-key"]}) as server:
+    with ApiServer(security={"api_key": ["first-key", "second-key"]}) as server:
         paths = [route.path for route in server.app.routes if hasattr(route, "methods")]
         assert {"/docs", "/openapi.json", "/invocations", "/v1/chat/completions", "/tokenize", "/load"} <= set(paths)
         for path in [*paths, "/nowhere", "//ping", "/ping/../v1/models", "/v1/ping"]:
@@ -51,13 +51,13 @@ def test_the_key_guards_every_route_but_four() -> None:
 
 
 def test_a_root_path_does_not_open_the_door() -> None:
-    with ApiServer(http={"api_key": ["a-key"], "root_path": "/models"}) as server:
+    with ApiServer(security={"api_key": ["a-key"]}, network={"root_path": "/models"}) as server:
         assert server.client.get("/ping").status_code == 200
         assert server.client.get("/v1/models").status_code == 401
 
 
 def test_request_ids_come_back_when_asked() -> None:
-    with ApiServer(http={"enable_request_id_headers": True, "api_key": ["a-key"]}) as server:
+    with ApiServer(http={"enable_request_id_headers": True}, security={"api_key": ["a-key"]}) as server:
         assert server.client.get("/ping", headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
         assert server.client.get("/nowhere", headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
         fresh = server.client.get("/ping", headers={"x-request-id": "a b"}).headers["x-request-id"]

@@ -70,7 +70,7 @@ def test_help_names_every_flag_and_variable_under_its_topic(capsys: pytest.Captu
     for setting in all_settings():
         assert setting.flag in text
         assert "SM_VLLM_" + setting.name.upper() in text
-    assert [text.index(f"\n{title}\n") for title in ("Model", "KV cache", "Scheduler", "HTTP server", "Logs and metrics")]
+    assert [text.index(f"\n{title}\n") for title in ("Model", "KV cache", "Scheduler", "Network", "Security", "Logs")]
     assert max(map(len, text.splitlines())) <= 140
 
 

@@ -19,10 +19,16 @@ CLASSES = {field.annotation.__name__: topic for topic, field in ServerConfig.mod
 
 @cache
 def reads() -> frozenset[tuple[str, str]]:
-    """(topic, option) of each read, as `config.http.port` or through a name for the topic."""
-    checks = ROOT / "server/config/server.py"
-    paths = {path for room in ("server", "entrypoint") for path in (ROOT / room).rglob("*.py")} - {checks}
-    return frozenset(found for path in paths for found in _reads_of(ast.parse(path.read_text())))
+    """(topic, option) of each read, as `config.network.port` or through a name for the topic."""
+    paths = [path for room in ("server", "entrypoint") for path in (ROOT / room).rglob("*.py")]
+    return frozenset(found for path in paths for found in _reads_of(_WithoutChecks().visit(ast.parse(path.read_text()))))
+
+
+class _WithoutChecks(ast.NodeTransformer):
+    """Takes out what only checks options: to refuse a value is not to use it."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST | None:
+        return None if node.name.rpartition("_")[2] in ("problems", "warnings") else self.generic_visit(node)
 
 
 def _reads_of(tree: ast.Module) -> Iterator[tuple[str, str]]:

@@ -55,7 +55,7 @@ def test_the_content_of_a_file_is_the_value(option: str, text: str, value: objec
 def test_every_name_of_an_option_takes_a_file(name: str, file: Path) -> None:
     file.write_text("k")
     text = str(file) if name.endswith("_FILE") else f"file://{file.parent}/a%20value"
-    assert resolve(["demo"], {name: text}).config.http.api_key == ["k"]
+    assert resolve(["demo"], {name: text}).config.security.api_key == ["k"]
 
 
 def test_an_address_of_a_file_as_the_value(file: Path, tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_an_address_of_a_file_as_the_value(file: Path, tmp_path: Path) -> None:
     environ = {"SM_CHAT_TEMPLATE": f'"file://{tmp_path}/a%20value"', "SM_CONFIG": f"file://{tmp_path}/c.yaml", "SM_MODEL": "file:///m"}
     config = resolve(["--api-key", f"file://{tmp_path}/a%20value"], environ).config
     assert config.model.chat_template == "{{ x }}"
-    assert config.http.api_key == ["{{ x }}"]
-    assert config.http.port == 9
+    assert config.security.api_key == ["{{ x }}"]
+    assert config.network.port == 9
     assert config.model.model == "file:///m"  # a location by itself
 
 
@@ -134,7 +134,7 @@ def test_parts_are_put_together_in_the_order_of_their_numbers() -> None:
     resolved = resolve(["demo"], parts)
     assert resolved.config.model.chat_template == "{{ a }}\n23456789 tenth"
     assert source(resolved, "chat_template") == "environment SM_VLLM_CHAT_TEMPLATE_0 to _10"
-    assert resolve(["demo"], {"VLLM_API_KEY_0": "k1,", "VLLM_API_KEY_1": "k2"}).config.http.api_key == ["k1", "k2"]
+    assert resolve(["demo"], {"VLLM_API_KEY_0": "k1,", "VLLM_API_KEY_1": "k2"}).config.security.api_key == ["k1", "k2"]
     quoted = {"SM_OVERRIDE_GENERATION_CONFIG_0": '{"top_k"', "SM_OVERRIDE_GENERATION_CONFIG_1": ": 3}"}
     assert resolve(["demo"], quoted).config.model.override_generation_config == {"top_k": 3}
 

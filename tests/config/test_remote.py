@@ -58,12 +58,12 @@ def test_each_kind_of_reference_to_a_secret(aws: AwsValues) -> None:
         aws.binary_secret_arn: "s3cret-binary",
         "literal": "literal",
     }
-    assert resolved({"SM_VLLM_API_KEY": ",".join(keys)}).config.http.api_key == list(keys.values())
-    assert resolved({}, "--api-key", *keys).config.http.api_key == list(keys.values())
+    assert resolved({"SM_VLLM_API_KEY": ",".join(keys)}).config.security.api_key == list(keys.values())
+    assert resolved({}, "--api-key", *keys).config.security.api_key == list(keys.values())
     assert resolved({"HF_TOKEN": f"ssm:{aws.parameter}"}).config.model.hf_token == "s3cret-ssm"
     assert resolved({"HF_TOKEN_SECRET_ARN": aws.secret_arn}).config.model.hf_token == "s3cret-plain"
     found = resolved({"SM_VLLM_API_KEY_SECRET_ARN": f"{aws.json_secret_arn}:key"})
-    assert found.config.http.api_key == ["s3cret-json"]
+    assert found.config.security.api_key == ["s3cret-json"]
     assert str(found.source(all_names().setting("api_key"))) == "environment SM_VLLM_API_KEY_SECRET_ARN"
 
 
@@ -75,18 +75,18 @@ def test_objects_in_s3(aws: AwsValues) -> None:
     }
     config = resolved(environ).config
     assert config.model.chat_template == "{{ messages }}"
-    assert config.http.api_key == ["s3cret-one", "s3cret-two"]
+    assert config.security.api_key == ["s3cret-one", "s3cret-two"]
     assert config.model.tokenizer == "s3://other/tokenizer/"  # a location by itself, so left alone
 
 
 def test_a_config_file_in_s3_may_refer_to_secrets(aws: AwsValues) -> None:
     config = resolved({"SM_CONFIG": f"s3://{aws.bucket}/c.yaml"}).config
-    assert (config.http.port, config.http.api_key) == (99, ["s3cret-ssm"])
+    assert (config.network.port, config.security.api_key) == (99, ["s3cret-ssm"])
 
 
 def test_only_what_wins_is_fetched(aws: AwsValues) -> None:
     environ = {"SM_API_KEY": "k", "SM_VLLM_API_KEY": "ssm:/nowhere", "HF_TOKEN": "ssm:/nowhere"}
-    assert resolved(environ, "--hf-token=t").config.http.api_key == ["k"]
+    assert resolved(environ, "--hf-token=t").config.security.api_key == ["k"]
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,12 @@ def test_the_stronger_source_wins(stronger: str, weaker: str, tmp_path: Path) ->
         "environment": (8003, "environment SM_VLLM_PORT"),
         "fallback": (8004, "image default"),
     }
-    assert (resolved.config.http.port, str(resolved.source(PORT))) == expected[stronger]
+    assert (resolved.config.network.port, str(resolved.source(PORT))) == expected[stronger]
 
 
 def test_the_default_says_so() -> None:
     resolved = resolve(["demo"], {})
-    assert (resolved.config.http.port, str(resolved.source(PORT))) == (8000, "default")
+    assert (resolved.config.network.port, str(resolved.source(PORT))) == (8000, "default")
 
 
 def test_short_environment_names_win_over_long_and_foreign_ones() -> None:
@@ -90,8 +90,8 @@ def test_positional_model_wins() -> None:
         (["--enable-prefix-caching", "false"], lambda r: r.config.cache.enable_prefix_caching is False),
         (["--no-enable-prefix-caching", "--enable-prefix-caching"], lambda r: r.config.cache.enable_prefix_caching is True),
         (["--disable-log-stats"], lambda r: r.config.observability.disable_log_stats is True),
-        (["--api-key", "k1", "k2"], lambda r: r.config.http.api_key == ["k1", "k2"]),
-        (["--api-key", "k1,k2,k3"], lambda r: r.config.http.api_key == ["k1", "k2", "k3"]),
+        (["--api-key", "k1", "k2"], lambda r: r.config.security.api_key == ["k1", "k2"]),
+        (["--api-key", "k1,k2,k3"], lambda r: r.config.security.api_key == ["k1", "k2", "k3"]),
         (["--served-model-name", "a", "b", "--port", "1"], lambda r: r.config.model.served_model_name == ["a", "b"]),
         (
             ["--override-generation-config", '{"top_k": 5, "x": {"a": 1}}', "--override_generation_config.x.b=4k",
@@ -119,13 +119,13 @@ def test_a_repeated_flag_is_warned_about() -> None:
         ("SM_VLLM_ENABLE_PREFIX_CACHING", "false", lambda r: r.config.cache.enable_prefix_caching is False),
         ("SM_VLLM_DISABLE_LOG_STATS", "", lambda r: r.config.observability.disable_log_stats is True),
         ("SM_VLLM_NO_ENABLE_PREFIX_CACHING", "", lambda r: r.config.cache.enable_prefix_caching is False),
-        ("SM_VLLM_PORT", ' "81" ', lambda r: r.config.http.port == 81),
+        ("SM_VLLM_PORT", ' "81" ', lambda r: r.config.network.port == 81),
         ("SM_VLLM_SERVED_MODEL_NAME", "'a b'", lambda r: r.config.model.served_model_name == ["a b"]),
         ("SM_VLLM_OVERRIDE_GENERATION_CONFIG", '"{\\"top_k\\": 1}"', lambda r: r.config.model.override_generation_config == {"top_k": 1}),
         ("SM_VLLM_MAX_MODEL_LEN", "", lambda r: r.config.model.max_model_len is None),
         ("SM_MAX_NUM_SEQS", "7", lambda r: r.config.scheduler.max_num_seqs == 7),
-        ("VLLM_API_KEY", "k", lambda r: r.config.http.api_key == ["k"]),
-        ("VLLM_LOGGING_LEVEL", "debug", lambda r: r.config.observability.log_level == "DEBUG"),
+        ("VLLM_API_KEY", "k", lambda r: r.config.security.api_key == ["k"]),
+        ("VLLM_LOGGING_LEVEL", "debug", lambda r: r.config.logs.log_level == "DEBUG"),
         ("SM_NUM_GPUS", "4", lambda r: r.sources.keys() == {"model"}),
         ("SAGEMAKER_PORT", "x", lambda r: r.sources.keys() == {"model"}),
     ],
@@ -137,10 +137,10 @@ def test_environment_spellings(name: str, text: str, read: object) -> None:
 
 def test_config_file_named_by_the_environment(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, "model: demo\nport: 9")
-    assert resolve([], {"SM_VLLM_CONFIG": path}).config.http.port == 9
+    assert resolve([], {"SM_VLLM_CONFIG": path}).config.network.port == 9
     other = tmp_path / "other.yaml"
     other.write_text("port: 10")
-    assert resolve(["demo", "--config", str(other)], {"SM_VLLM_CONFIG": path}).config.http.port == 10
+    assert resolve(["demo", "--config", str(other)], {"SM_VLLM_CONFIG": path}).config.network.port == 10
 
 
 YAML = """
@@ -166,7 +166,7 @@ def test_yaml_is_read_by_option_type(tmp_path: Path) -> None:
     assert config.observability.disable_log_stats is True
     assert config.model.max_model_len == 4096
     assert config.scheduler.max_num_seqs is None  # null is the default, though the environment says 9
-    assert config.http.api_key == ["k1", "k2"]
+    assert config.security.api_key == ["k1", "k2"]
     assert config.model.override_generation_config == {
         "temperature": 0.5, "stop": ["on", "2026-01-01"], "top_k": 1, "deep": {"flag": True, "none": None}, "big": 1000.0,
     }  # fmt: skip
@@ -351,7 +351,7 @@ def test_an_api_key_that_comes_out_empty_is_refused(
 
 
 def test_blank_words_beside_a_key_are_dropped() -> None:
-    assert resolve(["demo", "--api-key", "", "k"], {}).config.http.api_key == ["k"]
+    assert resolve(["demo", "--api-key", "", "k"], {}).config.security.api_key == ["k"]
 
 
 @pytest.mark.parametrize("argv", [["demo", "--api-key=sk-A", "sk-SECRET22"], ["--api-key=sk-A", "sk-SECRET22", "sk-SECRET22"]])

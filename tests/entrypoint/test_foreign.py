@@ -72,15 +72,16 @@ def test_megabytes_outside_the_range(text: str) -> None:
 def test_they_count_above_the_defaults_only() -> None:
     environ = {"SAGEMAKER_BIND_TO_PORT": "9000", "SM_PORT": "81", "SAGEMAKER_CONTAINER_LOG_LEVEL": "10", "VLLM_LOGGING_LEVEL": "error"}
     config = options(environ).config
-    assert (config.http.port, config.observability.log_level) == (81, "ERROR")
+    assert (config.network.port, config.logs.log_level) == (81, "ERROR")
     both = {"SAGEMAKER_MAX_REQUEST_SIZE": "4096", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"}
-    assert options(both).config.http.max_request_body_bytes == 4096
+    assert options(both).config.overload.max_request_body_bytes == 4096
 
 
 def test_the_image_has_defaults_of_its_own() -> None:
-    http = options({}).config.http
-    assert {"host": http.host, "port": http.port, "max_request_body_bytes": http.max_request_body_bytes} == IMAGE_DEFAULTS
-    assert http.max_request_body_bytes > 25_000_000
+    config = options({}).config
+    max_bytes = config.overload.max_request_body_bytes
+    assert {"host": config.network.host, "port": config.network.port, "max_request_body_bytes": max_bytes} == IMAGE_DEFAULTS
+    assert max_bytes > 25_000_000
 
 
 @pytest.mark.parametrize(

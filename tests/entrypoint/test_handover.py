@@ -95,7 +95,7 @@ def given(way: str, aws: AwsValues, folder: Path) -> tuple[list[str], dict[str, 
 def test_a_secret_reaches_the_server_and_nobody_else(way: str, aws: AwsValues, probe: Path, tmp_path: Path) -> None:
     words, environ, secrets = given(way, aws, tmp_path)
     seen = server(words, environ, probe)
-    assert seen["config"]["http"]["api_key"] == secrets
+    assert seen["config"]["security"]["api_key"] == secrets
     assert seen["command"][1:4] == ["-m", "headway.server.cli", "serve"]
     assert "s3cret" not in str(seen["command"])
     assert [name for name, text in seen["environ"].items() if "s3cret" in text or "API_KEY" in name] == ["VLLM_API_KEY"]

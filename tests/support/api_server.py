@@ -61,7 +61,7 @@ class ApiServer:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = _Server(uvicorn_config(self.app, self.config.http))
+        self._server = _Server(uvicorn_config(self.app, self.config))
         self._thread = threading.Thread(target=self._run)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 

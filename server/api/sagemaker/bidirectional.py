@@ -43,7 +43,7 @@ class _Conversation:
     def __init__(self, state: AppState, websocket: WebSocket) -> None:
         self._state = state
         self._websocket = websocket
-        self._max_waiting_bytes = state.config.http.max_request_body_bytes
+        self._max_waiting_bytes = state.config.overload.max_request_body_bytes
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
         self._num_waiting_bytes = 0
 

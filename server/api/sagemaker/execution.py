@@ -16,5 +16,5 @@ async def show_execution_parameters(http: Request) -> Response:
     state = state_of(http)
     options, info = state.config.sagemaker, state.ready_model().info
     num_concurrent = min(options.max_concurrent_transforms or info.max_num_seqs, _MAX_MB)
-    max_mb = max(1, min(state.config.http.max_request_body_bytes // 2**20, _MAX_MB // num_concurrent))
+    max_mb = max(1, min(state.config.overload.max_request_body_bytes // 2**20, _MAX_MB // num_concurrent))
     return JSONResponse({"MaxConcurrentTransforms": num_concurrent, "BatchStrategy": options.batch_strategy, "MaxPayloadInMB": max_mb})
