@@ -9,17 +9,16 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
-import uvicorn
 import uvloop
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import uvicorn_config
+from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
+from headway.server.api.tls.server_tls import ServerTls
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.engine.process_client import ProcessEngineClient
@@ -60,29 +59,23 @@ def _yield_to_engine() -> None:
     os.nice(10)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: the life cycle has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class Lifecycle:
-    """The API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
+    """The API process from bound listeners to its end. ``started`` is time.monotonic() at the process's start."""
 
     def __init__(
         self,
         config: ServerConfig,
         starter: EngineStarter,
-        listener: socket.socket,
+        listeners: list[socket.socket],
+        tls: ServerTls | None,
         early: EarlyStop,
         started: float,
         custom: CustomHandlers | None,
     ) -> None:
         self._config = config
         self._starter = starter
-        self._listener = listener
+        self._listeners = listeners
+        self._tls = tls
         self._early = early
         self._started = started
         self._custom = custom
@@ -102,8 +95,8 @@ class Lifecycle:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
-        server = _Uvicorn(uvicorn_config(app, self._config))
-        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        server = HttpServer(app, self._config, self._tls)
+        serving = asyncio.create_task(server.serve(sockets=self._listeners))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
         died = asyncio.create_task(self._client.ended.wait())

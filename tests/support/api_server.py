@@ -11,14 +11,13 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import uvicorn_config
+from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.config.server import ServerConfig
 from headway.server.text.chat_template import ChatTemplate
@@ -30,7 +29,7 @@ TEMPLATE = (
 )
 
 
-class _Server(uvicorn.Server):
+class _Server(HttpServer):
     """uvicorn, told to end instead of looking every 0.1 s whether it shall: there are hundreds of servers in a test run."""
 
     async def main_loop(self) -> None:
@@ -61,7 +60,7 @@ class ApiServer:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = _Server(uvicorn_config(self.app, self.config))
+        self._server = _Server(self.app, self.config)
         self._thread = threading.Thread(target=self._run)
         self.client = httpx.Client(base_url=self.url, timeout=20)
 
