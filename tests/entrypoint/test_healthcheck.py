@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from host_files import write
 
-from headway.entrypoint.healthcheck import ask, find_server, main
+from headway.entrypoint.healthcheck import ask, main
+from headway.entrypoint.running_server import RunningServer, find_server
 
 SERVER = "/usr/bin/python3\0-m\0headway.server.cli\0serve\0"
 
@@ -49,12 +50,12 @@ def answering(*pieces: bytes, pause_s: float = 0.0, host: str = "127.0.0.1") -> 
 
 def test_ready() -> None:
     with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}") as port:
-        assert ask("127.0.0.1", port) == (True, f"http://127.0.0.1:{port}/ping")
+        assert ask(RunningServer("127.0.0.1", port)) == (True, f"http://127.0.0.1:{port}/ping")
 
 
 def test_ready_over_ipv6() -> None:
     with answering(b"HTTP/1.1 200 OK\r\n\r\n", host="::1") as port:
-        assert ask("::1", port) == (True, f"http://[::1]:{port}/ping")
+        assert ask(RunningServer("::1", port)) == (True, f"http://[::1]:{port}/ping")
 
 
 @pytest.mark.parametrize(
@@ -69,13 +70,13 @@ def test_ready_over_ipv6() -> None:
 )
 def test_not_ready(answer: bytes, reason: str) -> None:
     with answering(answer) as port:
-        assert ask("127.0.0.1", port) == (False, f"http://127.0.0.1:{port}/ping {reason}")
+        assert ask(RunningServer("127.0.0.1", port)) == (False, f"http://127.0.0.1:{port}/ping {reason}")
 
 
 def test_nobody_there() -> None:
     with socket.socket() as bound:  # not listening
         bound.bind(("127.0.0.1", 0))
-        is_ready, reason = ask("127.0.0.1", bound.getsockname()[1])
+        is_ready, reason = ask(RunningServer("127.0.0.1", bound.getsockname()[1]))
     assert not is_ready
     assert reason.endswith("Connection refused")
 
@@ -84,7 +85,7 @@ def test_nobody_there() -> None:
 def test_a_stuck_server_is_given_up_in_time(pieces: list[bytes]) -> None:
     with answering(*(pieces or [b""]), pause_s=0.05 if pieces else 30) as port:
         since = time.monotonic()
-        assert ask("127.0.0.1", port, timeout_s=0.3) == (False, f"http://127.0.0.1:{port}/ping gave no answer within 0.3 s")
+        assert ask(RunningServer("127.0.0.1", port), timeout_s=0.3) == (False, f"http://127.0.0.1:{port}/ping gave no answer within 0.3 s")
         assert time.monotonic() - since < 2
 
 
@@ -105,7 +106,7 @@ def test_a_stuck_server_is_given_up_in_time(pieces: list[bytes]) -> None:
 )
 def test_where_the_server_is(command_line: str, environ: dict[str, str], found: tuple[str, int], tmp_path: Path) -> None:
     write(tmp_path, **{"1/cmdline": command_line, "20/cmdline": "sleep\01\0", "self": "", "meminfo": ""})
-    assert find_server(environ, tmp_path) == found
+    assert find_server(environ, tmp_path)[:2] == found
 
 
 def test_the_server_need_not_be_process_1(tmp_path: Path) -> None:
@@ -113,16 +114,16 @@ def test_the_server_need_not_be_process_1(tmp_path: Path) -> None:
         tmp_path, **{"1/cmdline": "tini\0--\0headway-entry\0", "7/cmdline": SERVER + "--port=8090\0", "100/cmdline": SERVER + "--port=1\0"}
     )
     (tmp_path / "9").mkdir()  # has ended meanwhile
-    assert find_server({}, tmp_path) == ("127.0.0.1", 8090)
+    assert find_server({}, tmp_path)[:2] == ("127.0.0.1", 8090)
 
 
 def test_the_port_of_a_config_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("# port: 1\nmodel: demo\nport: 8091 # mine\n")
     write(tmp_path, **{"1/cmdline": SERVER + f"--config={file}\0--host=0.0.0.0\0"})
-    assert find_server({"SM_VLLM_PORT": "2"}, tmp_path) == ("127.0.0.1", 8091)
+    assert find_server({"SM_VLLM_PORT": "2"}, tmp_path)[:2] == ("127.0.0.1", 8091)
     file.unlink()
-    assert find_server({"SM_VLLM_PORT": "2"}, tmp_path) == ("127.0.0.1", 2)
+    assert find_server({"SM_VLLM_PORT": "2"}, tmp_path)[:2] == ("127.0.0.1", 2)
 
 
 def test_one_line_and_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
