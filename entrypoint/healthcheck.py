@@ -79,8 +79,8 @@ def _connected_to(uds: str, deadline: float) -> socket.socket:
 
 
 def _is_refusal(problem: OSError) -> bool:
-    """Whether the handshake came as far as the certificate that a client of this kind can't have."""
-    return isinstance(problem, ConnectionResetError) or "ALERT" in str(getattr(problem, "reason", ""))
+    """Whether the server ended the handshake, with an alert or without: as it does where it wants a certificate."""
+    return isinstance(problem, ConnectionResetError) or any(word in str(getattr(problem, "reason", "")) for word in ("ALERT", "EOF"))
 
 
 def _left(deadline: float) -> float:

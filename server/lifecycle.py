@@ -95,6 +95,9 @@ class Lifecycle:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
+        if self._tls is not None:
+            text = "When the server's certificate expires, in seconds since 1970."
+            app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, self._tls.expires_at)
         server = HttpServer(app, self._config, self._tls)
         serving = asyncio.create_task(server.serve(sockets=self._listeners))
         starting = asyncio.create_task(self._get_ready())
