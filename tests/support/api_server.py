@@ -23,6 +23,7 @@ from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.api.tls.server_tls import ServerTls
 from headway.server.config.server import ServerConfig
+from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
 
@@ -67,14 +68,16 @@ class ApiServer:
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
         self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self.url = f"{'https' if self.config.tls.is_on else 'http'}://127.0.0.1:{self.port}"
+        uds = self.config.network.uds
+        self._socket = bind_unix(uds, None) if uds else socket.socket()
+        if not uds:
+            self._socket.bind(("127.0.0.1", 0))
+        self.port: int = 0 if uds else self._socket.getsockname()[1]
+        self.url = f"{'https' if self.config.tls.is_on else 'http'}://{'localhost' if uds else f'127.0.0.1:{self.port}'}"
         self.tls = ServerTls(self.config.tls) if self.config.tls.is_on else None
         self._server = _Server(self.app, self.config, self.tls)
         self._thread = threading.Thread(target=self._run)
-        self.client = httpx.Client(base_url=self.url, timeout=20, verify=verify)
+        self.client = httpx.Client(base_url=self.url, timeout=20, transport=httpx.HTTPTransport(uds=uds, verify=verify))
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
