@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 _DEFAULT_PORT = 8080
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-_MANDATORY = ("1", "2", "optional", "required")
+_WITH_CERTIFICATE = ("1", "2", "optional", "required")
 
 
 class RunningServer(NamedTuple):
@@ -49,7 +49,7 @@ def find_server(environ: Mapping[str, str], proc: Path) -> RunningServer:
         path("uds"),
         path("ssl-certfile"),
         path("ssl-keyfile"),
-        asked("ssl-cert-reqs") in _MANDATORY,
+        asked("ssl-cert-reqs").lower() in _WITH_CERTIFICATE,
     )
 
 

@@ -13,6 +13,7 @@ from headway.entrypoint.argv import server_arguments
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.handover import environment_for_server
 from headway.entrypoint.model_source import find_model
+from headway.entrypoint.sagemaker import listener_problems, listener_warnings
 from headway.entrypoint.secrets import key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
@@ -262,3 +263,25 @@ def test_help_needs_no_model() -> None:
     done = run_entrypoint("--help", environ={})
     assert done.returncode == 0
     assert "--max-num-seqs" in done.stdout
+
+
+LISTENERS = [(["--ssl-keyfile=k", "--ssl-certfile=c"], "--ssl-certfile"), (["--uds=/s"], "--uds"), ([], None)]
+
+
+@pytest.mark.parametrize(("words", "flag"), LISTENERS)
+def test_a_listener_that_sagemaker_cannot_reach(words: list[str], flag: str | None, tmp_path: Path) -> None:
+    config = read_options(["demo", *words], {}, NOWHERE).config
+    on_platform = {"SAGEMAKER_REGION": "r"}
+    told = [
+        problem.partition(" cannot be used on SageMaker, and SAGEMAKER_REGION says")[0]
+        for problem in listener_problems(config, on_platform)
+    ]
+    warned = [warning.partition(" is set; if this is SageMaker")[0] for warning in listener_warnings(config, {}, tmp_path)]
+    assert told == warned == ([flag] if flag else [])
+    assert listener_problems(config, {}) == listener_warnings(config, {}, NOWHERE) == listener_warnings(config, on_platform, tmp_path) == []
+
+
+def test_the_real_entrypoint_refuses_such_a_listener() -> None:
+    done = run_entrypoint("demo", "--uds", "/s", environ={"SAGEMAKER_REGION": "r"})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("headway: error: --uds cannot be used on SageMaker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from api_server import ApiServer
+from certificates import Authority, TlsFiles
 from host_files import write
 
 from headway.entrypoint.healthcheck import ask, main
@@ -89,6 +92,50 @@ def test_a_stuck_server_is_given_up_in_time(pieces: list[bytes]) -> None:
         assert time.monotonic() - since < 2
 
 
+def test_over_a_unix_socket() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/h.sock"
+        with ApiServer(network={"uds": path}):
+            assert ask(RunningServer(uds=path)) == (True, f"http://localhost/ping over {path}")
+        assert ask(RunningServer(uds=path)) == (False, f"http://localhost/ping over {path}: Connection refused")
+    assert ask(RunningServer(uds=path)) == (False, f"http://localhost/ping over {path}: No such file or directory")
+
+
+def test_over_tls_with_a_certificate_that_nobody_else_trusts(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path, Authority().identity())
+    with ApiServer(is_ready=False, tls=files.options) as server:
+        running = RunningServer(port=server.port, certfile=str(files.certificate), keyfile=str(files.key))
+        is_ready, reason = ask(running)
+        assert not is_ready
+        assert reason.startswith(f"https://127.0.0.1:{server.port}/ping answered 503: The model is not ready yet")
+        assert server.engine.info is not None
+        server.served.set_ready(server.engine.info)
+        assert ask(running) == (True, f"https://127.0.0.1:{server.port}/ping")
+        assert not ask(running._replace(certfile=""))[0], "plain HTTP to the port of TLS"
+    with ApiServer() as plain:
+        assert not ask(running._replace(port=plain.port))[0]
+
+
+def test_where_clients_need_a_certificate(tmp_path: Path) -> None:
+    """The server's own is shown; where its authority is not that of clients, all that can be told is that the server lives."""
+    authority, of_clients = Authority(), Authority()
+    files = TlsFiles(tmp_path, authority.identity(), authority)
+    running = RunningServer(certfile=str(files.certificate), keyfile=str(files.key), asks_for_certificates=True)
+    with ApiServer(is_ready=False, tls=files.options) as server:
+        is_ready, reason = ask(running._replace(port=server.port))
+        assert not is_ready
+        assert "answered 503" in reason
+    files.authorities.write_bytes(of_clients.pem)
+    with ApiServer(is_ready=False, tls=files.options) as server:
+        for certfile in (files.certificate, tmp_path / "unreadable"):
+            is_ready, reason = ask(running._replace(port=server.port, certfile=str(certfile)))
+            assert is_ready
+            assert reason.endswith("takes clients with a certificate only: the server is alive, whether it is ready it does not say")
+    is_ready, reason = ask(running._replace(port=server.port))
+    assert not is_ready
+    assert reason.endswith("Connection refused")
+
+
 @pytest.mark.parametrize(
     ("command_line", "environ", "found"),
     [
@@ -124,6 +171,21 @@ def test_the_port_of_a_config_file(tmp_path: Path) -> None:
     assert find_server({"SM_VLLM_PORT": "2"}, tmp_path)[:2] == ("127.0.0.1", 8091)
     file.unlink()
     assert find_server({"SM_VLLM_PORT": "2"}, tmp_path)[:2] == ("127.0.0.1", 2)
+
+
+def test_a_server_with_tls_or_a_unix_socket(tmp_path: Path) -> None:
+    words = "demo\0--ssl-certfile=/c.pem\0--ssl_keyfile\0k.pem\0--ssl-cert-reqs=Required\0--port=8443\0"
+    write(tmp_path, **{"1/cmdline": SERVER + words})
+    directory = tmp_path / "1/cwd"  # of the server: where its relative paths begin
+    assert find_server({}, tmp_path) == RunningServer("127.0.0.1", 8443, "", "/c.pem", str(directory / "k.pem"), True)
+    write(tmp_path, **{"1/cmdline": SERVER + "demo\0--uds=h.sock\0"})
+    assert find_server({}, tmp_path).uds == str(directory / "h.sock")
+    write(
+        tmp_path,
+        **{"1/cmdline": SERVER + "--config=c.yaml\0", "1/cwd/c.yaml": "uds: '/run/h.sock' # x\nssl_certfile: \"/c.pem\"\nhost: ::1\n"},
+    )
+    assert find_server({"SM_VLLM_SSL_KEYFILE": "/k.pem"}, tmp_path) == RunningServer("::1", 8080, "/run/h.sock", "/c.pem", "/k.pem")
+    assert find_server({}, tmp_path).url == "https://localhost/ping over /run/h.sock"
 
 
 def test_one_line_and_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
