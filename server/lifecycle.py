@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
@@ -18,7 +18,6 @@ from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
-from headway.server.api.tls.server_tls import ServerTls
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.engine.process_client import ProcessEngineClient
@@ -29,6 +28,9 @@ from headway.server.reaper import Reaper
 from headway.server.signals import STOP_SIGNALS, EarlyStop
 from headway.server.source.files import ModelFiles
 from headway.server.starter import EngineStarter
+
+if TYPE_CHECKING:
+    from headway.server.api.tls.server_tls import ServerTls
 
 log = logging.getLogger(__name__)
 

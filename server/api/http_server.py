@@ -7,7 +7,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,9 +15,11 @@ from uvicorn.config import STARTUP_FAILURE
 
 from headway.server.api.connection_limit import ConnectionLimit
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
-from headway.server.api.tls.server_tls import ServerTls
 from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
 from headway.server.config.server import ServerConfig
+
+if TYPE_CHECKING:
+    from headway.server.api.tls.server_tls import ServerTls  # cryptography, which a server without TLS has no use for
 
 # Answers that are complete still have to reach their sockets.
 _FLUSH_S = 2

@@ -132,3 +132,13 @@ def test_a_websocket_that_nobody_reads(server: ApiServer) -> None:
             for _ in range(10_000):
                 raw.sendall(flood)
         server.wait_for(lambda: not server.connections)
+
+
+def test_a_connection_between_two_requests_is_closed_in_time() -> None:
+    with ApiServer(connections={"http_keep_alive_s": 1}) as server, connected(server) as raw:
+        raw.sendall(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while piece := raw.recv(65536):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" not in received
