@@ -52,7 +52,8 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         self._read_timeout_s = limits.client_read_timeout_s
         self._limit = limit
         self._admission = Admission.ALL
-        self.ws_protocol_class = functools.partial(LimitedWebSocketProtocol, read_timeout_s=self._read_timeout_s)  # type: ignore[assignment]  # it is called
+        websocket = functools.partial(LimitedWebSocketProtocol, read_timeout_s=self._read_timeout_s)
+        self.ws_protocol_class = websocket  # type: ignore[assignment]  # uvicorn calls it
         self._num_pending = 0  # bytes since the parser last gave out a whole head or a piece of a body
         self._refusal: _Refusal | None = None
         self._is_owed = True  # the rest of a request, by the client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import logging
 import os
@@ -144,6 +145,22 @@ def test_a_pair_that_is_half_written_is_not_used(tmp_path: Path, caplog: pytest.
     assert told() == []
     assert "expired on" in told()[0]
     assert tls.context.current is current
+
+
+def test_a_moment_without_free_files_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(name: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    files = TlsFiles(tmp_path, AUTHORITY.identity())
+    tls = ServerTls(TlsConfig(**files.options))
+    current = tls.context.current
+    files.put(AUTHORITY.identity())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "memfd_create", none_left)
+        tls.look()
+        assert tls.context.current is current
+    tls.look()
+    assert tls.context.current is not current
 
 
 def test_the_directory_swap_of_kubernetes(tmp_path: Path) -> None:

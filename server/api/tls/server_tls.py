@@ -55,8 +55,8 @@ class ServerTls:
             material = read_material(self._tls)
             if material != self._material:
                 self._take(material)
-        except ConfigError as problem:
-            self._tell("; ".join(problem.problems))
+        except (ConfigError, OSError) as problem:  # OSError: no file can be opened any more, for one
+            self._tell("; ".join(str(problem).splitlines()))
         else:
             self._seen_fault = self._told_fault = None
 
