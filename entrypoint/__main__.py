@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from headway.entrypoint.environment import read_options
         from headway.entrypoint.handover import environment_for_server
         from headway.entrypoint.platform import read_platform
+        from headway.entrypoint.sagemaker import listener_problems, listener_warnings
         from headway.entrypoint.secrets import key_warnings
         from headway.server.config.show import show_config
 
@@ -42,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     host = read_platform(os.environ)
     device = judge(resolved.config.model.device, host.gpus, host.torch)
     announce(banner(resolved, host), as_json)
-    for warning in (*resolved.warnings, *key_warnings(resolved, os.environ), *device.warnings):
+    found = (*resolved.warnings, *key_warnings(resolved, os.environ), *listener_warnings(resolved.config, os.environ), *device.warnings)
+    for warning in found:
         say("warning", warning, as_json)
     if resolved.show_config:  # here, where it is known which variable gave what
         sys.stdout.write(show_config(resolved))
         return 0
-    if device.problems:
-        return _refuse(device.problems, as_json)
+    if problems := [*listener_problems(resolved.config, os.environ), *device.problems]:
+        return _refuse(problems, as_json)
     try:
         _become([*server, *server_arguments(resolved)], environment_for_server(resolved, os.environ))
     except (OSError, ValueError) as error:  # too much for execve in all, or a character that no command line can hold

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from headway.entrypoint.sagemaker import PLATFORM_DIRECTORY, sagemaker_variables
 from headway.server.config.sources import Resolved
-
-PLATFORM_DIRECTORY = Path("/opt/ml")
 
 
 def key_warnings(resolved: Resolved, environ: Mapping[str, str], platform_directory: Path = PLATFORM_DIRECTORY) -> list[str]:
     """A sentence if there is an API key where no client can send one."""
-    signs = [name for name in sorted(environ) if name.startswith("SAGEMAKER_")] or [str(platform_directory)] * platform_directory.is_dir()
+    signs = sagemaker_variables(environ) or [str(platform_directory)] * platform_directory.is_dir()
     if not resolved.config.security.api_key or not signs:
         return []
     return [

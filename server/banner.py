@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from headway import __version__
 from headway.server.config.server import ServerConfig
 from headway.server.types import EngineInfo
@@ -10,9 +12,7 @@ from headway.server.words import gib
 
 def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> list[str]:
     """Its lines; no secret is in them."""
-    host = config.network.host or "0.0.0.0"
-    shown = "localhost" if host in ("0.0.0.0", "::") else host
-    url = f"http://{shown}:{config.network.port}"
+    url, option = _address(config)
     key = ' -H "Authorization: Bearer $API_KEY"' if config.security.api_key else ""
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     tokens = info.num_blocks * info.block_size
@@ -23,6 +23,17 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({gib(info.kv_cache_bytes, 2)}, "
         f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
-        f"  try      curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
+        f"  try      curl{option} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
         '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}\'',
     ]
+
+
+def _address(config: ServerConfig) -> tuple[str, str]:
+    """(the server's URL, what curl needs to get there)."""
+    network = config.network
+    scheme = "https" if config.tls.is_on else "http"
+    if network.uds is not None:
+        return f"{scheme}://localhost", f" --unix-socket {quote(network.uds)}"
+    host = network.host or "0.0.0.0"
+    shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}:{network.port}", ""

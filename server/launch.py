@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import socket
 import time
 from typing import TYPE_CHECKING, NoReturn
 
 from headway.server.config.server import ServerConfig, secrets_of
-from headway.server.errors import ConfigError, HeadwayError, sentence_of
+from headway.server.errors import HeadwayError, sentence_of
+from headway.server.listen import listening
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
 from headway.server.say import say
@@ -20,6 +20,7 @@ from headway.server.starter import EngineStarter
 
 if TYPE_CHECKING:
     from headway.server.api.sagemaker.custom.loading import CustomHandlers
+    from headway.server.api.tls.server_tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +57,28 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
     allow_many_sockets()
-    listener = bind(config.network.host, config.network.port)
-    # Before anything that takes long: code of the user's that fails to load ends the start.
-    custom = _custom_handlers(config)
-    # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-    starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
-    try:
-        starter.begin()
-        from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
+    with listening(config.network) as listeners:
+        # Before anything that takes long: a certificate that can't be used, and code of the user's that fails to load, end the start.
+        tls = _server_tls(config)
+        custom = _custom_handlers(config)
+        # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
+        starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
+        try:
+            starter.begin()
+            from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-        return Lifecycle(config, starter, listener, early, started, custom).run()
-    finally:
-        ignore_further_signals()
-        starter.stop()
+            return Lifecycle(config, starter, listeners, tls, early, started, custom).run()
+        finally:
+            ignore_further_signals()
+            starter.stop()
+
+
+def _server_tls(config: ServerConfig) -> ServerTls | None:
+    if not config.tls.is_on:
+        return None
+    from headway.server.api.tls.server_tls import ServerTls  # cryptography
+
+    return ServerTls(config.tls)
 
 
 def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
@@ -85,30 +95,3 @@ def allow_many_sockets() -> None:
     wanted = _MAX_SOCKETS if hard == resource.RLIM_INFINITY else min(hard, _MAX_SOCKETS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def bind(host: str | None, port: int) -> socket.socket:
-    """A bound socket; a taken or forbidden port is a ConfigError that says who holds it, where the system tells."""
-    family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host or "0.0.0.0", port))
-        listener.listen(2048)  # from now on a client waits instead of being refused
-    except OSError as problem:
-        listener.close()
-        where = f"{host or '0.0.0.0'}:{port}"
-        raise ConfigError([f"--port {port}: cannot listen on {where}: {problem.strerror}{_holder(port)}"]) from problem
-    return listener
-
-
-def _holder(port: int) -> str:
-    import psutil
-
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
-                return f", held by {psutil.Process(connection.pid).name()} (pid {connection.pid}); stop it or choose another --port"
-    except psutil.Error:
-        pass
-    return "; choose another --port"

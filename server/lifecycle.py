@@ -9,16 +9,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import uvicorn
 import uvloop
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import uvicorn_config
+from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
@@ -30,6 +28,9 @@ from headway.server.reaper import Reaper
 from headway.server.signals import STOP_SIGNALS, EarlyStop
 from headway.server.source.files import ModelFiles
 from headway.server.starter import EngineStarter
+
+if TYPE_CHECKING:
+    from headway.server.api.tls.server_tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -60,29 +61,23 @@ def _yield_to_engine() -> None:
     os.nice(10)
 
 
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: the life cycle has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class Lifecycle:
-    """The API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
+    """The API process from bound listeners to its end. ``started`` is time.monotonic() at the process's start."""
 
     def __init__(
         self,
         config: ServerConfig,
         starter: EngineStarter,
-        listener: socket.socket,
+        listeners: list[socket.socket],
+        tls: ServerTls | None,
         early: EarlyStop,
         started: float,
         custom: CustomHandlers | None,
     ) -> None:
         self._config = config
         self._starter = starter
-        self._listener = listener
+        self._listeners = listeners
+        self._tls = tls
         self._early = early
         self._started = started
         self._custom = custom
@@ -102,8 +97,11 @@ class Lifecycle:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
-        server = _Uvicorn(uvicorn_config(app, self._config))
-        serving = asyncio.create_task(server.serve(sockets=[self._listener]))
+        if self._tls is not None:
+            text = "When the server's certificate expires, in seconds since 1970."
+            app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, self._tls.expires_at)
+        server = HttpServer(app, self._config, self._tls)
+        serving = asyncio.create_task(server.serve(sockets=self._listeners))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
         died = asyncio.create_task(self._client.ended.wait())

@@ -67,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.bench": {"server"},
     "server.banner": {"server.config", "server.types", "server.words"},
     "server.launch": {"server"},
+    "server.listen": {"server.config", "server.errors"},
     "server.lifecycle": {"server"},
     "server.starter": {"server.config", "server.engine", "server.phases", "server.source"},
     "server.cli": {"server", "entrypoint"},

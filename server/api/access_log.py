@@ -46,7 +46,7 @@ class AccessLogMiddleware:
 
 def _log(scope: Scope, status: int) -> None:
     ids = {"request_id": scope["headway.request_id"], **ids_in(Headers(scope=scope))}
-    host, port = scope.get("client") or ("", 0)
+    client = "{}:{}".format(*scope["client"]) if scope.get("client") else "unix"  # a Unix socket's clients have no address
     query = scope["query_string"].decode("latin-1")
     path = quote(scope["path"]) + (f"?{query}" if query else "")
-    log.info('%s:%d - "%s %s HTTP/%s" %d', host, port, scope["method"], path, scope["http_version"], status, extra=ids)
+    log.info('%s - "%s %s HTTP/%s" %d', client, scope["method"], path, scope["http_version"], status, extra=ids)

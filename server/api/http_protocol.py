@@ -1,41 +1,74 @@
-"""uvicorn's HTTP/1.1 with limits on a request's head and on a client's slowness: without them, clients without a key could fill the
-memory with heads, and use up the sockets with connections on which nothing comes."""
+"""uvicorn's HTTP/1.1 with limits on a request's head, on a client's slowness and on open connections: without them, clients without a
+key could fill the memory with heads, and use up the sockets with connections on which nothing comes."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import functools
+import http
+from typing import Any, NamedTuple
 
 import msgspec
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
-from headway.server.api import patience
+from headway.server.api.connection_limit import Admission, ConnectionLimit
 from headway.server.api.errors import error_body
+from headway.server.api.patience import SlowReader
+from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
+from headway.server.config.connections import ConnectionsConfig
 
-MAX_HEAD_BYTES = 64 * 1024
-_MESSAGE = f"The request's path and headers have more than {MAX_HEAD_BYTES} bytes; send fewer or shorter headers, and data in the body."
+_HEALTH = (b"/ping", b"/health")
+# Of a health check above the limit on connections: others wait for its place.
+_SPARE_HEAD_S = 2.0
+
+
+class _Refusal(NamedTuple):
+    status: int
+    message: str
 
 
 class LimitedHttpToolsProtocol(HttpToolsProtocol):
-    """Answers 431 and closes the connection when path and headers have more than MAX_HEAD_BYTES.
+    """Answers 431 and closes the connection when path and headers have more bytes, or headers, than ``limits`` allow.
 
     What is held of a head is at most that and one read of the socket. The trailers of a chunked body have the same limit.
-    A client that keeps the server waiting, as patience.py says, is cut off.
+    A client that keeps the server waiting longer than ``limits`` say is cut off. What a connection may do that ``limit`` does not
+    wholly admit, Admission says.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        *,
+        limits: ConnectionsConfig,
+        limit: ConnectionLimit,
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._max_head_bytes, self._max_headers = limits.h11_max_incomplete_event_size, limits.h11_max_header_count
+        self._header_timeout_s, self._body_timeout_s = limits.client_header_timeout_s, limits.client_body_timeout_s
+        self._read_timeout_s = limits.client_read_timeout_s
+        self._limit = limit
+        self._admission = Admission.ALL
+        websocket = functools.partial(LimitedWebSocketProtocol, read_timeout_s=self._read_timeout_s)
+        self.ws_protocol_class = websocket  # type: ignore[assignment]  # uvicorn calls it
         self._num_pending = 0  # bytes since the parser last gave out a whole head or a piece of a body
-        self._is_refused = False
+        self._refusal: _Refusal | None = None
         self._is_owed = True  # the rest of a request, by the client
         self._has_head = False
         self._owed_timer: asyncio.TimerHandle | None = None
-        self._slow_reader: patience.SlowReader | None = None
+        self._slow_reader: SlowReader | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self._slow_reader = patience.SlowReader(transport, self.loop)
-        self._wait_for_client()
+        self._slow_reader = SlowReader(transport, self.loop, self._read_timeout_s)
+        self._admission = self._limit.admit(len(self.connections))
+        if self._admission is Admission.NOTHING:
+            transport.abort()
+        else:
+            self._wait_for_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -51,12 +84,14 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         self._reader().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._refusal:
             return
         self._num_pending += len(data)
         super().data_received(data)
-        if self._is_refused or self._num_pending > MAX_HEAD_BYTES:
-            self._refuse()
+        if self._num_pending > self._max_head_bytes:
+            self._refusal = self._refusal or self._head_too_large()
+        if self._refusal:
+            self._refuse(self._refusal)
         if not self._is_owed:
             self._stop_waiting()
         elif self._has_head or self._owed_timer is None:
@@ -66,37 +101,49 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         self._is_owed, self._has_head = True, False
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > self._max_headers:
+            self._refusal = self._refusal or self._too_many_headers()
+
     def on_headers_complete(self) -> None:
         self._num_pending = 0
         self._has_head = True
-        if self._is_refused:
-            return  # of a request behind the one that is refused
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
-            self._is_refused = True  # a head that came in one piece
+        if self._refusal:
+            return  # this request, or the one before it
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_head_bytes:
+            self._refusal = self._head_too_large()  # one that came in one piece
+        elif self._admission is Admission.HEALTH and self.url.partition(b"?")[0] not in _HEALTH:
+            self._refusal = self._too_many_connections()
         else:
             super().on_headers_complete()
+            if self._admission is Admission.HEALTH:
+                self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._num_pending = 0
-        if not self._is_refused:
+        if not self._refusal:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_owed = False
-        if not self._is_refused:
+        if not self._refusal:
             super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        if not self._is_refused:
+        if not self._refusal:
             super().handle_websocket_upgrade()
 
-    def _reader(self) -> patience.SlowReader:
+    def _reader(self) -> SlowReader:
         assert self._slow_reader is not None, "made with the connection"
         return self._slow_reader
 
     def _wait_for_client(self) -> None:
         self._stop_waiting()
-        self._owed_timer = self.loop.call_later(patience.BODY_S if self._has_head else patience.HEAD_S, self._give_up)
+        patience_s = self._body_timeout_s if self._has_head else self._header_timeout_s
+        if self._admission is not Admission.ALL:
+            patience_s = min(patience_s, _SPARE_HEAD_S)
+        self._owed_timer = self.loop.call_later(patience_s, self._give_up)
 
     def _stop_waiting(self) -> None:
         if self._owed_timer is not None:
@@ -110,14 +157,25 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
-    def _refuse(self) -> None:
-        self._is_refused = True
+    def _head_too_large(self) -> _Refusal:
+        size = f"more than {self._max_head_bytes} bytes"
+        return _Refusal(431, f"The request's path and headers have {size}; send fewer or shorter headers, and data in the body.")
+
+    def _too_many_headers(self) -> _Refusal:
+        return _Refusal(431, f"The request has more than {self._max_headers} headers; send fewer.")
+
+    def _too_many_connections(self) -> _Refusal:
+        most = self._limit.max_connections
+        return _Refusal(503, f"This server has its {most} connections open and takes no further one now; try again soon.")
+
+    def _refuse(self, refusal: _Refusal) -> None:
         # An answer that is under way (of an earlier request, or of this one before its trailers) is cut, not written into.
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            body = msgspec.json.encode(error_body(431, _MESSAGE))
+            body = msgspec.json.encode(error_body(refusal.status, refusal.message))
+            retry = "retry-after: 1\r\n" if refusal.status == 503 else ""
             head = (
-                "HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+                f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\n{retry}connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
         self.transport.close()

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
+from headway.server.api.connection_limit import ConnectionLimit
 from headway.server.api.http_protocol import LimitedHttpToolsProtocol
 from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
 from headway.server.config.server import ServerConfig
+
+if TYPE_CHECKING:
+    from headway.server.api.tls.server_tls import ServerTls  # cryptography, which a server without TLS has no use for
 
 # Answers that are complete still have to reach their sockets.
 _FLUSH_S = 2
@@ -15,8 +27,47 @@ _FLUSH_S = 2
 _PING_INTERVAL_S, _PING_TIMEOUT_S = 300.0, 60.0
 
 
-def uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
-    """For a server that runs on the caller's event loop and with its logging."""
+class HttpServer(uvicorn.Server):
+    """uvicorn on the caller's event loop, with its logging and without signal handlers: those are the caller's too."""
+
+    def __init__(self, app: FastAPI, config: ServerConfig, tls: ServerTls | None = None) -> None:
+        super().__init__(_uvicorn_config(app, config))
+        self._connections = config.connections
+        self._limit = ConnectionLimit(config.connections)
+        self._tls = tls
+        self._refreshing: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """In the place of uvicorn's, which can't limit the time of a TLS handshake."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop = asyncio.get_running_loop()
+        secured: dict[str, Any] = {}
+        if self._tls is not None:
+            secured = {"ssl": self._tls.context, "ssl_handshake_timeout": self._connections.client_header_timeout_s}
+            if self._tls.is_refreshed:
+                self._refreshing = asyncio.create_task(self._tls.keep_fresh())
+        self.servers = []
+        for listener in sockets or []:
+            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            self.servers.append(await create(self._new_protocol, sock=listener, backlog=self.config.backlog, **secured))
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        await super().shutdown(sockets)
+
+    def _new_protocol(self) -> LimitedHttpToolsProtocol:
+        return LimitedHttpToolsProtocol(self.config, self.server_state, self.lifespan.state, limits=self._connections, limit=self._limit)
+
+
+def _uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=LimitedHttpToolsProtocol,
@@ -26,7 +77,7 @@ def uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
         access_log=False,  # access_log.py has it
         root_path=config.network.root_path,
         server_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=config.connections.http_keep_alive_s,
         timeout_graceful_shutdown=_FLUSH_S,
         backlog=2048,
         ws=LimitedWebSocketProtocol,

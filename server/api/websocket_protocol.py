@@ -4,7 +4,7 @@ on what is written for a client that does not read."""
 from __future__ import annotations
 
 from asyncio import BaseTransport, Transport
-from typing import cast
+from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -24,9 +24,13 @@ class LimitedWebSocketProtocol(WebSocketsSansIOProtocol):
     _slow_reader: SlowReader
     _late_pong = b""
 
+    def __init__(self, *args: Any, read_timeout_s: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_timeout_s = read_timeout_s
+
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        self._slow_reader = SlowReader(cast(Transport, transport), self.loop)
+        self._slow_reader = SlowReader(cast(Transport, transport), self.loop, self._read_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

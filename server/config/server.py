@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
+from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
 from headway.server.config.logs import LogConfig
@@ -14,6 +15,7 @@ from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems
+from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
 
 
 class ServerConfig(Topic):
@@ -24,6 +26,8 @@ class ServerConfig(Topic):
     scheduler: SchedulerConfig = SchedulerConfig()
     lora: LoraConfig = LoraConfig()
     network: NetworkConfig = NetworkConfig()
+    tls: TlsConfig = TlsConfig()
+    connections: ConnectionsConfig = ConnectionsConfig()
     security: SecurityConfig = SecurityConfig()
     overload: OverloadConfig = OverloadConfig()
     http: HttpConfig = HttpConfig()
@@ -59,13 +63,17 @@ def problems(config: ServerConfig) -> list[str]:
         *_size_problems(config),
         *lora_problems(config.lora),
         *network_problems(config.network),
+        *tls_problems(config.tls),
         *security_problems(config.security),
     ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    sagemaker = config.sagemaker
+    return [*tls_warnings(config.tls), *_custom_code_warnings(config.sagemaker)]
+
+
+def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:
     if sagemaker.enable_custom_handlers:
         return []
     asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]

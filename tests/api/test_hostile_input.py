@@ -12,16 +12,17 @@ import pytest
 from api_server import ApiServer
 
 from headway.server.api.errors import error_json
-from headway.server.api.http_protocol import MAX_HEAD_BYTES
 from headway.server.api.off_loop import in_parser, off_loop
 from headway.server.api.paths import route_path
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import MAX_CONTAINERS, parse_request, shortened
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from headway.server.config.connections import ConnectionsConfig
 from headway.server.errors import RequestError
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 MANY = 5000
+MAX_HEAD_BYTES = ConnectionsConfig().h11_max_incomplete_event_size
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,21 @@ def test_an_endless_head_is_cut(server: ApiServer, pieces: list[bytes]) -> None:
     assert head.startswith(b"HTTP/1.1 431 ")
     assert json.loads(body)["error"]["code"] == 431
     assert server.client.get("/version").status_code == 200
+
+
+def test_the_limits_of_a_head_are_options() -> None:
+    with ApiServer(connections={"h11_max_incomplete_event_size": 1024, "h11_max_header_count": 6}) as server:
+        assert b"more than 1024 bytes" in exchange(server, b"GET /version HTTP/1.1\r\nhost: x\r\na: " + b"x" * 1100 + b"\r\n\r\n")
+        answer = exchange(server, HEAD + b"content-length: 2\r\n" + b"a: b\r\n" * 5 + b"\r\n{}")
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert b"more than 6 headers" in answer
+        upgrade = b"GET /invocations-bidirectional-stream HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        assert exchange(server, upgrade + b"a: b\r\n" * 4 + b"\r\n").startswith(b"HTTP/1.1 431 ")
+        # Trailers count too, and cut an answer that has not begun, or one that has.
+        trailers = b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 5
+        assert b"more than 6 headers" not in exchange(server, HEAD + trailers + b"\r\n")
+        assert exchange(server, HEAD + b"connection: close\r\na: b\r\n\r\n").startswith(b"HTTP/1.1 4")
+        assert server.client.get("/version").status_code == 200
 
 
 def test_endless_trailers_are_cut(server: ApiServer) -> None:

@@ -11,8 +11,6 @@ import pytest
 from api_server import ApiServer
 from websockets.frames import Frame, Opcode
 
-from headway.server.api import patience
-
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 BODY = b'{"prompt": "x"}'
 CHUNKED = b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n"
@@ -23,10 +21,12 @@ UPGRADE = (
 )
 
 
-@pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEAD_S", "BODY_S", "READER_S"):
-        monkeypatch.setattr(patience, name, 0.2)
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    """One with little patience; a parameter is that for readers."""
+    limits = {"client_header_timeout_s": 0.2, "client_body_timeout_s": 0.2, "client_read_timeout_s": getattr(request, "param", 0.2)}
+    with ApiServer(connections=limits) as server:
+        yield server
 
 
 @contextmanager
@@ -105,8 +105,8 @@ def test_answers_that_nobody_reads(server: ApiServer) -> None:
         server.wait_for(lambda: not server.connections)
 
 
-def test_pings_whose_pongs_nobody_reads(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "READER_S", 60.0)
+@pytest.mark.parametrize("server", [60.0], indirect=True)
+def test_pings_whose_pongs_nobody_reads(server: ApiServer) -> None:
     with connected(server) as raw:
         raw.sendall(UPGRADE)
         assert raw.recv(65536).startswith(b"HTTP/1.1 101 ")
@@ -132,3 +132,13 @@ def test_a_websocket_that_nobody_reads(server: ApiServer) -> None:
             for _ in range(10_000):
                 raw.sendall(flood)
         server.wait_for(lambda: not server.connections)
+
+
+def test_a_connection_between_two_requests_is_closed_in_time() -> None:
+    with ApiServer(connections={"http_keep_alive_s": 1}) as server, connected(server) as raw:
+        raw.sendall(b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while piece := raw.recv(65536):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" not in received

@@ -29,7 +29,7 @@ def test_bad_options_end_with_status_2_and_one_line_each() -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "headway: error: --prot: unknown option; did you mean --port?",
-        "headway: error: environment SM_VLLM_PORT: expected a whole number from 1 to 65535, got 'x'",
+        "headway: error: environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got 'x'",
     ]
 
 
@@ -47,12 +47,12 @@ def test_nothing_heavy_is_imported_before_the_options_are_valid(words: list[str]
 
 
 def test_show_config_prints_every_option_with_its_source_and_masks_secrets() -> None:
-    done = headway("serve", "demo", "--port", "81", "--api-key", "s3cret1,s3cret2", "--show-config", SM_MAX_NUM_SEQS="7", HF_TOKEN="hf_t")
+    done = headway("serve", "demo", "--port", "8081", "--api-key", "s3cret1,s3cret2", "--show-config", SM_MAX_NUM_SEQS="7", HF_TOKEN="hf_t")
     assert done.returncode == 0
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     for line in (
         'model: "demo" # MODEL argument',
-        "port: 81 # --port",
+        "port: 8081 # --port",
         "max-num-seqs: 7 # environment SM_MAX_NUM_SEQS",
         '# api-key: ["***", "***"] # --api-key',
         '# hf-token: "***" # environment HF_TOKEN',

@@ -60,12 +60,12 @@ def test_every_name_of_an_option_takes_a_file(name: str, file: Path) -> None:
 
 def test_an_address_of_a_file_as_the_value(file: Path, tmp_path: Path) -> None:
     file.write_text("{{ x }}\n")
-    (tmp_path / "c.yaml").write_text("port: 9\napi-key: file:///no/such/key\n")
+    (tmp_path / "c.yaml").write_text("port: 9009\napi-key: file:///no/such/key\n")
     environ = {"SM_CHAT_TEMPLATE": f'"file://{tmp_path}/a%20value"', "SM_CONFIG": f"file://{tmp_path}/c.yaml", "SM_MODEL": "file:///m"}
     config = resolve(["--api-key", f"file://{tmp_path}/a%20value"], environ).config
     assert config.model.chat_template == "{{ x }}"
     assert config.security.api_key == ["{{ x }}"]
-    assert config.network.port == 9
+    assert config.network.port == 9009
     assert config.model.model == "file:///m"  # a location by itself
 
 
@@ -109,7 +109,7 @@ def test_a_file_without_end_is_read_in_part_only() -> None:
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("PORT", "a whole number from 1 to 65535"),
+        ("PORT", "a whole number from 1024 to 65535"),
         ("DEVICE", "one of auto, cpu, cuda"),
         ("ENABLE_PREFIX_CACHING", "true or false"),
         ("KV_CACHE_MEMORY_BYTES", "a whole number (4k and 4K too) above 0"),
@@ -141,7 +141,7 @@ def test_parts_are_put_together_in_the_order_of_their_numbers() -> None:
 
 def test_a_wrong_value_in_parts() -> None:
     assert problems_of({"SM_VLLM_PORT_0": "1", "SM_VLLM_PORT_1": "x"}) == [
-        "environment SM_VLLM_PORT_0 to _1: expected a whole number from 1 to 65535, got '1x'"
+        "environment SM_VLLM_PORT_0 to _1: expected a whole number from 1024 to 65535, got '1x'"
     ]
 
 

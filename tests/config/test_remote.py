@@ -81,7 +81,7 @@ def test_objects_in_s3(aws: AwsValues) -> None:
 
 def test_a_config_file_in_s3_may_refer_to_secrets(aws: AwsValues) -> None:
     config = resolved({"SM_CONFIG": f"s3://{aws.bucket}/c.yaml"}).config
-    assert (config.network.port, config.security.api_key) == (99, ["s3cret-ssm"])
+    assert (config.network.port, config.security.api_key) == (9999, ["s3cret-ssm"])
 
 
 def test_only_what_wins_is_fetched(aws: AwsValues) -> None:

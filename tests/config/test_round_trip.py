@@ -19,6 +19,12 @@ SETTINGS = all_settings()
 PLACES = ("ssm:", "arn:", "file://", "s3://")  # such texts say where a value stands
 # Characters that a command line and a YAML file can carry.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).filter(lambda text: not text.strip().startswith(PLACES))
+# The options without which another one is refused.
+NEEDED = {
+    "lora_modules": ["--enable-lora"],
+    "uds_permissions": ["--uds=/s"],
+    **{setting.name: ["--ssl-keyfile=k", "--ssl-certfile=c", "--ssl-ca-certs=a"] for setting in SETTINGS if setting.topic == "tls"},
+}
 UNMARKED = {"", "None", "null"}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
@@ -59,11 +65,13 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = values.map(lambda paths: [f"{i}={path}" for i, path in enumerate(paths)])
     if setting.name == "lora_allowed_prefixes":
         values = values.map(lambda paths: [f"/{path}" for path in paths])
-    return st.none() | values if setting.nullable and setting.name != "model" else values
+    if setting.name == "uds_permissions":
+        values = st.from_regex(r"[0-7]{3}", fullmatch=True)
+    return st.none() | values if setting.nullable and setting.name not in ("model", *NEEDED) else values
 
 
 def effective(setting: Setting, argv: list[str], environ: dict[str, str]) -> tuple[Any, str]:
-    needed = ["--enable-lora"] if setting.name == "lora_modules" else []
+    needed = [flag for flag in NEEDED.get(setting.name, []) if not flag.startswith(f"{setting.flag}=")]
     resolved = resolve([*argv, *needed, "--show-config"], environ)
     return resolved.value(setting), str(resolved.source(setting))
 
@@ -120,7 +128,7 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
 
     open_settings = [setting for setting in SETTINGS if not setting.option.secret]
     chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
-    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "lora_modules"}  # these may contradict others
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", *NEEDED}  # these may contradict others
     argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
     first = resolve([*argv, "--show-config"], {})
     path = tmp_path / "shown.yaml"

@@ -92,7 +92,7 @@ def test_positional_model_wins() -> None:
         (["--disable-log-stats"], lambda r: r.config.observability.disable_log_stats is True),
         (["--api-key", "k1", "k2"], lambda r: r.config.security.api_key == ["k1", "k2"]),
         (["--api-key", "k1,k2,k3"], lambda r: r.config.security.api_key == ["k1", "k2", "k3"]),
-        (["--served-model-name", "a", "b", "--port", "1"], lambda r: r.config.model.served_model_name == ["a", "b"]),
+        (["--served-model-name", "a", "b", "--port", "8001"], lambda r: r.config.model.served_model_name == ["a", "b"]),
         (
             ["--override-generation-config", '{"top_k": 5, "x": {"a": 1}}', "--override_generation_config.x.b=4k",
              "--override-generation-config.seed_name", "none"],
@@ -110,7 +110,7 @@ def test_options_may_end_with_a_double_dash() -> None:
 
 
 def test_a_repeated_flag_is_warned_about() -> None:
-    assert resolve(["demo", "--port", "1", "--port", "2"], {}).warnings == ("--port is given more than once; the last one counts",)
+    assert resolve(["demo", "--port", "8001", "--port", "8002"], {}).warnings == ("--port is given more than once; the last one counts",)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_repeated_flag_is_warned_about() -> None:
         ("SM_VLLM_ENABLE_PREFIX_CACHING", "false", lambda r: r.config.cache.enable_prefix_caching is False),
         ("SM_VLLM_DISABLE_LOG_STATS", "", lambda r: r.config.observability.disable_log_stats is True),
         ("SM_VLLM_NO_ENABLE_PREFIX_CACHING", "", lambda r: r.config.cache.enable_prefix_caching is False),
-        ("SM_VLLM_PORT", ' "81" ', lambda r: r.config.network.port == 81),
+        ("SM_VLLM_PORT", ' "8081" ', lambda r: r.config.network.port == 8081),
         ("SM_VLLM_SERVED_MODEL_NAME", "'a b'", lambda r: r.config.model.served_model_name == ["a b"]),
         ("SM_VLLM_OVERRIDE_GENERATION_CONFIG", '"{\\"top_k\\": 1}"', lambda r: r.config.model.override_generation_config == {"top_k": 1}),
         ("SM_VLLM_MAX_MODEL_LEN", "", lambda r: r.config.model.max_model_len is None),
@@ -136,11 +136,11 @@ def test_environment_spellings(name: str, text: str, read: object) -> None:
 
 
 def test_config_file_named_by_the_environment(tmp_path: Path) -> None:
-    path = yaml_file(tmp_path, "model: demo\nport: 9")
-    assert resolve([], {"SM_VLLM_CONFIG": path}).config.network.port == 9
+    path = yaml_file(tmp_path, "model: demo\nport: 8009")
+    assert resolve([], {"SM_VLLM_CONFIG": path}).config.network.port == 8009
     other = tmp_path / "other.yaml"
-    other.write_text("port: 10")
-    assert resolve(["demo", "--config", str(other)], {"SM_VLLM_CONFIG": path}).config.network.port == 10
+    other.write_text("port: 8010")
+    assert resolve(["demo", "--config", str(other)], {"SM_VLLM_CONFIG": path}).config.network.port == 8010
 
 
 YAML = """
@@ -176,11 +176,11 @@ def test_yaml_is_read_by_option_type(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("prot: 1", "YAML {path}:prot: unknown option; did you mean port?"),
-        ("port: [1]", "YAML {path}:port: expected a whole number from 1 to 65535, got 'a YAML list'"),
-        ("port: true", "YAML {path}:port: expected a whole number from 1 to 65535, got 'true'"),
+        ("port: [1]", "YAML {path}:port: expected a whole number from 1024 to 65535, got 'a YAML list'"),
+        ("port: true", "YAML {path}:port: expected a whole number from 1024 to 65535, got 'true'"),
         ("enable-prefix-caching: {a: 1}", "YAML {path}:enable-prefix-caching: expected true or false, got 'a YAML mapping'"),
         ("max-num-seqs: 1\nmax_num_seqs: 1", "YAML {path}:max_num_seqs: the file sets this option as 'max-num-seqs' too; keep one"),
-        ("port: 1\nport: 1", "YAML {path}:port: the file sets this option twice; keep one"),
+        ("port: 8001\nport: 8001", "YAML {path}:port: the file sets this option twice; keep one"),
         ("gpu-memory-utilization: 0.5\ndevice-memory-utilization: 0.5",
          "YAML {path}:device-memory-utilization: the file sets this option as 'gpu-memory-utilization' too; keep one"),
         ("served-model-name: [[a]]", "YAML {path}:served-model-name: expected a list: several words, commas between, or a JSON array, "
@@ -214,9 +214,9 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["--zzzzzz"], "--zzzzzz: unknown option; `headway serve --help` lists them all"),
         (["--max-num", "1"], "--max-num: stands for several options: --max-num-batched-tokens, --max-num-seqs, --max-num-queued-reqs"),
         (["--port"], "--port: needs a value"),
-        (["--chat-template", "--port", "1"],
+        (["--chat-template", "--port", "8001"],
          "--chat-template: needs a value (a value that begins with a dash is written --chat-template=VALUE)"),
-        (["--port", "x"], "--port: expected a whole number from 1 to 65535, got 'x'"),
+        (["--port", "x"], "--port: expected a whole number from 1024 to 65535, got 'x'"),
         (["other"], "'other': unexpected argument: the model is already 'demo', and only one is served"),
         (["--task", "generate"], "--task: no longer exists; a model that generates text needs no --task: leave it out"),
         (["--enforce-eager"], "--enforce-eager: is an option of vLLM that is not supported by this version of Headway; leave it out"),
@@ -252,9 +252,9 @@ def test_command_line_problems(argv: list[str], problem: str) -> None:
     ("name", "text", "problem"),
     [
         ("SM_VLLM_PROT", "1", "environment SM_VLLM_PROT: unknown option; did you mean SM_VLLM_PORT?"),
-        ("SM_VLLM_PORT", "x", "environment SM_VLLM_PORT: expected a whole number from 1 to 65535, got 'x'"),
-        ("SM_PORT", "x", "environment SM_PORT: expected a whole number from 1 to 65535, got 'x'"),
-        ("SM_VLLM_PORT", "", "environment SM_VLLM_PORT: expected a whole number from 1 to 65535, got ''"),
+        ("SM_VLLM_PORT", "x", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got 'x'"),
+        ("SM_PORT", "x", "environment SM_PORT: expected a whole number from 1024 to 65535, got 'x'"),
+        ("SM_VLLM_PORT", "", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got ''"),
         ("SM_VLLM_TASK", "x", "environment SM_VLLM_TASK: no longer exists; a model that generates text needs no --task: leave it out"),
         ("SM_VLLM_TENSOR_PARALLEL_SIZE", "2",
          "environment SM_VLLM_TENSOR_PARALLEL_SIZE: is an option of vLLM that is not supported by this version of Headway; leave it out"),
@@ -277,7 +277,7 @@ def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
 def test_all_problems_at_once_with_their_sources(tmp_path: Path) -> None:
     path = yaml_file(tmp_path, "max-num-seqs: 8\ncolour: red")
     assert problems_of(["--port", "x", "--config", path], {"SM_VLLM_MAX_NUM_BATCHED_TOKENS": "4", "SM_VLLM_DEVICE": "tpu"}) == [
-        "--port: expected a whole number from 1 to 65535, got 'x'",
+        "--port: expected a whole number from 1024 to 65535, got 'x'",
         f"YAML {path}:colour: unknown option; `headway serve --help` lists them all",
         "environment SM_VLLM_DEVICE: expected one of auto, cpu, cuda, got 'tpu'",
         "--max-num-batched-tokens (4) must be at least --max-num-seqs (8): a step gives each request a token "
@@ -304,11 +304,11 @@ def test_secrets_stay_out_of_reprs_and_errors() -> None:
 def test_secrets_are_known_by_their_declaration() -> None:
     secret = [setting for setting in all_settings() if setting.option.secret]
     argv = [flag for setting in secret for flag in to_flags(setting, ["k1", "k2"] if setting.kind is Kind.LIST else setting.name)]
-    config = resolve(["demo", "--port=9", *argv], {}).config
-    assert sorted(secrets_of(config)) == sorted(["k1", "k2", "hf_token"])
+    config = resolve(["demo", "--port=8009", "--ssl-keyfile=k", "--ssl-certfile=c", *argv], {}).config
+    assert sorted(secrets_of(config)) == sorted(["k1", "k2", "hf_token", "ssl_keyfile_password"])
     bare = without_secrets(config)
     assert secrets_of(bare) == []
-    assert bare == resolve(["demo", "--port=9"], {}).config
+    assert bare == resolve(["demo", "--port=8009", "--ssl-keyfile=k", "--ssl-certfile=c"], {}).config
 
 
 @pytest.mark.parametrize("token", ["t0ken\nx", "t0k\u00e9n", "t0ken x", "t0ken\x7f"])

@@ -29,7 +29,7 @@ def test_a_fraction_of_1024_suggests_the_decimal_letter() -> None:
     ("name", "text", "value"),
     [
         ("enable_prefix_caching", "Yes", True), ("enable_prefix_caching", " OFF ", False), ("enable_prefix_caching", "1", True),
-        ("enable_prefix_caching", "disabled", False), ("port", " 80 ", 80), ("max_model_len", "AUTO", "auto"),
+        ("enable_prefix_caching", "disabled", False), ("port", " 8080 ", 8080), ("max_model_len", "AUTO", "auto"),
         ("max_model_len", "-1", -1), ("max_model_len", "None", None), ("max_model_len", "", None), ("max_model_len", "8k", 8000),
         ("gpu_memory_utilization", ".5", 0.5), ("log_level", "debug", "DEBUG"), ("quantization", "none", "none"),
         ("quantization", "None", None), ("served_model_name", "a, b,", ["a", "b"]), ("served_model_name", '["a,b", "", "c"]', ["a,b", "c"]),
@@ -44,10 +44,11 @@ def test_texts_are_read_by_type(name: str, text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("port", "x", "expected a whole number from 1 to 65535, got 'x'"),
-        ("port", "70000", "expected a whole number from 1 to 65535, got '70000'"),
-        ("port", "8.0", "expected a whole number from 1 to 65535, got '8.0'"),
-        ("port", "", "expected a whole number from 1 to 65535, got ''"),
+        ("port", "x", "expected a whole number from 1024 to 65535, got 'x'"),
+        ("port", "80", "expected a whole number from 1024 to 65535, got '80'"),
+        ("port", "70000", "expected a whole number from 1024 to 65535, got '70000'"),
+        ("port", "8.0", "expected a whole number from 1024 to 65535, got '8.0'"),
+        ("port", "", "expected a whole number from 1024 to 65535, got ''"),
         ("gpu_memory_utilization", "1.5", "expected a number above 0 and of at most 1, got '1.5'"),
         ("gpu_memory_utilization", "nan", "expected a number above 0 and of at most 1, got 'nan'"),
         ("max_model_len", "long", "expected a whole number (4k and 4K too), or auto, got 'long'"),

@@ -88,7 +88,7 @@ def test_any_configuration_is_a_screenful_of_single_lines() -> None:
         "SM_VLLM_SERVED_MODEL_NAME": "a,b",
         **{f"SM_VLLM_{name}": "7" for name in ("SEED", "MAX_NUM_SEQS", "MAX_MODEL_LEN", "BLOCK_SIZE", "SHUTDOWN_TIMEOUT", "MAX_LOGPROBS")},
         **{f"SM_VLLM_DISABLE_{name}": "1" for name in ("LOG_STATS", "UVICORN_ACCESS_LOG", "FASTAPI_DOCS")},
-        "SM_VLLM_PORT": "81",
+        "SM_VLLM_PORT": "8081",
         "SM_VLLM_DEVICE": "cpu",
         "SM_VLLM_DTYPE": "float32",
         "SM_VLLM_ROOT_PATH": "/x",

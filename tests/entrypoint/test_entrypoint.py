@@ -13,6 +13,7 @@ from headway.entrypoint.argv import server_arguments
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.handover import environment_for_server
 from headway.entrypoint.model_source import find_model
+from headway.entrypoint.sagemaker import listener_problems, listener_warnings
 from headway.entrypoint.secrets import key_warnings
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
@@ -66,19 +67,19 @@ def test_other_commands_are_no_models(words: list[str], sentence: str) -> None:
 
 
 def test_flags_win_over_the_environment_and_both_over_the_image() -> None:
-    environ = {"SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": "81", "SM_VLLM_HOST": "::1"}
-    assert arguments(["serve", "--port", "82"], environ) == ["serve", "--model=demo", "--host=::1", "--port=82", BODY_LIMIT]
+    environ = {"SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": "8081", "SM_VLLM_HOST": "::1"}
+    assert arguments(["serve", "--port", "8082"], environ) == ["serve", "--model=demo", "--host=::1", "--port=8082", BODY_LIMIT]
     assert arguments(["other"], environ)[1] == "--model=other"
 
 
 def test_the_config_file_becomes_flags_between_those_of_the_command_line_and_the_environment(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("model: demo\nport: 83\nmax-num-seqs: 5\nserved-model-name: null\n")
-    environ = {"SM_VLLM_CONFIG": str(path), "SM_VLLM_PORT": "84", "SM_VLLM_SEED": "3", "SM_SERVED_MODEL_NAME": "x"}
+    path.write_text("model: demo\nport: 8083\nmax-num-seqs: 5\nserved-model-name: null\n")
+    environ = {"SM_VLLM_CONFIG": str(path), "SM_VLLM_PORT": "8084", "SM_VLLM_SEED": "3", "SM_SERVED_MODEL_NAME": "x"}
     resolved = read_options(["serve", "--max-num-seqs", "6"], environ, NOWHERE)
     made, child = server_arguments(resolved), environment_for_server(resolved, environ)
     assert made == [
-        "serve", "--model=demo", "--served-model-name=[]", "--seed=3", "--max-num-seqs=6", "--host=0.0.0.0", "--port=83", BODY_LIMIT,
+        "serve", "--model=demo", "--served-model-name=[]", "--seed=3", "--max-num-seqs=6", "--host=0.0.0.0", "--port=8083", BODY_LIMIT,
     ]  # fmt: skip
     assert child == {}
     assert resolve(made[1:], child).config == resolved.config
@@ -88,7 +89,7 @@ def test_the_config_file_becomes_flags_between_those_of_the_command_line_and_the
     environ=st.fixed_dictionaries(
         {"SM_VLLM_MODEL": st.sampled_from(["demo", "a b", "-x"])},
         optional={
-            "SM_VLLM_PORT": st.integers(1, 65535).map(str),
+            "SM_VLLM_PORT": st.integers(1024, 65535).map(str),
             "SM_VLLM_MAX_MODEL_LEN": st.sampled_from(["auto", "-1", "4k", "4K", ""]),
             "SM_VLLM_CHAT_TEMPLATE": st.sampled_from(["{{ x }}\n{% if a %}\n", "--port", '"q"', "'"]),
             "SM_VLLM_SERVED_MODEL_NAME": st.sampled_from(["a,b", '["a,b", "-c", ""]'.replace(', ""', ""), "-z"]),
@@ -98,7 +99,7 @@ def test_the_config_file_becomes_flags_between_those_of_the_command_line_and_the
             "HF_TOKEN": st.sampled_from(["hf", '"hf"', "\"'hf'\"", '"\\"hf\\""']),
         },
     ),
-    words=st.lists(st.sampled_from(["--port=7", "--no-enable-prefix-caching", "--seed=9", "--api-key=cli"]), unique=True, max_size=3),
+    words=st.lists(st.sampled_from(["--port=7007", "--no-enable-prefix-caching", "--seed=9", "--api-key=cli"]), unique=True, max_size=3),
 )
 @settings(max_examples=60, deadline=None)
 def test_the_server_understands_the_same(environ: dict[str, str], words: list[str]) -> None:
@@ -262,3 +263,25 @@ def test_help_needs_no_model() -> None:
     done = run_entrypoint("--help", environ={})
     assert done.returncode == 0
     assert "--max-num-seqs" in done.stdout
+
+
+LISTENERS = [(["--ssl-keyfile=k", "--ssl-certfile=c"], "--ssl-certfile"), (["--uds=/s"], "--uds"), ([], None)]
+
+
+@pytest.mark.parametrize(("words", "flag"), LISTENERS)
+def test_a_listener_that_sagemaker_cannot_reach(words: list[str], flag: str | None, tmp_path: Path) -> None:
+    config = read_options(["demo", *words], {}, NOWHERE).config
+    on_platform = {"SAGEMAKER_REGION": "r"}
+    told = [
+        problem.partition(" cannot be used on SageMaker, and SAGEMAKER_REGION says")[0]
+        for problem in listener_problems(config, on_platform)
+    ]
+    warned = [warning.partition(" is set; if this is SageMaker")[0] for warning in listener_warnings(config, {}, tmp_path)]
+    assert told == warned == ([flag] if flag else [])
+    assert listener_problems(config, {}) == listener_warnings(config, {}, NOWHERE) == listener_warnings(config, on_platform, tmp_path) == []
+
+
+def test_the_real_entrypoint_refuses_such_a_listener() -> None:
+    done = run_entrypoint("demo", "--uds", "/s", environ={"SAGEMAKER_REGION": "r"})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("headway: error: --uds cannot be used on SageMaker")

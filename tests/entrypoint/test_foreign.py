@@ -45,7 +45,7 @@ def test_variables_that_mean_an_option(name: str, text: str, option: str, value:
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("SAGEMAKER_BIND_TO_PORT", "expected a whole number from 1 to 65535, got 'x'"),
+        ("SAGEMAKER_BIND_TO_PORT", "expected a whole number from 1024 to 65535, got 'x'"),
         ("SAGEMAKER_MAX_REQUEST_SIZE", "expected a whole number (4k and 4K too) of at least 1024, got 'x'"),
         ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "expected a whole number of megabytes from 0 (no limit) to 1024, got 'x'"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "expected one of CRITICAL, ERROR, WARNING, INFO, DEBUG, got 'x'"),
@@ -59,7 +59,7 @@ def test_nonsense_is_told(name: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         options({name: "x", "SM_PORT": "y"})
     assert caught.value.problems == [
-        "environment SM_PORT: expected a whole number from 1 to 65535, got 'y'",
+        "environment SM_PORT: expected a whole number from 1024 to 65535, got 'y'",
         f"environment {name}: {problem}",
     ]
 
@@ -70,9 +70,9 @@ def test_megabytes_outside_the_range(text: str) -> None:
 
 
 def test_they_count_above_the_defaults_only() -> None:
-    environ = {"SAGEMAKER_BIND_TO_PORT": "9000", "SM_PORT": "81", "SAGEMAKER_CONTAINER_LOG_LEVEL": "10", "VLLM_LOGGING_LEVEL": "error"}
+    environ = {"SAGEMAKER_BIND_TO_PORT": "9000", "SM_PORT": "8081", "SAGEMAKER_CONTAINER_LOG_LEVEL": "10", "VLLM_LOGGING_LEVEL": "error"}
     config = options(environ).config
-    assert (config.network.port, config.logs.log_level) == (81, "ERROR")
+    assert (config.network.port, config.logs.log_level) == (8081, "ERROR")
     both = {"SAGEMAKER_MAX_REQUEST_SIZE": "4096", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"}
     assert options(both).config.overload.max_request_body_bytes == 4096
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -11,16 +12,18 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
+import uvloop
 from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import uvicorn_config
+from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
+from headway.server.api.tls.server_tls import ServerTls
 from headway.server.config.server import ServerConfig
+from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
 
@@ -30,7 +33,7 @@ TEMPLATE = (
 )
 
 
-class _Server(uvicorn.Server):
+class _Server(HttpServer):
     """uvicorn, told to end instead of looking every 0.1 s whether it shall: there are hundreds of servers in a test run."""
 
     async def main_loop(self) -> None:
@@ -44,7 +47,14 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
 
-    def __init__(self, *, is_ready: bool = True, defaults: GenerationDefaults | None = None, **options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        is_ready: bool = True,
+        defaults: GenerationDefaults | None = None,
+        verify: ssl.SSLContext | bool = True,
+        **options: dict[str, Any],
+    ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
         self.engine = FakeEngine(self.tokenizer)
@@ -58,15 +68,20 @@ class ApiServer:
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
         self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = _Server(uvicorn_config(self.app, self.config))
+        uds = self.config.network.uds
+        self._socket = bind_unix(uds, None) if uds else socket.socket()
+        if not uds:
+            self._socket.bind(("127.0.0.1", 0))
+        self.port: int = 0 if uds else self._socket.getsockname()[1]
+        self.url = f"{'https' if self.config.tls.is_on else 'http'}://{'localhost' if uds else f'127.0.0.1:{self.port}'}"
+        self.tls = ServerTls(self.config.tls) if self.config.tls.is_on else None
+        self._server = _Server(self.app, self.config, self.tls)
         self._thread = threading.Thread(target=self._run)
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=20, transport=httpx.HTTPTransport(uds=uds, verify=verify))
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ class AwsValues:
     secret_arn: str  # of a secret s3cret-plain
     json_secret_arn: str  # of a secret {"key": "s3cret-json", "number": 1}
     binary_secret_arn: str  # of a secret of the bytes s3cret-binary
-    bucket: str  # with keys.txt (s3cret-one, s3cret-two), t.jinja, c.yaml (port: 99; api-key: the parameter)
+    bucket: str  # with keys.txt (s3cret-one, s3cret-two), t.jinja, c.yaml (port: 9999; api-key: the parameter)
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def serving() -> Iterator[AwsValues]:
         for key, body in {
             "keys.txt": "s3cret-one\ns3cret-two\n",
             "t.jinja": "{{ messages }}\n",
-            "c.yaml": "port: 99\napi-key: ssm:/prod/key\n",
+            "c.yaml": "port: 9999\napi-key: ssm:/prod/key\n",
         }.items():
             s3.put_object(Bucket="values", Key=key, Body=body.encode())
         yield AwsValues(
