@@ -13,7 +13,7 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
     host = config.network.host or "0.0.0.0"
     shown = "localhost" if host in ("0.0.0.0", "::") else host
     url = f"http://{shown}:{config.network.port}"
-    key = ' -H "Authorization: Bearer $API_KEY"' if config.security.api_key else ""
+    key = ' -H "Authorization: Bearer $API_KEY"' if config.security.has_keys else ""
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     tokens = info.num_blocks * info.block_size
     return [

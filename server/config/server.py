@@ -13,7 +13,7 @@ from headway.server.config.observability import ObservabilityConfig
 from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
-from headway.server.config.security import SecurityConfig, security_problems
+from headway.server.config.security import SecurityConfig, security_problems, security_warnings
 
 
 class ServerConfig(Topic):
@@ -65,7 +65,10 @@ def problems(config: ServerConfig) -> list[str]:
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    sagemaker = config.sagemaker
+    return [*security_warnings(config.security), *_custom_code_warnings(config.sagemaker)]
+
+
+def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:
     if sagemaker.enable_custom_handlers:
         return []
     asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]

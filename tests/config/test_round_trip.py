@@ -53,6 +53,10 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20).filter(
             lambda text: text not in (*UNMARKED, MASK) and not text.startswith((*PLACES, '"', "'"))
         )
+    if setting.name == "api_key_file":
+        values = values.filter(lambda path: "://" not in path)
+    if setting.name == "api_key_open_prefixes":
+        values = st.lists(st.from_regex(r"/[a-z]{1,5}(/[\w-]{1,5})?", fullmatch=True), max_size=3, unique=True)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":
