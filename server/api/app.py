@@ -16,6 +16,7 @@ from headway.server.api.access_log import AccessLogMiddleware, has_access_log
 from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
+from headway.server.api.cors import CorsMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.keys import ApiKeys
@@ -25,9 +26,9 @@ from headway.server.api.openapi import request_body
 from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
-from headway.server.api.sagemaker.custom.middleware import HoldDrain
 from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
+from headway.server.api.user_code.middleware import HoldDrain, load_middleware
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
@@ -44,7 +45,8 @@ def create_app(
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
-    ``adapters`` load those of the start. Raises ConfigError for keys that can't be used.
+    ``adapters`` load those of the start. Raises ConfigError for keys and for
+    code of the user's that can't be used.
     """
     metrics = Metrics(config, engine, served.name)
     if adapters.is_enabled and metrics.requests is not None:
@@ -69,6 +71,7 @@ def create_app(
     for route in ROUTES:
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     app.router.routes.extend(WEBSOCKETS)
+    app.middleware_stack = app.build_middleware_stack()  # now: what fails in a class of the user's ends the start
     return app
 
 
@@ -82,7 +85,8 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
 
 
 def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:
-    """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
+    """Outermost first. What --middleware names sees every request, too large ones apart; SageMaker's custom code, which comes last,
+    sees none without a key."""
     stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
@@ -90,6 +94,9 @@ def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, keys: ApiK
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
     security = config.security
+    if own := load_middleware(config.extension.middleware):
+        stack += [Middleware(HoldDrain, drain=drain), *own]
+    stack.append(Middleware(CorsMiddleware, cors=config.cors))
     if security.has_keys:
         stack.append(Middleware(ApiKeyMiddleware, keys=keys, open_prefixes=security.api_key_open_prefixes))
     if custom:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
+from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
+from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
 from headway.server.config.logs import LogConfig
@@ -25,6 +27,8 @@ class ServerConfig(Topic):
     lora: LoraConfig = LoraConfig()
     network: NetworkConfig = NetworkConfig()
     security: SecurityConfig = SecurityConfig()
+    cors: CorsConfig = CorsConfig()
+    extension: ExtensionConfig = ExtensionConfig()
     overload: OverloadConfig = OverloadConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
@@ -60,12 +64,13 @@ def problems(config: ServerConfig) -> list[str]:
         *lora_problems(config.lora),
         *network_problems(config.network),
         *security_problems(config.security),
+        *cors_problems(config.cors),
     ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    return [*security_warnings(config.security), *_custom_code_warnings(config.sagemaker)]
+    return [*security_warnings(config.security), *cors_warnings(config.cors), *_custom_code_warnings(config.sagemaker)]
 
 
 def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:

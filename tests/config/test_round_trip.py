@@ -57,6 +57,10 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = values.filter(lambda path: "://" not in path)
     if setting.name == "api_key_open_prefixes":
         values = st.lists(st.from_regex(r"/[a-z]{1,5}(/[\w-]{1,5})?", fullmatch=True), max_size=3, unique=True)
+    if setting.name == "allowed_origins":
+        values = st.lists(st.from_regex(r"https?://[a-z]{1,5}(\.[a-z]{1,5})?(:808[0-9])?", fullmatch=True), max_size=3, unique=True)
+    if setting.name in ("allowed_methods", "allowed_headers"):
+        values = st.lists(st.from_regex(r"[A-Z]{1,8}(-[A-Z]{1,3})?|\*", fullmatch=True), max_size=3, unique=True)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":
