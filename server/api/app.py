@@ -87,7 +87,7 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
 def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. What --middleware names sees every request, too large ones apart; SageMaker's custom code, which comes last,
     sees none without a key."""
-    stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
+    stack = [Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints)] if has_access_log(config.logs) else []
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),

@@ -7,7 +7,7 @@ from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
 from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
-from headway.server.config.logs import LogConfig
+from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
@@ -65,12 +65,18 @@ def problems(config: ServerConfig) -> list[str]:
         *network_problems(config.network),
         *security_problems(config.security),
         *cors_problems(config.cors),
+        *log_problems(config.logs),
     ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    return [*security_warnings(config.security), *cors_warnings(config.cors), *_custom_code_warnings(config.sagemaker)]
+    return [
+        *security_warnings(config.security),
+        *cors_warnings(config.cors),
+        *log_warnings(config.logs),
+        *_custom_code_warnings(config.sagemaker),
+    ]
 
 
 def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:

@@ -57,6 +57,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = values.filter(lambda path: "://" not in path)
     if setting.name == "api_key_open_prefixes":
         values = st.lists(st.from_regex(r"/[a-z]{1,5}(/[\w-]{1,5})?", fullmatch=True), max_size=3, unique=True)
+    if setting.name == "log_prefix":
+        values = values.filter(str.isprintable)
     if setting.name == "allowed_origins":
         values = st.lists(st.from_regex(r"https?://[a-z]{1,5}(\.[a-z]{1,5})?(:808[0-9])?", fullmatch=True), max_size=3, unique=True)
     if setting.name in ("allowed_methods", "allowed_headers"):
@@ -65,13 +67,13 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":
         values = values.map(lambda paths: [f"{i}={path}" for i, path in enumerate(paths)])
-    if setting.name == "lora_allowed_prefixes":
+    if setting.name in ("lora_allowed_prefixes", "disable_access_log_for_endpoints"):
         values = values.map(lambda paths: [f"/{path}" for path in paths])
     return st.none() | values if setting.nullable and setting.name != "model" else values
 
 
 def effective(setting: Setting, argv: list[str], environ: dict[str, str]) -> tuple[Any, str]:
-    needed = ["--enable-lora"] if setting.name == "lora_modules" else []
+    needed = {"lora_modules": ["--enable-lora"], "enable_log_outputs": ["--enable-log-requests"]}.get(setting.name, [])
     resolved = resolve([*argv, *needed, "--show-config"], environ)
     return resolved.value(setting), str(resolved.source(setting))
 
@@ -128,7 +130,9 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
 
     open_settings = [setting for setting in SETTINGS if not setting.option.secret]
     chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
-    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "lora_modules"}  # these may contradict others
+    # These may contradict others.
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "lora_modules"}
+    skip |= {"enable_log_outputs", "log_config"}
     argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
     first = resolve([*argv, "--show-config"], {})
     path = tmp_path / "shown.yaml"

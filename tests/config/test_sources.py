@@ -231,6 +231,8 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["--enforce-eager"], "--enforce-eager: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--no-async-scheduling"],
          "--no-async-scheduling: is an option of vLLM that is not supported by this version of Headway; leave it out"),
+        (["--logging-config.formatter", "json"],
+         "--logging-config: is not an option of Headway; write --log-level, --log-format, --log-config and --no-configure-logging"),
         (["-tp", "2"], "-tp: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--tensor-parallel", "2"], "--tensor-parallel: unknown option; vLLM's --tensor-parallel-size, if that is meant, is not "
