@@ -26,7 +26,8 @@ class RequestLog:
     """One request's. ``model`` is the name that its answers show, an adapter's too; ``public_id`` is the answer's id."""
 
     def __init__(self, logs: LogConfig, public_id: str, request_id: str, model: str) -> None:
-        self._logs = logs
+        self._tells_outputs = logs.enable_log_outputs
+        self._max_length = logs.max_log_len
         self._public_id = public_id
         self._model = model
         self._extra = {"request_id": request_id}
@@ -38,23 +39,22 @@ class RequestLog:
         log.info("%s: model %r, %s%s, n=%d%s", self._public_id, self._model, tokens, many, n, _shown(sampling), extra=self._extra)
         if log.isEnabledFor(logging.DEBUG):
             for index, prompt in enumerate(prompts):
-                text = self._cut(prompt.text) if prompt.text is not None else str(prompt.token_ids[: self._logs.max_log_len])
+                text = self._cut(prompt.text) if prompt.text is not None else str(prompt.token_ids[: self._max_length])
                 log.debug("%s: prompt %d: %s", self._public_id, index, text, extra=self._extra)
 
     def on_delta(self, delta: ChoiceDelta) -> None:
-        if self._logs.enable_log_outputs:
+        if self._tells_outputs:
             self._texts.setdefault(delta.index, []).append(delta.text)
 
     def on_end(self, num_tokens: Sequence[int], reasons: Sequence[str]) -> None:
         """Both by choice."""
         for index, (count, reason) in enumerate(zip(num_tokens, reasons, strict=True)):
-            if self._logs.enable_log_outputs:
+            if self._tells_outputs:
                 text = self._cut("".join(self._texts.get(index, [])))
                 log.info("%s: choice %d, %s, %s: %s", self._public_id, index, plural(count, "token"), reason, text, extra=self._extra)
 
     def _cut(self, text: str) -> str:
-        limit = self._logs.max_log_len
-        return text if limit is None else text[:limit]
+        return text[: self._max_length]
 
 
 def _shown(sampling: SamplingParams) -> str:
