@@ -20,8 +20,6 @@ MODEL_DIRECTORY = Path("/opt/ml/model")
 # SageMaker passes bodies of up to 25 MB on.
 IMAGE_DEFAULTS: Mapping[str, Any] = {"host": "0.0.0.0", "port": 8080, "max_request_body_bytes": 25 * 1024**2}
 _LARGEST_BODY_MB = 1024  # that SageMaker ever sends, to an asynchronous endpoint
-_LEVELS = {"0": "DEBUG", "10": "DEBUG", "20": "INFO", "30": "WARNING", "40": "ERROR", "50": "CRITICAL"}
-_LEVELS |= {"NOTSET": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 
 
 @dataclass(slots=True)
@@ -64,12 +62,6 @@ def _megabytes(setting: Setting, text: str) -> int:
     return (int(text) or _LARGEST_BODY_MB) * 1024**2
 
 
-def _log_level(setting: Setting, text: str) -> str:
-    """Python's numbers and names of levels."""
-    level: str = parse_text(setting, _LEVELS.get(text.upper(), text))
-    return level
-
-
 def _num_gpus(text: str) -> list[str]:
     if not _is_number(text):
         raise BadValue(f"expected a number of GPUs, got {text!r}")
@@ -108,7 +100,7 @@ _OPTIONS: tuple[tuple[str, str, Callable[[Setting, str], Any]], ...] = (
     ("SAGEMAKER_BIND_TO_PORT", "port", parse_text),
     ("SAGEMAKER_MAX_REQUEST_SIZE", "max_request_body_bytes", parse_text),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "max_request_body_bytes", _megabytes),
-    ("SAGEMAKER_CONTAINER_LOG_LEVEL", "log_level", _log_level),
+    ("SAGEMAKER_CONTAINER_LOG_LEVEL", "log_level", parse_text),
     ("HF_MODEL_REVISION", "revision", parse_text),
     ("HF_MODEL_QUANTIZE", "quantization", parse_text),
 )

@@ -12,9 +12,11 @@ from headway.server.config.sources import Resolved
 def key_warnings(resolved: Resolved, environ: Mapping[str, str], platform_directory: Path = PLATFORM_DIRECTORY) -> list[str]:
     """A sentence if there is an API key where no client can send one."""
     signs = sagemaker_variables(environ) or [str(platform_directory)] * platform_directory.is_dir()
-    if not resolved.config.security.api_key or not signs:
+    security = resolved.config.security
+    if not security.has_keys or not signs:
         return []
+    option = "--api-key" if security.api_key else "--api-key-file"
     return [
-        f"--api-key is set; if this is SageMaker ({signs[0]} looks like it), leave the key out: SageMaker takes the Authorization header "
+        f"{option} is set; if this is SageMaker ({signs[0]} looks like it), leave the key out: SageMaker takes the Authorization header "
         "off every call, so that all of them are answered 401, and IAM guards the endpoint there"
     ]

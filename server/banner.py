@@ -13,7 +13,7 @@ from headway.server.words import gib
 def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, seconds: float) -> list[str]:
     """Its lines; no secret is in them."""
     url, option = _address(config)
-    key = ' -H "Authorization: Bearer $API_KEY"' if config.security.api_key else ""
+    key = ' -H "Authorization: Bearer $API_KEY"' if config.security.has_keys else ""
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     tokens = info.num_blocks * info.block_size
     return [

@@ -102,7 +102,7 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     early.install()
     from headway.server.config.sources import resolve
 
-    resolved = resolve(argv, environ)
+    resolved = resolve(argv, environ, fallbacks=_wish_of_terminals(environ))
     for warning in resolved.warnings:
         say("warning", warning, resolved.config.logs.is_json)
     if resolved.show_config:
@@ -115,6 +115,14 @@ def serve(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     from headway.server.launch import run_server
 
     return run_server(resolved.config, early)
+
+
+def _wish_of_terminals(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What NO_COLOR and FORCE_COLOR, which many programs know, mean here. Any text but an empty one counts."""
+    for name, wish in (("NO_COLOR", "never"), ("FORCE_COLOR", "always")):
+        if environ.get(name):
+            return {"log_color": (wish, f"environment {name}")}
+    return {}
 
 
 def _hide_secrets_from_children() -> None:

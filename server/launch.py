@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.listen import listening
-from headway.server.log import configure_logging, log_uncaught_in_threads, masked
+from headway.server.log import log_uncaught_in_threads, masked
+from headway.server.log_setup import set_up_logging
 from headway.server.phases import PhaseLog
 from headway.server.say import say
 from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
@@ -34,10 +35,10 @@ def run_server(config: ServerConfig, early: EarlyStop) -> NoReturn:
     """
     logs = config.logs
     secrets = secrets_of(config)
-    configure_logging(logs.log_level, role="api", secrets=secrets, as_json=logs.is_json)
     log_uncaught_in_threads()
     status, last_words = 0, None
     try:
+        set_up_logging(logs, "api", secrets)
         status, last_words = _serve(config, early)
     except HeadwayError as problem:
         status, last_words = 2, str(problem)
@@ -58,7 +59,8 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     started = time.monotonic()
     allow_many_sockets()
     with listening(config.network) as listeners:
-        # Before anything that takes long: a certificate that can't be used, and code of the user's that fails to load, end the start.
+        # Before anything that takes long: a certificate, keys and code of the user's that can't be used end the start.
+        _check_what_is_followed_or_run(config)
         tls = _server_tls(config)
         custom = _custom_handlers(config)
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
@@ -79,6 +81,18 @@ def _server_tls(config: ServerConfig) -> ServerTls | None:
     from headway.server.api.tls.server_tls import ServerTls  # cryptography
 
     return ServerTls(config.tls)
+
+
+def _check_what_is_followed_or_run(config: ServerConfig) -> None:
+    """What the application makes of these options once it is built, tried out now. Raises ConfigError."""
+    if config.security.api_key_file is not None:
+        from headway.server.api.keys import ApiKeys
+
+        ApiKeys(config.security)
+    if config.extension.middleware:
+        from headway.server.api.user_code.middleware import load_middleware  # fastapi
+
+        load_middleware(config.extension.middleware)
 
 
 def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:

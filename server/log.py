@@ -8,13 +8,17 @@ import sys
 import threading
 import types
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from headway.server.say import indented_line, json_line, timestamp
 
 _SHORTEST_SECRET = 4  # a shorter one would blacken ordinary words
-# What a record may carry as ``extra``.
-_IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter")
+# The access log is as loud as the HTTP server's options say, whatever the level of the rest.
+ACCESS_LOG = "headway.access"
+# What a record may carry as ``extra``: texts, and numbers.
+_IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter", "api_key", "finish_reason")
+_FIGURES = ("status", "duration_s", "prompt_tokens", "cached_tokens", "completion_tokens")
+_COLORS = {"DEBUG": "37", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 _URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
@@ -24,10 +28,11 @@ log = logging.getLogger(__name__)
 class _MaskingFormatter(logging.Formatter):
     """What both formats share. ``secrets`` are shown as ***."""
 
-    def __init__(self, role: str, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, role: str, secrets: Sequence[str], prefix: str) -> None:
         super().__init__()
         self._role = role
         self._secrets = secrets
+        self._prefix = prefix
 
     def _message(self, record: logging.LogRecord) -> str:
         return masked(record.getMessage(), self._secrets)
@@ -44,19 +49,27 @@ class LineFormatter(_MaskingFormatter):
     """``2026-11-23T10:00:00.123Z INFO  api      message``, in UTC. Each line of a traceback carries the prefix too, since log
     collectors sort by line."""
 
+    def __init__(self, role: str, secrets: Sequence[str] = (), prefix: str = "", is_colored: bool = False) -> None:
+        super().__init__(role, secrets, prefix)
+        self._is_colored = is_colored
+
     def format(self, record: logging.LogRecord) -> str:
         lines = [self._message(record), *self._traceback(record).splitlines()]
-        prefix = f"{timestamp(record.created)} {record.levelname:<7} {self._role:<8} "
+        level = f"{record.levelname:<7}"
+        if self._is_colored:
+            level = f"\x1b[{_COLORS.get(record.levelname, '0')}m{level}\x1b[0m"
+        prefix = f"{self._prefix}{timestamp(record.created)} {level} {self._role:<8} "
         return "\n".join(prefix + (line if line.isprintable() else indented_line(line)) for line in lines)
 
 
 class JsonFormatter(_MaskingFormatter):
-    """One JSON object a record: time, level, role, message; the ids of the request that it is about; traceback."""
+    """One JSON object a record: time, level, role, message; what is known of the request that it is about; traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         more = {name: masked(str(getattr(record, name, "")), self._secrets) for name in _IDS} | {"traceback": self._traceback(record)}
-        given = {name: text for name, text in more.items() if text}
-        return json_line(record.created, record.levelname, self._role, self._message(record), **given)
+        given: dict[str, object] = {name: text for name, text in (("prefix", self._prefix), *more.items()) if text}
+        figures = {name: getattr(record, name) for name in _FIGURES if hasattr(record, name)}
+        return json_line(record.created, record.levelname, self._role, self._message(record), **given, **figures)
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
@@ -73,17 +86,49 @@ def configure_logging(
     role: str = "server",
     secrets: Sequence[str] = (),
     stream: TextIO | None = None,
+    *,
     as_json: bool = False,
+    prefix: str = "",
+    is_colored: bool = False,
 ) -> None:
-    """Send all logs of this process to stderr: our own from ``level`` on, other libraries' from WARNING on. Safe to repeat.
+    """Send all logs of this process to one stream: our own from ``level`` on, other libraries' from WARNING on. Safe to repeat.
 
     ``role`` names the process ("api", "engine"). uvicorn must be started with ``log_config=None`` to write through this.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(role, secrets) if as_json else LineFormatter(role, secrets))
+    handler.setFormatter(JsonFormatter(role, secrets, prefix) if as_json else LineFormatter(role, secrets, prefix, is_colored))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("headway").setLevel(level)
+    logging.getLogger(ACCESS_LOG).setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def guard_every_record(role: str, secrets: Sequence[str]) -> None:
+    """For formats that are not ours: masks ``secrets`` where records are made, keeps a message on one line, and adds ``role``."""
+    make = logging.getLogRecordFactory()
+
+    def guarded(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.role = role
+        _guard(record, secrets)
+        return record
+
+    logging.setLogRecordFactory(guarded)
+
+
+def _guard(record: logging.LogRecord, secrets: Sequence[str]) -> None:
+    try:
+        text = record.getMessage()
+    except Exception:  # arguments that do not fit: logging itself says so when it writes the record
+        return
+    shown = masked(text, secrets)
+    shown = shown if shown.isprintable() else indented_line(shown)
+    if shown != text:
+        record.msg, record.args = shown, None
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+        if (shown := masked(trace, secrets)) != trace:
+            record.exc_text, record.exc_info = shown, None
 
 
 def log_uncaught_in_threads() -> None:

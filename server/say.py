@@ -23,7 +23,7 @@ def announce(lines: Iterable[str], as_json: bool = False) -> None:
     sys.stderr.flush()
 
 
-def json_line(at: float, level: str, role: str, message: str, **more: str) -> str:
+def json_line(at: float, level: str, role: str, message: str, **more: object) -> str:
     """One object of the JSON log; ``at`` in seconds since 1970."""
     return json.dumps({"time": timestamp(at), "level": level, "role": role, "message": message, **more})
 

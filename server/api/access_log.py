@@ -1,4 +1,4 @@
-"""The access log: a line for each answer, with the ids by which callers and SageMaker follow a request.
+"""The access log: a line for each answer once it has ended, with the ids by which callers and SageMaker follow a request.
 
 Not uvicorn's, which knows no ids and cannot be told more.
 """
@@ -6,6 +6,8 @@ Not uvicorn's, which knows no ids and cannot be told more.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -14,11 +16,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headway.server.api.paths import route_path
 from headway.server.api.sagemaker.attributes import ids_in
 from headway.server.config.logs import LogConfig
+from headway.server.log import ACCESS_LOG
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(ACCESS_LOG)
 
-# Probes and scrapes, several a second, would bury the requests.
-_UNLOGGED = frozenset({"/ping", "/health", "/metrics", "/load"})
+_CLIENT_LEFT = 499  # before there was an answer
+_STATUSES = {"websocket.accept": 101, "websocket.close": 403}
 
 
 def has_access_log(logs: LogConfig) -> bool:
@@ -26,27 +29,36 @@ def has_access_log(logs: LogConfig) -> bool:
 
 
 class AccessLogMiddleware:
-    """Outermost, so that it sees every answer; the request's id is in the scope by the time that an answer starts."""
+    """Outermost, so that it sees every answer; RequestIdMiddleware, inside of it, puts the id and the record into the scope."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, unlogged: Sequence[str]) -> None:
         self.app = app
+        self._unlogged = frozenset(path.rstrip("/") or "/" for path in unlogged)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or route_path(scope) in _UNLOGGED:
+        if scope["type"] not in ("http", "websocket") or (route_path(scope).rstrip("/") or "/") in self._unlogged:
             await self.app(scope, receive, send)
             return
+        status: int | None = None
+        started = time.perf_counter()
 
-        async def logging_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _log(scope, message["status"])
+        async def watching_send(message: Message) -> None:
+            nonlocal status
+            if status is None:  # of a WebSocket's messages, the handshake's only
+                status = message.get("status") or _STATUSES.get(message["type"])
             await send(message)
 
-        await self.app(scope, receive, logging_send)
+        try:
+            await self.app(scope, receive, watching_send)
+        finally:
+            _log(scope, status or _CLIENT_LEFT, time.perf_counter() - started)
 
 
-def _log(scope: Scope, status: int) -> None:
-    ids = {"request_id": scope["headway.request_id"], **ids_in(Headers(scope=scope))}
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    told = {"request_id": scope["headway.request_id"], **ids_in(Headers(scope=scope)), "api_key": scope.get("headway.key_name", "")}
+    told |= {"status": status, "duration_s": round(seconds, 4), **scope["headway.record"].told()}
     client = "{}:{}".format(*scope["client"]) if scope.get("client") else "unix"  # a Unix socket's clients have no address
     query = scope["query_string"].decode("latin-1")
     path = quote(scope["path"]) + (f"?{query}" if query else "")
-    log.info('%s - "%s %s HTTP/%s" %d', client, scope["method"], path, scope["http_version"], status, extra=ids)
+    asked = f"{scope['method']} {path} HTTP/{scope['http_version']}" if scope["type"] == "http" else f"WebSocket {path}"
+    log.info('%s - "%s" %d', client, asked, status, extra=told)

@@ -16,17 +16,19 @@ from headway.server.api.access_log import AccessLogMiddleware, has_access_log
 from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
+from headway.server.api.cors import CorsMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
+from headway.server.api.keys import ApiKeys
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
 from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
-from headway.server.api.sagemaker.custom.middleware import HoldDrain
 from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
+from headway.server.api.user_code.middleware import HoldDrain, load_middleware
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
@@ -43,11 +45,13 @@ def create_app(
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
-    ``adapters`` load those of the start.
+    ``adapters`` load those of the start. Raises ConfigError for keys and for
+    code of the user's that can't be used.
     """
     metrics = Metrics(config, engine, served.name)
     if adapters.is_enabled and metrics.requests is not None:
         metrics.registry.register(AdapterCollector(adapters))
+    keys = ApiKeys(config.security)
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
         title="Headway",
@@ -56,9 +60,9 @@ def create_app(
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics, drain, custom),
+        middleware=_middleware(config, metrics, drain, keys, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
-        lifespan=_lifespan(engine, metrics),
+        lifespan=_lifespan(engine, metrics, keys),
     )
     state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
     if custom:
@@ -67,6 +71,7 @@ def create_app(
     for route in ROUTES:
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     app.router.routes.extend(WEBSOCKETS)
+    app.middleware_stack = app.build_middleware_stack()  # now: what fails in a class of the user's ends the start
     return app
 
 
@@ -79,25 +84,30 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
-    """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
-    stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
+def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:
+    """Outermost first. What --middleware names sees every request, too large ones apart; SageMaker's custom code, which comes last,
+    sees none without a key."""
+    stack = [Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints)] if has_access_log(config.logs) else []
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
-    if config.security.api_key:
-        stack.append(Middleware(ApiKeyMiddleware, keys=config.security.api_key))
+    security = config.security
+    if own := load_middleware(config.extension.middleware):
+        stack += [Middleware(HoldDrain, drain=drain), *own]
+    stack.append(Middleware(CorsMiddleware, cors=config.cors))
+    if security.has_keys:
+        stack.append(Middleware(ApiKeyMiddleware, keys=keys, open_prefixes=security.api_key_open_prefixes))
     if custom:
         stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
     return stack
 
 
-def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(engine: EngineClient, metrics: Metrics, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks: list[asyncio.Task[Any]] = []
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(keys.watch())]
         if metrics.requests is not None:
             tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
         yield

@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
+from headway.server.api.request_record import RequestRecord
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
@@ -170,6 +171,12 @@ def state_of(connection: HTTPConnection) -> AppState:
 def request_id_of(connection: HTTPConnection) -> str:
     """The client's X-Request-Id, or the fresh one that the outermost middleware made."""
     return str(connection.scope["headway.request_id"])
+
+
+def record_of(connection: HTTPConnection) -> RequestRecord:
+    record = connection.scope["headway.record"]
+    assert isinstance(record, RequestRecord)
+    return record
 
 
 def client_request_id_of(connection: HTTPConnection) -> str | None:

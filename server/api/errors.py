@@ -10,6 +10,7 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from headway.server.errors import (
     AdapterExists,
@@ -139,9 +140,17 @@ def response_to(error: HeadwayError) -> Response:
     return Response(error_json(error), status_of(error), headers=headers, media_type="application/json")
 
 
+def log_stack(scope: Scope, error: HeadwayError) -> None:
+    """With --log-error-stack: where an error that was raised on purpose came from."""
+    if scope["app"].state.headway.config.logs.log_error_stack:
+        request_id = scope["headway.request_id"]
+        log.error("Request %s is answered %d", request_id, status_of(error), exc_info=error, extra={"request_id": request_id})
+
+
 async def on_headway_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for the errors that we raise on purpose."""
     assert isinstance(error, HeadwayError)
+    log_stack(request.scope, error)
     return response_to(error)
 
 

@@ -14,8 +14,10 @@ from headway.server.api.errors import BodyTooLarge, failure_json, response_to
 from headway.server.api.media import JSON
 from headway.server.api.metrics import HttpMetrics
 from headway.server.api.paths import route_path
+from headway.server.api.request_record import RequestRecord
 
 _ID_HEADER = b"x-request-id"
+_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers would drown what the HTTP metrics are there to show.
 _UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
@@ -32,27 +34,28 @@ class RequestIdMiddleware:
         self._put_on_answers = put_on_answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == _ID_HEADER and _GOOD_ID.fullmatch(value)), None)
         scope["headway.request_id_is_given"] = given is not None
         request_id = scope["headway.request_id"] = given.decode() if given is not None else uuid.uuid4().hex
+        scope["headway.record"] = RequestRecord(request_id)
         has_started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal has_started
-            if message["type"] == "http.response.start":
+            if message["type"] in _STARTS:
                 has_started = True
                 if self._put_on_answers:
-                    message["headers"] = [*message["headers"], (_ID_HEADER, request_id.encode())]
+                    message["headers"] = [*message.get("headers", ()), (_ID_HEADER, request_id.encode())]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
-            failure = failure_json(request_id, f": {scope['method']} {scope['path']}")
-            if has_started:
+            failure = failure_json(request_id, f": {scope.get('method', 'WebSocket')} {scope['path']}")
+            if has_started or scope["type"] == "websocket":
                 raise  # the server cuts the connection: the client must not take half an answer for a whole one
             await Response(failure, 500, media_type=JSON)(scope, receive, send_with_id)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
-from headway.server.api.errors import ClientDisconnected, error_json, failure_json
+from headway.server.api.errors import ClientDisconnected, error_json, failure_json, log_stack
 from headway.server.errors import HeadwayError
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class ChunkStream(Response):
                     heart.last_sent = time.monotonic()
                 await send({"type": "http.response.body", "body": self._framing.frame(chunks), "more_body": True})
         except HeadwayError as error:
+            log_stack(scope, error)
             last = [error_json(error)]
         except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
             last = [failure_json(str(scope.get("headway.request_id")), " in its stream")]

@@ -122,7 +122,7 @@ class _Walk:
         if setting.kind is Kind.BOOL:
             words: list[str] | None = [inline if inline is not None else self._switch()]
         else:
-            words = self._words(label, inline, many=setting.kind is Kind.LIST)
+            words = self._words(label, inline, many=self._takes_many(setting))
         if words is None:
             return
         if inline is not None and setting.kind is Kind.LIST and setting.option.secret and self._skip_bare_words():
@@ -137,6 +137,12 @@ class _Walk:
             self._problem(label, str(error))
             return
         self._give(setting, (not value) if meaning.negated else value, label)
+
+    def _takes_many(self, setting: Setting) -> bool:
+        """A JSON array is a whole list, so that the model may follow it; but what follows secrets may be one more."""
+        if setting.kind is not Kind.LIST or setting.option.repeats:
+            return False
+        return setting.option.secret or not (self.at < len(self.words) and self.words[self.at].lstrip().startswith("["))
 
     def _switch(self) -> str:
         """A boolean takes no word, but one that says true or false was surely meant for it."""
@@ -209,7 +215,9 @@ class _Walk:
         self.last[setting.name] = Given(setting, model, Source(Origin.COMMAND_LINE, _POSITIONAL))
 
     def _give(self, setting: Setting, value: Any, label: str) -> None:
-        if setting.name in self.last:
+        if setting.option.repeats and (before := self.last.get(setting.name)):
+            value = [*before.value, *value]
+        elif setting.name in self.last:
             self.found.warnings.append(f"{label} is given more than once; the last one counts")
         self.last[setting.name] = Given(setting, value, Source(Origin.COMMAND_LINE, label))
 

@@ -31,6 +31,8 @@ class Option:
     human: bool = False  # 4k = 4000, 4K = 4096
     secret: bool = False  # masked wherever it is shown
     location: bool = False  # the value says where something is: file:// and s3:// are such values, not places to read the value from
+    synonyms: tuple[tuple[str, str], ...] = ()  # of a choice: (a text in small letters, the word it means)
+    repeats: bool = False  # a list whose flag takes one word, and is repeated for more
     positional: bool = False
     metavar: str | None = None
 

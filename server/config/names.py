@@ -62,6 +62,8 @@ class Names:
         key = dashed(name)
         positive = key.removeprefix("no-")
         for candidate in (key, positive):
+            if sentence := self._vllm["instead"].get(candidate):
+                return f"is not an option of Headway; {sentence}"
             if sentence := self._vllm["removed"].get(candidate):
                 return f"no longer exists; {sentence}"
         if positive in self._vllm["known"] or _inverse(positive) in self._vllm["known"]:

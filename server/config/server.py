@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
 from headway.server.config.connections import ConnectionsConfig
+from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
+from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
-from headway.server.config.logs import LogConfig
+from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
@@ -14,7 +16,7 @@ from headway.server.config.observability import ObservabilityConfig
 from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
-from headway.server.config.security import SecurityConfig, security_problems
+from headway.server.config.security import SecurityConfig, security_problems, security_warnings
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
 
 
@@ -29,6 +31,8 @@ class ServerConfig(Topic):
     tls: TlsConfig = TlsConfig()
     connections: ConnectionsConfig = ConnectionsConfig()
     security: SecurityConfig = SecurityConfig()
+    cors: CorsConfig = CorsConfig()
+    extension: ExtensionConfig = ExtensionConfig()
     overload: OverloadConfig = OverloadConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
@@ -65,12 +69,20 @@ def problems(config: ServerConfig) -> list[str]:
         *network_problems(config.network),
         *tls_problems(config.tls),
         *security_problems(config.security),
+        *cors_problems(config.cors),
+        *log_problems(config.logs),
     ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    return [*tls_warnings(config.tls), *_custom_code_warnings(config.sagemaker)]
+    return [
+        *tls_warnings(config.tls),
+        *security_warnings(config.security),
+        *cors_warnings(config.cors),
+        *log_warnings(config.logs),
+        *_custom_code_warnings(config.sagemaker),
+    ]
 
 
 def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:

@@ -155,6 +155,7 @@ def masked(setting: Setting, value: Any) -> Any:
 
 def _literal(setting: Setting, text: str) -> str | None:
     word = text.strip()
+    word = dict(setting.option.synonyms).get(word.lower(), word)
     if word in setting.words:
         return word
     return next((allowed for allowed in setting.words if allowed.lower() == word.lower()), None)

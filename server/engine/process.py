@@ -32,7 +32,8 @@ from headway.server.engine.messages import (
     encode,
 )
 from headway.server.errors import AdapterError, HeadwayError, sentence_of
-from headway.server.log import configure_logging, log_uncaught_in_threads
+from headway.server.log import log_uncaught_in_threads
+from headway.server.log_setup import set_up_logging
 from headway.server.source.files import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -90,12 +91,11 @@ def run_engine(arguments: EngineArguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
-    logs = arguments.config.logs
-    configure_logging(logs.log_level, role="engine", as_json=logs.is_json)
     log_uncaught_in_threads()
     link = EngineLink(arguments.inbox, arguments.outbox)
     status = 0
     try:
+        set_up_logging(arguments.config.logs, "engine")
         _serve(arguments, link)
     except HeadwayError as problem:
         link.send(Died(str(problem), is_user_error=True))

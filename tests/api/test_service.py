@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
 import pytest
 from api_server import ApiServer
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from headway.server.api.request_metrics import RequestMetrics
 from headway.server.api.stats_log import StatsLog
@@ -45,7 +48,7 @@ def test_the_key_guards_every_route_but_four() -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
         for header in ("Bearer first-key", "bearer second-key"):
             assert server.client.get("/v1/models", headers={"authorization": header}).status_code == 200
-        assert server.client.options("/v1/models").status_code == 405  # let through, to whom it concerns
+        assert server.client.options("/v1/models").status_code == 401
         with server.openai(api_key="second-key") as client:
             assert client.chat.completions.create(model="tiny", **CHAT).choices
 
@@ -62,6 +65,16 @@ def test_request_ids_come_back_when_asked() -> None:
         assert server.client.get("/nowhere", headers={"x-request-id": "abc"}).headers["x-request-id"] == "abc"
         fresh = server.client.get("/ping", headers={"x-request-id": "a b"}).headers["x-request-id"]
         assert re.fullmatch("[0-9a-f]{32}", fresh)
+        url = server.url.replace("http", "ws") + "/invocations-bidirectional-stream"
+        with connect(url, additional_headers={"authorization": "Bearer a-key", "x-request-id": "abc"}) as socket:
+            assert socket.response is not None
+            assert socket.response.headers["x-request-id"] == "abc"
+            for number in (0, 1):
+                socket.send('{"prompt": "x"}')
+                assert json.loads(socket.recv(timeout=10))["id"] == f"cmpl-abc-{number}"
+        with pytest.raises(InvalidStatus) as refused, connect(url, additional_headers={"x-request-id": "abc"}):
+            pass
+        assert refused.value.response.headers["x-request-id"] == "abc"
     with ApiServer() as server:
         assert "x-request-id" not in server.client.get("/ping").headers
 

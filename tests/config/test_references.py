@@ -39,7 +39,6 @@ def file(tmp_path: Path) -> Path:
         ("SERVED_MODEL_NAME", '[\n"a,b",\n"c"\n]\n', ["a,b", "c"]),
         ("OVERRIDE_GENERATION_CONFIG", '{\n"top_k": 3}\n', {"top_k": 3}),
         ("MODEL", "org/model\n", "org/model"),
-        ("API_KEY", " k1 \nk2\n", ["k1", "k2"]),
         ("HF_TOKEN", " hf \n", "hf"),
     ],
 )
@@ -51,11 +50,23 @@ def test_the_content_of_a_file_is_the_value(option: str, text: str, value: objec
         assert source(resolved, option) == f"environment {name}"
 
 
-@pytest.mark.parametrize("name", ["VLLM_API_KEY_FILE", "SM_API_KEY", "SM_VLLM_API_KEY", "VLLM_API_KEY"])
+@pytest.mark.parametrize("name", ["HF_TOKEN_FILE", "HUGGING_FACE_HUB_TOKEN_FILE", "SM_HF_TOKEN", "SM_VLLM_HF_TOKEN", "HF_TOKEN"])
 def test_every_name_of_an_option_takes_a_file(name: str, file: Path) -> None:
     file.write_text("k")
     text = str(file) if name.endswith("_FILE") else f"file://{file.parent}/a%20value"
-    assert resolve(["demo"], {name: text}).config.security.api_key == ["k"]
+    assert resolve(["demo"], {name: text}).config.model.hf_token == "k"
+
+
+@pytest.mark.parametrize("name", ["SM_API_KEY", "SM_VLLM_API_KEY", "VLLM_API_KEY"])
+def test_keys_at_an_address_of_a_file(name: str, file: Path) -> None:
+    file.write_text(" k1 \nk2\n")
+    assert resolve(["demo"], {name: f"file://{file.parent}/a%20value"}).config.security.api_key == ["k1", "k2"]
+
+
+@pytest.mark.parametrize("name", ["SM_API_KEY_FILE", "SM_VLLM_API_KEY_FILE", "VLLM_API_KEY_FILE"])
+def test_a_file_of_keys_stays_a_path_since_it_is_followed(name: str, file: Path) -> None:
+    security = resolve(["demo", "--api-key", "k"], {name: str(file)}).config.security  # it need not be there
+    assert (security.api_key, security.api_key_file) == (["k"], str(file))
 
 
 def test_an_address_of_a_file_as_the_value(file: Path, tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ def test_a_loser_is_not_read(file: Path) -> None:
 def test_a_file_that_holds_no_value(content: bytes | None, why: str, file: Path) -> None:
     if content is not None:
         file.write_bytes(content)
-    assert problems_of({"SM_VLLM_API_KEY_FILE": str(file)}) == [f"environment SM_VLLM_API_KEY_FILE: the file {file} can't be read: {why}"]
+    assert problems_of({"SM_VLLM_HF_TOKEN_FILE": str(file)}) == [f"environment SM_VLLM_HF_TOKEN_FILE: the file {file} can't be read: {why}"]
 
 
 def test_a_missing_file_for_the_model_is_the_only_problem() -> None:
@@ -190,6 +201,6 @@ def test_foreign_names_with_our_endings_are_left_alone(name: str) -> None:
 def test_no_problem_shows_a_secret(file: Path) -> None:
     file.write_text('["s3cret"')
     arns = {"SM_VLLM_HF_TOKEN": "arn:s3cret", "HUGGING_FACE_HUB_TOKEN_SECRET_ARN": "s3cret"}
-    assert "s3cret" not in str(problems_of({"SM_API_KEY_FILE": str(file)} | arns))
+    assert "s3cret" not in str(problems_of({"SM_API_KEY": f"file://{file.parent}/a%20value"} | arns))
     file.write_text("ssm:s3cret")
-    assert "s3cret" not in str(problems_of({"SM_API_KEY_FILE": str(file)}))
+    assert "s3cret" not in str(problems_of({"SM_API_KEY": f"file://{file.parent}/a%20value"}))

@@ -70,7 +70,7 @@ def test_each_kind_of_reference_to_a_secret(aws: AwsValues) -> None:
 def test_objects_in_s3(aws: AwsValues) -> None:
     environ = {
         "SM_VLLM_CHAT_TEMPLATE": f"s3://{aws.bucket}/t.jinja",
-        "SM_VLLM_API_KEY_FILE": f"s3://{aws.bucket}/keys.txt",
+        "SM_VLLM_API_KEY": f"s3://{aws.bucket}/keys.txt",
         "SM_VLLM_TOKENIZER": "s3://other/tokenizer/",
     }
     config = resolved(environ).config

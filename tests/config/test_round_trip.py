@@ -22,6 +22,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20).filt
 # The options without which another one is refused.
 NEEDED = {
     "lora_modules": ["--enable-lora"],
+    "enable_log_outputs": ["--enable-log-requests"],
     "uds_permissions": ["--uds=/s"],
     **{setting.name: ["--ssl-keyfile=k", "--ssl-certfile=c", "--ssl-ca-certs=a"] for setting in SETTINGS if setting.topic == "tls"},
 }
@@ -59,11 +60,21 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20).filter(
             lambda text: text not in (*UNMARKED, MASK) and not text.startswith((*PLACES, '"', "'"))
         )
+    if setting.name == "api_key_file":
+        values = values.filter(lambda path: "://" not in path)
+    if setting.name == "api_key_open_prefixes":
+        values = st.lists(st.from_regex(r"/[a-z]{1,5}(/[\w-]{1,5})?", fullmatch=True), max_size=3, unique=True)
+    if setting.name == "log_prefix":
+        values = values.filter(str.isprintable)
+    if setting.name == "allowed_origins":
+        values = st.lists(st.from_regex(r"https?://[a-z]{1,5}(\.[a-z]{1,5})?(:808[0-9])?", fullmatch=True), max_size=3, unique=True)
+    if setting.name in ("allowed_methods", "allowed_headers"):
+        values = st.lists(st.from_regex(r"[A-Z]{1,8}(-[A-Z]{1,3})?|\*", fullmatch=True), max_size=3, unique=True)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":
         values = values.map(lambda paths: [f"{i}={path}" for i, path in enumerate(paths)])
-    if setting.name == "lora_allowed_prefixes":
+    if setting.name in ("lora_allowed_prefixes", "disable_access_log_for_endpoints"):
         values = values.map(lambda paths: [f"/{path}" for path in paths])
     if setting.name == "uds_permissions":
         values = st.from_regex(r"[0-7]{3}", fullmatch=True)
@@ -128,7 +139,8 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
 
     open_settings = [setting for setting in SETTINGS if not setting.option.secret]
     chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
-    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", *NEEDED}  # these may contradict others
+    # These may contradict others.
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "log_config", *NEEDED}
     argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
     first = resolve([*argv, "--show-config"], {})
     path = tmp_path / "shown.yaml"

@@ -91,6 +91,10 @@ def test_positional_model_wins() -> None:
         (["--no-enable-prefix-caching", "--enable-prefix-caching"], lambda r: r.config.cache.enable_prefix_caching is True),
         (["--disable-log-stats"], lambda r: r.config.observability.disable_log_stats is True),
         (["--api-key", "k1", "k2"], lambda r: r.config.security.api_key == ["k1", "k2"]),
+        (["--middleware", "a.b", "--middleware=c.d", "--middleware", '["e.f"]'],
+         lambda r: r.config.extension.middleware == ["a.b", "c.d", "e.f"]),
+        (["--allowed-origins", '["https://a.b"]'], lambda r: r.config.cors.allowed_origins == ["https://a.b"]),
+        (["--allowed-origins", "https://a.b", "https://c.d"], lambda r: r.config.cors.allowed_origins == ["https://a.b", "https://c.d"]),
         (["--api-key", "k1,k2,k3"], lambda r: r.config.security.api_key == ["k1", "k2", "k3"]),
         (["--served-model-name", "a", "b", "--port", "8001"], lambda r: r.config.model.served_model_name == ["a", "b"]),
         (
@@ -103,6 +107,11 @@ def test_positional_model_wins() -> None:
 def test_command_line_spellings(argv: list[str], read: object) -> None:
     assert callable(read)
     assert read(resolve(["demo", *argv], {}))
+
+
+@pytest.mark.parametrize("words", [["--middleware", "a.b"], ["--allowed-origins", '["https://a.b"]'], ["--served-model-name", '["a"]']])
+def test_the_model_may_follow_what_is_one_word(words: list[str]) -> None:
+    assert resolve([*words, "demo"], {}).config.model.model == "demo"
 
 
 def test_options_may_end_with_a_double_dash() -> None:
@@ -222,6 +231,8 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["--enforce-eager"], "--enforce-eager: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--no-async-scheduling"],
          "--no-async-scheduling: is an option of vLLM that is not supported by this version of Headway; leave it out"),
+        (["--logging-config.formatter", "json"],
+         "--logging-config: is not an option of Headway; write --log-level, --log-format, --log-config and --no-configure-logging"),
         (["-tp", "2"], "-tp: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--tensor-parallel", "2"], "--tensor-parallel: unknown option; vLLM's --tensor-parallel-size, if that is meant, is not "

@@ -253,6 +253,12 @@ def test_a_key_that_sagemaker_would_not_pass_on(
     assert all(str(sign) in warning and "401" in warning for warning in warnings)
 
 
+def test_a_key_file_that_sagemaker_would_make_useless(tmp_path: Path) -> None:
+    resolved = read_options(["--api-key-file", "/run/secrets/key"], {"SM_VLLM_MODEL": "demo"}, NOWHERE)
+    (warning,) = key_warnings(resolved, {"SAGEMAKER_REGION": "r"}, tmp_path / "none")
+    assert warning.startswith("--api-key-file is set; if this is SageMaker (SAGEMAKER_REGION looks like it), leave the key out")
+
+
 def test_the_real_entrypoint_warns_of_it() -> None:
     done = run_entrypoint("serve", "--show-config", environ={"SM_VLLM_MODEL": "demo", "SM_VLLM_API_KEY": "s3cret", "SAGEMAKER_REGION": "r"})
     assert done.returncode == 0

@@ -64,7 +64,7 @@ def server(words: list[str], environ: dict[str, str], probe: Path) -> dict[str, 
     return seen
 
 
-WAYS = ["flag", "environment", "file", "address", "parts", "YAML", "ssm", "ARN", "JSON ARN", "suffix", "S3", "old name"]
+WAYS = ["flag", "environment", "address", "parts", "YAML", "ssm", "ARN", "JSON ARN", "suffix", "S3"]
 
 
 def given(way: str, aws: AwsValues, folder: Path) -> tuple[list[str], dict[str, str], list[str]]:
@@ -78,7 +78,6 @@ def given(way: str, aws: AwsValues, folder: Path) -> tuple[list[str], dict[str, 
     return {
         "flag": (["--api-key", "s3cret-a"], {"VLLM_API_KEY": "s3cret-b"}, ["s3cret-a"]),
         "environment": ([], {"SM_API_KEY": "s3cret-a"}, ["s3cret-a"]),
-        "file": ([], {"SM_VLLM_API_KEY_FILE": str(file)}, two),
         "address": ([], {"SM_API_KEY": f"file://{file}"}, two),
         "parts": ([], {"SM_VLLM_API_KEY_0": "s3cret", "SM_VLLM_API_KEY_1": "-a"}, ["s3cret-a"]),
         "YAML": (["--config", str(yaml)], {"SM_API_KEY": "s3cret-c"}, ["s3cret-a", "s3cret b"]),
@@ -86,8 +85,7 @@ def given(way: str, aws: AwsValues, folder: Path) -> tuple[list[str], dict[str, 
         "ARN": (["--api-key", aws.secret_arn], cloud, ["s3cret-plain"]),
         "JSON ARN": ([], cloud | {"VLLM_API_KEY": f"{aws.json_secret_arn}:key::"}, ["s3cret-json"]),
         "suffix": ([], cloud | {"SM_VLLM_API_KEY_SECRET_ARN": aws.secret_arn}, ["s3cret-plain"]),
-        "S3": ([], cloud | {"SM_API_KEY_FILE": f"s3://{aws.bucket}/keys.txt"}, two),
-        "old name": ([], {"VLLM_API_KEY_FILE": str(file)}, two),
+        "S3": ([], cloud | {"SM_API_KEY": f"s3://{aws.bucket}/keys.txt"}, two),
     }[way]
 
 
@@ -102,6 +100,19 @@ def test_a_secret_reaches_the_server_and_nobody_else(way: str, aws: AwsValues, p
     assert (seen["read"], seen["warnings"]) == ([], [])
     if "AWS_ENDPOINT_URL" in environ:
         assert seen["environ"]["AWS_DEFAULT_REGION"] == REGION
+
+
+@pytest.mark.parametrize("name", ["SM_VLLM_API_KEY_FILE", "SM_API_KEY_FILE", "VLLM_API_KEY_FILE"])
+def test_a_file_of_keys_is_handed_over_as_its_path(name: str, probe: Path, tmp_path: Path) -> None:
+    """The server follows it: what it holds now is nobody else's business."""
+    file = tmp_path / "keys"
+    file.write_text("s3cret-one\n")
+    seen = server([], {name: str(file), "SM_API_KEY": "s3cret-a"}, probe)
+    assert (seen["config"]["security"]["api_key_file"], seen["config"]["security"]["api_key"]) == (str(file), ["s3cret-a"])
+    assert f"--api-key-file={file}" in seen["command"]
+    assert "s3cret" not in str(seen["command"])
+    assert "s3cret-one" not in str(seen)
+    assert (seen["read"], seen["warnings"]) == ([], [])
 
 
 @pytest.mark.parametrize("way", WAYS)

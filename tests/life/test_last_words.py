@@ -66,6 +66,20 @@ def test_the_last_line_shows_no_secret() -> None:
     assert "s3cret" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--api-key-file", "/no/such/keys", "--api-key-file /no/such/keys: can't be read: No such file or directory"),
+        ("--log-config", "/no/such/file", "--log-config /no/such/file: can't be read: No such file or directory"),
+        ("--middleware", "json.nothing", "--middleware: json has no nothing"),
+    ],
+)
+def test_what_an_option_names_can_not_be_used(option: str, value: str, sentence: str) -> None:
+    done = serve("demo", option, value, HEADWAY_CACHE="/dev/null/nowhere")
+    assert done.returncode == 2
+    assert last_line(done) == f"headway: error: {sentence}"
+
+
 def test_no_place_for_temporary_files(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir()

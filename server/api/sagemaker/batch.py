@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headway.server.api.deps import AppState, client_request_id_of, request_id_of, state_of
+from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import JSON_LINES, chosen, decoded, kind_of
@@ -63,6 +63,7 @@ class _Batch:
         self._adapter = asked_adapter(http.headers)
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
+        self._record = record_of(http)
         self._width = width
         self._num_answer_bytes = 0
 
@@ -85,7 +86,7 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line), adapter=self._adapter)
+        call = Call(f"{self._request_id}-{index}", self._is_id_given, num_bytes=len(line), adapter=self._adapter, record=self._record)
         try:
             async with self._state.batch_turn:
                 await asyncio.sleep(0)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import itertools
 from contextlib import aclosing
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from headway.server.api.deps import AppState, state_of
+from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
 from headway.server.api.off_loop import in_parser
@@ -46,6 +46,7 @@ class _Conversation:
         self._max_waiting_bytes = state.config.overload.max_request_body_bytes
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
         self._num_waiting_bytes = 0
+        self._numbers = itertools.count()  # of messages
 
     async def run(self) -> None:
         """Until the client goes, sends faster than it is answered, or the server drains."""
@@ -101,7 +102,13 @@ class _Conversation:
     async def _answer(self, message: bytes) -> None:
         """In frames. Raises WebSocketDisconnect."""
         headers = self._websocket.headers
-        call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), adapter=asked_adapter(headers))
+        call = Call(
+            f"{request_id_of(self._websocket)}-{next(self._numbers)}",
+            client_request_id_of(self._websocket) is not None,
+            num_bytes=len(message),
+            adapter=asked_adapter(headers),
+            record=record_of(self._websocket),
+        )
         try:
             route = asked_route(headers)
             invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))

@@ -12,6 +12,7 @@ import msgspec
 
 from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.request_record import RequestRecord
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
 
@@ -20,13 +21,14 @@ from headway.server.api.serving.generate import Generation, Usage
 class Call:
     """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time().
 
-    ``adapter``: the name of one that was asked for beside the body; it goes before the body's model.
+    ``adapter``: the name of one that was asked for beside the body; it goes before the body's model. ``record``: of the HTTP request.
     """
 
     request_id: str
     is_id_given: bool  # by the client, beside the body
     num_bytes: int
-    adapter: str | None = None
+    adapter: str | None
+    record: RequestRecord
     arrival: float = field(default_factory=time.time)
 
     def id_of(self, request: GenerationFields) -> str:

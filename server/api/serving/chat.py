@@ -23,7 +23,7 @@ async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest)
     prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.id_of(request)}"
     form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter, call.record)
     return GeneratedAnswer(state, request, generation, form)
 
 

@@ -49,7 +49,11 @@ class Choice:
     recorder: ChoiceRecorder | None
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
-    has_ended: bool = False
+    end: str | None = None  # a FinishReason, once it is known
+
+    @property
+    def has_ended(self) -> bool:
+        return self.end is not None
 
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
@@ -106,10 +110,10 @@ class Choice:
             self.recorder.on_tokens(len(new.token_ids))
             self.recorder.on_end(reason, delta.times)
             self.recorder = None
-        self.has_ended = True
+        self.end = reason.value
 
     def _record_end(self, reason: FinishReason, delta: TokenDelta) -> None:
-        self.has_ended = True
+        self.end = reason.value
         if self.recorder is not None:
             self.recorder.on_end(reason, delta.times)
             self.recorder = None

@@ -24,7 +24,7 @@ async def open_completion(state: AppState, call: Call, request: CompletionReques
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter)
+    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter, call.record)
     return GeneratedAnswer(state, request, generation, form)
 
 

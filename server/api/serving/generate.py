@@ -13,13 +13,15 @@ from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.request_record import RequestRecord
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
+from headway.server.api.serving.request_log import RequestLog
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
 from headway.server.errors import EngineDead, QueueFull
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import GenerateRequest, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, TokenDelta
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -48,12 +50,14 @@ class Generation:
     Choices of prompt p are p * n to p * n + n - 1. Closing before the end aborts what is open in the engine.
     """
 
-    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt]) -> None:
+    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], record: RequestRecord) -> None:
         self._state = state
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
         self._shows_prompt_only = request.asked_max_tokens == 0
         self._n = request.n
+        self._record = record
+        self._log: RequestLog | None = None
         self.choices: list[Choice] = []
         state.num_http_generations += 1
         self._is_open = True
@@ -69,11 +73,12 @@ class Generation:
         public_id: str,
         arrival: float,
         adapter: Adapter | None,
+        record: RequestRecord,
     ) -> Generation:
         """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineDead."""
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
-        generation = cls(state, request, prompts)
+        generation = cls(state, request, prompts, record)
         try:
             if adapter is not None:
                 adapter = generation._adapter = await state.adapters.acquire(adapter)
@@ -97,6 +102,9 @@ class Generation:
             raise
         state.metrics.on_request(request.n, samplings)
         generation._is_admitted = True
+        if state.config.logs.enable_log_requests:
+            generation._log = RequestLog(state.config.logs, public_id, record.request_id, state.name_of(adapter))
+            generation._log.on_admitted(prompts, samplings[0], request.n)
         return generation
 
     def _admit(self, model: ServedModel, request: GenerationFields, engine_request: GenerateRequest, prompt_index: int) -> None:
@@ -147,6 +155,8 @@ class Generation:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None
             choice.token_ids.clear()
+        if self._log is not None:
+            self._log.on_delta(new)
         return new
 
     def usage(self) -> Usage:
@@ -160,6 +170,14 @@ class Generation:
             cached_tokens=cached,
         )
 
+    def _tell_end(self) -> None:
+        usage = self.usage()
+        reasons = [choice.end or FinishReason.ABORT.value for choice in self.choices]
+        cached = sum(choice.num_cached_tokens for choice in self.choices[:: self._n])
+        self._record.add(usage.prompt_tokens, cached, usage.completion_tokens, set(reasons))
+        if self._log is not None:
+            self._log.on_end([len(choice.token_ids) for choice in self.choices], reasons)
+
     async def aclose(self) -> None:
         """Ends whatever is open; safe to repeat."""
         if not self._is_open:
@@ -172,6 +190,8 @@ class Generation:
             for choice in self.choices:
                 choice.abandon()
                 await choice.stream.aclose()
+            if self._is_admitted:
+                self._tell_end()
         finally:
             if self._adapter is not None:
                 self._state.adapters.release(self._adapter)

@@ -16,11 +16,12 @@ from starlette.responses import Response
 from headway.server.api.deps import Handler, state_of
 from headway.server.api.health import health_of
 from headway.server.api.routes.table import ROUTES
-from headway.server.api.sagemaker.custom.calls import Function, UserFunction, as_handler
-from headway.server.api.sagemaker.custom.middleware import as_middleware, formatters
-from headway.server.api.sagemaker.custom.modules import UserModules, find_file, looked_for
+from headway.server.api.sagemaker.custom.middleware import WholeAround, formatters
 from headway.server.api.sagemaker.custom.registry import MIDDLEWARE, Registry, Role
 from headway.server.api.sagemaker.custom.shim import PACKAGE, install_shim
+from headway.server.api.user_code.calls import Function, UserFunction, as_handler
+from headway.server.api.user_code.middleware import as_middleware
+from headway.server.api.user_code.modules import UserModules, find_file, looked_for
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.errors import ConfigError
 
@@ -125,7 +126,7 @@ def _middleware(asked: Mapping[Role, Function], registry: Registry) -> list[Midd
         source = asked if any(part in asked for part in parts) else registry.chosen
         names = {part: _flag(part) if source is asked else _BY_DECORATOR for part in parts}
         if role in source:
-            found.append(as_middleware(source[role], names[role]))
+            found.append(as_middleware(source[role], names[role], WholeAround))
         elif any(part in source for part in parts):
             before, behind = Role.PRE_PROCESS, Role.POST_PROCESS
             found.append(formatters(source.get(before), source.get(behind), (names[before], names[behind])))

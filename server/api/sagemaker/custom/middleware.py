@@ -1,34 +1,17 @@
-"""Around every route: a user's middleware, which is a function (request, call_next), an ASGI class, or formatters."""
+"""Around every route: formatters, and a script's middleware, which also see the body of an answer that is no stream."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headway.server.api.deps import Drain
 from headway.server.api.routes.body import read_body
-from headway.server.api.sagemaker.custom.calls import Function, UserFunction, in_our_form
-from headway.server.errors import ConfigError
-
-_CallNext = Callable[[Request], Awaitable[Response]]
-_Wrapper = Callable[[Request, _CallNext], Awaitable[Response]]
-
-
-def as_middleware(middleware: Function, option: str) -> Middleware:
-    """Raises ConfigError that names ``option``."""
-    if inspect.isclass(middleware):
-        return Middleware(cast("Any", middleware))
-    function = UserFunction(middleware, "request, call_next", option)
-    if not function.is_async:
-        raise ConfigError([f"{option}: {getattr(middleware, '__qualname__', middleware)} must be an async function: it awaits call_next"])
-    return Middleware(_Around, wrapper=function)
+from headway.server.api.user_code.calls import Function, UserFunction, in_our_form
+from headway.server.api.user_code.middleware import Around
 
 
 def formatters(before: Function | None, behind: Function | None, options: tuple[str, str]) -> Middleware:
@@ -36,7 +19,7 @@ def formatters(before: Function | None, behind: Function | None, options: tuple[
     pre = UserFunction(before, "request", options[0]) if before else None
     post = UserFunction(behind, "response", options[1]) if behind else None
 
-    async def wrapper(request: Request, call_next: _CallNext) -> Response:
+    async def wrapper(request: Request, call_next: RequestResponseEndpoint) -> Response:
         if pre is not None:
             changed = await pre(request)
             if isinstance(changed, Request) and changed is not request:
@@ -47,30 +30,11 @@ def formatters(before: Function | None, behind: Function | None, options: tuple[
         changed = await post(response)
         return changed if isinstance(changed, Response) else response
 
-    return Middleware(_Around, wrapper=wrapper)
+    return Middleware(WholeAround, wrapper=wrapper)
 
 
-class HoldDrain:
-    """Makes the exit wait for every request: the engine does not know of one whose handler is still busy, or busy again."""
-
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
-        self.app = app
-        self._drain = drain
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        with self._drain.holding():
-            await self.app(scope, receive, send)
-
-
-class _Around(BaseHTTPMiddleware):
-    """Starlette's, which hands a changed ``request._body`` on. Here the wrapper also sees the body of an answer that is no stream."""
-
-    def __init__(self, app: ASGIApp, wrapper: _Wrapper) -> None:
-        super().__init__(app)
-        self._wrapper = wrapper
+class WholeAround(Around):
+    """Here the wrapper also sees the body of an answer that is no stream."""
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         async def call_whole(changed: Request) -> Response:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SCRIPT_MODULE = "model"  # what specifications call the script, whatever its file's name
 _SPECIFICATION = re.compile(r"([^\s:]+):([^\s:]+)")
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _MAX_SHOWN = 300
 
 
@@ -42,14 +43,14 @@ class UserModules:
         if match is None:
             raise ConfigError([f"{option}: expected file.py:function, model:function or package.module:function, got {specification!r}"])
         place, path = match.groups()
-        found: Any = self._module(place, option)
-        for name in path.split("."):
-            if not hasattr(found, name):
-                raise ConfigError([f"{option}: {place} has no {path}"])
-            found = getattr(found, name)
-        if not callable(found):
-            raise ConfigError([f"{option}: {specification} is no function but of type {type(found).__name__}"])
-        return found  # type: ignore[no-any-return]  # callable() leaves Any
+        return _attribute(self._module(place, option), place, path, option)
+
+    def imported(self, path: str, option: str) -> Callable[..., Any]:
+        """What the dotted path package.module.name stands for. Raises ConfigError that names ``option``."""
+        if not _DOTTED.fullmatch(path):
+            raise ConfigError([f"{option}: expected package.module.name, got {path!r}"])
+        module, _, name = path.rpartition(".")
+        return _attribute(self._import(module, option), module, name, option)
 
     def _module(self, place: str, option: str) -> ModuleType:
         if place.endswith(".py"):
@@ -61,8 +62,11 @@ class UserModules:
             if self._script is None:
                 raise ConfigError([f"{option}: {place} means --custom-script, and there is none in {self._directory}"])
             return self._load_file(self._script, option)
-        with _user_code(option, place, self._directory):
-            return importlib.import_module(place)
+        return self._import(place, option)
+
+    def _import(self, module: str, option: str) -> ModuleType:
+        with _user_code(option, module, self._directory):
+            return importlib.import_module(module)
         raise AssertionError("the block above returns or raises")
 
     def _load_file(self, path: Path, option: str) -> ModuleType:
@@ -71,6 +75,17 @@ class UserModules:
             with _user_code(option, str(path), path.parent):
                 self._files[path] = _execute(path, f"headway_custom_{len(self._files)}_{path.stem}")
         return self._files[path]
+
+
+def _attribute(module: ModuleType, place: str, path: str, option: str) -> Callable[..., Any]:
+    found: Any = module
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ConfigError([f"{option}: {place} has no {path}"])
+        found = getattr(found, name)
+    if not callable(found):
+        raise ConfigError([f"{option}: {place}:{path} is no function but of type {type(found).__name__}"])
+    return found  # type: ignore[no-any-return]  # callable() leaves Any
 
 
 def find_file(name: str, directory: Path) -> Path | None:

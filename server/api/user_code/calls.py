@@ -31,8 +31,8 @@ class UserFunction:
         """``parameters`` as in "request, call_next". Raises ConfigError that names ``option`` for a function that can't be called so."""
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
         self._function = function
-        self._takes_nothing = not _accepts(function, parameters.count(",") + 1)
-        if self._takes_nothing and not _accepts(function, 0):
+        self._takes_nothing = not accepts(function, parameters.count(",") + 1)
+        if self._takes_nothing and not accepts(function, 0):
             name = getattr(function, "__qualname__", repr(function))
             raise ConfigError([f"{option}: {name} must take ({parameters}), it takes {inspect.signature(function)}"])
         self._limiter = CapacityLimiter(_MAX_THREADS)
@@ -72,7 +72,8 @@ async def _answer(function: UserFunction, http: Request) -> Response:
     return result if isinstance(result, Response) else JSONResponse(jsonable_encoder(result))
 
 
-def _accepts(function: Function, num_arguments: int) -> bool:
+def accepts(function: Function, num_arguments: int) -> bool:
+    """Whether it can be called with so many."""
     try:
         inspect.signature(function).bind(*[None] * num_arguments)
     except TypeError:
