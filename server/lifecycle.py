@@ -101,7 +101,8 @@ class Lifecycle:
     async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
+        phases = self._starter.phases.seconds
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, phases)
         server = _Uvicorn(uvicorn_config(app, self._config))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -18,14 +18,17 @@ from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
+from headway.server.api.load import LoadMiddleware, ServerLoad
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.orca import OrcaMiddleware
+from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.custom.middleware import HoldDrain
 from headway.server.api.sagemaker.handlers import replaced_handlers
+from headway.server.api.server_metrics import ServerCollector
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
@@ -39,15 +42,17 @@ def create_app(
     drain: Drain,
     adapters: AdapterRegistry,
     custom: CustomHandlers | None = None,
+    phases: Mapping[str, float] | None = None,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
-    ``adapters`` load those of the start.
+    ``adapters`` load those of the start. ``phases`` are those of the start that have ended, with their seconds, told in metrics.
     """
     metrics = Metrics(config, engine, served.name)
-    if adapters.is_enabled and metrics.requests is not None:
-        metrics.registry.register(AdapterCollector(adapters))
+    load = ServerLoad(config.observability.enable_server_load_tracking)
+    state = AppState(config, engine, served, drain, metrics, adapters, load)
+    _add_metrics(state, phases or {})
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
         title="Headway",
@@ -56,11 +61,11 @@ def create_app(
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics, drain, custom),
+        middleware=_middleware(state, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
-        lifespan=_lifespan(engine, metrics),
+        lifespan=_lifespan(config, engine, metrics),
     )
-    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    app.state.headway = state
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
@@ -68,6 +73,15 @@ def create_app(
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     app.router.routes.extend(WEBSOCKETS)
     return app
+
+
+def _add_metrics(state: AppState, phases: Mapping[str, float]) -> None:
+    """Those whose values the metrics themselves don't know."""
+    metrics, adapters = state.metrics, state.adapters
+    metrics.add(ServerCollector(state, phases))
+    if adapters.is_enabled and metrics.has_statistics:
+        metrics.add(AdapterCollector(state.config.observability.metrics_prefix, adapters))
+    state.served.when_ready(metrics.on_ready)
 
 
 def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
@@ -79,27 +93,33 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
+def _middleware(state: AppState, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
+    config = state.config
     stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
-        Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
+        Middleware(HttpMetricsMiddleware, metrics=state.metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
     if config.security.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=config.security.api_key))
+    stack += [
+        Middleware(LoadMiddleware, load=state.load, paths=INFERENCE_PATHS),
+        Middleware(OrcaMiddleware, engine=state.engine, paths=GENERATION_PATHS),
+    ]
     if custom:
-        stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
+        stack += [Middleware(HoldDrain, drain=state.drain), *custom.middleware]
     return stack
 
 
-def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(config: ServerConfig, engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks: list[asyncio.Task[Any]] = []
-        if metrics.requests is not None:
-            tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
+        if metrics.has_statistics:
+            stats_log = StatsLog(engine, metrics.throughput, config.observability.stats_interval_s)
+            tasks.append(asyncio.create_task(stats_log.run()))
         yield
         for task in tasks:
             task.cancel()

@@ -9,7 +9,7 @@ from headway.server.config.logs import LogConfig
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
-from headway.server.config.observability import ObservabilityConfig
+from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
@@ -60,6 +60,7 @@ def problems(config: ServerConfig) -> list[str]:
         *lora_problems(config.lora),
         *network_problems(config.network),
         *security_problems(config.security),
+        *observability_problems(config.observability),
     ]
 
 

@@ -63,7 +63,7 @@ class Choice:
             self._feed_one(delta, new)
         self.token_ids += new.token_ids
         if self.recorder is not None:
-            self.recorder.on_tokens(len(new.token_ids))
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
         return new
 
     def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
@@ -103,7 +103,7 @@ class Choice:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
         if self.recorder is not None:
             # The recorder counts this piece's tokens before the end that they bring.
-            self.recorder.on_tokens(len(new.token_ids))
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
             self.recorder.on_end(reason, delta.times)
             self.recorder = None
         self.has_ended = True

@@ -55,7 +55,6 @@ class Generation:
         self._shows_prompt_only = request.asked_max_tokens == 0
         self._n = request.n
         self.choices: list[Choice] = []
-        state.num_http_generations += 1
         self._is_open = True
         self._is_admitted = False
 
@@ -92,7 +91,7 @@ class Generation:
                     generation._admit(model, request, engine_request, prompt_index)
         except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
-                state.metrics.count_rejection()
+                state.metrics.count_rejection(error.limit)
             await generation.aclose()
             raise
         state.metrics.on_request(request.n, samplings)
@@ -165,7 +164,6 @@ class Generation:
         if not self._is_open:
             return
         self._is_open = False
-        self._state.num_http_generations -= 1
         if self._is_admitted:
             self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
         try:
