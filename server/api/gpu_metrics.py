@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 # The driver answers in milliseconds; one that hangs must not hold up /metrics, which says so many other things.
 TIMEOUT_S = 1.0
 
-# (uuid, {name of the series: value}) of each GPU, in the order of their numbers.
-Readings = list[tuple[str, dict[str, float]]]
+# (number, uuid) of each GPU -> name of the series -> value.
+Readings = dict[tuple[str, str], dict[str, float]]
 
 _TEXTS = {
     "gpu_utilization_ratio": "Part of the last moments in which a kernel ran, 0 to 1.",
@@ -39,7 +39,7 @@ class GpuMetrics(Collector):  # type: ignore[misc]  # prometheus_client is untyp
         self._read = read or Nvml().read
         self._timeout_s = timeout_s
         self._reading: asyncio.Future[Readings] | None = None
-        self._readings: Readings = []
+        self._readings: Readings = {}
 
     async def refresh(self) -> None:
         """Within the time-out; the series are left out of a scrape for which the driver was too slow."""
@@ -47,19 +47,17 @@ class GpuMetrics(Collector):  # type: ignore[misc]  # prometheus_client is untyp
         await asyncio.wait({reading}, timeout=self._timeout_s)
         if reading.done():
             self._reading = None
-        self._readings = reading.result() if reading.done() else []
+        self._readings = reading.result() if reading.done() else {}
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        if not self._readings:
-            return
         for name, text in _TEXTS.items():
             family = GaugeMetricFamily(f"headway:{name}", text, labels=["gpu", "uuid"])
-            for index, (uuid, values) in enumerate(self._readings):
+            for labels, values in self._readings.items():
                 if name in values:
-                    family.add_metric([str(index), uuid], values[name])
+                    family.add_metric(labels, values[name])
             if family.samples:
                 yield family
 
@@ -70,7 +68,7 @@ def _in_thread(read: Callable[[], Readings]) -> asyncio.Future[Readings]:
     future: asyncio.Future[Readings] = loop.create_future()
 
     def run() -> None:
-        readings: Readings = []
+        readings: Readings = {}
         try:
             readings = read()
         except Exception:  # the thread's edge: /metrics has other things to say
@@ -94,15 +92,16 @@ class Nvml:
         if self._nvml is None and not self._is_absent:
             self._nvml = _load()
             self._is_absent = self._nvml is None
-        return [] if self._is_absent else self._all()
+        return {} if self._is_absent else self._all()
 
     def _all(self) -> Readings:
         nvml = self._nvml
-        try:
-            handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-            return [(nvml.nvmlDeviceGetUUID(handle), self._values(handle)) for handle in handles]
-        except nvml.NVMLError:  # a GPU that fell off the bus
-            return []
+        found: Readings = {}
+        for index in range(nvml.nvmlDeviceGetCount()):
+            with suppress(nvml.NVMLError):  # a GPU that fell off the bus; the others are still there
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                found[str(index), nvml.nvmlDeviceGetUUID(handle)] = self._values(handle)
+        return found
 
     def _values(self, handle: Any) -> dict[str, float]:
         """What the GPU tells: a MIG slice has no utilisation, some have no power sensor."""

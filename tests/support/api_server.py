@@ -58,7 +58,8 @@ class ApiServer:
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
         self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
-        self._socket = socket.socket()
+        # Named TCP, so that asyncio turns Nagle's algorithm off: each answer on a used connection took 40 ms.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = _Server(uvicorn_config(self.app, self.config))
