@@ -113,13 +113,15 @@ class Served:
         """To be called once the engine is ready and ``load`` is done: requests are taken from now on."""
         assert self._text is not None, "load comes before set_ready"
         self._model = ServedModel(*self._text, info)
-        for watcher in self._watchers:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
             watcher(info)
 
     def when_ready(self, watcher: Callable[[EngineInfo], None]) -> None:
-        """Calls ``watcher`` with what the engine is: in ``set_ready``, or now if that was before."""
-        self._watchers.append(watcher)
-        if self._model is not None:
+        """Calls ``watcher`` once, with what the engine is: in ``set_ready``, or now if that was before."""
+        if self._model is None:
+            self._watchers.append(watcher)
+        else:
             watcher(self._model.info)
 
     def check_name(self, model: str | None, adapters: Collection[str]) -> None:

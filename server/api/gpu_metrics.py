@@ -23,7 +23,7 @@ TIMEOUT_S = 1.0
 # (number, uuid) of each GPU -> name of the series -> value.
 Readings = dict[tuple[str, str], dict[str, float]]
 
-_TEXTS = {
+SERIES = {
     "gpu_utilization_ratio": "Part of the last moments in which a kernel ran, 0 to 1.",
     "gpu_memory_used_bytes": "Memory in use on the GPU, by whatever process.",
     "gpu_memory_total_bytes": "Memory of the GPU.",
@@ -53,7 +53,7 @@ class GpuMetrics(Collector):  # type: ignore[misc]  # prometheus_client is untyp
         return []
 
     def collect(self) -> Iterator[Metric]:
-        for name, text in _TEXTS.items():
+        for name, text in SERIES.items():
             family = GaugeMetricFamily(f"headway:{name}", text, labels=["gpu", "uuid"])
             for labels, values in self._readings.items():
                 if name in values:

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -44,7 +44,14 @@ class _Server(uvicorn.Server):
 class ApiServer:
     """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
 
-    def __init__(self, *, is_ready: bool = True, defaults: GenerationDefaults | None = None, **options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        is_ready: bool = True,
+        defaults: GenerationDefaults | None = None,
+        phases: Mapping[str, float] | None = None,
+        **options: dict[str, Any],
+    ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
         self.engine = FakeEngine(self.tokenizer)
@@ -57,7 +64,7 @@ class ApiServer:
         self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
-        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, phases)
         # Named TCP, so that asyncio turns Nagle's algorithm off: each answer on a used connection took 40 ms.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))

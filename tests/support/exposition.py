@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 
 from api_server import ApiServer
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+
+from headway.server.api.gpu_metrics import SERIES, GpuMetrics
 
 _TYPE = re.compile(r"^# TYPE (\S+) (\S+)$", re.MULTILINE)
 _OF_HISTOGRAMS = re.compile("_(bucket|sum|count)$")
@@ -36,6 +40,15 @@ def exported(text: str) -> dict[str, Exported]:
             else:
                 metric.labels.setdefault(label, set()).add(value)
     return found
+
+
+def text_of_a_gpu() -> str:
+    """What a server with a GPU exports beside the rest."""
+    gpus, registry = GpuMetrics(lambda: {("0", "GPU-a"): dict.fromkeys(SERIES, 1.0)}), CollectorRegistry()
+    registry.register(gpus)
+    asyncio.run(gpus.refresh())
+    text: bytes = generate_latest(registry)
+    return text.decode()
 
 
 def metrics_of(server: ApiServer) -> dict[str, float]:
