@@ -131,7 +131,7 @@ class ChoiceRecorder:
         self._metrics.count_generated(num_tokens)
 
     def on_end(self, reason: FinishReason, times: RequestTimes | None) -> None:
-        """``times`` are the engine's own; it gives none for what ended here, by a stop string or a client that left."""
+        """``times`` are the engine's own; of what ended here, by a stop string, it does not know the last token's."""
         metrics = self._metrics
         metrics.count_end(reason)
         if reason not in (FinishReason.STOP, FinishReason.LENGTH) or self._first is None:
@@ -141,14 +141,16 @@ class ChoiceRecorder:
         metrics.request_prompt_tokens.observe(num_prompt_tokens)
         metrics.computed_tokens.observe(num_prompt_tokens - self._num_cached)
         metrics.request_generation_tokens.observe(self._num_tokens)
-        first, last = self._first, self._last
-        if times is not None and times.first_token is not None and times.last_token is not None:
-            first, last = times.first_token, times.last_token
+        if times is not None and times.scheduled is not None and times.first_token is not None:
+            last = self._last if times.last_token is None else times.last_token
+            self._observe_phases(times.arrival, times.scheduled, times.first_token, last)
+            metrics.num_preemptions.observe(times.num_preemptions)
+
+    def _observe_phases(self, arrival: float, scheduled: float, first: float, last: float) -> None:
+        metrics = self._metrics
+        metrics.queue.observe(scheduled - arrival)
+        metrics.prefill.observe(first - scheduled)
+        metrics.inference.observe(last - scheduled)
         metrics.decode.observe(last - first)
         if self._num_tokens > 1:
             metrics.per_token.observe((last - first) / (self._num_tokens - 1))
-        if times is not None and times.scheduled is not None:
-            metrics.queue.observe(times.scheduled - times.arrival)
-            metrics.prefill.observe(first - times.scheduled)
-            metrics.inference.observe(last - times.scheduled)
-            metrics.num_preemptions.observe(times.num_preemptions)

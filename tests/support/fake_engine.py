@@ -179,6 +179,8 @@ class FakeStream:
         ids = self._output[self._num_given : self._num_given + engine.tokens_per_delta]
         num_cached = min(4, len(request.prompt_token_ids) - 1) if self._num_deltas == 0 else 0
         delta = TokenDelta(request.request_id, ids, num_cached_tokens=num_cached)
+        if self._num_deltas == 0:
+            delta.times = RequestTimes(request.arrival_time, self._started, self._started, None)
         sampling = request.sampling
         if sampling.logprobs is not None:
             delta.logprobs = [fake_logprobs(token_id, sampling.logprobs) for token_id in ids]
