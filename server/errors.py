@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+from typing import Literal, get_args
+
+QueueLimit = Literal["max_num_queued_reqs", "max_num_queued_tokens"]
+QUEUE_LIMITS: tuple[QueueLimit, ...] = get_args(QueueLimit)
 
 
 class HeadwayError(Exception):
@@ -50,11 +54,12 @@ class AdaptersFull(HeadwayError):
 
 
 class QueueFull(HeadwayError):
-    """The waiting queue is at its limit; try again after ``retry_after_s`` seconds."""
+    """There is no room; try again after ``retry_after_s`` seconds. ``limit``: the option that says so, where it is one of these."""
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, retry_after_s: int = 1, limit: QueueLimit | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.limit = limit
 
 
 class EngineNotReady(HeadwayError):

@@ -96,7 +96,8 @@ class Lifecycle:
     async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
+        phases = self._starter.phases.seconds
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, phases)
         if self._tls is not None:
             text = "When the server's certificate expires, in seconds since 1970."
             app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, self._tls.expires_at)

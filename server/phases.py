@@ -17,11 +17,13 @@ class PhaseLog:
 
     def __init__(self, first: str, since: float) -> None:
         self.current = first
+        self.seconds: dict[str, float] = {}  # of those that have ended
         self._since = since
 
     def enter(self, name: str, at: float | None = None) -> None:
         now = time.monotonic() if at is None else at
-        told(self.current, now - self._since)
+        self.seconds[self.current] = now - self._since
+        told(self.current, self.seconds[self.current])
         self.current, self._since = name, now
 
 

@@ -106,7 +106,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
 
     ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
-    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the last delta.
+    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the first delta, without the last
+    token's, and with the last.
     """
 
     request_id: str

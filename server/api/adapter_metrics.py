@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from headway.server.api.adapters import AdapterRegistry
+from headway.server.api.series import info_family
 
 
 class AdapterCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
     """The registry's state when it is scraped."""
 
-    def __init__(self, adapters: AdapterRegistry) -> None:
+    def __init__(self, prefix: str, adapters: AdapterRegistry) -> None:
+        self._name = f"{prefix}lora_requests_info"
         self._adapters = adapters
 
     def describe(self) -> list[Metric]:
@@ -24,9 +26,6 @@ class AdapterCollector(Collector):  # type: ignore[misc]  # prometheus_client is
         labels = {
             "max_lora": str(self._adapters.max_resident),
             "running_lora_adapters": ",".join(sorted(self._adapters.in_use())),
-            "waiting_lora_adapters": "",
+            "waiting_lora_adapters": ",".join(sorted(self._adapters.awaited())),
         }
-        text = "Adapters of open requests, running or waiting; the value is the time of the scrape."
-        family = GaugeMetricFamily("vllm:lora_requests_info", text, labels=list(labels))
-        family.add_metric(list(labels.values()), time.time())
-        yield family
+        yield info_family(self._name, "Adapters of open requests; the value is the time of the scrape.", labels, time.time())

@@ -36,6 +36,7 @@ class Adapter:
     pin: bool  # keeps its slot
     is_resident: bool = False  # in a slot of the engine
     num_users: int = 0  # generations that are open with it
+    num_waiting: int = 0  # requests that wait for its slot
     is_retired: bool = False  # its name is gone, or another's: it lives on for its users
 
     @property
@@ -131,7 +132,12 @@ class AdapterRegistry:
         That is ``adapter``, or what its name means by now if it has lost its slot and been changed. Raises as ``register`` does.
         """
         while not adapter.is_resident:  # again where another one took the slot before this task's turn
-            adapter = await _whole(self._load_for_use(adapter))
+            awaited = adapter
+            awaited.num_waiting += 1
+            try:
+                adapter = await _whole(self._load_for_use(awaited))
+            finally:
+                awaited.num_waiting -= 1
         adapter.num_users += 1
         self._resident.move_to_end(adapter.ref.id)
         return adapter
@@ -143,6 +149,10 @@ class AdapterRegistry:
     def in_use(self) -> set[str]:
         """Names of those with open generations, retired ones too."""
         return {adapter.name for adapter in self._resident.values() if adapter.num_users}
+
+    def awaited(self) -> set[str]:
+        """Names of those that requests wait for: they are being loaded, or another one is before them."""
+        return {adapter.name for adapter in self._adapters.values() if adapter.num_waiting}
 
     # Under the lock
 

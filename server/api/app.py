@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -20,13 +20,16 @@ from headway.server.api.cors import CorsMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.keys import ApiKeys
+from headway.server.api.load import LoadMiddleware, ServerLoad
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.orca import OrcaMiddleware
+from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.handlers import replaced_handlers
+from headway.server.api.server_metrics import ServerCollector
 from headway.server.api.stats_log import StatsLog
 from headway.server.api.user_code.middleware import HoldDrain, load_middleware
 from headway.server.config.server import ServerConfig
@@ -41,16 +44,18 @@ def create_app(
     drain: Drain,
     adapters: AdapterRegistry,
     custom: CustomHandlers | None = None,
+    phases: Mapping[str, float] | None = None,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
-    ``adapters`` load those of the start. Raises ConfigError for keys and for
-    code of the user's that can't be used.
+    ``adapters`` load those of the start. ``phases`` are those of the start that have ended, with their seconds, told in metrics.
+    Raises ConfigError for keys and for code of the user's that can't be used.
     """
     metrics = Metrics(config, engine, served.name)
-    if adapters.is_enabled and metrics.requests is not None:
-        metrics.registry.register(AdapterCollector(adapters))
+    load = ServerLoad(config.observability.enable_server_load_tracking)
+    state = AppState(config, engine, served, drain, metrics, adapters, load)
+    _add_metrics(state, phases or {})
     keys = ApiKeys(config.security)
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
@@ -60,11 +65,11 @@ def create_app(
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics, drain, keys, custom),
+        middleware=_middleware(state, keys, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
-        lifespan=_lifespan(engine, metrics, keys),
+        lifespan=_lifespan(state, keys),
     )
-    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    app.state.headway = state
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
@@ -73,6 +78,15 @@ def create_app(
     app.router.routes.extend(WEBSOCKETS)
     app.middleware_stack = app.build_middleware_stack()  # now: what fails in a class of the user's ends the start
     return app
+
+
+def _add_metrics(state: AppState, phases: Mapping[str, float]) -> None:
+    """Those whose values the metrics themselves don't know."""
+    metrics, adapters = state.metrics, state.adapters
+    metrics.add(ServerCollector(state, phases))
+    if adapters.is_enabled and metrics.has_statistics:
+        metrics.add(AdapterCollector(state.config.observability.metrics_prefix, adapters))
+    state.served.when_ready(metrics.on_ready)
 
 
 def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
@@ -84,32 +98,38 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:
+def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:
     """Outermost first. What --middleware names sees every request, too large ones apart; SageMaker's custom code, which comes last,
     sees none without a key."""
+    config = state.config
     stack = [Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints)] if has_access_log(config.logs) else []
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
-        Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
+        Middleware(HttpMetricsMiddleware, metrics=state.metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
     security = config.security
     if own := load_middleware(config.extension.middleware):
-        stack += [Middleware(HoldDrain, drain=drain), *own]
+        stack += [Middleware(HoldDrain, drain=state.drain), *own]
     stack.append(Middleware(CorsMiddleware, cors=config.cors))
     if security.has_keys:
         stack.append(Middleware(ApiKeyMiddleware, keys=keys, open_prefixes=security.api_key_open_prefixes))
+    stack += [
+        Middleware(LoadMiddleware, load=state.load, paths=INFERENCE_PATHS),
+        Middleware(OrcaMiddleware, engine=state.engine, paths=GENERATION_PATHS),
+    ]
     if custom:
-        stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
+        stack += [Middleware(HoldDrain, drain=state.drain), *custom.middleware]
     return stack
 
 
-def _lifespan(engine: EngineClient, metrics: Metrics, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(state: AppState, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(keys.watch())]
-        if metrics.requests is not None:
-            tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
+        if state.metrics.has_statistics:
+            stats_log = StatsLog(state.engine, state.metrics.throughput, state.config.observability.stats_interval_s)
+            tasks.append(asyncio.create_task(stats_log.run()))
         yield
         for task in tasks:
             task.cancel()

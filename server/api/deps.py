@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
+from headway.server.api.load import ServerLoad
 from headway.server.api.request_record import RequestRecord
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
@@ -82,6 +83,7 @@ class Served:
         self.names = names
         self._text: tuple[Tokenizer, ChatTemplate, GenerationDefaults] | None = None
         self._model: ServedModel | None = None
+        self._watchers: list[Callable[[EngineInfo], None]] = []
 
     @classmethod
     def of(cls, config: ServerConfig) -> Served:
@@ -112,6 +114,16 @@ class Served:
         """To be called once the engine is ready and ``load`` is done: requests are taken from now on."""
         assert self._text is not None, "load comes before set_ready"
         self._model = ServedModel(*self._text, info)
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            watcher(info)
+
+    def when_ready(self, watcher: Callable[[EngineInfo], None]) -> None:
+        """Calls ``watcher`` once, with what the engine is: in ``set_ready``, or now if that was before."""
+        if self._model is None:
+            self._watchers.append(watcher)
+        else:
+            watcher(self._model.info)
 
     def check_name(self, model: str | None, adapters: Collection[str]) -> None:
         """A missing or empty model means the one that is served. Raises ModelNotFound, with the names of ``adapters`` too."""
@@ -130,7 +142,7 @@ class AppState:
     drain: Drain
     metrics: Metrics
     adapters: AdapterRegistry
-    num_http_generations: int = 0  # generation requests being answered, for /load
+    load: ServerLoad
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
     # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.

@@ -103,12 +103,15 @@ def status_of(error: HeadwayError) -> int:
             return 500
 
 
+def error_type(status: int) -> str:
+    return _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
+
+
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    kind = _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
     # Half of a surrogate pair has no place in UTF-8; a text with one comes from a template or a client's escapes.
     message = message.encode("utf-8", "replace").decode()
     param = param and param.encode("utf-8", "replace").decode()
-    return {"error": {"message": message, "type": kind, "param": param, "code": status}}
+    return {"error": {"message": message, "type": error_type(status), "param": param, "code": status}}
 
 
 def error_json(error: HeadwayError) -> bytes:

@@ -1,148 +1,106 @@
-"""/metrics: vLLM's names on a registry of our own. HTTP metrics always, engine metrics unless --disable-log-stats."""
+"""/metrics: vLLM's names on registries of our own. HTTP metrics always, engine metrics unless --disable-log-stats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    Summary,
-    generate_latest,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headway.server.api.engine_metrics import EngineCollector, StepSizes
+from headway.server.api.gpu_metrics import GpuMetrics
+from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
 from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
+from headway.server.api.series import Series
+from headway.server.api.throughput import Throughput
+from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
-from headway.server.types import EngineStats, GenerateRequest, SamplingParams
+from headway.server.errors import QueueLimit
+from headway.server.types import EngineInfo, GenerateRequest, SamplingParams
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_HIGH_RESOLUTION = (0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60)
-_ENGINE = "0"
 
 
 class Metrics:
-    """All metrics of one application."""
+    """All metrics of one application.
+
+    On two registries: what this process counts, and collectors of what is known elsewhere, which are the same in every process.
+    """
 
     def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str) -> None:
-        self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.http = HttpMetrics(self.registry)
-        self.requests: RequestMetrics | None = None
-        if not config.observability.disable_log_stats:
-            self.requests = RequestMetrics(self.registry, model_name, _ENGINE)
-            self.registry.register(_EngineCollector(config, engine, model_name))
-            engine.watch_steps(self._on_step)
+        self._counted = CollectorRegistry(auto_describe=True)
+        self._collected = CollectorRegistry()
+        ProcessCollector(registry=self._collected)
+        PlatformCollector(registry=self._collected)
+        GCCollector(registry=self._collected)
+        self._gpus = GpuMetrics()
+        self.add(self._gpus)
+        self.http = HttpMetrics(self._counted)
+        self.throughput = Throughput()
+        self.has_statistics = not config.observability.disable_log_stats
+        self._options = config.observability
+        self._series = Series(self._counted, config.observability.metrics_prefix, model_name)
+        self._requests: RequestMetrics | None = None
+        self._websockets: WebSocketMetrics | None = None
+        if self.has_statistics:
+            custom = config.observability.custom_histogram_buckets
+            self._websockets = WebSocketMetrics(self._series, bounds_of("request_latency", custom))
+            self.add(EngineCollector(config, engine, self._series))
+            StepSizes(config.observability, engine, self._series)
 
-    def render(self) -> bytes:
-        text: bytes = generate_latest(self.registry)
+    def on_ready(self, info: EngineInfo) -> None:
+        """To be called once; there are no requests before."""
+        if self.has_statistics:
+            self._requests = RequestMetrics(self._series, self._options, info.max_model_len, self.throughput)
+
+    async def render(self) -> bytes:
+        await self._gpus.refresh()
+        text: bytes = generate_latest(self._counted) + generate_latest(self._collected)
         return text
+
+    def add(self, collector: Collector) -> None:
+        """Its series are read when scraped."""
+        self._collected.register(collector)
 
     def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A series of our own whose value is read when scraped."""
-        Gauge(f"headway:{name}", text, registry=self.registry).set_function(read)
+        self.add(_ReadGauge(f"headway:{name}", text, read))
 
     def new_choice(self, request: GenerateRequest) -> ChoiceRecorder | None:
-        return ChoiceRecorder(self.requests, request) if self.requests else None
+        return ChoiceRecorder(self._requests, request) if self._requests else None
 
     def on_request(self, n: int, samplings: Sequence[SamplingParams]) -> None:
-        if self.requests:
-            self.requests.params_n.observe(n)
-            for sampling in samplings:
-                self.requests.params_max_tokens.observe(sampling.max_tokens)
+        if self._requests:
+            self._requests.on_request(n, samplings)
 
     def on_request_end(self, max_generation_tokens: int) -> None:
-        if self.requests:
-            self.requests.max_generation_tokens.observe(max_generation_tokens)
+        if self._requests:
+            self._requests.on_request_end(max_generation_tokens)
 
-    def count_rejection(self) -> None:
-        if self.requests:
-            self.requests.rejections.inc()
+    def count_rejection(self, limit: QueueLimit | None) -> None:
+        """A request was refused for ``limit``; None: for another reason, which has no series."""
+        if self._requests and limit is not None:
+            self._requests.count_rejection(limit)
 
-    def _on_step(self, stats: EngineStats) -> None:
-        if self.requests and stats.last_step_tokens:
-            self.requests.iteration_tokens.observe(stats.last_step_tokens)
-
-
-class HttpMetrics:
-    """Requests by route template, as prometheus-fastapi-instrumentator names them."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter("http_requests", "HTTP requests.", ["handler", "method", "status"], registry=registry)
-        self._duration = Histogram(
-            "http_request_duration_seconds",
-            "Time to answer, by route.",
-            ["handler", "method"],
-            buckets=(0.1, 0.5, 1),
-            registry=registry,
-        )
-        self._duration_highr = Histogram(
-            "http_request_duration_highr_seconds", "Time to answer, all routes.", buckets=_HIGH_RESOLUTION, registry=registry
-        )
-        self._request_size = Summary("http_request_size_bytes", "Content-Length of requests.", ["handler"], registry=registry)
-        self._response_size = Summary("http_response_size_bytes", "Bytes of answers.", ["handler"], registry=registry)
-
-    def record(self, handler: str, method: str, status: int, seconds: float, *, request_bytes: int, response_bytes: int) -> None:
-        method = method if method in _METHODS else "OTHER"  # a client's invention must not make a series
-        self._requests.labels(handler, method, f"{status // 100}xx").inc()
-        self._duration.labels(handler, method).observe(seconds)
-        self._duration_highr.observe(seconds)
-        self._request_size.labels(handler).observe(request_bytes)
-        self._response_size.labels(handler).observe(response_bytes)
+    @contextmanager
+    def websocket_connected(self) -> Iterator[None]:
+        """Around the life of one WebSocket."""
+        if self._websockets is None:
+            yield
+            return
+        with self._websockets.connected():
+            yield
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-class _EngineCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
-    """What the engine reports of itself, read when scraped."""
-
-    def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str) -> None:
-        self._config = config
-        self._engine = engine
-        self._labels = {"model_name": model_name, "engine": _ENGINE}
+class _ReadGauge(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, read
 
     def describe(self) -> list[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats
-        yield self._gauge("num_requests_running", "Requests in the current batch.", stats.num_running)
-        yield self._gauge("num_requests_waiting", "Requests that wait to be scheduled.", stats.num_waiting)
-        yield self._gauge("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", stats.kv_cache_usage)
-        yield self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries)
-        yield self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits)
-        yield self._counter("num_preemptions", "Requests put back for want of KV blocks.", stats.num_preemptions)
-        info = self._engine.info
-        if info is not None:
-            cache = self._config.cache
-            labels = {
-                "block_size": str(info.block_size),
-                "num_gpu_blocks": str(info.num_blocks),
-                "cache_dtype": cache.kv_cache_dtype,
-                "gpu_memory_utilization": str(cache.gpu_memory_utilization),
-                "enable_prefix_caching": str(cache.enable_prefix_caching),
-                "engine": _ENGINE,
-            }
-            family = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's configuration.", labels=list(labels))
-            family.add_metric(list(labels.values()), 1)
-            yield family
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
-        family.add_metric(list(self._labels.values()), value)
-        return family
-
-    def _counter(self, name: str, text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
-        family.add_metric(list(self._labels.values()), value)
-        return family
+        yield GaugeMetricFamily(self._name, self._text, self._value())

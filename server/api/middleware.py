@@ -11,16 +11,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.server.api.errors import BodyTooLarge, failure_json, response_to
+from headway.server.api.http_metrics import HttpMetrics
 from headway.server.api.media import JSON
-from headway.server.api.metrics import HttpMetrics
 from headway.server.api.paths import route_path
 from headway.server.api.request_record import RequestRecord
+from headway.server.api.stream import STREAM_FAILURE
 
 _ID_HEADER = b"x-request-id"
 _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers would drown what the HTTP metrics are there to show.
-_UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
+_UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
 
 
 class RequestIdMiddleware:
@@ -94,6 +95,7 @@ class HttpMetricsMiddleware:
                 time.perf_counter() - started,
                 request_bytes=_content_length(scope) or 0,
                 response_bytes=num_bytes,
+                failure=scope.get(STREAM_FAILURE),
             )
 
 

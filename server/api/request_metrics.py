@@ -3,76 +3,107 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import Counter
 
-from headway.server.types import FinishReason, GenerateRequest, RequestTimes
+from headway.server.api.series import Series
+from headway.server.api.throughput import Throughput
+from headway.server.config.buckets import REQUEST_TOKENS, bounds_of
+from headway.server.config.observability import ObservabilityConfig
+from headway.server.errors import QUEUE_LIMITS, QueueLimit
+from headway.server.types import FinishReason, GenerateRequest, RequestTimes, SamplingParams
 
-_LATENCY = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
-_FIRST_TOKEN = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
-    *(2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560),
-)
-_BETWEEN_TOKENS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
-# Up to the longest context of today's models: the model's own is not known yet when the series are made.
-_TOKENS = tuple(factor * 10**power for power in range(6) for factor in (1, 2, 5))
-_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_COMPUTED, _CACHED, _FETCHED = "local_compute", "local_cache_hit", "external_kv_transfer"
+# vLLM has one more reason to end than there is here; whoever sums over them must find it, too.
+_FINISH_REASONS = (*(reason.value for reason in FinishReason), "repetition")
 
 
 class RequestMetrics:
-    """One set of series, bound to the model and the engine."""
+    """One set of series, bound to the model and the engine. Made when the engine is ready: ``max_model_len`` is known then."""
 
-    def __init__(self, registry: CollectorRegistry, model_name: str, engine: str) -> None:
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            family = Histogram(f"vllm:{name}", text, ["model_name", "engine"], buckets=buckets, registry=registry)
-            return family.labels(model_name, engine)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"vllm:{name}", text, ["model_name", "engine"], registry=registry).labels(model_name, engine)
-
-        # The statistics line reads these two; Prometheus' own counters are for writing only.
-        self.num_prompt_tokens = 0
-        self.num_generation_tokens = 0
-        self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed, cached ones included.")
-        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
-        success = Counter(
-            "vllm:request_success", "Finished requests, by reason.", ["model_name", "engine", "finished_reason"], registry=registry
+    def __init__(self, series: Series, observability: ObservabilityConfig, max_model_len: int, throughput: Throughput) -> None:
+        self._throughput = throughput
+        self._count_tokens(series)
+        self._time_requests(series, observability)
+        self._size_requests(series, observability, max_model_len)
+        self._finished = series.counters("request_success", "Finished requests, by reason.", "finished_reason", _FINISH_REASONS)
+        rejections = Counter(
+            series.name("admission_rejections"), "Requests refused for a full queue.", ["model_name", "reason"], registry=series.registry
         )
-        self.finished = {reason: success.labels(model_name, engine, reason.value) for reason in FinishReason}
-        self.rejections = Counter(
-            "vllm:admission_rejections", "Requests refused for a full queue.", ["model_name", "reason"], registry=registry
-        ).labels(model_name, "max_num_queued_reqs")
-        self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", _FIRST_TOKEN)
-        self.between_tokens = histogram("inter_token_latency_seconds", "Gap between successive outputs.", _BETWEEN_TOKENS)
-        self.per_token = histogram("request_time_per_output_token_seconds", "Decode time a token, by request.", _BETWEEN_TOKENS)
-        self.end_to_end = histogram("e2e_request_latency_seconds", "Arrival to finish.", _LATENCY)
-        self.queue = histogram("request_queue_time_seconds", "Arrival to scheduled.", _LATENCY)
-        self.inference = histogram("request_inference_time_seconds", "Scheduled to last token.", _LATENCY)
-        self.prefill = histogram("request_prefill_time_seconds", "Scheduled to first token.", _LATENCY)
-        self.decode = histogram("request_decode_time_seconds", "First to last token.", _LATENCY)
-        self.request_prompt_tokens = histogram("request_prompt_tokens", "Prompt tokens, by request.", _TOKENS)
-        self.request_generation_tokens = histogram("request_generation_tokens", "Generated tokens, by request.", _TOKENS)
-        self.max_generation_tokens = histogram(
-            "request_max_num_generation_tokens", "Tokens of the longest of a request's answers.", _TOKENS
-        )
-        self.params_max_tokens = histogram("request_params_max_tokens", "max_tokens, by request.", _TOKENS)
-        self.params_n = histogram("request_params_n", "n, by request.", (1, 2, 5, 10, 20))
-        self.num_preemptions = histogram("request_num_preemptions", "Preemptions, by request.", (1, 2, 3, 4, 5, 10, 20))
-        self.iteration_tokens = histogram("iteration_tokens_total", "Tokens in an engine step.", _STEP_TOKENS)
+        self._rejections = {limit: rejections.labels(series.model_name, limit) for limit in QUEUE_LIMITS}
 
-    def count_prompt(self, num_tokens: int) -> None:
-        self.num_prompt_tokens += num_tokens
-        self.prompt_tokens.inc(num_tokens)
+    def _count_tokens(self, series: Series) -> None:
+        self._prompt_tokens = series.counter("prompt_tokens", "Prompt tokens processed, cached ones included.")
+        self._by_source = series.counters(
+            "prompt_tokens_by_source", "Prompt tokens, by where they came from.", "source", (_COMPUTED, _CACHED, _FETCHED)
+        )
+        self._cached_tokens = series.counter("prompt_tokens_cached", "Prompt tokens taken from a cache.")
+        self._generated_tokens = series.counter("generation_tokens", "Tokens generated.")
+
+    def _time_requests(self, series: Series, observability: ObservabilityConfig) -> None:
+        custom = observability.custom_histogram_buckets
+        between = bounds_of("inter_token_latency", custom)
+        latency = bounds_of("request_latency", custom)
+        self.first_token = series.histogram(
+            "time_to_first_token_seconds", "Arrival to first token.", bounds_of("time_to_first_token", custom)
+        )
+        self.between_tokens = [series.histogram("inter_token_latency_seconds", "Gap between successive outputs.", between)]
+        if observability.enable_old_metric_names:
+            old = series.histogram("time_per_output_token_seconds", "Old name of inter_token_latency_seconds.", between)
+            self.between_tokens.append(old)
+        self.per_token = series.histogram("request_time_per_output_token_seconds", "Decode time a token, by request.", between)
+        self.end_to_end = series.histogram("e2e_request_latency_seconds", "Arrival to finish.", latency)
+        self.queue = series.histogram("request_queue_time_seconds", "Arrival to scheduled.", latency)
+        self.inference = series.histogram("request_inference_time_seconds", "Scheduled to last token.", latency)
+        self.prefill = series.histogram("request_prefill_time_seconds", "Scheduled to first token.", latency)
+        self.decode = series.histogram("request_decode_time_seconds", "First to last token.", latency)
+
+    def _size_requests(self, series: Series, observability: ObservabilityConfig, max_model_len: int) -> None:
+        custom = observability.custom_histogram_buckets
+        tokens = bounds_of(REQUEST_TOKENS, custom, max_model_len)
+        self.request_prompt_tokens = series.histogram("request_prompt_tokens", "Prompt tokens, by request.", tokens)
+        self.computed_tokens = series.histogram("request_prefill_kv_computed_tokens", "Prompt tokens not cached, by request.", tokens)
+        self.request_generation_tokens = series.histogram("request_generation_tokens", "Generated tokens, by request.", tokens)
+        self._max_generation_tokens = series.histogram(
+            "request_max_num_generation_tokens", "Tokens of the longest of a request's answers.", tokens
+        )
+        self._params_max_tokens = series.histogram("request_params_max_tokens", "max_tokens, by request.", tokens)
+        self._params_n = series.histogram("request_params_n", "n, by request.", bounds_of("request_params_n", custom))
+        self.num_preemptions = series.histogram(
+            "request_num_preemptions", "Preemptions, by request.", bounds_of("request_num_preemptions", custom)
+        )
+
+    def on_request(self, n: int, samplings: Sequence[SamplingParams]) -> None:
+        self._params_n.observe(n)
+        for sampling in samplings:
+            self._params_max_tokens.observe(sampling.max_tokens)
+
+    def on_request_end(self, max_generation_tokens: int) -> None:
+        self._max_generation_tokens.observe(max_generation_tokens)
+
+    def count_rejection(self, limit: QueueLimit) -> None:
+        self._rejections[limit].inc()
+
+    def count_end(self, reason: FinishReason) -> None:
+        self._finished[reason.value].inc()
+
+    def count_prompt(self, num_tokens: int, num_cached: int) -> None:
+        self._throughput.count_prompt(num_tokens, num_cached)
+        self._prompt_tokens.inc(num_tokens)
+        self._by_source[_COMPUTED].inc(num_tokens - num_cached)
+        self._by_source[_CACHED].inc(num_cached)
+        self._cached_tokens.inc(num_cached)
 
     def count_generated(self, num_tokens: int) -> None:
-        self.num_generation_tokens += num_tokens
-        self.generation_tokens.inc(num_tokens)
+        self._throughput.num_generated_tokens += num_tokens
+        self._generated_tokens.inc(num_tokens)
 
 
 class ChoiceRecorder:
     """One choice's life. ``on_tokens`` for each piece, then ``on_end`` once."""
 
-    __slots__ = ("_first", "_last", "_metrics", "_num_tokens", "_request")
+    __slots__ = ("_first", "_last", "_metrics", "_num_cached", "_num_tokens", "_request")
 
     def __init__(self, metrics: RequestMetrics, request: GenerateRequest) -> None:
         self._metrics = metrics
@@ -80,38 +111,46 @@ class ChoiceRecorder:
         self._first: float | None = None
         self._last = 0.0
         self._num_tokens = 0
+        self._num_cached = 0
 
-    def on_tokens(self, num_tokens: int) -> None:
+    def on_tokens(self, num_tokens: int, num_cached: int) -> None:
+        """``num_cached`` prompt tokens came from the prefix cache; it is known with the first piece."""
         if not num_tokens:
             return
         now = time.time()
         if self._first is None:
             self._first = now
+            self._num_cached = num_cached
             self._metrics.first_token.observe(now - self._request.arrival_time)
-            self._metrics.count_prompt(len(self._request.prompt_token_ids))
+            self._metrics.count_prompt(len(self._request.prompt_token_ids), num_cached)
         else:
-            self._metrics.between_tokens.observe(now - self._last)
+            for histogram in self._metrics.between_tokens:
+                histogram.observe(now - self._last)
         self._last = now
         self._num_tokens += num_tokens
         self._metrics.count_generated(num_tokens)
 
     def on_end(self, reason: FinishReason, times: RequestTimes | None) -> None:
-        """``times`` are the engine's own; it gives none for what ended here, by a stop string or a client that left."""
+        """``times`` are the engine's own; of what ended here, by a stop string, it does not know the last token's."""
         metrics = self._metrics
-        metrics.finished[reason].inc()
+        metrics.count_end(reason)
         if reason not in (FinishReason.STOP, FinishReason.LENGTH) or self._first is None:
             return
+        num_prompt_tokens = len(self._request.prompt_token_ids)
         metrics.end_to_end.observe(time.time() - self._request.arrival_time)
-        metrics.request_prompt_tokens.observe(len(self._request.prompt_token_ids))
+        metrics.request_prompt_tokens.observe(num_prompt_tokens)
+        metrics.computed_tokens.observe(num_prompt_tokens - self._num_cached)
         metrics.request_generation_tokens.observe(self._num_tokens)
-        first, last = self._first, self._last
-        if times is not None and times.first_token is not None and times.last_token is not None:
-            first, last = times.first_token, times.last_token
+        if times is not None and times.scheduled is not None and times.first_token is not None:
+            last = self._last if times.last_token is None else times.last_token
+            self._observe_phases(times.arrival, times.scheduled, times.first_token, last)
+            metrics.num_preemptions.observe(times.num_preemptions)
+
+    def _observe_phases(self, arrival: float, scheduled: float, first: float, last: float) -> None:
+        metrics = self._metrics
+        metrics.queue.observe(scheduled - arrival)
+        metrics.prefill.observe(first - scheduled)
+        metrics.inference.observe(last - scheduled)
         metrics.decode.observe(last - first)
         if self._num_tokens > 1:
             metrics.per_token.observe((last - first) / (self._num_tokens - 1))
-        if times is not None and times.scheduled is not None:
-            metrics.queue.observe(times.scheduled - times.arrival)
-            metrics.prefill.observe(first - times.scheduled)
-            metrics.inference.observe(last - times.scheduled)
-            metrics.num_preemptions.observe(times.num_preemptions)

@@ -13,10 +13,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
-from headway.server.api.errors import ClientDisconnected, error_json, failure_json, log_stack
+from headway.server.api.errors import ClientDisconnected, error_json, failure_json, log_stack, status_of
 from headway.server.errors import HeadwayError
 
 log = logging.getLogger(__name__)
+
+# Where a stream leaves the status of an error that ended it, in the scope: its own status was 200.
+STREAM_FAILURE = "headway.stream_failure"
 
 # Proxies and load balancers cut a silent connection after 30 to 60 s.
 HEARTBEAT_S = 15.0
@@ -88,8 +91,10 @@ class ChunkStream(Response):
                 await send({"type": "http.response.body", "body": self._framing.frame(chunks), "more_body": True})
         except HeadwayError as error:
             log_stack(scope, error)
+            scope[STREAM_FAILURE] = status_of(error)
             last = [error_json(error)]
         except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
+            scope[STREAM_FAILURE] = 500
             last = [failure_json(str(scope.get("headway.request_id")), " in its stream")]
         finally:
             if heart is not None:

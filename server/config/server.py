@@ -12,7 +12,7 @@ from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
-from headway.server.config.observability import ObservabilityConfig
+from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
@@ -71,6 +71,7 @@ def problems(config: ServerConfig) -> list[str]:
         *security_problems(config.security),
         *cors_problems(config.cors),
         *log_problems(config.logs),
+        *observability_problems(config.observability),
     ]
 
 

@@ -47,6 +47,11 @@ class EngineClient(Protocol):
     @property
     def num_open_requests(self) -> int: ...
 
+    @property
+    def sleep_level(self) -> int:
+        """0 awake, 1 the weights are out of the device's memory, 2 they are gone."""
+        ...
+
     def seconds_since_progress(self) -> float:
         """0.0 when no work is open, else seconds since the engine last sent a step: a hung engine is not healthy."""
         ...

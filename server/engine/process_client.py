@@ -235,6 +235,10 @@ class ProcessEngineClient:
     def num_open_requests(self) -> int:
         return len(self._streams)
 
+    @property
+    def sleep_level(self) -> int:
+        return 0
+
     def seconds_since_progress(self) -> float:
         return self._now() - self._last_progress if self._in_engine and self._phase == READY else 0.0
 
@@ -315,7 +319,8 @@ class ProcessEngineClient:
     def _open(self, request: GenerateRequest) -> _Stream:
         self._check_ready()
         if self._max_open is not None and len(self._streams) >= self._max_open:
-            raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
+            message = f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later"
+            raise QueueFull(message, limit="max_num_queued_reqs")
         assert request.request_id not in self._streams, "request ids are ours and unique"
         if not self._in_engine:
             self._last_progress = self._now()  # the clock of a hang starts with the first open request

@@ -268,6 +268,7 @@ class Scheduler:
             delta.logprobs = row.logprobs[:kept]
         if not request.has_answered:
             delta.num_cached_tokens = request.num_cached_tokens
+            delta.times = msgspec.structs.replace(request.times, last_token=None)
             if request.wants_prompt_logprobs:
                 delta.prompt_logprobs, request.prompt_logprobs = request.prompt_logprobs, []
             request.has_answered = True

@@ -405,3 +405,15 @@ def test_the_metric_of_adapters(server: ApiServer, tmp_path: Path) -> None:
     stream.read()
     server.wait_for(lambda: not server.engine.open_ids)
     assert 'running_lora_adapters=""' in server.client.get("/metrics").text
+
+
+def test_the_metric_names_an_adapter_that_requests_wait_for(server: ApiServer, tmp_path: Path) -> None:
+    register(server, tmp_path, "a", preload=False)
+    server.on_loop(server.engine.adapter_gate.clear)
+    server.wait_for(lambda: not server.engine.adapter_gate.is_set())
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(said, server, model="a") for _ in range(2)]
+        server.wait_for(lambda: 'running_lora_adapters="",waiting_lora_adapters="a"' in server.client.get("/metrics").text)
+        server.on_loop(server.engine.adapter_gate.set)
+        assert [answer.result() for answer in answers] == ["a", "a"]
+    assert 'running_lora_adapters="",waiting_lora_adapters=""' in server.client.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Keys, ids, metrics, documentation, SageMaker's headers, the statistics line."""
+"""Keys, ids, documentation, SageMaker's headers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,10 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer
-from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from headway.server.api.request_metrics import RequestMetrics
-from headway.server.api.stats_log import StatsLog
-from headway.server.types import EngineStats
-
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
-
-
-def metrics_of(server: ApiServer) -> dict[str, float]:
-    """Each sample by name and its labels but model_name and engine."""
-    text = server.client.get("/metrics").text
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = {k: v for k, v in sample.labels.items() if k not in ("model_name", "engine")}
-            found[sample.name + ("" if not labels else str(labels))] = sample.value
-    return found
 
 
 def test_the_key_guards_every_route_but_four() -> None:
@@ -93,66 +77,6 @@ def test_invocations_takes_chats_and_completions_and_echoes_attributes(server: A
     assert stream.text.endswith("data: [DONE]\n\n")
 
 
-def test_metrics_tell_what_happened(server: ApiServer) -> None:
-    num_output = len(server.tokenizer.encode("hello world", add_special_tokens=False)) + 1
-    server.post("/v1/completions", {"prompt": "hell", "n": 2})
-    server.post("/v1/completions", {"prompt": "hell", "max_tokens": 1})
-    server.post("/v1/completions", {"prompt": "hell", "stop": "world"})
-    server.post("/v1/completions", {"promt": "hell"})
-    server.engine.max_open = 0
-    server.post("/v1/completions", {"prompt": "hell"})
-    server.engine.stats = EngineStats(num_running=2, num_waiting=1, num_blocks_used=256, num_blocks_total=1024, prefix_cache_hits=7)
-    server.on_loop(lambda: [watcher(EngineStats(last_step_tokens=100)) for watcher in server.engine.watchers] and None)
-    found = metrics_of(server)
-    assert found["vllm:num_requests_running"] == 2
-    assert found["vllm:num_requests_waiting"] == 1
-    assert found["vllm:kv_cache_usage_perc"] == 0.25
-    assert found["vllm:prefix_cache_hits_total"] == 7
-    assert found["vllm:prompt_tokens_total"] == 4
-    assert found["vllm:request_success_total{'finished_reason': 'stop'}"] == 3
-    assert found["vllm:request_success_total{'finished_reason': 'length'}"] == 1
-    assert found["vllm:request_success_total{'finished_reason': 'abort'}"] == 0
-    assert found["vllm:generation_tokens_total"] >= 2 * num_output + 1
-    for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_decode_time_seconds", "request_generation_tokens"):
-        assert found[f"vllm:{name}_count"] == 4, name
-    for name in ("request_queue_time_seconds", "request_prefill_time_seconds", "request_inference_time_seconds"):
-        assert found[f"vllm:{name}_count"] == 3, name  # the engine did not see the end that the stop string made
-    assert found["vllm:request_params_n_sum"] == 2 + 1 + 1
-    assert found["vllm:request_max_num_generation_tokens_count"] == 3
-    assert found["vllm:admission_rejections_total{'reason': 'max_num_queued_reqs'}"] == 1
-    server.wait_for(lambda: metrics_of(server)["vllm:iteration_tokens_total_sum"] == 100)
-    assert any(name.startswith("vllm:cache_config_info") for name in found)
-    completions = {"handler": "/v1/completions", "method": "POST"}
-    assert found[f"http_requests_total{completions | {'status': '2xx'}}"] == 3
-    assert found[f"http_requests_total{completions | {'status': '4xx'}}"] == 1
-    assert found[f"http_requests_total{completions | {'status': '5xx'}}"] == 1
-    assert not any("/metrics" in name for name in found)
-
-
-def test_strange_requests_make_few_series(server: ApiServer) -> None:
-    for i in range(5):
-        server.client.request(f"METHOD{i}"[:6] + "XYZ", f"/nowhere/{i}")
-        server.client.get(f"/v1/models/m{i}")
-    handlers = {name for name in metrics_of(server) if name.startswith("http_requests_total")}
-    assert len(handlers) <= 2
-
-
-def test_metrics_carry_vllm_s_labels(server: ApiServer) -> None:
-    text = server.client.get("/metrics").text
-    for name in ("num_requests_running", "prompt_tokens_total"):
-        assert re.search(rf'vllm:{name}{{(engine="0",model_name="tiny"|model_name="tiny",engine="0")}}', text)
-    assert "process_resident_memory_bytes" in text
-    assert server.client.get("/metrics/").status_code == 200
-
-
-def test_statistics_can_be_turned_off() -> None:
-    with ApiServer(observability={"disable_log_stats": True}) as server:
-        assert server.post("/v1/completions", {"prompt": "x"}).status_code == 200
-        text = server.client.get("/metrics").text
-        assert "vllm:" not in text
-        assert "http_requests_total" in text
-
-
 def test_the_documentation_shows_the_bodies(server: ApiServer) -> None:
     schema = server.client.get("/openapi.json").json()
     body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -169,28 +93,3 @@ def test_several_names_for_one_model() -> None:
         assert [card["id"] for card in server.client.get("/v1/models").json()["data"]] == ["main", "alias"]
         assert server.post("/v1/completions", {"prompt": "x", "model": "alias"}).json()["model"] == "main"
         assert server.post("/v1/completions", {"prompt": "x", "model": "tiny"}).status_code == 404
-
-
-@pytest.mark.parametrize("loaded", [True, False])
-def test_the_statistics_line_is_there_while_there_is_work(server: ApiServer, loaded: bool) -> None:
-    from prometheus_client import CollectorRegistry
-
-    requests = RequestMetrics(CollectorRegistry(), "tiny", "0")
-    line_log = StatsLog(server.engine, requests)
-    assert line_log.next_line() is None
-    if loaded:
-        requests.count_generated(50)
-        server.engine.stats = EngineStats(num_running=3, num_blocks_used=1, num_blocks_total=2, prefix_cache_queries=4, prefix_cache_hits=1)
-        line = line_log.next_line()
-        assert line is not None
-        for part in (
-            "Running: 3 reqs",
-            "Waiting: 0 reqs",
-            "KV cache usage: 50.0%",
-            "Prefix cache hit rate: 25.0%",
-            "generation throughput",
-        ):
-            assert part in line
-        server.engine.stats = EngineStats()
-        assert line_log.next_line() is not None  # the quiet after
-    assert line_log.next_line() is None

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from headway.server.config.buckets import FAMILIES
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.sources import all_settings, resolve
 from headway.server.config.values import MASK, to_flags, to_text
@@ -70,6 +71,11 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.lists(st.from_regex(r"https?://[a-z]{1,5}(\.[a-z]{1,5})?(:808[0-9])?", fullmatch=True), max_size=3, unique=True)
     if setting.name in ("allowed_methods", "allowed_headers"):
         values = st.lists(st.from_regex(r"[A-Z]{1,8}(-[A-Z]{1,3})?|\*", fullmatch=True), max_size=3, unique=True)
+    if setting.name == "metrics_prefix":
+        values = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,20}", fullmatch=True).filter(lambda text: text not in UNMARKED)
+    if setting.name == "custom_histogram_buckets":
+        rising = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4, unique=True).map(sorted)
+        values = st.dictionaries(st.sampled_from(FAMILIES), rising, max_size=3)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import yaml
 from api_server import ApiServer
+from exposition import text_of_a_gpu
 from prometheus_client.parser import text_string_to_metric_families
 
 CONTAINER = Path(__file__).resolve().parents[2] / "container"
 # What Prometheus itself puts on every series.
 _OF_PROMETHEUS = {"instance", "job"}
-_SELECTOR = re.compile(r"((?:vllm:|http_|process_)[a-z0-9_]+)\{([^}]*)\}")
+_SELECTOR = re.compile(r"((?:vllm:|headway:|http_|process_)[a-z0-9_]+)\{([^}]*)\}")
 _MATCHER = re.compile(r'([a-z_]+)(=~|=)"([^"]*)"')
 _GROUPING = re.compile(r"\bby \(([^)]*)\)")
-_NAME = re.compile(r"\b(?:vllm:|http_|process_)[a-z0-9_]+")
+_NAME = re.compile(r"\b(?:vllm:|headway:|http_|process_)[a-z0-9_]+")
 
 
 def load(path: str) -> Any:
@@ -33,9 +34,15 @@ def dashboards() -> Iterator[dict[str, Any]]:
         yield json.loads(path.read_text())
 
 
+def panels() -> list[dict[str, Any]]:
+    """Those that show something."""
+    return [panel for dashboard in dashboards() for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
 def expressions() -> list[str]:
-    found = [target["expr"] for dashboard in dashboards() for panel in dashboard["panels"] for target in panel["targets"]]
-    found += [variable["query"]["query"] for dashboard in dashboards() for variable in dashboard["templating"]["list"]]
+    found = [target["expr"] for panel in panels() for target in panel["targets"]]
+    variables = [variable for dashboard in dashboards() for variable in dashboard["templating"]["list"]]
+    found += [variable["query"]["query"] for variable in variables if variable["type"] == "query"]
     return found + [rule["expr"] for group in load("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
 
 
@@ -46,7 +53,7 @@ def exported() -> dict[str, dict[str, set[str]]]:
         assert server.post("/v1/completions", {"prompt": "a"}).status_code == 200
         server.drain.begin()
         assert server.post("/v1/completions", {"prompt": "a"}).status_code == 503
-        text = server.client.get("/metrics").text
+        text = server.client.get("/metrics").text + text_of_a_gpu()
     found: dict[str, dict[str, set[str]]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -91,7 +98,46 @@ def test_compose_wires_the_three_to_each_other() -> None:
             assert not place.startswith(".") or (CONTAINER / place).is_dir()
     mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
     assert load("grafana/provisioning/dashboards/headway.yaml")["providers"][0]["options"]["path"] in mounted
-    assert {panel["datasource"]["uid"] for dashboard in dashboards() for panel in dashboard["panels"]} == {source["uid"]}
+    for dashboard in dashboards():
+        chosen = {variable["name"]: variable for variable in dashboard["templating"]["list"]}["datasource"]
+        assert (chosen["type"], chosen["query"], chosen["current"]["value"]) == ("datasource", source["type"], source["uid"])
+
+
+def test_panels_can_be_read() -> None:
+    """A title and a sentence, a unit, a name for each line, and what the variables above the panels choose."""
+    titles = [(panel["title"], panel["gridPos"]["y"]) for panel in panels()]
+    assert len(set(titles)) == len(titles) > 30
+    for panel in panels():
+        assert panel["title"]
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            assert target["legendFormat"], panel["title"]
+            for name, selector in _SELECTOR.findall(target["expr"]):
+                assert 'instance=~"$instance"' in selector, panel["title"]
+                assert not name.startswith("vllm:") or 'model_name=~"$model_name"' in selector, panel["title"]
+            assert len(_NAME.findall(target["expr"])) == len(_SELECTOR.findall(target["expr"])), panel["title"]
+
+
+def test_panels_do_not_lie_on_each_other() -> None:
+    for dashboard in dashboards():
+        taken: set[tuple[int, int]] = set()
+        for place in (panel["gridPos"] for panel in dashboard["panels"]):
+            cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+            assert not cells & taken
+            assert place["x"] + place["w"] <= 24
+            taken |= cells
+
+
+def test_prometheus_takes_what_it_is_asked(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    asked = [expression.replace("$__rate_interval", "5m") for expression in expressions() if not expression.startswith("label_values(")]
+    rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_takes_its_configuration() -> None:

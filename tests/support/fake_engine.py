@@ -57,6 +57,7 @@ class FakeEngine:
         self.stats = EngineStats(num_blocks_total=1024)
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
+        self.sleep_level = 0
         self.max_open: int | None = None
         self.retry_after_s = 3
         self.on_admit: Callable[[], None] = lambda: None
@@ -81,7 +82,7 @@ class FakeEngine:
     def generate(self, request: GenerateRequest) -> FakeStream:
         self._check_alive()
         if self.max_open is not None and len(self.open_ids) >= self.max_open:
-            raise QueueFull("The queue is full: try again later.", self.retry_after_s)
+            raise QueueFull("The queue is full: try again later.", self.retry_after_s, "max_num_queued_reqs")
         assert request.request_id not in self.open_ids, "request ids must be unique"
         assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
         self.requests.append(request)
@@ -176,7 +177,10 @@ class FakeStream:
             self._end()
             return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=engine.error)
         ids = self._output[self._num_given : self._num_given + engine.tokens_per_delta]
-        delta = TokenDelta(request.request_id, ids, num_cached_tokens=4 if self._num_deltas == 0 else 0)
+        num_cached = min(4, len(request.prompt_token_ids) - 1) if self._num_deltas == 0 else 0
+        delta = TokenDelta(request.request_id, ids, num_cached_tokens=num_cached)
+        if self._num_deltas == 0:
+            delta.times = RequestTimes(request.arrival_time, self._started, self._started, None)
         sampling = request.sampling
         if sampling.logprobs is not None:
             delta.logprobs = [fake_logprobs(token_id, sampling.logprobs) for token_id in ids]

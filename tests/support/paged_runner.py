@@ -252,7 +252,10 @@ class SchedulerDriver:
             received = self.deltas[delta.request_id]
             assert not received or received[-1].finish_reason is None, "a delta after the end"
             assert delta.token_ids or delta.finish_reason is not None, "an empty delta"
-            assert (delta.times is not None) == (delta.finish_reason is not None)
+            assert (delta.times is not None) == (delta.finish_reason is not None or not received)
+            if not received and delta.finish_reason is None:
+                assert delta.times is not None
+                assert (delta.times.first_token is not None, delta.times.last_token) == (True, None)
             received.append(delta)
             if delta.finish_reason is not None:
                 self._check_ended(delta.request_id)

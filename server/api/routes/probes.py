@@ -27,9 +27,9 @@ async def show_version(http: Request) -> Response:
 
 
 async def show_load(http: Request) -> Response:
-    """Generation requests that are being answered."""
-    return JSONResponse({"server_load": state_of(http).num_http_generations})
+    """Requests that are being answered."""
+    return JSONResponse({"server_load": state_of(http).load.num_requests})
 
 
 async def show_metrics(http: Request) -> Response:
-    return Response(state_of(http).metrics.render(), headers={"content-type": CONTENT_TYPE})
+    return Response(await state_of(http).metrics.render(), headers={"content-type": CONTENT_TYPE})

@@ -53,10 +53,14 @@ ROUTES = (
     Route("POST", "/detokenize", openai.detokenize, "Text of token ids", (DetokenizeRequest,)),
     Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
     Route("GET", "/version", probes.show_version, "This server's version"),
-    Route("GET", "/load", probes.show_load, "Generation requests that are being answered"),
+    Route("GET", "/load", probes.show_load, "How many requests are being answered"),
     Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics"),
     Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it"),
 )
+
+# Where the model answers, and where its text tools do.
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 

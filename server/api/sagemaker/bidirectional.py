@@ -33,7 +33,7 @@ _REASONS = {_GOING_AWAY: "the server is shutting down", _TRY_AGAIN_LATER: "too m
 async def converse(websocket: WebSocket) -> None:
     state = state_of(websocket)
     await websocket.accept()
-    with state.drain.holding():
+    with state.drain.holding(), state.metrics.websocket_connected():
         await _Conversation(state, websocket).run()
 
 
@@ -79,7 +79,8 @@ class _Conversation:
         draining: asyncio.Future[Any] = asyncio.ensure_future(self._state.drain.begun())
         try:
             while (message := await self._next(draining)) is not None:
-                await self._answer(message)
+                with self._state.load.counted():
+                    await self._answer(message)
         except WebSocketDisconnect:
             return _GONE
         finally:

@@ -9,7 +9,7 @@ from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, TokenDelta, TokenLogprobs
+from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -49,6 +49,7 @@ class Choice:
     recorder: ChoiceRecorder | None
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
+    times: RequestTimes | None = None
     end: str | None = None  # a FinishReason, once it is known
 
     @property
@@ -67,11 +68,12 @@ class Choice:
             self._feed_one(delta, new)
         self.token_ids += new.token_ids
         if self.recorder is not None:
-            self.recorder.on_tokens(len(new.token_ids))
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
         return new
 
     def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self.times = delta.times or self.times
         self._check_end(delta)
         token_ids, logprobs = delta.token_ids, delta.logprobs
         stops = delta.finish_reason is FinishReason.STOP
@@ -91,35 +93,32 @@ class Choice:
         if delta.prompt_logprobs is not None:
             new.prompt_logprobs = delta.prompt_logprobs
         if stopped_by is not None:
-            self._end(new, FinishReason.STOP, stopped_by, delta)
+            self._end(new, FinishReason.STOP, stopped_by)
         elif delta.finish_reason is not None:
-            self._end(new, delta.finish_reason, delta.stop_reason, delta)
+            self._end(new, delta.finish_reason, delta.stop_reason)
 
     def _check_end(self, delta: TokenDelta) -> None:
         if delta.finish_reason is FinishReason.ERROR:
-            self._record_end(FinishReason.ERROR, delta)
+            self._record_end(FinishReason.ERROR)
             raise GenerationFailed(delta.error or "The engine failed on this request.")
         if delta.finish_reason is FinishReason.ABORT:
-            self._record_end(FinishReason.ABORT, delta)
+            self._record_end(FinishReason.ABORT)
             raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
 
-    def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None, delta: TokenDelta) -> None:
+    def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
         if self.recorder is not None:
             # The recorder counts this piece's tokens before the end that they bring.
-            self.recorder.on_tokens(len(new.token_ids))
-            self.recorder.on_end(reason, delta.times)
-            self.recorder = None
-        self.end = reason.value
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
+        self._record_end(reason)
 
-    def _record_end(self, reason: FinishReason, delta: TokenDelta) -> None:
+    def _record_end(self, reason: FinishReason) -> None:
         self.end = reason.value
         if self.recorder is not None:
-            self.recorder.on_end(reason, delta.times)
+            self.recorder.on_end(reason, self.times)
             self.recorder = None
 
     def abandon(self) -> None:
         """The client has gone, or another choice failed: counts as aborted."""
-        if not self.has_ended and self.recorder is not None:
-            self.recorder.on_end(FinishReason.ABORT, None)
-            self.recorder = None
+        if not self.has_ended:
+            self._record_end(FinishReason.ABORT)

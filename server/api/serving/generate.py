@@ -59,7 +59,6 @@ class Generation:
         self._record = record
         self._log: RequestLog | None = None
         self.choices: list[Choice] = []
-        state.num_http_generations += 1
         self._is_open = True
         self._is_admitted = False
 
@@ -97,7 +96,7 @@ class Generation:
                     generation._admit(model, request, engine_request, prompt_index)
         except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
-                state.metrics.count_rejection()
+                state.metrics.count_rejection(error.limit)
             await generation.aclose()
             raise
         state.metrics.on_request(request.n, samplings)
@@ -183,7 +182,6 @@ class Generation:
         if not self._is_open:
             return
         self._is_open = False
-        self._state.num_http_generations -= 1
         if self._is_admitted:
             self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
         try:

@@ -1,0 +1,38 @@
+"""docs/metrics.md tells of every metric, with its type and labels, and of none that is not exported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from api_server import ApiServer
+from exposition import exported, metrics_of, text_of_a_gpu
+from websockets.sync.client import connect
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+_ROW = re.compile(r"^\| `([a-z0-9_:]+)` \| (gauge|counter|histogram|summary) \|([^|]*)\|", re.MULTILINE)
+# Python's own client makes these, and they are the same in every server.
+_NOT_OURS = ("process_", "python_")
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """(type, labels) by name. vLLM's have two labels more than a row names, but where it says otherwise."""
+    found = {}
+    for section in PAGE.read_text().split("\n## "):
+        common = {"model_name", "engine"} if section.startswith(("Engine\n", "Requests\n")) else set()
+        for name, kind, cell in _ROW.findall(section):
+            further, _, without = cell.strip().partition("; no ")
+            left_out = common if without == "others" else {without}
+            found[name] = (kind, {label for label in further.split(", ") if label} | common - left_out)
+    return found
+
+
+def test_the_page_tells_of_what_is_exported() -> None:
+    options = {"lora": {"enable_lora": True}, "sagemaker": {"enable_stateful_sessions": True}}
+    with ApiServer(phases={"loading weights": 1.5}, **options) as server:
+        server.post("/v1/completions", {"promt": "x"})
+        with connect(f"ws{server.url.removeprefix('http')}/invocations-bidirectional-stream"):
+            text = server.client.get("/metrics").text
+        assert metrics_of(server)["headway:startup_phase_seconds{'phase': 'loading weights'}"] == 1.5
+    found = {name: (metric.kind, set(metric.labels)) for name, metric in exported(text + text_of_a_gpu()).items()}
+    assert documented() == {name: facts for name, facts in found.items() if not name.startswith(_NOT_OURS)}
