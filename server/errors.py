@@ -50,11 +50,23 @@ class AdaptersFull(HeadwayError):
 
 
 class QueueFull(HeadwayError):
-    """The waiting queue is at its limit; try again after ``retry_after_s`` seconds."""
+    """There is no room now; try again after ``retry_after_s`` seconds. ``reason`` names what is full, for metrics."""
 
-    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+    def __init__(self, message: str, retry_after_s: int, reason: str) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
+
+
+class QueueTimedOut(QueueFull):
+    """The request was admitted and waited for --queue-timeout without being scheduled."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s, "queue_timeout")
+
+
+class RequestTimedOut(HeadwayError):
+    """The request did not end within its time limit, and was ended."""
 
 
 class EngineNotReady(HeadwayError):

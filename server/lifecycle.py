@@ -22,6 +22,7 @@ from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
+from headway.server.engine.admission import Admission
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.log import masked
@@ -86,9 +87,9 @@ class Lifecycle:
         self._early = early
         self._started = started
         self._custom = custom
-        self._client = ProcessEngineClient(
-            starter.process, max_open_requests=config.overload.max_num_queued_reqs, on_phase=starter.phases.enter
-        )
+        overload = config.overload
+        admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens)
+        self._client = ProcessEngineClient(starter.process, admission=admission, on_phase=starter.phases.enter)
         self._drain = Drain()
         self._served = Served.of(config)
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)

@@ -21,6 +21,7 @@ from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
+from headway.server.api.overload import OverloadMiddleware
 from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
@@ -56,7 +57,7 @@ def create_app(
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, metrics, drain, custom),
+        middleware=_middleware(config, engine, metrics, drain, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
         lifespan=_lifespan(engine, metrics),
     )
@@ -79,7 +80,9 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
     app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
-def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:
+def _middleware(
+    config: ServerConfig, engine: EngineClient, metrics: Metrics, drain: Drain, custom: CustomHandlers | None
+) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
     stack += [
@@ -89,6 +92,7 @@ def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: Cu
     ]
     if config.security.api_key:
         stack.append(Middleware(ApiKeyMiddleware, keys=config.security.api_key))
+    stack.append(Middleware(OverloadMiddleware, engine=engine, metrics=metrics, request_timeout_s=config.overload.request_timeout))
     if custom:
         stack += [Middleware(HoldDrain, drain=drain), *custom.middleware]
     return stack

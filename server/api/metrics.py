@@ -64,9 +64,10 @@ class Metrics:
         if self.requests:
             self.requests.max_generation_tokens.observe(max_generation_tokens)
 
-    def count_rejection(self) -> None:
+    def count_rejection(self, reason: str) -> None:
+        """``reason`` is QueueFull's."""
         if self.requests:
-            self.requests.rejections.inc()
+            self.requests.rejections[reason].inc()
 
     def _on_step(self, stats: EngineStats) -> None:
         if self.requests and stats.last_step_tokens:

@@ -1,8 +1,11 @@
-"""The path of a request below --root-path."""
+"""The path of a request below --root-path, and which paths are for the engine."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
+
+# What is answered by the engine: under the limits of overload, and traced.
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
 
 
 def route_path(scope: Scope) -> str:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from headway.server.types import FinishReason, GenerateRequest, RequestTimes
 
+_REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout")
 _LATENCY = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _FIRST_TOKEN = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1),
@@ -39,9 +40,8 @@ class RequestMetrics:
             "vllm:request_success", "Finished requests, by reason.", ["model_name", "engine", "finished_reason"], registry=registry
         )
         self.finished = {reason: success.labels(model_name, engine, reason.value) for reason in FinishReason}
-        self.rejections = Counter(
-            "vllm:admission_rejections", "Requests refused for a full queue.", ["model_name", "reason"], registry=registry
-        ).labels(model_name, "max_num_queued_reqs")
+        rejections = Counter("vllm:admission_rejections", "Requests refused for a full queue.", ["model_name", "reason"], registry=registry)
+        self.rejections = {reason: rejections.labels(model_name, reason) for reason in _REJECTIONS}
         self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", _FIRST_TOKEN)
         self.between_tokens = histogram("inter_token_latency_seconds", "Gap between successive outputs.", _BETWEEN_TOKENS)
         self.per_token = histogram("request_time_per_output_token_seconds", "Decode time a token, by request.", _BETWEEN_TOKENS)

@@ -10,7 +10,7 @@ from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig
-from headway.server.config.overload import OverloadConfig
+from headway.server.config.overload import OverloadConfig, overload_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems
@@ -65,7 +65,10 @@ def problems(config: ServerConfig) -> list[str]:
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
-    sagemaker = config.sagemaker
+    return [*overload_warnings(config.overload), *_custom_code_warnings(config.sagemaker)]
+
+
+def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:
     if sagemaker.enable_custom_handlers:
         return []
     asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]

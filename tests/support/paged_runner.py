@@ -252,7 +252,7 @@ class SchedulerDriver:
             received = self.deltas[delta.request_id]
             assert not received or received[-1].finish_reason is None, "a delta after the end"
             assert delta.token_ids or delta.finish_reason is not None, "an empty delta"
-            assert (delta.times is not None) == (delta.finish_reason is not None)
+            assert (delta.times is not None) == (delta.finish_reason is not None or not received)
             received.append(delta)
             if delta.finish_reason is not None:
                 self._check_ended(delta.request_id)
@@ -263,9 +263,9 @@ class SchedulerDriver:
         assert request_id not in self.scheduler.open_request_ids()
         tokens, reason, stop_token = expected_tokens(request, self.max_len)
         got = self.tokens(request_id)
-        if last.finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
+        if last.finish_reason in (FinishReason.ABORT, FinishReason.ERROR, FinishReason.QUEUE_TIMEOUT):
             assert got == tokens[: len(got)]
-            assert (last.error is not None) == (last.finish_reason is FinishReason.ERROR)
+            assert (last.error is not None) == (last.finish_reason is not FinishReason.ABORT)
         else:
             assert (got, last.finish_reason, last.stop_reason) == (tokens, reason, stop_token)
         deltas = self.deltas[request_id]

@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import client_request_id_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.media import JSON
@@ -31,7 +32,11 @@ async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
 async def call_of(http: Request) -> Call:
     """For a request whose body has been read."""
     return Call(
-        request_id_of(http), client_request_id_of(http) is not None, num_bytes=len(await http.body()), adapter=asked_adapter(http.headers)
+        request_id_of(http),
+        client_request_id_of(http) is not None,
+        num_bytes=len(await http.body()),
+        deadline=deadline_of(http),
+        adapter=asked_adapter(http.headers),
     )
 
 

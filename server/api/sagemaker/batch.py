@@ -7,6 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import AppState, client_request_id_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.errors import error_json, failure_json
@@ -23,8 +24,9 @@ from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, Queu
 MAX_LINES = 10_000
 # Log-probabilities make answers large; no client of the platform takes more.
 MAX_ANSWER_BYTES = 100 * 2**20
-# A full queue is asked again for this long before a line is given up.
+# A full queue is asked again for this long before a line is given up, and this often.
 MAX_QUEUE_WAIT_S = 60.0
+QUEUE_PAUSE_S = 0.5
 
 
 async def answer_lines(http: Request) -> Response:
@@ -63,6 +65,7 @@ class _Batch:
         self._adapter = asked_adapter(http.headers)
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
+        self._deadline = deadline_of(http)
         self._width = width
         self._num_answer_bytes = 0
 
@@ -85,7 +88,14 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        call = Call(f"{self._request_id}-{index}", is_id_given=self._is_id_given, num_bytes=len(line), adapter=self._adapter)
+        deadline = self._deadline.restarted().within(self._state.config.overload.request_timeout, "--request-timeout")
+        call = Call(
+            f"{self._request_id}-{index}",
+            is_id_given=self._is_id_given,
+            num_bytes=len(line),
+            deadline=deadline,
+            adapter=self._adapter,
+        )
         try:
             async with self._state.batch_turn:
                 await asyncio.sleep(0)
@@ -108,11 +118,22 @@ class _Batch:
 
     async def _admitted(self, invocation: Invocation, call: Call) -> Answer:
         """Waits while the queue is full: the lines are here, and sending them again would not shorten it."""
-        deadline = asyncio.get_running_loop().time() + MAX_QUEUE_WAIT_S
-        while True:
-            try:
-                return await invocation.open(self._state, call)
-            except QueueFull as error:
-                if asyncio.get_running_loop().time() + error.retry_after_s > deadline:
-                    raise
-                await asyncio.sleep(error.retry_after_s)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + MAX_QUEUE_WAIT_S
+        async with call.deadline.guard():
+            while True:
+                # Asked first: what is not opened need not be tokenised again, nor is it counted as a refusal.
+                if self._has_room() or loop.time() >= give_up_at:
+                    try:
+                        return await invocation.open(self._state, call)
+                    except QueueFull:
+                        if loop.time() >= give_up_at:
+                            raise
+                await asyncio.sleep(QUEUE_PAUSE_S)
+
+    def _has_room(self) -> bool:
+        try:
+            self._state.engine.check_room()
+        except QueueFull:
+            return False
+        return True

@@ -13,6 +13,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, state_of
 from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
@@ -101,7 +102,9 @@ class _Conversation:
     async def _answer(self, message: bytes) -> None:
         """In frames. Raises WebSocketDisconnect."""
         headers = self._websocket.headers
-        call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), adapter=asked_adapter(headers))
+        # A message's time begins with its turn: how many wait before it is the client's own choice.
+        deadline = Deadline.begin().within(self._state.config.overload.request_timeout, "--request-timeout")
+        call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), deadline=deadline, adapter=asked_adapter(headers))
         try:
             route = asked_route(headers)
             invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
+from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.choices import ChoiceDelta
@@ -18,7 +18,7 @@ from headway.server.api.serving.generate import Generation, Usage
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time().
+    """What the transport tells about a request. ``num_bytes``: its body's size. ``deadline`` knows when it arrived, too.
 
     ``adapter``: the name of one that was asked for beside the body; it goes before the body's model.
     """
@@ -26,8 +26,8 @@ class Call:
     request_id: str
     is_id_given: bool  # by the client, beside the body
     num_bytes: int
+    deadline: Deadline
     adapter: str | None = None
-    arrival: float = field(default_factory=time.time)
 
     def id_of(self, request: GenerationFields) -> str:
         """The client's X-Request-Id goes before the body's request_id, and that before a fresh one."""

@@ -17,13 +17,13 @@ from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, ren
 
 
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull."""
+    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
     adapter = state.adapter_of(request.model, call.adapter)
     prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.id_of(request)}"
     form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call.deadline, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 

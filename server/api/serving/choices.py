@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import ServerDraining
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, TokenDelta, TokenLogprobs
+
+_MOST_RETRY_S = 60
 
 
 @dataclass(slots=True)
@@ -54,7 +58,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, ServerDraining for an end that is no answer.
+        Raises GenerationFailed, ServerDraining, RequestTimedOut, QueueTimedOut for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -92,12 +96,11 @@ class Choice:
             self._end(new, delta.finish_reason, delta.stop_reason, delta)
 
     def _check_end(self, delta: TokenDelta) -> None:
-        if delta.finish_reason is FinishReason.ERROR:
-            self._record_end(FinishReason.ERROR, delta)
-            raise GenerationFailed(delta.error or "The engine failed on this request.")
-        if delta.finish_reason is FinishReason.ABORT:
-            self._record_end(FinishReason.ABORT, delta)
-            raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+        reason = delta.finish_reason
+        if reason is None or reason in (FinishReason.STOP, FinishReason.LENGTH):
+            return
+        self._record_end(reason, delta)
+        raise _failure(reason, delta)
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None, delta: TokenDelta) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
@@ -114,8 +117,24 @@ class Choice:
             self.recorder.on_end(reason, delta.times)
             self.recorder = None
 
-    def abandon(self) -> None:
-        """The client has gone, or another choice failed: counts as aborted."""
+    def abandon(self, reason: FinishReason) -> None:
+        """The client has gone, another choice failed, or the time is over: ``reason`` counts if it is still open."""
         if not self.has_ended and self.recorder is not None:
-            self.recorder.on_end(FinishReason.ABORT, None)
+            self.recorder.on_end(reason, None)
             self.recorder = None
+
+
+def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
+    text = delta.error or "The engine failed on this request."
+    match reason:
+        case FinishReason.ABORT:
+            return ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+        case FinishReason.TIMEOUT:
+            return RequestTimedOut(text)
+        case FinishReason.QUEUE_TIMEOUT:
+            assert delta.times is not None, "the engine ends a request with its times"
+            # It will not be better soon: as long again as it has waited.
+            waited_s = time.time() - delta.times.arrival
+            return QueueTimedOut(text, min(math.ceil(waited_s), _MOST_RETRY_S))
+        case _:
+            return GenerationFailed(text)

@@ -18,13 +18,13 @@ from headway.server.types import TokenLogprobs
 
 
 async def open_completion(state: AppState, call: Call, request: CompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull."""
+    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
     adapter = state.adapter_of(request.model, call.adapter)
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter)
+    generation = await Generation.open(state, model, request, prompts, public_id, call.deadline, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 
