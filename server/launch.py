@@ -20,6 +20,7 @@ from headway.server.starter import EngineStarter
 
 if TYPE_CHECKING:
     from headway.server.api.sagemaker.custom.loading import CustomHandlers
+    from headway.server.api.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,14 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     listener = bind(config.network.host, config.network.port)
     # Before anything that takes long: code of the user's that fails to load ends the start.
     custom = _custom_handlers(config)
+    tracing = _tracing(config)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
     starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
     try:
         starter.begin()
         from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-        return Lifecycle(config, starter, listener, early, started, custom).run()
+        return Lifecycle(config, starter, listener, early, started, custom, tracing).run()
     finally:
         ignore_further_signals()
         starter.stop()
@@ -77,6 +79,14 @@ def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
     from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
 
     return load_custom_handlers(config.sagemaker)
+
+
+def _tracing(config: ServerConfig) -> Tracing | None:
+    if config.tracing.otlp_traces_endpoint is None:
+        return None
+    from headway.server.api.traces import make_tracing  # starlette, OpenTelemetry
+
+    return make_tracing(config.tracing, os.environ)
 
 
 def allow_many_sockets() -> None:

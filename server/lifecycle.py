@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 import uvloop
@@ -31,6 +31,9 @@ from headway.server.reaper import Reaper
 from headway.server.signals import STOP_SIGNALS, EarlyStop
 from headway.server.source.files import ModelFiles
 from headway.server.starter import EngineStarter
+
+if TYPE_CHECKING:
+    from headway.server.api.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,7 @@ class Lifecycle:
         early: EarlyStop,
         started: float,
         custom: CustomHandlers | None,
+        tracing: Tracing | None,
     ) -> None:
         self._config = config
         self._starter = starter
@@ -87,6 +91,7 @@ class Lifecycle:
         self._early = early
         self._started = started
         self._custom = custom
+        self._tracing = tracing
         overload = config.overload
         admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens)
         self._client = ProcessEngineClient(starter.process, admission=admission, on_phase=starter.phases.enter)
@@ -102,7 +107,7 @@ class Lifecycle:
     async def _live(self) -> Outcome:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, self._tracing)
         server = _Uvicorn(uvicorn_config(app, self._config))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())

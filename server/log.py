@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TextIO
 
 from headway.server.say import indented_line, json_line, timestamp
@@ -15,6 +16,9 @@ from headway.server.say import indented_line, json_line, timestamp
 _SHORTEST_SECRET = 4  # a shorter one would blacken ordinary words
 # What a record may carry as ``extra``.
 _IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter")
+
+# Of the request that the current task is about, where it is traced: its records carry them.
+trace_ids: ContextVar[dict[str, str] | None] = ContextVar("trace_ids", default=None)
 
 _URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
@@ -55,7 +59,7 @@ class JsonFormatter(_MaskingFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         more = {name: masked(str(getattr(record, name, "")), self._secrets) for name in _IDS} | {"traceback": self._traceback(record)}
-        given = {name: text for name, text in more.items() if text}
+        given = {name: text for name, text in more.items() if text} | (trace_ids.get() or {})
         return json_line(record.created, record.levelname, self._role, self._message(record), **given)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -32,6 +32,9 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
+if TYPE_CHECKING:
+    from headway.server.api.tracing import Tracing
+
 
 def create_app(
     config: ServerConfig,
@@ -40,6 +43,7 @@ def create_app(
     drain: Drain,
     adapters: AdapterRegistry,
     custom: CustomHandlers | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
@@ -57,11 +61,11 @@ def create_app(
         redoc_url="/redoc" if with_docs else None,
         openapi_url="/openapi.json" if with_docs else None,
         redirect_slashes=False,
-        middleware=_middleware(config, engine, metrics, drain, custom),
+        middleware=_middleware(config, engine, metrics, drain, custom, tracing),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
-        lifespan=_lifespan(engine, metrics),
+        lifespan=_lifespan(engine, metrics, tracing),
     )
-    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters, tracing)
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
@@ -81,12 +85,19 @@ def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
 
 
 def _middleware(
-    config: ServerConfig, engine: EngineClient, metrics: Metrics, drain: Drain, custom: CustomHandlers | None
+    config: ServerConfig,
+    engine: EngineClient,
+    metrics: Metrics,
+    drain: Drain,
+    custom: CustomHandlers | None,
+    tracing: Tracing | None,
 ) -> list[Middleware]:
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
+    stack.append(Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers))
+    if tracing is not None:
+        stack.append(tracing.middleware())
     stack += [
-        Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),
     ]
@@ -98,14 +109,18 @@ def _middleware(
     return stack
 
 
-def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(engine: EngineClient, metrics: Metrics, tracing: Tracing | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks: list[asyncio.Task[Any]] = []
         if metrics.requests is not None:
             tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
+        if tracing is not None:
+            tracing.start()
         yield
         for task in tasks:
             task.cancel()
+        if tracing is not None:  # last, since what ended in the meantime has spans
+            await tracing.stop()
 
     return lifespan

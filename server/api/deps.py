@@ -24,6 +24,7 @@ from headway.server.words import cut
 
 if TYPE_CHECKING:
     from headway.server.api.metrics import Metrics
+    from headway.server.api.tracing import Tracing
     from headway.server.text.chat_template import ChatTemplate
     from headway.server.text.generation import GenerationDefaults
     from headway.server.text.tokenizer import Tokenizer
@@ -129,6 +130,7 @@ class AppState:
     drain: Drain
     metrics: Metrics
     adapters: AdapterRegistry
+    tracing: Tracing | None = None
     num_http_generations: int = 0  # generation requests being answered, for /load
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique

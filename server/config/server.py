@@ -14,6 +14,7 @@ from headway.server.config.overload import OverloadConfig, overload_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems
+from headway.server.config.tracing import TracingConfig, tracing_problems
 
 
 class ServerConfig(Topic):
@@ -30,6 +31,7 @@ class ServerConfig(Topic):
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -60,6 +62,7 @@ def problems(config: ServerConfig) -> list[str]:
         *lora_problems(config.lora),
         *network_problems(config.network),
         *security_problems(config.security),
+        *tracing_problems(config.tracing),
     ]
 
 

@@ -53,6 +53,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20).filter(
             lambda text: text not in (*UNMARKED, MASK) and not text.startswith((*PLACES, '"', "'"))
         )
+    if setting.name == "otlp_traces_endpoint":
+        values = st.from_regex(r"https?://[a-z]{1,9}(:[1-9][0-9]{0,3})?(/[a-z]{1,9})?", fullmatch=True)
     if setting.name == "root_path":
         values = values.map(lambda path: f"/{path.strip()}")
     if setting.name == "lora_modules":

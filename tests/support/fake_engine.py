@@ -166,6 +166,8 @@ class FakeStream:
         return self._next()
 
     async def _gate_or_time_out(self) -> None:
+        if self._engine.gate.is_set():
+            return
         waits = [asyncio.ensure_future(event.wait()) for event in (self._engine.gate, self._overdue)]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

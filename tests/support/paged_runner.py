@@ -185,9 +185,18 @@ class SchedulerDriver:
         self.now += 1.0
         return self.now
 
-    def add(self, request_id: str, prompt: list[int], *, priority: int = 0, cache_salt: str | None = None, **sampling: object) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        queue_timeout_s: float | None = None,
+        **sampling: object,
+    ) -> None:
         parameters = SamplingParams(**{"max_tokens": 4, "ignore_eos": True, **sampling})  # type: ignore[arg-type]
-        request = GenerateRequest(request_id, prompt, parameters, self.now, priority, cache_salt)
+        request = GenerateRequest(request_id, prompt, parameters, self.now, priority, cache_salt, queue_timeout_s=queue_timeout_s)
         self.runner.salts[request_id] = cache_salt
         self.scheduler.add(request)
         self.requests[request_id] = request

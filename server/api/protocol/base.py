@@ -53,6 +53,8 @@ class StreamOptions(BaseModel):
 class GenerationFields(RequestModel):
     """What to generate and how, for chat and completions alike. None: the model's own default."""
 
+    OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
+
     model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
     n: int = Field(1, ge=1, le=MAX_N)
     min_tokens: int = Field(0, ge=0)

@@ -16,9 +16,11 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.body import read_request
 from headway.server.api.sagemaker.attributes import asked_adapter
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.operations import Operation
 from headway.server.api.stream import EVENTS, ChunkStream, Framing
+from headway.server.api.traces import span_of
 
 _Model = TypeVar("_Model", bound=RequestModel)
 
@@ -36,6 +38,7 @@ async def call_of(http: Request) -> Call:
         client_request_id_of(http) is not None,
         num_bytes=len(await http.body()),
         deadline=deadline_of(http),
+        span=span_of(http),
         adapter=asked_adapter(http.headers),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,8 +18,13 @@ from headway.server.api.protocol.parse import parse_object
 from headway.server.api.routes.body import read_body
 from headway.server.api.sagemaker.attributes import asked_adapter, asked_route, echoed
 from headway.server.api.sagemaker.understand import Invocation, understand
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
+from headway.server.api.traces import line_span, span_of
 from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, QueueFull, RequestError, ServerDraining
+
+if TYPE_CHECKING:
+    from headway.server.api.request_span import RequestSpan
 
 # Every answer is held until the last is there. At 100 bytes a line and 1 KB an answer: 1 MB in, 10 MB out.
 MAX_LINES = 10_000
@@ -66,6 +72,7 @@ class _Batch:
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
         self._deadline = deadline_of(http)
+        self._span = span_of(http)
         self._width = width
         self._num_answer_bytes = 0
 
@@ -88,33 +95,38 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        deadline = self._deadline.restarted().within(self._state.config.overload.request_timeout, "--request-timeout")
-        call = Call(
-            f"{self._request_id}-{index}",
-            is_id_given=self._is_id_given,
-            num_bytes=len(line),
-            deadline=deadline,
-            adapter=self._adapter,
-        )
         try:
-            async with self._state.batch_turn:
-                await asyncio.sleep(0)
-                if self._num_answer_bytes > MAX_ANSWER_BYTES:
-                    raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
-                invocation = await in_parser(len(line), lambda: understand(self._route, parse_object(line)))
-            if invocation.is_stream:
-                raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
-            answer = await self._admitted(invocation, call)
-            try:
-                return await answer.whole()
-            finally:
-                await answer.aclose()
+            with line_span(self._span) as span:
+                return await self._understood_and_answered(index, line, span)
         except (EngineDead, EngineNotReady, ServerDraining):
             raise
         except HeadwayError as error:
             return error_json(error)
         except Exception:  # the process edge of this line: the others have done nothing wrong
             return failure_json(self._request_id, f" in line {index}")
+
+    async def _understood_and_answered(self, index: int, line: bytes, span: RequestSpan | None) -> bytes:
+        """Raises HeadwayError."""
+        call = Call(
+            f"{self._request_id}-{index}",
+            is_id_given=self._is_id_given,
+            num_bytes=len(line),
+            deadline=self._deadline.restarted().within(self._state.config.overload.request_timeout, "--request-timeout"),
+            span=span,
+            adapter=self._adapter,
+        )
+        async with self._state.batch_turn:
+            await asyncio.sleep(0)
+            if self._num_answer_bytes > MAX_ANSWER_BYTES:
+                raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
+            invocation = await in_parser(len(line), lambda: understand(self._route, parse_object(line)))
+        if invocation.is_stream:
+            raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
+        answer = await self._admitted(invocation, call)
+        try:
+            return await answer.whole()
+        finally:
+            await answer.aclose()
 
     async def _admitted(self, invocation: Invocation, call: Call) -> Answer:
         """Waits while the queue is full: the lines are here, and sending them again would not shorten it."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import uuid
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -21,8 +21,13 @@ from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
 from headway.server.api.sagemaker.attributes import asked_adapter, asked_route
 from headway.server.api.sagemaker.understand import understand
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
+from headway.server.api.traces import message_span
 from headway.server.errors import HeadwayError
+
+if TYPE_CHECKING:
+    from headway.server.api.request_span import RequestSpan
 
 END = b'{"object":"stream.end"}'
 MAX_WAITING = 16  # messages behind the one that is being answered
@@ -101,24 +106,30 @@ class _Conversation:
 
     async def _answer(self, message: bytes) -> None:
         """In frames. Raises WebSocketDisconnect."""
-        headers = self._websocket.headers
-        # A message's time begins with its turn: how many wait before it is the client's own choice.
-        deadline = Deadline.begin().within(self._state.config.overload.request_timeout, "--request-timeout")
-        call = Call(uuid.uuid4().hex, is_id_given=False, num_bytes=len(message), deadline=deadline, adapter=asked_adapter(headers))
+        request_id = uuid.uuid4().hex
         try:
-            route = asked_route(headers)
-            invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
-            answer = await invocation.open(self._state, call)
-            try:
-                await self._send(answer)
-            finally:
-                await answer.aclose()
+            with message_span(self._state.tracing, self._websocket) as span:
+                await self._understand_and_send(message, request_id, span)
         except WebSocketDisconnect:
             raise
         except HeadwayError as error:
             await self._send_frame(error_json(error))
         except Exception:  # the process edge of this message: the connection can still be used
-            await self._send_frame(failure_json(call.request_id, " on its WebSocket"))
+            await self._send_frame(failure_json(request_id, " on its WebSocket"))
+
+    async def _understand_and_send(self, message: bytes, request_id: str, span: RequestSpan | None) -> None:
+        """Raises HeadwayError, WebSocketDisconnect."""
+        headers = self._websocket.headers
+        # A message's time begins with its turn: how many wait before it is the client's own choice.
+        deadline = Deadline.begin().within(self._state.config.overload.request_timeout, "--request-timeout")
+        call = Call(request_id, is_id_given=False, num_bytes=len(message), deadline=deadline, span=span, adapter=asked_adapter(headers))
+        route = asked_route(headers)
+        invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
+        answer = await invocation.open(self._state, call)
+        try:
+            await self._send(answer)
+        finally:
+            await answer.aclose()
 
     async def _send(self, answer: Answer) -> None:
         if not answer.is_stream:

@@ -11,7 +11,7 @@ from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, TokenDelta, TokenLogprobs
+from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
 
 _MOST_RETRY_S = 60
 
@@ -54,6 +54,8 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
     has_ended: bool = False
+    end: FinishReason | None = None  # set once it is over, however
+    times: RequestTimes | None = None  # the engine's, as far as it has told them
 
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
@@ -72,6 +74,7 @@ class Choice:
 
     def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self.times = delta.times or self.times
         self._check_end(delta)
         token_ids, logprobs = delta.token_ids, delta.logprobs
         stops = delta.finish_reason is FinishReason.STOP
@@ -103,7 +106,7 @@ class Choice:
         raise _failure(reason, delta)
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None, delta: TokenDelta) -> None:
-        new.finish_reason, new.stop_reason = reason.value, stop_reason
+        new.finish_reason, new.stop_reason, self.end = reason.value, stop_reason, reason
         if self.recorder is not None:
             # The recorder counts this piece's tokens before the end that they bring.
             self.recorder.on_tokens(len(new.token_ids))
@@ -112,14 +115,17 @@ class Choice:
         self.has_ended = True
 
     def _record_end(self, reason: FinishReason, delta: TokenDelta) -> None:
-        self.has_ended = True
+        self.has_ended, self.end = True, reason
         if self.recorder is not None:
             self.recorder.on_end(reason, delta.times)
             self.recorder = None
 
     def abandon(self, reason: FinishReason) -> None:
         """The client has gone, another choice failed, or the time is over: ``reason`` counts if it is still open."""
-        if not self.has_ended and self.recorder is not None:
+        if self.has_ended:
+            return
+        self.end = reason
+        if self.recorder is not None:
             self.recorder.on_end(reason, None)
             self.recorder = None
 

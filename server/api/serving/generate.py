@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,6 +15,7 @@ from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
@@ -22,6 +23,9 @@ from headway.server.api.serving.sampling import sampling_params, seed_of_choice
 from headway.server.errors import EngineDead, QueueFull, QueueTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
+
+if TYPE_CHECKING:
+    from headway.server.api.request_span import RequestSpan
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -50,10 +54,11 @@ class Generation:
     Choices of prompt p are p * n to p * n + n - 1. Closing before the end aborts what is open in the engine.
     """
 
-    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt]) -> None:
+    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], span: RequestSpan | None) -> None:
         self._state = state
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
+        self._span = span
         self._request = request
         self._shows_prompt_only = request.asked_max_tokens == 0
         self.choices: list[Choice] = []
@@ -71,7 +76,7 @@ class Generation:
         request: GenerationFields,
         prompts: Sequence[EncodedPrompt],
         public_id: str,
-        deadline: Deadline,
+        call: Call,
         adapter: Adapter | None,
     ) -> Generation:
         """Admits every choice, or none.
@@ -80,8 +85,10 @@ class Generation:
         """
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
-        deadline = deadline.within(request.timeout, "the field timeout")
-        generation = cls(state, request, prompts)
+        deadline = call.deadline.within(request.timeout, "the field timeout")
+        generation = cls(state, request, prompts, call.span)
+        if call.span is not None:
+            call.span.describe(request, state.name_of(adapter), public_id)
         try:
             if adapter is not None:
                 async with deadline.guard():
@@ -185,12 +192,16 @@ class Generation:
         """So far."""
         cached = None
         if self._state.config.http.enable_prompt_tokens_details:
-            cached = sum(choice.num_cached_tokens for choice in self.choices[:: self._request.n])
+            cached = self._num_cached_tokens()
         return Usage(
             prompt_tokens=sum(len(prompt.token_ids) for prompt in self._prompts),
             completion_tokens=sum(len(choice.token_ids) for choice in self.choices),
             cached_tokens=cached,
         )
+
+    def _num_cached_tokens(self) -> int:
+        """Once for each prompt."""
+        return sum(choice.num_cached_tokens for choice in self.choices[:: self._request.n])
 
     async def aclose(self) -> None:
         """Ends whatever is open; safe to repeat."""
@@ -200,11 +211,15 @@ class Generation:
         if self._timer is not None:
             self._timer.cancel()
         self._state.num_http_generations -= 1
+        for choice in self.choices:
+            choice.abandon(self._unfinished)
+        if self._span is not None and self.choices:
+            num_input_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
+            self._span.finish(self.choices, num_input_tokens, self._num_cached_tokens())
         if self._is_admitted:
             self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
         try:
             for choice in self.choices:
-                choice.abandon(self._unfinished)
                 await choice.stream.aclose()
         finally:
             if self._adapter is not None:
