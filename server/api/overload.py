@@ -9,11 +9,12 @@ from headway.server.api.deadline import set_deadline
 from headway.server.api.errors import response_to
 from headway.server.api.media import JSON_LINES, kind_of
 from headway.server.api.metrics import Metrics
+from headway.server.api.middleware import content_length
 from headway.server.api.paths import GENERATION_PATHS, route_path
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError, QueueFull
 
-# A request to open or close a session, which costs the engine nothing, is one of these; to read so little costs nothing either.
+# On /invocations so small a body may open or close a session, for which there is always room.
 _SMALL_BYTES = 256
 
 
@@ -45,7 +46,7 @@ class OverloadMiddleware:
         # The lines of a batch have their time one by one, and wait in the server until there is room (sagemaker/batch.py).
         is_batch = kind_of(connection.headers.get("content-type")) in JSON_LINES
         set_deadline(connection, None if is_batch else self._request_timeout_s)
-        if is_batch or _is_small(connection):
+        if is_batch or _may_be_of_a_session(connection):
             return
         try:
             self._engine.check_room()
@@ -54,6 +55,6 @@ class OverloadMiddleware:
             raise
 
 
-def _is_small(connection: HTTPConnection) -> bool:
-    length = connection.headers.get("content-length", "")
-    return length.isascii() and length.isdigit() and int(length) <= _SMALL_BYTES
+def _may_be_of_a_session(connection: HTTPConnection) -> bool:
+    length = content_length(connection.scope)
+    return route_path(connection.scope) == "/invocations" and length is not None and length <= _SMALL_BYTES

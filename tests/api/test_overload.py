@@ -107,8 +107,9 @@ def test_sessions_can_be_closed() -> None:
 
 
 def test_what_a_small_body_asks_for_is_refused_all_the_same(full: ApiServer) -> None:
-    assert full.post("/v1/completions", {"prompt": "x"}).status_code == 503
-    assert rejections(full) == {"max_num_queued_reqs": 1}
+    for path in ("/invocations", "/v1/completions"):
+        assert full.post(path, {"prompt": "x"}).status_code == 503
+    assert rejections(full) == {"max_num_queued_reqs": 2}
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x", "n": 3}, {"prompt": ["x", "y", "z"]}])
