@@ -63,11 +63,17 @@ class Deadline:
             raise
 
 
+def begun(connection: HTTPConnection, limit_s: float | None) -> Deadline:
+    """For what arrives now, a request or a WebSocket's message. ``limit_s`` is --request-timeout.
+
+    Raises RequestError for a bad X-Request-Timeout.
+    """
+    return Deadline.begin().within(limit_s, "--request-timeout").within(_asked_limit(connection), f"the header {_HEADER}")
+
+
 def set_deadline(connection: HTTPConnection, limit_s: float | None) -> None:
-    """To be called when the head has arrived. ``limit_s`` is --request-timeout. Raises RequestError for a bad X-Request-Timeout."""
-    asked = _asked_limit(connection)
-    deadline = Deadline.begin().within(limit_s, "--request-timeout").within(asked, f"the header {_HEADER}")
-    connection.scope[_SCOPE_KEY] = deadline
+    """To be called when a request's head has arrived. Raises as ``begun`` does."""
+    connection.scope[_SCOPE_KEY] = begun(connection, limit_s)
 
 
 def deadline_of(connection: HTTPConnection) -> Deadline:

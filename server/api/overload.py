@@ -10,7 +10,7 @@ from headway.server.api.errors import response_to
 from headway.server.api.media import JSON_LINES, kind_of
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import content_length
-from headway.server.api.paths import GENERATION_PATHS, route_path
+from headway.server.api.paths import is_generation, route_path
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError, QueueFull
 
@@ -33,7 +33,7 @@ class OverloadMiddleware:
         self._request_timeout_s = request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and route_path(scope) in GENERATION_PATHS:
+        if is_generation(scope):
             try:
                 self._begin(HTTPConnection(scope))
             except HeadwayError as error:

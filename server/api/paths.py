@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-# What is answered by the engine: under the limits of overload, and traced.
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+
+
+def is_generation(scope: Scope) -> bool:
+    """Whether an HTTP request is for the engine: under the limits of overload, and traced."""
+    return scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in _GENERATION_PATHS
 
 
 def route_path(scope: Scope) -> str:

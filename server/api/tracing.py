@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway import __version__
-from headway.server.api.paths import GENERATION_PATHS, route_path
+from headway.server.api.paths import is_generation, route_path
 from headway.server.api.request_span import RequestSpan
 
 log = logging.getLogger(__name__)
@@ -79,11 +79,10 @@ class _TracingMiddleware:
         self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = route_path(scope) if scope["type"] == "http" else ""
-        if path not in GENERATION_PATHS:
+        if not is_generation(scope):
             await self.app(scope, receive, send)
             return
-        with self._tracing.begin(f"{scope['method']} {path}", HTTPConnection(scope)) as span:
+        with self._tracing.begin(f"{scope['method']} {route_path(scope)}", HTTPConnection(scope)) as span:
             scope["headway.span"] = span
 
             async def noting_send(message: Message) -> None:

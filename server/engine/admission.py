@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from headway.server.errors import QueueFull, RequestError
 from headway.server.types import GenerateRequest
+from headway.server.words import plural
 
 # Beyond these a client does better to try elsewhere: the OpenAI client takes no Retry-After above 60 s for serious.
 _LEAST_RETRY_S, _MOST_RETRY_S = 1, 60
@@ -38,7 +39,7 @@ class Admission:
             excess = len(self._open) + num_requests - self._max_requests
             if excess > 0:
                 raise QueueFull(
-                    f"{len(self._open)} requests are open, and --max-num-queued-reqs allows {self._max_requests}: try again later.",
+                    f"{plural(len(self._open), 'request')} open, and --max-num-queued-reqs allows {self._max_requests}: try again later.",
                     _retry_after(excess, self._ended),
                     "max_num_queued_reqs",
                 )
@@ -51,7 +52,7 @@ class Admission:
             excess = self._num_prompt_tokens + num_prompt_tokens - self._max_prompt_tokens
             if excess > 0:
                 raise QueueFull(
-                    f"{self._num_prompt_tokens} prompt tokens wait to be computed, and --max-num-queued-tokens allows "
+                    f"{plural(self._num_prompt_tokens, 'prompt token')} to be computed, and --max-num-queued-tokens allows "
                     f"{self._max_prompt_tokens}: try again later.",
                     _retry_after(excess, self._prefilled),
                     "max_num_queued_tokens",

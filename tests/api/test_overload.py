@@ -90,6 +90,11 @@ def test_probes_and_management_are_never_refused(full: ApiServer) -> None:
     assert full.post("/adapters", {"name": "x" * 300, "src": "y"}).status_code == 400  # adapters are off
 
 
+def test_other_methods_are_told_so(full: ApiServer) -> None:
+    assert full.client.get("/v1/completions").status_code == 405
+    assert rejections(full) == {}
+
+
 def test_the_key_comes_first() -> None:
     with ApiServer(security={"api_key": ["a-key"]}) as server:
         server.engine.max_open = 0

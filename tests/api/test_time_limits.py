@@ -141,6 +141,18 @@ def test_each_line_of_a_batch_has_its_own_time() -> None:
         assert "choices" in limited.json()
 
 
+def test_the_header_of_a_handshake_is_for_each_message(server: ApiServer) -> None:
+    url = server.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream"
+    server.engine.gate.clear()
+    with connect(url, additional_headers={"X-Request-Timeout": "0.05"}) as ws:
+        for _ in range(2):
+            ws.send(json.dumps(PROMPT))
+            assert "the header X-Request-Timeout" in json.loads(ws.recv(timeout=10))["error"]["message"]
+    with connect(url, additional_headers={"X-Request-Timeout": "soon"}) as ws:
+        ws.send(json.dumps(PROMPT))
+        assert json.loads(ws.recv(timeout=10))["error"]["code"] == 400
+
+
 def test_each_message_of_a_websocket_has_its_own_time() -> None:
     with ApiServer(**SHORT) as server, connect(server.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream") as ws:
         server.engine.gate.clear()

@@ -58,7 +58,7 @@ def test_a_request_that_waits_too_long_and_one_too_many(server: LiveServer) -> N
         assert int(waited.headers["retry-after"]) >= 1
         too_many = complete(server, n=2)
         assert too_many.status_code == 503
-        assert "1 requests are open, and --max-num-queued-reqs allows 2" in too_many.json()["error"]["message"]
+        assert "1 request open, and --max-num-queued-reqs allows 2" in too_many.json()["error"]["message"]
     wait_until_idle(server)
     assert complete(server).status_code == 200
 

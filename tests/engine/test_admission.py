@@ -32,7 +32,7 @@ def test_requests_are_open_until_they_end() -> None:
     admission.admit(requests(5, 5))
     full = refusal(admission)
     assert full.reason == "max_num_queued_reqs"
-    assert str(full) == "2 requests are open, and --max-num-queued-reqs allows 2: try again later."
+    assert str(full) == "2 requests open, and --max-num-queued-reqs allows 2: try again later."
     admission.on_tokens("r0")
     refusal(admission)
     for _ in range(2):
@@ -47,7 +47,7 @@ def test_prompts_count_until_their_first_token() -> None:
     admission.check(1, 10)
     full = refusal(admission, num_tokens=11)
     assert full.reason == "max_num_queued_tokens"
-    assert "90 prompt tokens wait to be computed, and --max-num-queued-tokens allows 100" in str(full)
+    assert "90 prompt tokens to be computed, and --max-num-queued-tokens allows 100" in str(full)
     for _ in range(2):
         admission.on_tokens("r0")
     admission.check(1, 70)

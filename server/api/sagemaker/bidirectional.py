@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from headway.server.api.deadline import Deadline
+from headway.server.api.deadline import begun
 from headway.server.api.deps import AppState, state_of
 from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
@@ -121,7 +121,7 @@ class _Conversation:
         """Raises HeadwayError, WebSocketDisconnect."""
         headers = self._websocket.headers
         # A message's time begins with its turn: how many wait before it is the client's own choice.
-        deadline = Deadline.begin().within(self._state.config.overload.request_timeout, "--request-timeout")
+        deadline = begun(self._websocket, self._state.config.overload.request_timeout)
         call = Call(request_id, is_id_given=False, num_bytes=len(message), deadline=deadline, span=span, adapter=asked_adapter(headers))
         route = asked_route(headers)
         invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
