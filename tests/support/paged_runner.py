@@ -209,8 +209,8 @@ class SchedulerDriver:
 
     def schedule(self) -> BatchPlan | None:
         """Makes a plan and leaves it out."""
-        oldest = next(iter(self.scheduler.open_request_ids()), None)
         plan = self.scheduler.schedule()
+        oldest = next(iter(self.scheduler.open_request_ids()), None)  # of those that have not just expired
         if plan is None:
             assert self._out or oldest is None, "requests are open and nothing is computed"
             return None
