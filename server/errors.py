@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 from typing import Literal, get_args
 
-QueueLimit = Literal["max_num_queued_reqs", "max_num_queued_tokens"]
+# What a request that found no room was refused for, as metrics name it.
+QueueLimit = Literal["max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout"]
 QUEUE_LIMITS: tuple[QueueLimit, ...] = get_args(QueueLimit)
 
 
@@ -54,12 +55,23 @@ class AdaptersFull(HeadwayError):
 
 
 class QueueFull(HeadwayError):
-    """There is no room; try again after ``retry_after_s`` seconds. ``limit``: the option that says so, where it is one of these."""
+    """There is no room now; try again after ``retry_after_s`` seconds. ``reason`` names what is full."""
 
-    def __init__(self, message: str, retry_after_s: int = 1, limit: QueueLimit | None = None) -> None:
+    def __init__(self, message: str, retry_after_s: int, reason: QueueLimit) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        self.limit = limit
+        self.reason = reason
+
+
+class QueueTimedOut(QueueFull):
+    """The request was admitted and waited for --queue-timeout without being scheduled."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, retry_after_s, "queue_timeout")
+
+
+class RequestTimedOut(HeadwayError):
+    """The request did not end within its time limit, and was ended."""
 
 
 class EngineNotReady(HeadwayError):

@@ -22,6 +22,7 @@ from headway.server.starter import EngineStarter
 if TYPE_CHECKING:
     from headway.server.api.sagemaker.custom.loading import CustomHandlers
     from headway.server.api.tls.server_tls import ServerTls
+    from headway.server.api.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +64,14 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         _check_what_is_followed_or_run(config)
         tls = _server_tls(config)
         custom = _custom_handlers(config)
+        tracing = _tracing(config)
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
         starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
         try:
             starter.begin()
             from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-            return Lifecycle(config, starter, listeners, tls, early, started, custom).run()
+            return Lifecycle(config, starter, listeners, tls, early, started, custom, tracing).run()
         finally:
             ignore_further_signals()
             starter.stop()
@@ -101,6 +103,14 @@ def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:
     from headway.server.api.sagemaker.custom.loading import load_custom_handlers  # fastapi
 
     return load_custom_handlers(config.sagemaker)
+
+
+def _tracing(config: ServerConfig) -> Tracing | None:
+    if config.tracing.otlp_traces_endpoint is None:
+        return None
+    from headway.server.api.traces import make_tracing  # starlette, OpenTelemetry
+
+    return make_tracing(config.tracing, os.environ)
 
 
 def allow_many_sockets() -> None:

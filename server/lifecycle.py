@@ -20,6 +20,7 @@ from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
+from headway.server.engine.admission import Admission
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.log import masked
@@ -31,6 +32,7 @@ from headway.server.starter import EngineStarter
 
 if TYPE_CHECKING:
     from headway.server.api.tls.server_tls import ServerTls
+    from headway.server.api.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Lifecycle:
         early: EarlyStop,
         started: float,
         custom: CustomHandlers | None,
+        tracing: Tracing | None,
     ) -> None:
         self._config = config
         self._starter = starter
@@ -81,9 +84,10 @@ class Lifecycle:
         self._early = early
         self._started = started
         self._custom = custom
-        self._client = ProcessEngineClient(
-            starter.process, max_open_requests=config.overload.max_num_queued_reqs, on_phase=starter.phases.enter
-        )
+        self._tracing = tracing
+        overload = config.overload
+        admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens)
+        self._client = ProcessEngineClient(starter.process, admission=admission, on_phase=starter.phases.enter)
         self._drain = Drain()
         self._served = Served.of(config)
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
@@ -97,7 +101,7 @@ class Lifecycle:
         self._take_signals()
         logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
         phases = self._starter.phases.seconds
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, phases)
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, phases, self._tracing)
         if self._tls is not None:
             text = "When the server's certificate expires, in seconds since 1970."
             app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, self._tls.expires_at)

@@ -8,6 +8,7 @@ import sys
 import threading
 import types
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from headway.server.say import indented_line, json_line, timestamp
@@ -19,6 +20,9 @@ ACCESS_LOG = "headway.access"
 _IDS = ("request_id", "inference_id", "session_id", "prefix_id", "adapter", "api_key", "finish_reason")
 _FIGURES = ("status", "duration_s", "prompt_tokens", "cached_tokens", "completion_tokens")
 _COLORS = {"DEBUG": "37", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+
+# Of the request that the current task is about, where it is traced: its records carry them.
+trace_ids: ContextVar[dict[str, str] | None] = ContextVar("trace_ids", default=None)
 
 _URL_USER = re.compile(r"(://)[^/\s@\"']+@")  # names and passwords of mirrors, stores and proxies
 
@@ -68,6 +72,7 @@ class JsonFormatter(_MaskingFormatter):
     def format(self, record: logging.LogRecord) -> str:
         more = {name: masked(str(getattr(record, name, "")), self._secrets) for name in _IDS} | {"traceback": self._traceback(record)}
         given: dict[str, object] = {name: text for name, text in (("prefix", self._prefix), *more.items()) if text}
+        given |= trace_ids.get() or {}
         figures = {name: getattr(record, name) for name in _FIGURES if hasattr(record, name)}
         return json_line(record.created, record.levelname, self._role, self._message(record), **given, **figures)
 

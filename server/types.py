@@ -16,6 +16,8 @@ class FinishReason(enum.StrEnum):
     STOP = "stop"  # end-of-sequence token, a stop token or a stop string
     LENGTH = "length"  # max_tokens or the context length
     ABORT = "abort"  # the client went away, or the server is stopping
+    TIMEOUT = "timeout"  # its time limit is over; TokenDelta.error says which
+    QUEUE_TIMEOUT = "queue_timeout"  # it was not scheduled in time; TokenDelta.error says how long it waited
     ERROR = "error"  # the request broke; TokenDelta.error says how
 
 
@@ -68,6 +70,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     ``prompt_token_ids`` is never empty. ``arrival_time`` is ``time.time()`` in the API process, in seconds.
     Lower ``priority`` values go first under the priority policy. ``cache_salt`` separates prefix-cache tenants.
     ``adapter_id`` is that of a loaded adapter; None: the base model.
+    ``queue_timeout_s`` after its arrival it ends with QUEUE_TIMEOUT if it was never scheduled; None: it waits for as long as it takes.
     """
 
     request_id: str
@@ -77,6 +80,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = 0
     cache_salt: str | None = None
     adapter_id: int | None = None
+    queue_timeout_s: float | None = None
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):

@@ -225,7 +225,9 @@ class AdapterRegistry:
             if not adapter.pin:
                 return adapter
         if any(not adapter.pin or adapter.is_retired for adapter in self._resident.values()):
-            raise QueueFull(f"All {self.max_resident} adapters in memory (--max-loras) are in use or pinned: try again later.")
+            raise QueueFull(
+                f"All {self.max_resident} adapters in memory (--max-loras) are in use or pinned: try again later.", 1, "max_loras"
+            )
         raise AdaptersFull(
             f"All {self.max_resident} adapters in memory (--max-loras) are pinned: delete one, unpin one, or raise --max-loras."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
 from headway.server.api.orca import OrcaMiddleware
+from headway.server.api.overload import OverloadMiddleware
 from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, ROUTES, WEBSOCKETS, Route, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
@@ -36,6 +37,9 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
+if TYPE_CHECKING:
+    from headway.server.api.tracing import Tracing
+
 
 def create_app(
     config: ServerConfig,
@@ -45,6 +49,7 @@ def create_app(
     adapters: AdapterRegistry,
     custom: CustomHandlers | None = None,
     phases: Mapping[str, float] | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
@@ -54,7 +59,7 @@ def create_app(
     """
     metrics = Metrics(config, engine, served.name)
     load = ServerLoad(config.observability.enable_server_load_tracking)
-    state = AppState(config, engine, served, drain, metrics, adapters, load)
+    state = AppState(config, engine, served, drain, metrics, adapters, load, tracing)
     _add_metrics(state, phases or {})
     keys = ApiKeys(config.security)
     with_docs = not config.http.disable_fastapi_docs
@@ -102,7 +107,9 @@ def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -
     """Outermost first. What --middleware names sees every request, too large ones apart; SageMaker's custom code, which comes last,
     sees none without a key."""
     config = state.config
-    stack = [Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints)] if has_access_log(config.logs) else []
+    stack = [state.tracing.middleware()] if state.tracing is not None else []
+    if has_access_log(config.logs):
+        stack.append(Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints))
     stack += [
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=state.metrics.http, template_of=template_of),
@@ -114,7 +121,9 @@ def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -
     stack.append(Middleware(CorsMiddleware, cors=config.cors))
     if security.has_keys:
         stack.append(Middleware(ApiKeyMiddleware, keys=keys, open_prefixes=security.api_key_open_prefixes))
+    timeout_s = config.overload.request_timeout
     stack += [
+        Middleware(OverloadMiddleware, engine=state.engine, metrics=state.metrics, request_timeout_s=timeout_s),
         Middleware(LoadMiddleware, load=state.load, paths=INFERENCE_PATHS),
         Middleware(OrcaMiddleware, engine=state.engine, paths=GENERATION_PATHS),
     ]
@@ -130,8 +139,12 @@ def _lifespan(state: AppState, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsy
         if state.metrics.has_statistics:
             stats_log = StatsLog(state.engine, state.metrics.throughput, state.config.observability.stats_interval_s)
             tasks.append(asyncio.create_task(stats_log.run()))
+        if state.tracing is not None:
+            state.tracing.start()
         yield
         for task in tasks:
             task.cancel()
+        if state.tracing is not None:  # last, since what ended in the meantime has spans
+            await state.tracing.stop()
 
     return lifespan

@@ -26,6 +26,7 @@ from headway.server.words import cut
 
 if TYPE_CHECKING:
     from headway.server.api.metrics import Metrics
+    from headway.server.api.tracing import Tracing
     from headway.server.text.chat_template import ChatTemplate
     from headway.server.text.generation import GenerationDefaults
     from headway.server.text.tokenizer import Tokenizer
@@ -143,6 +144,7 @@ class AppState:
     metrics: Metrics
     adapters: AdapterRegistry
     load: ServerLoad
+    tracing: Tracing | None = None
     started_at: int = field(default_factory=lambda: int(time.time()))
     sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
     # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.

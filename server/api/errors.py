@@ -21,6 +21,7 @@ from headway.server.errors import (
     ModelNotFound,
     QueueFull,
     RequestError,
+    RequestTimedOut,
     ServerDraining,
 )
 
@@ -40,6 +41,7 @@ _TYPES = {
     499: "ClientDisconnected",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    504: "TimeoutError",
     507: "InsufficientStorageError",
 }
 # A starting engine takes seconds to minutes, so a client that asks again soon is right to.
@@ -99,6 +101,8 @@ def status_of(error: HeadwayError) -> int:
             return 499
         case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():
             return 503
+        case RequestTimedOut():
+            return 504
         case _:
             return 500
 
@@ -138,6 +142,9 @@ def response_to(error: HeadwayError) -> Response:
             headers["retry-after"] = str(seconds)
         case EngineNotReady() | ServerDraining():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
+        case RequestTimedOut():
+            # The OpenAI client would send it twice more, to run into the same limit.
+            headers["x-should-retry"] = "false"
         case Unauthorized():
             headers["www-authenticate"] = "Bearer"
     return Response(error_json(error), status_of(error), headers=headers, media_type="application/json")

@@ -80,10 +80,9 @@ class Metrics:
         if self._requests:
             self._requests.on_request_end(max_generation_tokens)
 
-    def count_rejection(self, limit: QueueLimit | None) -> None:
-        """A request was refused for ``limit``; None: for another reason, which has no series."""
-        if self._requests and limit is not None:
-            self._requests.count_rejection(limit)
+    def count_rejection(self, reason: QueueLimit) -> None:
+        if self._requests:
+            self._requests.count_rejection(reason)
 
     @contextmanager
     def websocket_connected(self) -> Iterator[None]:

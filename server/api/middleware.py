@@ -93,7 +93,7 @@ class HttpMetricsMiddleware:
                 scope["method"],
                 status,
                 time.perf_counter() - started,
-                request_bytes=_content_length(scope) or 0,
+                request_bytes=content_length(scope) or 0,
                 response_bytes=num_bytes,
                 failure=scope.get(STREAM_FAILURE),
             )
@@ -113,7 +113,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        length = _content_length(scope)
+        length = content_length(scope)
         if length is not None:
             if length > self._max_bytes:
                 await response_to(self._too_large(f"{length} bytes"))(scope, receive, send)
@@ -137,6 +137,6 @@ class BodyLimitMiddleware:
         return BodyTooLarge(f"The request's body has {size}; this server takes {self._max_bytes} at most (--max-request-body-bytes).")
 
 
-def _content_length(scope: Scope) -> int | None:
+def content_length(scope: Scope) -> int | None:
     value = next((value for name, value in scope["headers"] if name == b"content-length"), None)
     return int(value) if value is not None and value.isdigit() else None

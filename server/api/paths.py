@@ -1,8 +1,15 @@
-"""The path of a request below --root-path."""
+"""The path of a request below --root-path, and which paths are for the engine."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
+
+_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+
+
+def is_generation(scope: Scope) -> bool:
+    """Whether an HTTP request is for the engine: under the limits of overload, and traced."""
+    return scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in _GENERATION_PATHS
 
 
 def route_path(scope: Scope) -> str:

@@ -13,11 +13,12 @@ from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
-from headway.server.config.overload import OverloadConfig
+from headway.server.config.overload import OverloadConfig, overload_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
+from headway.server.config.tracing import TracingConfig, tracing_problems
 
 
 class ServerConfig(Topic):
@@ -38,6 +39,7 @@ class ServerConfig(Topic):
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    tracing: TracingConfig = TracingConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -72,6 +74,7 @@ def problems(config: ServerConfig) -> list[str]:
         *cors_problems(config.cors),
         *log_problems(config.logs),
         *observability_problems(config.observability),
+        *tracing_problems(config.tracing),
     ]
 
 
@@ -82,6 +85,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
+        *overload_warnings(config.overload),
         *_custom_code_warnings(config.sagemaker),
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, TokenDelta
@@ -20,6 +20,13 @@ class DeltaStream(Protocol):
 
     def take_nowait(self) -> TokenDelta | None:
         """The next delta if it is here already, else None: a slow reader catches up without a turn of the loop for each."""
+        ...
+
+    def time_out(self, message: str) -> None:
+        """Aborts the request in the engine now, however slow the reader is, and has the stream end with FinishReason.TIMEOUT.
+
+        Nothing happens to a request whose last delta is here already. ``message`` becomes the last delta's error.
+        """
         ...
 
     async def aclose(self) -> None: ...
@@ -56,11 +63,15 @@ class EngineClient(Protocol):
         """0.0 when no work is open, else seconds since the engine last sent a step: a hung engine is not healthy."""
         ...
 
-    def generate(self, request: GenerateRequest) -> DeltaStream:
-        """Admits the request (now, not at the first delta) and returns its deltas.
+    def check_room(self) -> None:
+        """Raises QueueFull if not even the smallest request would be admitted now."""
+        ...
 
-        Raises EngineNotReady, EngineDead, QueueFull when it is not admitted; an engine that dies later yields a last delta
-        with FinishReason.ERROR and the cause.
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
+        """Admits all of the requests (now, not at the first delta), or none, and returns the deltas of each.
+
+        Raises EngineNotReady, EngineDead, QueueFull, RequestError (more at once than is ever admitted) when they are not admitted;
+        an engine that dies later yields a last delta with FinishReason.ERROR and the cause.
         """
         ...
 

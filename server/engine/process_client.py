@@ -11,15 +11,16 @@ import signal
 import tempfile
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
 import zmq.asyncio
 
 from headway.server.config.server import ServerConfig, without_secrets
+from headway.server.engine.admission import Admission
 from headway.server.engine.calls import Calls
+from headway.server.engine.client import DeltaStream
 from headway.server.engine.messages import (
     AbortRequests,
     AdapterDone,
@@ -37,7 +38,8 @@ from headway.server.engine.messages import (
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady, QueueFull
+from headway.server.engine.request_stream import RequestStream
+from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
@@ -50,57 +52,6 @@ DEAD = "dead"
 
 # A socket's path has 108 bytes with the zero behind it (unix(7)).
 _MAX_SOCKET_PATH = 107
-
-
-class _Stream:
-    """The deltas of one open request, between the receiver and the request's handler."""
-
-    __slots__ = ("arrived", "deltas")
-
-    def __init__(self) -> None:
-        self.deltas: deque[TokenDelta] = deque()
-        self.arrived = asyncio.Event()
-
-    def put(self, delta: TokenDelta) -> None:
-        self.deltas.append(delta)
-        self.arrived.set()
-
-
-class RequestStream:
-    """Async iterator over one request's deltas. ``aclose`` before the end aborts the request; it is safe to repeat."""
-
-    def __init__(self, client: ProcessEngineClient, request_id: str, stream: _Stream) -> None:
-        self._client = client
-        self._request_id = request_id
-        self._stream = stream
-        self._finished = False
-
-    def __aiter__(self) -> RequestStream:
-        return self
-
-    async def __anext__(self) -> TokenDelta:
-        if self._finished:
-            raise StopAsyncIteration
-        stream = self._stream
-        while not stream.deltas:
-            stream.arrived.clear()
-            await stream.arrived.wait()
-        return self._take()
-
-    def take_nowait(self) -> TokenDelta | None:
-        """The next delta if it is here already; None after the last one too."""
-        return None if self._finished or not self._stream.deltas else self._take()
-
-    def _take(self) -> TokenDelta:
-        delta = self._stream.deltas.popleft()
-        if delta.finish_reason is not None:
-            self._finished = True
-            self._client.close_stream(self._request_id, finished=True)
-        return delta
-
-    async def aclose(self) -> None:
-        self._client.close_stream(self._request_id, self._finished)
-        self._finished = True
 
 
 class EngineProcess:
@@ -172,19 +123,19 @@ class ProcessEngineClient:
         self,
         process: EngineProcess,
         *,
-        max_open_requests: int | None,
+        admission: Admission,
         on_phase: Callable[[str, float], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """``on_phase`` hears of each phase of the engine's start, "ready" included, and when it began (time.monotonic())."""
         self._process = process
         self._on_phase = on_phase
-        self._max_open = max_open_requests
+        self._admission = admission
         self._now = now
         self._context = zmq.asyncio.Context()
         self._inbox = self._bind(zmq.PUSH, process.inbox)
         self._outbox = self._bind(zmq.PULL, process.outbox)
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, RequestStream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
         self._calls = Calls()
         self._phase = "starting"
@@ -277,6 +228,7 @@ class ProcessEngineClient:
                     stream = self._streams.get(delta.request_id)
                     if stream is not None:
                         stream.put(delta)
+                        self._admission.on_tokens(delta.request_id)
                         if delta.finish_reason is not None:
                             self._in_engine.discard(delta.request_id)
             case Phase(name=name, since=since):
@@ -306,26 +258,29 @@ class ProcessEngineClient:
         self._calls.fail_all(EngineDead(cause))
         self.ended.set()
 
-    def generate(self, request: GenerateRequest) -> RequestStream:
-        """See EngineClient.generate: admission now, deltas as they come."""
-        return RequestStream(self, request.request_id, self._open(request))
+    def check_room(self) -> None:
+        """See EngineClient.check_room."""
+        self._admission.check(num_requests=1, num_prompt_tokens=1)
 
-    def close_stream(self, request_id: str, finished: bool) -> None:
-        """For RequestStream: forgets the stream, and aborts the request if it had not ended."""
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
+        """See EngineClient.generate: admission now, deltas as they come."""
+        self._check_ready()
+        self._admission.admit(requests)
+        return [self._open(request) for request in requests]
+
+    def _close_stream(self, request_id: str, finished: bool) -> None:
+        """Forgets the stream, and aborts the request if it had not ended."""
         self._in_engine.discard(request_id)
+        self._admission.on_end(request_id)
         if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
             self._send(AbortRequests([request_id]))
 
-    def _open(self, request: GenerateRequest) -> _Stream:
-        self._check_ready()
-        if self._max_open is not None and len(self._streams) >= self._max_open:
-            message = f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later"
-            raise QueueFull(message, limit="max_num_queued_reqs")
+    def _open(self, request: GenerateRequest) -> DeltaStream:
         assert request.request_id not in self._streams, "request ids are ours and unique"
         if not self._in_engine:
             self._last_progress = self._now()  # the clock of a hang starts with the first open request
         self._in_engine.add(request.request_id)
-        stream = self._streams[request.request_id] = _Stream()
+        stream = self._streams[request.request_id] = RequestStream(request.request_id, self._close_stream)
         self._send(AddRequest(request))
         return stream
 

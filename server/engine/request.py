@@ -36,6 +36,7 @@ class Request:
     priority: int = 0
     cache_salt: str | None = None
     adapter_id: int | None = None
+    queue_timeout_s: float | None = None
     state: RequestState = RequestState.WAITING
     num_scheduled_tokens: int = 0
     num_computed_tokens: int = 0
@@ -60,6 +61,7 @@ class Request:
             priority=request.priority,
             cache_salt=request.cache_salt,
             adapter_id=request.adapter_id,
+            queue_timeout_s=request.queue_timeout_s,
         )
 
     @property

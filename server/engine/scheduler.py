@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowResult, ScheduledRow
+from headway.server.engine.expiry import Expiry
 from headway.server.engine.finish import Limits, finish_of
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
@@ -86,11 +87,12 @@ class Scheduler:
         self._max_len = self._limits.max_len
         self._clock = clock
         self._waiting = make_waiting_queue(policy)
+        self._expiry = Expiry()
         self._running: list[Request] = []  # in the policy's order: the last one is preempted first
         self._open: dict[str, Request] = {}  # running and waiting
         self._in_flight: deque[list[_InFlight]] = deque()  # one entry a plan that is out
         self._removed: list[str] = []  # rows that the runner still has, for the next plan
-        self._refused: list[TokenDelta] = []
+        self._refused: list[TokenDelta] = []  # and expired
         self._num_arrivals = 0
         self._num_preemptions = 0
 
@@ -98,7 +100,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request is open or a refusal waits to be taken."""
+        """Whether a request is open or a terminal delta waits to be taken."""
         return bool(self._open) or bool(self._refused)
 
     def open_request_ids(self) -> list[str]:
@@ -129,9 +131,10 @@ class Scheduler:
         self._num_arrivals += 1
         self._open[accepted.request_id] = accepted
         self._waiting.push(accepted)
+        self._expiry.add(accepted)
 
     def take_refused(self) -> list[TokenDelta]:
-        """The terminal deltas of requests that ``add`` refused, once."""
+        """The terminal deltas of requests that ``add`` refused or that expired in the queue, once."""
         refused, self._refused = self._refused, []
         return refused
 
@@ -149,6 +152,7 @@ class Scheduler:
     def schedule(self) -> BatchPlan | None:
         """The next step, or None if there is nothing to compute. Costs O(running + admitted), however many wait."""
         step = _Step(self._budget, self._clock())
+        self._expire(step.now)
         self._schedule_decodes(step)
         self._schedule_prefills(step)
         if not step.has_preempted:  # else the freed blocks would be fought over at once
@@ -158,6 +162,13 @@ class Scheduler:
         self._in_flight.append(step.requests)
         removed, self._removed = self._removed, []
         return BatchPlan(step.added, step.scheduled, removed)
+
+    def _expire(self, now: float) -> None:
+        """Ends what was never scheduled in its time. A request that was preempted has been: it goes on."""
+        for request_id in self._expiry.take_due(now):
+            request = self._open[request_id]
+            text = f"The request has waited {now - request.arrival_time:.1f} s without being scheduled (--queue-timeout): try again later."
+            self._refused.append(self._end(request, FinishReason.QUEUE_TIMEOUT, error=text))
 
     def _schedule_decodes(self, step: _Step) -> None:
         """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others."""
@@ -210,6 +221,7 @@ class Scheduler:
             if request.scheduled_time is None:
                 self._kv.count_lookup(request, prefix)
                 request.scheduled_time = step.now
+                self._expiry.discard(request)
                 request.num_cached_tokens = prefix.num_tokens
             request.state = RequestState.RUNNING
             request.num_computed_tokens = request.num_scheduled_tokens = prefix.num_tokens
@@ -305,6 +317,7 @@ class Scheduler:
             self._leave_runner(request, is_broken=reason is FinishReason.ERROR)
         else:
             self._waiting.remove(request)
+        self._expiry.discard(request)
         request.state = RequestState.FINISHED
         del self._open[request.request_id]
         delta = delta or TokenDelta(request.request_id)

@@ -36,12 +36,12 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]], tuple[float, ...]]] = {
     "vllm:prompt_tokens_cached_total": ("counter", OF_ONE_ENGINE, ()),
     "vllm:request_success_total": (
         "counter",
-        OF_ONE_ENGINE | {"finished_reason": {"stop", "length", "abort", "error", "repetition"}},
+        OF_ONE_ENGINE | {"finished_reason": {"stop", "length", "abort", "error", "repetition", "timeout", "queue_timeout"}},
         (),
     ),
     "vllm:admission_rejections_total": (
         "counter",
-        {"model_name": {"tiny"}, "reason": {"max_num_queued_reqs", "max_num_queued_tokens"}},
+        {"model_name": {"tiny"}, "reason": {"max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout"}},
         (),
     ),
     "vllm:time_to_first_token_seconds": ("histogram", OF_ONE_ENGINE, T),

@@ -30,7 +30,7 @@ def test_deltas_that_wait_go_out_as_one_chunk(server: ApiServer, stop: list[str]
 
 
 def streams_of(engine: FakeEngine, num: int) -> list[Any]:
-    return [engine.generate(GenerateRequest(f"r{i}", [1], SamplingParams(max_tokens=5 + i), 0.0)) for i in range(num)]
+    return engine.generate([GenerateRequest(f"r{i}", [1], SamplingParams(max_tokens=5 + i), 0.0) for i in range(num)])
 
 
 @pytest.mark.parametrize("num", [1, 2, 5])

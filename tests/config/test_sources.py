@@ -221,7 +221,8 @@ def test_missing_config_file(tmp_path: Path) -> None:
     [
         (["--prot", "1"], "--prot: unknown option; did you mean --port?"),
         (["--zzzzzz"], "--zzzzzz: unknown option; `headway serve --help` lists them all"),
-        (["--max-num", "1"], "--max-num: stands for several options: --max-num-batched-tokens, --max-num-seqs, --max-num-queued-reqs"),
+        (["--max-num", "1"], "--max-num: stands for several options: --max-num-batched-tokens, --max-num-seqs, --max-num-queued-reqs, "
+         "--max-num-queued-tokens"),
         (["--port"], "--port: needs a value"),
         (["--chat-template", "--port", "8001"],
          "--chat-template: needs a value (a value that begins with a dash is written --chat-template=VALUE)"),

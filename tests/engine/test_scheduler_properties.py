@@ -52,11 +52,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         cache_salt=st.sampled_from([None, None, "", "tenant"]),
         sampling=_samplings,
         choices=st.integers(1, 6),
+        queue_timeout_s=st.sampled_from([None, None, 3.0, 20.0]),
     )
-    def add(self, document, length, ending, priority, cache_salt, sampling, choices) -> None:  # type: ignore[no-untyped-def]
+    def add(self, document, length, ending, priority, cache_salt, sampling, choices, queue_timeout_s) -> None:  # type: ignore[no-untyped-def]
         for _ in range(choices):
             prompt = document[:length] + ending
-            self.driver.add(f"r{self.num_requests}", prompt, priority=priority, cache_salt=cache_salt, **sampling)
+            name = f"r{self.num_requests}"
+            self.driver.add(name, prompt, priority=priority, cache_salt=cache_salt, queue_timeout_s=queue_timeout_s, **sampling)
             self.num_requests += 1
 
     @rule(count=st.integers(1, 10))

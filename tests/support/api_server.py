@@ -22,6 +22,7 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import HttpServer
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.api.tls.server_tls import ServerTls
+from headway.server.api.traces import make_tracing
 from headway.server.config.server import ServerConfig
 from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
@@ -68,7 +69,8 @@ class ApiServer:
         self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
-        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, phases)
+        tracing = make_tracing(self.config.tracing, {})
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, phases, tracing)
         uds = self.config.network.uds
         # Named TCP, so that asyncio turns Nagle's algorithm off: each answer on a used connection took 40 ms.
         self._socket = bind_unix(uds, None) if uds else socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from headway.server.engine.client import DeltaStream
 from headway.server.errors import AdapterError, EngineDead, EngineNotReady, QueueFull
 from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta, TokenLogprobs
@@ -36,6 +37,7 @@ class FakeEngine:
     - ``text`` may be a function of the request; ``is_endless`` repeats it until max_tokens.
     - ``is_bursty``: whatever follows the first delta has arrived with it, as after a reader was held up.
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
+    - ``queue_timed_out``: requests end as if they had not been scheduled in time.
     - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
     - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
       "refused" can't be loaded, for the reason in the file.
@@ -60,6 +62,7 @@ class FakeEngine:
         self.sleep_level = 0
         self.max_open: int | None = None
         self.retry_after_s = 3
+        self.queue_timed_out = False
         self.on_admit: Callable[[], None] = lambda: None
         self.adapters: dict[int, AdapterRef] = {}
         self.max_adapters = 4
@@ -79,10 +82,16 @@ class FakeEngine:
     def seconds_since_progress(self) -> float:
         return self.stalled_s
 
-    def generate(self, request: GenerateRequest) -> FakeStream:
-        self._check_alive()
-        if self.max_open is not None and len(self.open_ids) >= self.max_open:
+    def check_room(self, num_requests: int = 1) -> None:
+        if self.max_open is not None and len(self.open_ids) + num_requests > self.max_open:
             raise QueueFull("The queue is full: try again later.", self.retry_after_s, "max_num_queued_reqs")
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
+        self._check_alive()
+        self.check_room(len(requests))
+        return [self._open(request) for request in requests]
+
+    def _open(self, request: GenerateRequest) -> FakeStream:
         assert request.request_id not in self.open_ids, "request ids must be unique"
         assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
         self.requests.append(request)
@@ -144,6 +153,8 @@ class FakeStream:
         self._num_deltas = 0
         self._started = time.time()
         self._ended = False
+        self._timed_out: str | None = None
+        self._overdue = asyncio.Event()
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]:
         return self
@@ -152,14 +163,31 @@ class FakeStream:
         if self._ended:
             raise StopAsyncIteration
         await asyncio.sleep(0.001 if self._engine.is_endless else 0)
-        await self._engine.gate.wait()
+        await self._gate_or_time_out()
         return self._next()
+
+    async def _gate_or_time_out(self) -> None:
+        if self._engine.gate.is_set():
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._engine.gate, self._overdue)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def take_nowait(self) -> TokenDelta | None:
         return self._next() if self._engine.is_bursty and not self._ended else None
 
-    async def aclose(self) -> None:
+    def time_out(self, message: str) -> None:
         if not self._ended:
+            self._timed_out = message
+            self._engine.aborted_ids.append(self._request.request_id)
+            self._engine.open_ids.discard(self._request.request_id)
+            self._overdue.set()
+
+    async def aclose(self) -> None:
+        if not self._ended and self._timed_out is None:
             self._engine.aborted_ids.append(self._request.request_id)
         self._end()
 
@@ -173,6 +201,17 @@ class FakeStream:
         if engine.dead_cause is not None:
             self._end()
             return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(engine.dead_cause)))
+        if self._timed_out is not None:
+            self._end()
+            return TokenDelta(request.request_id, finish_reason=FinishReason.TIMEOUT, error=self._timed_out)
+        if engine.queue_timed_out:
+            self._end()
+            return TokenDelta(
+                request.request_id,
+                finish_reason=FinishReason.QUEUE_TIMEOUT,
+                error="it waited in vain",
+                times=RequestTimes(request.arrival_time, None, None, None),
+            )
         if engine.fail_after == self._num_deltas:
             self._end()
             return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=engine.error)

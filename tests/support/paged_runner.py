@@ -185,9 +185,18 @@ class SchedulerDriver:
         self.now += 1.0
         return self.now
 
-    def add(self, request_id: str, prompt: list[int], *, priority: int = 0, cache_salt: str | None = None, **sampling: object) -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: list[int],
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        queue_timeout_s: float | None = None,
+        **sampling: object,
+    ) -> None:
         parameters = SamplingParams(**{"max_tokens": 4, "ignore_eos": True, **sampling})  # type: ignore[arg-type]
-        request = GenerateRequest(request_id, prompt, parameters, self.now, priority, cache_salt)
+        request = GenerateRequest(request_id, prompt, parameters, self.now, priority, cache_salt, queue_timeout_s=queue_timeout_s)
         self.runner.salts[request_id] = cache_salt
         self.scheduler.add(request)
         self.requests[request_id] = request
@@ -200,8 +209,8 @@ class SchedulerDriver:
 
     def schedule(self) -> BatchPlan | None:
         """Makes a plan and leaves it out."""
-        oldest = next(iter(self.scheduler.open_request_ids()), None)
         plan = self.scheduler.schedule()
+        oldest = next(iter(self.scheduler.open_request_ids()), None)  # of those that have not just expired
         if plan is None:
             assert self._out or oldest is None, "requests are open and nothing is computed"
             return None
@@ -266,9 +275,9 @@ class SchedulerDriver:
         assert request_id not in self.scheduler.open_request_ids()
         tokens, reason, stop_token = expected_tokens(request, self.max_len)
         got = self.tokens(request_id)
-        if last.finish_reason in (FinishReason.ABORT, FinishReason.ERROR):
+        if last.finish_reason in (FinishReason.ABORT, FinishReason.ERROR, FinishReason.QUEUE_TIMEOUT):
             assert got == tokens[: len(got)]
-            assert (last.error is not None) == (last.finish_reason is FinishReason.ERROR)
+            assert (last.error is not None) == (last.finish_reason is not FinishReason.ABORT)
         else:
             assert (got, last.finish_reason, last.stop_reason) == (tokens, reason, stop_token)
         deltas = self.deltas[request_id]

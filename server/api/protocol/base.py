@@ -53,6 +53,8 @@ class StreamOptions(BaseModel):
 class GenerationFields(RequestModel):
     """What to generate and how, for chat and completions alike. None: the model's own default."""
 
+    OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
+
     model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
     n: int = Field(1, ge=1, le=MAX_N)
     min_tokens: int = Field(0, ge=0)
@@ -87,6 +89,9 @@ class GenerationFields(RequestModel):
     return_tokens_as_token_ids: bool = False
     priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
     cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    timeout: float | None = Field(
+        None, gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."
+    )
     request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
 
     # OpenAI's bookkeeping: it changes no answer, there or here.

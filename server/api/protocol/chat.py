@@ -11,6 +11,8 @@ from headway.server.errors import RequestError
 
 
 class ChatCompletionRequest(GenerationFields):
+    OPERATION = "chat"
+
     messages: Annotated[list[dict[str, Any]], Field(min_length=1), FailFast()]
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Default: what remains of the context.")

@@ -44,6 +44,8 @@ _SCHEMA = {
 
 
 class CompletionRequest(GenerationFields):
+    OPERATION = "text_completion"
+
     prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")

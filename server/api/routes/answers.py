@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.media import JSON
@@ -15,9 +16,11 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.body import read_request
 from headway.server.api.sagemaker.attributes import asked_adapter
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.operations import Operation
 from headway.server.api.stream import EVENTS, ChunkStream, Framing
+from headway.server.api.traces import span_of
 
 _Model = TypeVar("_Model", bound=RequestModel)
 
@@ -34,6 +37,8 @@ async def call_of(http: Request) -> Call:
         request_id_of(http),
         client_request_id_of(http) is not None,
         num_bytes=len(await http.body()),
+        deadline=deadline_of(http),
+        span=span_of(http),
         adapter=asked_adapter(http.headers),
         record=record_of(http),
     )

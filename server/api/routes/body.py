@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from headway.server.api.deadline import deadline_of
 from headway.server.api.errors import ClientDisconnected, UnsupportedMediaType
 from headway.server.api.media import JSON, decoded, is_json, kind_of
 from headway.server.api.off_loop import in_parser
@@ -16,9 +17,13 @@ _T = TypeVar("_T")
 
 
 async def read_body(http: Request) -> bytes:
-    """Raises BodyTooLarge, ClientDisconnected."""
+    """Raises BodyTooLarge, ClientDisconnected, RequestTimedOut, UnsupportedMediaType (compressed)."""
+    encoding = http.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(f"The body is compressed (Content-Encoding: {shortened(encoding)}); send it as it is.")
     try:
-        return await http.body()
+        async with deadline_of(http).guard():
+            return await http.body()
     except ClientDisconnect as error:
         raise ClientDisconnected("The client left while it sent its request.") from error
 
@@ -26,7 +31,7 @@ async def read_body(http: Request) -> bytes:
 async def read_request(http: Request, understand: Callable[[dict[str, Any]], _T]) -> _T:
     """What ``understand`` makes of the body's JSON object.
 
-    Raises its errors, RequestError, UnsupportedMediaType, BodyTooLarge, ClientDisconnected.
+    Raises its errors, RequestError, and what ``read_body`` raises.
     """
     content_type = http.headers.get("content-type")
     kind = kind_of(content_type)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.errors import error_json, failure_json
@@ -16,15 +18,21 @@ from headway.server.api.protocol.parse import parse_object
 from headway.server.api.routes.body import read_body
 from headway.server.api.sagemaker.attributes import asked_adapter, asked_route, echoed
 from headway.server.api.sagemaker.understand import Invocation, understand
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
+from headway.server.api.traces import line_span, span_of
 from headway.server.errors import EngineDead, EngineNotReady, HeadwayError, QueueFull, RequestError, ServerDraining
+
+if TYPE_CHECKING:
+    from headway.server.api.request_span import RequestSpan
 
 # Every answer is held until the last is there. At 100 bytes a line and 1 KB an answer: 1 MB in, 10 MB out.
 MAX_LINES = 10_000
 # Log-probabilities make answers large; no client of the platform takes more.
 MAX_ANSWER_BYTES = 100 * 2**20
-# A full queue is asked again for this long before a line is given up.
+# A full queue is asked again for this long before a line is given up, and this often.
 MAX_QUEUE_WAIT_S = 60.0
+QUEUE_PAUSE_S = 0.5
 
 
 async def answer_lines(http: Request) -> Response:
@@ -64,6 +72,8 @@ class _Batch:
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
         self._record = record_of(http)
+        self._deadline = deadline_of(http)
+        self._span = span_of(http)
         self._width = width
         self._num_answer_bytes = 0
 
@@ -86,20 +96,9 @@ class _Batch:
         return answers
 
     async def _answer(self, index: int, line: bytes) -> bytes:
-        call = Call(f"{self._request_id}-{index}", self._is_id_given, num_bytes=len(line), adapter=self._adapter, record=self._record)
         try:
-            async with self._state.batch_turn:
-                await asyncio.sleep(0)
-                if self._num_answer_bytes > MAX_ANSWER_BYTES:
-                    raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
-                invocation = await in_parser(len(line), lambda: understand(self._route, parse_object(line)))
-            if invocation.is_stream:
-                raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
-            answer = await self._admitted(invocation, call)
-            try:
-                return await answer.whole()
-            finally:
-                await answer.aclose()
+            with line_span(self._span) as span:
+                return await self._understood_and_answered(index, line, span)
         except (EngineDead, EngineNotReady, ServerDraining):
             raise
         except HeadwayError as error:
@@ -107,13 +106,48 @@ class _Batch:
         except Exception:  # the process edge of this line: the others have done nothing wrong
             return failure_json(self._request_id, f" in line {index}")
 
+    async def _understood_and_answered(self, index: int, line: bytes, span: RequestSpan | None) -> bytes:
+        """Raises HeadwayError."""
+        call = Call(
+            f"{self._request_id}-{index}",
+            is_id_given=self._is_id_given,
+            num_bytes=len(line),
+            deadline=self._deadline.restarted().within(self._state.config.overload.request_timeout, "--request-timeout"),
+            span=span,
+            adapter=self._adapter,
+            record=self._record,
+        )
+        async with self._state.batch_turn:
+            await asyncio.sleep(0)
+            if self._num_answer_bytes > MAX_ANSWER_BYTES:
+                raise RequestError(f"The answers before this line have more than {MAX_ANSWER_BYTES} bytes; send fewer lines at a time.")
+            invocation = await in_parser(len(line), lambda: understand(self._route, parse_object(line)))
+        if invocation.is_stream:
+            raise RequestError("stream is not for lines of a batch: leave it out; each answer is one line.", "stream")
+        answer = await self._admitted(invocation, call)
+        try:
+            return await answer.whole()
+        finally:
+            await answer.aclose()
+
     async def _admitted(self, invocation: Invocation, call: Call) -> Answer:
         """Waits while the queue is full: the lines are here, and sending them again would not shorten it."""
-        deadline = asyncio.get_running_loop().time() + MAX_QUEUE_WAIT_S
-        while True:
-            try:
-                return await invocation.open(self._state, call)
-            except QueueFull as error:
-                if asyncio.get_running_loop().time() + error.retry_after_s > deadline:
-                    raise
-                await asyncio.sleep(error.retry_after_s)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + MAX_QUEUE_WAIT_S
+        async with call.deadline.guard():
+            while True:
+                # Asked first: what is not opened need not be tokenised again, nor is it counted as a refusal.
+                if self._has_room() or loop.time() >= give_up_at:
+                    try:
+                        return await invocation.open(self._state, call)
+                    except QueueFull:
+                        if loop.time() >= give_up_at:
+                            raise
+                await asyncio.sleep(QUEUE_PAUSE_S)
+
+    def _has_room(self) -> bool:
+        try:
+            self._state.engine.check_room()
+        except QueueFull:
+            return False
+        return True

@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import itertools
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from headway.server.api.deadline import begun
 from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.errors import error_json, failure_json
 from headway.server.api.media import decoded
@@ -20,8 +21,13 @@ from headway.server.api.off_loop import in_parser
 from headway.server.api.protocol.parse import parse_object
 from headway.server.api.sagemaker.attributes import asked_adapter, asked_route
 from headway.server.api.sagemaker.understand import understand
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
+from headway.server.api.traces import message_span
 from headway.server.errors import HeadwayError
+
+if TYPE_CHECKING:
+    from headway.server.api.request_span import RequestSpan
 
 END = b'{"object":"stream.end"}'
 MAX_WAITING = 16  # messages behind the one that is being answered
@@ -102,28 +108,38 @@ class _Conversation:
 
     async def _answer(self, message: bytes) -> None:
         """In frames. Raises WebSocketDisconnect."""
-        headers = self._websocket.headers
-        call = Call(
-            f"{request_id_of(self._websocket)}-{next(self._numbers)}",
-            client_request_id_of(self._websocket) is not None,
-            num_bytes=len(message),
-            adapter=asked_adapter(headers),
-            record=record_of(self._websocket),
-        )
+        request_id = f"{request_id_of(self._websocket)}-{next(self._numbers)}"
         try:
-            route = asked_route(headers)
-            invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
-            answer = await invocation.open(self._state, call)
-            try:
-                await self._send(answer)
-            finally:
-                await answer.aclose()
+            with message_span(self._state.tracing, self._websocket) as span:
+                await self._understand_and_send(message, request_id, span)
         except WebSocketDisconnect:
             raise
         except HeadwayError as error:
             await self._send_frame(error_json(error))
         except Exception:  # the process edge of this message: the connection can still be used
-            await self._send_frame(failure_json(call.request_id, " on its WebSocket"))
+            await self._send_frame(failure_json(request_id, " on its WebSocket"))
+
+    async def _understand_and_send(self, message: bytes, request_id: str, span: RequestSpan | None) -> None:
+        """Raises HeadwayError, WebSocketDisconnect."""
+        headers = self._websocket.headers
+        # A message's time begins with its turn: how many wait before it is the client's own choice.
+        deadline = begun(self._websocket, self._state.config.overload.request_timeout)
+        call = Call(
+            request_id,
+            client_request_id_of(self._websocket) is not None,
+            num_bytes=len(message),
+            deadline=deadline,
+            span=span,
+            adapter=asked_adapter(headers),
+            record=record_of(self._websocket),
+        )
+        route = asked_route(headers)
+        invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))
+        answer = await invocation.open(self._state, call)
+        try:
+            await self._send(answer)
+        finally:
+            await answer.aclose()
 
     async def _send(self, answer: Answer) -> None:
         if not answer.is_stream:

@@ -9,7 +9,8 @@ from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.sagemaker.shapes import operation_of
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.operations import Operation
 
 

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
 from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
-from headway.server.api.request_record import RequestRecord
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What the transport tells about a request. ``num_bytes``: its body's size. ``arrival`` is time.time().
-
-    ``adapter``: the name of one that was asked for beside the body; it goes before the body's model. ``record``: of the HTTP request.
-    """
-
-    request_id: str
-    is_id_given: bool  # by the client, beside the body
-    num_bytes: int
-    adapter: str | None
-    record: RequestRecord
-    arrival: float = field(default_factory=time.time)
-
-    def id_of(self, request: GenerationFields) -> str:
-        """The client's X-Request-Id goes before the body's request_id, and that before a fresh one."""
-        return self.request_id if self.is_id_given else request.request_id or self.request_id
 
 
 class Answer(Protocol):

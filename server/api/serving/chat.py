@@ -8,7 +8,8 @@ from typing import Any
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.serving.answer import Answer, Call, GeneratedAnswer
+from headway.server.api.serving.answer import Answer, GeneratedAnswer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
@@ -17,13 +18,13 @@ from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, ren
 
 
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull."""
+    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
     adapter = state.adapter_of(request.model, call.adapter)
     prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
     public_id = f"chatcmpl-{call.id_of(request)}"
     form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call.arrival, adapter, call.record)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 

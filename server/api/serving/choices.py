@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import ServerDraining
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
+
+_MOST_RETRY_S = 60
 
 
 @dataclass(slots=True)
@@ -49,8 +53,8 @@ class Choice:
     recorder: ChoiceRecorder | None
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
-    times: RequestTimes | None = None
-    end: str | None = None  # a FinishReason, once it is known
+    times: RequestTimes | None = None  # the engine's, as far as it has told them
+    end: FinishReason | None = None  # set once it is over, however
 
     @property
     def has_ended(self) -> bool:
@@ -59,7 +63,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, ServerDraining for an end that is no answer.
+        Raises GenerationFailed, ServerDraining, RequestTimedOut, QueueTimedOut for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -98,12 +102,11 @@ class Choice:
             self._end(new, delta.finish_reason, delta.stop_reason)
 
     def _check_end(self, delta: TokenDelta) -> None:
-        if delta.finish_reason is FinishReason.ERROR:
-            self._record_end(FinishReason.ERROR)
-            raise GenerationFailed(delta.error or "The engine failed on this request.")
-        if delta.finish_reason is FinishReason.ABORT:
-            self._record_end(FinishReason.ABORT)
-            raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+        reason = delta.finish_reason
+        if reason is None or reason in (FinishReason.STOP, FinishReason.LENGTH):
+            return
+        self._record_end(reason)
+        raise _failure(reason, delta)
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
@@ -113,12 +116,28 @@ class Choice:
         self._record_end(reason)
 
     def _record_end(self, reason: FinishReason) -> None:
-        self.end = reason.value
+        self.end = reason
         if self.recorder is not None:
             self.recorder.on_end(reason, self.times)
             self.recorder = None
 
-    def abandon(self) -> None:
-        """The client has gone, or another choice failed: counts as aborted."""
+    def abandon(self, reason: FinishReason) -> None:
+        """The client has gone, another choice failed, or the time is over: ``reason`` counts if it is still open."""
         if not self.has_ended:
-            self._record_end(FinishReason.ABORT)
+            self._record_end(reason)
+
+
+def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
+    text = delta.error or "The engine failed on this request."
+    match reason:
+        case FinishReason.ABORT:
+            return ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+        case FinishReason.TIMEOUT:
+            return RequestTimedOut(text)
+        case FinishReason.QUEUE_TIMEOUT:
+            assert delta.times is not None, "the engine ends a request with its times"
+            # It will not be better soon: as long again as it has waited.
+            waited_s = time.time() - delta.times.arrival
+            return QueueTimedOut(text, min(math.ceil(waited_s), _MOST_RETRY_S))
+        case _:
+            return GenerationFailed(text)

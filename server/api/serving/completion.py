@@ -8,7 +8,8 @@ from typing import Any
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.completion import CompletionRequest
-from headway.server.api.serving.answer import Answer, Call, GeneratedAnswer
+from headway.server.api.serving.answer import Answer, GeneratedAnswer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
@@ -18,13 +19,13 @@ from headway.server.types import TokenLogprobs
 
 
 async def open_completion(state: AppState, call: Call, request: CompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull."""
+    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
     adapter = state.adapter_of(request.model, call.adapter)
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, prompts, public_id, call.arrival, adapter, call.record)
+    generation = await Generation.open(state, model, request, prompts, public_id, call, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 

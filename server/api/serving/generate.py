@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from headway.server.api.adapters import Adapter
+from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.errors import GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
-from headway.server.api.request_record import RequestRecord
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
-from headway.server.errors import EngineDead, QueueFull
+from headway.server.errors import EngineDead, QueueFull, QueueTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
+
+if TYPE_CHECKING:
+    pass
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -50,17 +55,20 @@ class Generation:
     Choices of prompt p are p * n to p * n + n - 1. Closing before the end aborts what is open in the engine.
     """
 
-    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], record: RequestRecord) -> None:
+    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], call: Call) -> None:
         self._state = state
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
+        self._span = call.span
+        self._request = request
         self._shows_prompt_only = request.asked_max_tokens == 0
-        self._n = request.n
-        self._record = record
+        self._record = call.record
         self._log: RequestLog | None = None
         self.choices: list[Choice] = []
         self._is_open = True
         self._is_admitted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfinished = FinishReason.ABORT  # what becomes of choices that are still open at the end
 
     @classmethod
     async def open(
@@ -70,44 +78,67 @@ class Generation:
         request: GenerationFields,
         prompts: Sequence[EncodedPrompt],
         public_id: str,
-        arrival: float,
+        call: Call,
         adapter: Adapter | None,
-        record: RequestRecord,
     ) -> Generation:
-        """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineDead."""
+        """Admits every choice, or none.
+
+        Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineDead.
+        """
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
-        generation = cls(state, request, prompts, record)
+        deadline = call.deadline.within(request.timeout, "the field timeout")
+        generation = cls(state, request, prompts, call)
+        if call.span is not None:
+            call.span.describe(request, state.name_of(adapter), public_id)
         try:
             if adapter is not None:
-                adapter = generation._adapter = await state.adapters.acquire(adapter)
-            for prompt_index, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-                for k in range(request.n):
-                    seeded = msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)) if k else sampling
-                    engine_request = GenerateRequest(
-                        request_id=f"{public_id}-{next(state.sequence_numbers)}",
-                        prompt_token_ids=prompt.token_ids,
-                        sampling=seeded,
-                        arrival_time=arrival,
-                        priority=request.priority,
-                        cache_salt=request.cache_salt,
-                        adapter_id=adapter.ref.id if adapter is not None else None,
-                    )
-                    generation._admit(model, request, engine_request, prompt_index)
+                async with deadline.guard():
+                    adapter = generation._adapter = await state.adapters.acquire(adapter)
+            deadline.check()
+            generation._admit(model, samplings, public_id, deadline)
         except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
-                state.metrics.count_rejection(error.limit)
+                state.metrics.count_rejection(error.reason)
             await generation.aclose()
             raise
         state.metrics.on_request(request.n, samplings)
         generation._is_admitted = True
         if state.config.logs.enable_log_requests:
-            generation._log = RequestLog(state.config.logs, public_id, record.request_id, state.name_of(adapter))
+            generation._log = RequestLog(state.config.logs, public_id, call.record.request_id, state.name_of(adapter))
             generation._log.on_admitted(prompts, samplings[0], request.n)
         return generation
 
-    def _admit(self, model: ServedModel, request: GenerationFields, engine_request: GenerateRequest, prompt_index: int) -> None:
-        detokenizer = IncrementalDetokenizer(
+    def _admit(self, model: ServedModel, samplings: Sequence[SamplingParams], public_id: str, deadline: Deadline) -> None:
+        requests = [
+            self._engine_request(prompt, msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)), public_id, deadline)
+            for prompt, sampling in zip(self._prompts, samplings, strict=True)
+            for k in range(self._request.n)
+        ]
+        detokenizers = [self._detokenizer(model, engine_request) for engine_request in requests]
+        streams = self._state.engine.generate(requests)
+        shows_stop_token = self._request.include_stop_str_in_output
+        for index, (engine_request, detokenizer, stream) in enumerate(zip(requests, detokenizers, streams, strict=True)):
+            recorder = self._state.metrics.new_choice(engine_request)
+            self.choices.append(Choice(index, index // self._request.n, stream, detokenizer, shows_stop_token, recorder))
+        if deadline.at is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out, deadline.message)
+
+    def _engine_request(self, prompt: EncodedPrompt, sampling: SamplingParams, public_id: str, deadline: Deadline) -> GenerateRequest:
+        return GenerateRequest(
+            request_id=f"{public_id}-{next(self._state.sequence_numbers)}",
+            prompt_token_ids=prompt.token_ids,
+            sampling=sampling,
+            arrival_time=deadline.arrival,
+            priority=self._request.priority,
+            cache_salt=self._request.cache_salt,
+            adapter_id=self._adapter.ref.id if self._adapter is not None else None,
+            queue_timeout_s=self._state.config.overload.queue_timeout,
+        )
+
+    def _detokenizer(self, model: ServedModel, engine_request: GenerateRequest) -> IncrementalDetokenizer:
+        request = self._request
+        return IncrementalDetokenizer(
             model.tokenizer,
             skip_special_tokens=request.skip_special_tokens,
             stop=request.stop_strings,
@@ -115,16 +146,18 @@ class Generation:
             min_tokens=request.min_tokens,
             prompt_tail=engine_request.prompt_token_ids[-_TAIL_TOKENS:],
         )
-        stream = self._state.engine.generate(engine_request)
-        recorder = self._state.metrics.new_choice(engine_request)
-        index = len(self.choices)
-        self.choices.append(Choice(index, prompt_index, stream, detokenizer, request.include_stop_str_in_output, recorder))
+
+    def _time_out(self, message: str) -> None:
+        """Ends what is open in the engine, whether or not anybody reads; the reader hears of it behind what has arrived."""
+        self._unfinished = FinishReason.TIMEOUT
+        for choice in self.choices:
+            choice.stream.time_out(message)
 
     async def batches(self) -> AsyncGenerator[list[ChoiceDelta], None]:
         """What is new, as soon as something is: at most one delta a choice each time, until every choice has ended.
 
         Whatever waits when the reader comes back is merged, so a slow reader gets larger pieces instead of more.
-        Raises GenerationFailed, EngineDead, ServerDraining.
+        Raises GenerationFailed, EngineDead, ServerDraining, RequestTimedOut, QueueTimedOut.
         """
         num_open = len(self.choices)
         async with aclosing(merged([choice.stream for choice in self.choices])) as arrivals:
@@ -146,6 +179,10 @@ class Generation:
     def _feed(self, choice: Choice, deltas: list[TokenDelta]) -> ChoiceDelta:
         try:
             new = choice.feed(deltas)
+        except QueueTimedOut as error:
+            self._unfinished = FinishReason.QUEUE_TIMEOUT
+            self._state.metrics.count_rejection(error.reason)
+            raise
         except GenerationFailed as error:
             if (cause := self._state.engine.dead_cause) is not None:
                 raise EngineDead(cause) from error
@@ -162,34 +199,42 @@ class Generation:
         """So far."""
         cached = None
         if self._state.config.http.enable_prompt_tokens_details:
-            cached = sum(choice.num_cached_tokens for choice in self.choices[:: self._n])
+            cached = self._num_cached_tokens()
         return Usage(
             prompt_tokens=sum(len(prompt.token_ids) for prompt in self._prompts),
             completion_tokens=sum(len(choice.token_ids) for choice in self.choices),
             cached_tokens=cached,
         )
 
+    def _num_cached_tokens(self) -> int:
+        """Once for each prompt."""
+        return sum(choice.num_cached_tokens for choice in self.choices[:: self._request.n])
+
     def _tell_end(self) -> None:
-        usage = self.usage()
-        reasons = [choice.end or FinishReason.ABORT.value for choice in self.choices]
-        cached = sum(choice.num_cached_tokens for choice in self.choices[:: self._n])
-        self._record.add(usage.prompt_tokens, cached, usage.completion_tokens, set(reasons))
-        if self._log is not None:
-            self._log.on_end([len(choice.token_ids) for choice in self.choices], reasons)
+        num_input_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)
+        if self._span is not None and self.choices:
+            self._span.finish(self.choices, num_input_tokens, self._num_cached_tokens())
+        if self._is_admitted:
+            lengths = [len(choice.token_ids) for choice in self.choices]
+            reasons = [str(choice.end) for choice in self.choices]
+            self._state.metrics.on_request_end(max(lengths))
+            self._record.add(num_input_tokens, self._num_cached_tokens(), sum(lengths), set(reasons))
+            if self._log is not None:
+                self._log.on_end(lengths, reasons)
 
     async def aclose(self) -> None:
         """Ends whatever is open; safe to repeat."""
         if not self._is_open:
             return
         self._is_open = False
-        if self._is_admitted:
-            self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
+        if self._timer is not None:
+            self._timer.cancel()
+        for choice in self.choices:
+            choice.abandon(self._unfinished)
+        self._tell_end()
         try:
             for choice in self.choices:
-                choice.abandon()
                 await choice.stream.aclose()
-            if self._is_admitted:
-                self._tell_end()
         finally:
             if self._adapter is not None:
                 self._state.adapters.release(self._adapter)

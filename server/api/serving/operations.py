@@ -11,7 +11,8 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.serving.answer import Answer, Call
+from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.chat import open_chat
 from headway.server.api.serving.completion import open_completion
 from headway.server.api.serving.tokens import open_detokenize, open_tokenize

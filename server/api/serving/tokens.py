@@ -7,7 +7,8 @@ from typing import Any
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.serving.answer import Answer, Call, FinishedAnswer
+from headway.server.api.serving.answer import Answer, FinishedAnswer
+from headway.server.api.serving.call import Call
 from headway.server.api.serving.prompts import check_ids, refuse_hopeless, rendered_chat
 
 

@@ -1,0 +1,40 @@
+"""Requests that may wait only so long to be scheduled, in the order in which their time is over."""
+
+from __future__ import annotations
+
+import heapq
+
+from headway.server.engine.request import Request
+
+
+class Expiry:
+    """A heap; what is discarded stays in it until it comes to the top, or until more than half of the heap is of that kind.
+
+    So a step in which nothing is due costs O(1), and memory follows the number of requests that wait.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, str]] = []
+        self._due: dict[str, float] = {}
+
+    def add(self, request: Request) -> None:
+        """One without a time limit is not taken."""
+        if request.queue_timeout_s is not None:
+            due = self._due[request.request_id] = request.arrival_time + request.queue_timeout_s
+            heapq.heappush(self._heap, (due, request.request_id))
+
+    def discard(self, request: Request) -> None:
+        """It has been scheduled, or has ended. Safe to repeat."""
+        if self._due.pop(request.request_id, None) is not None and len(self._heap) > 2 * len(self._due) + 16:
+            self._heap = [(due, request_id) for request_id, due in self._due.items()]
+            heapq.heapify(self._heap)
+
+    def take_due(self, now: float) -> list[str]:
+        """The ids of those whose time is over at ``now``, once."""
+        ids = []
+        while self._heap and self._heap[0][0] <= now:
+            due, request_id = heapq.heappop(self._heap)
+            if self._due.get(request_id) == due:
+                del self._due[request_id]
+                ids.append(request_id)
+        return ids
