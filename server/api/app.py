@@ -19,9 +19,9 @@ from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.deps import AppState, Drain, Handler, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
-from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
+from headway.server.api.middleware import BodyLimitMiddleware, GoElsewhereMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.routes.table import WEBSOCKETS, Route, routes_of, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.custom.middleware import HoldDrain
@@ -64,7 +64,7 @@ def create_app(
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
-    for route in ROUTES:
+    for route in routes_of(config.development):
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     app.router.routes.extend(WEBSOCKETS)
     return app
@@ -83,6 +83,7 @@ def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: Cu
     """Outermost first. The user's own code comes last: what has no key, or is too large, does not reach it."""
     stack = [Middleware(AccessLogMiddleware)] if has_access_log(config.logs) else []
     stack += [
+        Middleware(GoElsewhereMiddleware, drain=drain),
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),

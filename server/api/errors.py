@@ -14,6 +14,7 @@ from starlette.responses import Response
 from headway.server.errors import (
     AdapterExists,
     AdaptersFull,
+    EngineAsleep,
     EngineDead,
     EngineNotReady,
     HeadwayError,
@@ -21,6 +22,7 @@ from headway.server.errors import (
     QueueFull,
     RequestError,
     ServerDraining,
+    SleepConflict,
 )
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ _TYPES = {
     503: "ServiceUnavailableError",
     507: "InsufficientStorageError",
 }
-# A starting engine takes seconds to minutes, so a client that asks again soon is right to.
+# A starting engine takes seconds to minutes, and so does one that wakes: a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
 _MAX_PATH_SHOWN = 200
 
@@ -78,7 +80,7 @@ def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
             return 404
-        case AdapterExists():
+        case AdapterExists() | SleepConflict():
             return 409
         case AdaptersFull():
             return 507
@@ -96,7 +98,7 @@ def status_of(error: HeadwayError) -> int:
             return 424
         case ClientDisconnected():
             return 499
-        case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():
+        case QueueFull() | EngineNotReady() | EngineAsleep() | EngineDead() | ServerDraining():
             return 503
         case _:
             return 500
@@ -132,7 +134,7 @@ def response_to(error: HeadwayError) -> Response:
     match error:
         case QueueFull(retry_after_s=seconds):
             headers["retry-after"] = str(seconds)
-        case EngineNotReady() | ServerDraining():
+        case EngineNotReady() | EngineAsleep() | ServerDraining():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
         case Unauthorized():
             headers["www-authenticate"] = "Bearer"

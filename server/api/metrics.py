@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
+from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.config.server import ServerConfig
 from headway.server.engine.client import EngineClient
 from headway.server.types import EngineStats, GenerateRequest, SamplingParams
@@ -38,10 +41,13 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.http = HttpMetrics(self.registry)
         self.requests: RequestMetrics | None = None
+        self.sleep: SleepMetrics | None = None
         if not config.observability.disable_log_stats:
             self.requests = RequestMetrics(self.registry, model_name, _ENGINE)
             self.registry.register(_EngineCollector(config, engine, model_name))
             engine.watch_steps(self._on_step)
+            if config.development.enable_sleep_mode:
+                self.sleep = SleepMetrics(self.registry)
 
     def render(self) -> bytes:
         text: bytes = generate_latest(self.registry)
@@ -67,6 +73,9 @@ class Metrics:
     def count_rejection(self) -> None:
         if self.requests:
             self.requests.rejections.inc()
+
+    def timed_sleep(self, operation: Literal["sleep", "wake_up"]) -> AbstractContextManager[None]:
+        return self.sleep.timed(operation) if self.sleep else nullcontext()
 
     def _on_step(self, stats: EngineStats) -> None:
         if self.requests and stats.last_step_tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
+from headway.server.config.development import DevelopmentConfig, development_warnings
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
 from headway.server.config.logs import LogConfig
@@ -30,6 +31,7 @@ class ServerConfig(Topic):
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    development: DevelopmentConfig = DevelopmentConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -64,8 +66,11 @@ def problems(config: ServerConfig) -> list[str]:
 
 
 def warnings(config: ServerConfig) -> list[str]:
-    """A sentence for each thing that was asked for and has no effect."""
-    sagemaker = config.sagemaker
+    """A sentence for each thing that was asked for and has no effect, or another one than may be wanted."""
+    return [*_unused_code(config.sagemaker), *development_warnings(config.development, bool(config.security.api_key))]
+
+
+def _unused_code(sagemaker: SagemakerConfig) -> list[str]:
     if sagemaker.enable_custom_handlers:
         return []
     asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]

@@ -11,7 +11,6 @@ import signal
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,25 +21,40 @@ from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.engine.calls import Calls
 from headway.server.engine.messages import (
     AbortRequests,
-    AdapterDone,
     AddRequest,
+    CallDone,
     Died,
-    LoadAdapter,
     Phase,
     Ready,
-    ResetPrefixCache,
+    SleepChanged,
     StepOutput,
     Stop,
     ToEngine,
-    UnloadAdapter,
     decode_from_engine,
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
-from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady, QueueFull
+from headway.server.engine.streams import Arrivals, RequestStream
+from headway.server.errors import (
+    ConfigError,
+    EngineAsleep,
+    EngineDead,
+    EngineNotReady,
+    QueueFull,
+)
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+)
 from headway.server.words import gib
 
 log = logging.getLogger(__name__)
@@ -50,57 +64,6 @@ DEAD = "dead"
 
 # A socket's path has 108 bytes with the zero behind it (unix(7)).
 _MAX_SOCKET_PATH = 107
-
-
-class _Stream:
-    """The deltas of one open request, between the receiver and the request's handler."""
-
-    __slots__ = ("arrived", "deltas")
-
-    def __init__(self) -> None:
-        self.deltas: deque[TokenDelta] = deque()
-        self.arrived = asyncio.Event()
-
-    def put(self, delta: TokenDelta) -> None:
-        self.deltas.append(delta)
-        self.arrived.set()
-
-
-class RequestStream:
-    """Async iterator over one request's deltas. ``aclose`` before the end aborts the request; it is safe to repeat."""
-
-    def __init__(self, client: ProcessEngineClient, request_id: str, stream: _Stream) -> None:
-        self._client = client
-        self._request_id = request_id
-        self._stream = stream
-        self._finished = False
-
-    def __aiter__(self) -> RequestStream:
-        return self
-
-    async def __anext__(self) -> TokenDelta:
-        if self._finished:
-            raise StopAsyncIteration
-        stream = self._stream
-        while not stream.deltas:
-            stream.arrived.clear()
-            await stream.arrived.wait()
-        return self._take()
-
-    def take_nowait(self) -> TokenDelta | None:
-        """The next delta if it is here already; None after the last one too."""
-        return None if self._finished or not self._stream.deltas else self._take()
-
-    def _take(self) -> TokenDelta:
-        delta = self._stream.deltas.popleft()
-        if delta.finish_reason is not None:
-            self._finished = True
-            self._client.close_stream(self._request_id, finished=True)
-        return delta
-
-    async def aclose(self) -> None:
-        self._client.close_stream(self._request_id, self._finished)
-        self._finished = True
 
 
 class EngineProcess:
@@ -184,12 +147,13 @@ class ProcessEngineClient:
         self._context = zmq.asyncio.Context()
         self._inbox = self._bind(zmq.PUSH, process.inbox)
         self._outbox = self._bind(zmq.PULL, process.outbox)
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Arrivals] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
-        self._calls = Calls()
+        self._calls = Calls(self._send)
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
+        self._sleep_state = SleepState()
         self._dead_cause: str | None = None
         self._died_of_user_error = False
         self._last_progress = now()
@@ -235,8 +199,17 @@ class ProcessEngineClient:
     def num_open_requests(self) -> int:
         return len(self._streams)
 
+    @property
+    def sleep_state(self) -> SleepState:
+        return self._sleep_state
+
+    @property
+    def sleep_level(self) -> int:
+        return self._sleep_state.given_back_level
+
     def seconds_since_progress(self) -> float:
-        return self._now() - self._last_progress if self._in_engine and self._phase == READY else 0.0
+        is_working = self._in_engine and self._phase == READY and not self._sleep_state.is_asleep
+        return self._now() - self._last_progress if is_working else 0.0
 
     async def run(self) -> None:
         """Receives until the engine has ended. Start it once the process has been started."""
@@ -284,9 +257,12 @@ class ProcessEngineClient:
                 self._on_phase(READY, since)
                 self._last_progress = self._now()
                 self.became_ready.set()
-            case AdapterDone(call_id=call_id, refusal=refusal):
+            case CallDone():
                 self._last_progress = self._now()  # steps waited for it
-                self._calls.answer(call_id, AdapterError(refusal) if refusal is not None else None)
+                self._calls.answer(message)
+            case SleepChanged(state=state):
+                self._last_progress = self._now()  # of what was frozen until now
+                self._sleep_state = state
             case Died(cause=cause, is_user_error=is_user_error):
                 self._died_of_user_error = is_user_error
                 self.die(cause)
@@ -304,23 +280,23 @@ class ProcessEngineClient:
 
     def generate(self, request: GenerateRequest) -> RequestStream:
         """See EngineClient.generate: admission now, deltas as they come."""
-        return RequestStream(self, request.request_id, self._open(request))
+        return RequestStream(request.request_id, self._open(request), self._close_stream)
 
-    def close_stream(self, request_id: str, finished: bool) -> None:
-        """For RequestStream: forgets the stream, and aborts the request if it had not ended."""
+    def _close_stream(self, request_id: str, finished: bool) -> None:
+        """Forgets the stream, and aborts the request if it had not ended."""
         self._in_engine.discard(request_id)
         if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
             self._send(AbortRequests([request_id]))
 
-    def _open(self, request: GenerateRequest) -> _Stream:
-        self._check_ready()
+    def _open(self, request: GenerateRequest) -> Arrivals:
+        self._check_awake()
         if self._max_open is not None and len(self._streams) >= self._max_open:
             raise QueueFull(f"{len(self._streams)} requests are open, as many as --max-num-queued-reqs allows: try again later")
         assert request.request_id not in self._streams, "request ids are ours and unique"
         if not self._in_engine:
             self._last_progress = self._now()  # the clock of a hang starts with the first open request
         self._in_engine.add(request.request_id)
-        stream = self._streams[request.request_id] = _Stream()
+        stream = self._streams[request.request_id] = Arrivals()
         self._send(AddRequest(request))
         return stream
 
@@ -332,16 +308,24 @@ class ProcessEngineClient:
         self._watchers.append(watcher)
 
     async def load_adapter(self, adapter: AdapterRef) -> None:
-        self._check_ready()
-        call_id, answered = self._calls.begin()
-        self._send(LoadAdapter(call_id, adapter))
-        await answered
+        self._check_awake()
+        await self._calls.load_adapter(adapter)
 
     async def unload_adapter(self, adapter_id: int) -> None:
         self._check_ready()
-        call_id, answered = self._calls.begin()
-        self._send(UnloadAdapter(call_id, adapter_id))
-        await answered
+        await self._calls.unload_adapter(adapter_id)
+
+    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        self._check_ready()
+        return await self._calls.reset_prefix_cache(preempt_running)
+
+    async def sleep(self, level: int, mode: SleepMode) -> None:
+        self._check_ready()
+        await self._calls.sleep(level, mode)
+
+    async def wake_up(self, parts: list[SleepPart] | None) -> None:
+        self._check_ready()
+        await self._calls.wake_up(parts)
 
     def _check_ready(self) -> None:
         if self._dead_cause is not None:
@@ -349,8 +333,10 @@ class ProcessEngineClient:
         if self._phase != READY:
             raise EngineNotReady(self._phase)
 
-    async def reset_prefix_cache(self) -> None:
-        self._send(ResetPrefixCache())
+    def _check_awake(self) -> None:
+        self._check_ready()
+        if self._sleep_state.refuses_requests:
+            raise EngineAsleep(self._sleep_state.level or 0)
 
     async def stop(self, patience_s: float = 2.0) -> None:
         """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""

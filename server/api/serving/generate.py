@@ -17,7 +17,7 @@ from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
-from headway.server.errors import EngineDead, QueueFull
+from headway.server.errors import EngineAsleep, EngineDead, QueueFull
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import GenerateRequest, TokenDelta
 
@@ -70,7 +70,7 @@ class Generation:
         arrival: float,
         adapter: Adapter | None,
     ) -> Generation:
-        """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineDead."""
+        """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead."""
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
         generation = cls(state, request, prompts)
@@ -117,7 +117,7 @@ class Generation:
         """What is new, as soon as something is: at most one delta a choice each time, until every choice has ended.
 
         Whatever waits when the reader comes back is merged, so a slow reader gets larger pieces instead of more.
-        Raises GenerationFailed, EngineDead, ServerDraining.
+        Raises GenerationFailed, EngineAsleep, EngineDead, ServerDraining.
         """
         num_open = len(self.choices)
         async with aclosing(merged([choice.stream for choice in self.choices])) as arrivals:
@@ -140,8 +140,11 @@ class Generation:
         try:
             new = choice.feed(deltas)
         except GenerationFailed as error:
-            if (cause := self._state.engine.dead_cause) is not None:
+            engine = self._state.engine
+            if (cause := engine.dead_cause) is not None:
                 raise EngineDead(cause) from error
+            if level := engine.sleep_state.level:  # it was put to sleep while the request was on its way
+                raise EngineAsleep(level) from error
             raise
         if self._shows_prompt_only:
             new.text, new.token_ids, new.logprobs = "", [], None
