@@ -114,7 +114,8 @@ class Sleeper:
         fall = self._fall
         if fall is None or (fall.deadline is not None and self._scheduler.has_work and self._clock() < fall.deadline):
             return []
-        aborted = self._abort_all() if fall.deadline is not None else []
+        late = self._scheduler.open_request_ids() if fall.deadline is not None else []
+        aborted = self._scheduler.abort(late)
         if aborted:
             log.warning("%d requests were still open after %.0f s and are aborted", len(aborted), self._patience_s)
         self._fall = None

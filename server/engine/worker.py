@@ -40,7 +40,7 @@ class Worker:
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
         self._runner: ModelRunner | None = None
         self._num_blocks = 0
-        self._config = self.loaded.config
+        self._config, self._kv_spec = self.loaded.config, self.loaded.model.kv_spec
         self._copies: HostCopies | None = None  # of what left the device for a sleep
 
     @property
@@ -56,7 +56,7 @@ class Worker:
     @property
     def bytes_per_block(self) -> int:
         """Of all layers, keys and values."""
-        spec = self.loaded.model.kv_spec
+        spec = self._kv_spec
         return 2 * spec.num_layers * self._plan.block_size * spec.num_kv_heads * spec.head_dim * self._kv_dtype.itemsize
 
     def measure_activations(self) -> int:
@@ -121,7 +121,7 @@ class Worker:
         self.runner.give_pages(self._allocate(self._num_blocks))
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
-        spec = self.loaded.model.kv_spec
+        spec = self._kv_spec
         shape = (num_blocks, self._plan.block_size, spec.num_kv_heads, spec.head_dim)
         return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
 
