@@ -34,8 +34,8 @@ def health_of(state: AppState) -> Health:
         return Health("starting", "loading tokenizer", "The model is not ready yet: loading tokenizer.")
     sleep = engine.sleep_state
     if sleep.level is not None:
-        what = "is asleep" if sleep.is_asleep else "finishes what is open before it falls asleep"
-        return Health("sleeping", engine.phase, f"The engine {what}, at level {sleep.level}.")
+        what = "is asleep" if sleep.is_asleep else "finishes what is open before it sleeps"
+        return Health("sleeping", engine.phase, f"The engine {what} at level {sleep.level}.")
     stalled_s = engine.seconds_since_progress()
     if stalled_s > state.config.observability.engine_progress_timeout_s:
         return Health("hung", engine.phase, f"The engine has work but has finished no step for {stalled_s:.0f} s.")

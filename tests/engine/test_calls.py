@@ -28,7 +28,7 @@ def test_each_call_gets_its_own_answer() -> None:
         calls.answer(CallDone(1, "no"))
         calls.answer(CallDone(0))
         assert await first is None
-        with pytest.raises(AdapterError, match="^no$"):
+        with pytest.raises(AdapterError, match="no"):
             await second
         assert await third is False
         calls.fail_all(EngineDead("it burned"))

@@ -18,7 +18,7 @@ from tiny_tokenizers import byte_level_tokenizer
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import uvicorn_config
+from headway.server.api.http_server import close_after_answers, uvicorn_config
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.config.server import ServerConfig
 from headway.server.text.chat_template import ChatTemplate
@@ -91,6 +91,10 @@ class ApiServer:
 
     def on_loop(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
+
+    def close_after_answers(self) -> None:
+        """As the life cycle does when a drain begins."""
+        close_after_answers(self._server)
 
     @property
     def connections(self) -> set[Any]:

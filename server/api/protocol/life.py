@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from headway.server.api.protocol.base import RequestModel
+from headway.server.errors import RequestError
 from headway.server.types import SleepMode, SleepPart
 
 
@@ -26,7 +27,11 @@ class PauseRequest(RequestModel):
 
 class ResetPrefixCacheRequest(RequestModel):
     reset_running_requests: bool = Field(False, description="Preempt what runs, so that no block of before is in use.")
-    reset_external: Literal[False] = Field(False, description="There is no cache outside this server.")
+    reset_external: bool = Field(False, description="There is no cache outside this server, so true is refused.")
+
+    def check(self) -> None:
+        if self.reset_external:
+            raise RequestError("This server has no cache outside of it: leave reset_external out.", "reset_external")
 
 
 class ServerInfoRequest(RequestModel):
