@@ -80,6 +80,10 @@ class EngineAsleep(HeadwayError):
         super().__init__(f"The server is asleep at level {level} and takes no requests until it is woken (POST /wake_up).")
 
 
+class AbortedBySleep(HeadwayError):
+    """The engine was told to sleep without waiting for the request."""
+
+
 class SleepConflict(HeadwayError):
     """The engine's sleep is not in a state in which it could be changed as asked."""
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headway.server.errors import (
+    AbortedBySleep,
     AdapterExists,
     AdaptersFull,
     EngineAsleep,
@@ -72,6 +73,10 @@ class GenerationFailed(HeadwayError):
     """The engine gave up on one request and lives on."""
 
 
+class GenerationAborted(HeadwayError):
+    """The engine ended one request before its time: the server stops, or was put to sleep."""
+
+
 class SessionFailed(HeadwayError):
     """A stateful session could not be opened or closed."""
 
@@ -98,7 +103,7 @@ def status_of(error: HeadwayError) -> int:
             return 424
         case ClientDisconnected():
             return 499
-        case QueueFull() | EngineNotReady() | EngineAsleep() | EngineDead() | ServerDraining():
+        case QueueFull() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | EngineDead() | ServerDraining():
             return 503
         case _:
             return 500
@@ -134,7 +139,7 @@ def response_to(error: HeadwayError) -> Response:
     match error:
         case QueueFull(retry_after_s=seconds):
             headers["retry-after"] = str(seconds)
-        case EngineNotReady() | EngineAsleep() | ServerDraining():
+        case EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
         case Unauthorized():
             headers["www-authenticate"] = "Bearer"

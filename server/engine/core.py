@@ -39,14 +39,15 @@ class EngineCore:
         self._kv = kv
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
+        self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
         self._num_steps = 0
-        self._last_step = (0, 0.0)  # tokens, seconds
+        self._last_step = (0, 0.0)  # tokens, seconds; of a step that computed nothing: 0
 
     @property
     def has_work(self) -> bool:
-        """Whether ``step`` has something to do. What is frozen in a sleep is none."""
-        return bool(self._pending) or (self._scheduler.has_work and not self._sleeper.state.is_asleep)
+        """Whether ``step`` has something to do or to tell. What is frozen in a sleep is nothing to do."""
+        return bool(self._pending) or self._has_news or (self._scheduler.has_work and not self._sleeper.state.is_asleep)
 
     def add_request(self, request: GenerateRequest) -> None:
         try:
@@ -56,6 +57,7 @@ class EngineCore:
                 self._scheduler.add(request)
             else:
                 self._sleeper.hold(request)
+                self._has_news = True
         except ValueError as refusal:  # the API process checks everything that a user can get wrong
             self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
 
@@ -70,6 +72,7 @@ class EngineCore:
         if preempt_running:
             self._scheduler.preempt_all()
         self._kv.reset_prefix_cache()
+        self._has_news = True
         return self._kv.num_used_blocks == 0
 
     def watch_sleep(self, watcher: Callable[[SleepState], None]) -> None:
@@ -82,7 +85,9 @@ class EngineCore:
 
     def settle(self) -> None:
         """Falls asleep if that was asked for and it is time. To be called after each step, and where there was none to run."""
+        before = self._sleeper.state
         self._pending += self._sleeper.settle()
+        self._has_news |= self._sleeper.state != before
         self._take_released()
 
     def wake_up(self, parts: Sequence[SleepPart] | None) -> None:
@@ -111,6 +116,7 @@ class EngineCore:
     def step(self) -> StepOutput:
         """Runs one step, if there is one to run, and returns what became of the requests."""
         started = time.perf_counter()
+        self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
         plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
         if plan is not None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import httpx
 import pytest
 from api_server import ApiServer
 
+from headway.server.api.routes.table import DEVELOPMENT_ROUTES, SLEEP_ROUTES
 from headway.server.errors import SleepConflict, SleepFailed
-from headway.server.types import SleepState
+from headway.server.types import SleepMode, SleepPart, SleepState
 
 ON = {"enable_sleep_mode": True, "enable_dev_routes": True}
 ROUTES = {
@@ -215,3 +217,11 @@ def test_sleep_is_measured(live: ApiServer) -> None:
         assert asking.result().status_code == 200
     assert value("vllm:sleep_mode_operations_in_flight") == 0
     assert value('vllm:sleep_mode_operation_duration_seconds_count{operation="sleep"}') == 1
+
+
+def test_the_page_about_it_knows_every_route_mode_and_part() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/lifecycle.md").read_text()
+    for route in (*SLEEP_ROUTES, *DEVELOPMENT_ROUTES):
+        assert f"| `{route.methods} {route.path}" in page
+    for word in (*get_args(SleepMode), *get_args(SleepPart)):
+        assert f"`{word}`" in page

@@ -24,7 +24,6 @@ from headway.server.types import AdapterRef, FinishReason, GenerateRequest, Slee
 
 PROMPTS = [random.Random(i).choices(range(3, 259), k=n) for i, n in enumerate((5, 30, 14))]
 AWAKE = SleepState()
-MODES: list[SleepMode] = ["abort", "wait", "keep"]
 Answers = list[Exception | None]
 
 
@@ -60,16 +59,24 @@ class Watch:
         self.tokens: dict[str, list[int]] = {}
         self.ends: dict[str, TokenDelta] = {}
         self.states: list[SleepState] = []
+        self.stats = engine.stats()  # as they were last told
         engine.watch_sleep(self.states.append)
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
-            for delta in self.engine.step().deltas if self.engine.has_work else ():
+            for delta in self._step():
                 assert delta.request_id not in self.ends, "nothing may follow the terminal delta"
                 self.tokens.setdefault(delta.request_id, []).extend(delta.token_ids)
                 if delta.finish_reason is not None:
                     self.ends[delta.request_id] = delta
             self.engine.settle()
+
+    def _step(self) -> list[TokenDelta]:
+        if not self.engine.has_work:
+            return []
+        output = self.engine.step()
+        self.stats = output.stats
+        return output.deltas
 
     def finish(self) -> None:
         while self.engine.has_work:
@@ -83,7 +90,7 @@ class Watch:
     def sleep(self, level: int, mode: SleepMode = "abort") -> Answers:
         answers: Answers = []
         self.engine.sleep(level, mode, answers.append)
-        self.turn()
+        self.turn(2)
         return answers
 
 
@@ -114,7 +121,10 @@ def test_kept_requests_go_on_where_they_were(engine: EngineCore, level: int, sam
     assert watch.tokens
     assert not watch.ends
     engine.add_request(request("late", [9, 8], max_tokens=2, ignore_eos=True))
-    assert engine.stats().num_running + engine.stats().num_waiting == 4
+    watch.turn()
+    told = watch.stats
+    assert (told.num_running, told.num_waiting) == ((3, 1) if level == 0 else (0, 4)), "what waits is told without a step"
+    assert told.last_step_tokens == 0, "a step is told once"
     engine.wake_up(None)
     watch.finish()
     assert {name: watch.tokens[name] for name in before} == before
@@ -224,6 +234,7 @@ def test_parts_are_woken_one_by_one(engine: EngineCore) -> None:
     assert watch.states[-1].parts == ("weights", "kv_cache")
     engine.wake_up(["kv_cache"])
     assert watch.states[-1] == SleepState(2, ("weights",))
+    watch.turn()
     assert not engine.has_work
     assert watch.sleep(2, "keep") == [None]
     engine.wake_up(["weights"])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from headway.server.api.errors import GenerationFailed
+from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, TokenDelta, TokenLogprobs
 
@@ -54,7 +53,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, ServerDraining for an end that is no answer.
+        Raises GenerationFailed, GenerationAborted for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -97,7 +96,7 @@ class Choice:
             raise GenerationFailed(delta.error or "The engine failed on this request.")
         if delta.finish_reason is FinishReason.ABORT:
             self._record_end(FinishReason.ABORT, delta)
-            raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+            raise GenerationAborted("The engine has aborted this request.")
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None, delta: TokenDelta) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason

@@ -11,13 +11,13 @@ import msgspec
 
 from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel
-from headway.server.api.errors import GenerationFailed
+from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
-from headway.server.errors import EngineAsleep, EngineDead, QueueFull
+from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import GenerateRequest, TokenDelta
 
@@ -117,7 +117,7 @@ class Generation:
         """What is new, as soon as something is: at most one delta a choice each time, until every choice has ended.
 
         Whatever waits when the reader comes back is merged, so a slow reader gets larger pieces instead of more.
-        Raises GenerationFailed, EngineAsleep, EngineDead, ServerDraining.
+        Raises GenerationFailed, AbortedBySleep, EngineAsleep, EngineDead, ServerDraining.
         """
         num_open = len(self.choices)
         async with aclosing(merged([choice.stream for choice in self.choices])) as arrivals:
@@ -139,6 +139,10 @@ class Generation:
     def _feed(self, choice: Choice, deltas: list[TokenDelta]) -> ChoiceDelta:
         try:
             new = choice.feed(deltas)
+        except GenerationAborted as error:
+            if self._state.drain.is_draining:
+                raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.") from error
+            raise AbortedBySleep("The server was put to sleep, which has aborted this request; send it again once it is woken.") from error
         except GenerationFailed as error:
             engine = self._state.engine
             if (cause := engine.dead_cause) is not None:
