@@ -41,14 +41,7 @@ class Sleeper:
     after the other, so whatever several clients ask for at the same time happens in some order, and each is told what it led to.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        executor: Executor,
-        kv: KVCacheManager,
-        patience_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, executor: Executor, kv: KVCacheManager, patience_s: float) -> None:
         """``patience_s``: how long mode wait lets open requests go on."""
         self.state = SleepState()
         self.on_change: Callable[[SleepState], None] = lambda state: None
@@ -56,7 +49,6 @@ class Sleeper:
         self._executor = executor
         self._kv = kv
         self._patience_s = patience_s
-        self._clock = clock
         self._fall: _Fall | None = None
         self._mode: SleepMode = "abort"  # of the last fall
         self._held: dict[str, GenerateRequest] = {}
@@ -103,7 +95,7 @@ class Sleeper:
         if (conflict := self._conflict(level, mode)) is not None:
             done(conflict)
             return []
-        deadline = self._clock() + self._patience_s if mode == "wait" else None
+        deadline = time.monotonic() + self._patience_s if mode == "wait" else None
         self._fall = _Fall(level, self.state, done, deadline)
         self._mode = mode
         self._change(SleepState(level, self.state.parts))
@@ -112,7 +104,7 @@ class Sleeper:
     def settle(self) -> list[TokenDelta]:
         """Falls asleep if nothing is open any more that is to end first, or its time is over. Returns terminal deltas."""
         fall = self._fall
-        if fall is None or (fall.deadline is not None and self._scheduler.has_work and self._clock() < fall.deadline):
+        if fall is None or (fall.deadline is not None and self._scheduler.has_work and time.monotonic() < fall.deadline):
             return []
         late = self._scheduler.open_request_ids() if fall.deadline is not None else []
         aborted = self._scheduler.abort(late)
