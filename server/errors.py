@@ -90,6 +90,25 @@ class EngineDead(HeadwayError):
         self.cause = cause
 
 
+class EngineAsleep(HeadwayError):
+    """The engine takes no requests until it is woken."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(f"The server is asleep at level {level} and takes no requests until it is woken (POST /wake_up).")
+
+
+class AbortedBySleep(HeadwayError):
+    """The engine was told to sleep without waiting for the request."""
+
+
+class SleepConflict(HeadwayError):
+    """The engine's sleep is not in a state in which it could be changed as asked."""
+
+
+class SleepFailed(HeadwayError):
+    """The engine could not be put to sleep or woken: says why."""
+
+
 class ServerDraining(HeadwayError):
     """The server is shutting down and takes no new work."""
 

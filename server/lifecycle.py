@@ -16,7 +16,7 @@ import uvloop
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import HttpServer
+from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
@@ -114,7 +114,7 @@ class Lifecycle:
         if os.getpid() == 1:
             helpers.append(asyncio.create_task(Reaper(lambda pid: pid == self._starter.process.pid).run()))
         await asyncio.wait({serving, starting, asked_to_stop, died}, return_when=asyncio.FIRST_COMPLETED)
-        outcome = await self._end(starting, asked_to_stop)
+        outcome = await self._end(server, starting, asked_to_stop)
         await self._client.stop()
         server.should_exit = True
         await serving
@@ -129,10 +129,12 @@ class Lifecycle:
         if self._early.asked is not None:
             self._signals.put_nowait(self._early.asked)
 
-    async def _end(self, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> Outcome:
+    async def _end(self, server: HttpServer, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> Outcome:
         """What ended the serving, dealt with."""
         if asked_to_stop.done():
             log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._client.num_open_requests)
+            self._drain.begin()
+            close_after_answers(server)
             await self._finish_open_requests()
             return Outcome(0, None) if self._client.dead_cause is None else Outcome(1, self._engine_has_stopped())
         if starting.done() and (problem := starting.exception()) is not None:
@@ -188,9 +190,14 @@ class Lifecycle:
 
     async def _finish_open_requests(self) -> None:
         """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
-        self._drain.begin()
         deadline = time.monotonic() + self._config.network.shutdown_timeout
-        while (self._client.num_open_requests or self._drain.num_held) and time.monotonic() < deadline and self._signals.empty():
+        while self._is_finishing() and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
         if left := self._client.num_open_requests:
             log.warning("%d requests were still open and are aborted", left)
+
+    def _is_finishing(self) -> bool:
+        """Whether something is open that ends by itself: requests that are frozen in a sleep don't, nor do those who wait for them."""
+        if self._client.num_open_requests:
+            return not self._client.sleep_state.is_asleep
+        return self._drain.num_held > 0

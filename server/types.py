@@ -6,6 +6,7 @@ Everything here is a msgspec struct, so that it travels between the processes as
 from __future__ import annotations
 
 import enum
+from typing import Literal
 
 import msgspec
 
@@ -142,6 +143,34 @@ class EngineStats(msgspec.Struct, frozen=True):
     @property
     def kv_cache_usage(self) -> float:
         return self.num_blocks_used / self.num_blocks_total if self.num_blocks_total else 0.0
+
+
+SleepMode = Literal["abort", "wait", "keep"]  # what becomes of open requests: ended, finished first, frozen until the engine wakes
+SleepPart = Literal["weights", "kv_cache", "scheduling"]
+
+
+class SleepState(msgspec.Struct, frozen=True):
+    """Whether an engine sleeps. ``level`` None: it is awake.
+
+    Level 0 stops scheduling only, and new requests wait; 1 and 2 also give memory back, and new requests are refused. ``parts``: what
+    has to be woken; empty while the engine is still falling asleep, since requests are open that it lets finish.
+    """
+
+    level: int | None = None
+    parts: tuple[SleepPart, ...] = ()
+
+    @property
+    def is_asleep(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def given_back_level(self) -> int:
+        """The level whose memory has been given back; 0: none."""
+        return self.level or 0 if self.parts else 0
+
+    @property
+    def refuses_requests(self) -> bool:
+        return bool(self.level)
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

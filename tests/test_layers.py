@@ -107,7 +107,7 @@ NO_TORCH = (
 # Scheduling and messages are policy: the border to tensors is the executor.
 NO_TORCH_FILES = {
     f"server.engine.{name}"
-    for name in ("batch", "calls", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish")
+    for name in ("batch", "calls", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish", "sleep", "streams")
 }
 READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}
 MAX_LINES = 400

@@ -22,11 +22,11 @@ from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.keys import ApiKeys
 from headway.server.api.load import LoadMiddleware, ServerLoad
 from headway.server.api.metrics import Metrics
-from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
+from headway.server.api.middleware import BodyLimitMiddleware, GoElsewhereMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
 from headway.server.api.openapi import request_body
 from headway.server.api.orca import OrcaMiddleware
 from headway.server.api.overload import OverloadMiddleware
-from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, WEBSOCKETS, Route, routes_of, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.handlers import replaced_handlers
@@ -78,7 +78,7 @@ def create_app(
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
-    for route in ROUTES:
+    for route in routes_of(config.development):
         _add(app, route, replaced.get(route.path, route.handler), with_docs)
     app.router.routes.extend(WEBSOCKETS)
     app.middleware_stack = app.build_middleware_stack()  # now: what fails in a class of the user's ends the start
@@ -111,6 +111,7 @@ def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -
     if has_access_log(config.logs):
         stack.append(Middleware(AccessLogMiddleware, unlogged=config.logs.disable_access_log_for_endpoints))
     stack += [
+        Middleware(GoElsewhereMiddleware, drain=state.drain),
         Middleware(RequestIdMiddleware, put_on_answers=config.http.enable_request_id_headers),
         Middleware(HttpMetricsMiddleware, metrics=state.metrics.http, template_of=template_of),
         Middleware(BodyLimitMiddleware, max_bytes=config.overload.max_request_body_bytes),

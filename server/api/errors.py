@@ -13,8 +13,10 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from headway.server.errors import (
+    AbortedBySleep,
     AdapterExists,
     AdaptersFull,
+    EngineAsleep,
     EngineDead,
     EngineNotReady,
     HeadwayError,
@@ -23,6 +25,7 @@ from headway.server.errors import (
     RequestError,
     RequestTimedOut,
     ServerDraining,
+    SleepConflict,
 )
 
 log = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ _TYPES = {
     504: "TimeoutError",
     507: "InsufficientStorageError",
 }
-# A starting engine takes seconds to minutes, so a client that asks again soon is right to.
+# A starting engine takes seconds to minutes, and so does one that wakes: a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
 _MAX_PATH_SHOWN = 200
 
@@ -73,6 +76,10 @@ class GenerationFailed(HeadwayError):
     """The engine gave up on one request and lives on."""
 
 
+class GenerationAborted(HeadwayError):
+    """The engine ended one request before its time: the server stops, or was put to sleep."""
+
+
 class SessionFailed(HeadwayError):
     """A stateful session could not be opened or closed."""
 
@@ -81,7 +88,7 @@ def status_of(error: HeadwayError) -> int:
     match error:
         case ModelNotFound():
             return 404
-        case AdapterExists():
+        case AdapterExists() | SleepConflict():
             return 409
         case AdaptersFull():
             return 507
@@ -99,7 +106,7 @@ def status_of(error: HeadwayError) -> int:
             return 424
         case ClientDisconnected():
             return 499
-        case QueueFull() | EngineNotReady() | EngineDead() | ServerDraining():
+        case QueueFull() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | EngineDead() | ServerDraining():
             return 503
         case RequestTimedOut():
             return 504
@@ -140,7 +147,7 @@ def response_to(error: HeadwayError) -> Response:
     match error:
         case QueueFull(retry_after_s=seconds):
             headers["retry-after"] = str(seconds)
-        case EngineNotReady() | ServerDraining():
+        case EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
         case RequestTimedOut():
             # The OpenAI client would send it twice more, to run into the same limit.

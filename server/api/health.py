@@ -9,15 +9,16 @@ from headway.server.api.deps import AppState
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``status``: ok, starting, draining, hung or dead. ``reason`` is one sentence, None where all is well."""
+    """``status``: ok, sleeping, starting, draining, hung or dead. ``reason`` is one sentence, None where all is well."""
 
     status: str
     phase: str
     reason: str | None = None
 
     @property
-    def is_ready(self) -> bool:
-        return self.status == "ok"
+    def is_healthy(self) -> bool:
+        """A server that sleeps was told to: whoever restarts what is not healthy would undo that."""
+        return self.status in ("ok", "sleeping")
 
 
 def health_of(state: AppState) -> Health:
@@ -31,6 +32,10 @@ def health_of(state: AppState) -> Health:
         return Health("starting", engine.phase, f"The model is not ready yet: {engine.phase}.")
     if state.served.model is None:
         return Health("starting", "loading tokenizer", "The model is not ready yet: loading tokenizer.")
+    sleep = engine.sleep_state
+    if sleep.level is not None:
+        what = "is asleep" if sleep.is_asleep else "finishes what is open before it sleeps"
+        return Health("sleeping", engine.phase, f"The engine {what} at level {sleep.level}.")
     stalled_s = engine.seconds_since_progress()
     if stalled_s > state.config.observability.engine_progress_timeout_s:
         return Health("hung", engine.phase, f"The engine has work but has finished no step for {stalled_s:.0f} s.")

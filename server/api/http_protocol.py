@@ -134,6 +134,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         if not self._refusal:
             super().handle_websocket_upgrade()
 
+    def close_after_answer(self) -> None:
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+
     def _reader(self) -> SlowReader:
         assert self._slow_reader is not None, "made with the connection"
         return self._slow_reader

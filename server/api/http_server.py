@@ -86,3 +86,10 @@ def _uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
         ws_ping_timeout=_PING_TIMEOUT_S,
         ws_per_message_deflate=False,  # costs the event loop more than a chunk of 200 bytes saves
     )
+
+
+def close_after_answers(server: uvicorn.Server) -> None:
+    """Each connection on which an answer is under way is closed behind it; what is idle may still be told to go elsewhere."""
+    for connection in server.server_state.connections:
+        if isinstance(connection, LimitedHttpToolsProtocol):
+            connection.close_after_answer()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -14,6 +15,7 @@ from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
 from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
 from headway.server.api.series import Series
+from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
 from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig
@@ -45,11 +47,14 @@ class Metrics:
         self._series = Series(self._counted, config.observability.metrics_prefix, model_name)
         self._requests: RequestMetrics | None = None
         self._websockets: WebSocketMetrics | None = None
+        self._sleep: SleepMetrics | None = None
         if self.has_statistics:
             custom = config.observability.custom_histogram_buckets
             self._websockets = WebSocketMetrics(self._series, bounds_of("request_latency", custom))
             self.add(EngineCollector(config, engine, self._series))
             StepSizes(config.observability, engine, self._series)
+            if config.development.enable_sleep_mode:
+                self._sleep = SleepMetrics(self._series)
 
     def on_ready(self, info: EngineInfo) -> None:
         """To be called once; there are no requests before."""
@@ -83,6 +88,9 @@ class Metrics:
     def count_rejection(self, reason: QueueLimit) -> None:
         if self._requests:
             self._requests.count_rejection(reason)
+
+    def timed_sleep(self, operation: Literal["sleep", "wake_up"]) -> AbstractContextManager[None]:
+        return self._sleep.timed(operation) if self._sleep else nullcontext()
 
     @contextmanager
     def websocket_connected(self) -> Iterator[None]:

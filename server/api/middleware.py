@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: request ids and the last net for bugs, HTTP metrics, the limit on bodies."""
+"""Pure ASGI middleware: the end of connections, request ids and the last net for bugs, HTTP metrics, the limit on bodies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from headway.server.api.deps import Drain
 from headway.server.api.errors import BodyTooLarge, failure_json, response_to
 from headway.server.api.http_metrics import HttpMetrics
 from headway.server.api.media import JSON
@@ -22,6 +23,22 @@ _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.s
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers would drown what the HTTP metrics are there to show.
 _UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
+
+
+class GoElsewhereMiddleware:
+    """Puts ``Connection: close`` on every answer that begins while the server drains: the client's next request is for another one."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self.app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._drain.is_draining:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self.app(scope, receive, closing_send if scope["type"] == "http" else send)
 
 
 class RequestIdMiddleware:

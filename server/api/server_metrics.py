@@ -25,7 +25,7 @@ class ServerCollector(Collector):  # type: ignore[misc]  # prometheus_client is 
 
     def collect(self) -> Iterator[Metric]:
         engine = self._state.engine
-        yield GaugeMetricFamily("headway:ready", "1 while new requests are served.", float(health_of(self._state).is_ready))
+        yield GaugeMetricFamily("headway:ready", "1 while new requests are served.", float(health_of(self._state).status == "ok"))
         yield info_family("headway:build_info", "The server's version.", {"version": __version__})
         stalled = "Seconds since the engine's last step, 0 while it has no work."
         yield GaugeMetricFamily("headway:engine_stalled_seconds", stalled, engine.seconds_since_progress())

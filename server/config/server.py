@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.server.config.cache import CacheConfig
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
+from headway.server.config.development import DevelopmentConfig, development_warnings
 from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.http import HttpConfig
@@ -40,6 +41,7 @@ class ServerConfig(Topic):
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     tracing: TracingConfig = TracingConfig()
+    development: DevelopmentConfig = DevelopmentConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -79,18 +81,19 @@ def problems(config: ServerConfig) -> list[str]:
 
 
 def warnings(config: ServerConfig) -> list[str]:
-    """A sentence for each thing that was asked for and has no effect."""
+    """A sentence for each thing that was asked for and has no effect, or another one than may be wanted."""
     return [
         *tls_warnings(config.tls),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
-        *_custom_code_warnings(config.sagemaker),
+        *development_warnings(config.development, config.security.has_keys),
+        *_unused_code(config.sagemaker),
     ]
 
 
-def _custom_code_warnings(sagemaker: SagemakerConfig) -> list[str]:
+def _unused_code(sagemaker: SagemakerConfig) -> list[str]:
     if sagemaker.enable_custom_handlers:
         return []
     asked = [name for name in _CUSTOM_CODE if getattr(sagemaker, name) is not None]

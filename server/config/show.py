@@ -9,6 +9,7 @@ from typing import Any
 
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Origin
+from headway.server.config.server import ServerConfig
 from headway.server.config.sources import Resolved, all_settings
 from headway.server.config.values import expected, masked, to_text
 from headway.server.say import one_line
@@ -52,6 +53,11 @@ def show_config(resolved: Resolved) -> str:
             hidden = "# " if setting.option.secret else ""
             lines.append(f"{hidden + line:<44} # {one_line(str(resolved.source(setting)))}")
     return "\n".join(lines) + "\n"
+
+
+def effective_options(config: ServerConfig) -> dict[str, Any]:
+    """Every option by its YAML key; secrets masked."""
+    return {s.key: masked(s, getattr(getattr(config, s.topic), s.name)) for s in all_settings()}
 
 
 def differences(resolved: Resolved) -> list[tuple[Setting, str, str]]:

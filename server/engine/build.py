@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
@@ -49,7 +50,8 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
     facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
     plan = make_plan(config, facts, device_facts(device))
     phases.begin("loading weights")
-    loaded = load_model(
+    load = partial(
+        load_model,
         files,
         dtype=plan.dtype,
         device=device,
@@ -59,7 +61,7 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
         seed=config.model.seed,
         max_model_len=plan.max_model_len,
     )
-    worker = Worker(loaded, plan, device, config.lora)
+    worker = Worker(load, plan, device, config.lora)
     phases.begin("sizing the KV cache")
     activations = worker.measure_activations()
     num_blocks = plan_num_blocks(
@@ -81,7 +83,7 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
     )
     info = _info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds)
-    return EngineCore(scheduler, InlineExecutor(worker), info, kv)
+    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
 
 
 def _info(plan: Plan, worker: Worker, num_blocks: int, max_model_len: int, device_name: str, seconds: dict[str, float]) -> EngineInfo:

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 
-from headway.server.errors import HeadwayError
+from headway.server.engine.messages import CallDone, LoadAdapter, ResetPrefixCache, Sleep, ToEngine, UnloadAdapter, WakeUp
+from headway.server.errors import AdapterError, HeadwayError, SleepConflict, SleepFailed
+from headway.server.types import AdapterRef, SleepMode, SleepPart
 
 
 class Calls:
-    """Lives on one event loop. Each call is answered once."""
+    """Lives on one event loop. Each call is answered once: by the engine, or by its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, send: Callable[[ToEngine], None]) -> None:
+        self._send = send
         self._ids = count()
-        self._open: dict[int, asyncio.Future[None]] = {}
+        self._open: dict[int, asyncio.Future[CallDone]] = {}
 
-    def begin(self) -> tuple[int, asyncio.Future[None]]:
-        """A call's id, and what ends with its answer."""
-        call_id = next(self._ids)
-        answered = self._open[call_id] = asyncio.get_running_loop().create_future()
-        return call_id, answered
+    async def load_adapter(self, adapter: AdapterRef) -> None:
+        """Raises AdapterError."""
+        await self._change_adapters(partial(LoadAdapter, adapter=adapter))
 
-    def answer(self, call_id: int, error: HeadwayError | None) -> None:
-        answered = self._open.pop(call_id)
-        if answered.done():
-            return  # whoever asked has gone
-        if error is None:
-            answered.set_result(None)
-        else:
-            answered.set_exception(error)
+    async def unload_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError."""
+        await self._change_adapters(partial(UnloadAdapter, adapter_id=adapter_id))
+
+    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        return (await self._ask(partial(ResetPrefixCache, preempt_running=preempt_running))).is_complete
+
+    async def sleep(self, level: int, mode: SleepMode) -> None:
+        """Raises SleepConflict, SleepFailed."""
+        await self._change_sleep(partial(Sleep, level=level, mode=mode))
+
+    async def wake_up(self, parts: list[SleepPart] | None) -> None:
+        """Raises SleepFailed."""
+        await self._change_sleep(partial(WakeUp, parts=parts))
+
+    def answer(self, done: CallDone) -> None:
+        """For whoever receives from the engine."""
+        answered = self._open.pop(done.call_id)
+        if not answered.done():  # else whoever asked has gone
+            answered.set_result(done)
 
     def fail_all(self, error: HeadwayError) -> None:
-        for call_id in list(self._open):
-            self.answer(call_id, error)
+        for answered in self._open.values():
+            if not answered.done():
+                answered.set_exception(error)
+        self._open.clear()
+
+    async def _change_adapters(self, message: Callable[[int], ToEngine]) -> None:
+        done = await self._ask(message)
+        if done.refusal is not None:
+            raise AdapterError(f"The adapter can't be loaded: {done.refusal}" if done.has_failed else done.refusal)
+
+    async def _change_sleep(self, message: Callable[[int], ToEngine]) -> None:
+        done = await self._ask(message)
+        if done.refusal is not None:
+            raise SleepFailed(done.refusal) if done.has_failed else SleepConflict(done.refusal)
+
+    async def _ask(self, message: Callable[[int], ToEngine]) -> CallDone:
+        """Sends the message of a new call's id. Raises what ``fail_all`` was given."""
+        call_id = next(self._ids)
+        answered: asyncio.Future[CallDone] = asyncio.get_running_loop().create_future()
+        self._open[call_id] = answered
+        self._send(message(call_id))
+        return await answered

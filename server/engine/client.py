@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, SleepMode, SleepPart, SleepState, TokenDelta
 
 
 class DeltaStream(Protocol):
@@ -52,15 +52,18 @@ class EngineClient(Protocol):
     def dead_cause(self) -> str | None: ...
 
     @property
-    def num_open_requests(self) -> int: ...
+    def sleep_state(self) -> SleepState: ...
 
     @property
     def sleep_level(self) -> int:
-        """0 awake, 1 the weights are out of the device's memory, 2 they are gone."""
+        """Which memory has been given back: 0 none, 1 the KV cache, and weights to the host's memory, 2 cache and weights."""
         ...
 
+    @property
+    def num_open_requests(self) -> int: ...
+
     def seconds_since_progress(self) -> float:
-        """0.0 when no work is open, else seconds since the engine last sent a step: a hung engine is not healthy."""
+        """0.0 when no work is open or the engine sleeps, else seconds since the engine last sent a step: a hung engine is not healthy."""
         ...
 
     def check_room(self) -> None:
@@ -70,8 +73,8 @@ class EngineClient(Protocol):
     def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
         """Admits all of the requests (now, not at the first delta), or none, and returns the deltas of each.
 
-        Raises EngineNotReady, EngineDead, QueueFull, RequestError (more at once than is ever admitted) when they are not admitted;
-        an engine that dies later yields a last delta with FinishReason.ERROR and the cause.
+        Raises EngineNotReady, EngineAsleep, EngineDead, QueueFull, RequestError (more at once than is ever admitted) when they are
+        not admitted; an engine that dies later yields a last delta with FinishReason.ERROR and the cause.
         """
         ...
 
@@ -80,11 +83,23 @@ class EngineClient(Protocol):
         ...
 
     async def load_adapter(self, adapter: AdapterRef) -> None:
-        """Returns once requests may have it. Raises AdapterError (nothing has changed), EngineNotReady, EngineDead."""
+        """Returns once requests may have it. Raises AdapterError (nothing has changed), EngineNotReady, EngineAsleep, EngineDead."""
         ...
 
     async def unload_adapter(self, adapter_id: int) -> None:
         """Frees its slot. Every request with it must have ended, or its stream been closed. Raises as ``load_adapter`` does."""
         ...
 
-    async def reset_prefix_cache(self) -> None: ...
+    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        """New requests find nothing of before. Whether nothing at all of it is in use any more: with ``preempt_running`` what runs starts
+        over for that. Raises EngineNotReady, EngineDead."""
+        ...
+
+    async def sleep(self, level: int, mode: SleepMode) -> None:
+        """Returns once the engine sleeps, see SleepState. Raises SleepConflict (nothing has changed), SleepFailed (it goes on as before),
+        EngineNotReady, EngineDead."""
+        ...
+
+    async def wake_up(self, parts: list[SleepPart] | None) -> None:
+        """Wakes these parts, None: all. Raises SleepFailed (what was not woken sleeps on), EngineNotReady, EngineDead."""
+        ...

@@ -3,72 +3,106 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from headway.server.engine.batch import BatchPlan, BatchResult
+from headway.server.engine.executor.base import Executor
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
 from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.sleep import Done, Sleeper
 from headway.server.errors import AdapterError
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
-
-
-class Executor(Protocol):
-    """Where a step's tensors live: in this process, or in workers."""
-
-    def execute(self, plan: BatchPlan) -> BatchResult:
-        """Runs one step. Rows that break are isolated in the result; raises only when nothing works any more."""
-        ...
-
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        """Raises AdapterError, and then nothing has changed."""
-        ...
-
-    def unload_adapter(self, adapter_id: int) -> None:
-        """Raises AdapterError if it is not loaded."""
-        ...
-
-    def shutdown(self) -> None: ...
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+)
 
 
 class EngineCore:
     """Owns the scheduler and the executor; every accepted request ends in exactly one terminal delta."""
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, info: EngineInfo, kv: KVCacheManager) -> None:
+    def __init__(
+        self, scheduler: Scheduler, executor: Executor, info: EngineInfo, kv: KVCacheManager, *, sleep_patience_s: float = 0.0
+    ) -> None:
+        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
         self._kv = kv
+        self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
+        self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
         self._num_steps = 0
-        self._last_step = (0, 0.0)  # tokens, seconds
+        self._last_step = (0, 0.0)  # tokens, seconds; of a step that computed nothing: 0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work or bool(self._pending)
+        """Whether ``step`` has something to do or to tell. What is frozen in a sleep is nothing to do."""
+        return bool(self._pending) or self._has_news or (self._scheduler.has_work and not self._sleeper.state.is_asleep)
 
     def add_request(self, request: GenerateRequest) -> None:
         try:
             if request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
                 raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
-            self._scheduler.add(request)
+            if self._sleeper.is_awake:
+                self._scheduler.add(request)
+            else:
+                self._sleeper.hold(request)
+                self._has_news = True
         except ValueError as refusal:  # the API process checks everything that a user can get wrong
             self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
 
     def abort(self, request_ids: list[str]) -> None:
-        self._pending += self._scheduler.abort(request_ids)
+        self._pending += [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids)]
 
     def abort_all(self) -> None:
-        self.abort(self._scheduler.open_request_ids())
+        self.abort([*self._scheduler.open_request_ids(), *self._sleeper.held_ids()])
 
-    def reset_prefix_cache(self) -> None:
+    def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        """Nobody finds what was computed before. False: requests that run still use some of it, unless they were preempted first."""
+        if preempt_running:
+            self._scheduler.preempt_all()
         self._kv.reset_prefix_cache()
+        self._has_news = True
+        return self._kv.num_used_blocks == 0
+
+    def watch_sleep(self, watcher: Callable[[SleepState], None]) -> None:
+        """``watcher`` hears of each change of the sleep's state, before whoever asked for it hears that it is done."""
+        self._sleeper.on_change = watcher
+
+    def sleep(self, level: int, mode: SleepMode, done: Done) -> None:
+        """See Sleeper.begin; ``settle`` does the rest."""
+        self._pending += self._sleeper.begin(level, mode, done)
+
+    def settle(self) -> None:
+        """Falls asleep if that was asked for and it is time. To be called after each step, and where there was none to run."""
+        before = self._sleeper.state
+        self._pending += self._sleeper.settle()
+        self._has_news |= self._sleeper.state != before
+        self._take_released()
+
+    def wake_up(self, parts: Sequence[SleepPart] | None) -> None:
+        """See Sleeper.wake. Raises what kept the engine from waking; it then sleeps on."""
+        self._sleeper.wake(parts)
+        self._take_released()
+
+    def _take_released(self) -> None:
+        for request in self._sleeper.release():
+            self.add_request(request)
 
     def load_adapter(self, adapter: AdapterRef) -> None:
         """Steps wait for as long as the files are read. Raises AdapterError, and then nothing has changed."""
+        if self._sleeper.state.refuses_requests:
+            raise AdapterError("The engine is asleep: an adapter can be loaded once it is woken.")
         self._executor.load_adapter(adapter)
         self._adapter_ids.add(adapter.id)
 
@@ -82,8 +116,9 @@ class EngineCore:
     def step(self) -> StepOutput:
         """Runs one step, if there is one to run, and returns what became of the requests."""
         started = time.perf_counter()
+        self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
-        plan = self._scheduler.schedule()
+        plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
         if plan is not None:
             result = self._executor.execute(plan)
             deltas += self._scheduler.update(plan, result)
@@ -94,8 +129,13 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         tokens, seconds = self._last_step
+        counts = self._scheduler.stats()
         stats: EngineStats = msgspec.structs.replace(
-            self._scheduler.stats(), num_steps=self._num_steps, last_step_tokens=tokens, last_step_s=seconds
+            counts,
+            num_waiting=counts.num_waiting + self._sleeper.num_held,
+            num_steps=self._num_steps,
+            last_step_tokens=tokens,
+            last_step_s=seconds,
         )
         return stats
 

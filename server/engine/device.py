@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import platform
 
 import psutil
@@ -35,6 +37,18 @@ def device_facts(device: torch.device) -> DeviceFacts:
     fast_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     name = f"cpu ({capabilities.get('cpu_name') or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
     return DeviceFacts("cpu", name, total, available, fast_bf16, has_fast_int8=bool(capabilities.get("avx2")))
+
+
+def give_back_memory(device: torch.device) -> None:
+    """What torch and the C library keep of freed memory goes back to the device, or to the system."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    # glibc keeps what lies between blocks in use: of the demo model in fp32, asleep at level 2, 423 of 702 MiB (2026-11).
+    # Other C libraries have no such call.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _host_memory() -> tuple[int, int]:

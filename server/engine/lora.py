@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headway.kernels.lora import prepare_lora
 from headway.kernels.plans import LoraPlan
@@ -17,7 +18,7 @@ from headway.server.errors import AdapterError
 from headway.server.layers.linear import Linear
 from headway.server.layers.lora import LinearAdapters
 from headway.server.loading.adapter import Target, Update, read_adapter
-from headway.server.models.base import LoadedModel
+from headway.server.models.base import LoadedModel, Model
 from headway.server.types import AdapterRef
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,30 @@ class AdapterSlots:
     """Owns the slots, and gives every linear of the model room for them. Not thread-safe; adapters come and go between steps."""
 
     def __init__(self, loaded: LoadedModel, lora: LoraConfig, max_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._loaded = loaded
+        self._transform = loaded.transform
         self._max_rank = lora.max_lora_rank
         self._device = device
-        self._linears = {name: layer for name, layer in loaded.model.named_layers() if isinstance(layer, Linear)}
-        self._adapters: dict[str, LinearAdapters] = {}
-        for name, linear in self._linears.items():
-            room = LinearAdapters(linear.weight, lora.max_loras, lora.max_lora_rank, dtype=dtype, device=device)
-            self._adapters[name] = linear.adapters = room
-        self._targets = self._find_targets()
+        self._adapters = {
+            name: LinearAdapters(linear.weight, lora.max_loras, lora.max_lora_rank, dtype=dtype, device=device)
+            for name, linear in _linears(loaded.model)
+        }
+        self.attach(loaded.model)
+        self._targets = self._find_targets(loaded)
         self._slot_of: dict[int, int] = {}
         self._free = list(range(lora.max_loras - 1, -1, -1))
         self._row_slots = np.full(max_rows, _NONE, dtype=np.int64)
         num_bytes = sum(room.num_bytes for room in self._adapters.values())
         log.info("Room for %d adapters of rank %d or less: %.1f MiB", lora.max_loras, lora.max_lora_rank, num_bytes / 2**20)
+
+    def attach(self, model: Model) -> None:
+        """To the first model's successor: the same one, loaded anew."""
+        for name, linear in _linears(model):
+            linear.adapters = self._adapters[name]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that is on the device."""
+        for room in self._adapters.values():
+            yield from room.tensors()
 
     def load(self, adapter: AdapterRef) -> None:
         """Reads and checks all of it before anything is changed. Raises AdapterError."""
@@ -76,17 +87,23 @@ class AdapterSlots:
 
     def _put(self, slot: int, update: Update) -> None:
         target, a, b = update.target, update.a, update.b
-        if self._loaded.transform is not None:
-            a, b = self._loaded.transform.update(f"{target.layer}.weight", a, b)
+        if self._transform is not None:
+            a, b = self._transform.update(f"{target.layer}.weight", a, b)
         self._adapters[target.layer].put(slot, target.part, a, b)
 
-    def _find_targets(self) -> dict[str, Target]:
+    def _find_targets(self, loaded: LoadedModel) -> dict[str, Target]:
         """Checkpoint's name of a linear -> its place here."""
         targets = {}
-        for name in self._loaded.names:
-            for i in range(self._loaded.config.num_layers) if "{i}" in name.weight else (0,):
+        for name in loaded.names:
+            for i in range(loaded.config.num_layers) if "{i}" in name.weight else (0,):
                 layer, _, kind = name.weight.replace("{i}", str(i)).rpartition(".")
                 if kind == "weight" and layer in self._adapters:
                     module = name.checkpoint.replace("{i}", str(i)).removesuffix(".weight")
                     targets[module] = Target(layer, name.part, self._adapters[layer].shape(name.part))
         return targets
+
+
+def _linears(model: Model) -> Iterator[tuple[str, Linear]]:
+    for name, layer in model.named_layers():
+        if isinstance(layer, Linear):
+            yield name, layer

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, TokenDelta
+from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, SleepMode, SleepPart, SleepState, TokenDelta
 
 
 class AddRequest(msgspec.Struct, tag=True, frozen=True):
@@ -18,29 +18,46 @@ class AbortRequests(msgspec.Struct, tag=True, frozen=True):
     request_ids: list[str]
 
 
-class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
-    pass
+# Each of the following is a call: answered by a CallDone with the same ``call_id``.
 
 
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
-    """Answered by an AdapterDone with the same ``call_id``."""
-
     call_id: int
     adapter: AdapterRef
 
 
 class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
-    """Answered by an AdapterDone with the same ``call_id``."""
-
     call_id: int
     adapter_id: int
+
+
+class ResetPrefixCache(msgspec.Struct, tag=True, frozen=True):
+    """``is_complete`` of the answer: whether no open request still holds a block of before."""
+
+    call_id: int
+    preempt_running: bool
+
+
+class Sleep(msgspec.Struct, tag=True, frozen=True):
+    """Answered once the engine sleeps; with mode wait that is when what is open has ended."""
+
+    call_id: int
+    level: int
+    mode: SleepMode
+
+
+class WakeUp(msgspec.Struct, tag=True, frozen=True):
+    """``parts``: what to wake; None: everything."""
+
+    call_id: int
+    parts: list[SleepPart] | None
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """Finish the step under way, abort what is open, exit 0."""
 
 
-ToEngine = AddRequest | AbortRequests | ResetPrefixCache | LoadAdapter | UnloadAdapter | Stop
+ToEngine = AddRequest | AbortRequests | LoadAdapter | UnloadAdapter | ResetPrefixCache | Sleep | WakeUp | Stop
 
 
 class Phase(msgspec.Struct, tag=True, frozen=True):
@@ -60,11 +77,19 @@ class StepOutput(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
-class AdapterDone(msgspec.Struct, tag=True, frozen=True):
-    """``refusal``: why nothing was changed, in one sentence; None: done."""
+class CallDone(msgspec.Struct, tag=True, frozen=True):
+    """``refusal``: why it was not done, in one sentence; None: done. ``has_failed``: it was tried, and the call is not to blame."""
 
     call_id: int
     refusal: str | None = None
+    has_failed: bool = False
+    is_complete: bool = True
+
+
+class SleepChanged(msgspec.Struct, tag=True, frozen=True):
+    """For every API process, ahead of the answer to whoever asked for the change."""
+
+    state: SleepState
 
 
 class Died(msgspec.Struct, tag=True, frozen=True):
@@ -74,7 +99,7 @@ class Died(msgspec.Struct, tag=True, frozen=True):
     is_user_error: bool = False  # a wrong option or model: exit status 2 and no traceback
 
 
-FromEngine = Phase | Ready | StepOutput | AdapterDone | Died
+FromEngine = Phase | Ready | StepOutput | CallDone | SleepChanged | Died
 
 _to_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 _from_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)

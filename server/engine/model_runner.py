@@ -25,7 +25,10 @@ _SCORED_AT_ONCE = 128  # prompt positions whose logits are held together
 
 
 class ModelRunner:
-    """Owns the device tensors of requests: rows, KV pages and sampling state. Not thread-safe."""
+    """Owns the device tensors of requests: rows, KV pages and sampling state. Not thread-safe.
+
+    Model and pages may be taken away while no request runs: until new ones are given, nothing is executed.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class ModelRunner:
 
         ``adapters`` are those of ``model``; None: no request has one.
         """
-        self._model = model
+        self._model: Model | None = model
         self._kv = kv
         self._rows = rows
         self._sampling = sampling
@@ -50,6 +53,18 @@ class ModelRunner:
         self._adapters = adapters
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
+
+    def give_model(self, model: Model | None) -> None:
+        self._model = model
+
+    def give_pages(self, kv: list[LayerKV]) -> None:
+        """An empty list takes them away."""
+        self._kv = kv
+
+    @property
+    def model(self) -> Model:
+        assert self._model is not None, "nothing runs without a model"
+        return self._model
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         """Applies the plan to the rows and computes it. Rows that break the step are found and end alone.
@@ -76,7 +91,7 @@ class ModelRunner:
     def _check_alive(self, cause: Exception) -> None:
         """Raises ``cause`` if not even one harmless token can be computed: the fault is not the requests', then."""
         try:
-            self._probe(self._model)
+            self._probe(self.model)
         except Exception:
             raise cause from None
 
@@ -99,13 +114,13 @@ class ModelRunner:
         samples = self._rows.samples(inputs)
         last_tokens = [int(inputs.query_start_loc[at + 1]) - 1 for at, does in enumerate(samples) if does]
         batch = self._to_device(inputs, last_tokens)
-        hidden = self._model.forward(self._tensor(inputs.token_ids), self._kv, batch)
+        hidden = self.model.forward(self._tensor(inputs.token_ids), self._kv, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
         if last_tokens:
-            self._sample(inputs, samples, self._model.logits(hidden[batch.logits_indices]), results)
+            self._sample(inputs, samples, self.model.logits(hidden[batch.logits_indices]), results)
         else:
             self._rows.commit(inputs, {})
         return results
@@ -122,7 +137,7 @@ class ModelRunner:
         for offset in range(0, count, _SCORED_AT_ONCE):
             stop = min(offset + _SCORED_AT_ONCE, count)
             targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
-            entries += prompt_logprobs(self._model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
+            entries += prompt_logprobs(self.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
         return entries
 
     def _sample(self, inputs: StepInputs, samples: list[bool], logits: Tensor, results: list[RowResult]) -> None:

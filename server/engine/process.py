@@ -18,20 +18,23 @@ import zmq
 from headway.server.config.server import ServerConfig
 from headway.server.engine.messages import (
     AbortRequests,
-    AdapterDone,
     AddRequest,
+    CallDone,
     Died,
     FromEngine,
     LoadAdapter,
     Phase,
     Ready,
     ResetPrefixCache,
+    Sleep,
+    SleepChanged,
     Stop,
     UnloadAdapter,
+    WakeUp,
     decode_to_engine,
     encode,
 )
-from headway.server.errors import AdapterError, HeadwayError, sentence_of
+from headway.server.errors import AdapterError, HeadwayError, SleepConflict, sentence_of
 from headway.server.log import log_uncaught_in_threads
 from headway.server.log_setup import set_up_logging
 from headway.server.source.files import ModelFiles
@@ -117,6 +120,7 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
     from headway.server.engine.build import build_engine
 
     core = build_engine(arguments.config, arguments.files, on_phase=enter)
+    core.watch_sleep(lambda state: link.send(SleepChanged(state)))
     link.send(Ready(core.info, time.monotonic()))
     was_busy = False
     while True:
@@ -127,12 +131,16 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
                     core.add_request(request)
                 case AbortRequests(request_ids=ids):
                     core.abort(ids)
-                case ResetPrefixCache():
-                    core.reset_prefix_cache()
                 case LoadAdapter(call_id=call_id, adapter=adapter):
-                    link.send(_done(call_id, partial(core.load_adapter, adapter)))
+                    _answer(link, call_id, _attempt(partial(core.load_adapter, adapter)))
                 case UnloadAdapter(call_id=call_id, adapter_id=adapter_id):
-                    link.send(_done(call_id, partial(core.unload_adapter, adapter_id)))
+                    _answer(link, call_id, _attempt(partial(core.unload_adapter, adapter_id)))
+                case ResetPrefixCache(call_id=call_id, preempt_running=preempt_running):
+                    link.send(CallDone(call_id, is_complete=core.reset_prefix_cache(preempt_running)))
+                case Sleep(call_id=call_id, level=level, mode=mode):
+                    core.sleep(level, mode, partial(_answer, link, call_id))
+                case WakeUp(call_id=call_id, parts=parts):
+                    _answer(link, call_id, _attempt(partial(core.wake_up, parts)))
                 case Stop():
                     core.abort_all()
                     link.send(core.step())
@@ -144,17 +152,26 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
         elif was_busy:
             core.check_idle()
             was_busy = False
+        core.settle()
 
 
-def _done(call_id: int, change: Callable[[], None]) -> AdapterDone:
+def _attempt(change: Callable[[], None]) -> Exception | None:
+    """What kept ``change`` from being made. A user's files come in here: whatever is wrong with them must not end the engine."""
     try:
         change()
-    except AdapterError as refusal:
-        return AdapterDone(call_id, str(refusal))
-    except Exception as problem:  # a user's file: whatever is wrong with it must not end the engine
-        log.exception("An adapter could not be loaded")
-        return AdapterDone(call_id, f"The adapter can't be loaded: {sentence_of(problem)}")
-    return AdapterDone(call_id)
+    except Exception as problem:
+        return problem
+    return None
+
+
+def _answer(link: EngineLink, call_id: int, problem: Exception | None) -> None:
+    if problem is None:
+        link.send(CallDone(call_id))
+    elif isinstance(problem, AdapterError | SleepConflict):
+        link.send(CallDone(call_id, str(problem)))
+    else:
+        log.error("A call to the engine failed", exc_info=problem)
+        link.send(CallDone(call_id, sentence_of(problem), has_failed=True))
 
 
 def _die_with_parent() -> None:

@@ -23,26 +23,34 @@ from headway.server.engine.calls import Calls
 from headway.server.engine.client import DeltaStream
 from headway.server.engine.messages import (
     AbortRequests,
-    AdapterDone,
     AddRequest,
+    CallDone,
     Died,
-    LoadAdapter,
     Phase,
     Ready,
-    ResetPrefixCache,
+    SleepChanged,
     StepOutput,
     Stop,
     ToEngine,
-    UnloadAdapter,
     decode_from_engine,
     encode,
 )
 from headway.server.engine.process import EngineArguments, run_engine
 from headway.server.engine.request_stream import RequestStream
-from headway.server.errors import AdapterError, ConfigError, EngineDead, EngineNotReady
+from headway.server.errors import ConfigError, EngineAsleep, EngineDead, EngineNotReady
 from headway.server.machine import memory_limit, num_oom_kills
 from headway.server.source.files import ModelFiles
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+)
 from headway.server.words import gib
 
 log = logging.getLogger(__name__)
@@ -137,10 +145,11 @@ class ProcessEngineClient:
         self._outbox = self._bind(zmq.PULL, process.outbox)
         self._streams: dict[str, RequestStream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
-        self._calls = Calls()
+        self._calls = Calls(self._send)
         self._phase = "starting"
         self._info: EngineInfo | None = None
         self._stats = EngineStats()
+        self._sleep_state = SleepState()
         self._dead_cause: str | None = None
         self._died_of_user_error = False
         self._last_progress = now()
@@ -187,11 +196,16 @@ class ProcessEngineClient:
         return len(self._streams)
 
     @property
+    def sleep_state(self) -> SleepState:
+        return self._sleep_state
+
+    @property
     def sleep_level(self) -> int:
-        return 0
+        return self._sleep_state.given_back_level
 
     def seconds_since_progress(self) -> float:
-        return self._now() - self._last_progress if self._in_engine and self._phase == READY else 0.0
+        is_working = self._in_engine and self._phase == READY and not self._sleep_state.is_asleep
+        return self._now() - self._last_progress if is_working else 0.0
 
     async def run(self) -> None:
         """Receives until the engine has ended. Start it once the process has been started."""
@@ -240,9 +254,12 @@ class ProcessEngineClient:
                 self._on_phase(READY, since)
                 self._last_progress = self._now()
                 self.became_ready.set()
-            case AdapterDone(call_id=call_id, refusal=refusal):
+            case CallDone():
                 self._last_progress = self._now()  # steps waited for it
-                self._calls.answer(call_id, AdapterError(refusal) if refusal is not None else None)
+                self._calls.answer(message)
+            case SleepChanged(state=state):
+                self._last_progress = self._now()  # of what was frozen until now
+                self._sleep_state = state
             case Died(cause=cause, is_user_error=is_user_error):
                 self._died_of_user_error = is_user_error
                 self.die(cause)
@@ -264,7 +281,7 @@ class ProcessEngineClient:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
         """See EngineClient.generate: admission now, deltas as they come."""
-        self._check_ready()
+        self._check_awake()
         self._admission.admit(requests)
         return [self._open(request) for request in requests]
 
@@ -292,16 +309,24 @@ class ProcessEngineClient:
         self._watchers.append(watcher)
 
     async def load_adapter(self, adapter: AdapterRef) -> None:
-        self._check_ready()
-        call_id, answered = self._calls.begin()
-        self._send(LoadAdapter(call_id, adapter))
-        await answered
+        self._check_awake()
+        await self._calls.load_adapter(adapter)
 
     async def unload_adapter(self, adapter_id: int) -> None:
         self._check_ready()
-        call_id, answered = self._calls.begin()
-        self._send(UnloadAdapter(call_id, adapter_id))
-        await answered
+        await self._calls.unload_adapter(adapter_id)
+
+    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        self._check_ready()
+        return await self._calls.reset_prefix_cache(preempt_running)
+
+    async def sleep(self, level: int, mode: SleepMode) -> None:
+        self._check_ready()
+        await self._calls.sleep(level, mode)
+
+    async def wake_up(self, parts: list[SleepPart] | None) -> None:
+        self._check_ready()
+        await self._calls.wake_up(parts)
 
     def _check_ready(self) -> None:
         if self._dead_cause is not None:
@@ -309,8 +334,10 @@ class ProcessEngineClient:
         if self._phase != READY:
             raise EngineNotReady(self._phase)
 
-    async def reset_prefix_cache(self) -> None:
-        self._send(ResetPrefixCache())
+    def _check_awake(self) -> None:
+        self._check_ready()
+        if self._sleep_state.refuses_requests:
+            raise EngineAsleep(self._sleep_state.level or 0)
 
     async def stop(self, patience_s: float = 2.0) -> None:
         """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""

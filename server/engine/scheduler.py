@@ -147,6 +147,11 @@ class Scheduler:
                 deltas.append(self._end(request, FinishReason.ABORT))
         return deltas
 
+    def preempt_all(self) -> None:
+        """Everything that runs gives up its blocks and waits, in its order, to start over with the tokens that it has."""
+        for request in reversed(list(self._running)):
+            self._preempt(request)
+
     # A step
 
     def schedule(self) -> BatchPlan | None:

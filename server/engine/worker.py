@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,10 +14,13 @@ from torch import Tensor
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.engine.device import give_back_memory
+from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
+from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
 
@@ -23,15 +28,25 @@ from headway.server.models.base import LoadedModel, Model
 class Worker:
     """Holds a device's tensors. Start: construct (weights are loaded), ``measure_activations``, ``start``."""
 
-    def __init__(self, loaded: LoadedModel, plan: Plan, device: torch.device, lora: LoraConfig) -> None:
-        self.loaded = loaded
+    def __init__(self, load: Callable[[], LoadedModel], plan: Plan, device: torch.device, lora: LoraConfig) -> None:
+        """``load`` gives the same model whenever it is called: a worker that slept may need it anew."""
+        self._load = load
+        self._loaded: LoadedModel | None = load()
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
         self._runner: ModelRunner | None = None
+        self._num_blocks = 0
+        self._config, self._kv_spec = self.loaded.config, self.loaded.model.kv_spec
+        self._copies: HostCopies | None = None  # of what left the device for a sleep
+
+    @property
+    def loaded(self) -> LoadedModel:
+        assert self._loaded is not None, "the weights are discarded"
+        return self._loaded
 
     @property
     def runner(self) -> ModelRunner:
@@ -41,7 +56,7 @@ class Worker:
     @property
     def bytes_per_block(self) -> int:
         """Of all layers, keys and values."""
-        spec = self.loaded.model.kv_spec
+        spec = self._kv_spec
         return 2 * spec.num_layers * self._plan.block_size * spec.num_kv_heads * spec.head_dim * self._kv_dtype.itemsize
 
     def measure_activations(self) -> int:
@@ -60,6 +75,7 @@ class Worker:
 
     def start(self, config: ServerConfig, num_blocks: int, max_model_len: int) -> None:
         plan = self._plan
+        self._num_blocks = num_blocks
         self._runner = ModelRunner(
             self.loaded.model,
             self._allocate(num_blocks),
@@ -75,8 +91,37 @@ class Worker:
         for num_tokens in (1, min(16, self._plan.max_num_batched_tokens)):
             self._forward_dummy(self.loaded.model, num_tokens)
 
+    def sleep(self, level: int) -> None:
+        """See Executor.sleep. On a CPU level 1 frees the cache only: its weights are in the host's memory as it is. Adapters are kept at
+        every level, since their files may be gone; a GPU's go to the host's memory."""
+        if self._device.type != "cpu" and self._copies is None:
+            moved = [self._loaded.model.tensors()] if level == 1 and self._loaded is not None else []
+            self._copies = HostCopies(chain(*moved, self.adapters.tensors() if self.adapters is not None else ()))
+        if level == 2:
+            self._loaded = None
+            self.runner.give_model(None)
+        self.runner.give_pages([])
+        give_back_memory(self._device)
+
+    def wake_weights(self) -> None:
+        """Raises ModelSourceError, and whatever else loading raises; then nothing has changed."""
+        if self._loaded is None:
+            loaded = self._load()
+            if loaded.config != self._config:
+                raise ModelSourceError("The model's files have changed to another model's since the start: start the server again.")
+            if self.adapters is not None:
+                self.adapters.attach(loaded.model)
+            self.runner.give_model(loaded.model)
+            self._loaded = loaded
+        if self._copies is not None:
+            self._copies.restore()
+            self._copies = None
+
+    def wake_cache(self) -> None:
+        self.runner.give_pages(self._allocate(self._num_blocks))
+
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
-        spec = self.loaded.model.kv_spec
+        spec = self._kv_spec
         shape = (num_blocks, self._plan.block_size, spec.num_kv_heads, spec.head_dim)
         return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
 

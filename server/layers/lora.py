@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,11 @@ class LinearAdapters:
 
     @property
     def num_bytes(self) -> int:
-        return sum(stack.a.nbytes + stack.b.nbytes for stack in self._stacks.values())
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def tensors(self) -> Iterator[Tensor]:
+        for stack in self._stacks.values():
+            yield from (stack.a, stack.b)
 
     def shape(self, part: str) -> tuple[int, ...]:
         """[N, K] of the whole checkpoint tensor that an update of this part adds to."""

@@ -91,6 +91,10 @@ class Model(Protocol):
         """All layers by name, such as "layers.3.qkv"."""
         ...
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that the model holds on its device."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Family:

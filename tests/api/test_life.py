@@ -170,3 +170,21 @@ def test_a_silent_stream_beats(server: ApiServer, monkeypatch: pytest.MonkeyPatc
         assert [next(lines), next(lines), next(lines)] == [": keep-alive", "", ": keep-alive"]
         server.on_loop(server.engine.gate.set)
         assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_draining_sends_clients_elsewhere(server: ApiServer) -> None:
+    """Connections that were open before: an idle one is answered and closed, one with a stream is closed behind its end."""
+    server.engine.gate.clear()
+    with httpx.Client(base_url=server.url) as idle, httpx.Client(base_url=server.url) as streaming:
+        assert "connection" not in idle.get("/ping").headers
+        with streaming.stream("POST", "/v1/completions", json={"prompt": "x", "stream": True}) as answer:
+            server.wait_for(lambda: len(server.connections) == 2)
+            server.drain.begin()
+            server.on_loop(server.close_after_answers)
+            for path in ("/ping", "/v1/models", "/no-such-route"):
+                assert httpx.get(server.url + path).headers["connection"] == "close"
+            assert idle.post("/v1/completions", json={"prompt": "x"}).headers["connection"] == "close"
+            server.wait_for(lambda: len(server.connections) == 1)
+            server.on_loop(server.engine.gate.set)
+            assert answer.read().decode().endswith("data: [DONE]\n\n")
+        server.wait_for(lambda: not server.connections)

@@ -11,7 +11,7 @@ from exposition import exported, metrics_of
 from websockets.sync.client import connect
 
 from headway.server.api.sagemaker.bidirectional import END
-from headway.server.types import EngineStats
+from headway.server.types import EngineStats, SleepState
 
 # Those that HTTP has a name for and this server no use.
 ODD_METHODS = ("PROPFIND", "MKCOL", "COPY", "LOCK", "REPORT", "M-SEARCH", "SUBSCRIBE", "LINK", "SOURCE", "TRACE")
@@ -82,7 +82,7 @@ def test_the_sleep_state_is_the_engine_s(server: ApiServer) -> None:
         return [found[f"vllm:engine_sleep_state{ {'sleep_state': state} }"] for state in ("awake", "weights_offloaded", "discard_all")]
 
     assert states() == [1, 0, 0]
-    server.engine.sleep_level = 2
+    server.engine.sleep_state = SleepState(2, ("weights", "kv_cache"))
     assert states() == [0, 0, 1]
 
 

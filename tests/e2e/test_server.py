@@ -207,33 +207,6 @@ def test_engine_death_is_told_to_everybody() -> None:
         assert server.log().strip().splitlines()[-1].startswith("headway: error: the engine has stopped: the engine process was killed")
 
 
-def test_sigterm_lets_open_streams_finish() -> None:
-    with LiveServer("demo") as server:
-        server.wait_ready()
-        body = {
-            "prompt": "Tell me everything:",
-            "max_tokens": 150,
-            "stream": True,
-            "ignore_eos": True,
-            "stream_options": {"include_usage": True},
-        }
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as stream:
-            lines = stream.iter_lines()
-            next(lines)
-            server.process.send_signal(signal.SIGTERM)
-            server.wait_for(lambda: httpx.get(f"{server.url}/ping").status_code == 503, 10)
-            rest = [line for line in lines if line.startswith("data:")]
-        assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 150
-        assert server.process.wait(timeout=30) == 0
-
-
-def test_sigterm_while_loading_ends_at_once() -> None:
-    with LiveServer("demo") as server:
-        server.wait_for(lambda: "phase" in httpx.get(f"{server.url}/ping").text)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
-
-
 def test_a_killed_server_leaves_no_engine() -> None:
     with LiveServer("demo") as server:
         server.wait_ready()

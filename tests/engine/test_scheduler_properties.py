@@ -87,6 +87,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def reset_prefix_cache(self) -> None:
         self.driver.kv.reset_prefix_cache()
 
+    @rule()
+    def preempt_all(self) -> None:
+        self.driver.scheduler.preempt_all()
+        assert self.driver.kv.num_used_blocks == 0
+
     @invariant()
     def is_consistent(self) -> None:
         if hasattr(self, "driver"):

@@ -19,7 +19,7 @@ from tiny_tokenizers import byte_level_tokenizer
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
-from headway.server.api.http_server import HttpServer
+from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.api.tls.server_tls import ServerTls
 from headway.server.api.traces import make_tracing
@@ -110,6 +110,10 @@ class ApiServer:
 
     def on_loop(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
+
+    def close_after_answers(self) -> None:
+        """As the life cycle does when a drain begins."""
+        close_after_answers(self._server)
 
     @property
     def connections(self) -> set[Any]:

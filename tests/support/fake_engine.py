@@ -8,9 +8,21 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import AdapterError, EngineDead, EngineNotReady, QueueFull
+from headway.server.errors import AdapterError, EngineAsleep, EngineDead, EngineNotReady, HeadwayError, QueueFull
 from headway.server.text.tokenizer import Tokenizer
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta, TokenLogprobs
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    RequestTimes,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+    TokenLogprobs,
+)
 
 
 def fake_info(vocab_size: int, max_model_len: int = 256) -> EngineInfo:
@@ -41,6 +53,8 @@ class FakeEngine:
     - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
     - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
       "refused" can't be loaded, for the reason in the file.
+    - ``sleep_gate``: while cleared, no call of ``sleep`` or ``wake_up`` ends. ``sleep_error`` is what they raise then.
+    - ``has_blocks_in_use``: resetting the prefix cache is not complete unless what runs is preempted.
     - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
     """
 
@@ -59,7 +73,6 @@ class FakeEngine:
         self.stats = EngineStats(num_blocks_total=1024)
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
-        self.sleep_level = 0
         self.max_open: int | None = None
         self.retry_after_s = 3
         self.queue_timed_out = False
@@ -69,6 +82,12 @@ class FakeEngine:
         self.adapter_gate = asyncio.Event()
         self.adapter_gate.set()
         self.adapter_log: list[str] = []
+        self.sleep_state = SleepState()
+        self.sleep_gate = asyncio.Event()
+        self.sleep_gate.set()
+        self.sleep_error: HeadwayError | None = None
+        self.sleep_log: list[tuple[object, ...]] = []
+        self.has_blocks_in_use = False
         self.requests: list[GenerateRequest] = []
         self.open_ids: set[str] = set()
         self.open_adapters: dict[str, int | None] = {}  # open request -> its adapter's id
@@ -79,6 +98,10 @@ class FakeEngine:
     def num_open_requests(self) -> int:
         return len(self.open_ids)
 
+    @property
+    def sleep_level(self) -> int:
+        return self.sleep_state.given_back_level
+
     def seconds_since_progress(self) -> float:
         return self.stalled_s
 
@@ -88,6 +111,8 @@ class FakeEngine:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
         self._check_alive()
+        if self.sleep_state.refuses_requests:
+            raise EngineAsleep(self.sleep_state.level or 0)
         self.check_room(len(requests))
         return [self._open(request) for request in requests]
 
@@ -128,8 +153,26 @@ class FakeEngine:
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         self.watchers.append(watcher)
 
-    async def reset_prefix_cache(self) -> None:
-        pass
+    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
+        self._check_alive()
+        self.sleep_log.append(("reset", preempt_running))
+        return preempt_running or not self.has_blocks_in_use
+
+    async def sleep(self, level: int, mode: SleepMode) -> None:
+        await self._change_sleep("sleep", level, mode)
+        self.sleep_state = SleepState(level, ("weights", "kv_cache") if level else ("scheduling",))
+
+    async def wake_up(self, parts: list[SleepPart] | None) -> None:
+        await self._change_sleep("wake_up", parts)
+        left = tuple(part for part in self.sleep_state.parts if parts is not None and part not in parts)
+        self.sleep_state = SleepState(self.sleep_state.level, left) if left else SleepState()
+
+    async def _change_sleep(self, *call: object) -> None:
+        self._check_alive()
+        self.sleep_log.append(call)
+        await self.sleep_gate.wait()
+        if self.sleep_error is not None:
+            raise self.sleep_error
 
     def die(self, cause: str) -> None:
         self.dead_cause, self.phase = cause, "dead"

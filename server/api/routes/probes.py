@@ -14,10 +14,10 @@ _RETRY_AFTER_S = "5"
 
 
 async def show_health(http: Request) -> Response:
-    """200 when new work is taken; else 503, with the reason."""
+    """200 when new work is taken, or the server was told to sleep; else 503, with the reason."""
     health = health_of(state_of(http))
     body = {"status": health.status, "phase": health.phase, "reason": health.reason}
-    if health.is_ready:
+    if health.is_healthy:
         return JSONResponse(body)
     return JSONResponse(body, 503, headers={"retry-after": _RETRY_AFTER_S})
 

@@ -17,8 +17,9 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes import lora, openai, probes
+from headway.server.api.routes import info, life, lora, openai, probes
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
+from headway.server.config.development import DevelopmentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,34 @@ ROUTES = (
     Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it"),
 )
 
+SLEEP_ROUTES = (
+    Route("POST", "/sleep", life.sleep, "Give the device's memory back for a while"),
+    Route("POST", "/wake_up", life.wake_up, "Take it again and serve"),
+    Route("GET", "/is_sleeping", life.is_sleeping, "Whether the engine sleeps"),
+)
+
+DEVELOPMENT_ROUTES = (
+    Route("POST", "/reset_prefix_cache", life.reset_prefix_cache, "Forget all computed prefixes"),
+    Route("GET", "/server_info", info.show_server_info, "Effective options, secrets masked"),
+    Route("POST", "/pause", life.pause, "Stop scheduling: sleep at level 0"),
+    Route("POST", "/resume", life.resume, "Schedule again"),
+    Route("GET", "/is_paused", life.is_paused, "Whether scheduling is stopped"),
+)
+
 # Where the model answers, and where its text tools do.
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
 INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
+
+
+def routes_of(development: DevelopmentConfig) -> tuple[Route, ...]:
+    """Those that this server has."""
+    return (
+        *ROUTES,
+        *(SLEEP_ROUTES if development.enable_sleep_mode else ()),
+        *(DEVELOPMENT_ROUTES if development.enable_dev_routes else ()),
+    )
 
 
 def template_of(path: str) -> str:
@@ -76,4 +100,4 @@ def template_of(path: str) -> str:
     return "none"
 
 
-_PATHS = frozenset(route.path for route in ROUTES if "{" not in route.path)
+_PATHS = frozenset(route.path for route in (*ROUTES, *SLEEP_ROUTES, *DEVELOPMENT_ROUTES) if "{" not in route.path)

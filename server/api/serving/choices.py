@@ -6,10 +6,10 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from headway.server.api.errors import GenerationFailed
+from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut, ServerDraining
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
 
@@ -63,7 +63,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, ServerDraining, RequestTimedOut, QueueTimedOut for an end that is no answer.
+        Raises GenerationFailed, GenerationAborted, RequestTimedOut, QueueTimedOut for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -131,7 +131,7 @@ def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
     text = delta.error or "The engine failed on this request."
     match reason:
         case FinishReason.ABORT:
-            return ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
+            return GenerationAborted("The engine has aborted this request.")
         case FinishReason.TIMEOUT:
             return RequestTimedOut(text)
         case FinishReason.QUEUE_TIMEOUT:

@@ -13,7 +13,7 @@ import msgspec
 from headway.server.api.adapters import Adapter
 from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
-from headway.server.api.errors import GenerationFailed
+from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import Choice, ChoiceDelta
@@ -21,7 +21,7 @@ from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
-from headway.server.errors import EngineDead, QueueFull, QueueTimedOut
+from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
 
@@ -83,7 +83,7 @@ class Generation:
     ) -> Generation:
         """Admits every choice, or none.
 
-        Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineDead.
+        Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
@@ -157,7 +157,7 @@ class Generation:
         """What is new, as soon as something is: at most one delta a choice each time, until every choice has ended.
 
         Whatever waits when the reader comes back is merged, so a slow reader gets larger pieces instead of more.
-        Raises GenerationFailed, EngineDead, ServerDraining, RequestTimedOut, QueueTimedOut.
+        Raises GenerationFailed, AbortedBySleep, EngineAsleep, EngineDead, ServerDraining, RequestTimedOut, QueueTimedOut.
         """
         num_open = len(self.choices)
         async with aclosing(merged([choice.stream for choice in self.choices])) as arrivals:
@@ -183,9 +183,16 @@ class Generation:
             self._unfinished = FinishReason.QUEUE_TIMEOUT
             self._state.metrics.count_rejection(error.reason)
             raise
+        except GenerationAborted as error:
+            if self._state.drain.is_draining:
+                raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.") from error
+            raise AbortedBySleep("The server was put to sleep, which has aborted this request; send it again once it is woken.") from error
         except GenerationFailed as error:
-            if (cause := self._state.engine.dead_cause) is not None:
+            engine = self._state.engine
+            if (cause := engine.dead_cause) is not None:
                 raise EngineDead(cause) from error
+            if level := engine.sleep_state.level:  # it was put to sleep while the request was on its way
+                raise EngineAsleep(level) from error
             raise
         if self._shows_prompt_only:
             new.text, new.token_ids, new.logprobs = "", [], None

@@ -6,7 +6,7 @@ from headway.server.engine.batch import BatchPlan, BatchResult
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
 from headway.server.errors import AdapterError
-from headway.server.types import AdapterRef
+from headway.server.types import AdapterRef, SleepPart
 
 
 class InlineExecutor:
@@ -21,6 +21,15 @@ class InlineExecutor:
 
     def unload_adapter(self, adapter_id: int) -> None:
         self._adapters().unload(adapter_id)
+
+    def sleep(self, level: int) -> None:
+        self._worker.sleep(level)
+
+    def wake_up(self, part: SleepPart) -> None:
+        if part == "weights":
+            self._worker.wake_weights()
+        elif part == "kv_cache":
+            self._worker.wake_cache()
 
     def _adapters(self) -> AdapterSlots:
         if self._worker.adapters is None:

@@ -15,7 +15,7 @@ class EngineClientForScripts:
     async def check_health(self) -> None:
         """Raises RuntimeError, with the reason, while the engine can't serve."""
         health = health_of(self._state)
-        if not health.is_ready:
+        if not health.is_healthy:
             raise RuntimeError(health.reason)
 
     def __getattr__(self, name: str) -> Any:

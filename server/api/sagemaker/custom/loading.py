@@ -113,7 +113,7 @@ def _when_ready(handler: Handler) -> Handler:
     """``handler``, asked only while the server can serve: whatever it says, no traffic must come before that or behind it."""
 
     async def ping(http: Request) -> Response:
-        return await (handler if health_of(state_of(http)).is_ready else _OURS[Role.PING])(http)
+        return await (handler if health_of(state_of(http)).is_healthy else _OURS[Role.PING])(http)
 
     return ping
 

@@ -1,0 +1,37 @@
+"""What the engine's core asks of an executor."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from headway.server.engine.batch import BatchPlan, BatchResult
+from headway.server.types import AdapterRef, SleepPart
+
+
+class Executor(Protocol):
+    """Where a step's tensors live: in this process, or in workers."""
+
+    def execute(self, plan: BatchPlan) -> BatchResult:
+        """Runs one step. Rows that break are isolated in the result; raises only when nothing works any more."""
+        ...
+
+    def load_adapter(self, adapter: AdapterRef) -> None:
+        """Raises AdapterError, and then nothing has changed."""
+        ...
+
+    def unload_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError if it is not loaded."""
+        ...
+
+    def sleep(self, level: int) -> None:
+        """Gives memory back: the KV cache, and at level 1 the weights to the host's memory, at level 2 the weights for good.
+
+        What sleeps already stays as it is. Raises whatever kept it from that, and then nothing has changed.
+        """
+        ...
+
+    def wake_up(self, part: SleepPart) -> None:
+        """Takes the memory of one part that sleeps and fills it; the cache comes back empty. Raises as ``sleep`` does."""
+        ...
+
+    def shutdown(self) -> None: ...
