@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
+from headway.server.config.chat import ChatConfig, chat_problems
 from headway.server.config.fields import Setting, Topic, settings_of
-from headway.server.config.http import HttpConfig
+from headway.server.config.http import HttpConfig, http_problems, http_warnings
+from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
@@ -14,22 +16,26 @@ from headway.server.config.overload import OverloadConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems
+from headway.server.config.start import StartConfig
 
 
 class ServerConfig(Topic):
     """Everything a user may set, as asked; frozen. What was decided from it is config/plan.py's and EngineInfo's."""
 
     model: ModelConfig = ModelConfig()
+    chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     lora: LoraConfig = LoraConfig()
     network: NetworkConfig = NetworkConfig()
     security: SecurityConfig = SecurityConfig()
     overload: OverloadConfig = OverloadConfig()
+    limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
+    start: StartConfig = StartConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -56,15 +62,21 @@ def problems(config: ServerConfig) -> list[str]:
     """A sentence for each thing in a config that can't be served, beside a missing model; empty when all is well."""
     return [
         *model_problems(config.model),
+        *chat_problems(config.chat),
         *_size_problems(config),
         *lora_problems(config.lora),
         *network_problems(config.network),
         *security_problems(config.security),
+        *http_problems(config.http),
     ]
 
 
 def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect."""
+    return [*http_warnings(config.http), *_custom_code_warnings(config)]
+
+
+def _custom_code_warnings(config: ServerConfig) -> list[str]:
     sagemaker = config.sagemaker
     if sagemaker.enable_custom_handlers:
         return []

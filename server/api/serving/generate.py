@@ -17,6 +17,7 @@ from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
+from headway.server.api.serving.timing import Timing
 from headway.server.errors import EngineDead, QueueFull
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import GenerateRequest, TokenDelta
@@ -48,8 +49,9 @@ class Generation:
     Choices of prompt p are p * n to p * n + n - 1. Closing before the end aborts what is open in the engine.
     """
 
-    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt]) -> None:
+    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], arrival: float) -> None:
         self._state = state
+        self._timing = Timing(arrival)
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
         self._shows_prompt_only = request.asked_max_tokens == 0
@@ -73,7 +75,7 @@ class Generation:
         """Admits every choice, or none. Raises RequestError, QueueFull, AdaptersFull, EngineNotReady, EngineDead."""
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
-        generation = cls(state, request, prompts)
+        generation = cls(state, request, prompts, arrival)
         try:
             if adapter is not None:
                 adapter = generation._adapter = await state.adapters.acquire(adapter)
@@ -147,7 +149,13 @@ class Generation:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None
             choice.token_ids.clear()
+        self._timing.on_tokens(len(new.token_ids))
+        self._timing.on_end(deltas[-1].times)
         return new
+
+    def timing(self) -> dict[str, Any] | None:
+        """The `metrics` of an answer; None where several choices share the request's time."""
+        return self._timing.as_dict() if len(self.choices) == 1 else None
 
     def usage(self) -> Usage:
         """So far."""
