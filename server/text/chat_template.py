@@ -150,11 +150,13 @@ def _prepare(message: Mapping[str, Any], index: int, content_format: ContentForm
 
 
 def _content(content: Any, index: int, content_format: ContentFormat, traits: TemplateTraits) -> str | list[dict[str, Any]]:
-    """Text for a template that takes text, typed parts for one that walks over them; both for one that asks which it is."""
+    """What ``content_format`` says; with auto text for a template that takes text, typed parts for one that walks over them, and what
+    came for one that asks which it is."""
     wants_parts = content_format == "openai" or (content_format == "auto" and traits.iterates_parts)
     if content is None or isinstance(content, str):
         text = content or ""
-        return [{"type": "text", "text": text}] if wants_parts and not traits.tests_string else text
+        takes_text = content_format == "auto" and traits.tests_string
+        return [{"type": "text", "text": text}] if wants_parts and not takes_text else text
     texts = [_part_text(part, index, at) for at, part in enumerate(content)]
     return [{"type": "text", "text": text} for text in texts] if wants_parts else "\n".join(texts)
 
