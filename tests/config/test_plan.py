@@ -103,7 +103,7 @@ def test_auto_shortens_the_context_to_what_fits() -> None:
 
 
 def test_a_longer_context_than_the_model_s_own_is_taken_on_demand_only() -> None:
-    with pytest.raises(ConfigError, match="above the model's own limit of 4096 tokens.*--allow-long-max-model-len"):
+    with pytest.raises(ConfigError, match=r"above the model's own limit of 4096 tokens.*--allow-long-max-model-len"):
         make_plan(config(model={"max_model_len": 5000}), BF16, CPU)
     assert make_plan(config(model={"max_model_len": 5000, "allow_long_max_model_len": True}), BF16, CPU).max_model_len == 5000
 

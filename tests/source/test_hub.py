@@ -52,7 +52,7 @@ def fails(hub: Hub, tmp_path: Path, name: str, match: str, **options: str) -> No
 
 
 def test_ignored_files_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
-    hub.add("org/two", {**FILES, "model.fp16.safetensors": b"the same"})
+    hub.repositories["org/two"] = FILES | {"model.fp16.safetensors": b"the same"}
     found = HubModel("org/two", None, None, str(tmp_path / "hub"), hub.url, ("*.fp16.*",)).fetch("auto")
     assert contents(found).keys() == {"config.json", "tokenizer.json", "model.safetensors"}
 
