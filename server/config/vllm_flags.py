@@ -26,6 +26,14 @@ class VllmFlags:
     def known(self) -> list[str]:
         return list(self._table["known"])
 
+    @property
+    def with_advice(self) -> list[str]:
+        return list(self._advice)
+
+    @property
+    def with_met_values(self) -> list[str]:
+        return list(self._table["met"])
+
     def explained(self, name: str) -> str | None:
         """Why ``name`` is not taken, and what to do; None for a name that vLLM never had."""
         positive = name.removeprefix("no-")
