@@ -9,7 +9,7 @@ from headway.server.types import RequestTimes
 
 
 class Timing:
-    """``on_tokens`` for each piece of the answer, ``scheduled`` when the engine has told. ``arrival`` is time.time()."""
+    """``on_tokens`` and ``on_end`` with each piece of the answer. ``arrival`` is time.time()."""
 
     def __init__(self, arrival: float) -> None:
         self._arrival = arrival
@@ -25,7 +25,7 @@ class Timing:
             self._num_tokens += num_tokens
 
     def on_end(self, times: RequestTimes | None) -> None:
-        """``times`` are the engine's; it gives none for an answer that ended at a stop string."""
+        """``times`` are the engine's, which come with its last piece only: none for an answer that ended at a stop string."""
         if times is not None and times.scheduled is not None:
             self._queued_s = times.scheduled - times.arrival
 
