@@ -56,6 +56,7 @@ format: $(VENV)/.ready-dev
 
 docs: $(VENV)/.ready
 	$(BIN)/headway options > docs/options.md
+	$(BIN)/headway options docs/*.md
 
 # The CPU build of torch for the image, where pip here can get it; else the image's build fetches it from torch's own index.
 wheels: $(VENV)/.ready

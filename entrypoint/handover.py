@@ -14,14 +14,16 @@ from headway.server.config.remote import region_of
 from headway.server.config.sources import Resolved, all_names
 from headway.server.config.values import to_text
 from headway.server.config.variables import Form, find_variables
+from headway.server.config.vllm_variables import without_effect
 
 
 def environment_for_server(resolved: Resolved, environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` without our variables and those of secrets, and with each secret under one name, as the value itself: the server
-    finds nothing to fetch again, and nothing that contradicts."""
+    finds nothing to fetch again, nothing that contradicts, and no VLLM_* to warn of a second time (which a user's script may read)."""
     variables = find_variables(environ, all_names())
     ours = {v.name for v in variables.options if v.meaning.setting.option.secret or v.name.startswith(SHORT_ENVIRONMENT_PREFIX)}
-    child = {name: text for name, text in environ.items() if name not in ours.union(variables.config_files)}
+    told = set() if resolved.config.sagemaker.enable_custom_handlers else without_effect(environ, all_names()).keys()
+    child = {name: text for name, text in environ.items() if name not in ours.union(variables.config_files, told)}
     for setting, value in asked(resolved):
         if fits_command_line(setting, value) or not value:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from headway import __version__
 from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
@@ -15,7 +16,7 @@ usage: headway COMMAND ...
 
   serve [MODEL] [options]   serve a model over HTTP; `headway serve --help` lists the options
   bench serve|engine ...    measure a server, or the engine alone
-  options                   print the table of all options, as in docs/options.md
+  options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
@@ -55,10 +56,7 @@ def _run(words: list[str]) -> int:
             status: int = bench(rest, os.environ)
             return status
         case "options":
-            from headway.server.config.show import docs_table
-
-            sys.stdout.write(docs_table())
-            return 0
+            return _document_options(rest)
         case "entrypoint":
             from headway.entrypoint.__main__ import main as entrypoint
 
@@ -78,6 +76,16 @@ def _run(words: list[str]) -> int:
     near = difflib.get_close_matches(command, ("serve", "bench", "options", "entrypoint", "health"), n=1)
     hint = f"did you mean {near[0]}?" if near else "`headway --help` lists them"
     raise ConfigError([f"{command}: unknown command; {hint}"])
+
+
+def _document_options(pages: Sequence[str]) -> int:
+    from headway.server.config.doc_tables import docs_table, filled
+
+    if not pages:
+        sys.stdout.write(docs_table())
+    for page in map(Path, pages):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
 
 
 def _fit_threads_to_quota() -> None:

@@ -52,6 +52,7 @@ class EngineStarter:
                 token=model.hf_token,
                 download_dir=model.download_dir,
                 load_format=model.load_format,
+                ignore_patterns=model.ignore_patterns,
                 cache_dir=self.cache_dir,
                 on_progress=self._progress,
                 stop=self._stop,
@@ -65,4 +66,5 @@ class EngineStarter:
 
     def _progress(self, text: str) -> None:
         self.phase = text
-        log.info("%s", text)
+        if self._config.start.use_tqdm_on_load:
+            log.info("%s", text)

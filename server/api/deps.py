@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
+from headway.server.api.fingerprint import fingerprint_of
 from headway.server.api.load import ServerLoad
 from headway.server.api.request_record import RequestRecord
 from headway.server.config.server import ServerConfig
@@ -160,6 +162,12 @@ class AppState:
             raise EngineNotReady(self.engine.phase if self.engine.phase != "ready" else "loading the tokenizer")
         return self.served.model
 
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """`system_fingerprint`, for as long as the server runs. To be asked for once the model is ready."""
+        assert self.served.model is not None
+        return fingerprint_of(self.config, self.served.model.info)
+
     def adapter_of(self, model: str | None, adapter_name: str | None = None) -> Adapter | None:
         """The adapter called ``adapter_name``, where the request named one beside its body; else what its ``model`` names, None for the
         model itself. Raises ModelNotFound, and RequestError where adapters are off."""
@@ -167,7 +175,7 @@ class AppState:
             self.adapters.check_enabled()
             return self.adapters.get(adapter_name, None)
         adapter = self.adapters.find(model)
-        if adapter is None:
+        if adapter is None and not self.config.model.skip_model_name_validation:
             self.served.check_name(model, self.adapters.names())
         return adapter
 
@@ -205,10 +213,10 @@ def _load_text(
     from headway.server.text.generation import load_generation_defaults
     from headway.server.text.tokenizer import load_tokenizer
 
-    model = config.model
+    model, chat = config.model, config.chat
     tokenizer = load_tokenizer(
         files, model.tokenizer, cache_dir, token=model.hf_token, download_dir=model.download_dir, on_progress=on_progress
     )
-    source = read_chat_template(model.chat_template) if model.chat_template else tokenizer.chat_templates
-    template = ChatTemplate(source, tokenizer.special_tokens)
+    source = read_chat_template(chat.chat_template) if chat.chat_template else tokenizer.chat_templates
+    template = ChatTemplate(source, tokenizer.special_tokens, chat.chat_template_content_format)
     return tokenizer, template, load_generation_defaults(files, model.generation_config, model.override_generation_config)

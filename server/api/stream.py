@@ -21,9 +21,6 @@ log = logging.getLogger(__name__)
 # Where a stream leaves the status of an error that ended it, in the scope: its own status was 200.
 STREAM_FAILURE = "headway.stream_failure"
 
-# Proxies and load balancers cut a silent connection after 30 to 60 s.
-HEARTBEAT_S = 15.0
-
 
 @dataclass(frozen=True, slots=True)
 class Framing:
@@ -48,7 +45,7 @@ EVENTS = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b
 
 
 class ChunkStream(Response):
-    """Sends the headers at once, then ``chunks`` as they come, then the framing's end.
+    """Sends the headers at once, then ``chunks`` as they come, then the framing's end; a heartbeat after ``silence_s``, 0 for none.
 
     An error in ``chunks`` becomes a last chunk, since the status is out. A client that leaves ends ``chunks``. In all cases
     ``chunks`` is closed and ``on_close`` called before the call returns.
@@ -60,6 +57,8 @@ class ChunkStream(Response):
         on_close: Callable[[], Awaitable[None]],
         framing: Framing = EVENTS,
         headers: Mapping[str, str] | None = None,
+        *,
+        silence_s: float,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -67,6 +66,7 @@ class ChunkStream(Response):
         self._chunks = chunks
         self._on_close = on_close
         self._framing = framing
+        self._silence_s = silence_s if framing.heartbeat else 0.0
         # X-Accel-Buffering: nginx would otherwise collect the events into blocks.
         self.init_headers({"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
 
@@ -82,7 +82,7 @@ class ChunkStream(Response):
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        heart = _Heart(send, self._framing.heartbeat) if self._framing.heartbeat else None
+        heart = _Heart(send, self._framing.heartbeat, self._silence_s) if self._silence_s else None
         last: list[bytes] = []
         try:
             async for chunks in self._chunks:
@@ -103,22 +103,23 @@ class ChunkStream(Response):
 
 
 class _Heart:
-    """Sends a comment when nothing was sent for a while. One timer a stream, not one an event."""
+    """Sends a comment when nothing was sent for ``silence_s``. One timer a stream, not one an event."""
 
-    def __init__(self, send: Send, beat: bytes) -> None:
+    def __init__(self, send: Send, beat: bytes, silence_s: float) -> None:
         self._send = send
         self._bytes = beat
+        self._silence_s = silence_s
         self.last_sent = time.monotonic()
         self._task: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(HEARTBEAT_S, self._beat)
+        self._timer = self._loop.call_later(silence_s, self._beat)
 
     def _beat(self) -> None:
         silent_s = time.monotonic() - self.last_sent
-        if silent_s >= HEARTBEAT_S and (self._task is None or self._task.done()):
+        if silent_s >= self._silence_s and (self._task is None or self._task.done()):
             self._task = self._loop.create_task(self._send_comment())
             silent_s = 0.0
-        self._timer = self._loop.call_later(max(HEARTBEAT_S - silent_s, 0.01), self._beat)
+        self._timer = self._loop.call_later(max(self._silence_s - silent_s, 0.01), self._beat)
 
     async def _send_comment(self) -> None:
         self.last_sent = time.monotonic()

@@ -81,13 +81,13 @@ class _Walk:
             name = matches[0] if matches else name
             meaning = self.names.find(name)
         if meaning is None:
-            self._no_option(name, inline)
+            self._no_option(name, inline, is_dotted=bool(path))
         elif path:
             self._dotted_value(meaning, f"--{name}.{path}", path.split("."), inline)
         else:
             self._value(meaning, f"--{name}", inline)
 
-    def _no_option(self, name: str, inline: str | None) -> None:
+    def _no_option(self, name: str, inline: str | None, *, is_dotted: bool) -> None:
         if name == CONFIG_FLAG:
             words = self._words(f"--{CONFIG_FLAG}", inline, many=False)
             if words and self.found.config_file is not None:
@@ -97,9 +97,25 @@ class _Walk:
             self.found.show_config = parse_bool(inline or "true") is not False
         elif name == "help":
             self.found.help = inline or ""
-        else:
+        elif is_dotted or not self._is_met(name, inline):
             self._problem(f"--{name}", self.names.unknown(name, lambda near: f"--{near}"))
             self._skip_words()
+
+    def _is_met(self, name: str, inline: str | None) -> bool:
+        """Whether an option of vLLM's asks for what is done anyway; then its value is behind us, else nothing has changed."""
+        start = self.at
+        if inline is None:
+            inline = self._switch() if self.names.vllm.is_switch(name) else self._next_word()
+        is_met = self.names.is_met(name, inline)
+        self.at = self.at if is_met else start
+        return is_met
+
+    def _next_word(self) -> str:
+        """The word behind an option; empty where there is none."""
+        if self.at == len(self.words) or _OPTION.match(self.words[self.at]):
+            return ""
+        self.at += 1
+        return self.words[self.at - 1]
 
     def _short(self, head: str, inline: str | None) -> None:
         letters = head.removeprefix("-")
@@ -109,13 +125,22 @@ class _Walk:
         meaning = self.names.short(letters)
         if meaning is None and inline is None and (meaning := self.names.short(letters[:1])):
             letters, inline = letters[:1], letters[1:]
-        if meaning is None:
-            sentence = self.names.explained_short(letters)
-            near = f"did you mean --{letters}?" if self.names.find(letters) else "`headway serve --help` lists them all"
-            self._problem(f"-{letters}", sentence or f"unknown option; {near}")
-            self._skip_words()
-        else:
+        if meaning is not None:
             self._value(meaning, f"-{letters}", inline)
+        elif long := self.names.vllm.long_form(letters):
+            self._short_of_vllm(f"-{letters}", *long, inline)
+        else:
+            near = f"did you mean --{letters}?" if self.names.find(letters) else "`headway serve --help` lists them all"
+            self._problem(f"-{letters}", f"unknown option; {near}")
+            self._skip_words()
+
+    def _short_of_vllm(self, label: str, name: str, value: str | None, inline: str | None) -> None:
+        """A single-dash name of vLLM's that is none of ours."""
+        if meaning := self.names.find(name):
+            self._value(meaning, label, inline if value is None else value)
+        elif not self._is_met(name, inline if value is None else value):
+            self._problem(label, self.names.unknown(name, lambda near: f"--{near}"))
+            self._skip_words()
 
     def _value(self, meaning: Meaning, label: str, inline: str | None) -> None:
         setting = meaning.setting

@@ -48,6 +48,11 @@ class ModelConfig(Topic):
         "Context length in tokens, prompt and output together. Default: the model's; -1 or auto: the longest that fits the KV cache.",
         human=True,
     )
+    allow_long_max_model_len: bool = option(
+        False,
+        "Take a --max-model-len above the model's own limit, beyond which its answers get worse.",
+        environment=("VLLM_ALLOW_LONG_MAX_MODEL_LEN",),
+    )
     max_logprobs: int = option(20, "Most logprobs that a request may ask for; -1: the whole vocabulary.", ge=-1)
     seed: int = option(0, "Seed of the requests that bring none.")
     generation_config: str = option(
@@ -56,7 +61,10 @@ class ModelConfig(Topic):
         location=True,
     )
     override_generation_config: dict[str, Any] = option({}, 'JSON laid over the generation config, such as {"temperature": 0.2}.')
-    chat_template: str | None = option(None, "Jinja chat template: a file, or the template itself.")
+    skip_model_name_validation: bool = option(
+        False, "Answer requests for any model name, as the served model.", environment=("VLLM_SKIP_MODEL_NAME_VALIDATION",)
+    )
+    ignore_patterns: list[str] = option([], "Files of a Hub repository that are not fetched, as shell patterns such as consolidated*.")
 
 
 def model_problems(model: ModelConfig) -> list[str]:

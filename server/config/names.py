@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 from headway.server.config.fields import Setting
-from headway.server.config.values import parse_bool
+from headway.server.config.vllm_flags import VllmFlags
 
 # Flags of `serve` that are no options: where options come from, and what to do in place of serving.
 CONFIG_FLAG = "config"
@@ -30,6 +26,7 @@ class Names:
 
     def __init__(self, settings: Iterable[Setting]) -> None:
         self.settings = tuple(settings)
+        self.vllm = VllmFlags()
         self._exact: dict[str, Meaning] = {}
         self._short: dict[str, Meaning] = {}
         for setting in self.settings:
@@ -58,29 +55,12 @@ class Names:
         return list({self._exact.get(n, n): n for n in reversed(matches)}.values())[::-1]
 
     def explained(self, name: str) -> str | None:
-        """Why a name that vLLM knows, or knew, is not taken here; None for any other name."""
-        key = dashed(name)
-        positive = key.removeprefix("no-")
-        for candidate in (key, positive):
-            if sentence := self._vllm["instead"].get(candidate):
-                return f"is not an option of Headway; {sentence}"
-            if sentence := self._vllm["removed"].get(candidate):
-                return f"no longer exists; {sentence}"
-        if positive in self._vllm["known"] or _inverse(positive) in self._vllm["known"]:
-            return "is an option of vLLM that is not supported by this version of Headway; leave it out"
-        return None
+        """Why a name that vLLM knows, or knew, is not taken here, and what to do; None for any other name."""
+        return self.vllm.explained(dashed(name))
 
     def is_met(self, name: str, text: str) -> bool:
         """Whether ``name`` is an option of vLLM that is not taken here, and ``text`` a value of it that asks for what is done anyway."""
-        if self.find(name) is not None:
-            return False
-        value = self._vllm["met"].get(dashed(name))
-        return parse_bool(text or "true") is value if isinstance(value, bool) else text == value
-
-    def explained_short(self, letters: str) -> str | None:
-        """The same for a single-dash name: -tp, -O3."""
-        name = self._vllm["shorts"].get(letters.rstrip("0123456789"))
-        return self.explained(name) if name else None
+        return self.find(name) is None and self.vllm.is_met(dashed(name), text)
 
     def unknown(self, name: str, spell: Callable[[str], str]) -> str:
         """What to say about a name that is no option; ``spell`` writes a valid name as this source would."""
@@ -89,25 +69,14 @@ class Names:
         import difflib
 
         ours = [*self._exact, CONFIG_FLAG, *ACTIONS]
-        near = difflib.get_close_matches(dashed(name), [*ours, *self._vllm["known"]], n=1, cutoff=0.7)
-        near = near or [known for known in self._vllm["known"] if dashed(name) and known.startswith(dashed(name))]
+        near = difflib.get_close_matches(dashed(name), [*ours, *self.vllm.known], n=1, cutoff=0.7)
+        near = near or [known for known in self.vllm.known if dashed(name) and known.startswith(dashed(name))]
         if not near:
             return "unknown option; `headway serve --help` lists them all"
         if near[0] in ours:
             return f"unknown option; did you mean {spell(near[0])}?"
         return f"unknown option; vLLM's {spell(near[0])}, if that is meant, is not supported by this version of Headway; leave it out"
 
-    @cached_property
-    def _vllm(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((Path(__file__).parent / "vllm_flags.json").read_text())
-        return loaded
-
 
 def dashed(name: str) -> str:
     return name.strip().lower().replace("_", "-")
-
-
-def _inverse(name: str) -> str:
-    if name.startswith("enable-"):
-        return "disable-" + name.removeprefix("enable-")
-    return "enable-" + name.removeprefix("disable-") if name.startswith("disable-") else name

@@ -45,6 +45,8 @@ class Plan:
     fit_max_model_len: bool  # shorten max_model_len to what the KV cache holds instead of refusing
     max_num_batched_tokens: int
     max_num_seqs: int
+    max_num_scheduled_tokens: int  # of these tokens
+    max_num_active_seqs: int  # of these requests
 
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
@@ -73,6 +75,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
             f"--no-enable-chunked-prefill needs --max-num-batched-tokens of at least the context length {max_model_len}; "
             f"it is {budget}: raise it, lower --max-model-len, or leave chunked prefill on"
         )
+    scheduled, active = config.scheduler.max_num_scheduled_tokens or budget, config.scheduler.max_num_active_seqs or seqs
+    problems += _lower_limit_problems(config, budget, scheduled, seqs, active)
     if problems:
         raise ConfigError(problems)
     return Plan(
@@ -84,7 +88,22 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         fit_max_model_len=fit,
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
+        max_num_scheduled_tokens=scheduled,
+        max_num_active_seqs=active,
     )
+
+
+def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seqs: int, active: int) -> list[str]:
+    found = []
+    if scheduled > budget:
+        found.append(f"--max-num-scheduled-tokens {scheduled} is above --max-num-batched-tokens {budget}: raise the second")
+    if active > seqs:
+        found.append(f"--max-num-active-seqs {active} is above --max-num-seqs {seqs}: raise the second")
+    if scheduled < budget and not config.scheduler.enable_chunked_prefill:
+        found.append(
+            "--max-num-scheduled-tokens splits prompts over steps, which --no-enable-chunked-prefill forbids: leave one of them out"
+        )
+    return found
 
 
 def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Literal["none", "int8"]]:
@@ -112,11 +131,11 @@ def _context(config: ServerConfig, model: ModelFacts) -> tuple[int, bool]:
     asked = config.model.max_model_len
     if asked is None or asked == "auto" or asked == -1:
         return model.max_model_len, asked is not None
-    if asked > model.max_model_len:
+    if asked > model.max_model_len and not config.model.allow_long_max_model_len:
         raise ConfigError(
             [
                 f"--max-model-len {asked} is above the model's own limit of {model.max_model_len} tokens: "
-                "lower it, or leave it out to get the limit"
+                "lower it, leave it out to get the limit, or add --allow-long-max-model-len and take worse answers beyond it"
             ]
         )
     return asked, False

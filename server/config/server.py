@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
+from headway.server.config.chat import ChatConfig, chat_problems
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
 from headway.server.config.development import DevelopmentConfig, development_warnings
 from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
-from headway.server.config.http import HttpConfig
+from headway.server.config.http import HttpConfig, http_problems, http_warnings
+from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
 from headway.server.config.model import ModelConfig, model_problems
@@ -18,6 +20,7 @@ from headway.server.config.overload import OverloadConfig, overload_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
+from headway.server.config.start import StartConfig
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
 from headway.server.config.tracing import TracingConfig, tracing_problems
 
@@ -26,6 +29,7 @@ class ServerConfig(Topic):
     """Everything a user may set, as asked; frozen. What was decided from it is config/plan.py's and EngineInfo's."""
 
     model: ModelConfig = ModelConfig()
+    chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     lora: LoraConfig = LoraConfig()
@@ -36,12 +40,14 @@ class ServerConfig(Topic):
     cors: CorsConfig = CorsConfig()
     extension: ExtensionConfig = ExtensionConfig()
     overload: OverloadConfig = OverloadConfig()
+    limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
     tracing: TracingConfig = TracingConfig()
     development: DevelopmentConfig = DevelopmentConfig()
+    start: StartConfig = StartConfig()
 
 
 def secrets_of(config: ServerConfig) -> list[str]:
@@ -68,6 +74,7 @@ def problems(config: ServerConfig) -> list[str]:
     """A sentence for each thing in a config that can't be served, beside a missing model; empty when all is well."""
     return [
         *model_problems(config.model),
+        *chat_problems(config.chat),
         *_size_problems(config),
         *lora_problems(config.lora),
         *network_problems(config.network),
@@ -77,6 +84,7 @@ def problems(config: ServerConfig) -> list[str]:
         *log_problems(config.logs),
         *observability_problems(config.observability),
         *tracing_problems(config.tracing),
+        *http_problems(config.http),
     ]
 
 
@@ -89,6 +97,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
         *development_warnings(config.development, config.security.has_keys),
+        *http_warnings(config.http),
         *_unused_code(config.sagemaker),
     ]
 

@@ -1,4 +1,4 @@
-"""The options as people read them: --help, --show-config and the table in docs/options.md."""
+"""The options as people read them: --help, --show-config, and the start's banner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Origin
 from headway.server.config.server import ServerConfig
 from headway.server.config.sources import Resolved, all_settings
-from headway.server.config.values import expected, masked, to_text
+from headway.server.config.values import masked, to_text
 from headway.server.say import one_line
 
 _USAGE = "usage: headway serve [MODEL] [options]"
@@ -33,7 +33,7 @@ def help_text(word: str = "") -> str:
     lines = [_USAGE, "", *textwrap.wrap(_ABOUT, 110)]
     if not wanted:
         lines += ["", "Where options come from", *(line for head, text in _OTHERS for line in _entry(head, text))]
-    for title, settings in _groups():
+    for title, settings in groups():
         entries = [(_flags(s), _help(s)) for s in settings]
         entries = [(head, text) for head, text in entries if wanted in head or wanted in text.lower() or wanted in title.lower()]
         if entries:
@@ -44,7 +44,7 @@ def help_text(word: str = "") -> str:
 def show_config(resolved: Resolved) -> str:
     """Every effective option as YAML with the source behind it; usable as a --config file."""
     lines = ["# effective options of headway serve; weakest source: default"]
-    for title, settings in _groups():
+    for title, settings in groups():
         lines += ["", f"# {title}"]
         for setting in settings:
             value = masked(setting, resolved.value(setting))
@@ -70,23 +70,8 @@ def differences(resolved: Resolved) -> list[tuple[Setting, str, str]]:
     return rows
 
 
-def docs_table() -> str:
-    """docs/options.md."""
-    lines = [
-        "# All options of `headway serve`",
-        "",
-        "Made by `headway options > docs/options.md` from the declarations in `server/config/`; a test keeps it current.",
-        "How sources, spellings and errors work: [configuration.md](configuration.md).",
-        "",
-        "The YAML key is the flag without `--`. `SM_<NAME>` works wherever `SM_VLLM_<NAME>` is shown.",
-    ]
-    for title, settings in _groups():
-        lines += ["", f"## {title}", "", "| flag | environment | takes | default | meaning |", "|---|---|---|---|---|"]
-        lines += [_row(setting) for setting in settings]
-    return "\n".join(lines) + "\n"
-
-
-def _groups() -> Iterator[tuple[str, list[Setting]]]:
+def groups() -> Iterator[tuple[str, list[Setting]]]:
+    """(title, options) of each topic, in the order of declaration."""
     groups: dict[str, list[Setting]] = {}
     for setting in all_settings():
         groups.setdefault(setting.title, []).append(setting)
@@ -105,7 +90,7 @@ def _flags(setting: Setting) -> str:
 
 
 def _help(setting: Setting) -> str:
-    default = "" if _is_told(setting) else f" Default: {_shown_default(setting.default, setting)}."
+    default = "" if _is_told(setting) else f" Default: {shown_default(setting.default, setting)}."
     variables = [name for name in setting.environment_names if not name.startswith("SM_") or name.startswith("SM_VLLM_")]
     return f"{setting.help}{default} [{', '.join(variables)}]"
 
@@ -115,22 +100,10 @@ def _entry(head: str, text: str) -> list[str]:
     return [f"  {head}", *body]
 
 
-def _row(setting: Setting) -> str:
-    flags = ", ".join(f"`{flag}`" for flag in (*(f"--{name}" for name in setting.names), *setting.option.short))
-    if setting.kind is Kind.BOOL:
-        flags += f", `--no-{setting.key}`"
-    if setting.option.positional:
-        flags = f"`{setting.option.metavar}` (first argument), {flags}"
-    variables = ", ".join(f"`{name}`" for name in setting.environment_names if not name.startswith("SM_") or name.startswith("SM_VLLM_"))
-    default = "" if setting.default is None else f"`{_shown_default(setting.default, setting)}`"
-    cells = (flags, variables, expected(setting), default, setting.help)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def _is_told(setting: Setting) -> bool:
     """Whether the help sentence tells the default itself, or there is nothing to tell."""
     return setting.default in (None, [], {}, "") or "default:" in setting.help.lower()
 
 
-def _shown_default(value: Any, setting: Setting) -> str:
+def shown_default(value: Any, setting: Setting) -> str:
     return json.dumps(value) if value in ([], {}, "") else to_text(setting, value)

@@ -22,6 +22,7 @@ from headway.server.config.places import Places
 from headway.server.config.references import followed, references_in
 from headway.server.config.server import MODEL_MISSING, ServerConfig, problems, warnings
 from headway.server.config.values import BadValue
+from headway.server.config.vllm_variables import sentence_about, without_effect
 from headway.server.errors import ConfigError
 
 DEFAULT = Source(Origin.DEFAULT)
@@ -77,6 +78,9 @@ def resolve(
     unreadable = _follow(chosen, places)
     found = [*line.problems, *file.problems, *environment.problems, *unreadable]
     config, invalid = _build(chosen)
+    useless = without_effect(environ, names)
+    if useless and config.start.fail_on_environ_validation:
+        found.append(f"{sentence_about(useless)}; unset what is named, or leave out --fail-on-environ-validation")
     found += invalid or [_with_sources(problem, chosen, names) for problem in problems(config)]
     # A word after an option that is not understood, or a place that can't be read, may have named the model.
     unknowable = line.skipped_words or invalid or unreadable or (file.problems and not file.given)
@@ -85,8 +89,10 @@ def resolve(
     if found:
         raise ConfigError(found)
     noted = (_with_sources(warning, chosen, names) for warning in warnings(config))
-    notes = (*line.warnings, *file.warnings, *environment.warnings, *noted)
-    return Resolved(config, {name: given.source for name, given in chosen.items()}, notes, path, line.show_config)
+    notes = [*line.warnings, *file.warnings, *environment.warnings, *noted]
+    if useless:
+        notes.append(sentence_about(useless))
+    return Resolved(config, {name: given.source for name, given in chosen.items()}, tuple(notes), path, line.show_config)
 
 
 def _read_file(path: str | None, names: Names, places: Places) -> Findings:

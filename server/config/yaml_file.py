@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import yaml
@@ -14,25 +13,11 @@ from headway.server.config.names import Meaning, Names
 from headway.server.config.places import Places
 from headway.server.config.references import Place, Reference, location
 from headway.server.config.values import BadValue, bad_value, checked, parse_text
+from headway.server.config.yaml_document import Loader, composed, sentence_of
 
+# To look for what each of thousands of wrong keys may have meant takes minutes.
+_MAX_PROBLEMS = 20
 _NULL = "tag:yaml.org,2002:null"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without YAML 1.1's surprises: `no`, `on` and dates are texts, 010 is not eight, 1e5 is a number."""
-
-    # Not Any of the base class: a table of our own, so that the base class' guesses stay out.
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+", list("-+.0123456789")),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def read_yaml(path: str, names: Names, places: Places) -> Findings:
@@ -40,29 +25,31 @@ def read_yaml(path: str, names: Names, places: Places) -> Findings:
     sources say."""
     found = Findings(config_file=path)
     try:
-        loader = _Loader(places.text(location(path) or Reference(Place.FILE, path)))
-        root = loader.get_single_node()
+        text = places.text(location(path) or Reference(Place.FILE, path))
     except BadValue as error:
         found.problems.append(f"--config: {error}")
         return found
-    except yaml.YAMLError as error:
-        found.problems.append(f"--config {path}: is not valid YAML: {_where(error)}")
+    try:
+        loader, root = composed(text)
+    except BadValue as error:
+        found.problems.append(f"--config {path}: {error}")
         return found
-    if root is None:
-        return found
-    if not isinstance(root, yaml.MappingNode):
-        found.problems.append(f"--config {path}: must hold a mapping of option names to values, such as `port: 8080`")
-        return found
-    _options(path, loader, root, names, found)
+    if root is not None:
+        _options(path, loader, root, names, found)
     return found
 
 
-def _options(path: str, loader: _Loader, root: yaml.MappingNode, names: Names, found: Findings) -> None:
+def _options(path: str, loader: Loader, root: yaml.MappingNode, names: Names, found: Findings) -> None:
     seen: dict[str, str] = {}
     for key_node, node in root.value:
+        if len(found.problems) > _MAX_PROBLEMS:
+            found.problems[_MAX_PROBLEMS:] = [f"--config {path}: has more problems than these; is it a file of options?"]
+            return
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
         where = f"YAML {path}:{key}"
         meaning = names.find(key)
+        if meaning is None and names.is_met(key, _text(node)):
+            continue
         if meaning is None:
             found.problems.append(f"{where}: {names.unknown(key, lambda near: near)}")
             continue
@@ -77,12 +64,12 @@ def _options(path: str, loader: _Loader, root: yaml.MappingNode, names: Names, f
         except BadValue as error:
             found.problems.append(f"{where}: {error}")
         except (yaml.YAMLError, TypeError, ValueError) as error:
-            found.problems.append(f"{where}: {_where(error)}")
+            found.problems.append(f"{where}: {sentence_of(error)}")
         else:
             found.given.append(Given(meaning.setting, value, Source(Origin.YAML, f"{path}:{key}")))
 
 
-def _value(meaning: Meaning, loader: _Loader, node: yaml.Node) -> Any:
+def _value(meaning: Meaning, loader: Loader, node: yaml.Node) -> Any:
     setting = meaning.setting
     if isinstance(node, yaml.ScalarNode):
         if node.tag == _NULL:
@@ -97,7 +84,7 @@ def _value(meaning: Meaning, loader: _Loader, node: yaml.Node) -> Any:
     raise bad_value(setting, "a YAML " + ("list" if isinstance(node, yaml.SequenceNode) else "mapping"))
 
 
-def _item(setting: Setting, loader: _Loader, node: yaml.Node) -> str:
+def _item(setting: Setting, loader: Loader, node: yaml.Node) -> str:
     if isinstance(node, yaml.MappingNode):
         return json.dumps(loader.construct_document(node), ensure_ascii=False, allow_nan=False)
     if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
@@ -105,13 +92,11 @@ def _item(setting: Setting, loader: _Loader, node: yaml.Node) -> str:
     return _scalar(node)
 
 
+def _text(node: yaml.Node) -> str:
+    """What stands for a value of an option that is not taken: a scalar's text, and {} of an empty mapping."""
+    return _scalar(node) if isinstance(node, yaml.ScalarNode) else "" if node.value else "{}"
+
+
 def _scalar(node: yaml.ScalarNode) -> str:
     """A scalar's text. JSON writes a character beyond the 16-bit ones as two escapes, which PyYAML leaves as two."""
     return str(json.loads(json.dumps(node.value)))
-
-
-def _where(error: Exception) -> str:
-    """One line of an error of PyYAML, with the line number where it has one."""
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"{problem} (line {mark.line + 1})" if mark else str(problem).replace("\n", " ")

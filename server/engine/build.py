@@ -75,9 +75,10 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = Scheduler(
         kv=kv,
-        max_num_batched_tokens=plan.max_num_batched_tokens,
-        max_num_seqs=plan.max_num_seqs,
+        max_num_batched_tokens=plan.max_num_scheduled_tokens,
+        max_num_seqs=plan.max_num_active_seqs,
         max_model_len=max_model_len,
+        watermark=config.scheduler.watermark,
         policy=config.scheduler.scheduling_policy,
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,

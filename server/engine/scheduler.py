@@ -6,6 +6,7 @@ a chunk, a prefix hit and a preempted request that starts over differ only in th
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import insort
 from collections import deque
@@ -71,9 +72,13 @@ class Scheduler:
         policy: Policy = "fcfs",
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
+        watermark: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget."""
+        """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget.
+
+        ``watermark`` is the share of all blocks that stays free when a request is admitted beside others.
+        """
         assert max_num_batched_tokens > 0, "a step needs a token"
         assert max_num_seqs > 0, "a step needs a row"
         self._kv = kv
@@ -85,6 +90,7 @@ class Scheduler:
         )
         self._limits = Limits(max_model_len, kv.capacity, None if enable_chunked_prefill else max_num_batched_tokens)
         self._max_len = self._limits.max_len
+        self._num_reserved_blocks = math.ceil(watermark * kv.num_blocks)
         self._clock = clock
         self._waiting = make_waiting_queue(policy)
         self._expiry = Expiry()
@@ -211,7 +217,7 @@ class Scheduler:
         while self._waiting and len(self._running) < self._max_num_seqs and step.budget > 0:
             # A spare block for each that runs. Simulated with 400 requests on a cache for about 25 of them (2026-11-24): a quarter of
             # the preemptions and 16 % fewer tokens computed (22 % without prefix cache) than with no spare, for 2 % more steps.
-            num_spare = len(self._running)
+            num_spare = max(len(self._running), self._num_reserved_blocks) if self._running else 0
             if self._kv.num_free_blocks <= num_spare:
                 return
             request = self._waiting.head()

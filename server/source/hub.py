@@ -22,7 +22,8 @@ _T = TypeVar("_T")
 class HubModel:
     """One repository of the Hub at one revision (None: its main branch).
 
-    `download_dir` None is the Hub cache; `endpoint` None is the Hub library's own (HF_ENDPOINT).
+    `download_dir` None is the Hub cache; `endpoint` None is the Hub library's own (HF_ENDPOINT). Files that match one of
+    `ignore_patterns` are not fetched.
     """
 
     repo_id: str
@@ -30,6 +31,7 @@ class HubModel:
     token: str | None = None
     download_dir: str | None = None
     endpoint: str | None = None
+    ignore_patterns: tuple[str, ...] = ()
 
     def fetch(self, load_format: str, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the model's snapshot, with weights unless `load_format` is "dummy". Raises ModelSourceError.
@@ -70,13 +72,17 @@ class HubModel:
         return Path(str(found))
 
     def _list_files(self) -> dict[str, int]:
-        """The repository's files and their sizes."""
+        """The files of the repository that may be fetched, and their sizes."""
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self.endpoint, token=self.token)
         # Not list_repo_files: without a network that one retries for 23 s before it says so.
         info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=20.0))
-        return {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+        siblings = [sibling for sibling in info.siblings or [] if not self._is_ignored(sibling.rfilename)]
+        return {sibling.rfilename: sibling.size or 0 for sibling in siblings}
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for pattern in self.ignore_patterns)
 
     def _download(self, files: list[str], sizes: Mapping[str, int], on_progress: Callable[[str], None] | None) -> Path:
         from huggingface_hub import constants, snapshot_download

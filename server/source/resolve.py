@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,14 +28,15 @@ def resolve_model(
     token: str | None = None,
     download_dir: str | None = None,
     load_format: LoadFormat = "auto",
+    ignore_patterns: Sequence[str] = (),
     on_progress: Callable[[str], None] | None = None,
     hub_endpoint: str | None = None,
     stop: threading.Event | None = None,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
-    - `revision`, `token`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so HF_ENDPOINT)
-      are for Hub models; all other things that are fetched or unpacked go below `cache_dir`.
+    - `revision`, `token`, `ignore_patterns`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so
+      HF_ENDPOINT) are for Hub models; all other things that are fetched or unpacked go below `cache_dir`.
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
     - `on_progress` gets one line for each thing that takes time, and every few seconds of it; `stop`, once set, ends a fetch of the
       demo model.
@@ -57,7 +58,7 @@ def resolve_model(
     from headway.server.source.hub import HubModel
 
     try:
-        directory = HubModel(name, revision, token, download_dir, hub_endpoint).fetch(load_format, on_progress)
+        directory = HubModel(name, revision, token, download_dir, hub_endpoint, tuple(ignore_patterns)).fetch(load_format, on_progress)
     except ModelSourceError as error:
         if not _similar(path):
             raise

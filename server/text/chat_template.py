@@ -10,13 +10,13 @@ from typing import Any, Literal
 import jinja2
 from pydantic_core import from_json
 
+from headway.server.config.chat import OWN_VARIABLES
 from headway.server.errors import ConfigError, RequestError
 from headway.server.text.template_environment import MAX_RENDERED_CHARS, Sandbox, TemplateRefusal, render_limited
 from headway.server.text.template_traits import TemplateTraits, traits_of
 
 ContentFormat = Literal["auto", "string", "openai"]
 
-_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 # One reasoning text goes by several names; templates read one or the other.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -45,6 +45,16 @@ class ChatTemplate:
                     [f"the chat template is no valid Jinja: {error.message} in line {error.lineno}; correct --chat-template"]
                 ) from error
 
+    def replaced_by(self, source: str) -> ChatTemplate:
+        """The template ``source`` of a request in the place of this one. CPU work. Raises RequestError."""
+        try:
+            return ChatTemplate(source, self._special_tokens, self._content_format)
+        except ConfigError as error:
+            raise RequestError(f"{error.problems[0].partition(';')[0]}.", "chat_template") from error
+        # Python's compiler has limits of its own: it takes no twenty loops in each other.
+        except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
+            raise RequestError(f"chat_template can't be compiled: {type(error).__name__}.", "chat_template") from error
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -59,7 +69,7 @@ class ChatTemplate:
 
         CPU work: milliseconds for long conversations. Raises RequestError, `param` "messages" for what the template refuses.
         """
-        if kwargs and (reserved := sorted(_RESERVED & set(kwargs))):
+        if kwargs and (reserved := sorted(OWN_VARIABLES & set(kwargs))):
             raise RequestError(
                 f"{reserved[0]!r} can't be set through chat_template_kwargs; use the request's own field.", "chat_template_kwargs"
             )
@@ -140,11 +150,13 @@ def _prepare(message: Mapping[str, Any], index: int, content_format: ContentForm
 
 
 def _content(content: Any, index: int, content_format: ContentFormat, traits: TemplateTraits) -> str | list[dict[str, Any]]:
-    """Text for a template that takes text, typed parts for one that walks over them; both for one that asks which it is."""
+    """What ``content_format`` says; with auto text for a template that takes text, typed parts for one that walks over them, and what
+    came for one that asks which it is."""
     wants_parts = content_format == "openai" or (content_format == "auto" and traits.iterates_parts)
     if content is None or isinstance(content, str):
         text = content or ""
-        return [{"type": "text", "text": text}] if wants_parts and not traits.tests_string else text
+        takes_text = content_format == "auto" and traits.tests_string
+        return [{"type": "text", "text": text}] if wants_parts and not takes_text else text
     texts = [_part_text(part, index, at) for at, part in enumerate(content)]
     return [{"type": "text", "text": text} for text in texts] if wants_parts else "\n".join(texts)
 

@@ -28,6 +28,7 @@ class Tokenizer:
     - `special_tokens`: name ("bos_token") -> text, as chat templates want them; only those the model has.
     - `eos_token_ids`: every token that ends an answer: the tokenizer's own first, then the generation config's.
     - `chat_templates`: name ("default", "tool_use") -> Jinja source; empty where the model has none.
+    - `config`: its tokenizer_config.json; empty where there is none, as beside a GGUF file.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Tokenizer:
         special_tokens: Mapping[str, str],
         eos_token_ids: Iterable[int] = (),
         chat_templates: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.backend = backend
         self.special_tokens = dict(special_tokens)
         self.chat_templates = dict(chat_templates or {})
+        self.config = dict(config or {})
         own_eos = backend.token_to_id(self.special_tokens["eos_token"]) if "eos_token" in self.special_tokens else None
         self.eos_token_ids = tuple(dict.fromkeys(([] if own_eos is None else [own_eos]) + list(eos_token_ids)))
         self.bos_token = self.special_tokens.get("bos_token")
@@ -155,7 +158,8 @@ def _from_directory(directory: Path, eos: Sequence[int], cache_dir: Path, on_pro
     backend.no_padding()
     add_missing_tokens(backend, config, special)
     # What stands around a text is tokenizer.json's business: transformers ignores add_bos_token beside one too.
-    return Tokenizer(backend, special_tokens=special, eos_token_ids=eos, chat_templates=_chat_templates(directory, config))
+    templates = _chat_templates(directory, config)
+    return Tokenizer(backend, special_tokens=special, eos_token_ids=eos, chat_templates=templates, config=config)
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -10,8 +10,6 @@ import httpx
 import pytest
 from api_server import ApiServer
 
-from headway.server.api import stream
-
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 LONG = {"prompt": "x", "max_tokens": 250}
 
@@ -162,16 +160,6 @@ def test_draining_refuses_what_is_new_and_finishes_what_is_open(server: ApiServe
         assert answer.read().decode().endswith("data: [DONE]\n\n")
 
 
-def test_a_silent_stream_beats(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.02)
-    server.engine.gate.clear()
-    with server.client.stream("POST", "/v1/completions", json={"prompt": "x", "stream": True}) as answer:
-        lines = answer.iter_lines()
-        assert [next(lines), next(lines), next(lines)] == [": keep-alive", "", ": keep-alive"]
-        server.on_loop(server.engine.gate.set)
-        assert [line for line in lines if line][-1] == "data: [DONE]"
-
-
 def test_draining_sends_clients_elsewhere(server: ApiServer) -> None:
     """Connections that were open before: an idle one is answered and closed, one with a stream is closed behind its end."""
     server.engine.gate.clear()
@@ -188,3 +176,13 @@ def test_draining_sends_clients_elsewhere(server: ApiServer) -> None:
             server.on_loop(server.engine.gate.set)
             assert answer.read().decode().endswith("data: [DONE]\n\n")
         server.wait_for(lambda: not server.connections)
+
+
+def test_a_silent_stream_beats() -> None:
+    with ApiServer(http={"sse_keep_alive_interval": 0.02}) as server:
+        server.engine.gate.clear()
+        with server.client.stream("POST", "/v1/completions", json={"prompt": "x", "stream": True}) as answer:
+            lines = answer.iter_lines()
+            assert [next(lines), next(lines), next(lines)] == [": keep-alive", "", ": keep-alive"]
+            server.on_loop(server.engine.gate.set)
+            assert [line for line in lines if line][-1] == "data: [DONE]"

@@ -74,5 +74,5 @@ def test_a_client_that_left_before_the_first_event_closes_all_the_same() -> None
     async def send(message: Any) -> None:
         await asyncio.Event().wait()  # the socket takes nothing any more
 
-    asyncio.run(ChunkStream(chunks(), on_close)({"type": "http"}, receive, send))
+    asyncio.run(ChunkStream(chunks(), on_close, silence_s=15)({"type": "http"}, receive, send))
     assert closed == [True]

@@ -10,8 +10,11 @@ import pytest
 
 from headway import __version__
 from headway.server.cli import main
-from headway.server.config.show import docs_table, help_text
+from headway.server.config.doc_tables import docs_table, filled, topics_on
+from headway.server.config.server import ServerConfig
+from headway.server.config.show import help_text
 from headway.server.config.sources import all_settings
+from headway.server.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAN = {"PATH": "/usr/bin:/bin"}
@@ -89,3 +92,34 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
 def test_options_table_in_the_docs_is_current() -> None:
     current = (ROOT / "docs" / "options.md").read_text()
     assert current == docs_table(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_tables_on_the_pages_are_current(page: Path) -> None:
+    assert page.read_text() == filled(page.read_text()), "run `make docs`"
+
+
+def test_every_topic_has_its_table_on_a_page() -> None:
+    shown = {topic for page in (ROOT / "docs").glob("*.md") for topic in topics_on(page.read_text())}
+    assert shown == set(ServerConfig.model_fields)
+
+
+def test_marks_on_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n<!-- options: security lora -->\nold\n<!-- /options -->\n\nend\n")
+    assert main(["options", str(page)]) == 0
+    first = page.read_text()
+    assert first.startswith("# A\n\n<!-- options: security lora -->\n\n| flag |")
+    assert first.endswith("|\n\n<!-- /options -->\n\nend\n")
+    assert "`--api-key`" in first
+    assert "`--enable-lora`" in first
+    assert "`--port`" not in first
+    assert "old" not in first
+    assert main(["options", str(page)]) == 0
+    assert page.read_text() == first
+
+
+@pytest.mark.parametrize("text", ["<!-- options: colour -->\n<!-- /options -->", "<!-- options: network -->\nno end"])
+def test_marks_that_can_t_be_filled(text: str) -> None:
+    with pytest.raises(ConfigError):
+        filled(text)

@@ -61,7 +61,8 @@ def _names_of_topics(tree: ast.Module) -> Iterator[tuple[str, str]]:
 def _topic(node: ast.expr, names: dict[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return names.get(node.id)
-    return node.attr if isinstance(node, ast.Attribute) and node.attr in CLASSES.values() else None
+    # self._lora, too: a topic that an object keeps.
+    return node.attr.lstrip("_") if isinstance(node, ast.Attribute) and node.attr.lstrip("_") in CLASSES.values() else None
 
 
 @pytest.mark.parametrize("setting", all_settings(), ids=lambda setting: setting.name)

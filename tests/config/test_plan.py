@@ -100,3 +100,30 @@ def test_auto_shortens_the_context_to_what_fits() -> None:
     plan = make_plan(config(model={"max_model_len": "auto"}), BF16, CPU)
     num_blocks = blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20})
     assert fitted_max_model_len(plan, num_blocks) == 320
+
+
+def test_a_longer_context_than_the_model_s_own_is_taken_on_demand_only() -> None:
+    with pytest.raises(ConfigError, match=r"above the model's own limit of 4096 tokens.*--allow-long-max-model-len"):
+        make_plan(config(model={"max_model_len": 5000}), BF16, CPU)
+    assert make_plan(config(model={"max_model_len": 5000, "allow_long_max_model_len": True}), BF16, CPU).max_model_len == 5000
+
+
+def test_lower_limits_of_a_step() -> None:
+    plan = make_plan(config(scheduler={"max_num_scheduled_tokens": 100, "max_num_active_seqs": 3}), BF16, CPU)
+    assert (plan.max_num_scheduled_tokens, plan.max_num_batched_tokens) == (100, 512)
+    assert (plan.max_num_active_seqs, plan.max_num_seqs) == (3, 64)
+    plan = make_plan(config(), BF16, CPU)
+    assert (plan.max_num_scheduled_tokens, plan.max_num_active_seqs) == (512, 64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"max_num_scheduled_tokens": 513}, "--max-num-scheduled-tokens 513 is above --max-num-batched-tokens 512"),
+        ({"max_num_active_seqs": 65}, "--max-num-active-seqs 65 is above --max-num-seqs 64"),
+        ({"max_num_scheduled_tokens": 8, "enable_chunked_prefill": False}, "--max-num-scheduled-tokens splits prompts over steps"),
+    ],
+)
+def test_lower_limits_that_can_t_be(asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        make_plan(config(scheduler=asked), BF16, CPU)

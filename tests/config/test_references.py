@@ -74,7 +74,7 @@ def test_an_address_of_a_file_as_the_value(file: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("port: 9009\napi-key: file:///no/such/key\n")
     environ = {"SM_CHAT_TEMPLATE": f'"file://{tmp_path}/a%20value"', "SM_CONFIG": f"file://{tmp_path}/c.yaml", "SM_MODEL": "file:///m"}
     config = resolve(["--api-key", f"file://{tmp_path}/a%20value"], environ).config
-    assert config.model.chat_template == "{{ x }}"
+    assert config.chat.chat_template == "{{ x }}"
     assert config.security.api_key == ["{{ x }}"]
     assert config.network.port == 9009
     assert config.model.model == "file:///m"  # a location by itself
@@ -143,7 +143,7 @@ def test_json_that_nests_without_end_is_refused(file: Path) -> None:
 def test_parts_are_put_together_in_the_order_of_their_numbers() -> None:
     parts = {f"SM_VLLM_CHAT_TEMPLATE_{at}": text for at, text in enumerate(["{{ a", " }}\n", *"23456789", " tenth "])}
     resolved = resolve(["demo"], parts)
-    assert resolved.config.model.chat_template == "{{ a }}\n23456789 tenth"
+    assert resolved.config.chat.chat_template == "{{ a }}\n23456789 tenth"
     assert source(resolved, "chat_template") == "environment SM_VLLM_CHAT_TEMPLATE_0 to _10"
     assert resolve(["demo"], {"VLLM_API_KEY_0": "k1,", "VLLM_API_KEY_1": "k2"}).config.security.api_key == ["k1", "k2"]
     quoted = {"SM_OVERRIDE_GENERATION_CONFIG_0": '{"top_k"', "SM_OVERRIDE_GENERATION_CONFIG_1": ": 3}"}

@@ -74,7 +74,7 @@ def test_objects_in_s3(aws: AwsValues) -> None:
         "SM_VLLM_TOKENIZER": "s3://other/tokenizer/",
     }
     config = resolved(environ).config
-    assert config.model.chat_template == "{{ messages }}"
+    assert config.chat.chat_template == "{{ messages }}"
     assert config.security.api_key == ["s3cret-one", "s3cret-two"]
     assert config.model.tokenizer == "s3://other/tokenizer/"  # a location by itself, so left alone
 

@@ -44,7 +44,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
             low = int(bounds.get("ge", bounds.get("gt", 0) + 1))
             values = st.integers(low, int(bounds.get("le", 2**40)))
         case Kind.FLOAT:
-            values = st.floats(bounds.get("gt", 0.0), bounds.get("le", 1e9), exclude_min=True)
+            high = bounds.get("le", bounds.get("lt", 1e9))
+            values = st.floats(bounds.get("gt", bounds.get("ge", 0.0)), high, exclude_min="gt" in bounds, exclude_max="lt" in bounds)
         case Kind.CHOICE:
             values = st.sampled_from(setting.words)
         case Kind.LIST:
@@ -86,12 +87,16 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = values.map(lambda paths: [f"/{path}" for path in paths])
     if setting.name == "uds_permissions":
         values = st.from_regex(r"[0-7]{3}", fullmatch=True)
+    if setting.name == "fingerprint_mode":
+        values = st.sampled_from([word for word in setting.words if word != "custom"])
     return st.none() | values if setting.nullable and setting.name not in ("model", *NEEDED) else values
 
 
-def effective(setting: Setting, argv: list[str], environ: dict[str, str]) -> tuple[Any, str]:
+def effective(
+    setting: Setting, argv: list[str], environ: dict[str, str], fallbacks: dict[str, tuple[Any, str]] | None = None
+) -> tuple[Any, str]:
     needed = [flag for flag in NEEDED.get(setting.name, []) if not flag.startswith(f"{setting.flag}=")]
-    resolved = resolve([*argv, *needed, "--show-config"], environ)
+    resolved = resolve([*argv, *needed, "--show-config"], environ, fallbacks=fallbacks)
     return resolved.value(setting), str(resolved.source(setting))
 
 
@@ -148,9 +153,49 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
     open_settings = [setting for setting in SETTINGS if not setting.option.secret]
     chosen = data.draw(st.lists(st.sampled_from(open_settings), max_size=6, unique_by=lambda s: s.name))
     # These may contradict others.
-    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "log_config", *NEEDED}
+    skip = {"kv_cache_memory_bytes", "max_num_batched_tokens", "max_model_len", "device", "log_config", "fingerprint_value", *NEEDED}
     argv = [flag for s in chosen if s.name not in skip for flag in to_flags(s, data.draw(values_of(s)))]
     first = resolve([*argv, "--show-config"], {})
     path = tmp_path / "shown.yaml"
     path.write_text(show_config(first), encoding="utf-8")
     assert resolve([f"--config={path}", "--show-config"], {}).config == first.config
+
+
+def spelled(setting: Setting, value: Any, data: st.DataObject) -> tuple[str, Any]:
+    """One of the option's names, in dashes, and the value under that name: the opposite where the name turns a boolean off."""
+    name = data.draw(st.sampled_from([*setting.names, *setting.negative_names]))
+    return name, (not value) if name in setting.negative_names else value
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
+@given(data=st.data())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_precedence(setting: Setting, data: st.DataObject, tmp_path: Path) -> None:
+    """Of any sources together the strongest wins: flag, YAML, SM_, SM_VLLM_, the other environment names, fallback, default."""
+    ladder = ["flag", "YAML", "SM_", "SM_VLLM_", *setting.option.environment, "fallback"]
+    sources = data.draw(st.lists(st.sampled_from(ladder), unique=True))
+    argv, environ, fallbacks, expected = [], {}, {}, (setting.default, "default")
+    for source in sorted(sources, key=ladder.index, reverse=True):  # the strongest comes last
+        value = data.draw(values_of(setting))
+        name, written = spelled(setting, value, data)
+        variable = name.replace("-", "_").upper() if source.startswith("SM_") else ""
+        match source:
+            case "flag":
+                flags = [f"--{name}"] if written is True else [f"--{name}={to_text(setting, written)}"]
+                argv += flags
+                expected = (value, f"--{name}")
+            case "YAML":
+                path = tmp_path / "options.yaml"
+                path.write_text(yaml.safe_dump({name: written}), encoding="utf-8")
+                argv.append(f"--config={path}")
+                expected = (setting.default if value is None else value, f"YAML {path}:{name}")
+            case "fallback":
+                fallbacks = {setting.name: (value, "the image")}
+                expected = (value, "the image")
+            case _:
+                held = value if source in setting.option.environment else written
+                place = source + variable
+                environ[place] = json.dumps(to_text(setting, held))
+                stripped = value.strip() if setting.kind is Kind.TEXT and isinstance(value, str) else value
+                expected = (stripped, f"environment {place}")
+    assert effective(setting, argv, environ, fallbacks) == expected

@@ -76,7 +76,7 @@ def test_positional_model_wins() -> None:
     ("argv", "read"),
     [
         (["--max_num_seqs", "3"], lambda r: r.config.scheduler.max_num_seqs == 3),
-        (["--max-num-s=3"], lambda r: r.config.scheduler.max_num_seqs == 3),
+        (["--max-num-se=3"], lambda r: r.config.scheduler.max_num_seqs == 3),
         (["--max-num-seqs", "2", "--max-num-seqs", "3"], lambda r: r.config.scheduler.max_num_seqs == 3),
         (["-q", "int8"], lambda r: r.config.model.quantization == "int8"),
         (["-q=int8"], lambda r: r.config.model.quantization == "int8"),
@@ -196,9 +196,9 @@ def test_yaml_is_read_by_option_type(tmp_path: Path) -> None:
          "got 'a list with something else than texts in it'"),
         ("- port", "--config {path}: must hold a mapping of option names to values, such as `port: 8080`"),
         ("port: [", "--config {path}: is not valid YAML: "),
-        ("override-generation-config: {a: !!python/name:os.system x}", "YAML {path}:override-generation-config: could not determine"),
+        ("override-generation-config: {a: !!python/name:os.system x}", "--config {path}: has the tag !!python/name:os.system (line 1)"),
         ("swap-space: 4", "YAML {path}:swap-space: no longer exists; preempted requests are recomputed"),
-        ("enforce-eager: true", "YAML {path}:enforce-eager: is an option of vLLM that is not supported by this version of Headway"),
+        ("enforce-eager: false", "YAML {path}:enforce-eager: is an option of vLLM that is not supported by this version of Headway; "),
     ],
 )  # fmt: skip
 def test_yaml_problems(text: str, sentence: str, tmp_path: Path) -> None:
@@ -221,21 +221,19 @@ def test_missing_config_file(tmp_path: Path) -> None:
     [
         (["--prot", "1"], "--prot: unknown option; did you mean --port?"),
         (["--zzzzzz"], "--zzzzzz: unknown option; `headway serve --help` lists them all"),
-        (["--max-num", "1"], "--max-num: stands for several options: --max-num-batched-tokens, --max-num-seqs, --max-num-queued-reqs, "
-         "--max-num-queued-tokens"),
+        (["--max-num", "1"], "--max-num: stands for several options: --max-num-batched-tokens, --max-num-seqs, --max-num-scheduled-tokens, "
+         "--max-num-active-seqs, --max-num-queued-reqs, --max-num-queued-tokens"),
         (["--port"], "--port: needs a value"),
         (["--chat-template", "--port", "8001"],
          "--chat-template: needs a value (a value that begins with a dash is written --chat-template=VALUE)"),
         (["--port", "x"], "--port: expected a whole number from 1024 to 65535, got 'x'"),
         (["other"], "'other': unexpected argument: the model is already 'demo', and only one is served"),
         (["--task", "generate"], "--task: no longer exists; a model that generates text needs no --task: leave it out"),
-        (["--enforce-eager"], "--enforce-eager: is an option of vLLM that is not supported by this version of Headway; leave it out"),
-        (["--no-async-scheduling"],
-         "--no-async-scheduling: is an option of vLLM that is not supported by this version of Headway; leave it out"),
-        (["--logging-config.formatter", "json"],
-         "--logging-config: is not an option of Headway; write --log-level, --log-format, --log-config and --no-configure-logging"),
-        (["-tp", "2"], "-tp: is an option of vLLM that is not supported by this version of Headway; leave it out"),
-        (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; leave it out"),
+        (["--logging-config.formatter", "json"], "--logging-config: is an option of vLLM that is not supported by this version of Headway; "
+         "write --log-level, --log-format, --log-config and --no-configure-logging"),
+        (["--no-enforce-eager"], "--no-enforce-eager: is an option of vLLM that is not supported by this version of Headway; "
+         "nothing is compiled or captured, every step is run eagerly: leave it out"),
+        (["--enable-dbo"], "--enable-dbo: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--tensor-parallel", "2"], "--tensor-parallel: unknown option; vLLM's --tensor-parallel-size, if that is meant, is not "
          "supported by this version of Headway; leave it out"),
         (["-port", "1"], "-port: unknown option; did you mean --port?"),
@@ -269,7 +267,8 @@ def test_command_line_problems(argv: list[str], problem: str) -> None:
         ("SM_VLLM_PORT", "", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got ''"),
         ("SM_VLLM_TASK", "x", "environment SM_VLLM_TASK: no longer exists; a model that generates text needs no --task: leave it out"),
         ("SM_VLLM_TENSOR_PARALLEL_SIZE", "2",
-         "environment SM_VLLM_TENSOR_PARALLEL_SIZE: is an option of vLLM that is not supported by this version of Headway; leave it out"),
+         "environment SM_VLLM_TENSOR_PARALLEL_SIZE: is an option of vLLM that is not supported by this version of Headway; "
+         "this version runs a model on one device: leave it out"),
     ],
 )  # fmt: skip
 def test_environment_problems(name: str, text: str, problem: str) -> None:

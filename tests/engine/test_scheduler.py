@@ -352,3 +352,14 @@ def test_a_step_costs_the_same_however_many_wait(policy: str) -> None:
     few, many = lines_of_a_step(100), lines_of_a_step(100_000)
     # The heap may go a few levels deeper: 8 admissions, 10 levels more, 2 comparisons each.
     assert many <= few + (0 if policy == "fcfs" else 8 * 10 * 2 * 3)
+
+
+def test_a_watermark_keeps_blocks_free_beside_running_requests_only() -> None:
+    driver = SchedulerDriver(num_blocks=10, block_size=4, watermark=0.5)
+    driver.add("large", [1] * 28)  # 7 blocks: more than the watermark leaves, but nothing else runs
+    driver.step()
+    driver.add("small", [2] * 4)
+    driver.step()
+    assert amounts(driver.plans[-1]) == {"large": 1}, "3 blocks are free, and 5 must stay so"
+    driver.run()
+    assert driver.last("small").finish_reason is FinishReason.LENGTH

@@ -161,7 +161,7 @@ def test_values_longer_than_execve_takes(length: int, probe: Path, tmp_path: Pat
     (tmp_path / "t").write_text(template + "\n")
     (tmp_path / "k").write_text(key)
     seen = server([], {"SM_CHAT_TEMPLATE_FILE": str(tmp_path / "t"), "HF_TOKEN_FILE": str(tmp_path / "k")}, probe)
-    assert seen["config"]["model"]["chat_template"] == template
+    assert seen["config"]["chat"]["chat_template"] == template
     assert seen["config"]["model"]["hf_token"] == key
     assert all(len(os.fsencode(word)) <= 131_071 for word in seen["command"])
     assert ("k" * 100) not in str(seen["command"])
@@ -170,7 +170,7 @@ def test_values_longer_than_execve_takes(length: int, probe: Path, tmp_path: Pat
 def test_a_nul_in_the_config_file_arrives(probe: Path, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text('chat-template: "{{ x }}\\0\\n"\n')
     seen = server(["--config", str(tmp_path / "c.yaml")], {}, probe)
-    assert seen["config"]["model"]["chat_template"] == "{{ x }}\0\n"
+    assert seen["config"]["chat"]["chat_template"] == "{{ x }}\0\n"
 
 
 def test_nothing_slow_is_imported_for_plain_options() -> None:

@@ -51,6 +51,12 @@ def fails(hub: Hub, tmp_path: Path, name: str, match: str, **options: str) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_ignored_files_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/two"] = FILES | {"model.fp16.safetensors": b"the same"}
+    found = HubModel("org/two", None, None, str(tmp_path / "hub"), hub.url, ("*.fp16.*",)).fetch("auto")
+    assert contents(found).keys() == {"config.json", "tokenizer.json", "model.safetensors"}
+
+
 def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES | {
         "chat_template.jinja": b"x",

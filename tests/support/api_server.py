@@ -61,7 +61,8 @@ class ApiServer:
         self.tokenizer = byte_level_tokenizer()
         self.engine = FakeEngine(self.tokenizer)
         self.served = Served.of(self.config)
-        self.served.set_text(self.tokenizer, ChatTemplate(TEMPLATE, self.tokenizer.special_tokens), defaults or GenerationDefaults())
+        template = ChatTemplate(TEMPLATE, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
+        self.served.set_text(self.tokenizer, template, defaults or GenerationDefaults())
         if is_ready:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)

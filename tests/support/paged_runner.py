@@ -158,6 +158,7 @@ class SchedulerDriver:
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
         enable_prefix_caching: bool = True,
+        watermark: float = 0.0,
     ) -> None:
         self.now = 100.0
         self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching)
@@ -169,6 +170,7 @@ class SchedulerDriver:
             policy=policy,  # type: ignore[arg-type]
             enable_chunked_prefill=enable_chunked_prefill,
             long_prefill_token_threshold=long_prefill_token_threshold,
+            watermark=watermark,
             clock=self._tick,
         )
         self.runner = PagedRunner(num_blocks, block_size, max_num_seqs, max_num_batched_tokens)

@@ -9,9 +9,9 @@ from pydantic_core import PydanticCustomError
 
 from headway.server.errors import RequestError
 
-MAX_N = 128
-# OpenAI takes 4; agents and evaluation suites send a few more. Each one costs a search per token, so there is an end.
-MAX_STOP_STRINGS = 16
+# Whatever the options allow; these are their own limits (config/limits.py).
+MAX_N = 16384
+MAX_STOP_STRINGS = 1024
 MAX_STOP_LENGTH = 1000
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1024
@@ -56,7 +56,7 @@ class GenerationFields(RequestModel):
     OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
 
     model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
-    n: int = Field(1, ge=1, le=MAX_N)
+    n: int = Field(1, ge=1, le=MAX_N, description="At most --max-n-sequences.")
     min_tokens: int = Field(0, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -86,7 +86,8 @@ class GenerationFields(RequestModel):
     stream_options: Annotated[StreamOptions, at_most(MAX_KEYS)] | None = None
     skip_special_tokens: bool = True
     return_token_ids: bool = False
-    return_tokens_as_token_ids: bool = False
+    return_tokens_as_token_ids: bool | None = Field(None, description="Default: --return-tokens-as-token-ids.")
+    stream_interval: int | None = Field(None, ge=1, le=65536, description="Tokens in one event; raises --stream-interval.")
     priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
     cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     timeout: float | None = Field(
@@ -129,7 +130,6 @@ class GenerationFields(RequestModel):
         "media_io_kwargs": (),
         "vllm_xargs": (),
         "session_id": (),
-        "stream_interval": (1,),
         "return_prompt_text": (False,),
     }
 

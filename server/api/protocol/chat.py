@@ -27,6 +27,7 @@ class ChatCompletionRequest(GenerationFields):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = Field(False, description="Chat templates write the special tokens themselves.")
+    chat_template: str | None = Field(None, description="In the place of the model's; needs --trust-request-chat-template.")
     chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field({}, description="Further variables of the chat template.")
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
@@ -39,7 +40,6 @@ class ChatCompletionRequest(GenerationFields):
         "verbosity": (),
         "reasoning_effort": (),
         "documents": (),
-        "chat_template": (),
         "best_of": (1,),
     }
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from headway.server.api.protocol.base import MAX_N, GenerationFields
+from headway.server.api.protocol.base import GenerationFields
 from headway.server.errors import RequestError
 
-MAX_PROMPTS = 1024
+MAX_PROMPTS = 65536  # whatever --max-completion-prompts allows
 
 Prompt = str | list[int]
 
@@ -49,7 +49,7 @@ class CompletionRequest(GenerationFields):
     prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
-    best_of: int | None = Field(None, ge=1, le=MAX_N, description="Must equal n: nothing is generated to be thrown away.")
+    best_of: int | None = Field(None, ge=1, description="Must equal n: nothing is generated to be thrown away.")
     add_special_tokens: bool = True
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {"suffix": (), "prompt_embeds": ()}
@@ -68,5 +68,3 @@ class CompletionRequest(GenerationFields):
             raise RequestError("max_tokens must be at least 1, got 0; 0 is for echo, where only the prompt is wanted.", "max_tokens")
         if self.best_of is not None and self.best_of != self.n:
             raise RequestError(f"best_of ({self.best_of}) must equal n ({self.n}) on this server, or be left out.", "best_of")
-        if self.n * len(self.prompt) > MAX_PROMPTS:
-            raise RequestError(f"{len(self.prompt)} prompts with n={self.n} make more than {MAX_PROMPTS} answers.", "n")

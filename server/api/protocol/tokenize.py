@@ -21,6 +21,7 @@ class TokenizeRequest(RequestModel):
     add_special_tokens: bool | None = Field(None, description="Default: true for a prompt, false for messages.")
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    chat_template: str | None = Field(None, description="In the place of the model's; needs --trust-request-chat-template.")
     chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field(default_factory=dict)
     return_token_strs: bool = False
 

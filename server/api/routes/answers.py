@@ -54,7 +54,8 @@ async def respond(
 ) -> Response:
     """Sees to it that ``answer`` is closed: now, or with the end of the stream."""
     if answer.is_stream:
-        return ChunkStream(answer.chunks(), answer.aclose, framing, headers)
+        silence_s = state_of(http).config.http.sse_keep_alive_interval
+        return ChunkStream(answer.chunks(), answer.aclose, framing, headers, silence_s=silence_s)
     try:
         body = await while_connected(http.receive, answer.whole())
     finally:

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize; GET /v1/models."""
+"""POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize; GET /v1/models and /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ async def tokenize(http: Request) -> Response:
 
 async def detokenize(http: Request) -> Response:
     return await answer_to(http, DETOKENIZE)
+
+
+async def show_tokenizer_info(http: Request) -> Response:
+    """tokenizer_config.json, with the special tokens and the chat template that are in effect."""
+    state = state_of(http)
+    if not state.config.http.enable_tokenizer_info_endpoint:
+        raise HTTPException(404)
+    model = state.ready_model()
+    return JSONResponse(
+        {
+            **model.tokenizer.config,
+            **model.tokenizer.special_tokens,
+            "vocab_size": model.tokenizer.vocab_size,
+            "chat_template": model.chat_template.sources.get("default"),
+        }
+    )
 
 
 async def list_models(http: Request) -> Response:

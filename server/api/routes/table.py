@@ -52,6 +52,7 @@ ROUTES = (
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model"),
     Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
     Route("POST", "/detokenize", openai.detokenize, "Text of token ids", (DetokenizeRequest,)),
+    Route("GET", "/tokenizer_info", openai.show_tokenizer_info, "The tokenizer's configuration, with --enable-tokenizer-info-endpoint"),
     Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
     Route("GET", "/version", probes.show_version, "This server's version"),
     Route("GET", "/load", probes.show_load, "How many requests are being answered"),

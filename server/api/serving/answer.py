@@ -12,6 +12,7 @@ from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.intervals import Intervals
 
 
 class Answer(Protocol):
@@ -40,7 +41,7 @@ class AnswerFormat(Protocol):
         """Chunks for a piece of a choice; none where there is nothing to tell."""
         ...
 
-    def usage_chunk(self, usage: Usage) -> bytes: ...
+    def usage_chunk(self, usage: Usage, metrics: dict[str, Any] | None) -> bytes: ...
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
         """The whole answer, of whole choices in order."""
@@ -51,7 +52,10 @@ class GeneratedAnswer:
     """See Answer. Closes ``generation``."""
 
     def __init__(self, state: AppState, request: GenerationFields, generation: Generation, form: AnswerFormat) -> None:
-        self._forces_usage = state.config.http.enable_force_include_usage
+        http = state.config.http
+        self._forces_usage = http.enable_force_include_usage
+        self._tells_metrics = http.enable_per_request_metrics
+        self._intervals = Intervals(max(http.stream_interval, request.stream_interval or 1))
         self._request = request
         self._generation = generation
         self._form = form
@@ -69,7 +73,10 @@ class GeneratedAnswer:
                         whole[delta.index] = delta
                     else:
                         so_far.extend(delta)
-        return msgspec.json.encode(self._form.body([whole[index] for index in sorted(whole)], self._generation.usage()))
+        body = self._form.body([whole[index] for index in sorted(whole)], self._generation.usage())
+        if self._tells_metrics:
+            body["metrics"] = self._generation.timing()
+        return msgspec.json.encode(body)
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         options = self._request.stream_options
@@ -78,10 +85,10 @@ class GeneratedAnswer:
         async with aclosing(self._generation.batches()) as batches:
             async for batch in batches:
                 usage = self._generation.usage() if is_continuous else None
-                if chunks := [chunk for delta in batch for chunk in self._form.chunks(delta, usage)]:
+                if chunks := [chunk for delta in self._intervals.due(batch) for chunk in self._form.chunks(delta, usage)]:
                     yield chunks
         if has_usage:
-            yield [self._form.usage_chunk(self._generation.usage())]
+            yield [self._form.usage_chunk(self._generation.usage(), self._generation.timing() if self._tells_metrics else None)]
 
     async def aclose(self) -> None:
         await self._generation.aclose()

@@ -13,23 +13,26 @@ from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat
+from headway.server.config.chat import ChatConfig
 
 
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
+    check_limits(request, state.config.limits)
     adapter = state.adapter_of(request.model, call.adapter)
-    prompt = await off_loop(call.num_bytes, lambda: _prompt(model, request))
+    prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request))
     public_id = f"chatcmpl-{call.id_of(request)}"
-    form = _ChatFormat(request, model, prompt, public_id, state.name_of(adapter), state.config.http.response_role)
+    form = _ChatFormat(state, request, model, prompt, public_id, state.name_of(adapter))
     generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
 
-def _prompt(model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
-    text = rendered_chat(model, request)
+def _prompt(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
+    text = rendered_chat(chat, model, request)
     return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
 
 
@@ -37,18 +40,20 @@ class _ChatFormat:
     """See AnswerFormat."""
 
     def __init__(
-        self, request: ChatCompletionRequest, model: ServedModel, prompt: EncodedPrompt, public_id: str, name: str, response_role: str
+        self, state: AppState, request: ChatCompletionRequest, model: ServedModel, prompt: EncodedPrompt, public_id: str, name: str
     ) -> None:
+        http = state.config.http
         self._request = request
         self._prompt = prompt
-        self._logprobs = LogprobFormat(model.tokenizer, as_ids=request.return_tokens_as_token_ids)
+        self._logprobs = LogprobFormat.of(http, request, model.tokenizer)
         self._public_id = public_id
         self._name = name
+        self._fingerprint = state.fingerprint
         self._created = int(time.time())
         last = request.messages[-1]
-        self._role = response_role if request.add_generation_prompt and not request.continue_final_message else last["role"]
+        self._role = http.response_role if request.add_generation_prompt and not request.continue_final_message else last["role"]
         self._echoed = _text_of(last) if request.echo and last["role"] == self._role else ""
-        self._writer = ChunkWriter("chat.completion.chunk", public_id, self._created, name)
+        self._writer = ChunkWriter("chat.completion.chunk", public_id, self._created, name, self._fingerprint)
         self._begun: set[int] = set()
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
@@ -79,8 +84,8 @@ class _ChatFormat:
         extra = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else None
         return self._writer.choice(delta.index, content, logprobs=None, finish_reason=None, stop_reason=None, extra=extra, usage=usage)
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return self._writer.usage(usage)
+    def usage_chunk(self, usage: Usage, metrics: dict[str, Any] | None) -> bytes:
+        return self._writer.usage(usage, metrics)
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
         prompt_logprobs = None
@@ -93,7 +98,7 @@ class _ChatFormat:
             "model": self._name,
             "choices": [self._choice(choice) for choice in choices],
             "service_tier": None,
-            "system_fingerprint": None,
+            "system_fingerprint": self._fingerprint,
             "usage": usage.as_dict(),
             "prompt_logprobs": prompt_logprobs,
             "prompt_token_ids": self._prompt.token_ids if self._request.return_token_ids else None,

@@ -14,9 +14,10 @@ encode = msgspec.json.Encoder().encode
 class ChunkWriter:
     """Writes the chunks of one stream: ``{id, object, created, model, choices: [..]}``."""
 
-    def __init__(self, kind: str, public_id: str, created: int, model_name: str) -> None:
+    def __init__(self, kind: str, public_id: str, created: int, model_name: str, fingerprint: str | None) -> None:
         head = encode({"id": public_id, "object": kind, "created": created, "model": model_name})
         self._start = head[:-1] + b',"choices":['
+        self._fingerprint = b"" if fingerprint is None else b',"system_fingerprint":' + encode(fingerprint)
 
     def choice(
         self,
@@ -29,7 +30,10 @@ class ChunkWriter:
         extra: dict[str, Any] | None = None,
         usage: Usage | None = None,
     ) -> bytes:
-        """One chunk. ``content`` is the encoded member that carries the text, ``extra`` further members of the choice."""
+        """One chunk. ``content`` is the encoded member that carries the text, ``extra`` further members of the choice.
+
+        A choice's last one tells the fingerprint.
+        """
         parts = [self._start, b'{"index":%d,' % index, content, b',"logprobs":', encode(logprobs) if logprobs else b"null"]
         if finish_reason is None:
             parts.append(b',"finish_reason":null')
@@ -37,12 +41,13 @@ class ChunkWriter:
             parts += (b',"finish_reason":', encode(finish_reason), b',"stop_reason":', encode(stop_reason))
         if extra:
             parts += (b",", encode(extra)[1:-1])
-        parts.append(b"}]")
+        parts.append(b"}]" if finish_reason is None else b"}]" + self._fingerprint)
         if usage is not None:
             parts += (b',"usage":', encode(usage.as_dict()))
         parts.append(b"}")
         return b"".join(parts)
 
-    def usage(self, usage: Usage) -> bytes:
+    def usage(self, usage: Usage, metrics: dict[str, Any] | None) -> bytes:
         """The chunk behind the last choice."""
-        return b"".join((self._start, b'],"usage":', encode(usage.as_dict()), b"}"))
+        told = b',"metrics":' + encode(metrics) if metrics is not None else b""
+        return b"".join((self._start, b"]", self._fingerprint, b',"usage":', encode(usage.as_dict()), told, b"}"))

@@ -13,6 +13,7 @@ from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
 from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
 from headway.server.types import TokenLogprobs
@@ -21,10 +22,11 @@ from headway.server.types import TokenLogprobs
 async def open_completion(state: AppState, call: Call, request: CompletionRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     model = state.ready_model()
+    check_limits(request, state.config.limits)
     adapter = state.adapter_of(request.model, call.adapter)
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
     public_id = f"cmpl-{call.id_of(request)}"
-    form = _CompletionFormat(request, model, prompts, public_id, state.name_of(adapter))
+    form = _CompletionFormat(state, request, model, prompts, public_id, state.name_of(adapter))
     generation = await Generation.open(state, model, request, prompts, public_id, call, adapter)
     return GeneratedAnswer(state, request, generation, form)
 
@@ -46,15 +48,18 @@ def _prompts(model: ServedModel, request: CompletionRequest) -> list[EncodedProm
 class _CompletionFormat:
     """See AnswerFormat."""
 
-    def __init__(self, request: CompletionRequest, model: ServedModel, prompts: list[EncodedPrompt], public_id: str, name: str) -> None:
+    def __init__(
+        self, state: AppState, request: CompletionRequest, model: ServedModel, prompts: list[EncodedPrompt], public_id: str, name: str
+    ) -> None:
         self._request = request
         self._tokenizer = model.tokenizer
         self._prompts = prompts
-        self._logprobs = LogprobFormat(model.tokenizer, as_ids=request.return_tokens_as_token_ids)
+        self._logprobs = LogprobFormat.of(state.config.http, request, model.tokenizer)
         self._public_id = public_id
         self._name = name
+        self._fingerprint = state.fingerprint
         self._created = int(time.time())
-        self._writer = ChunkWriter("text_completion", public_id, self._created, name)
+        self._writer = ChunkWriter("text_completion", public_id, self._created, name, self._fingerprint)
         self._offsets: dict[int, int] = {}  # choice that has begun -> characters of its tokens so far
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
@@ -74,8 +79,8 @@ class _CompletionFormat:
         )
         return [chunk]
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        return self._writer.usage(usage)
+    def usage_chunk(self, usage: Usage, metrics: dict[str, Any] | None) -> bytes:
+        return self._writer.usage(usage, metrics)
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
         return {
@@ -85,7 +90,7 @@ class _CompletionFormat:
             "model": self._name,
             "choices": [self._choice(choice) for choice in choices],
             "service_tier": None,
-            "system_fingerprint": None,
+            "system_fingerprint": self._fingerprint,
             "usage": usage.as_dict(),
             "kv_transfer_params": None,
         }

@@ -21,6 +21,7 @@ from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
+from headway.server.api.serving.timing import Timing
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
@@ -57,6 +58,7 @@ class Generation:
 
     def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], call: Call) -> None:
         self._state = state
+        self._timing = Timing(call.deadline.arrival)
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
         self._span = call.span
@@ -198,9 +200,15 @@ class Generation:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None
             choice.token_ids.clear()
+        self._timing.on_tokens(len(new.token_ids))
+        self._timing.on_times(deltas[-1].times)
         if self._log is not None:
             self._log.on_delta(new)
         return new
+
+    def timing(self) -> dict[str, Any] | None:
+        """The `metrics` of an answer; None where several choices share the request's time."""
+        return self._timing.as_dict() if len(self.choices) == 1 else None
 
     def usage(self) -> Usage:
         """So far."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headway.server.api.protocol.base import GenerationFields
+from headway.server.config.http import HttpConfig
 from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import TokenLogprobs
 
@@ -18,6 +20,11 @@ class LogprobFormat:
     def __init__(self, tokenizer: Tokenizer, *, as_ids: bool) -> None:
         self._tokenizer = tokenizer
         self._as_ids = as_ids
+
+    @classmethod
+    def of(cls, http: HttpConfig, request: GenerationFields, tokenizer: Tokenizer) -> LogprobFormat:
+        asked = request.return_tokens_as_token_ids
+        return cls(tokenizer, as_ids=http.return_tokens_as_token_ids if asked is None else asked)
 
     def token(self, token_id: int) -> str:
         return f"token_id:{token_id}" if self._as_ids else self._tokenizer.token_text(token_id)

@@ -9,6 +9,7 @@ from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import shortened
 from headway.server.api.protocol.tokenize import TokenizeRequest
+from headway.server.config.chat import ChatConfig
 from headway.server.errors import RequestError
 
 # A text of more characters per token of context than this is measured by its beginning first.
@@ -24,14 +25,22 @@ class EncodedPrompt:
     text: str | None
 
 
-def rendered_chat(model: ServedModel, request: ChatCompletionRequest | TokenizeRequest) -> str:
-    """A chat as the model's template writes it. CPU work. Raises RequestError."""
-    return model.chat_template.render(
+def rendered_chat(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest | TokenizeRequest) -> str:
+    """A chat as the model's template writes it, or the request's own. CPU work. Raises RequestError."""
+    template = model.chat_template
+    if request.chat_template is not None:
+        if not chat.trust_request_chat_template:
+            raise RequestError(
+                "chat_template is not taken from requests by this server; leave it out, or start it with --trust-request-chat-template.",
+                "chat_template",
+            )
+        template = template.replaced_by(request.chat_template)
+    return template.render(
         request.messages,
         tools=request.tools or None,
         add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         continue_final_message=request.continue_final_message,
-        kwargs=request.chat_template_kwargs,
+        kwargs={**chat.default_chat_template_kwargs, **request.chat_template_kwargs},
     )
 
 

@@ -10,13 +10,14 @@ from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequ
 from headway.server.api.serving.answer import Answer, FinishedAnswer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.prompts import check_ids, refuse_hopeless, rendered_chat
+from headway.server.config.chat import ChatConfig
 
 
 async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError."""
     model = state.ready_model()
     state.adapter_of(request.model, call.adapter)  # adapters have the model's own tokens
-    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(model, request)))
+    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(state.config.chat, model, request)))
 
 
 async def open_detokenize(state: AppState, call: Call, request: DetokenizeRequest) -> Answer:
@@ -31,16 +32,16 @@ def _text(model: ServedModel, request: DetokenizeRequest) -> dict[str, Any]:
     return {"prompt": model.tokenizer.decode(request.tokens, skip_special_tokens=False)}
 
 
-def _tokens(model: ServedModel, request: TokenizeRequest) -> dict[str, Any]:
-    ids = _token_ids(model, request)
+def _tokens(chat: ChatConfig, model: ServedModel, request: TokenizeRequest) -> dict[str, Any]:
+    ids = _token_ids(chat, model, request)
     texts = [model.tokenizer.id_to_token(token_id) for token_id in ids] if request.return_token_strs else None
     return {"count": len(ids), "max_model_len": model.info.max_model_len, "tokens": ids, "token_strs": texts}
 
 
-def _token_ids(model: ServedModel, request: TokenizeRequest) -> list[int]:
+def _token_ids(chat: ChatConfig, model: ServedModel, request: TokenizeRequest) -> list[int]:
     if request.prompt is not None:
         refuse_hopeless(model, request.prompt, "prompt")
         return model.tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
-    text = rendered_chat(model, request)
+    text = rendered_chat(chat, model, request)
     refuse_hopeless(model, text, "messages")
     return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens is True)

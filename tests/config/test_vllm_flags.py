@@ -1,0 +1,206 @@
+"""What is done with each of vLLM's options that deployments use, held in one table: taken, refused with advice, or met already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from headway.server.config.sources import all_names, resolve
+from headway.server.config.vllm_flags import inverse
+from headway.server.errors import ConfigError
+
+
+def names_in(text: str) -> list[str]:
+    return text.split()
+
+
+TAKEN = names_in("""
+    model tokenizer revision hf-token served-model-name dtype max-model-len max-logprobs quantization seed generation-config
+    override-generation-config load-format download-dir use-tqdm-on-load ignore-patterns chat-template
+    chat-template-content-format trust-request-chat-template default-chat-template-kwargs response-role gpu-memory-utilization
+    kv-cache-dtype enable-prefix-caching block-size kv-cache-memory-bytes num-gpu-blocks-override max-num-batched-tokens
+    max-num-seqs enable-chunked-prefill scheduling-policy long-prefill-token-threshold max-num-scheduled-tokens
+    max-num-active-seqs watermark max-num-queued-reqs enable-lora max-loras max-lora-rank lora-modules host port root-path
+    shutdown-timeout api-key disable-fastapi-docs enable-request-id-headers stream-interval sse-keep-alive-interval
+    return-tokens-as-token-ids enable-per-request-metrics fingerprint-mode fingerprint-value enable-tokenizer-info-endpoint
+    enable-prompt-tokens-details enable-force-include-usage log-level uvicorn-log-level disable-uvicorn-access-log
+    disable-log-stats fail-on-environ-validation
+""")
+
+# To be moved to TAKEN when they are: a name that is taken may not stay here.
+NOT_YET = names_in("""
+    uds ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs enable-ssl-refresh api-server-count allowed-origins allowed-methods
+    allowed-headers allow-credentials middleware enable-log-requests max-log-len log-error-stack
+    disable-access-log-for-endpoints logging-config enable-server-load-tracking max-num-queued-tokens otlp-traces-endpoint
+""")
+
+# Options of a deployment -> a value that is refused, and what the sentence says of it.
+REFUSED = {
+    "allowed-local-media-path": ("/media", "serves text only"),
+    "allowed-media-domains": ("a.example", "serves text only"),
+    "async-scheduling": ("true", "a step is scheduled when the one before it has ended"),
+    "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
+    "compilation-config": ('{"mode": 3}', "nothing is compiled"),
+    "convert": ("embed", "only models that generate text"),
+    "cpu-offload-gb": ("4", "weights stay in the device's memory"),
+    "cudagraph-capture-sizes": ("8", "nothing is compiled or captured"),
+    "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
+    "device-ids": ("0", "CUDA_VISIBLE_DEVICES"),
+    "distributed-executor-backend": ("ray", "runs a model on one device"),
+    "enable-auto-tool-choice": ("true", "tool calls are not parsed"),
+    "enable-expert-parallel": ("true", "runs a model on one device"),
+    "enforce-eager": ("false", "nothing is compiled or captured"),
+    "hf-overrides": ('{"rope_theta": 1}', "change the model's config.json instead"),
+    "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
+    "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
+    "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
+    "max-cpu-loras": ("8", "raise --max-loras"),
+    "max-cudagraph-capture-size": ("8", "nothing is compiled or captured"),
+    "mm-processor-cache-gb": ("4", "serves text only"),
+    "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
+    "model-impl": ("transformers", "only the implementations of Headway are there"),
+    "optimization-level": ("3", "nothing is compiled or captured"),
+    "pipeline-parallel-size": ("2", "runs a model on one device"),
+    "pooler-config": ('{"task": "embed"}', "only models that generate text"),
+    "reasoning-parser": ("qwen3", "reasoning is not split from the answer"),
+    "runner": ("pooling", "only models that generate text"),
+    "spec-method": ("ngram", "speculative decoding is not done"),
+    "spec-model": ("m", "speculative decoding is not done"),
+    "spec-tokens": ("3", "speculative decoding is not done"),
+    "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
+    "structured-outputs-config": ('{"backend": "xgrammar"}', "answers can't be bound to a grammar"),
+    "tensor-parallel-size": ("4", "this version runs a model on one device: leave it out"),
+    "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
+    "tool-call-parser": ("hermes", "tool calls are not parsed"),
+    "trust-remote-code": ("true", "code that comes with a model is never run"),
+}
+
+# (option, value) that asks for what is done anyway: accepted from every source, and without effect.
+MET = [
+    ("tensor-parallel-size", "1"),
+    ("pipeline-parallel-size", "1"),
+    ("data-parallel-size", "1"),
+    ("decode-context-parallel-size", "1"),
+    ("nnodes", "1"),
+    ("distributed-executor-backend", "uni"),
+    ("distributed-executor-backend", "mp"),
+    ("enable-expert-parallel", "false"),
+    ("disable-custom-all-reduce", "true"),
+    ("disable-custom-all-reduce", "false"),
+    ("runner", "generate"),
+    ("runner", "auto"),
+    ("convert", "none"),
+    ("convert", "auto"),
+    ("tokenizer-mode", "auto"),
+    ("tokenizer-mode", "hf"),
+    ("config-format", "hf"),
+    ("model-impl", "auto"),
+    ("trust-remote-code", "false"),
+    ("enforce-eager", "true"),
+    ("async-scheduling", "false"),
+    ("attention-backend", "auto"),
+    ("optimization-level", "0"),
+    ("cpu-offload-gb", "0"),
+    ("enable-auto-tool-choice", "false"),
+    ("hf-overrides", "{}"),
+    ("limit-mm-per-prompt", "{}"),
+]
+
+NAMES = all_names()
+
+
+def problems_of(argv: list[str], environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        resolve(["demo", *argv], environ or {})
+    return caught.value.problems
+
+
+def ways(name: str, value: str, folder: Path) -> list[tuple[list[str], dict[str, str]]]:
+    """An option as a flag in both forms, in a file, and in the environment."""
+    file = folder / "options.yaml"
+    file.write_text(f"{name}: {value}\n")
+    flags = [[f"--{name}={value}"], [f"--{name}", value], [f"--config={file}"]]
+    return [*((flag, {}) for flag in flags), ([], {"SM_VLLM_" + name.replace("-", "_").upper(): value})]
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_taken(name: str) -> None:
+    assert NAMES.find(name) is not None
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+def test_not_taken_yet(name: str) -> None:
+    assert NAMES.find(name) is None, "move it to TAKEN"
+    assert NAMES.explained(name) is not None
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    value, sentence = REFUSED[name]
+    for argv, environ in ways(name, value, tmp_path):
+        (problem,) = problems_of(argv, environ)
+        assert "is an option of vLLM that is not supported by this version of Headway; " in problem
+        assert sentence in problem
+
+
+@pytest.mark.parametrize(("name", "value"), MET)
+def test_met(name: str, value: str, tmp_path: Path) -> None:
+    for argv, environ in ways(name, value, tmp_path):
+        resolved = resolve(["demo", *argv], environ)
+        assert resolved.sources.keys() == {"model"}
+        assert resolved.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--enforce-eager"],
+        ["--no-trust-remote-code"],
+        ["--no-enable-expert-parallel"],
+        ["--disable-expert-parallel"],
+        ["--disable-custom-all-reduce"],
+        ["-tp", "1"],
+        ["-tp=1"],
+        ["-tp1"],
+        ["-pp", "1", "-dp", "1"],
+        ["-O0"],
+        ["-O", "0"],
+        ["-O=0"],
+        ["--tensor_parallel_size", "1"],
+    ],
+)
+def test_met_spellings(argv: list[str]) -> None:
+    assert resolve([*argv, "demo"], {}).config.model.model == "demo"
+    assert resolve(["demo", *argv], {}).sources.keys() == {"model"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "label"),
+    [
+        (["-tp", "4"], "-tp"),
+        (["-tp4"], "-tp4"),
+        (["-O3"], "-O3"),
+        (["-ep"], "-ep"),
+        (["--no-enforce-eager"], "--no-enforce-eager"),
+        (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
+        (["--trust-remote-code"], "--trust-remote-code"),
+        (["--hf-overrides.a", "{}"], "--hf-overrides"),
+        (["--tensor-parallel-size"], "--tensor-parallel-size"),
+        (["--tensor-parallel-size", "01"], "--tensor-parallel-size"),
+    ],
+)
+def test_not_met_spellings(argv: list[str], label: str) -> None:
+    (problem,) = problems_of(argv)
+    assert problem.startswith(f"{label}: is an option of vLLM that is not supported by this version of Headway; ")
+
+
+def test_the_tables_are_about_options_of_vllm_that_are_not_taken() -> None:
+    """What became an option of ours, or is none of vLLM's, must leave server/config/vllm_flags.json."""
+    vllm = NAMES.vllm
+    for name in {*vllm.with_advice, *vllm.with_met_values}:
+        assert name in vllm.known
+        assert NAMES.find(name) is None, f"{name} is taken now"
+    assert {name for name, _ in MET} <= set(vllm.with_met_values)
+    assert not {*TAKEN, *NOT_YET} & REFUSED.keys()
+    assert all(name in vllm.known or inverse(name) in vllm.known for name in (*TAKEN, *NOT_YET, *REFUSED) if name != "model")
