@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from headway.server.api_processes.followers import Followers
 from headway.server.config.server import ServerConfig, secrets_of
+from headway.server.counts import Counts
 from headway.server.errors import ConfigError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads, masked
 from headway.server.phases import PhaseLog
+from headway.server.private_directory import make_private_directory
 from headway.server.say import say
 from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
 from headway.server.source.cache import cache_directory
@@ -59,16 +64,33 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     listener = bind(config.network.host, config.network.port)
     # Before anything that takes long: code of the user's that fails to load ends the start.
     custom = _custom_handlers(config)
+    directory = make_private_directory()
+    counts = _shared_counts(directory, config.network.api_server_count)
+    cache_dir = cache_directory(os.environ)
     # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-    starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
+    starter = EngineStarter(config, directory, cache_dir, PhaseLog("getting the model", started))
+    followers = Followers(config, directory, cache_dir, [listener], counts)
     try:
         starter.begin()
+        followers.begin()
         from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-        return Lifecycle(config, starter, listener, early, started, custom).run()
+        return Lifecycle(config, starter, followers, counts, listener, early, started, custom).run()
     finally:
         ignore_further_signals()
         starter.stop()
+        followers.kill(patience_s=0)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _shared_counts(directory: Path, num_processes: int) -> Counts:
+    """Of this process, and of the API processes beside it if there are any; their metrics are then files that add up."""
+    if num_processes == 1:
+        return Counts.alone()
+    metrics = directory / "metrics"
+    metrics.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # read when prometheus_client is imported, here and in those processes
+    return Counts.create(directory, num_processes)
 
 
 def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:

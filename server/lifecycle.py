@@ -9,10 +9,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
-import uvicorn
 import uvloop
 
 from headway.server.api.adapters import AdapterRegistry
@@ -20,8 +18,12 @@ from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
+from headway.server.api_processes.followers import Followers
+from headway.server.api_processes.serving import Uvicorn, hush_stages, yield_to_engine
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
+from headway.server.counts import Count, Counts
+from headway.server.engine.links import LinkAddresses
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.log import masked
@@ -35,8 +37,6 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
-# Where uvicorn tells of its own start and end.
-_STAGES = frozenset({"server", "on"})
 
 
 class Outcome(NamedTuple):
@@ -46,35 +46,15 @@ class Outcome(NamedTuple):
     last_words: str | None
 
 
-def _is_no_stage(record: logging.LogRecord) -> bool:
-    """Its "Application startup complete." comes seconds or minutes before the server is ready, and would be taken for that."""
-    return record.module not in _STAGES or record.levelno > logging.INFO
-
-
-def _yield_to_engine() -> None:
-    """Lowers this thread's priority, the event loop's, where the engine computes on the same cores.
-
-    The engine's threads wait for each other many times a layer, so each moment taken from one is taken from all: 8 streams of the
-    demo model on 2 cores went from 177 to 208 tokens/s (2026-11). The loop still runs whenever an engine thread sleeps.
-    """
-    os.nice(10)
-
-
-class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: the life cycle has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class Lifecycle:
-    """The API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
+    """The leading API process from a bound listener to its end. ``started`` is time.monotonic() at the process's start."""
 
     def __init__(
         self,
         config: ServerConfig,
         starter: EngineStarter,
+        followers: Followers,
+        counts: Counts,
         listener: socket.socket,
         early: EarlyStop,
         started: float,
@@ -82,14 +62,19 @@ class Lifecycle:
     ) -> None:
         self._config = config
         self._starter = starter
+        self._followers = followers
+        self._counts = counts
         self._listener = listener
         self._early = early
         self._started = started
         self._custom = custom
         self._client = ProcessEngineClient(
-            starter.process, max_open_requests=config.overload.max_num_queued_reqs, on_phase=starter.phases.enter
+            LinkAddresses.of(starter.directory, counts.index),
+            counts,
+            max_open_requests=config.overload.max_num_queued_reqs,
+            on_phase=starter.phases.enter,
         )
-        self._drain = Drain()
+        self._drain = Drain(counts)
         self._served = Served.of(config)
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -100,21 +85,23 @@ class Lifecycle:
 
     async def _live(self) -> Outcome:
         self._take_signals()
-        logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom)
-        server = _Uvicorn(uvicorn_config(app, self._config))
+        hush_stages()
+        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, counts=self._counts)
+        server = Uvicorn(uvicorn_config(app, self._config))
         serving = asyncio.create_task(server.serve(sockets=[self._listener]))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
-        died = asyncio.create_task(self._client.ended.wait())
-        helpers = [starting, died, asked_to_stop]
+        died = asyncio.create_task(self._tell_engine_end())
+        self._followers.keep(self._client)
+        given_up = asyncio.create_task(self._followers.given_up.wait())
+        helpers = [starting, died, asked_to_stop, given_up]
         if os.getpid() == 1:
-            helpers.append(asyncio.create_task(Reaper(lambda pid: pid == self._starter.process.pid).run()))
-        await asyncio.wait({serving, starting, asked_to_stop, died}, return_when=asyncio.FIRST_COMPLETED)
+            helpers.append(asyncio.create_task(Reaper(self._is_ours).run()))
+        await asyncio.wait({serving, starting, asked_to_stop, died, given_up}, return_when=asyncio.FIRST_COMPLETED)
         outcome = await self._end(starting, asked_to_stop)
-        await self._client.stop()
+        await self._client.stop(self._starter.process)  # first, so that every process gets the last deltas of its streams
         server.should_exit = True
-        await serving
+        await asyncio.gather(serving, self._followers.stop())
         for task in helpers:
             task.cancel()
         return outcome
@@ -125,6 +112,14 @@ class Lifecycle:
             loop.add_signal_handler(number, self._signals.put_nowait, number)
         if self._early.asked is not None:
             self._signals.put_nowait(self._early.asked)
+
+    def _is_ours(self, pid: int) -> bool:
+        return pid == self._starter.process.pid or self._followers.is_one(pid)
+
+    async def _tell_engine_end(self) -> None:
+        await self._client.ended.wait()
+        assert self._client.dead_cause is not None
+        self._followers.tell_engine_end(self._client.dead_cause)
 
     async def _end(self, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> Outcome:
         """What ended the serving, dealt with."""
@@ -139,6 +134,10 @@ class Lifecycle:
             return Outcome(2 if isinstance(problem, HeadwayError) else 1, sentence_of(problem))
         if self._client.died_of_user_error:
             return Outcome(2, self._client.dead_cause)
+        if (reason := self._followers.reason) is not None:
+            log.error("%s", reason)
+            await self._finish_open_requests()
+            return Outcome(1, reason)
         last_words = self._engine_has_stopped()
         log.error("%s", last_words)
         with contextlib.suppress(TimeoutError):
@@ -158,7 +157,8 @@ class Lifecycle:
     async def _get_ready(self) -> None:
         """From the model's files to ready, then receives from the engine until it ends. Raises what kept it from starting."""
         files = await self._wait_for_files()
-        receiving = asyncio.create_task(self._client.run())
+        self._followers.tell_files(files)
+        receiving = asyncio.create_task(self._client.run(self._starter.process.ended()))
         try:
             loading_since = time.monotonic()
             await self._served.load(self._config, files, self._starter.cache_dir)
@@ -168,26 +168,37 @@ class Lifecycle:
             assert info is not None
             await self._adapters.load_modules()
             self._served.set_ready(info)
+            await self._followers.all_ready()
+            self._counts.set(Count.HAS_OPENED, 1)
             for line in ready_banner(self._config, self._served.name, info, time.monotonic() - self._started):
                 log.info("%s", line)
             if info.device.startswith("cpu"):
-                _yield_to_engine()
+                yield_to_engine()
             await receiving
         finally:
             receiving.cancel()
 
     async def _wait_for_files(self) -> ModelFiles:
         waiting = asyncio.wrap_future(self._starter.files)
+        current = ""
         while not waiting.done():
-            self._client.set_phase(self._shown(self._starter.phase))
+            phase = self._shown(self._starter.phase)
+            if phase != current:
+                current = phase
+                self._client.set_phase(phase)
+                self._followers.tell_phase(phase)
             await asyncio.wait({waiting}, timeout=0.2)
         return await waiting
 
     async def _finish_open_requests(self) -> None:
         """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
         self._drain.begin()
+        self._followers.begin_drain()
         deadline = time.monotonic() + self._config.network.shutdown_timeout
-        while (self._client.num_open_requests or self._drain.num_held) and time.monotonic() < deadline and self._signals.empty():
+        while self._is_busy() and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
         if left := self._client.num_open_requests:
             log.warning("%d requests were still open and are aborted", left)
+
+    def _is_busy(self) -> bool:
+        return bool(self._client.num_open_requests or self._drain.num_held or self._followers.may_take_work)

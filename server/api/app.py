@@ -28,6 +28,7 @@ from headway.server.api.sagemaker.custom.middleware import HoldDrain
 from headway.server.api.sagemaker.handlers import replaced_handlers
 from headway.server.api.stats_log import StatsLog
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
@@ -39,13 +40,15 @@ def create_app(
     drain: Drain,
     adapters: AdapterRegistry,
     custom: CustomHandlers | None = None,
+    *,
+    counts: Counts,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
     ``adapters`` load those of the start.
     """
-    metrics = Metrics(config, engine, served.name)
+    metrics = Metrics(config, engine, served.name, counts)
     if adapters.is_enabled and metrics.requests is not None:
         metrics.registry.register(AdapterCollector(adapters))
     with_docs = not config.http.disable_fastapi_docs
@@ -58,9 +61,9 @@ def create_app(
         redirect_slashes=False,
         middleware=_middleware(config, metrics, drain, custom),
         exception_handlers={HeadwayError: on_headway_error, HTTPException: on_http_exception},
-        lifespan=_lifespan(engine, metrics),
+        lifespan=_lifespan(engine, metrics, counts),
     )
-    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters)
+    state = app.state.headway = AppState(config, engine, served, drain, metrics, adapters, counts)
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
@@ -94,12 +97,12 @@ def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: Cu
     return stack
 
 
-def _lifespan(engine: EngineClient, metrics: Metrics) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(engine: EngineClient, metrics: Metrics, counts: Counts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks: list[asyncio.Task[Any]] = []
-        if metrics.requests is not None:
-            tasks.append(asyncio.create_task(StatsLog(engine, metrics.requests).run()))
+        if metrics.requests is not None and counts.is_leader:
+            tasks.append(asyncio.create_task(StatsLog(engine, counts).run()))
         yield
         for task in tasks:
             task.cancel()

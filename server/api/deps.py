@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Count, Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
 from headway.server.source.files import ModelFiles
@@ -35,19 +36,24 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Drain:
     """Whether the server is shutting down: it then finishes what is open and refuses what is new.
 
-    ``num_held``: what must end before the exit beside the engine's open requests.
+    ``num_held``: what must end before the exit beside the engine's open requests, in all API processes.
     """
 
-    def __init__(self) -> None:
-        self.num_held = 0
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._begun = asyncio.Event()
 
     @property
     def is_draining(self) -> bool:
         return self._begun.is_set()
 
+    @property
+    def num_held(self) -> int:
+        return self._counts.total(Count.HELD)
+
     def begin(self) -> None:
         self._begun.set()
+        self._counts.set(Count.IS_DRAINING, 1)
 
     async def begun(self) -> None:
         """Returns once the drain has begun."""
@@ -56,11 +62,11 @@ class Drain:
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Puts off the exit, up to --shutdown-timeout, for what then ends by itself."""
-        self.num_held += 1
+        self._counts.add(Count.HELD, 1)
         try:
             yield
         finally:
-            self.num_held -= 1
+            self._counts.add(Count.HELD, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +135,14 @@ class AppState:
     drain: Drain
     metrics: Metrics
     adapters: AdapterRegistry
-    num_http_generations: int = 0  # generation requests being answered, for /load
+    counts: Counts
     started_at: int = field(default_factory=lambda: int(time.time()))
-    sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
     # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.
     batch_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        # Make engine request ids unique over all API processes: a client may send the same X-Request-Id to two of them.
+        self.sequence_numbers = itertools.count(self.counts.index, self.counts.num_processes)
 
     def ready_model(self) -> ServedModel:
         """The model, if new work is taken now. Raises ServerDraining, EngineDead, EngineNotReady."""

@@ -31,6 +31,8 @@ def health_of(state: AppState) -> Health:
         return Health("starting", engine.phase, f"The model is not ready yet: {engine.phase}.")
     if state.served.model is None:
         return Health("starting", "loading tokenizer", "The model is not ready yet: loading tokenizer.")
+    if not state.counts.are_open:
+        return Health("starting", engine.phase, "The other API processes are not ready yet.")
     stalled_s = engine.seconds_since_progress()
     if stalled_s > state.config.observability.engine_progress_timeout_s:
         return Health("hung", engine.phase, f"The engine has work but has finished no step for {stalled_s:.0f} s.")

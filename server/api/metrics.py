@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     GCCollector,
     Histogram,
     PlatformCollector,
@@ -18,8 +17,10 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headway.server.api.process_metrics import collect_all
 from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.engine.client import EngineClient
 from headway.server.types import EngineStats, GenerateRequest, SamplingParams
 
@@ -29,19 +30,25 @@ _ENGINE = "0"
 
 
 class Metrics:
-    """All metrics of one application."""
+    """All metrics of one application. ``registry`` is what is shown: with several API processes, what all of them have counted."""
 
-    def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str) -> None:
+    def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str, counts: Counts) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.http = HttpMetrics(self.registry)
+        if counts.num_processes == 1:
+            counted = self.registry
+            ProcessCollector(registry=self.registry)
+            GCCollector(registry=self.registry)
+        else:
+            counted = CollectorRegistry()
+            collect_all(self.registry, counts)
+        self.http = HttpMetrics(counted)
         self.requests: RequestMetrics | None = None
         if not config.observability.disable_log_stats:
-            self.requests = RequestMetrics(self.registry, model_name, _ENGINE)
+            self.requests = RequestMetrics(counted, model_name, _ENGINE, counts)
             self.registry.register(_EngineCollector(config, engine, model_name))
-            engine.watch_steps(self._on_step)
+            if counts.is_leader:  # a step is one step, however many processes hear of it
+                engine.watch_steps(self._on_step)
 
     def render(self) -> bytes:
         text: bytes = generate_latest(self.registry)
@@ -49,7 +56,7 @@ class Metrics:
 
     def add_gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A series of our own whose value is read when scraped."""
-        Gauge(f"headway:{name}", text, registry=self.registry).set_function(read)
+        self.registry.register(_ReadGauge(f"headway:{name}", text, read))
 
     def new_choice(self, request: GenerateRequest) -> ChoiceRecorder | None:
         return ChoiceRecorder(self.requests, request) if self.requests else None
@@ -101,6 +108,16 @@ class HttpMetrics:
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class _ReadGauge(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
+    """One series without labels; prometheus_client's own can't be read from a function where several processes are added up."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._text, value=self._read())
 
 
 class _EngineCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here

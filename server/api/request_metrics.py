@@ -6,6 +6,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from headway.server.counts import Count, Counts
 from headway.server.types import FinishReason, GenerateRequest, RequestTimes
 
 _LATENCY = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -22,7 +23,7 @@ _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 class RequestMetrics:
     """One set of series, bound to the model and the engine."""
 
-    def __init__(self, registry: CollectorRegistry, model_name: str, engine: str) -> None:
+    def __init__(self, registry: CollectorRegistry, model_name: str, engine: str, counts: Counts) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             family = Histogram(f"vllm:{name}", text, ["model_name", "engine"], buckets=buckets, registry=registry)
             return family.labels(model_name, engine)
@@ -30,9 +31,7 @@ class RequestMetrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"vllm:{name}", text, ["model_name", "engine"], registry=registry).labels(model_name, engine)
 
-        # The statistics line reads these two; Prometheus' own counters are for writing only.
-        self.num_prompt_tokens = 0
-        self.num_generation_tokens = 0
+        self._counts = counts  # read by the statistics line; Prometheus' own counters are for writing only
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens processed, cached ones included.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated.")
         success = Counter(
@@ -61,11 +60,11 @@ class RequestMetrics:
         self.iteration_tokens = histogram("iteration_tokens_total", "Tokens in an engine step.", _STEP_TOKENS)
 
     def count_prompt(self, num_tokens: int) -> None:
-        self.num_prompt_tokens += num_tokens
+        self._counts.add(Count.PROMPT_TOKENS, num_tokens)
         self.prompt_tokens.inc(num_tokens)
 
     def count_generated(self, num_tokens: int) -> None:
-        self.num_generation_tokens += num_tokens
+        self._counts.add(Count.GENERATION_TOKENS, num_tokens)
         self.generation_tokens.inc(num_tokens)
 
 

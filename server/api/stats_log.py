@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from headway.server.api.request_metrics import RequestMetrics
+from headway.server.counts import Count, Counts
 from headway.server.engine.client import EngineClient
 from headway.server.types import EngineStats
 
@@ -25,11 +25,11 @@ class _Sample:
 
 
 class StatsLog:
-    """Writes a line every interval in which something ran, and one more when it has become quiet."""
+    """Writes a line every interval in which something ran, and one more when it has become quiet; about all API processes."""
 
-    def __init__(self, engine: EngineClient, requests: RequestMetrics) -> None:
+    def __init__(self, engine: EngineClient, counts: Counts) -> None:
         self._engine = engine
-        self._requests = requests
+        self._counts = counts
         self._last = self._sample()
         self._was_busy = False
 
@@ -50,8 +50,8 @@ class StatsLog:
         return _line(before, now) if is_due else None
 
     def _sample(self) -> _Sample:
-        requests = self._requests
-        return _Sample(time.monotonic(), requests.num_prompt_tokens, requests.num_generation_tokens, self._engine.stats)
+        counts = self._counts
+        return _Sample(time.monotonic(), counts.total(Count.PROMPT_TOKENS), counts.total(Count.GENERATION_TOKENS), self._engine.stats)
 
 
 def _line(before: _Sample, now: _Sample) -> str:

@@ -10,6 +10,13 @@ class NetworkConfig(Topic):
 
     host: str | None = option(None, "Address to listen on. Default: all interfaces.")
     port: int = option(8000, "Port to listen on.", ge=1, le=65535)
+    api_server_count: int = option(
+        1,
+        "API processes that share the port and the engine: for loads on which one core is too little for HTTP and tokenizing.",
+        ge=1,
+        le=64,
+        short=("-asc",),
+    )
     root_path: str = option("", "Path prefix that a proxy in front strips.")
     shutdown_timeout: int = option(25, "Seconds that open requests get to finish on SIGTERM.", ge=0)
 

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import zmq
-
+from headway.server.children import die_with_parent, ignore_signals
 from headway.server.config.server import ServerConfig
+from headway.server.engine.links import EngineLinks
 from headway.server.engine.messages import (
     AbortRequests,
     AdapterDone,
+    AddClient,
     AddRequest,
     Died,
-    FromEngine,
+    DropClient,
     LoadAdapter,
     Phase,
     Ready,
     ResetPrefixCache,
     Stop,
     UnloadAdapter,
-    decode_to_engine,
-    encode,
 )
 from headway.server.errors import AdapterError, HeadwayError, sentence_of
 from headway.server.log import configure_logging, log_uncaught_in_threads
 from headway.server.source.files import ModelFiles
 
 log = logging.getLogger(__name__)
-
-_IDLE_POLL_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,82 +40,45 @@ class EngineArguments:
 
     config: ServerConfig
     files: ModelFiles
-    inbox: str  # ipc addresses
-    outbox: str
-
-
-class EngineLink:
-    """The engine's ends of the two sockets."""
-
-    def __init__(self, inbox: str, outbox: str) -> None:
-        self._context = zmq.Context()
-        self._inbox = self._context.socket(zmq.PULL)
-        self._outbox = self._context.socket(zmq.PUSH)
-        self._outbox.setsockopt(zmq.LINGER, 2000)
-        for end in (self._inbox, self._outbox):
-            end.setsockopt(zmq.RCVHWM, 0)
-            end.setsockopt(zmq.SNDHWM, 0)
-        self._inbox.connect(inbox)
-        self._outbox.connect(outbox)
-
-    def send(self, message: FromEngine) -> None:
-        self._outbox.send(encode(message), copy=False)
-
-    def receive(self, wait: bool) -> list[bytes]:
-        """All messages that are there; with ``wait`` sleeps for the first one, up to a second."""
-        if wait and not self._inbox.poll(_IDLE_POLL_MS):
-            return []
-        messages: list[bytes] = []
-        while True:
-            try:
-                messages.append(self._inbox.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return messages
-
-    def close(self) -> None:
-        self._inbox.close(0)
-        self._outbox.close()
-        self._context.term()
+    directory: Path  # where the API processes have their sockets
 
 
 def run_engine(arguments: EngineArguments) -> None:
     """Entry point of the process. Exit status: 0 stopped, 2 a wrong option or model, 1 anything else."""
-    # Both reach the whole group (ctrl-C, systemd, kill -- -PGID); the API process decides, and its end is watched below.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _die_with_parent()
+    ignore_signals()
+    die_with_parent()
     logs = arguments.config.logs
     configure_logging(logs.log_level, role="engine", as_json=logs.is_json)
     log_uncaught_in_threads()
-    link = EngineLink(arguments.inbox, arguments.outbox)
+    links = EngineLinks(arguments.directory, arguments.config.network.api_server_count)
     status = 0
     try:
-        _serve(arguments, link)
+        _serve(arguments, links)
     except HeadwayError as problem:
-        link.send(Died(str(problem), is_user_error=True))
+        links.send_to_all(Died(str(problem), is_user_error=True))
         status = 2
     except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
         log.exception("The engine broke")
-        link.send(Died(sentence_of(problem)))
+        links.send_to_all(Died(sentence_of(problem)))
         status = 1
-    link.close()
+    links.close()
     # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
     os._exit(status)
 
 
-def _serve(arguments: EngineArguments, link: EngineLink) -> None:
+def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     def enter(phase: str) -> None:
-        link.send(Phase(phase, time.monotonic()))
+        links.send_to_all(Phase(phase, time.monotonic()))
 
     enter("importing torch")
     from headway.server.engine.build import build_engine
 
     core = build_engine(arguments.config, arguments.files, on_phase=enter)
-    link.send(Ready(core.info, time.monotonic()))
+    ready = Ready(core.info, time.monotonic())
+    links.send_to_all(ready)
     was_busy = False
     while True:
-        for data in link.receive(wait=not core.has_work):
-            message = decode_to_engine(data)
+        for client, message in links.receive(wait=not core.has_work):
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)
@@ -130,16 +87,20 @@ def _serve(arguments: EngineArguments, link: EngineLink) -> None:
                 case ResetPrefixCache():
                     core.reset_prefix_cache()
                 case LoadAdapter(call_id=call_id, adapter=adapter):
-                    link.send(_done(call_id, partial(core.load_adapter, adapter)))
+                    client.send(_done(call_id, partial(core.load_adapter, adapter)))
                 case UnloadAdapter(call_id=call_id, adapter_id=adapter_id):
-                    link.send(_done(call_id, partial(core.unload_adapter, adapter_id)))
+                    client.send(_done(call_id, partial(core.unload_adapter, adapter_id)))
+                case DropClient(index=index):
+                    core.abort(links.drop(index))
+                case AddClient(index=index):
+                    links.add(index).send(ready)
                 case Stop():
                     core.abort_all()
-                    link.send(core.step())
+                    links.send_step(core.step())
                     core.shutdown()
                     return
         if core.has_work:
-            link.send(core.step())
+            links.send_step(core.step())
             was_busy = True
         elif was_busy:
             core.check_idle()
@@ -155,17 +116,3 @@ def _done(call_id: int, change: Callable[[], None]) -> AdapterDone:
         log.exception("An adapter could not be loaded")
         return AdapterDone(call_id, f"The adapter can't be loaded: {sentence_of(problem)}")
     return AdapterDone(call_id)
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the API process is gone, however it went: an orphan would keep the device."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        time.sleep(0.1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()

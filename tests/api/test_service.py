@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headway.server.api.request_metrics import RequestMetrics
 from headway.server.api.stats_log import StatsLog
+from headway.server.counts import Counts
 from headway.server.types import EngineStats
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
@@ -162,8 +163,9 @@ def test_several_names_for_one_model() -> None:
 def test_the_statistics_line_is_there_while_there_is_work(server: ApiServer, loaded: bool) -> None:
     from prometheus_client import CollectorRegistry
 
-    requests = RequestMetrics(CollectorRegistry(), "tiny", "0")
-    line_log = StatsLog(server.engine, requests)
+    counts = Counts.alone()
+    requests = RequestMetrics(CollectorRegistry(), "tiny", "0", counts)
+    line_log = StatsLog(server.engine, counts)
     assert line_log.next_line() is None
     if loaded:
         requests.count_generated(50)

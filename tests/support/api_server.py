@@ -21,6 +21,7 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import uvicorn_config
 from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
 
@@ -53,11 +54,12 @@ class ApiServer:
         if is_ready:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)
-        self.drain = Drain()
+        self.counts = Counts.alone()
+        self.drain = Drain(self.counts)
         self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
-        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom)
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, counts=self.counts)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"

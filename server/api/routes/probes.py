@@ -9,6 +9,7 @@ from headway import __version__
 from headway.server.api.deps import state_of
 from headway.server.api.health import health_of
 from headway.server.api.metrics import CONTENT_TYPE
+from headway.server.counts import Count
 
 _RETRY_AFTER_S = "5"
 
@@ -27,8 +28,8 @@ async def show_version(http: Request) -> Response:
 
 
 async def show_load(http: Request) -> Response:
-    """Generation requests that are being answered."""
-    return JSONResponse({"server_load": state_of(http).num_http_generations})
+    """Generation requests that are being answered, by all API processes."""
+    return JSONResponse({"server_load": state_of(http).counts.total(Count.HTTP_GENERATIONS)})
 
 
 async def show_metrics(http: Request) -> Response:

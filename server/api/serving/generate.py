@@ -17,6 +17,7 @@ from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.sampling import sampling_params, seed_of_choice
+from headway.server.counts import Count
 from headway.server.errors import EngineDead, QueueFull
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import GenerateRequest, TokenDelta
@@ -55,7 +56,7 @@ class Generation:
         self._shows_prompt_only = request.asked_max_tokens == 0
         self._n = request.n
         self.choices: list[Choice] = []
-        state.num_http_generations += 1
+        state.counts.add(Count.HTTP_GENERATIONS, 1)
         self._is_open = True
         self._is_admitted = False
 
@@ -165,7 +166,7 @@ class Generation:
         if not self._is_open:
             return
         self._is_open = False
-        self._state.num_http_generations -= 1
+        self._state.counts.add(Count.HTTP_GENERATIONS, -1)
         if self._is_admitted:
             self._state.metrics.on_request_end(max(len(choice.token_ids) for choice in self.choices))
         try:
