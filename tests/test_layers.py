@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.config",
         "server.counts",
         "server.engine",
+        "server.errors",
         "server.log",
         "server.machine",
         "server.source",

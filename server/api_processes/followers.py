@@ -19,6 +19,7 @@ from headway.server.children import exited, how_it_ended
 from headway.server.config.server import ServerConfig
 from headway.server.counts import LEADER, Count, Counts
 from headway.server.engine.process_client import ProcessEngineClient
+from headway.server.errors import sentence_of
 from headway.server.machine import num_oom_kills
 from headway.server.source.files import ModelFiles
 
@@ -111,15 +112,22 @@ class Followers:
                 return
             delay_s = self._restarts.next_delay_s()
             if delay_s is None:
-                self.reason = f"{ending}; {MAX_RESTARTS} were started again within {WITHIN_S / 60:.0f} minutes, and no more are"
-                self.given_up.set()
+                self._give_up(f"{ending}; {MAX_RESTARTS} were started again within {WITHIN_S / 60:.0f} minutes, and no more are")
                 return
             log.error("%s; another one is started in %g s", ending, delay_s)
             await asyncio.sleep(delay_s)
             if self._drains():
                 return
-            self._start(index)
+            try:
+                self._start(index)
+            except OSError as problem:
+                self._give_up(f"{ending}, and another one can't be started: {sentence_of(problem)}")
+                return
             engine.add_client(index)
+
+    def _give_up(self, reason: str) -> None:
+        self.reason = reason
+        self.given_up.set()
 
     def _drains(self) -> bool:
         return bool(self._counts.of(LEADER, Count.IS_DRAINING))
