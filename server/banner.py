@@ -22,7 +22,8 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"  device   {info.device}",
         f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({gib(info.kv_cache_bytes, 2)}, "
         f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
-        f"  address  {url}  (/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
+        f"  address  {url}{_shared(config.network.api_server_count)}  "
+        "(/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
         f"  try      curl{option} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
         '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}\'',
     ]
@@ -37,3 +38,7 @@ def _address(config: ServerConfig) -> tuple[str, str]:
     host = network.host or "0.0.0.0"
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{network.port}", ""
+
+
+def _shared(num_processes: int) -> str:
+    return f", shared by {num_processes} API processes" if num_processes > 1 else ""

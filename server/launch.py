@@ -6,14 +6,18 @@ import logging
 import os
 import resource
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from headway.server.api_processes.followers import Followers
 from headway.server.config.server import ServerConfig, secrets_of
+from headway.server.counts import Counts
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.listen import listening
 from headway.server.log import log_uncaught_in_threads, masked
 from headway.server.log_setup import set_up_logging
 from headway.server.phases import PhaseLog
+from headway.server.private_directory import private_directory
 from headway.server.say import say
 from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
 from headway.server.source.cache import cache_directory
@@ -59,22 +63,38 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     """(exit status, last words)."""
     started = time.monotonic()
     allow_many_sockets()
-    with listening(config.network) as listeners:
+    with listening(config.network) as listeners, private_directory() as directory:
+        counts = _shared_counts(directory, config.network.api_server_count)
         # Before anything that takes long: a certificate, keys and code of the user's that can't be used end the start.
         _check_what_is_followed_or_run(config)
         tls = _server_tls(config)
         custom = _custom_handlers(config)
         tracing = _tracing(config)
+        cache_dir = cache_directory(os.environ)
+        telemetry = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
-        starter = EngineStarter(config, cache_directory(os.environ), PhaseLog("getting the model", started))
+        starter = EngineStarter(config, directory, cache_dir, PhaseLog("getting the model", started))
+        followers = Followers(config, directory, cache_dir, listeners, counts, telemetry)
         try:
             starter.begin()
+            followers.begin()
             from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
-            return Lifecycle(config, starter, listeners, tls, early, started, custom, tracing).run()
+            return Lifecycle(config, starter, followers, counts, listeners, tls, early, started, custom, tracing).run()
         finally:
             ignore_further_signals()
             starter.stop()
+            followers.kill(patience_s=0)
+
+
+def _shared_counts(directory: Path, num_processes: int) -> Counts:
+    """Of this process, and of the API processes beside it if there are any; their metrics are then files that add up."""
+    if num_processes == 1:
+        return Counts.alone()
+    metrics = directory / "metrics"
+    metrics.mkdir()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # read when prometheus_client is imported, here and in those processes
+    return Counts.create(directory, num_processes)
 
 
 def _server_tls(config: ServerConfig) -> ServerTls | None:

@@ -18,9 +18,12 @@ from headway.server.api.app import create_app
 from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
+from headway.server.api_processes.followers import Followers
+from headway.server.api_processes.serving import http_server, hush_stages, yield_to_engine
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
-from headway.server.engine.admission import Admission
+from headway.server.counts import Count, Counts
+from headway.server.engine.links import LinkAddresses
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.log import masked
@@ -38,8 +41,6 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
-# Where uvicorn tells of its own start and end.
-_STAGES = frozenset({"server", "on"})
 
 
 class Outcome(NamedTuple):
@@ -49,27 +50,15 @@ class Outcome(NamedTuple):
     last_words: str | None
 
 
-def _is_no_stage(record: logging.LogRecord) -> bool:
-    """Its "Application startup complete." comes seconds or minutes before the server is ready, and would be taken for that."""
-    return record.module not in _STAGES or record.levelno > logging.INFO
-
-
-def _yield_to_engine() -> None:
-    """Lowers this thread's priority, the event loop's, where the engine computes on the same cores.
-
-    The engine's threads wait for each other many times a layer, so each moment taken from one is taken from all: 8 streams of the
-    demo model on 2 cores went from 177 to 208 tokens/s (2026-11). The loop still runs whenever an engine thread sleeps.
-    """
-    os.nice(10)
-
-
 class Lifecycle:
-    """The API process from bound listeners to its end. ``started`` is time.monotonic() at the process's start."""
+    """The leading API process from bound listeners to its end. ``started`` is time.monotonic() at the process's start."""
 
     def __init__(
         self,
         config: ServerConfig,
         starter: EngineStarter,
+        followers: Followers,
+        counts: Counts,
         listeners: list[socket.socket],
         tls: ServerTls | None,
         early: EarlyStop,
@@ -79,16 +68,17 @@ class Lifecycle:
     ) -> None:
         self._config = config
         self._starter = starter
+        self._followers = followers
+        self._counts = counts
         self._listeners = listeners
         self._tls = tls
         self._early = early
         self._started = started
         self._custom = custom
         self._tracing = tracing
-        overload = config.overload
-        admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens)
-        self._client = ProcessEngineClient(starter.process, admission=admission, on_phase=starter.phases.enter)
-        self._drain = Drain()
+        addresses = LinkAddresses.of(starter.directory, counts.index)
+        self._client = ProcessEngineClient(addresses, counts, overload=config.overload, on_phase=starter.phases.enter)
+        self._drain = Drain(counts)
         self._served = Served.of(config)
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -99,25 +89,33 @@ class Lifecycle:
 
     async def _live(self) -> Outcome:
         self._take_signals()
-        logging.getLogger("uvicorn.error").addFilter(_is_no_stage)
-        phases = self._starter.phases.seconds
-        app = create_app(self._config, self._client, self._served, self._drain, self._adapters, self._custom, phases, self._tracing)
-        if self._tls is not None:
-            text = "When the server's certificate expires, in seconds since 1970."
-            app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, self._tls.expires_at)
-        server = HttpServer(app, self._config, self._tls)
+        hush_stages()
+        app = create_app(
+            self._config,
+            self._client,
+            self._served,
+            self._drain,
+            self._adapters,
+            self._custom,
+            self._starter.phases.seconds,
+            self._tracing,
+            counts=self._counts,
+        )
+        server = http_server(app, self._config, self._tls)
         serving = asyncio.create_task(server.serve(sockets=self._listeners))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())
-        died = asyncio.create_task(self._client.ended.wait())
-        helpers = [starting, died, asked_to_stop]
+        died = asyncio.create_task(self._tell_engine_end())
+        self._followers.keep(self._client)
+        given_up = asyncio.create_task(self._followers.given_up.wait())
+        helpers = [starting, died, asked_to_stop, given_up]
         if os.getpid() == 1:
-            helpers.append(asyncio.create_task(Reaper(lambda pid: pid == self._starter.process.pid).run()))
-        await asyncio.wait({serving, starting, asked_to_stop, died}, return_when=asyncio.FIRST_COMPLETED)
+            helpers.append(asyncio.create_task(Reaper(self._is_ours).run()))
+        await asyncio.wait({serving, starting, asked_to_stop, died, given_up}, return_when=asyncio.FIRST_COMPLETED)
         outcome = await self._end(server, starting, asked_to_stop)
-        await self._client.stop()
+        await self._client.stop(self._starter.process)  # first, so that every process gets the last deltas of its streams
         server.should_exit = True
-        await serving
+        await asyncio.gather(serving, self._followers.stop())
         for task in helpers:
             task.cancel()
         return outcome
@@ -129,13 +127,19 @@ class Lifecycle:
         if self._early.asked is not None:
             self._signals.put_nowait(self._early.asked)
 
+    def _is_ours(self, pid: int) -> bool:
+        return pid == self._starter.process.pid or self._followers.is_one(pid)
+
+    async def _tell_engine_end(self) -> None:
+        await self._client.ended.wait()
+        assert self._client.dead_cause is not None
+        self._followers.tell_engine_end(self._client.dead_cause)
+
     async def _end(self, server: HttpServer, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> Outcome:
         """What ended the serving, dealt with."""
         if asked_to_stop.done():
             log.info("%s: refusing new work, %d requests open", asked_to_stop.result().name, self._client.num_open_requests)
-            self._drain.begin()
-            close_after_answers(server)
-            await self._finish_open_requests()
+            await self._finish_open_requests(server)
             return Outcome(0, None) if self._client.dead_cause is None else Outcome(1, self._engine_has_stopped())
         if starting.done() and (problem := starting.exception()) is not None:
             self._client.die(self._shown(sentence_of(problem)))
@@ -144,6 +148,10 @@ class Lifecycle:
             return Outcome(2 if isinstance(problem, HeadwayError) else 1, sentence_of(problem))
         if self._client.died_of_user_error:
             return Outcome(2, self._client.dead_cause)
+        if (reason := self._followers.reason) is not None:
+            log.error("%s", reason)
+            await self._finish_open_requests(server)
+            return Outcome(1, reason)
         last_words = self._engine_has_stopped()
         log.error("%s", last_words)
         with contextlib.suppress(TimeoutError):
@@ -163,7 +171,8 @@ class Lifecycle:
     async def _get_ready(self) -> None:
         """From the model's files to ready, then receives from the engine until it ends. Raises what kept it from starting."""
         files = await self._wait_for_files()
-        receiving = asyncio.create_task(self._client.run())
+        self._followers.tell_files(files)
+        receiving = asyncio.create_task(self._client.run(self._starter.process.ended()))
         try:
             loading_since = time.monotonic()
             await self._served.load(self._config, files, self._starter.cache_dir)
@@ -173,31 +182,43 @@ class Lifecycle:
             assert info is not None
             await self._adapters.load_modules()
             self._served.set_ready(info)
+            await self._followers.all_ready()
+            self._counts.set(Count.HAS_OPENED, 1)
             for line in ready_banner(self._config, self._served.name, info, time.monotonic() - self._started):
                 log.info("%s", line)
             if info.device.startswith("cpu"):
-                _yield_to_engine()
+                yield_to_engine()
             await receiving
         finally:
             receiving.cancel()
 
     async def _wait_for_files(self) -> ModelFiles:
         waiting = asyncio.wrap_future(self._starter.files)
+        current = ""
         while not waiting.done():
-            self._client.set_phase(self._shown(self._starter.phase))
+            phase = self._shown(self._starter.phase)
+            if phase != current:
+                current = phase
+                self._client.set_phase(phase)
+                self._followers.tell_phase(phase)
             await asyncio.wait({waiting}, timeout=0.2)
         return await waiting
 
-    async def _finish_open_requests(self) -> None:
+    async def _finish_open_requests(self, server: HttpServer) -> None:
         """Waits for open requests and WebSockets, up to --shutdown-timeout; a second signal ends the wait."""
+        self._drain.begin()
+        close_after_answers(server)
+        self._followers.begin_drain()
         deadline = time.monotonic() + self._config.network.shutdown_timeout
-        while self._is_finishing() and time.monotonic() < deadline and self._signals.empty():
+        while self._is_busy() and time.monotonic() < deadline and self._signals.empty():
             await asyncio.sleep(0.05)
         if left := self._client.num_open_requests:
             log.warning("%d requests were still open and are aborted", left)
 
-    def _is_finishing(self) -> bool:
+    def _is_busy(self) -> bool:
         """Whether something is open that ends by itself: requests that are frozen in a sleep don't, nor do those who wait for them."""
+        if self._followers.may_take_work:
+            return True
         if self._client.num_open_requests:
             return not self._client.sleep_state.is_asleep
         return self._drain.num_held > 0

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from headway.server.config.server import ServerConfig
-from headway.server.engine.process_client import EngineProcess
+from headway.server.engine.engine_process import EngineProcess
 from headway.server.phases import PhaseLog
 from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import resolve_model
@@ -22,8 +22,10 @@ class EngineStarter:
     ``files`` is done once the files are local and the engine process runs; it carries the exception if that failed.
     """
 
-    def __init__(self, config: ServerConfig, cache_dir: Path, phases: PhaseLog) -> None:
-        self.process = EngineProcess()
+    def __init__(self, config: ServerConfig, directory: Path, cache_dir: Path, phases: PhaseLog) -> None:
+        """``directory``: where the engine meets the API processes."""
+        self.directory = directory
+        self.process = EngineProcess(directory)
         self.cache_dir = cache_dir
         self.phases = phases
         self.files: Future[ModelFiles] = Future()

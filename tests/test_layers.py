@@ -19,6 +19,9 @@ ALLOWED: dict[str, set[str]] = {
     "server.types": set(),
     "server.errors": set(),
     "server.words": set(),
+    "server.counts": set(),
+    "server.children": {"server.machine", "server.words"},
+    "server.private_directory": {"server.errors"},
     "server.say": set(),
     "server.log": {"server.say"},
     "server.log_setup": {"server.config.logs", "server.errors", "server.log"},
@@ -51,6 +54,8 @@ ALLOWED: dict[str, set[str]] = {
         "server.log",
         "server.log_setup",
         "server.machine",
+        "server.children",
+        "server.counts",
         "server.config",
         "server.source",
         "server.words",
@@ -61,10 +66,23 @@ ALLOWED: dict[str, set[str]] = {
         "server.text",
         "server.types",
         "server.config",
+        "server.counts",
         "server.errors",
         "server.log",
         "server.source",
         "server.words",
+    },
+    "server.api_processes": {
+        "server.api",
+        "server.children",
+        "server.config",
+        "server.counts",
+        "server.engine",
+        "server.errors",
+        "server.log",
+        "server.log_setup",
+        "server.machine",
+        "server.source",
     },
     "server.bench": {"server"},
     "server.banner": {"server.config", "server.types", "server.words"},
@@ -99,15 +117,34 @@ NO_TORCH = (
     "server.phases",
     "server.reaper",
     "server.words",
+    "server.counts",
+    "server.children",
+    "server.private_directory",
     "server.config",
     "server.source",
     "server.text",
     "server.api",
+    "server.api_processes",
 )
 # Scheduling and messages are policy: the border to tensors is the executor.
 NO_TORCH_FILES = {
     f"server.engine.{name}"
-    for name in ("batch", "calls", "messages", "client", "process_client", "request", "waiting", "scheduler", "finish", "sleep", "streams")
+    for name in (
+        "batch",
+        "calls",
+        "messages",
+        "links",
+        "client",
+        "process_client",
+        "engine_process",
+        "request",
+        "waiting",
+        "scheduler",
+        "finish",
+        "sleep",
+        "admission",
+        "request_stream",
+    )
 }
 READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}
 MAX_LINES = 400

@@ -34,6 +34,7 @@ from headway.server.api.server_metrics import ServerCollector
 from headway.server.api.stats_log import StatsLog
 from headway.server.api.user_code.middleware import HoldDrain, load_middleware
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import HeadwayError
 
@@ -50,6 +51,8 @@ def create_app(
     custom: CustomHandlers | None = None,
     phases: Mapping[str, float] | None = None,
     tracing: Tracing | None = None,
+    *,
+    counts: Counts,
 ) -> FastAPI:
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
@@ -57,10 +60,10 @@ def create_app(
     ``adapters`` load those of the start. ``phases`` are those of the start that have ended, with their seconds, told in metrics.
     Raises ConfigError for keys and for code of the user's that can't be used.
     """
-    metrics = Metrics(config, engine, served.name)
-    load = ServerLoad(config.observability.enable_server_load_tracking)
-    state = AppState(config, engine, served, drain, metrics, adapters, load, tracing)
-    _add_metrics(state, phases or {})
+    metrics = Metrics(config, engine, served.name, counts)
+    load = ServerLoad(config.observability.enable_server_load_tracking, counts)
+    state = AppState(config, engine, served, drain, metrics, adapters, load, counts, tracing)
+    _add_metrics(state, phases or {} if counts.num_processes == 1 else {})
     keys = ApiKeys(config.security)
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(
@@ -137,7 +140,7 @@ def _lifespan(state: AppState, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsy
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(keys.watch())]
-        if state.metrics.has_statistics:
+        if state.metrics.has_statistics and state.counts.is_leader:
             stats_log = StatsLog(state.engine, state.metrics.throughput, state.config.observability.stats_interval_s)
             tasks.append(asyncio.create_task(stats_log.run()))
         if state.tracing is not None:

@@ -20,6 +20,7 @@ from headway.server.api.fingerprint import fingerprint_of
 from headway.server.api.load import ServerLoad
 from headway.server.api.request_record import RequestRecord
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Count, Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
 from headway.server.source.files import ModelFiles
@@ -40,19 +41,24 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Drain:
     """Whether the server is shutting down: it then finishes what is open and refuses what is new.
 
-    ``num_held``: what must end before the exit beside the engine's open requests.
+    ``num_held``: what must end before the exit beside the engine's open requests, in all API processes.
     """
 
-    def __init__(self) -> None:
-        self.num_held = 0
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._begun = asyncio.Event()
 
     @property
     def is_draining(self) -> bool:
         return self._begun.is_set()
 
+    @property
+    def num_held(self) -> int:
+        return self._counts.total(Count.HELD)
+
     def begin(self) -> None:
         self._begun.set()
+        self._counts.set(Count.IS_DRAINING, 1)
 
     async def begun(self) -> None:
         """Returns once the drain has begun."""
@@ -61,11 +67,11 @@ class Drain:
     @contextmanager
     def holding(self) -> Iterator[None]:
         """Puts off the exit, up to --shutdown-timeout, for what then ends by itself."""
-        self.num_held += 1
+        self._counts.add(Count.HELD, 1)
         try:
             yield
         finally:
-            self.num_held -= 1
+            self._counts.add(Count.HELD, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +152,15 @@ class AppState:
     metrics: Metrics
     adapters: AdapterRegistry
     load: ServerLoad
+    counts: Counts
     tracing: Tracing | None = None
     started_at: int = field(default_factory=lambda: int(time.time()))
-    sequence_numbers: itertools.count[int] = field(default_factory=itertools.count)  # make engine request ids unique
     # Held while a batch's line is understood: one in a turn of the event loop. All that wait at once would hold up /ping for seconds.
     batch_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        # Make engine request ids unique over all API processes: a client may send the same X-Request-Id to two of them.
+        self.sequence_numbers = itertools.count(self.counts.index, self.counts.num_processes)
 
     def ready_model(self) -> ServedModel:
         """The model, if new work is taken now. Raises ServerDraining, EngineDead, EngineNotReady."""

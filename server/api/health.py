@@ -32,6 +32,8 @@ def health_of(state: AppState) -> Health:
         return Health("starting", engine.phase, f"The model is not ready yet: {engine.phase}.")
     if state.served.model is None:
         return Health("starting", "loading tokenizer", "The model is not ready yet: loading tokenizer.")
+    if not state.counts.are_open:
+        return Health("starting", engine.phase, "The other API processes are not ready yet.")
     sleep = engine.sleep_state
     if sleep.level is not None:
         what = "is asleep" if sleep.is_asleep else "finishes what is open before it sleeps"

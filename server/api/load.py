@@ -8,27 +8,31 @@ from contextlib import contextmanager
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.paths import route_path
+from headway.server.counts import Count, Counts
 
 
 class ServerLoad:
-    """The count, 0 at all times where it is not asked for. Only ``counted`` changes it, so whatever ends a request ends its count."""
+    """The count over all API processes, 0 at all times where it is not asked for.
 
-    def __init__(self, is_enabled: bool) -> None:
+    Only ``counted`` changes it, so whatever ends a request ends its count.
+    """
+
+    def __init__(self, is_enabled: bool, counts: Counts) -> None:
         self._step = int(is_enabled)
-        self._num_requests = 0
+        self._counts = counts
 
     @property
     def num_requests(self) -> int:
-        return self._num_requests
+        return self._counts.total(Count.LOAD)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Around the work on one request, to the end of its answer."""
-        self._num_requests += self._step
+        self._counts.add(Count.LOAD, self._step)
         try:
             yield
         finally:
-            self._num_requests -= self._step
+            self._counts.add(Count.LOAD, -self._step)
 
 
 class LoadMiddleware:

@@ -13,12 +13,14 @@ from prometheus_client.registry import Collector
 from headway.server.api.engine_metrics import EngineCollector, StepSizes
 from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
+from headway.server.api.process_metrics import collect_all
 from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
 from headway.server.api.series import Series
 from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
 from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import QueueLimit
 from headway.server.types import EngineInfo, GenerateRequest, SamplingParams
@@ -29,19 +31,24 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """All metrics of one application.
 
-    On two registries: what this process counts, and collectors of what is known elsewhere, which are the same in every process.
+    On two registries: what this process counts, and collectors of what is known elsewhere, which are the same in every process. Beside
+    other API processes what it counts is in files, and one of the collectors adds up those of all.
     """
 
-    def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str) -> None:
+    def __init__(self, config: ServerConfig, engine: EngineClient, model_name: str, counts: Counts) -> None:
         self._counted = CollectorRegistry(auto_describe=True)
         self._collected = CollectorRegistry()
-        ProcessCollector(registry=self._collected)
         PlatformCollector(registry=self._collected)
-        GCCollector(registry=self._collected)
+        self._is_alone = counts.num_processes == 1
+        if self._is_alone:
+            ProcessCollector(registry=self._collected)
+            GCCollector(registry=self._collected)
+        else:
+            collect_all(self._collected, counts)
         self._gpus = GpuMetrics()
         self.add(self._gpus)
         self.http = HttpMetrics(self._counted)
-        self.throughput = Throughput()
+        self.throughput = Throughput(counts)
         self.has_statistics = not config.observability.disable_log_stats
         self._options = config.observability
         self._series = Series(self._counted, config.observability.metrics_prefix, model_name)
@@ -52,7 +59,8 @@ class Metrics:
             custom = config.observability.custom_histogram_buckets
             self._websockets = WebSocketMetrics(self._series, bounds_of("request_latency", custom))
             self.add(EngineCollector(config, engine, self._series))
-            StepSizes(config.observability, engine, self._series)
+            if counts.is_leader:  # a step is one step, however many processes hear of it
+                StepSizes(config.observability, engine, self._series)
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 
@@ -63,8 +71,9 @@ class Metrics:
 
     async def render(self) -> bytes:
         await self._gpus.refresh()
-        text: bytes = generate_latest(self._counted) + generate_latest(self._collected)
-        return text
+        counted: bytes = generate_latest(self._counted) if self._is_alone else b""
+        collected: bytes = generate_latest(self._collected)
+        return counted + collected
 
     def add(self, collector: Collector) -> None:
         """Its series are read when scraped."""

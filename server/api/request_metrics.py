@@ -96,7 +96,7 @@ class RequestMetrics:
         self._cached_tokens.inc(num_cached)
 
     def count_generated(self, num_tokens: int) -> None:
-        self._throughput.num_generated_tokens += num_tokens
+        self._throughput.count_generated(num_tokens)
         self._generated_tokens.inc(num_tokens)
 
 

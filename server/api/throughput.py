@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections import deque
 
+from headway.server.counts import Count, Counts
+
 _RECENT = 1000  # requests
 
 
 class Throughput:
-    """Tokens so far, and how much of the last requests' prompts was found in the prefix cache."""
+    """Tokens so far, of all API processes, and how much of this one's last prompts was found in the prefix cache."""
 
-    def __init__(self) -> None:
-        self.num_computed_tokens = 0  # of prompts
-        self.num_generated_tokens = 0
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)  # (tokens of the prompt, cached ones)
 
     def count_prompt(self, num_tokens: int, num_cached: int) -> None:
-        self.num_computed_tokens += num_tokens - num_cached
+        self._counts.add(Count.COMPUTED_TOKENS, num_tokens - num_cached)
         self._recent.append((num_tokens, num_cached))
+
+    def count_generated(self, num_tokens: int) -> None:
+        self._counts.add(Count.GENERATED_TOKENS, num_tokens)
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Of prompts."""
+        return self._counts.total(Count.COMPUTED_TOKENS)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return self._counts.total(Count.GENERATED_TOKENS)
 
     @property
     def hit_rate(self) -> float:

@@ -23,6 +23,13 @@ class NetworkConfig(Topic):
     uds_permissions: str | None = option(
         None, "Permissions of the --uds socket in octal, such as 666; who may write may connect. Default: 660 less the umask."
     )
+    api_server_count: int = option(
+        1,
+        "API processes that share the port and the engine: for loads on which one core is too little for HTTP and tokenizing.",
+        ge=1,
+        le=64,
+        short=("-asc",),
+    )
     root_path: str = option("", "Path prefix that a proxy in front strips.")
     shutdown_timeout: int = option(25, "Seconds that open requests get to finish on SIGTERM.", ge=0)
 

@@ -85,6 +85,7 @@ def problems(config: ServerConfig) -> list[str]:
         *observability_problems(config.observability),
         *tracing_problems(config.tracing),
         *http_problems(config.http),
+        *_api_process_problems(config),
     ]
 
 
@@ -122,6 +123,19 @@ _CUSTOM_CODE = (
 
 def _secret_settings() -> list[Setting]:
     return [setting for setting in settings_of(ServerConfig) if setting.option.secret]
+
+
+def _api_process_problems(config: ServerConfig) -> list[str]:
+    """What is kept in one API process can't be found by the next request, which another may get."""
+    if config.network.api_server_count == 1:
+        return []
+    kept = {
+        "--enable-stateful-sessions": (config.sagemaker.enable_stateful_sessions, "a session is kept by the process that opened it"),
+        "--enable-lora": (config.lora.enable_lora, "an adapter is registered in the process that was asked to"),
+        "--enable-custom-handlers": (config.sagemaker.enable_custom_handlers, "a script's variables would differ between the processes"),
+    }
+    count = config.network.api_server_count
+    return [f"{flag} needs --api-server-count 1, not {count}: {why}" for flag, (is_on, why) in kept.items() if is_on]
 
 
 def _size_problems(config: ServerConfig) -> list[str]:

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from headway.server.errors import QueueFull, RequestError
+from headway.server.counts import Count, Counts
+from headway.server.errors import HeadwayError, QueueFull, RequestError
 from headway.server.types import GenerateRequest
 from headway.server.words import plural
 
@@ -16,68 +17,90 @@ _LEAST_RETRY_S, _MOST_RETRY_S = 1, 60
 
 
 class Admission:
-    """Counts what is open, and refuses what would be too much. None is no limit."""
+    """Counts what is open, over all API processes, and refuses what would be too much. None is no limit."""
 
-    def __init__(self, max_requests: int | None, max_prompt_tokens: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, max_requests: int | None, max_prompt_tokens: int | None, counts: Counts, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._max_requests = max_requests
         self._max_prompt_tokens = max_prompt_tokens
+        self._counts = counts
         self._open: set[str] = set()
         self._prefilling: dict[str, int] = {}  # open request without a token yet -> its prompt's length
-        self._num_prompt_tokens = 0  # the sum of those
         self._ended = _Rate(now)
         self._prefilled = _Rate(now)
 
     def check(self, num_requests: int, num_prompt_tokens: int) -> None:
         """Raises QueueFull if so much more would be too much now, RequestError if it always would."""
-        if self._max_requests is not None:
-            if num_requests > self._max_requests:
-                raise RequestError(
-                    f"The request asks for {num_requests} answers at once; this server takes {self._max_requests} at most "
-                    "(--max-num-queued-reqs). Ask for fewer.",
-                    "n",
-                )
-            excess = len(self._open) + num_requests - self._max_requests
-            if excess > 0:
-                raise QueueFull(
-                    f"{plural(len(self._open), 'request')} open, and --max-num-queued-reqs allows {self._max_requests}: try again later.",
-                    _retry_after(excess, self._ended),
-                    "max_num_queued_reqs",
-                )
-        if self._max_prompt_tokens is not None:
-            if num_prompt_tokens > self._max_prompt_tokens:
-                raise RequestError(
-                    f"The request's prompts have {num_prompt_tokens} tokens, over all its answers; this server takes "
-                    f"{self._max_prompt_tokens} at a time (--max-num-queued-tokens). Send less at once."
-                )
-            excess = self._num_prompt_tokens + num_prompt_tokens - self._max_prompt_tokens
-            if excess > 0:
-                raise QueueFull(
-                    f"{plural(self._num_prompt_tokens, 'prompt token')} to be computed, and --max-num-queued-tokens allows "
-                    f"{self._max_prompt_tokens}: try again later.",
-                    _retry_after(excess, self._prefilled),
-                    "max_num_queued_tokens",
-                )
+        self._check_requests(num_requests, self._counts.total(Count.OPEN_REQUESTS))
+        self._check_tokens(num_prompt_tokens, self._counts.total(Count.PREFILL_TOKENS))
 
     def admit(self, requests: Sequence[GenerateRequest]) -> None:
         """All of them, or none. Raises as ``check`` does."""
-        self.check(len(requests), sum(len(request.prompt_token_ids) for request in requests))
+        num_requests, num_tokens = len(requests), sum(len(request.prompt_token_ids) for request in requests)
+        # First counted, then checked: so two processes that ask at the same time can't both have the last place.
+        self._count(num_requests, num_tokens)
+        try:
+            self._check_requests(num_requests, self._counts.total(Count.OPEN_REQUESTS) - num_requests)
+            self._check_tokens(num_tokens, self._counts.total(Count.PREFILL_TOKENS) - num_tokens)
+        except HeadwayError:
+            self._count(-num_requests, -num_tokens)
+            raise
         for request in requests:
-            num_tokens = len(request.prompt_token_ids)
             self._open.add(request.request_id)
-            self._prefilling[request.request_id] = num_tokens
-            self._num_prompt_tokens += num_tokens
+            self._prefilling[request.request_id] = len(request.prompt_token_ids)
+
+    def _check_requests(self, num_more: int, num_open: int) -> None:
+        limit = self._max_requests
+        if limit is None:
+            return
+        if num_more > limit:
+            raise RequestError(
+                f"The request asks for {num_more} answers at once; this server takes {limit} at most "
+                "(--max-num-queued-reqs). Ask for fewer.",
+                "n",
+            )
+        excess = num_open + num_more - limit
+        if excess > 0:
+            raise QueueFull(
+                f"{plural(num_open, 'request')} open, and --max-num-queued-reqs allows {limit}: try again later.",
+                _retry_after(excess, self._ended),
+                "max_num_queued_reqs",
+            )
+
+    def _check_tokens(self, num_more: int, num_prefilling: int) -> None:
+        limit = self._max_prompt_tokens
+        if limit is None:
+            return
+        if num_more > limit:
+            raise RequestError(
+                f"The request's prompts have {num_more} tokens, over all its answers; this server takes {limit} at a time "
+                "(--max-num-queued-tokens). Send less at once."
+            )
+        excess = num_prefilling + num_more - limit
+        if excess > 0:
+            raise QueueFull(
+                f"{plural(num_prefilling, 'prompt token')} to be computed, and --max-num-queued-tokens allows {limit}: try again later.",
+                _retry_after(excess, self._prefilled),
+                "max_num_queued_tokens",
+            )
+
+    def _count(self, num_requests: int, num_tokens: int) -> None:
+        self._counts.add(Count.OPEN_REQUESTS, num_requests)
+        self._counts.add(Count.PREFILL_TOKENS, num_tokens)
 
     def on_tokens(self, request_id: str) -> None:
         """Some have come, so that the prompt is computed."""
         num_tokens = self._prefilling.pop(request_id, 0)
         if num_tokens:
-            self._num_prompt_tokens -= num_tokens
+            self._counts.add(Count.PREFILL_TOKENS, -num_tokens)
             self._prefilled.add(num_tokens)
 
     def on_end(self, request_id: str) -> None:
         """Safe to repeat."""
         if request_id in self._open:
             self._open.remove(request_id)
+            self._counts.add(Count.OPEN_REQUESTS, -1)
             self._ended.add(1)
             self.on_tokens(request_id)
 

@@ -60,7 +60,9 @@ class EngineClient(Protocol):
         ...
 
     @property
-    def num_open_requests(self) -> int: ...
+    def num_open_requests(self) -> int:
+        """Of all API processes."""
+        ...
 
     def seconds_since_progress(self) -> float:
         """0.0 when no work is open or the engine sleeps, else seconds since the engine last sent a step: a hung engine is not healthy."""

@@ -75,6 +75,10 @@ class EngineCore:
         self._has_news = True
         return self._kv.num_used_blocks == 0
 
+    @property
+    def sleep_state(self) -> SleepState:
+        return self._sleeper.state
+
     def watch_sleep(self, watcher: Callable[[SleepState], None]) -> None:
         """``watcher`` hears of each change of the sleep's state, before whoever asked for it hears that it is done."""
         self._sleeper.on_change = watcher

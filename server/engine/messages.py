@@ -1,6 +1,6 @@
 """What travels between the API process and an engine process; nothing else serialises.
 
-msgspec tagged structs in MessagePack, one message a ZeroMQ frame, over two ipc sockets (PUSH/PULL) in a private directory.
+msgspec tagged structs in MessagePack, one message a ZeroMQ frame, over two ipc sockets (PUSH/PULL) for each API process.
 """
 
 from __future__ import annotations
@@ -53,11 +53,23 @@ class WakeUp(msgspec.Struct, tag=True, frozen=True):
     parts: list[SleepPart] | None
 
 
+class DropClient(msgspec.Struct, tag=True, frozen=True):
+    """The leader's: API process ``index`` has ended; abort its requests."""
+
+    index: int
+
+
+class AddClient(msgspec.Struct, tag=True, frozen=True):
+    """The leader's: another API process takes the place of one that was dropped. It gets a Ready."""
+
+    index: int
+
+
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """Finish the step under way, abort what is open, exit 0."""
 
 
-ToEngine = AddRequest | AbortRequests | LoadAdapter | UnloadAdapter | ResetPrefixCache | Sleep | WakeUp | Stop
+ToEngine = AddRequest | AbortRequests | LoadAdapter | UnloadAdapter | ResetPrefixCache | Sleep | WakeUp | DropClient | AddClient | Stop
 
 
 class Phase(msgspec.Struct, tag=True, frozen=True):

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import multiprocessing.connection
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import zmq
-
+from headway.server.children import die_with_parent, ignore_signals
 from headway.server.config.server import ServerConfig
+from headway.server.engine.links import ApiClient, EngineLinks
 from headway.server.engine.messages import (
     AbortRequests,
+    AddClient,
     AddRequest,
     CallDone,
     Died,
-    FromEngine,
+    DropClient,
     LoadAdapter,
     Phase,
     Ready,
@@ -31,8 +29,6 @@ from headway.server.engine.messages import (
     Stop,
     UnloadAdapter,
     WakeUp,
-    decode_to_engine,
-    encode,
 )
 from headway.server.errors import AdapterError, HeadwayError, SleepConflict, sentence_of
 from headway.server.log import log_uncaught_in_threads
@@ -41,8 +37,6 @@ from headway.server.source.files import ModelFiles
 
 log = logging.getLogger(__name__)
 
-_IDLE_POLL_MS = 1000
-
 
 @dataclass(frozen=True)
 class EngineArguments:
@@ -50,104 +44,73 @@ class EngineArguments:
 
     config: ServerConfig
     files: ModelFiles
-    inbox: str  # ipc addresses
-    outbox: str
-
-
-class EngineLink:
-    """The engine's ends of the two sockets."""
-
-    def __init__(self, inbox: str, outbox: str) -> None:
-        self._context = zmq.Context()
-        self._inbox = self._context.socket(zmq.PULL)
-        self._outbox = self._context.socket(zmq.PUSH)
-        self._outbox.setsockopt(zmq.LINGER, 2000)
-        for end in (self._inbox, self._outbox):
-            end.setsockopt(zmq.RCVHWM, 0)
-            end.setsockopt(zmq.SNDHWM, 0)
-        self._inbox.connect(inbox)
-        self._outbox.connect(outbox)
-
-    def send(self, message: FromEngine) -> None:
-        self._outbox.send(encode(message), copy=False)
-
-    def receive(self, wait: bool) -> list[bytes]:
-        """All messages that are there; with ``wait`` sleeps for the first one, up to a second."""
-        if wait and not self._inbox.poll(_IDLE_POLL_MS):
-            return []
-        messages: list[bytes] = []
-        while True:
-            try:
-                messages.append(self._inbox.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                return messages
-
-    def close(self) -> None:
-        self._inbox.close(0)
-        self._outbox.close()
-        self._context.term()
+    directory: Path  # where the API processes have their sockets
 
 
 def run_engine(arguments: EngineArguments) -> None:
     """Entry point of the process. Exit status: 0 stopped, 2 a wrong option or model, 1 anything else."""
-    # Both reach the whole group (ctrl-C, systemd, kill -- -PGID); the API process decides, and its end is watched below.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _die_with_parent()
+    ignore_signals()
+    die_with_parent()
     log_uncaught_in_threads()
-    link = EngineLink(arguments.inbox, arguments.outbox)
+    links = EngineLinks(arguments.directory, arguments.config.network.api_server_count)
     status = 0
     try:
         set_up_logging(arguments.config.logs, "engine")
-        _serve(arguments, link)
+        _serve(arguments, links)
     except HeadwayError as problem:
-        link.send(Died(str(problem), is_user_error=True))
+        links.send_to_all(Died(str(problem), is_user_error=True))
         status = 2
     except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
         log.exception("The engine broke")
-        link.send(Died(sentence_of(problem)))
+        links.send_to_all(Died(sentence_of(problem)))
         status = 1
-    link.close()
+    links.close()
     # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
     os._exit(status)
 
 
-def _serve(arguments: EngineArguments, link: EngineLink) -> None:
+def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     def enter(phase: str) -> None:
-        link.send(Phase(phase, time.monotonic()))
+        links.send_to_all(Phase(phase, time.monotonic()))
 
     enter("importing torch")
     from headway.server.engine.build import build_engine
 
     core = build_engine(arguments.config, arguments.files, on_phase=enter)
-    core.watch_sleep(lambda state: link.send(SleepChanged(state)))
-    link.send(Ready(core.info, time.monotonic()))
+    core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
+    ready = Ready(core.info, time.monotonic())
+    links.send_to_all(ready)
     was_busy = False
     while True:
-        for data in link.receive(wait=not core.has_work):
-            message = decode_to_engine(data)
+        for client, message in links.receive(wait=not core.has_work):
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)
                 case AbortRequests(request_ids=ids):
                     core.abort(ids)
                 case LoadAdapter(call_id=call_id, adapter=adapter):
-                    _answer(link, call_id, _attempt(partial(core.load_adapter, adapter)))
+                    _answer(client, call_id, _attempt(partial(core.load_adapter, adapter)))
                 case UnloadAdapter(call_id=call_id, adapter_id=adapter_id):
-                    _answer(link, call_id, _attempt(partial(core.unload_adapter, adapter_id)))
+                    _answer(client, call_id, _attempt(partial(core.unload_adapter, adapter_id)))
                 case ResetPrefixCache(call_id=call_id, preempt_running=preempt_running):
-                    link.send(CallDone(call_id, is_complete=core.reset_prefix_cache(preempt_running)))
+                    client.send(CallDone(call_id, is_complete=core.reset_prefix_cache(preempt_running)))
                 case Sleep(call_id=call_id, level=level, mode=mode):
-                    core.sleep(level, mode, partial(_answer, link, call_id))
+                    core.sleep(level, mode, partial(_answer, client, call_id))
                 case WakeUp(call_id=call_id, parts=parts):
-                    _answer(link, call_id, _attempt(partial(core.wake_up, parts)))
+                    _answer(client, call_id, _attempt(partial(core.wake_up, parts)))
+                case DropClient(index=index):
+                    core.abort(links.drop(index))
+                case AddClient(index=index):
+                    newcomer = links.add(index)
+                    newcomer.send(ready)
+                    newcomer.send(SleepChanged(core.sleep_state))
                 case Stop():
                     core.abort_all()
-                    link.send(core.step())
+                    links.send_step(core.step())
                     core.shutdown()
                     return
         if core.has_work:
-            link.send(core.step())
+            links.send_step(core.step())
             was_busy = True
         elif was_busy:
             core.check_idle()
@@ -164,25 +127,11 @@ def _attempt(change: Callable[[], None]) -> Exception | None:
     return None
 
 
-def _answer(link: EngineLink, call_id: int, problem: Exception | None) -> None:
+def _answer(client: ApiClient, call_id: int, problem: Exception | None) -> None:
     if problem is None:
-        link.send(CallDone(call_id))
+        client.send(CallDone(call_id))
     elif isinstance(problem, AdapterError | SleepConflict):
-        link.send(CallDone(call_id, str(problem)))
+        client.send(CallDone(call_id, str(problem)))
     else:
         log.error("A call to the engine failed", exc_info=problem)
-        link.send(CallDone(call_id, sentence_of(problem), has_failed=True))
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the API process is gone, however it went: an orphan would keep the device."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        time.sleep(0.1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+        client.send(CallDone(call_id, sentence_of(problem), has_failed=True))

@@ -1,31 +1,29 @@
-"""The API process's end of an engine process: starts it, talks to it, notices when it dies."""
+"""The API process's end of an engine process: talks to it, and ends every stream when it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import multiprocessing
-import shutil
-import signal
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 
 import zmq
 import zmq.asyncio
 
-from headway.server.config.server import ServerConfig, without_secrets
+from headway.server.config.overload import OverloadConfig
+from headway.server.counts import Count, Counts
 from headway.server.engine.admission import Admission
 from headway.server.engine.calls import Calls
 from headway.server.engine.client import DeltaStream
+from headway.server.engine.engine_process import EngineProcess
+from headway.server.engine.links import LinkAddresses
 from headway.server.engine.messages import (
     AbortRequests,
+    AddClient,
     AddRequest,
     CallDone,
     Died,
+    DropClient,
     Phase,
     Ready,
     SleepChanged,
@@ -35,11 +33,8 @@ from headway.server.engine.messages import (
     decode_from_engine,
     encode,
 )
-from headway.server.engine.process import EngineArguments, run_engine
 from headway.server.engine.request_stream import RequestStream
-from headway.server.errors import ConfigError, EngineAsleep, EngineDead, EngineNotReady
-from headway.server.machine import memory_limit, num_oom_kills
-from headway.server.source.files import ModelFiles
+from headway.server.errors import EngineAsleep, EngineDead, EngineNotReady
 from headway.server.types import (
     AdapterRef,
     EngineInfo,
@@ -51,77 +46,9 @@ from headway.server.types import (
     SleepState,
     TokenDelta,
 )
-from headway.server.words import gib
-
-log = logging.getLogger(__name__)
 
 READY = "ready"
 DEAD = "dead"
-
-# A socket's path has 108 bytes with the zero behind it (unix(7)).
-_MAX_SOCKET_PATH = 107
-
-
-class EngineProcess:
-    """The process and its addresses. ``start`` may be called from any thread, before there is an event loop."""
-
-    def __init__(self) -> None:
-        """Raises ConfigError where there is no place for the sockets."""
-        self.directory = _private_directory()
-        self.inbox = f"ipc://{self.directory}/in"
-        self.outbox = f"ipc://{self.directory}/out"
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._lock = threading.Lock()
-        self._is_over = False
-        self._oom_kills_before = num_oom_kills()
-
-    def start(self, config: ServerConfig, files: ModelFiles) -> None:
-        """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(without_secrets(config), files, self.inbox, self.outbox)
-        process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
-        with self._lock:
-            if not self._is_over:
-                process.start()
-                self._process = process
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    @property
-    def sentinel(self) -> int:
-        assert self._process is not None
-        return self._process.sentinel
-
-    def death_cause(self) -> str:
-        """One sentence on how the process ended; called once it has."""
-        assert self._process is not None
-        self._process.join(timeout=5)
-        status = self._process.exitcode
-        if status == -signal.SIGKILL:
-            return f"the engine process was killed (SIGKILL), {self._killer()}: lower --kv-cache-memory-bytes or use a larger machine"
-        if status is not None and status < 0:
-            return f"the engine process was ended by {signal.Signals(-status).name}"
-        return f"the engine process exited with status {status}; its last log lines say why"
-
-    def _killer(self) -> str:
-        if num_oom_kills() == self._oom_kills_before:
-            return "most often by a kernel short of memory"
-        limit = memory_limit()
-        return "by the kernel, since " + (
-            f"the container's memory limit of {gib(limit.limit_bytes)} was reached" if limit else "the memory was used up"
-        )
-
-    def kill(self, patience_s: float) -> None:
-        """Waits for the process to end by itself, then makes sure; removes the sockets' directory. Safe to repeat."""
-        with self._lock:
-            self._is_over = True
-        if self._process is not None:
-            self._process.join(timeout=patience_s)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class ProcessEngineClient:
@@ -129,20 +56,21 @@ class ProcessEngineClient:
 
     def __init__(
         self,
-        process: EngineProcess,
+        addresses: LinkAddresses,
+        counts: Counts,
         *,
-        admission: Admission,
+        overload: OverloadConfig,
         on_phase: Callable[[str, float], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """``on_phase`` hears of each phase of the engine's start, "ready" included, and when it began (time.monotonic())."""
-        self._process = process
+        self._counts = counts
+        self._admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens, counts)
         self._on_phase = on_phase
-        self._admission = admission
         self._now = now
         self._context = zmq.asyncio.Context()
-        self._inbox = self._bind(zmq.PUSH, process.inbox)
-        self._outbox = self._bind(zmq.PULL, process.outbox)
+        self._inbox = self._bind(zmq.PUSH, addresses.inbox)
+        self._outbox = self._bind(zmq.PULL, addresses.outbox)
         self._streams: dict[str, RequestStream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
         self._calls = Calls(self._send)
@@ -193,7 +121,7 @@ class ProcessEngineClient:
 
     @property
     def num_open_requests(self) -> int:
-        return len(self._streams)
+        return self._counts.total(Count.OPEN_REQUESTS)
 
     @property
     def sleep_state(self) -> SleepState:
@@ -207,13 +135,12 @@ class ProcessEngineClient:
         is_working = self._in_engine and self._phase == READY and not self._sleep_state.is_asleep
         return self._now() - self._last_progress if is_working else 0.0
 
-    async def run(self) -> None:
-        """Receives until the engine has ended. Start it once the process has been started."""
-        loop = asyncio.get_running_loop()
-        exited = asyncio.Event()
-        sentinel = self._process.sentinel
-        loop.add_reader(sentinel, exited.set)
-        gone = asyncio.ensure_future(exited.wait())
+    async def run(self, engine_end: Awaitable[str]) -> None:
+        """Receives until the engine has ended; ``engine_end`` then gives the cause, for an engine that leaves no last words.
+
+        Start it once the engine's process has been started.
+        """
+        gone = asyncio.ensure_future(engine_end)
         try:
             while self._dead_cause is None:
                 arrival = asyncio.ensure_future(self._outbox.recv())
@@ -225,9 +152,8 @@ class ProcessEngineClient:
                 with contextlib.suppress(TimeoutError):
                     self._receive(await asyncio.wait_for(arrival, 0.5))
                     continue
-                self.die("the engine was stopped" if self._closing else self._process.death_cause())
+                self.die("the engine was stopped" if self._closing else gone.result())
         finally:
-            loop.remove_reader(sentinel)
             gone.cancel()
 
     def _receive(self, data: bytes) -> None:
@@ -339,32 +265,27 @@ class ProcessEngineClient:
         if self._sleep_state.refuses_requests:
             raise EngineAsleep(self._sleep_state.level or 0)
 
-    async def stop(self, patience_s: float = 2.0) -> None:
-        """Asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
+    def drop_client(self, index: int) -> None:
+        """For the leader: has the engine abort what an API process that has ended left open."""
+        self._send(DropClient(index))
+
+    def add_client(self, index: int) -> None:
+        """For the leader: has the engine talk to the process that takes the place of one that was dropped."""
+        self._send(AddClient(index))
+
+    async def stop(self, process: EngineProcess, patience_s: float = 2.0) -> None:
+        """For the leader: asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
         self._closing = True
         if self._phase == READY:
             self._send(Stop())
         else:
             patience_s = 0  # while it loads it does not listen, and holds nothing that could be lost
-        await asyncio.to_thread(self._process.kill, patience_s)
+        await asyncio.to_thread(process.kill, patience_s)
+        self.close()
+
+    def close(self) -> None:
+        """Ends what is open; the engine, if it lives, goes on."""
         self.die("the server is stopping")
         self._inbox.close()
         self._outbox.close()
         self._context.term()
-
-
-def _private_directory() -> Path:
-    """For the sockets, mode 0700: nobody else on the host may talk to the engine."""
-    try:
-        directory = Path(tempfile.mkdtemp(prefix="headway-"))
-    except OSError as problem:
-        raise ConfigError(
-            [
-                f"no place for the sockets between the server's processes: {problem.strerror}; "
-                "give the container a writable /tmp (docker run --tmpfs /tmp), or set TMPDIR to a directory that can be written"
-            ]
-        ) from problem
-    if len(f"{directory}/out".encode()) > _MAX_SOCKET_PATH:
-        directory.rmdir()
-        raise ConfigError([f"the temporary directory {directory.parent} is too long a path for a socket: set TMPDIR to a shorter one"])
-    return directory

@@ -164,7 +164,7 @@ def test_the_fingerprint_changes_with_what_computes_the_answers() -> None:
             found: str | None = chat(server).json()["system_fingerprint"]
             return found
 
-    assert fingerprint() == fingerprint(network={"port": 9})
+    assert fingerprint() == fingerprint(network={"port": 9999})
     assert fingerprint() != fingerprint(model={"model": "tiny", "revision": "other"})
     assert fingerprint(http={"fingerprint_mode": "none"}) is None
 

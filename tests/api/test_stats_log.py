@@ -11,6 +11,7 @@ from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.stats_log import StatsLog
 from headway.server.api.throughput import Throughput
+from headway.server.counts import Counts
 from headway.server.types import EngineStats
 
 
@@ -19,7 +20,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.engine = FakeEngine(byte_level_tokenizer())
-        self.throughput = Throughput()
+        self.throughput = Throughput(Counts.alone())
         self.seconds = 0.0
         self._log = StatsLog(self.engine, self.throughput, 10.0, clock=lambda: self.seconds)
 
@@ -31,7 +32,7 @@ class Lines:
 def test_the_line_is_vllm_s() -> None:
     lines = Lines()
     lines.throughput.count_prompt(300, 100)
-    lines.throughput.num_generated_tokens += 505
+    lines.throughput.count_generated(505)
     lines.engine.stats = EngineStats(
         num_running=3, num_waiting=1, num_blocks_used=1, num_blocks_total=8, num_preemptions=2, prefix_cache_queries=300
     )
@@ -59,14 +60,14 @@ def test_the_cache_is_named_after_the_device(device: str, word: str) -> None:
 def test_a_quiet_server_says_so_once() -> None:
     lines = Lines()
     assert lines.next()[0] == logging.DEBUG  # nothing has been asked yet
-    lines.throughput.num_generated_tokens += 1
+    lines.throughput.count_generated(1)
     assert [lines.next()[0] for _ in range(3)] == [logging.INFO, logging.INFO, logging.DEBUG]
     lines.engine.stats = EngineStats(num_running=1)  # and no token: what a hung engine looks like
     assert [lines.next()[0] for _ in range(3)] == [logging.INFO] * 3
 
 
 def test_the_hit_rate_is_that_of_the_last_thousand_requests() -> None:
-    throughput = Throughput()
+    throughput = Throughput(Counts.alone())
     assert throughput.hit_rate == 0
     for _ in range(1000):
         throughput.count_prompt(10, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from headway.server.counts import Counts
 from headway.server.engine.admission import Admission
 from headway.server.errors import QueueFull, RequestError
 from headway.server.types import GenerateRequest, SamplingParams
@@ -28,7 +29,7 @@ def refusal(admission: Admission, num_requests: int = 1, num_tokens: int = 1) ->
 
 
 def test_requests_are_open_until_they_end() -> None:
-    admission = Admission(2, None)
+    admission = Admission(2, None, Counts.alone())
     admission.admit(requests(5, 5))
     full = refusal(admission)
     assert full.reason == "max_num_queued_reqs"
@@ -42,7 +43,7 @@ def test_requests_are_open_until_they_end() -> None:
 
 
 def test_prompts_count_until_their_first_token() -> None:
-    admission = Admission(None, 100)
+    admission = Admission(None, 100, Counts.alone())
     admission.admit(requests(60, 30))
     admission.check(1, 10)
     full = refusal(admission, num_tokens=11)
@@ -57,7 +58,7 @@ def test_prompts_count_until_their_first_token() -> None:
 
 
 def test_all_or_none() -> None:
-    admission = Admission(3, 100)
+    admission = Admission(3, 100, Counts.alone())
     admission.admit(requests(10, 10))
     for more in (requests(1, 1, name="x"), requests(81, name="x")):
         with pytest.raises(QueueFull):
@@ -67,21 +68,21 @@ def test_all_or_none() -> None:
 
 def test_what_would_never_be_admitted_is_the_request_s_own_fault() -> None:
     with pytest.raises(RequestError, match=r"asks for 3 answers at once; this server takes 2 .*max-num-queued-reqs") as caught:
-        Admission(2, None).check(3, 1)
+        Admission(2, None, Counts.alone()).check(3, 1)
     assert caught.value.param == "n"
     with pytest.raises(RequestError, match=r"prompts have 101 tokens.*100 at a time \(--max-num-queued-tokens\)"):
-        Admission(None, 100).check(1, 101)
+        Admission(None, 100, Counts.alone()).check(1, 101)
 
 
 def test_no_limits() -> None:
-    admission = Admission(None, None)
+    admission = Admission(None, None, Counts.alone())
     admission.admit(requests(*[10**5] * 100))
     admission.check(1000, 10**9)
 
 
 def test_retry_after_is_told_by_what_has_ended_lately() -> None:
     clock = Clock()
-    admission = Admission(10, None, clock)
+    admission = Admission(10, None, Counts.alone(), clock)
     admission.admit(requests(*[1] * 10))
     assert refusal(admission).retry_after_s == 1  # nothing is known yet
     for index in range(4):
@@ -96,7 +97,7 @@ def test_retry_after_is_told_by_what_has_ended_lately() -> None:
 
 def test_retry_after_for_tokens_is_told_by_prompts_that_were_computed() -> None:
     clock = Clock()
-    admission = Admission(None, 1000, clock)
+    admission = Admission(None, 1000, Counts.alone(), clock)
     admission.admit(requests(500, 500))
     admission.on_tokens("r0")
     clock.now += 10  # 500 tokens in 10 s

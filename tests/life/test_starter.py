@@ -23,7 +23,7 @@ def test_progress_is_logged_unless_it_is_switched_off(is_told: bool, tmp_path: P
         entry.size = 1
         tar.addfile(entry, io.BytesIO(b"x"))
     config = ServerConfig.model_validate({"model": {"model": str(archive)}, "start": {"use_tqdm_on_load": is_told}})
-    starter = EngineStarter(config, tmp_path / "cache", PhaseLog("getting the model", 0.0))
+    starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
     with caplog.at_level(logging.INFO):
         starter.begin()
         assert isinstance(starter.files.exception(timeout=30), ModelSourceError)

@@ -24,6 +24,7 @@ from headway.server.api.sagemaker.custom.loading import load_custom_handlers
 from headway.server.api.tls.server_tls import ServerTls
 from headway.server.api.traces import make_tracing
 from headway.server.config.server import ServerConfig
+from headway.server.counts import Counts
 from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
@@ -66,12 +67,13 @@ class ApiServer:
         if is_ready:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)
-        self.drain = Drain()
+        self.counts = Counts.alone()
+        self.drain = Drain(self.counts)
         self.adapters = AdapterRegistry(self.config.lora, self.engine, self.served.names)
         sagemaker = self.config.sagemaker
         custom = load_custom_handlers(sagemaker) if sagemaker.enable_custom_handlers else None
         tracing = make_tracing(self.config.tracing, {})
-        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, phases, tracing)
+        self.app = create_app(self.config, self.engine, self.served, self.drain, self.adapters, custom, phases, tracing, counts=self.counts)
         uds = self.config.network.uds
         # Named TCP, so that asyncio turns Nagle's algorithm off: each answer on a used connection took 40 ms.
         self._socket = bind_unix(uds, None) if uds else socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)

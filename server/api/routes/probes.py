@@ -27,7 +27,7 @@ async def show_version(http: Request) -> Response:
 
 
 async def show_load(http: Request) -> Response:
-    """Requests that are being answered."""
+    """Requests that are being answered, by all API processes."""
     return JSONResponse({"server_load": state_of(http).load.num_requests})
 
 
