@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,12 +17,12 @@ from headway.server.api.access_log import AccessLogMiddleware, has_access_log
 from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
-from headway.server.api.deps import AppState, Drain, Handler, Served
+from headway.server.api.deps import AppState, Drain, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
-from headway.server.api.openapi import request_body
-from headway.server.api.routes.table import ROUTES, WEBSOCKETS, Route, template_of
+from headway.server.api.openapi import document
+from headway.server.api.routes.table import ROUTES, WEBSOCKETS, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.custom.middleware import HoldDrain
@@ -65,18 +66,13 @@ def create_app(
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
     for route in ROUTES:
-        _add(app, route, replaced.get(route.path, route.handler), with_docs)
+        handler = replaced.get(route.path, route.handler)
+        app.add_api_route(route.path, handler, methods=route.methods.split(), response_model=None, include_in_schema=False)
+    if with_docs:
+        # How FastAPI would have it done; made when it is first asked for.
+        app.openapi = partial(document, has_key=bool(config.security.api_key))  # type: ignore[method-assign]
     app.router.routes.extend(WEBSOCKETS)
     return app
-
-
-def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
-    first, *others = route.methods.split()
-    if others:
-        # FastAPI gives all methods of a route one operation id and then warns about it: so this one answers, the next documents.
-        app.add_api_route(route.path, handler, methods=[first, *others], response_model=None, include_in_schema=False)
-    body = request_body(route.bodies) if with_docs and route.bodies else None
-    app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
 def _middleware(config: ServerConfig, metrics: Metrics, drain: Drain, custom: CustomHandlers | None) -> list[Middleware]:

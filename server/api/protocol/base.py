@@ -42,6 +42,11 @@ class RequestModel(BaseModel):
         """What pydantic can't say about single fields. Raises RequestError."""
 
 
+def shown_with(*examples: dict[str, Any]) -> ConfigDict:
+    """The configuration of a body whose documentation begins with ``examples``."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

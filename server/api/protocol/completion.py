@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from headway.server.api.protocol.base import MAX_N, GenerationFields
+from headway.server.api.protocol.base import MAX_N, GenerationFields, shown_with
 from headway.server.errors import RequestError
 
 MAX_PROMPTS = 1024
@@ -44,6 +44,8 @@ _SCHEMA = {
 
 
 class CompletionRequest(GenerationFields):
+    model_config = shown_with({"prompt": "The capital of France is", "max_tokens": 8})
+
     prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
