@@ -17,6 +17,7 @@ from headway.server.api.protocol.answers import ErrorAnswer, HealthAnswer
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.routes.docs import Docs, Parameter
 from headway.server.api.routes.table import ROUTES, Route
+from headway.server.api.stream import EVENTS
 
 Node = dict[str, Any]
 
@@ -41,6 +42,8 @@ _ERRORS = {
     503: "The server starts, drains or has a full queue; ask again after Retry-After.",
     507: "Every slot for adapters is pinned.",
 }
+_CHUNK = b'{"id": "cmpl-1", "choices": [{"index": 0, "text": " Paris", "finish_reason": null}]}'
+_EVENTS = (EVENTS.frame([_CHUNK]) + EVENTS.end).decode()
 _BEARER = "bearer"
 _PATH_TYPE = re.compile(r":\w+\}")
 
@@ -104,12 +107,14 @@ def _answer(docs: Docs, method: str) -> Node:
 
 
 def _content(models: Sequence[type[BaseModel]], text_types: Sequence[str]) -> Node:
-    """One of ``models`` in JSON, a text in each of ``text_types``."""
+    """One of ``models`` in JSON, a text in each of ``text_types``. A schema of events would be that of one event."""
     content: Node = {}
     if models:
         schemas = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
         content[JSON] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
-    return content | {media_type: {"schema": {"type": "string"}} for media_type in text_types}
+    for media_type in text_types:
+        content[media_type] = {"example": _EVENTS} if media_type == EVENTS.media_type else {"schema": {"type": "string"}}
+    return content
 
 
 def _error_response(status: int) -> Node:

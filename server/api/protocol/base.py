@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, St
 from pydantic_core import PydanticCustomError
 
 from headway.server.errors import RequestError
+from headway.server.types import LOWEST_REPETITION_PENALTY
 
 MAX_N = 128
 # OpenAI takes 4; agents and evaluation suites send a few more. Each one costs a search per token, so there is an end.
@@ -67,7 +68,7 @@ class GenerationFields(RequestModel):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    repetition_penalty: float | None = Field(None, ge=LOWEST_REPETITION_PENALTY, le=1e6)
     seed: int | None = Field(None, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Choice i gets seed + i; -1: none.")
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], at_most(MAX_LOGIT_BIASES)] = Field(
         default_factory=dict, max_length=MAX_LOGIT_BIASES
