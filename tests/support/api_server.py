@@ -92,6 +92,10 @@ class ApiServer:
     def on_loop(self, action: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(action)
 
+    def num_tasks(self) -> int:
+        """Of the server's loop."""
+        return len(asyncio.all_tasks(self._loop))
+
     @property
     def connections(self) -> set[Any]:
         """uvicorn's protocols of the open connections."""
