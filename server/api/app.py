@@ -67,7 +67,7 @@ def create_app(
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
     for route in ROUTES:
         handler = replaced.get(route.path, route.handler)
-        app.add_api_route(route.path, handler, methods=route.methods.split(), response_model=None, include_in_schema=False)
+        app.add_route(route.path, handler, methods=route.methods.split())
     if with_docs:
         # How FastAPI would have it done; made when it is first asked for.
         app.openapi = partial(document, has_key=bool(config.security.api_key))  # type: ignore[method-assign]
