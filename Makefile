@@ -10,16 +10,17 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 # What the torch in constraints.txt is built for, on the package index.
 CUDA_VERSION := 13.0
 DOCKER ?= docker
+MINUTES ?= 20
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast check format bench docs clean image wheels lock
+.PHONY: help setup serve test test-fast fuzz check format bench docs clean image wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
 	@echo "make test    set up and run all tests"
-	@echo "make check   lint and type-check      make bench   run the benchmarks"
+	@echo "make check   lint and type-check      make bench   run the benchmarks      make fuzz   send what nobody would"
 	@echo "make image   build the container image as $(IMAGE)   (VARIANT=cpu|cuda)"
 	@echo "make setup   the virtual environment alone, in $(VENV)/"
 
@@ -44,6 +45,10 @@ test: $(VENV)/.ready-dev check
 
 test-fast: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -m "not e2e" -q
+
+# schemathesis over the OpenAPI document; `make test` does the same for half a minute.
+fuzz: $(VENV)/.ready-dev
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz.py
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -66,9 +66,32 @@ def chosen_peers(options: argparse.Namespace) -> list[Peer]:
     return peers
 
 
+def vllm_environment(python: str, num_threads: int, preload: str = "") -> dict[str, str]:
+    """What vLLM needs to use ``num_threads`` cores of a CPU; ``preload`` names shared libraries."""
+    env = {
+        "OMP_NUM_THREADS": str(num_threads),
+        "VLLM_CPU_OMP_THREADS_BIND": f"0-{num_threads - 1}",
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        # Its compiler and helpers are looked up next to its python.
+        "PATH": f"{Path(python).parent}:{os.environ.get('PATH', '')}",
+    }
+    return env | ({"LD_PRELOAD": preload} if preload else {})
+
+
+def vllm_version(python: str) -> str:
+    return _output([python, "-c", "import vllm.version; print(vllm.version.__version__)"])
+
+
+def headway_version() -> str:
+    return f"{__version__} {_output(['git', '-C', str(Path(__file__).parent), 'rev-parse', '--short', 'HEAD'])}".strip()
+
+
 def _headway(options: argparse.Namespace) -> Peer:
     argv = [sys.executable, "-m", "headway.server.cli", "serve", options.model, "--host", "127.0.0.1", "--port", "{port}"]
-    return Peer("headway", argv + shlex.split(options.headway_args), f"{__version__} {_commit()}".strip())
+    return Peer("headway", argv + shlex.split(options.headway_args), headway_version())
 
 
 def _llama(options: argparse.Namespace) -> Peer:
@@ -84,24 +107,8 @@ def _vllm(options: argparse.Namespace) -> Peer:
     argv = [options.vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", "{port}"]
     argv += ["--model", options.vllm_model, "--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "64"]
     argv += ["--enable-prefix-caching", *shlex.split(options.vllm_args)]
-    env = {
-        "OMP_NUM_THREADS": str(options.threads),
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{options.threads - 1}",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "4",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        # Its compiler and helpers are looked up next to its python.
-        "PATH": f"{Path(options.vllm_python).parent}:{os.environ.get('PATH', '')}",
-    }
-    if options.vllm_preload:
-        env["LD_PRELOAD"] = options.vllm_preload
-    version = _output([options.vllm_python, "-c", "import vllm.version; print(vllm.version.__version__)"])
-    return Peer("vllm", argv, version, env, ready_limit_s=900.0)  # it compiles at start
-
-
-def _commit() -> str:
-    return _output(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"])
+    env = vllm_environment(options.vllm_python, options.threads, options.vllm_preload)
+    return Peer("vllm", argv, vllm_version(options.vllm_python), env, ready_limit_s=900.0)  # it compiles at start
 
 
 def _output(argv: list[str]) -> str:

@@ -22,6 +22,10 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # the request broke; TokenDelta.error says how
 
 
+# A score that is divided by less may become infinite.
+LOWEST_REPETITION_PENALTY = 1e-6
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to choose tokens. Validated and completed (defaults, limits) by the API process.
 

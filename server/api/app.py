@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -17,16 +18,16 @@ from headway.server.api.adapter_metrics import AdapterCollector
 from headway.server.api.adapters import AdapterRegistry
 from headway.server.api.auth import ApiKeyMiddleware
 from headway.server.api.cors import CorsMiddleware
-from headway.server.api.deps import AppState, Drain, Handler, Served
+from headway.server.api.deps import AppState, Drain, Served
 from headway.server.api.errors import on_headway_error, on_http_exception
 from headway.server.api.keys import ApiKeys
 from headway.server.api.load import LoadMiddleware, ServerLoad
 from headway.server.api.metrics import Metrics
 from headway.server.api.middleware import BodyLimitMiddleware, GoElsewhereMiddleware, HttpMetricsMiddleware, RequestIdMiddleware
-from headway.server.api.openapi import request_body
+from headway.server.api.openapi import document
 from headway.server.api.orca import OrcaMiddleware
 from headway.server.api.overload import OverloadMiddleware
-from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, WEBSOCKETS, Route, routes_of, template_of
+from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, WEBSOCKETS, routes_of, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.handlers import replaced_handlers
@@ -81,8 +82,15 @@ def create_app(
     if custom:
         app.state.engine_client = EngineClientForScripts(state)
     replaced = replaced_handlers(config.sagemaker, metrics, custom)
-    for route in routes_of(config.development):
-        _add(app, route, replaced.get(route.path, route.handler), with_docs)
+    routes = routes_of(config.development)
+    for route in routes:
+        handler = replaced.get(route.path, route.handler)
+        app.add_route(route.path, handler, methods=route.methods.split())
+    if with_docs:
+        # How FastAPI would have it done; made when it is first asked for.
+        security = config.security
+        described = partial(document, routes, has_key=security.has_keys, open_prefixes=security.api_key_open_prefixes)
+        app.openapi = cache(described)  # type: ignore[method-assign]
     app.router.routes.extend(WEBSOCKETS)
     app.middleware_stack = app.build_middleware_stack()  # now: what fails in a class of the user's ends the start
     return app
@@ -95,15 +103,6 @@ def _add_metrics(state: AppState, phases: Mapping[str, float]) -> None:
     if adapters.is_enabled and metrics.has_statistics:
         metrics.add(AdapterCollector(state.config.observability.metrics_prefix, adapters))
     state.served.when_ready(metrics.on_ready)
-
-
-def _add(app: FastAPI, route: Route, handler: Handler, with_docs: bool) -> None:
-    first, *others = route.methods.split()
-    if others:
-        # FastAPI gives all methods of a route one operation id and then warns about it: so this one answers, the next documents.
-        app.add_api_route(route.path, handler, methods=[first, *others], response_model=None, include_in_schema=False)
-    body = request_body(route.bodies) if with_docs and route.bodies else None
-    app.add_api_route(route.path, handler, methods=[first], summary=route.summary, response_model=None, openapi_extra=body)
 
 
 def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -> list[Middleware]:

@@ -26,23 +26,15 @@ class ApiKeyMiddleware:
     def __init__(self, app: ASGIApp, keys: ApiKeys, open_prefixes: Sequence[str] = ()) -> None:
         self.app = app
         self._keys = keys
-        self._open_prefixes = tuple(prefix.rstrip("/") + "/" for prefix in open_prefixes)
+        self._open_prefixes = open_prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._is_open(route_path(scope)):
+        if scope["type"] not in ("http", "websocket") or is_open(route_path(scope), self._open_prefixes):
             await self.app(scope, receive, send)
         elif (refusal := self._refusal(scope)) is not None:  # of a WebSocket too: it answers the handshake
             await response_to(Unauthorized(refusal))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-    def _is_open(self, path: str) -> bool:
-        """Of the path as the router takes it: decoded once, and nothing resolved. What might lead elsewhere for anyone is not open."""
-        if path.rstrip("/") in OPEN_PATHS:
-            return True
-        if not (path + "/").startswith(self._open_prefixes):
-            return False
-        return "//" not in path and "\\" not in path and "%" not in path and not {".", ".."} & set(path.split("/"))
 
     def _refusal(self, scope: Scope) -> str | None:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
@@ -56,3 +48,12 @@ class ApiKeyMiddleware:
             return _WRONG
         scope["headway.key_name"] = key.name
         return None
+
+
+def is_open(path: str, open_prefixes: Sequence[str]) -> bool:
+    """Of the path as the router takes it: decoded once, and nothing resolved. What might lead elsewhere for anyone is not open."""
+    if path.rstrip("/") in OPEN_PATHS:
+        return True
+    if not (path + "/").startswith(tuple(prefix.rstrip("/") + "/" for prefix in open_prefixes)):
+        return False
+    return "//" not in path and "\\" not in path and "%" not in path and not {".", ".."} & set(path.split("/"))

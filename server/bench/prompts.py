@@ -20,7 +20,7 @@ _COMMON = (
     "class control field role effort rate heart drug show leader light voice wife police mind price report decision son view town "
     "road arm value building"
 )
-_WORDS = _COMMON.split()
+COMMON_WORDS = _COMMON.split()
 
 _TRIES = 40  # replacements of the last words before a length is taken as it is
 CountTokens = Callable[[str], int]
@@ -43,7 +43,7 @@ class PromptMaker:
 
     def _fit(self, head: list[str], length: int) -> list[str]:
         """``head`` and random words so that the whole has ``length`` tokens; off by a few only if no words fit."""
-        words = head + self._rng.choices(_WORDS, k=max(1, length - len(head)))
+        words = head + self._rng.choices(COMMON_WORDS, k=max(1, length - len(head)))
         for _ in range(_TRIES):
             excess = self._count(" ".join(words)) - length
             if excess == 0:
@@ -52,9 +52,9 @@ class PromptMaker:
                 # Also when every word left is of the head: then the head alone is too long, and one word stays.
                 del words[max(len(head) + 1, len(words) - excess) :]
                 if self._count(" ".join(words)) > length:
-                    words[-1] = self._rng.choice(_WORDS)
+                    words[-1] = self._rng.choice(COMMON_WORDS)
             else:
-                words += self._rng.choices(_WORDS, k=-excess)
+                words += self._rng.choices(COMMON_WORDS, k=-excess)
         return words
 
 
@@ -78,7 +78,7 @@ async def calibrated_counter(ask_server: Callable[[str], Awaitable[int]], seed: 
     """
     rng = random.Random(f"{seed} calibration")  # words of its own: a prompt that begins like these would be in the prefix cache
     few, many = 40, 240
-    words = rng.choices(_WORDS, k=many)
+    words = rng.choices(COMMON_WORDS, k=many)
     at_few, at_many = await ask_server(" ".join(words[:few])), await ask_server(" ".join(words))
     per_word = max((at_many - at_few) / (many - few), 0.01)
     overhead = at_few - per_word * few

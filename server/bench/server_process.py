@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -29,13 +30,16 @@ class ServerProcess:
     """A context manager: started on entry, ready when ``wait_ready`` returns, ended with all its children on exit.
 
     Its output goes to a temporary file, so that a full pipe can never stop it. It leads a session of its own: ctrl-C in the
-    terminal reaches the benchmark alone, which then stops the server in order.
+    terminal reaches the benchmark alone, which then stops the server in order. ``tls`` says whom an https ``url`` may belong to.
     """
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], url: str, health_path: str = "/health") -> None:
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], url: str, health_path: str = "/health", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.url = url
         self._argv, self._env = list(argv), dict(env)
         self._health = url + health_path
+        self._tls = tls
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed on exit
         self._started = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +70,7 @@ class ServerProcess:
         """Seconds from start until the health route answered 200. Raises ServerFailed if it ends before, or at the limit."""
         assert self._process is not None
         while True:
-            if _answers(self._health):
+            if _answers(self._health, self._tls):
                 return time.perf_counter() - self._started
             if self._process.poll() is not None:
                 raise ServerFailed(f"it ended with status {self._process.returncode} before it was ready:\n{self._last_lines()}")
@@ -105,8 +109,9 @@ def free_port() -> int:
         return port
 
 
-def _answers(address: str) -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+def _answers(address: str, tls: ssl.SSLContext | None) -> bool:
+    https = urllib.request.HTTPSHandler(context=tls)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)  # loopback never goes through a proxy
     try:
         with opener.open(address, timeout=2) as response:
             return bool(response.status == 200)

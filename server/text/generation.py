@@ -12,6 +12,7 @@ from headway.server.errors import ConfigError
 from headway.server.source.files import ModelFiles
 from headway.server.source.gguf_metadata import read_gguf_metadata
 from headway.server.text.model_json import read_json
+from headway.server.types import LOWEST_REPETITION_PENALTY
 
 _GGUF_KEYS = {
     "general.sampling.temp": "temperature",
@@ -20,13 +21,13 @@ _GGUF_KEYS = {
     "general.sampling.min_p": "min_p",
     "general.sampling.penalty_repeat": "repetition_penalty",
 }
-# key -> (lowest, highest, whole number); the lowest of repetition_penalty is excluded
+# key -> (lowest, highest, whole number); the lowest of top_p is excluded
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "temperature": (0, 1e6, False),
     "top_p": (0, 1, False),
     "top_k": (-1, 2**31, True),
     "min_p": (0, 1, False),
-    "repetition_penalty": (0, 1e6, False),
+    "repetition_penalty": (LOWEST_REPETITION_PENALTY, 1e6, False),
     "max_new_tokens": (1, 2**31, True),
 }
 _OVERRIDABLE = (*_RANGES, "eos_token_id")
@@ -118,8 +119,8 @@ def _out_of_range(key: str, value: Any) -> str | None:
     low, high, whole = _RANGES[key]
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return f"it must be a {'whole ' if whole else ''}number"
-    if not low <= value <= high or (key in ("repetition_penalty", "top_p") and value == 0):
-        return f"it must lie between {low} and {high:g}" + (", above 0" if key in ("repetition_penalty", "top_p") else "")
+    if not low <= value <= high or (key == "top_p" and value == 0):
+        return f"it must lie between {low:g} and {high:g}" + (", above 0" if key == "top_p" else "")
     return None
 
 

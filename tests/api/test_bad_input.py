@@ -21,6 +21,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"presence_penalty": 3}, "presence_penalty"),
     ({"frequency_penalty": -3}, "frequency_penalty"),
     ({"repetition_penalty": 0}, "repetition_penalty"),
+    ({"repetition_penalty": 5e-324}, "repetition_penalty"),
     ({"n": 0}, "n"),
     ({"n": 129}, "n"),
     ({"seed": 2**70}, "seed"),

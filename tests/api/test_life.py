@@ -53,6 +53,37 @@ def test_200_clients_that_leave_mid_stream(server: ApiServer) -> None:
     assert len(server.engine.requests) == 200
 
 
+def test_nothing_stays_behind_requests_of_every_fate(server: ApiServer) -> None:
+    """Tasks, connections, engine requests, the count of /load."""
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        body = {**LONG, "stream": number % 2 == 0, "n": 1 + number % 3}
+        match number % 5:
+            case 0 | 1:
+                assert (await client.post("/v1/completions", json=body)).status_code == 200
+            case 2:
+                assert (await client.post("/invocations", json={"prompt": 1})).status_code == 400
+            case 3:
+                async with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as answer:
+                    async for _ in answer.aiter_raw():
+                        break
+            case 4:
+                asking = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"n": 3}))
+                await asyncio.sleep(0)
+                asking.cancel()
+
+    async def main() -> None:
+        limits = httpx.Limits(max_connections=16)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=30) as client:
+            await asyncio.gather(*(one(client, number) for number in range(300)))
+
+    before = server.num_tasks()
+    asyncio.run(main())
+    server.wait_for(lambda: not server.connections and server.num_tasks() <= before)
+    assert server.engine.num_open_requests == 0
+    assert server.client.get("/load").json() == {"server_load": 0}
+
+
 def test_an_engine_that_dies_is_told_in_the_stream_and_to_the_probes(server: ApiServer) -> None:
     server.engine.is_endless = True
     with server.client.stream("POST", "/v1/completions", json={**LONG, "stream": True}) as answer:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from headway.server.bench.prompts import _WORDS
+from headway.server.bench.prompts import COMMON_WORDS
 
 
 @pytest.fixture
 def word_tokenizer(tmp_path: Path) -> Path:
     """Path of a tokenizer.json in which words of up to five letters are one token, longer ones two."""
     vocab = {"[UNK]": 0}
-    for word in _WORDS:
+    for word in COMMON_WORDS:
         for part in [word] if len(word) <= 5 else [word[:5], word[5:]]:
             vocab.setdefault(part, len(vocab))
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))

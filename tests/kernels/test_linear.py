@@ -6,11 +6,12 @@ import pytest
 import torch
 from kernel_cases import assert_near
 
+from headway.kernels.cpu.linear import padded_rows
 from headway.kernels.linear import linear, pack_linear, packed_linear
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda d: str(d)[6:])
-@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (2, 3, 64), (0, 64)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 64), (5, 64), (2, 3, 64), (0, 64), (9, 64), (3, 43, 64), (257, 64)], ids=str)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_packed_equals_plain(shape: tuple[int, ...], dtype: torch.dtype, with_bias: bool) -> None:
     torch.manual_seed(0)
@@ -22,6 +23,13 @@ def test_packed_equals_plain(shape: tuple[int, ...], dtype: torch.dtype, with_bi
 def test_wide_input_of_odd_strides() -> None:
     x, weight = torch.randn(4, 600)[:, :576], torch.randn(40, 600)[:, :576] / 24
     assert_near(packed_linear(x, pack_linear(weight)), x @ weight.T)
+
+
+def test_few_numbers_of_rows_are_compiled() -> None:
+    padded = [padded_rows(num_rows) for num_rows in range(1, 513)]
+    assert all(num_rows <= more <= max(8, 1.125 * num_rows) + 7 for num_rows, more in enumerate(padded, 1))
+    assert len(set(padded)) == 39
+    assert padded[:8] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_wrong_dtype_is_named() -> None:

@@ -118,6 +118,10 @@ class ApiServer:
         """As the life cycle does when a drain begins."""
         close_after_answers(self._server)
 
+    def num_tasks(self) -> int:
+        """Of the server's loop."""
+        return len(asyncio.all_tasks(self._loop))
+
     @property
     def connections(self) -> set[Any]:
         """uvicorn's protocols of the open connections."""

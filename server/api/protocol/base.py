@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, St
 from pydantic_core import PydanticCustomError
 
 from headway.server.errors import RequestError
+from headway.server.types import LOWEST_REPETITION_PENALTY
 
 # Whatever the options allow; these are their own limits (config/limits.py).
 MAX_N = 16384
@@ -42,6 +43,11 @@ class RequestModel(BaseModel):
         """What pydantic can't say about single fields. Raises RequestError."""
 
 
+def shown_with(*examples: dict[str, Any]) -> ConfigDict:
+    """The configuration of a body whose documentation begins with ``examples``."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -64,7 +70,7 @@ class GenerationFields(RequestModel):
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=1e6)
+    repetition_penalty: float | None = Field(None, ge=LOWEST_REPETITION_PENALTY, le=1e6)
     seed: int | None = Field(None, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Choice i gets seed + i; -1: none.")
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], at_most(MAX_LOGIT_BIASES)] = Field(
         default_factory=dict, max_length=MAX_LOGIT_BIASES

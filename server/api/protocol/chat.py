@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import FailFast, Field
+from pydantic import FailFast, Field, WithJsonSchema
 
-from headway.server.api.protocol.base import MAX_KEYS, GenerationFields, at_most
+from headway.server.api.protocol.base import MAX_KEYS, GenerationFields, at_most, shown_with
 from headway.server.errors import RequestError
+
+_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}, "required": ["type", "text"]}
+_MESSAGE = {
+    "type": "object",
+    "properties": {
+        "role": {"type": "string", "minLength": 1, "examples": ["system", "user", "assistant"]},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]},
+        "tool_calls": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["role"],
+}
+# What a message holds beyond this is the chat template's affair.
+Message = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
 
 
 class ChatCompletionRequest(GenerationFields):
     OPERATION = "chat"
+    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32})
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1), FailFast()]
+    messages: Annotated[list[Message], Field(min_length=1), FailFast()]
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
     max_completion_tokens: int | None = Field(None, ge=1, description="Default: what remains of the context.")
     logprobs: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.protocol.base import GenerationFields, shown_with
 from headway.server.errors import RequestError
 
 MAX_PROMPTS = 65536  # whatever --max-completion-prompts allows
@@ -45,6 +45,7 @@ _SCHEMA = {
 
 class CompletionRequest(GenerationFields):
     OPERATION = "text_completion"
+    model_config = shown_with({"prompt": "The capital of France is", "max_tokens": 8})
 
     prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")

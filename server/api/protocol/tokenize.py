@@ -6,17 +6,19 @@ from typing import Annotated, Any
 
 from pydantic import FailFast, Field
 
-from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most
-from headway.server.api.protocol.chat import check_messages
+from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most, shown_with
+from headway.server.api.protocol.chat import Message, check_messages
 from headway.server.errors import RequestError
 
 
 class TokenizeRequest(RequestModel):
     """A text or a chat, as a generation request would have it tokenised."""
 
+    model_config = shown_with({"prompt": "The capital of France is"}, {"messages": [{"role": "user", "content": "Hello"}]})
+
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
+    messages: Annotated[list[Message], FailFast()] = Field(default_factory=list)
     tools: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
     add_special_tokens: bool | None = Field(None, description="Default: true for a prompt, false for messages.")
     add_generation_prompt: bool = True
@@ -32,5 +34,7 @@ class TokenizeRequest(RequestModel):
 
 
 class DetokenizeRequest(RequestModel):
+    model_config = shown_with({"tokens": [0, 1]})
+
     model: str | None = None
     tokens: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()]

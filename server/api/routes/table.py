@@ -7,71 +7,72 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.protocol.adapters import (
-    LoadLoraAdapterRequest,
-    RegisterAdapterRequest,
-    UnloadLoraAdapterRequest,
-    UpdateAdapterRequest,
-)
-from headway.server.api.protocol.base import RequestModel
-from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.protocol.completion import CompletionRequest
-from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from headway.server.api.routes import info, life, lora, openai, probes
+from headway.server.api.routes import docs, info, life, lora, openai, probes
+from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 from headway.server.config.development import DevelopmentConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``bodies``: what the request's body may be, for the documentation; handlers read bodies themselves."""
+    """``docs`` and ``summary`` are for the documentation."""
 
     methods: str
     path: str
     handler: Handler
     summary: str
-    bodies: tuple[type[RequestModel], ...] = ()
+    docs: Docs
 
-
-INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 ROUTES = (
-    Route("GET POST HEAD", "/ping", ping.ping, "SageMaker's health check"),
-    Route("POST", "/invocations", invocations.invoke, "A request of any shape, or JSON lines of several", INVOCATION_BODIES),
-    Route("GET", "/execution-parameters", execution.show_execution_parameters, "How a batch transform job should send its records"),
-    Route("POST", "/adapters", adapters.register, "Register a LoRA adapter", (RegisterAdapterRequest,)),
-    Route("GET", "/adapters", adapters.list_all, "The registered adapters"),
-    Route("GET", "/adapters/{name}", adapters.describe, "One registered adapter"),
-    Route("POST", "/adapters/{name}/update", adapters.update, "Change a registered adapter", (UpdateAdapterRequest,)),
-    Route("DELETE", "/adapters/{name}", adapters.unregister, "Remove an adapter"),
-    Route("POST", "/v1/load_lora_adapter", lora.load, "Load a LoRA adapter, as in vLLM", (LoadLoraAdapterRequest,)),
-    Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", (UnloadLoraAdapterRequest,)),
-    Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", (ChatCompletionRequest,)),
-    Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", (CompletionRequest,)),
-    Route("GET", "/v1/models", openai.list_models, "The served model's names"),
-    Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model"),
-    Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", (TokenizeRequest,)),
-    Route("POST", "/detokenize", openai.detokenize, "Text of token ids", (DetokenizeRequest,)),
-    Route("GET", "/tokenizer_info", openai.show_tokenizer_info, "The tokenizer's configuration, with --enable-tokenizer-info-endpoint"),
-    Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not"),
-    Route("GET", "/version", probes.show_version, "This server's version"),
-    Route("GET", "/load", probes.show_load, "How many requests are being answered"),
-    Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics"),
-    Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it"),
+    Route("GET POST HEAD", "/ping", ping.ping, "SageMaker's health check", docs.PING),
+    Route("POST", "/invocations", invocations.invoke, "A request of any shape, or JSON lines of several", docs.INVOKE),
+    Route(
+        "GET",
+        "/execution-parameters",
+        execution.show_execution_parameters,
+        "How a batch transform job should send its records",
+        docs.EXECUTION,
+    ),
+    Route("POST", "/adapters", adapters.register, "Register a LoRA adapter", docs.REGISTER),
+    Route("GET", "/adapters", adapters.list_all, "The registered adapters", docs.ADAPTERS),
+    Route("GET", "/adapters/{name}", adapters.describe, "One registered adapter", docs.ADAPTER),
+    Route("POST", "/adapters/{name}/update", adapters.update, "Change a registered adapter", docs.UPDATE),
+    Route("DELETE", "/adapters/{name}", adapters.unregister, "Remove an adapter", docs.UNREGISTER),
+    Route("POST", "/v1/load_lora_adapter", lora.load, "Load a LoRA adapter, as in vLLM", docs.LOAD_LORA),
+    Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", docs.UNLOAD_LORA),
+    Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", docs.CHAT),
+    Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", docs.COMPLETION),
+    Route("GET", "/v1/models", openai.list_models, "The served model's names", docs.MODELS),
+    Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model", docs.MODEL),
+    Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", docs.TOKENIZE),
+    Route("POST", "/detokenize", openai.detokenize, "Text of token ids", docs.DETOKENIZE),
+    Route(
+        "GET",
+        "/tokenizer_info",
+        openai.show_tokenizer_info,
+        "The tokenizer's configuration, with --enable-tokenizer-info-endpoint",
+        docs.TOKENIZER_INFO,
+    ),
+    Route("GET HEAD", "/health", probes.show_health, "Whether requests are served, and why not", docs.HEALTH),
+    Route("GET", "/version", probes.show_version, "This server's version", docs.VERSION),
+    Route("GET", "/load", probes.show_load, "How many requests are being answered", docs.LOAD),
+    Route("GET", "/metrics", probes.show_metrics, "Prometheus metrics", docs.METRICS),
+    Route("GET", "/metrics/", probes.show_metrics, "Prometheus metrics, as some scrapers spell it", docs.METRICS),
 )
 
 SLEEP_ROUTES = (
-    Route("POST", "/sleep", life.sleep, "Give the device's memory back for a while"),
-    Route("POST", "/wake_up", life.wake_up, "Take it again and serve"),
-    Route("GET", "/is_sleeping", life.is_sleeping, "Whether the engine sleeps"),
+    Route("POST", "/sleep", life.sleep, "Give the device's memory back for a while", docs.SLEEP),
+    Route("POST", "/wake_up", life.wake_up, "Take it again and serve", docs.WAKE_UP),
+    Route("GET", "/is_sleeping", life.is_sleeping, "Whether the engine sleeps", docs.IS_SLEEPING),
 )
 
 DEVELOPMENT_ROUTES = (
-    Route("POST", "/reset_prefix_cache", life.reset_prefix_cache, "Forget all computed prefixes"),
-    Route("GET", "/server_info", info.show_server_info, "Effective options, secrets masked"),
-    Route("POST", "/pause", life.pause, "Stop scheduling: sleep at level 0"),
-    Route("POST", "/resume", life.resume, "Schedule again"),
-    Route("GET", "/is_paused", life.is_paused, "Whether scheduling is stopped"),
+    Route("POST", "/reset_prefix_cache", life.reset_prefix_cache, "Forget all computed prefixes", docs.RESET_PREFIX_CACHE),
+    Route("GET", "/server_info", info.show_server_info, "Effective options, secrets masked", docs.SERVER_INFO),
+    Route("POST", "/pause", life.pause, "Stop scheduling: sleep at level 0", docs.PAUSE),
+    Route("POST", "/resume", life.resume, "Schedule again", docs.RESUME),
+    Route("GET", "/is_paused", life.is_paused, "Whether scheduling is stopped", docs.IS_PAUSED),
 )
 
 # Where the model answers, and where its text tools do.

@@ -1,0 +1,93 @@
+"""The OpenAPI document: valid, whole, and true of what is answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from api_server import ApiServer
+from openapi_spec_validator import validate
+from pydantic import BaseModel
+
+from headway.server.api.auth import OPEN_PATHS
+from headway.server.api.openapi import document
+from headway.server.api.protocol import answers
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.routes.table import ROUTES
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+BODIES = list(dict.fromkeys(body for route in ROUTES for body in route.docs.bodies))
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_it_is_valid_openapi(has_key: bool) -> None:
+    validate(document(has_key))  # type: ignore[arg-type]
+
+
+def test_it_tells_of_every_route_and_what_it_answers() -> None:
+    paths = document(True)["paths"]
+    assert sum(len(operations) for operations in paths.values()) == sum(len(route.methods.split()) for route in ROUTES)
+    names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+    assert len(set(names)) == len(names)
+    for route in ROUTES:
+        assert route.docs.answer or route.docs.answer_types, f"{route.path} does not say what it answers"
+        in_path = {parameter.name for parameter in route.docs.parameters if parameter.place == "path"}
+        assert all(f"{{{name}" in route.path for name in in_path)
+        assert len(in_path) == route.path.count("{")
+
+
+def test_the_key_is_asked_for_where_there_is_one() -> None:
+    for path, operations in document(True)["paths"].items():
+        for operation in operations.values():
+            assert (path.rstrip("/") in OPEN_PATHS) == ("security" not in operation) == ("401" not in operation["responses"])
+    assert "security" not in str(document(False))
+
+
+@pytest.mark.parametrize("body", BODIES, ids=[body.__name__ for body in BODIES])
+def test_examples_are_requests_that_this_server_understands(body: Any) -> None:
+    examples = document(False)["components"]["schemas"][body.__name__]["examples"]
+    assert examples
+    for example in examples:
+        parse_request(body, example)
+
+
+ANSWERS: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
+    ("/v1/chat/completions", CHAT, answers.ChatCompletion),
+    ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 2, "n": 2, "return_token_ids": True}, answers.ChatCompletion),
+    ("/v1/chat/completions", CHAT | {"prompt_logprobs": 1, "stop": ["e"]}, answers.ChatCompletion),
+    ("/v1/completions", {"prompt": "x"}, answers.Completion),
+    ("/v1/completions", {"prompt": ["x", "y"], "logprobs": 2, "echo": True, "return_token_ids": True}, answers.Completion),
+    ("/v1/completions", {"prompt": "xyz", "prompt_logprobs": 1, "stop_token_ids": [104]}, answers.Completion),
+    ("/tokenize", {"prompt": "x"}, answers.Tokens),
+    ("/tokenize", CHAT | {"return_token_strs": True}, answers.Tokens),
+    ("/detokenize", {"tokens": [104]}, answers.Text),
+    ("/invocations", CHAT, answers.InvocationAnswer),
+    ("/invocations", {"tokens": [104]}, answers.InvocationAnswer),
+    ("/v1/completions", {"prompt": 1}, answers.ErrorAnswer),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "answer"), ANSWERS)
+def test_answers_are_as_it_says(server: ApiServer, path: str, body: dict[str, Any], answer: type[BaseModel]) -> None:
+    response = server.post(path, body)
+    assert response.status_code == (400 if answer is answers.ErrorAnswer else 200)
+    answer.model_validate_json(response.content, strict=True)
+
+
+def test_answers_without_a_body_are_as_it_says() -> None:
+    with ApiServer(lora={"enable_lora": True}) as server:
+        for route in ROUTES:
+            if "GET" in route.methods and "{" not in route.path and route.docs.answer:
+                route.docs.answer.model_validate_json(server.client.get(route.path).raise_for_status().content, strict=True)
+        answers.ModelCard.model_validate_json(server.client.get("/v1/models/tiny").content, strict=True)
+
+
+def test_it_can_be_read_and_turned_off() -> None:
+    with ApiServer(security={"api_key": ["a-key"]}, network={"root_path": "/models"}) as server:
+        served = server.client.get("/openapi.json", headers={"authorization": "Bearer a-key"}).json()
+        assert served["servers"] == [{"url": "/models"}]
+        assert {**served, "servers": None} == {**document(True), "servers": None}
+        assert server.client.get("/docs", headers={"authorization": "Bearer a-key"}).status_code == 200
+    with ApiServer(http={"disable_fastapi_docs": True}) as quiet:
+        for path in ("/docs", "/redoc", "/openapi.json"):
+            assert quiet.client.get(path).status_code == 404

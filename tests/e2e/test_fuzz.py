@@ -1,0 +1,78 @@
+"""schemathesis over the OpenAPI document of a real server: `make fuzz MINUTES=20`, and half a minute with every test run.
+
+Fails for a 5xx other than a justified 503 or 507, an answer that takes more than 10 s, a malformed error, an open door, and for
+anything that the document does not say.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fuzz_hooks import ADAPTER, MODEL
+from live_server import LiveServer
+from tiny_adapters import make_adapter
+
+from headway.server.bench.stub_model import write_stub_model
+from headway.server.loading.loader import read_config
+from headway.server.source.files import ModelFiles
+
+pytestmark = pytest.mark.e2e
+
+KEY = "fuzz-key"
+MINUTES = os.environ.get("FUZZ_MINUTES")
+# The boundaries of every field (the coverage phase) alone take minutes.
+QUIET = ("--warnings", "off", "--suppress-health-check", "all")  # they are about schemathesis' own ease
+EXTENT = f"--max-time {float(MINUTES) * 60:.0f}" if MINUTES else "--max-time 40 --phases examples,fuzzing --max-examples 15"
+CHECKS = (
+    "no_server_error,error_object,ignored_auth,unsupported_method,"
+    "status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
+)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the stub model, beside it."""
+    directory = tmp_path_factory.mktemp("fuzz")
+    (directory / "model").mkdir()
+    write_stub_model(directory / "model")
+    return make_adapter(directory / "adapter", read_config(ModelFiles("safetensors", directory / "model", None, MODEL)))
+
+
+@pytest.fixture(scope="module")
+def server(adapter: Path) -> Iterator[LiveServer]:
+    options = f"--load-format dummy --served-model-name {MODEL} --max-model-len 128 --kv-cache-memory-bytes 64m --enable-stateful-sessions"
+    lora = f"--enable-lora --allow-runtime-lora-updating --lora-allowed-prefixes {adapter.parent} --lora-modules {ADAPTER}={adapter}"
+    with LiveServer(str(adapter.parent / "model"), *options.split(), *lora.split(), env={"VLLM_API_KEY": KEY}) as live:
+        yield live.wait_ready()
+
+
+@pytest.mark.timeout(0)
+def test_no_request_breaks_the_server(server: LiveServer, adapter: Path, tmp_path: Path) -> None:
+    command = shutil.which("schemathesis", path=Path(sys.executable).parent)
+    assert command, "schemathesis is not installed beside this python"
+    options = f"{EXTENT} --seed 1 --workers 1 --request-timeout 10 --checks {CHECKS} --continue-on-failure"
+    done = subprocess.run(
+        [command, "run", f"{server.url}/openapi.json", "--header", f"Authorization: Bearer {KEY}", *options.split(), *QUIET],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "fuzz_hooks",
+            "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
+            "FUZZ_ADAPTER_PATH": str(adapter),
+        },
+        capture_output=True,
+        text=True,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    server.wait_for(lambda: server.metric("vllm:num_requests_running") == server.metric("vllm:num_requests_waiting") == 0)
+    assert server.metric("vllm:kv_cache_usage_perc") == 0
+    assert "Traceback" not in server.log()
