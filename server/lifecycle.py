@@ -19,7 +19,7 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api_processes.followers import Followers
-from headway.server.api_processes.serving import http_server, hush_stages, yield_to_engine
+from headway.server.api_processes.serving import hush_stages, yield_to_engine
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.counts import Count, Counts
@@ -101,7 +101,7 @@ class Lifecycle:
             self._tracing,
             counts=self._counts,
         )
-        server = http_server(app, self._config, self._tls)
+        server = HttpServer(app, self._config, self._tls)
         serving = asyncio.create_task(server.serve(sockets=self._listeners))
         starting = asyncio.create_task(self._get_ready())
         asked_to_stop = asyncio.create_task(self._signals.get())

@@ -36,6 +36,9 @@ class HttpServer(uvicorn.Server):
         self._limit = ConnectionLimit(config.connections)
         self._tls = tls
         self._refreshing: asyncio.Task[None] | None = None
+        if tls is not None:
+            text = "When the server's certificate expires, in seconds since 1970."
+            app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, tls.expires_at)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from headway.server.api.tls.server_tls import ServerTls
 from headway.server.api.traces import make_tracing
 from headway.server.api_processes.arguments import FollowerArguments
 from headway.server.api_processes.orders import BeginDrain, End, EngineEnded, FilesFound, OrderReceiver, Preparing
-from headway.server.api_processes.serving import http_server, hush_stages, yield_to_engine
+from headway.server.api_processes.serving import hush_stages, yield_to_engine
 from headway.server.counts import Count, Counts
 from headway.server.engine.links import LinkAddresses
 from headway.server.engine.process_client import ProcessEngineClient
@@ -50,7 +50,7 @@ class _Follower:
         tls = ServerTls(self._config.tls) if self._config.tls.is_on else None
         tracing = make_tracing(self._config.tracing, self._arguments.telemetry)
         app = create_app(self._config, self._client, self._served, self._drain, adapters, tracing=tracing, counts=self._counts)
-        server = http_server(app, self._config, tls)
+        server = HttpServer(app, self._config, tls)
         async with asyncio.TaskGroup() as work:  # what breaks in one of them ends all
             work.create_task(server.serve(sockets=self._arguments.listeners))
             others = [work.create_task(self._client.run(self._engine_end)), work.create_task(self._get_ready())]

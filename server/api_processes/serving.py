@@ -1,28 +1,12 @@
-"""What the API processes have in common: the HTTP server, and manners towards the engine."""
+"""Manners that the API processes have in common, towards the log and the engine."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
-
-from fastapi import FastAPI
-
-from headway.server.api.http_server import HttpServer
-from headway.server.config.server import ServerConfig
-
-if TYPE_CHECKING:
-    from headway.server.api.tls.server_tls import ServerTls
 
 # Where uvicorn tells of its own start and end.
 _STAGES = frozenset({"server", "on"})
-
-
-def http_server(app: FastAPI, config: ServerConfig, tls: ServerTls | None) -> HttpServer:
-    if tls is not None:
-        text = "When the server's certificate expires, in seconds since 1970."
-        app.state.headway.metrics.add_gauge("tls_certificate_expiry_timestamp_seconds", text, tls.expires_at)
-    return HttpServer(app, config, tls)
 
 
 def hush_stages() -> None:

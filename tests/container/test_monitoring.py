@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from api_server import ApiServer
+from certificates import Authority, TlsFiles
 from exposition import text_of_a_gpu
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -47,9 +48,11 @@ def expressions() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exported() -> dict[str, dict[str, set[str]]]:
-    """Metric -> label -> its values, of a server that has answered well, badly, and not at all."""
-    with ApiServer() as server:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, set[str]]]:
+    """Metric -> label -> its values, of a server with TLS that has answered well, badly, and not at all."""
+    authority = Authority()
+    files = TlsFiles(tmp_path_factory.mktemp("tls"), authority.identity())
+    with ApiServer(tls=files.options, verify=authority.client()) as server:
         assert server.post("/v1/completions", {"prompt": "a"}).status_code == 200
         server.drain.begin()
         assert server.post("/v1/completions", {"prompt": "a"}).status_code == 503
