@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
@@ -22,6 +23,13 @@ class Loader(yaml.SafeLoader):
 
     # Not Any of the base class: a table of our own, so that the base class' guesses stay out.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Keys are texts as they are written: what they end up in is JSON."""
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != f"{_STANDARD}merge":
+                key.tag = f"{_STANDARD}str"
+        return super().construct_mapping(node, deep)
 
 
 for _tag, _pattern, _first in (

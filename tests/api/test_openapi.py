@@ -75,7 +75,7 @@ def test_answers_are_as_it_says(server: ApiServer, path: str, body: dict[str, An
 
 
 def test_answers_without_a_body_are_as_it_says() -> None:
-    with ApiServer(lora={"enable_lora": True}) as server:
+    with ApiServer(lora={"enable_lora": True}, http={"enable_tokenizer_info_endpoint": True}) as server:
         for route in ROUTES:
             if "GET" in route.methods and "{" not in route.path and route.docs.answer:
                 route.docs.answer.model_validate_json(server.client.get(route.path).raise_for_status().content, strict=True)

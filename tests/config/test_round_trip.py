@@ -95,7 +95,9 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
 def effective(
     setting: Setting, argv: list[str], environ: dict[str, str], fallbacks: dict[str, tuple[Any, str]] | None = None
 ) -> tuple[Any, str]:
-    needed = [flag for flag in NEEDED.get(setting.name, []) if not flag.startswith(f"{setting.flag}=")]
+    needed = (
+        [flag for flag in NEEDED.get(setting.name, []) if not flag.startswith(f"{setting.flag}=")] if argv or environ or fallbacks else []
+    )
     resolved = resolve([*argv, *needed, "--show-config"], environ, fallbacks=fallbacks)
     return resolved.value(setting), str(resolved.source(setting))
 

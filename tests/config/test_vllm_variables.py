@@ -63,11 +63,11 @@ def test_limits_and_checks_are_options() -> None:
         "VLLM_MAX_N_SEQUENCES": "2",
         "VLLM_MAX_COMPLETION_PROMPTS": "3",
         "VLLM_MAX_STOP_STRINGS": "4",
-        "VLLM_API_KEY_FILE": "/dev/null",
+        "VLLM_LOGGING_LEVEL_FILE": "/dev/null",
     }
-    with pytest.raises(ConfigError, match="VLLM_API_KEY_FILE"):  # a variable of an option, in one of its forms
+    with pytest.raises(ConfigError, match="VLLM_LOGGING_LEVEL_FILE"):  # a variable of an option, in one of its forms
         resolve(["demo"], environ)
-    del environ["VLLM_API_KEY_FILE"]
+    del environ["VLLM_LOGGING_LEVEL_FILE"]
     resolved = resolve(["demo"], environ)
     assert resolved.warnings == ()
     assert resolved.config.model.allow_long_max_model_len

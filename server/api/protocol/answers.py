@@ -94,6 +94,7 @@ class ChatCompletion(Documented):
     prompt_logprobs: PromptLogprobs | None
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
     kv_transfer_params: None
+    metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
 
 class CompletionLogprobs(Documented):
@@ -124,6 +125,7 @@ class Completion(Documented):
     system_fingerprint: str | None
     usage: UsageAnswer
     kv_transfer_params: None
+    metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
 
 class Tokens(Documented):
