@@ -77,17 +77,6 @@ def test_invocations_takes_chats_and_completions_and_echoes_attributes(server: A
     assert stream.text.endswith("data: [DONE]\n\n")
 
 
-def test_the_documentation_shows_the_bodies(server: ApiServer) -> None:
-    schema = server.client.get("/openapi.json").json()
-    body = schema["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["properties"]["temperature"]
-    assert "$ref" not in str(body)
-    assert server.client.get("/docs").status_code == 200
-    with ApiServer(http={"disable_fastapi_docs": True}) as quiet:
-        for path in ("/docs", "/redoc", "/openapi.json"):
-            assert quiet.client.get(path).status_code == 404
-
-
 def test_several_names_for_one_model() -> None:
     with ApiServer(model={"model": "tiny", "served_model_name": ["main", "alias"]}) as server:
         assert [card["id"] for card in server.client.get("/v1/models").json()["data"]] == ["main", "alias"]
