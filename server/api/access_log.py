@@ -21,6 +21,8 @@ from headway.server.log import ACCESS_LOG
 log = logging.getLogger(ACCESS_LOG)
 
 _CLIENT_LEFT = 499  # before there was an answer
+_OF_QUERIES = "%!#$&'()*+,/:;=?@[]\\^`{|}~"  # all that is visible but the double quote and angle brackets
+_OF_ADDRESSES = ":[]%"
 _STATUSES = {"websocket.accept": 101, "websocket.close": 403}
 
 
@@ -57,8 +59,10 @@ class AccessLogMiddleware:
 def _log(scope: Scope, status: int, seconds: float) -> None:
     told = {"request_id": scope["headway.request_id"], **ids_in(Headers(scope=scope)), "api_key": scope.get("headway.key_name", "")}
     told |= {"status": status, "duration_s": round(seconds, 4), **scope["headway.record"].told()}
-    client = "{}:{}".format(*scope["client"]) if scope.get("client") else "unix"  # a Unix socket's clients have no address
-    query = scope["query_string"].decode("latin-1")
+    # A Unix socket's clients have no address. One that a proxy tells is whatever the client told the proxy.
+    client = quote("{}:{}".format(*scope["client"]), safe=_OF_ADDRESSES) if scope.get("client") else "unix"
+    # Quotes would end the request's part of the line, for whoever reads it by pattern.
+    query = quote(scope["query_string"], safe=_OF_QUERIES)
     path = quote(scope["path"]) + (f"?{query}" if query else "")
     asked = f"{scope['method']} {path} HTTP/{scope['http_version']}" if scope["type"] == "http" else f"WebSocket {path}"
     log.info('%s - "%s" %d', client, asked, status, extra=told)

@@ -68,6 +68,10 @@ class BodyTooLarge(HeadwayError):
     """The request's body is above --max-request-body-bytes."""
 
 
+class BodiesTooLarge(HeadwayError):
+    """The bodies of all open requests together are more than this process holds."""
+
+
 class ClientDisconnected(HeadwayError):
     """The client has gone; nobody reads the answer."""
 
@@ -106,7 +110,7 @@ def status_of(error: HeadwayError) -> int:
             return 424
         case ClientDisconnected():
             return 499
-        case QueueFull() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | EngineDead() | ServerDraining():
+        case QueueFull() | BodiesTooLarge() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | EngineDead() | ServerDraining():
             return 503
         case RequestTimedOut():
             return 504
@@ -147,7 +151,7 @@ def response_to(error: HeadwayError) -> Response:
     match error:
         case QueueFull(retry_after_s=seconds):
             headers["retry-after"] = str(seconds)
-        case EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining():
+        case BodiesTooLarge() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
         case RequestTimedOut():
             # The OpenAI client would send it twice more, to run into the same limit.

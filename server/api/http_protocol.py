@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Message, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from headway.server.api.connection_limit import Admission, ConnectionLimit
@@ -116,7 +117,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         elif self._admission is Admission.HEALTH and self.url.partition(b"?")[0] not in _HEALTH:
             self._refusal = self._too_many_connections()
         else:
+            cycle_before = self.cycle
             super().on_headers_complete()
+            if self.cycle is not cycle_before:  # it is the same at a WebSocket's handshake
+                self.cycle.send = functools.partial(_send_while_open, self.cycle, self.cycle.send)  # type: ignore[method-assign,arg-type]
             if self._admission is Admission.HEALTH:
                 self.cycle.keep_alive = False
 
@@ -183,3 +187,16 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+async def _send_while_open(cycle: RequestResponseCycle, send: Send, message: Message) -> None:
+    """What the application sends, as long as there is somebody to send it to.
+
+    uvloop closes the transport of a client that has reset the connection some turns before it says so; a write in between raises, and
+    with it each request in the pipeline. And uvicorn tells only the last of these.
+    """
+    if cycle.transport.is_closing():
+        cycle.disconnected = True
+        cycle.message_event.set()
+    else:
+        await send(message)

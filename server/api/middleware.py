@@ -11,13 +11,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.server.api.deps import Drain
-from headway.server.api.errors import BodyTooLarge, failure_json, response_to
+from headway.server.api.errors import BodiesTooLarge, BodyTooLarge, failure_json, response_to
 from headway.server.api.http_metrics import HttpMetrics
 from headway.server.api.media import JSON
 from headway.server.api.paths import route_path
 from headway.server.api.request_record import RequestRecord
 from headway.server.api.stream import STREAM_FAILURE
 
+# Of the bodies that one process holds: a thousand connections with the largest body each would fill the memory of any machine.
+MOST_BODY_BYTES = 1024**3
+# So small a body is always taken, as most are.
+SMALL_BODY_BYTES = 16 * 1024
 _ID_HEADER = b"x-request-id"
 _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -117,38 +121,53 @@ class HttpMetricsMiddleware:
 
 
 class BodyLimitMiddleware:
-    """413 for a body above ``max_bytes``: at once where Content-Length tells, else when a chunked body has passed the limit.
+    """413 for a body above ``max_bytes``: at once where Content-Length tells, else when a chunked body has passed the limit; 503 for
+    one that would be too much beside those of other open requests.
 
-    Holds nothing: in the second case the reading handler gets BodyTooLarge out of ``receive``.
+    Holds nothing, but counts what handlers hold: a request's body counts until it is answered, since it is kept that long. Beyond the
+    head, the reading handler gets BodyTooLarge or BodiesTooLarge out of ``receive``.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self._max_bytes = max_bytes
+        self._max_bytes_together = max(2 * max_bytes, MOST_BODY_BYTES)
+        self._num_bytes_together = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         length = content_length(scope)
-        if length is not None:
-            if length > self._max_bytes:
-                await response_to(self._too_large(f"{length} bytes"))(scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
-            return
+        if length is not None and length > self._max_bytes:
+            await response_to(self._too_large(f"{length} bytes"))(scope, receive, send)
+        elif length is not None and length <= SMALL_BODY_BYTES:
+            await self.app(scope, receive, send)
+        else:
+            await self._counted(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         num_received = 0
 
         async def counting_receive() -> Message:
             nonlocal num_received
             message = await receive()
             if message["type"] == "http.request":
-                num_received += len(message.get("body", b""))
+                num_bytes = len(message.get("body", b""))
+                num_received += num_bytes
+                self._num_bytes_together += num_bytes
                 if num_received > self._max_bytes:
                     raise self._too_large(f"more than {self._max_bytes} bytes")
+                if self._num_bytes_together > self._max_bytes_together and num_received > SMALL_BODY_BYTES:
+                    raise BodiesTooLarge(
+                        f"The bodies of open requests have {self._max_bytes_together} bytes, as many as this server holds; try again soon."
+                    )
             return message
 
-        await self.app(scope, counting_receive, send)
+        try:
+            await self.app(scope, counting_receive, send)
+        finally:
+            self._num_bytes_together -= num_received
 
     def _too_large(self, size: str) -> BodyTooLarge:
         return BodyTooLarge(f"The request's body has {size}; this server takes {self._max_bytes} at most (--max-request-body-bytes).")

@@ -19,9 +19,12 @@ _parser = ThreadPoolExecutor(max_workers=1, thread_name_prefix="headway-parser")
 _T = TypeVar("_T")
 
 
-async def off_loop(num_bytes: int, work: Callable[[], _T]) -> _T:
-    """``work``'s result, out of a thread if the request, a body of ``num_bytes``, brings much to do: in texts, ids, tools or keys."""
-    return work() if num_bytes <= _MAX_INLINE_BYTES else await asyncio.to_thread(work)
+async def off_loop(num_bytes: int, work: Callable[[], _T], *, runs_template: bool = False) -> _T:
+    """``work``'s result, out of a thread if the request, a body of ``num_bytes``, brings much to do: in texts, ids, tools or keys.
+
+    ``runs_template``: the request brings a chat template of its own, a program that may take any time however short it is.
+    """
+    return work() if num_bytes <= _MAX_INLINE_BYTES and not runs_template else await asyncio.to_thread(work)
 
 
 async def in_parser(num_bytes: int, work: Callable[[], _T]) -> _T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,9 @@ def test_a_websocket_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
         url = server.url.replace("http", "ws") + "/invocations-bidirectional-stream"
         with pytest.raises(InvalidStatus), connect(url):
             pass
-        with connect(url, additional_headers={"authorization": "Bearer k", "x-request-id": "mine"}) as socket:
-            socket.send('{"prompt": "four"}')
-            socket.recv(timeout=10)
+        with connect(url, additional_headers={"authorization": "Bearer k", "x-request-id": "mine"}) as conversation:
+            conversation.send('{"prompt": "four"}')
+            conversation.recv(timeout=10)
         server.wait_for(lambda: len(lines(caplog)) == 2)
     refused, served = lines(caplog)
     assert refused.getMessage().endswith(' - "WebSocket /invocations-bidirectional-stream" 401')
@@ -129,3 +130,15 @@ def test_without_access_log(logs: dict[str, Any], caplog: pytest.LogCaptureFixtu
     with ApiServer(logs=logs) as server:
         server.post("/invocations", CHAT)
     assert not lines(caplog)
+
+
+def test_nothing_of_a_request_ends_its_part_of_the_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, NAME)
+    forged = '9.9.9.9:1 - "GET /forged HTTP/1.1" 200'
+    with ApiServer() as server, socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(f'GET /x?a"200&b=%20c HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {forged}\r\n\r\n'.encode())
+        assert raw.recv(12) == b"HTTP/1.1 404"
+        server.wait_for(lambda: len(lines(caplog)) == 1)
+    client, _, rest = lines(caplog)[0].getMessage().partition(" ")
+    assert client == "9.9.9.9:1%20-%20%22GET%20%2Fforged%20HTTP%2F1.1%22%20200:0"
+    assert rest == '- "GET /x?a%22200&b=%20c HTTP/1.1" 404'

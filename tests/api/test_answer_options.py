@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,16 @@ def test_any_model_name_with_its_check_off() -> None:
         assert chat(server, model="gpt-4o").status_code == 404
     with ApiServer(model={"model": "tiny", "skip_model_name_validation": True}) as server:
         assert chat(server, model="gpt-4o").json()["model"] == "tiny"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+def test_a_template_of_a_request_does_not_hold_up_the_others(path: str) -> None:
+    with ApiServer(chat={"trust_request_chat_template": True}) as server, ThreadPoolExecutor(1) as client:
+        server.post(path, {"messages": MESSAGES, "chat_template": "x"})  # what is made for a first request is made now
+        loops = "{% for i in range(10000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}x"
+        slow = client.submit(server.post, path, {"messages": MESSAGES, "chat_template": loops})
+        num_answers = 0
+        while not slow.done():
+            num_answers += server.client.get("/ping").status_code == 200
+        assert slow.result().status_code == 200
+    assert num_answers > 15

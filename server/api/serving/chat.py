@@ -24,7 +24,8 @@ async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest)
     model = state.ready_model()
     check_limits(request, state.config.limits)
     adapter = state.adapter_of(request.model, call.adapter)
-    prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request))
+    runs_template = request.chat_template is not None
+    prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request), runs_template=runs_template)
     public_id = f"chatcmpl-{call.id_of(request)}"
     form = _ChatFormat(state, request, model, prompt, public_id, state.name_of(adapter))
     generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter)

@@ -17,7 +17,8 @@ async def open_tokenize(state: AppState, call: Call, request: TokenizeRequest) -
     """Raises the errors of deps.ready_model, RequestError."""
     model = state.ready_model()
     state.adapter_of(request.model, call.adapter)  # adapters have the model's own tokens
-    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(state.config.chat, model, request)))
+    runs_template = request.chat_template is not None
+    return await off_loop(call.num_bytes, lambda: FinishedAnswer(_tokens(state.config.chat, model, request)), runs_template=runs_template)
 
 
 async def open_detokenize(state: AppState, call: Call, request: DetokenizeRequest) -> Answer:
