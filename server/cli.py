@@ -84,7 +84,10 @@ def _document_options(pages: Sequence[str]) -> int:
     if not pages:
         sys.stdout.write(docs_table())
     for page in map(Path, pages):
-        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        try:
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError([f"options: the page {page} can't be brought up to date: {error.strerror}"]) from error
     return 0
 
 

@@ -32,3 +32,15 @@ def test_every_page_is_reached_from_the_front_page() -> None:
     front = (ROOT / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in front, page.name
+
+
+def test_the_rooms_of_the_architecture_page_are_those_there_are() -> None:
+    rooms = dict(re.findall(r"^\| `([\w/]+)/` \| (.+) \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+    assert rooms.keys() > {"entrypoint", "server", "server/api", "server/config"}
+    del rooms["container"]  # folders
+    for room, text in rooms.items():
+        files = {file.stem for file in (ROOT / room).glob("*.py")} - {"__init__"}
+        named = re.findall(r"`(\w+)`", text)
+        assert len(named) == len(set(named)), room
+        assert set(named) <= files, room
+        assert set(named) == files or room == "server/config", room  # which has a file a topic

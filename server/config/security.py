@@ -50,9 +50,12 @@ def security_problems(security: SecurityConfig) -> list[str]:
 
 
 def security_warnings(security: SecurityConfig) -> list[str]:
+    found = []
+    if any(" " in key for key in security.api_key):
+        found.append("a key of --api-key holds a blank and counts as one key: put commas between if it should be several")
     if security.api_key_open_prefixes and not security.has_keys:
-        return ["--api-key-open-prefixes is not used: there is no --api-key and no --api-key-file, so that everything is open"]
-    return []
+        found.append("--api-key-open-prefixes is not used: there is no --api-key and no --api-key-file, so that everything is open")
+    return found
 
 
 def _is_path(prefix: str) -> bool:

@@ -33,11 +33,15 @@ def help_text(word: str = "") -> str:
     lines = [_USAGE, "", *textwrap.wrap(_ABOUT, 110)]
     if not wanted:
         lines += ["", "Where options come from", *(line for head, text in _OTHERS for line in _entry(head, text))]
+    is_found = False
     for title, settings in groups():
         entries = [(_flags(s), _help(s)) for s in settings]
         entries = [(head, text) for head, text in entries if wanted in head or wanted in text.lower() or wanted in title.lower()]
         if entries:
             lines += ["", title, *(line for head, text in entries for line in _entry(head, text))]
+            is_found = True
+    if not is_found:
+        lines += ["", f"No option has {word!r} in its name or its meaning; `headway serve --help` lists them all."]
     return "\n".join(lines) + "\n"
 
 

@@ -54,7 +54,7 @@ def resolve_model(
     if _is_there(name, path):
         return local.files(path)
     if _is_path(name):
-        raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}.")
+        raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}")
     from headway.server.source.hub import HubModel
 
     try:
@@ -63,7 +63,7 @@ def resolve_model(
         if not _similar(path):
             raise
         # "org/name" may just as well have been meant as a folder.
-        raise ModelSourceError(f"{str(error).removesuffix('.')}{_nearest(path)}.") from error
+        raise ModelSourceError(f"{str(error).removesuffix('.')}{_nearest(path)}") from error
     return local.files(directory)
 
 
@@ -90,7 +90,7 @@ def resolve_tokenizer(
     if _is_there(name, path):
         return path
     if name.startswith(_FILE):
-        raise ModelSourceError(f"The tokenizer path {name} does not exist{_nearest(path)}.")
+        raise ModelSourceError(f"The tokenizer path {name} does not exist{_nearest(path)}")
     from headway.server.source.hub import HubModel
 
     return HubModel(name, None, token, download_dir).fetch_tokenizer(on_progress)
@@ -193,8 +193,8 @@ def _similar(path: Path) -> list[str]:
 def _nearest(path: Path) -> str:
     """The end of a sentence about a missing path: what is near it."""
     if similar := _similar(path):
-        return f"; did you mean {' or '.join(similar)}"
+        return f"; did you mean {' or '.join(similar)}?"
     parent = _deepest_directory(path)
     folders = [folder.name for folder in folders_of(parent)][:5]
     holds = f", which holds {', '.join(folders)}" if folders else ""
-    return f"; the nearest directory that exists is {parent}{holds}"
+    return f"; the nearest directory that exists is {parent}{holds}."

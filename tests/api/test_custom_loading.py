@@ -63,7 +63,7 @@ def test_a_missing_script_is_named_with_the_places(scripts: Scripts) -> None:
         ("model", "expected file.py:function, model:function or package.module:function, got 'model'"),
         ("a:b:c", "expected file.py:function"),
         ("other.py:f", "there is no other.py; looked for"),
-        ("no_such_package:f", "ModuleNotFoundError"),
+        ("no_such_package:f", "there is no module no_such_package: install it, or put the folder that has it on PYTHONPATH"),
         ("/nowhere", "/nowhere is no POST route of this server; it has /ping, /invocations, "),
         ("/version", "/version is no POST route"),
         ("model:two", "two must take (request), it takes (a, b)"),

@@ -80,6 +80,13 @@ def test_help_names_every_flag_and_variable_under_its_topic(capsys: pytest.Captu
 def test_help_searches() -> None:
     assert "--api-key" in help_text("api_key")
     assert "--port" not in help_text("api_key")
+    assert help_text("nosuchword").splitlines()[-1].startswith("No option has 'nosuchword' in its name or its meaning; ")
+
+
+def test_a_page_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["options", "nowhere/page.md"]) == 2
+    sentence = "options: the page nowhere/page.md can't be brought up to date: No such file or directory"
+    assert capsys.readouterr().err == f"headway: error: {sentence}\n"
 
 
 def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -405,3 +405,10 @@ def test_the_variables_of_the_hosting_toolkit_are_options() -> None:
     assert (config.custom_ping_handler, config.custom_invocation_handler) == ("model:a", "/v1/completions")
     assert (config.custom_throttle_middleware, config.custom_pre_post_process_middleware) == ("model:b", "model:c")
     assert (config.custom_pre_process, config.custom_post_process) == ("model:d", "model:e")
+
+
+@pytest.mark.parametrize(("text", "is_warned"), [("k1 k2", True), ("k1,k2", False)])
+def test_a_key_with_a_blank_may_have_been_meant_as_several(text: str, is_warned: bool) -> None:
+    told = [line for line in resolve(["demo"], {"VLLM_API_KEY": text}).warnings if line.startswith("a key of --api-key holds a blank")]
+    assert bool(told) == is_warned
+    assert "k1" not in str(told)

@@ -33,7 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(model: str) -> Iterator[LiveServer]:
-    with LiveServer(model, "-asc", "2", "--max-num-queued-reqs", "6", "--api-key", "key-of-all") as live:
+    options = ("--max-num-queued-reqs", "6", "--api-key", "key-of-all", "--enable-server-load-tracking")
+    with LiveServer(model, "-asc", "2", *options) as live:
         yield live.wait_ready()
 
 
@@ -57,29 +58,34 @@ def answered_by(server: LiveServer) -> Counter[str]:
 
 
 @contextmanager
-def open_stream(server: LiveServer, **more: Any) -> Iterator[Iterator[str]]:
-    """The lines behind the first one of an answer."""
+def open_stream(server: LiveServer, **more: Any) -> Iterator[tuple[int, Iterator[str]]]:
+    """The process that answers, and the lines behind the first one of its answer."""
     with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | more, headers=KEY, timeout=60) as answer:
         assert answer.status_code == 200, answer.read()
         lines = answer.iter_lines()
         next(lines)
-        yield lines
+        yield holder(server, answer.extensions["network_stream"].get_extra_info("client_addr")[1]), lines
+
+
+def holder(server: LiveServer, port: int) -> int:
+    """The API process that has the other end of the connection from ``port``."""
+    for process in [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children()]:
+        if any(one.raddr and one.raddr.port == port for one in process.net_connections("tcp")):
+            return process.pid
+    raise AssertionError(f"nobody holds the connection from {port}")
 
 
 def streams_on_both(server: LiveServer, stack: ExitStack, **more: Any) -> list[Iterator[str]]:
     """An open stream of each process."""
-    before, streams = answered_by(server), []
+    streams: dict[int, Iterator[str]] = {}
     for _ in range(60):
-        one = ExitStack()
-        stream = one.enter_context(open_stream(server, **more))
-        is_new = len(answered_by(server) - before) > len(streams)
-        if not is_new:
-            one.close()
-            continue
-        stack.push(one.pop_all())
-        streams.append(stream)
+        with ExitStack() as one:
+            pid, stream = one.enter_context(open_stream(server, **more))
+            if pid not in streams:
+                streams[pid] = stream
+                stack.push(one.pop_all())
         if len(streams) == 2:
-            return streams
+            return list(streams.values())
     raise AssertionError("one process gets all connections")
 
 
@@ -155,7 +161,9 @@ def test_a_follower_that_is_killed_is_replaced(model: str) -> None:
         before = answered_by(server)
         server.wait_for(lambda: ask(server).status_code == 200 and len(answered_by(server) - before) == 2)
         assert "API process 1 was killed (SIGKILL)" in server.log()
-        assert server.metric("http_requests_total") >= 20  # those of the dead one, too
+        text = httpx.get(f"{server.url}/metrics").text  # those of the dead one, too
+        answered = re.findall(r'^http_requests_total\{handler="/v1/completions",method="POST",status="2xx"\} (\S+)', text, re.MULTILINE)
+        assert sum(map(float, answered)) >= 20, text
         assert server.stop() == 0
 
 
@@ -237,7 +245,8 @@ def test_the_engine_s_death_is_told_by_all(model: str) -> None:
             engine.kill()
             for stream in streams:
                 assert any("the engine process was killed (SIGKILL)" in line for line in stream)
-        assert all("SIGKILL" in httpx.get(f"{server.url}/ping").text for _ in range(10))
+        told = {httpx.get(f"{server.url}/ping").text for _ in range(10)}
+        assert all("SIGKILL" in text for text in told), told
         assert server.process.wait(timeout=30) == 1
         assert server.log().splitlines()[-1].startswith("headway: error: the engine has stopped: the engine process was killed")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from certificates import DAY, Authority, TlsFiles
 from dummy_model import write_dummy_model
 from live_server import LiveServer
 
@@ -55,6 +56,28 @@ def taken_port(folder: Path) -> str:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         return start("demo", "--host", "127.0.0.1", "--port", str(listener.getsockname()[1]))
+
+
+def start_tls(files: TlsFiles) -> str:
+    return start("demo", "--ssl-keyfile", str(files.key), "--ssl-certfile", str(files.certificate))
+
+
+def another_key(folder: Path) -> str:
+    files = TlsFiles(folder, Authority().identity())
+    certificate = files.certificate.read_bytes()
+    files.put(Authority().identity())
+    files.certificate.write_bytes(certificate)
+    return start_tls(files)
+
+
+def expired(folder: Path) -> str:
+    return start_tls(TlsFiles(folder, Authority().identity(since=-9 * DAY, until=-DAY)))
+
+
+def missing_file(folder: Path) -> str:
+    files = TlsFiles(folder, Authority().identity())
+    files.key.unlink()
+    return start_tls(files)
 
 
 def wrong_path(folder: Path) -> str:
@@ -114,6 +137,9 @@ def empty_key(folder: Path) -> str:
 
 STARTS: dict[str, Callable[[Path], str]] = {
     "The port is taken": taken_port,
+    "The key and the certificate do not match": another_key,
+    "The certificate has expired": expired,
+    "A file cannot be read": missing_file,
     "The model's path is wrong": wrong_path,
     "The weights are pickles": pickles,
     "The architecture is not supported": unknown_architecture,
@@ -127,14 +153,17 @@ STARTS: dict[str, Callable[[Path], str]] = {
 }
 ANSWERS = {
     "The API key is wrong": [{"Authorization": "Bearer wrong"}, {"Authorization": "Bearer s3cret-"}],
-    "The key comes without Bearer": [{"Authorization": "s3cret"}, {"Authorization": "Basic s3cret"}, {"X-API-Key": "s3cret"}, {}],
+    "The key comes without Bearer": [{"Authorization": "s3cret"}, {"Authorization": "Basic s3cret"}],
+    "No key comes": [{"X-API-Key": "s3cret"}, {}],
 }
+PREFLIGHT = "A browser's preflight is refused"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     model = write_dummy_model(tmp_path_factory.mktemp("model"))
-    with LiveServer(str(model), "--load-format", "dummy", "--api-key", "s3cret", "--served-model-name", "m") as live:
+    options = ("--api-key", "s3cret", "--served-model-name", "m", "--allowed-origins", "https://a.example")
+    with LiveServer(str(model), "--load-format", "dummy", *options) as live:
         yield live.wait_ready()
 
 
@@ -155,5 +184,12 @@ def test_an_answer_says_what_the_page_says(heading: str, server: LiveServer) -> 
     assert "s3cret" not in server.log()
 
 
+def test_a_preflight_says_what_the_page_says(server: LiveServer) -> None:
+    (message,) = sections()[PREFLIGHT]
+    asked = {"Origin": "https://b.example", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{server.url}/v1/chat/completions", headers=asked)
+    assert re.fullmatch(pattern(message), f"{answer.status_code} {answer.json()['error']['message']}")
+
+
 def test_every_case_of_the_page_is_brought_about() -> None:
-    assert sections().keys() == STARTS.keys() | ANSWERS.keys()
+    assert sections().keys() == STARTS.keys() | ANSWERS.keys() | {PREFLIGHT}

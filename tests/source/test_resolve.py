@@ -128,8 +128,8 @@ def test_an_index_that_nests_without_end(tmp_path: Path) -> None:
 def test_paths_that_do_not_exist(tmp_path: Path) -> None:
     make_model(tmp_path / "llama-3", *SAFETENSORS)
     make_model(tmp_path / "qwen", *SAFETENSORS)
-    fails(tmp_path / "lama-3", "does not exist; did you mean .*/llama-3")
-    fails(tmp_path / "zzz" / "yyy", f"does not exist; the nearest directory that exists is {tmp_path}, which holds llama-3, qwen")
+    fails(tmp_path / "lama-3", "does not exist; did you mean .*/llama-3\\?$")
+    fails(tmp_path / "zzz" / "yyy", f"does not exist; the nearest directory that exists is {tmp_path}, which holds llama-3, qwen[.]$")
     fails("./nowhere.gguf", r"The model path \./nowhere\.gguf does not exist")
     fails("not a hub id", "neither a path that exists here nor a Hub id")
     fails("./" + "x" * 300, "does not exist")

@@ -50,7 +50,7 @@ class UserModules:
         if not _DOTTED.fullmatch(path):
             raise ConfigError([f"{option}: expected package.module.name, got {path!r}"])
         module, _, name = path.rpartition(".")
-        return _attribute(self._import(module, option), module, name, option)
+        return _attribute(self._import(module, option), module, name, option, separator=".")
 
     def _module(self, place: str, option: str) -> ModuleType:
         if place.endswith(".py"):
@@ -77,14 +77,14 @@ class UserModules:
         return self._files[path]
 
 
-def _attribute(module: ModuleType, place: str, path: str, option: str) -> Callable[..., Any]:
+def _attribute(module: ModuleType, place: str, path: str, option: str, separator: str = ":") -> Callable[..., Any]:
     found: Any = module
     for name in path.split("."):
         if not hasattr(found, name):
             raise ConfigError([f"{option}: {place} has no {path}"])
         found = getattr(found, name)
     if not callable(found):
-        raise ConfigError([f"{option}: {place}:{path} is no function but of type {type(found).__name__}"])
+        raise ConfigError([f"{option}: {place}{separator}{path} is no function but of type {type(found).__name__}"])
     return found  # type: ignore[no-any-return]  # callable() leaves Any
 
 
@@ -125,6 +125,10 @@ def _user_code(option: str, place: str, folder: Path) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # the edge to code that is not ours
         if isinstance(error, SystemExit) and type(error) is not SystemExit:
             raise  # a signal's, which came meanwhile
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{place}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                [f"{option}: there is no module {error.name}: install it, or put the folder that has it on PYTHONPATH"]
+            ) from error
         log.error("%s: the code of %s failed", option, place, exc_info=error)
         raise ConfigError([f"{option}: {_where(error, place)}: {_what(error)}; the log has the traceback"]) from error
     finally:
