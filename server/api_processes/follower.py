@@ -70,7 +70,7 @@ class _Follower:
         self._served.set_ready(info)
         self._counts.set(Count.IS_READY, 1)
         if info.device.startswith("cpu"):
-            yield_to_engine()
+            yield_to_engine(self._arguments.niceness)
 
     async def _obey(self, server: HttpServer) -> None:
         """Until told to end."""

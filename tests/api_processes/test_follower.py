@@ -22,7 +22,7 @@ def test_the_engine_s_last_words_go_before_what_the_leader_tells(tmp_path: Path)
     Counts.create(tmp_path, 2)
 
     async def dead_cause() -> str | None:
-        follower = _Follower(FollowerArguments(1, ServerConfig(), tmp_path, tmp_path, [], {}))
+        follower = _Follower(FollowerArguments(1, ServerConfig(), tmp_path, tmp_path, [], {}, 0))
         links, leader = EngineLinks(tmp_path, 2), OrderSender(tmp_path, 1)
         links.send_to_all(Died("out of paper"))
         await follower._client.run(follower._engine_end)

@@ -155,6 +155,8 @@ def test_a_follower_that_is_killed_is_replaced(model: str) -> None:
         before = answered_by(server)
         server.wait_for(lambda: ask(server).status_code == 200 and len(answered_by(server) - before) == 2)
         assert "API process 1 was killed (SIGKILL)" in server.log()
+        (second,) = {*follower_pids(server)} - {first}
+        assert psutil.Process(second).nice() == psutil.Process(server.process.pid).nice()
         assert server.metric("http_requests_total") >= 20  # those of the dead one, too
         assert server.stop() == 0
 
