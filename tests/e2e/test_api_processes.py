@@ -57,29 +57,38 @@ def answered_by(server: LiveServer) -> Counter[str]:
 
 
 @contextmanager
-def open_stream(server: LiveServer, **more: Any) -> Iterator[Iterator[str]]:
-    """The lines behind the first one of an answer."""
+def open_stream(server: LiveServer, **more: Any) -> Iterator[tuple[int, Iterator[str]]]:
+    """(which process answers, the lines behind the first one of its answer)."""
     with httpx.stream("POST", f"{server.url}/v1/completions", json=LONG | more, headers=KEY, timeout=60) as answer:
         assert answer.status_code == 200, answer.read()
         lines = answer.iter_lines()
         next(lines)
-        yield lines
+        yield _process_at(server, answer.extensions["network_stream"].get_extra_info("client_addr")), lines
+
+
+def _process_at(server: LiveServer, client: tuple[str, int]) -> int:
+    """The access log does not tell: it has a line for an answer once that has ended."""
+    (pid,) = [
+        pid
+        for pid in (server.process.pid, *follower_pids(server))
+        if psutil.pid_exists(pid) and any(connection.raddr == client for connection in psutil.Process(pid).net_connections("tcp"))
+    ]
+    return pid
 
 
 def streams_on_both(server: LiveServer, stack: ExitStack, **more: Any) -> list[Iterator[str]]:
     """An open stream of each process."""
-    before, streams = answered_by(server), []
+    streams: dict[int, Iterator[str]] = {}
     for _ in range(60):
         one = ExitStack()
-        stream = one.enter_context(open_stream(server, **more))
-        is_new = len(answered_by(server) - before) > len(streams)
-        if not is_new:
+        pid, stream = one.enter_context(open_stream(server, **more))
+        if pid in streams:
             one.close()
             continue
         stack.push(one.pop_all())
-        streams.append(stream)
+        streams[pid] = stream
         if len(streams) == 2:
-            return streams
+            return list(streams.values())
     raise AssertionError("one process gets all connections")
 
 
