@@ -33,7 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def server(model: str) -> Iterator[LiveServer]:
-    with LiveServer(model, "-asc", "2", "--max-num-queued-reqs", "6", "--api-key", "key-of-all") as live:
+    options = ("--max-num-queued-reqs", "6", "--api-key", "key-of-all", "--enable-server-load-tracking")
+    with LiveServer(model, "-asc", "2", *options) as live:
         yield live.wait_ready()
 
 
