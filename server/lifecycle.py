@@ -19,7 +19,7 @@ from headway.server.api.deps import Drain, Served
 from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api_processes.followers import Followers
-from headway.server.api_processes.serving import hush_stages, yield_to_engine
+from headway.server.api_processes.serving import hush_stages, niceness, yield_to_engine
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.counts import Count, Counts
@@ -187,7 +187,7 @@ class Lifecycle:
             for line in ready_banner(self._config, self._served.name, info, time.monotonic() - self._started):
                 log.info("%s", line)
             if info.device.startswith("cpu"):
-                yield_to_engine()
+                yield_to_engine(niceness())
             await receiving
         finally:
             receiving.cancel()

@@ -58,13 +58,14 @@ def create_app(
     """The application; it answers from the first moment, with 503 and the reason until engine and model are ready.
 
     The caller makes all of these and keeps them: it loads ``served`` and calls its ``set_ready``, begins ``drain``, and has
-    ``adapters`` load those of the start. ``phases`` are those of the start that have ended, with their seconds, told in metrics.
+    ``adapters`` load those of the start. ``phases`` are those of the start that have ended by then, with their seconds, told in metrics.
     Raises ConfigError for keys and for code of the user's that can't be used.
     """
     metrics = Metrics(config, engine, served.name, counts)
     load = ServerLoad(config.observability.enable_server_load_tracking, counts)
     state = AppState(config, engine, served, drain, metrics, adapters, load, counts, tracing)
-    _add_metrics(state, phases or {} if counts.num_processes == 1 else {})
+    # Over several processes each scrape meets another one, and only the leader has phases.
+    _add_metrics(state, phases if phases is not None and counts.num_processes == 1 else {})
     keys = ApiKeys(config.security)
     with_docs = not config.http.disable_fastapi_docs
     app = FastAPI(

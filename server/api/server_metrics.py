@@ -14,7 +14,7 @@ from headway.server.api.series import info_family
 
 
 class ServerCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
-    """The server's state when it is scraped. ``phases``: those of its start that have ended, with the seconds that each took."""
+    """The server's state when it is scraped. ``phases``: those of its start that have ended by then, with the seconds that each took."""
 
     def __init__(self, state: AppState, phases: Mapping[str, float]) -> None:
         self._state = state
@@ -31,6 +31,6 @@ class ServerCollector(Collector):  # type: ignore[misc]  # prometheus_client is 
         yield GaugeMetricFamily("headway:engine_stalled_seconds", stalled, engine.seconds_since_progress())
         yield CounterMetricFamily("headway:engine_steps", "Steps that the engine has finished.", engine.stats.num_steps)
         phases = GaugeMetricFamily("headway:startup_phase_seconds", "How long each phase of the start took.", labels=["phase"])
-        for name, seconds in self._phases.items():
+        for name, seconds in list(self._phases.items()):  # the starter's thread may be adding one
             phases.add_metric([name], seconds)
         yield phases

@@ -20,3 +20,4 @@ class FollowerArguments:
     cache_dir: Path
     listeners: list[socket.socket]  # its own: bound, and not listening yet
     telemetry: Mapping[str, str]  # OpenTelemetry's variables
+    niceness: int  # the leader's when it began, and so the engine's

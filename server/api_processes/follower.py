@@ -57,6 +57,7 @@ class _Follower:
             await self._obey(server)
             for task in others:
                 task.cancel()
+            self._orders.close()
             self._client.close()
             server.should_exit = True
 
@@ -69,7 +70,7 @@ class _Follower:
         self._served.set_ready(info)
         self._counts.set(Count.IS_READY, 1)
         if info.device.startswith("cpu"):
-            yield_to_engine()
+            yield_to_engine(self._arguments.niceness)
 
     async def _obey(self, server: HttpServer) -> None:
         """Until told to end."""
@@ -80,7 +81,8 @@ class _Follower:
                 case FilesFound(files=files):
                     self._files.set_result(files)
                 case EngineEnded(cause=cause):
-                    self._engine_end.set_result(cause)
+                    if not self._engine_end.done():  # else the engine's own last words were here first
+                        self._engine_end.set_result(cause)
                 case BeginDrain():
                     self._drain.begin()
                     close_after_answers(server)

@@ -16,6 +16,7 @@ from headway.server.api_processes.entry import run_follower
 from headway.server.api_processes.listeners import another, share
 from headway.server.api_processes.orders import BeginDrain, End, EngineEnded, FilesFound, Order, OrderSender, Preparing
 from headway.server.api_processes.restarts import MAX_RESTARTS, WITHIN_S, Restarts
+from headway.server.api_processes.serving import niceness
 from headway.server.children import exited, how_it_ended
 from headway.server.config.server import ServerConfig
 from headway.server.counts import LEADER, Count, Counts
@@ -85,6 +86,7 @@ class Followers:
         self._listeners = listeners  # the leader's own
         self._counts = counts
         self._telemetry = telemetry
+        self._niceness = niceness()
         self._members: dict[int, _Member] = {}
         self._restarts = Restarts()
         self._keeping: list[asyncio.Task[None]] = []
@@ -109,7 +111,7 @@ class Followers:
     def _start(self, index: int) -> None:
         listeners = [another(listener) for listener in self._listeners]
         member = self._members[index] = _Member(
-            FollowerArguments(index, self._config, self._directory, self._cache_dir, listeners, self._telemetry)
+            FollowerArguments(index, self._config, self._directory, self._cache_dir, listeners, self._telemetry, self._niceness)
         )
         log.info("API process %d is process %d", index, member.process.pid)
         if self._found is not None:

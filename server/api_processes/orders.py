@@ -73,3 +73,6 @@ class OrderReceiver:
 
     async def receive(self) -> Order:
         return _decoder.decode(await self._socket.recv())
+
+    def close(self) -> None:
+        self._socket.close(0)

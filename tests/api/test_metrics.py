@@ -194,3 +194,12 @@ def test_names_that_vllm_has_dropped(is_asked_for: bool) -> None:
     names = ("gpu_cache_usage_perc", "gpu_prefix_cache_queries_total", "gpu_prefix_cache_hits_total", "time_per_output_token_seconds_count")
     values = [found.get(f"vllm:{name}") for name in names]
     assert values == ([0.25, 8, 7, found["vllm:inter_token_latency_seconds_count"]] if is_asked_for else [None] * 4)
+
+
+def test_phases_that_end_later_are_told_too() -> None:
+    """At the start of a server none has ended yet, while the model is on its way."""
+    phases: dict[str, float] = {}
+    with ApiServer(phases=phases) as server:
+        assert not any("startup_phase" in name for name in metrics_of(server))
+        phases["getting the model"] = 2.5
+        assert metrics_of(server)["headway:startup_phase_seconds{'phase': 'getting the model'}"] == 2.5

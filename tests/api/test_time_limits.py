@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -11,6 +13,9 @@ import openai
 import pytest
 from api_server import ApiServer
 from websockets.sync.client import connect
+
+from headway.server.api.deadline import Deadline
+from headway.server.errors import RequestTimedOut
 
 PROMPT = {"prompt": "x"}
 SHORT = {"overload": {"request_timeout": 0.1}}
@@ -126,7 +131,7 @@ def test_the_time_of_the_queue() -> None:
         error, end = last_events(server.post("/v1/completions", {**PROMPT, "stream": True}))
         assert (error["code"], end) == (503, "[DONE]")
         assert metric(server, "vllm:admission_rejections_total", 'reason="queue_timeout"') == 2
-        assert metric(server, "vllm:request_success_total", 'finished_reason="queue_timeout"') >= 2
+        assert metric(server, "vllm:request_success_total", 'finished_reason="queue_timeout"') == 3  # each choice
 
 
 def test_each_line_of_a_batch_has_its_own_time() -> None:
@@ -163,3 +168,16 @@ def test_each_message_of_a_websocket_has_its_own_time() -> None:
         server.on_loop(server.engine.gate.set)
         ws.send(json.dumps(PROMPT))
         assert "choices" in json.loads(ws.recv(timeout=10))
+
+
+def test_what_comes_to_its_turn_too_late_is_not_begun() -> None:
+    """Where the time ran out in a thread, which nothing can cancel: reading a long prompt."""
+
+    async def main() -> None:
+        deadline = Deadline.begin().within(0.001, "the test")
+        deadline.check()
+        time.sleep(0.002)
+        with pytest.raises(RequestTimedOut, match="the limit that the test sets"):
+            deadline.check()
+
+    asyncio.run(main())

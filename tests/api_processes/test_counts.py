@@ -32,14 +32,14 @@ def test_rows_add_up_across_views(tmp_path: Path) -> None:
 def test_a_process_that_ended_leaves_its_totals(tmp_path: Path) -> None:
     leader = Counts.create(tmp_path, 2)
     follower = Counts.join(tmp_path, 1)
-    follower.add(Count.GENERATION_TOKENS, 100)
+    follower.add(Count.GENERATED_TOKENS, 100)
     follower.add(Count.OPEN_REQUESTS, 5)
     leader.retire(1)
     assert leader.total(Count.OPEN_REQUESTS) == 0
-    assert leader.total(Count.GENERATION_TOKENS) == 100
+    assert leader.total(Count.GENERATED_TOKENS) == 100
     another = Counts.join(tmp_path, 1)
-    another.add(Count.GENERATION_TOKENS, 1)
-    assert leader.total(Count.GENERATION_TOKENS) == 101
+    another.add(Count.GENERATED_TOKENS, 1)
+    assert leader.total(Count.GENERATED_TOKENS) == 101
 
 
 def test_the_leader_opens_for_all(tmp_path: Path) -> None:

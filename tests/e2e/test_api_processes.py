@@ -161,6 +161,8 @@ def test_a_follower_that_is_killed_is_replaced(model: str) -> None:
         before = answered_by(server)
         server.wait_for(lambda: ask(server).status_code == 200 and len(answered_by(server) - before) == 2)
         assert "API process 1 was killed (SIGKILL)" in server.log()
+        (second,) = {*follower_pids(server)} - {first}
+        assert psutil.Process(second).nice() == psutil.Process(server.process.pid).nice()
         text = httpx.get(f"{server.url}/metrics").text  # those of the dead one, too
         answered = re.findall(r'^http_requests_total\{handler="/v1/completions",method="POST",status="2xx"\} (\S+)', text, re.MULTILINE)
         assert sum(map(float, answered)) >= 20, text

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -25,9 +25,6 @@ from headway.server.api.serving.timing import Timing
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
-
-if TYPE_CHECKING:
-    pass
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
