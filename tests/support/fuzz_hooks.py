@@ -105,7 +105,7 @@ def no_server_error(context: CheckContext, response: Response, case: Case) -> No
 
 def _errors_in(events: str) -> list[dict[str, Any]]:
     found = []
-    for line in events.splitlines():
+    for line in events.split("\n"):  # not splitlines, which ends a line at U+2028 too
         if line.startswith("data: {"):
             event = json.loads(line.removeprefix("data: "))
             if "error" in event:

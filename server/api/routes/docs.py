@@ -56,7 +56,7 @@ class Docs:
 INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 _BODY = (400, 413, 415)
-_MODEL = (*_BODY, 404, 503, 504)
+_MODEL = (*_BODY, 404, 503, 504, 507)
 _CHANGE = (*_BODY, 404, 409, 503, 507)
 _TEXT = "text/plain"
 _NAME: dict[str, Any] = {"type": "string", "minLength": 1}
