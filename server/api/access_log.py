@@ -31,7 +31,7 @@ def has_access_log(logs: LogConfig) -> bool:
 
 
 class AccessLogMiddleware:
-    """Outermost, so that it sees every answer; RequestIdMiddleware, inside of it, puts the id and the record into the scope."""
+    """Around all that answers; RequestIdMiddleware, inside of it, puts the id and the record into the scope."""
 
     def __init__(self, app: ASGIApp, unlogged: Sequence[str]) -> None:
         self.app = app

@@ -16,7 +16,7 @@ NUM_SPARE = 128
 _TELL_EVERY_S = 60.0
 
 
-class Admission(enum.Enum):
+class Allowance(enum.Enum):
     """What a new connection may do."""
 
     ALL = "all"
@@ -31,15 +31,15 @@ class ConnectionLimit:
         self.max_connections = connections.max_connections or _that_the_process_has_files_for()
         self._told_at = -_TELL_EVERY_S
 
-    def admit(self, num_open: int) -> Admission:
+    def admit(self, num_open: int) -> Allowance:
         """For a new connection, which ``num_open`` counts too."""
         if num_open <= self.max_connections:
-            return Admission.ALL
+            return Allowance.ALL
         now = time.monotonic()
         if now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
             log.warning("%d connections are open, as many as there may be (--max-connections): new ones are refused", self.max_connections)
-        return Admission.HEALTH if num_open <= self.max_connections + NUM_SPARE else Admission.NOTHING
+        return Allowance.HEALTH if num_open <= self.max_connections + NUM_SPARE else Allowance.NOTHING
 
 
 def _that_the_process_has_files_for() -> int:

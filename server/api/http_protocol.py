@@ -14,7 +14,7 @@ from starlette.types import Message, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from headway.server.api.connection_limit import Admission, ConnectionLimit
+from headway.server.api.connection_limit import Allowance, ConnectionLimit
 from headway.server.api.errors import error_body
 from headway.server.api.patience import SlowReader
 from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
@@ -35,7 +35,7 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
 
     What is held of a head is at most that and one read of the socket. The trailers of a chunked body have the same limit.
     A client that keeps the server waiting longer than ``limits`` say is cut off. What a connection may do that ``limit`` does not
-    wholly admit, Admission says.
+    wholly admit, Allowance says.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         self._header_timeout_s, self._body_timeout_s = limits.client_header_timeout_s, limits.client_body_timeout_s
         self._read_timeout_s = limits.client_read_timeout_s
         self._limit = limit
-        self._admission = Admission.ALL
+        self._allowance = Allowance.ALL
         websocket = functools.partial(LimitedWebSocketProtocol, read_timeout_s=self._read_timeout_s)
         self.ws_protocol_class = websocket  # type: ignore[assignment]  # uvicorn calls it
         self._num_pending = 0  # bytes since the parser last gave out a whole head or a piece of a body
@@ -65,8 +65,8 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._slow_reader = SlowReader(transport, self.loop, self._read_timeout_s)
-        self._admission = self._limit.admit(len(self.connections))
-        if self._admission is Admission.NOTHING:
+        self._allowance = self._limit.admit(len(self.connections))
+        if self._allowance is Allowance.NOTHING:
             transport.abort()
         else:
             self._wait_for_client()
@@ -114,14 +114,14 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             return  # this request, or the one before it
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._max_head_bytes:
             self._refusal = self._head_too_large()  # one that came in one piece
-        elif self._admission is Admission.HEALTH and self.url.partition(b"?")[0] not in _HEALTH:
+        elif self._allowance is Allowance.HEALTH and self.url.partition(b"?")[0] not in _HEALTH:
             self._refusal = self._too_many_connections()
         else:
             cycle_before = self.cycle
             super().on_headers_complete()
             if self.cycle is not cycle_before:  # it is the same at a WebSocket's handshake
                 self.cycle.send = functools.partial(_send_while_open, self.cycle, self.cycle.send)  # type: ignore[method-assign,arg-type]
-            if self._admission is Admission.HEALTH:
+            if self._allowance is Allowance.HEALTH:
                 self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -149,7 +149,7 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
     def _wait_for_client(self) -> None:
         self._stop_waiting()
         patience_s = self._body_timeout_s if self._has_head else self._header_timeout_s
-        if self._admission is not Admission.ALL:
+        if self._allowance is not Allowance.ALL:
             patience_s = min(patience_s, _SPARE_HEAD_S)
         self._owed_timer = self.loop.call_later(patience_s, self._give_up)
 

@@ -46,7 +46,7 @@ class GoElsewhereMiddleware:
 
 
 class RequestIdMiddleware:
-    """Outermost: gives each request an id and answers 500, with that id in the log, where a handler has a bug.
+    """Gives each request an id and answers 500, with that id in the log, where a handler has a bug.
 
     A usable X-Request-Id of the client is taken over; ``put_on_answers`` sends the id back.
     """
