@@ -14,7 +14,7 @@ from api_server import ApiServer
 from certificates import connected
 
 from headway.server.api import connection_limit
-from headway.server.api.connection_limit import Admission, ConnectionLimit
+from headway.server.api.connection_limit import Allowance, ConnectionLimit
 from headway.server.config.connections import ConnectionsConfig
 
 MOST, SPARE = 3, 2
@@ -91,7 +91,7 @@ def test_who_leaves_makes_room(server: ApiServer, full: list[socket.socket]) -> 
 def test_the_log_tells_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     limit = ConnectionLimit(ConnectionsConfig(max_connections=10))
-    assert [limit.admit(n) for n in (1, 10, 11, 138, 139)] == [Admission.ALL] * 2 + [Admission.HEALTH] * 2 + [Admission.NOTHING]
+    assert [limit.admit(n) for n in (1, 10, 11, 138, 139)] == [Allowance.ALL] * 2 + [Allowance.HEALTH] * 2 + [Allowance.NOTHING]
     assert [record.message for record in caplog.records] == [
         "10 connections are open, as many as there may be (--max-connections): new ones are refused"
     ]
