@@ -88,7 +88,7 @@ class GeneratedAnswer:
                 if chunks := [chunk for delta in self._intervals.due(batch) for chunk in self._form.chunks(delta, usage)]:
                     yield chunks
         if has_usage:
-            yield [self._form.usage_chunk(self._generation.usage(), self._generation.timing() if self._tells_metrics else None)]
+            yield [self._form.usage_chunk(self._generation.usage(), self._generation.timing())]
 
     async def aclose(self) -> None:
         await self._generation.aclose()

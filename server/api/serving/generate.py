@@ -55,7 +55,7 @@ class Generation:
 
     def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], call: Call) -> None:
         self._state = state
-        self._timing = Timing(call.deadline.arrival)
+        self._timing = Timing(call.deadline.arrival) if state.config.http.enable_per_request_metrics else None
         self._adapter: Adapter | None = None  # held until the end
         self._prompts = prompts
         self._span = call.span
@@ -197,15 +197,16 @@ class Generation:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None
             choice.token_ids.clear()
-        self._timing.on_tokens(len(new.token_ids))
-        self._timing.on_times(deltas[-1].times)
+        if self._timing is not None:
+            self._timing.on_tokens(len(new.token_ids))
+            self._timing.on_times(choice.times)
         if self._log is not None:
             self._log.on_delta(new)
         return new
 
     def timing(self) -> dict[str, Any] | None:
-        """The `metrics` of an answer; None where several choices share the request's time."""
-        return self._timing.as_dict() if len(self.choices) == 1 else None
+        """The `metrics` of an answer; None where they are not asked for, or several choices share the request's time."""
+        return self._timing.as_dict() if self._timing is not None and len(self.choices) == 1 else None
 
     def usage(self) -> Usage:
         """So far."""
