@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.server.api.file_watch import chances_of_change
+from headway.server.api.file_watch import keep_looking
 from headway.server.config.security import SecurityConfig
 from headway.server.errors import ConfigError
 from headway.server.words import plural
@@ -60,8 +60,7 @@ class ApiKeys:
     async def watch(self) -> None:
         """Follows the file until it is cancelled."""
         if self._path is not None:
-            async for _ in chances_of_change(self._path):
-                self.reload()
+            await keep_looking(self.reload)
 
     def reload(self) -> None:
         """Takes over what the file holds now. If it can't be used the keys stay as they are, and the log says so, once."""

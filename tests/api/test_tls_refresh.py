@@ -16,7 +16,7 @@ import pytest
 from api_server import ApiServer
 from certificates import DAY, Authority, TlsFiles, handshake, replace, serial, status
 
-from headway.server.api.tls import server_tls
+from headway.server.api import file_watch
 from headway.server.api.tls.server_tls import ServerTls
 from headway.server.config.tls import TlsConfig
 
@@ -58,7 +58,7 @@ def load(server: ApiServer, client: ssl.SSLContext, num_threads: int = 4) -> Ite
 
 
 def test_a_renewed_certificate_is_taken_over_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_tls, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(file_watch, "LOOK_EVERY_S", 0.02)
     first = AUTHORITY.identity()
     files = TlsFiles(tmp_path, first)
     client = AUTHORITY.client()
@@ -183,7 +183,7 @@ def test_the_directory_swap_of_kubernetes(tmp_path: Path) -> None:
 
 
 def test_without_the_option_nothing_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_tls, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(file_watch, "LOOK_EVERY_S", 0.001)
     files = TlsFiles(tmp_path, AUTHORITY.identity())
     client = AUTHORITY.client()
     with ApiServer(tls=files.options, verify=client) as server:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime
 
+from headway.server.api.file_watch import keep_looking
 from headway.server.api.tls.context import SwappableContext, make_context
 from headway.server.api.tls.material import Material, judge, read_material
 from headway.server.config.tls import TlsConfig
 from headway.server.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-LOOK_EVERY_S = 2.0
 
 
 class ServerTls:
@@ -40,14 +38,8 @@ class ServerTls:
         return self._judgement.expires_at.timestamp()
 
     async def keep_fresh(self) -> None:
-        """Never returns.
-
-        Looks at the files' content every few seconds. Notifications would come at once, but not from NFS or FUSE, nor on a node where
-        others have used up the inotify instances; and reading three small files takes 0.1 ms.
-        """
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            await asyncio.to_thread(self.look)
+        """Never returns."""
+        await keep_looking(self.look)
 
     def look(self) -> None:
         """Takes the files over if they are others than those in use, and good. If they are not good, what is in use stays."""
