@@ -26,6 +26,18 @@ class FinishReason(enum.StrEnum):
 LOWEST_REPETITION_PENALTY = 1e-6
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer's text must be. ``source``: a JSON schema's text, a regular expression, a Lark or GBNF grammar, or a structural
+    tag's JSON, as ``kind`` says. Checked by the API process; the same grammar is compiled once.
+
+    ``starts_after``: tokens of the answer, in a row, before which it is free (the end of a model's reasoning); empty: it never is.
+    """
+
+    kind: Literal["json_schema", "regex", "grammar", "structural_tag"]
+    source: str
+    starts_after: tuple[int, ...] = ()
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to choose tokens. Validated and completed (defaults, limits) by the API process.
 
@@ -52,6 +64,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def is_greedy(self) -> bool:

@@ -129,15 +129,23 @@ def error_body(status: int, message: str, param: str | None = None) -> dict[str,
     return {"error": {"message": message, "type": error_type(status), "param": param, "code": status}}
 
 
-def error_json(error: HeadwayError) -> bytes:
+def error_body_of(error: HeadwayError) -> dict[str, Any]:
     """The error object as it stands in an answer or in an event of a stream that has begun."""
-    return msgspec.json.encode(error_body(status_of(error), str(error), getattr(error, "param", None)))
+    return error_body(status_of(error), str(error), getattr(error, "param", None))
+
+
+def error_json(error: HeadwayError) -> bytes:
+    return msgspec.json.encode(error_body_of(error))
+
+
+def failure_body(request_id: str, where: str) -> dict[str, Any]:
+    """For the ``except`` of a process edge: logs the bug that it caught, and says what the client may know, which is where to look."""
+    log.exception("Request %s failed%s", request_id, where, extra={"request_id": request_id})
+    return error_body(500, f"The server failed on this request; its log says why, under request id {request_id}.")
 
 
 def failure_json(request_id: str, where: str) -> bytes:
-    """For the ``except`` of a process edge: logs the bug that it caught, and says what the client may know, which is where to look."""
-    log.exception("Request %s failed%s", request_id, where, extra={"request_id": request_id})
-    return msgspec.json.encode(error_body(500, f"The server failed on this request; its log says why, under request id {request_id}."))
+    return msgspec.json.encode(failure_body(request_id, where))
 
 
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:

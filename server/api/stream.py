@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
-from headway.server.api.errors import ClientDisconnected, error_json, failure_json, log_stack, status_of
+from headway.server.api.errors import ClientDisconnected, error_body_of, failure_body, log_stack, status_of
 from headway.server.errors import HeadwayError
 
 log = logging.getLogger(__name__)
@@ -24,16 +26,36 @@ STREAM_FAILURE = "headway.stream_failure"
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How JSON chunks stand in a stream. ``end`` comes behind the last; ``heartbeat`` says nothing, and is empty where nothing can."""
+    """How JSON chunks stand in a stream. ``end`` comes behind the last; ``heartbeat`` says nothing, and is empty where nothing can.
+
+    ``error``: the chunk that ends a stream half-way, of the object that error_body makes.
+    """
 
     media_type: str
     before: bytes
     after: bytes
     end: bytes
     heartbeat: bytes
+    error: Callable[[dict[str, Any]], bytes] = msgspec.json.encode
 
     def frame(self, chunks: Sequence[bytes]) -> bytes:
         return b"".join([b"".join((self.before, chunk, self.after)) for chunk in chunks])
+
+
+@dataclass(frozen=True, slots=True)
+class TypedEvents(Framing):
+    """Events with a name, which is the chunk's ``type``: each chunk begins with it."""
+
+    def frame(self, chunks: Sequence[bytes]) -> bytes:
+        return b"".join([b"".join((b"event: ", _type_of(chunk), b"\n", self.before, chunk, self.after)) for chunk in chunks])
+
+
+_TYPE = b'{"type":"'
+
+
+def _type_of(chunk: bytes) -> bytes:
+    assert chunk.startswith(_TYPE), "a typed event begins with its type"
+    return chunk[len(_TYPE) : chunk.index(b'"', len(_TYPE))]
 
 
 def json_lines(media_type: str) -> Framing:
@@ -92,10 +114,10 @@ class ChunkStream(Response):
         except HeadwayError as error:
             log_stack(scope, error)
             scope[STREAM_FAILURE] = status_of(error)
-            last = [error_json(error)]
+            last = [self._framing.error(error_body_of(error))]
         except Exception:  # the process edge, as in RequestIdMiddleware: the status is out, so the stream must say it
             scope[STREAM_FAILURE] = 500
-            last = [failure_json(str(scope.get("headway.request_id")), " in its stream")]
+            last = [self._framing.error(failure_body(str(scope.get("headway.request_id")), " in its stream"))]
         finally:
             if heart is not None:
                 heart.stop()

@@ -28,7 +28,7 @@ _Model = TypeVar("_Model", bound=RequestModel)
 async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
     """The whole way of a request whose route says what it asks for."""
     request = await read_request(http, lambda fields: parse_request(operation.model, fields))
-    return await respond(http, await operation.open(state_of(http), await call_of(http), request))
+    return await respond(http, await operation.open(state_of(http), await call_of(http), request), framing=operation.framing)
 
 
 async def call_of(http: Request) -> Call:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -49,9 +49,16 @@ class AnswerFormat(Protocol):
 
 
 class GeneratedAnswer:
-    """See Answer. Closes ``generation``."""
+    """See Answer. Closes ``generation``. ``parse`` changes each piece, in order, before ``form`` sees it."""
 
-    def __init__(self, state: AppState, request: GenerationFields, generation: Generation, form: AnswerFormat) -> None:
+    def __init__(
+        self,
+        state: AppState,
+        request: GenerationFields,
+        generation: Generation,
+        form: AnswerFormat,
+        parse: Callable[[ChoiceDelta], None] | None = None,
+    ) -> None:
         http = state.config.http
         self._forces_usage = http.enable_force_include_usage
         self._tells_metrics = http.enable_per_request_metrics
@@ -59,6 +66,7 @@ class GeneratedAnswer:
         self._request = request
         self._generation = generation
         self._form = form
+        self._parse = parse
 
     @property
     def is_stream(self) -> bool:
@@ -66,7 +74,7 @@ class GeneratedAnswer:
 
     async def whole(self) -> bytes:
         whole: dict[int, ChoiceDelta] = {}
-        async with aclosing(self._generation.batches()) as batches:
+        async with aclosing(self._batches()) as batches:
             async for batch in batches:
                 for delta in batch:
                     if (so_far := whole.get(delta.index)) is None:
@@ -82,13 +90,21 @@ class GeneratedAnswer:
         options = self._request.stream_options
         has_usage = self._forces_usage or (options is not None and options.include_usage)
         is_continuous = self._forces_usage or (options is not None and options.include_usage and options.continuous_usage_stats)
-        async with aclosing(self._generation.batches()) as batches:
+        async with aclosing(self._batches()) as batches:
             async for batch in batches:
                 usage = self._generation.usage() if is_continuous else None
                 if chunks := [chunk for delta in self._intervals.due(batch) for chunk in self._form.chunks(delta, usage)]:
                     yield chunks
         if has_usage:
             yield [self._form.usage_chunk(self._generation.usage(), self._generation.timing())]
+
+    async def _batches(self) -> AsyncGenerator[list[ChoiceDelta], None]:
+        async with aclosing(self._generation.batches()) as batches:
+            async for batch in batches:
+                if self._parse is not None:
+                    for delta in batch:
+                        self._parse(delta)
+                yield batch
 
     async def aclose(self) -> None:
         await self._generation.aclose()

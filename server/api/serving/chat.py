@@ -2,59 +2,40 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from headway.server.api.deps import AppState, ServedModel
-from headway.server.api.off_loop import off_loop
+from headway.server.api.deps import AppState
 from headway.server.api.protocol.chat import ChatCompletionRequest
-from headway.server.api.serving.answer import Answer, GeneratedAnswer
+from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter, encode
-from headway.server.api.serving.generate import Generation, Usage
-from headway.server.api.serving.limits import check_limits
+from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat
-from headway.server.config.chat import ChatConfig
+from headway.server.api.serving.turn import Turn, open_turn
 
 
 async def open_chat(state: AppState, call: Call, request: ChatCompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
-    model = state.ready_model()
-    check_limits(request, state.config.limits)
-    adapter = state.adapter_of(request.model, call.adapter)
-    runs_template = request.chat_template is not None
-    prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request), runs_template=runs_template)
-    public_id = f"chatcmpl-{call.id_of(request)}"
-    form = _ChatFormat(state, request, model, prompt, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter)
-    return GeneratedAnswer(state, request, generation, form)
-
-
-def _prompt(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
-    text = rendered_chat(chat, model, request)
-    return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
+    """Raises as open_turn does."""
+    return await open_turn(state, call, request, f"chatcmpl-{call.id_of(request)}", _ChatFormat)
 
 
 class _ChatFormat:
     """See AnswerFormat."""
 
-    def __init__(
-        self, state: AppState, request: ChatCompletionRequest, model: ServedModel, prompt: EncodedPrompt, public_id: str, name: str
-    ) -> None:
-        http = state.config.http
-        self._request = request
-        self._prompt = prompt
-        self._logprobs = LogprobFormat.of(http, request, model.tokenizer)
-        self._public_id = public_id
-        self._name = name
-        self._fingerprint = state.fingerprint
-        self._created = int(time.time())
+    def __init__(self, turn: Turn) -> None:
+        http = turn.state.config.http
+        self._request = request = turn.request
+        self._prompt = turn.prompt
+        self._logprobs = LogprobFormat.of(http, request, turn.model.tokenizer)
+        self._public_id = turn.public_id
+        self._name = turn.name
+        self._fingerprint = turn.state.fingerprint
+        self._created = turn.created
         last = request.messages[-1]
         self._role = http.response_role if request.add_generation_prompt and not request.continue_final_message else last["role"]
         self._echoed = _text_of(last) if request.echo and last["role"] == self._role else ""
-        self._writer = ChunkWriter("chat.completion.chunk", public_id, self._created, name, self._fingerprint)
+        self._writer = ChunkWriter("chat.completion.chunk", turn.public_id, turn.created, turn.name, self._fingerprint)
         self._begun: set[int] = set()
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:

@@ -11,6 +11,7 @@ from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
+from headway.server.text.output import ToolCallPiece
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
 
 _MOST_RETRY_S = 60
@@ -18,7 +19,10 @@ _MOST_RETRY_S = 60
 
 @dataclass(slots=True)
 class ChoiceDelta:
-    """What is new of one choice. The last one, and only that, has ``finish_reason``; ``logprobs`` is parallel to ``token_ids``."""
+    """What is new of one choice. The last one, and only that, has ``finish_reason``; ``logprobs`` is parallel to ``token_ids``.
+
+    In a chat ``text`` is the content only, see text/output.py; ``reasoning`` and ``tool_calls`` are the rest.
+    """
 
     index: int
     text: str
@@ -27,10 +31,14 @@ class ChoiceDelta:
     prompt_logprobs: list[TokenLogprobs | None] | None
     finish_reason: str | None
     stop_reason: int | str | None
+    reasoning: str = ""
+    tool_calls: list[ToolCallPiece] = field(default_factory=list)
 
     def extend(self, later: ChoiceDelta) -> None:
         """Appends a later piece of the same choice."""
         self.text += later.text
+        self.reasoning += later.reasoning
+        self.tool_calls += later.tool_calls
         self.token_ids += later.token_ids
         if later.logprobs is not None:
             self.logprobs = (self.logprobs or []) + later.logprobs

@@ -16,17 +16,19 @@ from headway.server.api.serving.call import Call
 from headway.server.api.serving.chat import open_chat
 from headway.server.api.serving.completion import open_completion
 from headway.server.api.serving.tokens import open_detokenize, open_tokenize
+from headway.server.api.stream import EVENTS, Framing
 
 _Model = TypeVar("_Model", bound=RequestModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[_Model]):
-    """``model``: what its request's body must be. ``open`` begins the work, or raises a HeadwayError."""
+    """``model``: what its request's body must be. ``open`` begins the work, or raises a HeadwayError. ``framing``: of its event stream."""
 
     path: str
     model: type[_Model]
     open: Callable[[AppState, Call, _Model], Awaitable[Answer]]
+    framing: Framing = EVENTS
 
 
 CHAT = Operation("/v1/chat/completions", ChatCompletionRequest, open_chat)
