@@ -1,4 +1,4 @@
-"""The command `headway`: serve | bench | options | entrypoint | health. Imports nothing heavy before the options are valid."""
+"""The command `headway`, see _USAGE. Imports nothing heavy before the options are valid."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from headway import __version__
 from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
+_COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health")
 _USAGE = """\
 usage: headway COMMAND ...
 
   serve [MODEL] [options]   serve a model over HTTP; `headway serve --help` lists the options
+  chat [MODEL] ...          talk to a model in the terminal: of a server that runs, or of one for MODEL
+  complete [MODEL] ...      the same with plain text
+  run-batch -i IN -o OUT    answer the requests of an OpenAI batch file
   bench serve|engine ...    measure a server, or the engine alone
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
@@ -55,6 +59,14 @@ def _run(words: list[str]) -> int:
 
             status: int = bench(rest, os.environ)
             return status
+        case "run-batch":
+            from headway.server.batch.cli import main as run_batch
+
+            return run_batch(rest, os.environ)
+        case "chat" | "complete":
+            from headway.server.terminal.cli import main as terminal
+
+            return terminal(command, rest, os.environ)
         case "options":
             return _document_options(rest)
         case "entrypoint":
@@ -73,7 +85,7 @@ def _run(words: list[str]) -> int:
             return 0
     import difflib
 
-    near = difflib.get_close_matches(command, ("serve", "bench", "options", "entrypoint", "health"), n=1)
+    near = difflib.get_close_matches(command, _COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else "`headway --help` lists them"
     raise ConfigError([f"{command}: unknown command; {hint}"])
 
