@@ -15,7 +15,7 @@ MINUTES ?= 20
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast fuzz check format bench docs clean image wheels lock
+.PHONY: help setup serve test test-fast clients fuzz check format bench docs clean image wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
@@ -37,10 +37,20 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Clients of other makers, which the tests run: an environment of their own, since they want other versions than we do.
+clients: $(VENV)/.ready-clients
+
+$(VENV)/.ready-clients: $(VENV)/.ready-dev tests/clients/requirements.txt tests/clients/package.json
+	$(PYTHON) -m venv --clear $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip install -q --disable-pip-version-check -r tests/clients/requirements.txt
+	@if command -v npm >/dev/null; then cp tests/clients/package.json $(VENV)/clients/ && npm install --silent --no-audit --no-fund --prefix $(VENV)/clients; \
+	  else echo "There is no npm: its client is not tested."; fi
+	@touch $@
+
 serve: $(VENV)/.ready
 	@SM_VLLM_MODEL="$${SM_VLLM_MODEL:-$(MODEL)}" SM_VLLM_PORT="$${SM_VLLM_PORT:-$(PORT)}" exec $(BIN)/headway entrypoint serve
 
-test: $(VENV)/.ready-dev check
+test: $(VENV)/.ready-dev check clients
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.ready-dev

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from fuzz_hooks import ADAPTER, MODEL
 from live_server import LiveServer
+from prometheus_client.parser import text_string_to_metric_families
 from tiny_adapters import make_adapter
 
 from headway.server.bench.stub_model import write_stub_model
@@ -71,8 +73,20 @@ def test_no_request_breaks_the_server(server: LiveServer, adapter: Path, tmp_pat
         text=True,
     )
     print(done.stdout)
+    print(_answers(httpx.get(f"{server.url}/metrics").text))
     assert done.returncode == 0, done.stdout + done.stderr
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
     server.wait_for(lambda: server.metric("vllm:num_requests_running") == server.metric("vllm:num_requests_waiting") == 0)
     assert server.metric("vllm:kv_cache_usage_perc") == 0
     assert "Traceback" not in server.log()
+
+
+def _answers(exposition: str) -> str:
+    """How many requests were answered how, on the routes that take a body."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name == "http_requests_total" and sample.labels["method"] == "POST":
+                counts[sample.labels["handler"], sample.labels["status"]] += int(sample.value)
+    lines = [f"  {handler} {status}: {count}" for (handler, status), count in sorted(counts.items())]
+    return "\n".join([f"{counts.total()} POST requests:", *lines])
