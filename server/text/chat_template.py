@@ -60,6 +60,7 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         kwargs: Mapping[str, Any] | None = None,
@@ -79,10 +80,12 @@ class ChatTemplate:
                 "continue_final_message",
             )
         template, traits = self._choose(bool(tools))
+        if documents and "documents" not in traits.names:
+            raise RequestError("The model's chat template takes no documents; put them into a message.", "documents")
         chat = [_prepare(message, index, self._content_format, traits) for index, message in enumerate(messages)]
         final = _mark_final(chat) if continue_final_message else ""
         variables = {
-            "documents": None,
+            "documents": list(documents) if documents else None,
             **self._special_tokens,
             **(kwargs or {}),
             "messages": chat,
@@ -135,6 +138,10 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
 def _prepare(message: Mapping[str, Any], index: int, content_format: ContentFormat, traits: TemplateTraits) -> dict[str, Any]:
     """A message as the template wants it; a copy."""
     prepared = dict(message)
+    if prepared.get("role") == "developer" and "developer" not in traits.texts:
+        prepared["role"] = "system"  # its older name
+    if prepared.get("content") is None and prepared.get("refusal") is not None:
+        prepared["content"] = prepared["refusal"]
     if prepared.get("content") is not None or not traits.tests_none:
         # Most templates join the content to a text without asking, where the message is a tool call and has none.
         prepared["content"] = _content(prepared.get("content"), index, content_format, traits)

@@ -38,6 +38,8 @@ class RequestModel(BaseModel):
 
     # Known from OpenAI and vLLM but not done here: name -> the values that ask for nothing.
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    # What to do about one of them, where it is more than to leave it out.
+    ADVICE: ClassVar[dict[str, str]] = {}
 
     def check(self) -> None:
         """What pydantic can't say about single fields. Raises RequestError."""
@@ -156,6 +158,7 @@ class GenerationFields(RequestModel):
         raise NotImplementedError
 
     def check(self) -> None:
+        super().check()
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options is for streams: set stream to true, or leave it out.", "stream_options")
         if self.prompt_logprobs is not None and self.stream:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headway.server.api.deps import ServedModel
-from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.protocol.messages import PromptFields
 from headway.server.api.protocol.parse import shortened
-from headway.server.api.protocol.tokenize import TokenizeRequest
 from headway.server.config.chat import ChatConfig
 from headway.server.errors import RequestError
 
@@ -25,7 +25,7 @@ class EncodedPrompt:
     text: str | None
 
 
-def rendered_chat(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest | TokenizeRequest) -> str:
+def rendered_chat(chat: ChatConfig, model: ServedModel, request: PromptFields) -> str:
     """A chat as the model's template writes it, or the request's own. CPU work. Raises RequestError."""
     template = model.chat_template
     if request.chat_template is not None:
@@ -38,10 +38,17 @@ def rendered_chat(chat: ChatConfig, model: ServedModel, request: ChatCompletionR
     return template.render(
         request.messages,
         tools=request.tools or None,
+        documents=request.documents or None,
         add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         continue_final_message=request.continue_final_message,
-        kwargs={**chat.default_chat_template_kwargs, **request.chat_template_kwargs},
+        kwargs={**chat.default_chat_template_kwargs, **_effort(request), **request.chat_template_kwargs},
     )
+
+
+def _effort(request: PromptFields) -> dict[str, Any]:
+    """What a request's reasoning_effort means to a template: some know the effort, others only whether to think."""
+    effort = request.reasoning_effort
+    return {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:
