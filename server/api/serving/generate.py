@@ -24,7 +24,7 @@ from headway.server.api.serving.sampling import sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, TokenDelta
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -79,13 +79,14 @@ class Generation:
         public_id: str,
         call: Call,
         adapter: Adapter | None,
+        grammar: Grammar | None = None,
     ) -> Generation:
-        """Admits every choice, or none.
+        """Admits every choice, or none. ``grammar`` is one that checked_grammar gave.
 
         Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
         max_logprobs = state.config.model.max_logprobs
-        samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
+        samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs, grammar) for prompt in prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
         generation = cls(state, request, prompts, call)
         if call.span is not None:

@@ -15,6 +15,7 @@ from headway.server.api.serving.answer import Answer, AnswerFormat, GeneratedAns
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation
+from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat
 from headway.server.config.chat import ChatConfig
@@ -50,9 +51,10 @@ async def open_turn(
     adapter: Adapter | None = state.adapter_of(request.model, call.adapter)
     runs_template = request.chat_template is not None
     prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request), runs_template=runs_template)
+    grammar = await checked_grammar(model, await off_loop(call.num_bytes, request.asked_grammar))
     turn = Turn(state, request, model, prompt, public_id, state.name_of(adapter))
     form = make_form(turn)
-    generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter)
+    generation = await Generation.open(state, model, request, [prompt], public_id, call, adapter, grammar)
     return GeneratedAnswer(state, request, generation, form, _Parsing(_parser_of(turn)))
 
 
