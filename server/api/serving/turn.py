@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
@@ -13,6 +15,7 @@ from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.serving.answer import Answer, AnswerFormat, GeneratedAnswer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.generate import Generation
+from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat, template_kwargs
 from headway.server.api.serving.reading import AnswerReader, Reading, check_auto_choice
@@ -53,9 +56,10 @@ async def open_turn(
     form = make_form(turn)
     assert prompt.text is not None
     reading = Reading(model, request, prompt.text, template_kwargs(state.config.chat, request))
-    keeps_special_tokens = reading.keeps_special_tokens
+    asked = await off_loop(call.num_bytes, request.asked_grammar)
+    grammar = await checked_grammar(model, asked and msgspec.structs.replace(asked, starts_after=reading.end_of_reasoning))
     generation = await Generation.open(
-        state, model, request, [prompt], public_id, call, adapter, keeps_special_tokens=keeps_special_tokens
+        state, model, request, [prompt], public_id, call, adapter, grammar, keeps_special_tokens=reading.keeps_special_tokens
     )
     return GeneratedAnswer(state, request, generation, form, AnswerReader(reading, request, generation))
 
