@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 
+from headway.server.text.output import OutputParser
 from headway.server.text.tools.json_calls import read_calls
-from headway.server.text.tools.parser import ToolParser, Writer
+from headway.server.text.tools.parser import ToolParser, Tools, Writer
 from headway.server.text.tools.reader import Marks, Reader, Steps, drop
 
 _FENCE = "```"
 _LANGUAGE = re.compile(r"\w*")
 
 
-def bare_parser(*tags: str) -> ToolParser:
+def json(tools: Tools) -> OutputParser:
+    """Any model that was told to answer so: `{"name": .., "arguments": {..}}` or a list of these, also `parameters`, also in a fence"""
+    return _bare_parser()
+
+
+def llama3_json(tools: Tools) -> OutputParser:
+    """Llama 3.1 to 3.3 and 4: `{"name": .., "parameters": {..}}`, several with `;` between, perhaps behind `<|python_tag|>`"""
+    return _bare_parser("<|python_tag|>")
+
+
+def _bare_parser(*tags: str) -> ToolParser:
     """``tags`` may stand before calls, and are then dropped."""
     starts = Marks("{", "[", _FENCE, *tags)
 

@@ -25,17 +25,34 @@ def read_calls(reader: Reader, writer: Writer, *, is_marked: bool, opening: Step
     def first() -> Steps[None]:
         if opening is not None:
             yield from opening
-        yield from _read_next(reader, writer, is_marked=is_marked)
+        yield from read_object_or_list(reader, writer, is_marked=is_marked)
 
     def further() -> Steps[None]:
         yield from reader.read_run(_SEPARATORS, drop)
-        yield from _read_next(reader, writer, is_marked=is_marked)
+        yield from read_object_or_list(reader, writer, is_marked=is_marked)
 
     num_before = writer.num_calls
     reading = first()
     while (yield from attempt(reader, writer, reading)):
         reading = further()
     return writer.num_calls > num_before
+
+
+def read_object_or_list(reader: Reader, writer: Writer, *, is_marked: bool) -> Steps[None]:
+    """One call, or a list of calls. Raises Broken where there is none, or behind some; see ``attempt``."""
+    if not (yield from reader.skips("[")):
+        yield from _read_object(reader, writer, is_marked=is_marked)
+        return
+    yield from reader.skip_space()
+    yield from _read_object(reader, writer, is_marked=is_marked)
+    while True:
+        reader.record()
+        yield from reader.skip_space()
+        if (yield from reader.skips("]")):
+            return
+        yield from reader.expect(",")
+        yield from reader.skip_space()
+        yield from _read_object(reader, writer, is_marked=is_marked)
 
 
 def read_arguments(reader: Reader, writer: Writer, name: str) -> Steps[None]:
@@ -80,23 +97,6 @@ class _Call:
             self._reader.recorded()
             self._writer.begin_call(self.name)
         self._writer.add_arguments(text)
-
-
-def _read_next(reader: Reader, writer: Writer, *, is_marked: bool) -> Steps[None]:
-    """An object, or a list of objects. Where a list breaks off behind a call, the rest is left."""
-    if not (yield from reader.skips("[")):
-        yield from _read_object(reader, writer, is_marked=is_marked)
-        return
-    yield from reader.skip_space()
-    yield from _read_object(reader, writer, is_marked=is_marked)
-    while True:
-        reader.record()
-        yield from reader.skip_space()
-        if (yield from reader.skips("]")):
-            return
-        yield from reader.expect(",")
-        yield from reader.skip_space()
-        yield from _read_object(reader, writer, is_marked=is_marked)
 
 
 def _read_object(reader: Reader, writer: Writer, *, is_marked: bool) -> Steps[None]:

@@ -27,6 +27,11 @@ class Writer:
         self._space: list[str] = []  # held, behind the content
         self._space_behind_call: list[str] | None = None  # held, if a call came since the content
 
+    @property
+    def is_at_line_start(self) -> bool:
+        """Whether nothing but white space stands on the line so far; a call ends a line too."""
+        return not self._has_content or self._space_behind_call is not None or any("\n" in space for space in self._space)
+
     def content(self, text: str) -> None:
         words = text.rstrip()
         if words and self._space_behind_call is not None:

@@ -13,6 +13,8 @@ Steps = Generator[None, None, T]
 Sink = Callable[[str], None]
 
 _SPACE = re.compile(r"\s*")
+# No format has these in a name, and most have some of them behind it.
+_NAME = re.compile(r"""[^\s{}()\[\]<>"'`=|,;]*""")
 _ANYTHING = re.compile(r"(?s:.*)")
 
 
@@ -95,6 +97,16 @@ class Reader:
                 return False
             yield
 
+    def next_mark(self, marks: Marks) -> Steps[str | None]:
+        """The mark that the text goes on with, not taken; None where it goes on otherwise."""
+        while True:
+            found = marks.pattern.match(self._text, self._at)
+            if found is not None:
+                return found.group()
+            if self._has_ended or marks.first_possible(self._text, self._at) > self._at:
+                return None
+            yield
+
     def expect(self, mark: str) -> Steps[None]:
         if not (yield from self.skips(mark)):
             raise Broken
@@ -110,6 +122,14 @@ class Reader:
 
     def skip_space(self) -> Steps[None]:
         yield from self.read_run(_SPACE, drop)
+
+    def read_name(self) -> Steps[str]:
+        """A function's name. Raises Broken where there is none."""
+        name: list[str] = []
+        yield from self.read_run(_NAME, name.append)
+        if not name:
+            raise Broken
+        return "".join(name)
 
     def read_rest(self, sink: Sink) -> Steps[None]:
         yield from self.read_run(_ANYTHING, sink)

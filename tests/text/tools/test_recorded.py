@@ -5,12 +5,17 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import tool_texts_json
+import tool_texts_python
+import tool_texts_tokens
+import tool_texts_xml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tool_texts import TOOLS, Recorded, Said, said
-from tool_texts_json import TEXTS
 
 from headway.server.text.tools.registry import TOOL_PARSERS, make_tool_parser
+
+TEXTS = [*tool_texts_json.TEXTS, *tool_texts_tokens.TEXTS, *tool_texts_python.TEXTS, *tool_texts_xml.TEXTS]
 
 
 def read(recorded: Recorded, pieces: list[str]) -> Said:
