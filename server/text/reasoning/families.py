@@ -28,6 +28,8 @@ _THINK = Marks()
 _OPEN_THINK = Marks(starts_open=True)
 _QWEN = Marks(implied_ends=("<tool_call>\n<function=",))
 
+HARMONY = "openai_gptoss"  # read by text/harmony.py; the marks are for the rest
+
 # By vLLM's names for them.
 FAMILIES: Mapping[str, Marks] = {
     "deepseek_r1": _OPEN_THINK,
@@ -47,6 +49,7 @@ FAMILIES: Mapping[str, Marks] = {
     "minimax_m2": _OPEN_THINK,
     "mistral": Marks(start=("[THINK]",), end=("[/THINK]",), has_special_marks=True),
     "olmo3": _OPEN_THINK,
+    HARMONY: Marks(start=("<|channel|>analysis<|message|>",), end=("<|channel|>final<|message|>",), has_special_marks=True),
     "qwen3": _QWEN,
     "seed_oss": Marks(start=("<seed:think>",), end=("</seed:think>",)),
     "step3": _OPEN_THINK,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
-from headway.server.text.output import OutputParser, Parsed
+from headway.server.text.output import OutputParser, Parsed, joined
 from headway.server.text.reasoning.families import Marks
 from headway.server.text.reasoning.token_counter import TokenCounter
 from headway.server.text.stop_strings import StopChecker
@@ -47,12 +47,12 @@ class MarkedParser:
 
     def finish(self) -> Parsed:
         if self._state is _State.BEGINNING and not self._is_open:
-            return _joined(self._inner.push(self._held, self._counter.rest()), self._inner.finish())
+            return joined(self._inner.push(self._held, self._counter.rest()), self._inner.finish())
         if self._state is _State.CONTENT:
             return self._inner.finish()
         rest = self._held if self._state is _State.BEGINNING else self._end.finish()
         told = Parsed(reasoning=self._reasoning(rest), num_reasoning_tokens=len(self._counter.rest()))
-        return _joined(told, self._inner.finish())
+        return joined(told, self._inner.finish())
 
     def _begin(self, text: str) -> Parsed:
         """Decides what the answer begins with, as soon as that can be told."""
@@ -87,7 +87,7 @@ class MarkedParser:
         else:
             self._num_passed += len(mark)
         told = Parsed(reasoning=reasoning, num_reasoning_tokens=self._counter.before(self._num_passed))
-        return _joined(told, self._read_content(rest, self._counter.rest()))
+        return joined(told, self._read_content(rest, self._counter.rest()))
 
     def _reasoning(self, text: str) -> str:
         """``text`` without the newlines at either end of the reasoning."""
@@ -106,12 +106,3 @@ class MarkedParser:
             text = text.lstrip("\n")
             self._skips_newlines = not text
         return self._inner.push(text, token_ids)
-
-
-def _joined(first: Parsed, second: Parsed) -> Parsed:
-    return Parsed(
-        first.reasoning + second.reasoning,
-        first.content + second.content,
-        first.tool_calls + second.tool_calls,
-        first.num_reasoning_tokens + second.num_reasoning_tokens,
-    )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from headway.server.text.harmony import HarmonyParser
 from headway.server.text.output import OutputParser
-from headway.server.text.reasoning.families import FAMILIES, Marks
+from headway.server.text.reasoning.families import FAMILIES, HARMONY, Marks
 from headway.server.text.reasoning.marked import MarkedParser
 from headway.server.text.reasoning.token_counter import TokenCounter
 from headway.server.text.tokenizer import Tokenizer
 
 REASONING_PARSERS = tuple(sorted(FAMILIES))
 
-_TELLING_TOKENS = {"mistral": "[THINK]", "seed_oss": "<seed:think>"}
+_TELLING_TOKENS = {HARMONY: "<|channel|>", "mistral": "[THINK]", "seed_oss": "<seed:think>"}
 _DEEPSEEK_TURN = "<｜Assistant｜>"
 _TELLING_BESIDE_THINK = {"kimi_k2": "<|tool_calls_section_begin|>", "glm45": "[gMASK]", "minimax_m2": "]~b]"}
 
@@ -21,8 +22,10 @@ _TELLING_BESIDE_THINK = {"kimi_k2": "<|tool_calls_section_begin|>", "glm45": "[g
 def make_reasoning_parser(name: str, inner: OutputParser, tokenizer: Tokenizer, *, is_open: bool) -> OutputParser:
     """A parser for one choice that hands all but the reasoning to ``inner``. ``name`` is one of REASONING_PARSERS.
 
-    ``is_open``: the answer begins with reasoning even without a mark; see ``opens_reasoning``.
+    ``is_open``: the answer begins with reasoning even without a mark; see ``opens_reasoning``. For gpt-oss it tells the calls as well.
     """
+    if name == HARMONY:
+        return HarmonyParser(inner, tokenizer, is_open=is_open)
     counter = TokenCounter(tokenizer, skip_special_tokens=not keeps_special_tokens(name))
     return MarkedParser(FAMILIES[name], inner, counter, is_open=is_open)
 
