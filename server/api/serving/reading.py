@@ -12,6 +12,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation
 from headway.server.errors import RequestError
 from headway.server.text.output import OutputParser, PlainParser
+from headway.server.text.parsers import READ_WITH_REASONING
 from headway.server.text.reasoning import registry as reasoning
 from headway.server.text.tools import registry as tools
 from headway.server.text.tools.constrained import NamedParser, RequiredParser
@@ -39,8 +40,12 @@ class Reading:
     @property
     def keeps_special_tokens(self) -> bool:
         """Whether the text must hold the special tokens, which a parser then takes out."""
-        reads_calls = self._choice.mode == "auto" and tools.keeps_special_tokens(self._model.parsers.tools)
-        return reads_calls or (self._reasoning is not None and reasoning.keeps_special_tokens(self._reasoning))
+        return self._reads_marked_calls or (self._reasoning is not None and reasoning.keeps_special_tokens(self._reasoning))
+
+    @property
+    def _reads_marked_calls(self) -> bool:
+        name = self._model.parsers.tools
+        return self._choice.mode == "auto" and name != READ_WITH_REASONING and tools.keeps_special_tokens(name)
 
     @property
     def end_of_reasoning(self) -> tuple[int, ...]:
@@ -56,14 +61,14 @@ class Reading:
 
     def _calls_parser(self) -> OutputParser:
         match self._choice.mode:
-            case "auto":
+            case "auto" if self._model.parsers.tools != READ_WITH_REASONING:
                 return tools.make_tool_parser(self._model.parsers.tools, self._tools)
             case "required":
                 return RequiredParser()
             case "named":
                 assert self._choice.name is not None
                 return NamedParser(self._choice.name)
-            case "none":
+            case _:
                 return PlainParser()
 
 
@@ -82,6 +87,7 @@ class AnswerReader:
 
     def __init__(self, reading: Reading, request: ChatCompletionRequest, generation: Generation) -> None:
         self._parsers: defaultdict[int, OutputParser] = defaultdict(reading.make_parser)
+        self._wants_calls = request.wanted_tools.mode != "none"
         self._has_one_call = not request.parallel_tool_calls
         self._generation = generation
         self._is_hiding = reading.tells_reasoning and not request.include_reasoning
@@ -96,7 +102,11 @@ class AnswerReader:
             pieces.append(parser.finish())
         delta.text = "".join(piece.content for piece in pieces)
         delta.reasoning = "".join(piece.reasoning for piece in pieces)
-        delta.tool_calls = [call for piece in pieces for call in piece.tool_calls if call.index == 0 or not self._has_one_call]
+        calls = [call for piece in pieces for call in piece.tool_calls]
+        if self._wants_calls:
+            delta.tool_calls = [call for call in calls if call.index == 0 or not self._has_one_call]
+        else:  # gpt-oss may call what nobody offered
+            delta.text += "".join(call.arguments for call in calls)
         num_reasoning_tokens = sum(piece.num_reasoning_tokens for piece in pieces)
         if self._generation.num_reasoning_tokens is not None:
             self._generation.num_reasoning_tokens += num_reasoning_tokens
