@@ -32,11 +32,12 @@ class ChatConfig(Topic):
         True, "Let the model decide whether it calls the tools of a request. Off: such requests need a `tool_choice`."
     )
     tool_call_parser: str = option(
-        "auto", "How the model writes calls of tools: a name from the page tools, or auto, which knows it by the model's chat template."
+        "auto",
+        "How the model writes calls of tools: a name from the page tool_parsers, or auto, which knows it by the model's chat template.",
     )
     reasoning_parser: str = option(
         "auto",
-        "How the model writes its reasoning, which answers tell apart from the content: a name from the page tools; auto, which knows it "
+        "How the model writes its reasoning, which answers tell apart from the content: a name from the page reasoning; auto, which knows it "
         "by the model's chat template; none, which leaves it in the content.",
     )
     send_reasoning_content: bool = option(
