@@ -37,8 +37,8 @@ class ChatConfig(Topic):
     )
     reasoning_parser: str = option(
         "auto",
-        "How the model writes its reasoning, which answers tell apart from the content: a name from the page reasoning; auto, which knows it "
-        "by the model's chat template; none, which leaves it in the content.",
+        "How the model writes its reasoning, which answers tell apart from the content: a name from the page reasoning; auto, which knows "
+        "it by the model's chat template; none, which leaves it in the content.",
     )
     send_reasoning_content: bool = option(
         False, "Send reasoning under its older name too: `reasoning_content` beside `reasoning`, in answers and streams."
