@@ -13,6 +13,7 @@ from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logprobs import raw_rows
 from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
+from headway.server.engine.thinking import ThinkingState
 from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -46,6 +47,7 @@ class SamplingState:
         self._keys = KeySource(seed)
         self._bias = LogitBiasState(vocab_size)
         self._penalties = PenaltyState(vocab_size, device)
+        self._thinking = ThinkingState()
 
     @torch.inference_mode()
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
@@ -61,12 +63,14 @@ class SamplingState:
         except RequestError as error:
             state.error = str(error)
         self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
+        self._thinking.add(row, sampling, token_ids[num_prompt_tokens:])
 
     def remove(self, row: int) -> None:
         """Forgets a row, which is free again; one that is not there is no error."""
         self._rows[row] = None
         self._bias.remove(row)
         self._penalties.remove(row)
+        self._thinking.remove(row)
 
     @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
@@ -74,6 +78,7 @@ class SamplingState:
         for row in rows:
             self._known(row).num_output_tokens += 1
         self._penalties.append(rows, token_ids)
+        self._thinking.append(rows, token_ids)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
@@ -87,6 +92,7 @@ class SamplingState:
         raw = raw_rows(logits, [row.sampling.logprobs for row in known])
         self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
         self._penalties.apply(logits, rows)
+        self._thinking.apply(logits, rows)  # last: what it forces nothing else may forbid
         random_rows = [
             RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
             for line, row in enumerate(known)
