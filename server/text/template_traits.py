@@ -13,11 +13,14 @@ class TemplateTraits:
     """- `iterates_parts`: it walks over a content as a list of typed parts.
     - `tests_string`: it also asks whether a content is a string, so that both forms are right.
     - `tests_none`: it asks whether something is none, so that an absent content must stay none.
+    - `variables`: every variable that it speaks of; `words`: every member and every text that stands in its expressions.
     """
 
     iterates_parts: bool
     tests_string: bool
     tests_none: bool
+    variables: frozenset[str]
+    words: frozenset[str]
 
 
 def traits_of(environment: jinja2.Environment, source: str) -> TemplateTraits:
@@ -26,7 +29,18 @@ def traits_of(environment: jinja2.Environment, source: str) -> TemplateTraits:
     iterates = any(_is_content(loop.iter, names) for loop in tree.find_all(nodes.For))
     tests = {test.name for test in tree.find_all(nodes.Test)}
     compared_to_none = any(isinstance(operand.expr, nodes.Const) and operand.expr.value is None for operand in tree.find_all(nodes.Operand))
-    return TemplateTraits(iterates, bool(tests & {"string", "iterable", "sequence", "mapping"}), "none" in tests or compared_to_none)
+    return TemplateTraits(
+        iterates,
+        bool(tests & {"string", "iterable", "sequence", "mapping"}),
+        "none" in tests or compared_to_none,
+        frozenset(name.name for name in tree.find_all(nodes.Name)),
+        _words(tree),
+    )
+
+
+def _words(tree: nodes.Template) -> frozenset[str]:
+    members = {member.attr for member in tree.find_all(nodes.Getattr)}
+    return frozenset(members | {const.value for const in tree.find_all(nodes.Const) if isinstance(const.value, str)})
 
 
 def _content_names(tree: nodes.Template) -> set[str]:

@@ -48,6 +48,13 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"allowed_token_ids": [1]}, "allowed_token_ids"),
     ({"bad_words": ["x"]}, "bad_words"),
 ]
+
+
+def tool(name: str, **members: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **members}}
+
+
+TOOL = tool("f")
 CASES: list[tuple[str, dict[str, Any], str]] = [
     *(("/v1/completions", {"prompt": "x", **body}, param) for body, param in BOTH),
     *(("/v1/chat/completions", {**CHAT, **body}, param) for body, param in BOTH),
@@ -79,7 +86,42 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/chat/completions", {**CHAT, "max_completion_tokens": -5}, "max_completion_tokens"),
     ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ("/v1/chat/completions", {**CHAT, "top_logprobs": 2}, "top_logprobs"),
-    ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, "tools"),
+    ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, "tools.0.function"),
+    ("/v1/chat/completions", {**CHAT, "tools": [{"type": "web_search"}]}, "tools.0.type"),
+    ("/v1/chat/completions", {**CHAT, "tools": [1]}, "tools.0"),
+    ("/v1/chat/completions", {**CHAT, "tools": [TOOL, tool("a b")]}, "tools.1.function.name"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f\n")]}, "tools.0.function.name"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f" * 65)]}, "tools.0.function.name"),
+    ("/v1/chat/completions", {**CHAT, "tools": [TOOL, TOOL]}, "tools.1.function.name"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f", parameters=[])]}, "tools.0.function.parameters"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f", parameters={"type": "string"})]}, "tools.0.function.parameters"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f", description=1)]}, "tools.0.function.description"),
+    ("/v1/chat/completions", {**CHAT, "tools": [tool("f", strict="yes")]}, "tools.0.function.strict"),
+    ("/v1/chat/completions", {**CHAT, "tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+    ("/v1/chat/completions", {**CHAT, "tools": [TOOL], "tool_choice": ["f"]}, "tool_choice"),
+    ("/v1/chat/completions", {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function.name"),
+    (
+        "/v1/chat/completions",
+        {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
+        "tool_choice.function.name",
+    ),
+    ("/v1/chat/completions", {**CHAT, "tools": [], "tool_choice": "required"}, "tool_choice"),
+    ("/v1/chat/completions", {**CHAT, "functions": [{"name": "f"}]}, "functions"),
+    ("/v1/chat/completions", {**CHAT, "function_call": {"name": "f"}}, "function_call"),
+    ("/v1/chat/completions", {**CHAT, "verbosity": "high"}, "verbosity"),
+    ("/v1/chat/completions", {**CHAT, "reasoning_effort": "much"}, "reasoning_effort"),
+    ("/v1/chat/completions", {**CHAT, "documents": [{"title": "t", "text": "x"}]}, "documents"),
+    ("/v1/chat/completions", {"messages": [{"role": "tool", "content": "x", "tool_call_id": 1}]}, "messages.0.tool_call_id"),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "reasoning": 1}]}, "messages.0.reasoning"),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages.0.function_call"),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages.0.tool_calls"),
+    ("/v1/chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages.0.tool_calls.0.function"),
+    (
+        "/v1/chat/completions",
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+        "messages.0.tool_calls.0.function.arguments",
+    ),
+    ("/tokenize", {**CHAT, "tools": [TOOL, TOOL]}, "tools.1.function.name"),
     ("/v1/chat/completions", {**CHAT, "tool_choice": "auto"}, "tool_choice"),
     ("/v1/chat/completions", {**CHAT, "add_generation_prompt": True, "continue_final_message": True}, "continue_final_message"),
     ("/v1/chat/completions", {**CHAT, "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),

@@ -43,7 +43,7 @@ def refused(answer: Any, param: str | None) -> str:
     ("model", "fields", "param"),
     [
         (ChatCompletionRequest, {"messages": [1] * MANY}, "messages.0"),
-        (ChatCompletionRequest, {**CHAT, "tools": [1] * MANY}, "tools.0"),
+        (ChatCompletionRequest, {**CHAT, "tools": [1] * MANY}, "tools"),
         (ChatCompletionRequest, {**CHAT, "stop": [1] * MANY}, "stop"),
         (ChatCompletionRequest, {**CHAT, "stop_token_ids": ["x"] * MANY}, "stop_token_ids.0"),
         (ChatCompletionRequest, {**CHAT, "logit_bias": {f"x{i}": 1 for i in range(MANY)}}, "logit_bias"),
@@ -51,7 +51,7 @@ def refused(answer: Any, param: str | None) -> str:
         (ChatCompletionRequest, {**CHAT, "chat_template_kwargs": {f"x{i}": 1 for i in range(MANY)}}, "chat_template_kwargs"),
         (ChatCompletionRequest, {**CHAT, "metadata": {f"x{i}": 1 for i in range(MANY)}}, "metadata"),
         (TokenizeRequest, {"messages": [1] * MANY}, "messages.0"),
-        (TokenizeRequest, {**CHAT, "tools": [1] * MANY}, "tools.0"),
+        (TokenizeRequest, {**CHAT, "tools": [1] * MANY}, "tools"),
         (DetokenizeRequest, {"tokens": ["x"] * MANY}, "tokens.0"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from headway.server.api.protocol.structured import StructuredFields
 from headway.server.errors import RequestError
 from headway.server.types import LOWEST_REPETITION_PENALTY
 
@@ -38,6 +39,8 @@ class RequestModel(BaseModel):
 
     # Known from OpenAI and vLLM but not done here: name -> the values that ask for nothing.
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    # What to do about one of them, where it is more than to leave it out.
+    ADVICE: ClassVar[dict[str, str]] = {}
 
     def check(self) -> None:
         """What pydantic can't say about single fields. Raises RequestError."""
@@ -56,7 +59,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = Field(False, description="Padding against eavesdroppers is not offered.")
 
 
-class GenerationFields(RequestModel):
+class GenerationFields(RequestModel, StructuredFields):
     """What to generate and how, for chat and completions alike. None: the model's own default."""
 
     OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
@@ -111,14 +114,6 @@ class GenerationFields(RequestModel):
     prompt_cache_retention: str | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
-        "structured_outputs": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "guided_decoding_backend": (),
-        "guided_whitespace_pattern": (),
         "use_beam_search": (False,),
         "length_penalty": (1, 1.0),
         "allowed_token_ids": (),
@@ -156,6 +151,7 @@ class GenerationFields(RequestModel):
         raise NotImplementedError
 
     def check(self) -> None:
+        super().check()
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options is for streams: set stream to true, or leave it out.", "stream_options")
         if self.prompt_logprobs is not None and self.stream:

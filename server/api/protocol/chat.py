@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import FailFast, Field, WithJsonSchema
+from pydantic import FailFast, Field
 
-from headway.server.api.protocol.base import MAX_KEYS, GenerationFields, at_most, shown_with
+from headway.server.api.protocol.base import GenerationFields, shown_with
+from headway.server.api.protocol.calls_schema import calls_schema
+from headway.server.api.protocol.messages import Message, PromptFields
+from headway.server.api.protocol.structured import json_schema_grammar
 from headway.server.errors import RequestError
-
-_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": {"type": "string"}}, "required": ["type", "text"]}
-_MESSAGE = {
-    "type": "object",
-    "properties": {
-        "role": {"type": "string", "minLength": 1, "examples": ["system", "user", "assistant"]},
-        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}, {"type": "null"}]},
-        "tool_calls": {"type": "array", "items": {"type": "object"}},
-    },
-    "required": ["role"],
-}
-# What a message holds beyond this is the chat template's affair.
-Message = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
+from headway.server.types import Grammar
 
 
-class ChatCompletionRequest(GenerationFields):
+class ChatCompletionRequest(PromptFields, GenerationFields):
     OPERATION = "chat"
     model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32})
 
@@ -32,29 +23,23 @@ class ChatCompletionRequest(GenerationFields):
     max_completion_tokens: int | None = Field(None, ge=1, description="Default: what remains of the context.")
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=-1, description="-1: the whole vocabulary.")
-    tools: Annotated[list[dict[str, Any]], FailFast()] = Field(
-        [], description="Shown to the model; needs tool_choice none, since calls are not parsed."
-    )
-    tool_choice: Literal["none"] | None = None
-    parallel_tool_calls: bool | None = Field(None, description="Without effect while calls are not parsed.")
-    include_reasoning: bool | None = Field(None, description="Without effect: reasoning is part of the content.")
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
+    parallel_tool_calls: bool = Field(True, description="false: the answer has one call at most.")
+    include_reasoning: bool = Field(True, description="false: the answer leaves the reasoning out.")
     add_special_tokens: bool = Field(False, description="Chat templates write the special tokens themselves.")
-    chat_template: str | None = Field(None, description="In the place of the model's; needs --trust-request-chat-template.")
-    chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field({}, description="Further variables of the chat template.")
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
         "functions": (),
-        "function_call": ("none",),
+        "function_call": ("none", "auto"),
         "modalities": (["text"],),
         "audio": (),
         "prediction": (),
         "web_search_options": (),
-        "verbosity": (),
-        "reasoning_effort": (),
-        "documents": (),
+        "verbosity": ("medium",),
         "best_of": (1,),
+    }
+    ADVICE: ClassVar[dict[str, str]] = GenerationFields.ADVICE | {
+        "functions": "send tools instead",
+        "function_call": "send tool_choice instead",
     }
 
     @property
@@ -65,34 +50,17 @@ class ChatCompletionRequest(GenerationFields):
     def asked_max_tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
+    def asked_grammar(self) -> Grammar | None:
+        """See StructuredFields. Where calls are a must, their schema is the constraint."""
+        grammar = super().asked_grammar()
+        choice = self.wanted_tools
+        if grammar is not None and choice.mode != "none":
+            hint = "send tool_choice none for an answer that it constrains" + ("" if choice.is_forced else ", required for calls")
+            raise RequestError(f"{grammar.param} leaves no room for calls of tools: {hint}.", grammar.param)
+        schema = calls_schema(self.tools, choice, is_parallel=self.parallel_tool_calls)
+        return grammar if schema is None else json_schema_grammar(schema, "tools")
+
     def check(self) -> None:
         super().check()
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
-        if self.tools and self.tool_choice != "none":
-            raise RequestError(
-                "tools need tool_choice none on this server, which does not parse tool calls; the model then sees the tools only.", "tools"
-            )
-        if self.continue_final_message and self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
-            raise RequestError(
-                "continue_final_message and add_generation_prompt exclude each other: set one of them to false.", "continue_final_message"
-            )
-        check_messages(self.messages)
-
-
-def check_messages(messages: list[dict[str, Any]]) -> None:
-    """What every chat template takes for granted. Raises RequestError."""
-    for index, message in enumerate(messages):
-        _check_message(index, message)
-
-
-def _check_message(index: int, message: dict[str, Any]) -> None:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        raise RequestError(f"messages.{index}.role must be a text such as user or assistant.", f"messages.{index}.role")
-    content = message.get("content")
-    if content is not None and not isinstance(content, str | list):
-        raise RequestError(f"messages.{index}.content must be a text or a list of parts.", f"messages.{index}.content")
-    calls = message.get("tool_calls")
-    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise RequestError(f"messages.{index}.tool_calls must be a list of objects.", f"messages.{index}.tool_calls")

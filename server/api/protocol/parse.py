@@ -94,7 +94,7 @@ def _refuse_extras(model: type[RequestModel], given: dict[str, Any]) -> None:
         if name in model.REFUSED:
             if _asks_for_nothing(value, model.REFUSED[name]):
                 continue
-            raise RequestError(f"{name} is not supported by this server; leave it out.", name)
+            raise RequestError(f"{name} is not supported by this server; {model.ADVICE.get(name, 'leave it out')}.", name)
         close = difflib.get_close_matches(name[:100], [*known, *model.REFUSED], n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else "leave it out."
         raise RequestError(f"{shortened(name)} is not a field of this request; {hint}", name[:100])

@@ -30,6 +30,7 @@ POOLING = Unserved("/pooling", "Pooling API")
 # (the fields that tell it, what they ask for). A body must hold one row's fields and none of another's.
 SHAPES: tuple[tuple[frozenset[str], Target], ...] = (
     (frozenset({"messages"}), CHAT),
+    (frozenset({"messages", "documents"}), CHAT),
     (frozenset({"prompt"}), COMPLETION),
     (frozenset({"messages", "return_token_strs"}), TOKENIZE),
     (frozenset({"prompt", "return_token_strs"}), TOKENIZE),

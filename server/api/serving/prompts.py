@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headway.server.api.deps import ServedModel
-from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.protocol.messages import PromptFields
 from headway.server.api.protocol.parse import shortened
-from headway.server.api.protocol.tokenize import TokenizeRequest
 from headway.server.config.chat import ChatConfig
 from headway.server.errors import RequestError
 
@@ -25,7 +25,7 @@ class EncodedPrompt:
     text: str | None
 
 
-def rendered_chat(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest | TokenizeRequest) -> str:
+def rendered_chat(chat: ChatConfig, model: ServedModel, request: PromptFields) -> str:
     """A chat as the model's template writes it, or the request's own. CPU work. Raises RequestError."""
     template = model.chat_template
     if request.chat_template is not None:
@@ -35,13 +35,23 @@ def rendered_chat(chat: ChatConfig, model: ServedModel, request: ChatCompletionR
                 "chat_template",
             )
         template = template.replaced_by(request.chat_template)
+    hides_tools = chat.exclude_tools_when_tool_choice_none or not template.knows_tools
+    tools = None if request.wanted_tools.mode == "none" and hides_tools else request.tools
     return template.render(
         request.messages,
-        tools=request.tools or None,
+        tools=tools or None,
+        documents=request.documents or None,
         add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         continue_final_message=request.continue_final_message,
-        kwargs={**chat.default_chat_template_kwargs, **request.chat_template_kwargs},
+        kwargs=template_kwargs(chat, request),
     )
+
+
+def template_kwargs(chat: ChatConfig, request: PromptFields) -> dict[str, Any]:
+    """Variables of the template. Some know how much to think (reasoning_effort), others only whether to."""
+    effort = request.reasoning_effort
+    asked = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {**chat.default_chat_template_kwargs, **asked, **request.chat_template_kwargs}
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:
