@@ -13,9 +13,10 @@ from headway.server.api.serving.generate import Generation
 from headway.server.errors import RequestError
 from headway.server.text.output import OutputParser, PlainParser
 from headway.server.text.reasoning import registry as reasoning
+from headway.server.text.reasoning.budget import thinking_budget
 from headway.server.text.tools import registry as tools
 from headway.server.text.tools.constrained import NamedParser, RequiredParser
-from headway.server.types import TokenLogprobs
+from headway.server.types import ThinkingBudget, TokenLogprobs
 
 
 class Reading:
@@ -46,6 +47,17 @@ class Reading:
     def end_of_reasoning(self) -> tuple[int, ...]:
         """Grammar.starts_after: empty where the answer begins with what it constrains."""
         return reasoning.reasoning_end_tokens(self._reasoning, self._model.tokenizer) if self._reasoning and self._may_reason else ()
+
+    def thinking_budget(self, num_tokens: int | None) -> ThinkingBudget | None:
+        """What a thinking_token_budget comes to. Raises RequestError where reasoning can't be ended by the engine."""
+        if num_tokens is None or num_tokens < 0:
+            return None
+        if self._reasoning is None:
+            raise RequestError(
+                "thinking_token_budget needs a server that tells reasoning apart (--reasoning-parser); leave it out.",
+                "thinking_token_budget",
+            )
+        return thinking_budget(self._reasoning, self._model.tokenizer, num_tokens, is_open=self._is_open) if self._may_reason else None
 
     def make_parser(self) -> OutputParser:
         """For one choice."""
