@@ -64,7 +64,9 @@ class Reading:
         inner = self._calls_parser()
         if self._reasoning is None:
             return inner
-        return reasoning.make_reasoning_parser(self._reasoning, inner, self._model.tokenizer, is_open=self._is_open)
+        return reasoning.make_reasoning_parser(
+            self._reasoning, inner, self._model.tokenizer, is_open=self._is_open, wants_calls=self._choice.mode != "none"
+        )
 
     def _calls_parser(self) -> OutputParser:
         match self._choice.mode:
