@@ -44,6 +44,21 @@ class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
     param: str | None = None
 
 
+class ThinkingBudget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """At most ``num_tokens`` tokens of reasoning; after them ``forced`` is the only thing that can come.
+
+    ``is_open``: the answer begins with reasoning. Else it begins behind ``start``, some tokens in a row at the beginning of the answer;
+    the token ``end`` ends it. ``may_restart``: it can begin anew behind another ``start``, and all of it counts.
+    """
+
+    num_tokens: int
+    start: tuple[int, ...]
+    end: int
+    forced: tuple[int, ...]
+    is_open: bool = False
+    may_restart: bool = False
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to choose tokens. Validated and completed (defaults, limits) by the API process.
 
@@ -71,6 +86,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
+    thinking: ThinkingBudget | None = None
 
     @property
     def is_greedy(self) -> bool:

@@ -15,6 +15,7 @@ from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.structured.state import GrammarState
+from headway.server.engine.thinking import ThinkingState
 from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -53,6 +54,7 @@ class SamplingState:
         self._bias = LogitBiasState(vocab_size)
         self._penalties = PenaltyState(vocab_size, device)
         self._grammars = GrammarState(grammars)
+        self._thinking = ThinkingState()
 
     @torch.inference_mode()
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
@@ -69,6 +71,7 @@ class SamplingState:
         except (RequestError, ValueError) as error:
             state.error = str(error)
         self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
+        self._thinking.add(row, sampling, token_ids[num_prompt_tokens:])
 
     def remove(self, row: int) -> None:
         """Forgets a row, which is free again; one that is not there is no error."""
@@ -76,6 +79,7 @@ class SamplingState:
         self._bias.remove(row)
         self._grammars.remove(row)
         self._penalties.remove(row)
+        self._thinking.remove(row)
 
     @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
@@ -84,6 +88,7 @@ class SamplingState:
             self._known(row).num_output_tokens += 1
         self._penalties.append(rows, token_ids)
         self._grammars.append(rows, token_ids)
+        self._thinking.append(rows, token_ids)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
@@ -98,6 +103,7 @@ class SamplingState:
         self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
         self._penalties.apply(logits, rows)
         constrained = self._grammars.apply(logits, rows)
+        self._thinking.apply(logits, rows)  # last: what it forces nothing else may forbid
         random_rows = [
             RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
             for line, row in enumerate(known)

@@ -42,14 +42,15 @@ class _Part(enum.Enum):
 
 
 class HarmonyParser:
-    """See OutputParser. Contents go to ``inner``; calls of functions are told here. Needs the text with its special tokens.
+    """See OutputParser. Contents go to ``inner``; calls of functions are told here, or are contents where nobody ``wants_calls``.
 
-    Several messages of a kind are put together with a newline between them. An answer without the format is content, as it is under
-    a grammar. ``is_open``: the prompt ends within the reasoning.
+    Needs the text with its special tokens. Several messages of a kind are put together with a newline between them. An answer without
+    the format is content, as it is under a grammar. ``is_open``: the prompt ends within the reasoning.
     """
 
-    def __init__(self, inner: OutputParser, tokenizer: Tokenizer, *, is_open: bool) -> None:
+    def __init__(self, inner: OutputParser, tokenizer: Tokenizer, *, is_open: bool, wants_calls: bool) -> None:
         self._inner = inner
+        self._wants_calls = wants_calls
         self._spelling = _Spelling(tokenizer)
         self._part = _Part.REASONING if is_open else _Part.HEADER
         self._header = ""
@@ -58,6 +59,7 @@ class HarmonyParser:
         self._is_empty = True  # nothing was told of this message
         self._told: set[_Part] = set()  # of which something was told
         self._num_calls = 0
+        self._inner_calls: dict[int, int] = {}  # the inner parser's numbers of its calls -> ours
 
     def push(self, text: str, token_ids: Sequence[int]) -> Parsed:
         return joined(*[self._read(piece) for piece in self._spelling.push(text, token_ids)])
@@ -66,7 +68,7 @@ class HarmonyParser:
         told = [self._read(piece) for piece in self._spelling.finish()]
         if self._part is _Part.HEADER and self._header.strip() and not self._is_marked:
             told.append(self._begin_text())
-        return joined(*told, self._end_message(), self._inner.finish())
+        return joined(*told, self._end_message(), self._numbered(self._inner.finish()))
 
     def _read(self, piece: _Piece) -> Parsed:
         if piece.mark is None:
@@ -95,7 +97,7 @@ class HarmonyParser:
             case _Part.REASONING:
                 return Parsed(reasoning=self._separated(piece.text), num_reasoning_tokens=len(piece.token_ids))
             case _Part.CONTENT:
-                return self._inner.push(self._separated(piece.text), piece.token_ids)
+                return self._numbered(self._inner.push(self._separated(piece.text), piece.token_ids))
             case _Part.CALL:
                 self._is_empty = self._is_empty and not piece.text.strip()
                 return Parsed(tool_calls=[ToolCallPiece(self._num_calls - 1, arguments=piece.text)] if piece.text else [])
@@ -103,11 +105,12 @@ class HarmonyParser:
     def _begin_message(self) -> Parsed:
         channel, recipient = _CHANNEL.search(self._header), _RECIPIENT.search(self._header)
         self._is_empty = True
-        if recipient is not None and recipient[1].partition(".")[0] not in _BUILT_IN_TOOLS:
+        is_built_in = recipient is not None and recipient[1].partition(".")[0] in _BUILT_IN_TOOLS
+        if recipient is not None and not is_built_in and self._wants_calls:
             self._part = _Part.CALL
             self._num_calls += 1
             return Parsed(tool_calls=[ToolCallPiece(self._num_calls - 1, recipient[1].removeprefix("functions."))])
-        if recipient is not None or (channel is not None and channel[1] == "analysis"):
+        if is_built_in or (recipient is None and channel is not None and channel[1] == "analysis"):
             self._part = _Part.REASONING
             return Parsed(num_reasoning_tokens=self._num_header_tokens + 1)
         self._part = _Part.CONTENT
@@ -121,12 +124,21 @@ class HarmonyParser:
     def _begin_text(self) -> Parsed:
         """What was taken for a header is content."""
         self._part, self._is_empty = _Part.CONTENT, True
-        return self._inner.push(self._separated(_ANY_MARK.sub("", self._header)), ())
+        return self._numbered(self._inner.push(self._separated(_ANY_MARK.sub("", self._header)), ()))
 
     def _end_message(self) -> Parsed:
         if self._part is _Part.CALL and self._is_empty:
             return Parsed(tool_calls=[ToolCallPiece(self._num_calls - 1, arguments="{}")])
         return Parsed()
+
+    def _numbered(self, parsed: Parsed) -> Parsed:
+        """Calls that the inner parser found, as under a grammar, among those found here."""
+        for call in parsed.tool_calls:
+            if call.name is not None:
+                self._inner_calls[call.index] = self._num_calls
+                self._num_calls += 1
+            call.index = self._inner_calls[call.index]
+        return parsed
 
     def _separated(self, text: str) -> str:
         if not text or not self._is_empty:

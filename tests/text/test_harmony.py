@@ -16,6 +16,7 @@ from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import PlainParser
 from headway.server.text.reasoning.registry import make_reasoning_parser
 from headway.server.text.tokenizer import Tokenizer
+from headway.server.text.tools.constrained import RequiredParser
 
 MARKS = ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>"]
 
@@ -111,6 +112,21 @@ def test_the_token_that_ends_the_answer_has_no_text() -> None:
     ids = ids_of('<|channel|>commentary to=functions.f<|message|>{"a":1}<|call|>')
     for size in (1, 1000):
         assert read(ids, size, keeps_end=False).calls == (("f", '{"a":1}'),)
+
+
+def test_calls_that_nobody_wants_are_content() -> None:
+    ids = ids_of("<|channel|>commentary to=functions.f<|message|>{}<|call|>")
+    parser = make_reasoning_parser("openai_gptoss", PlainParser(), tokenizer(), is_open=False, wants_calls=False)
+    assert told(parser, [(tokenizer().decode(ids, skip_special_tokens=False), ids)]) == Told("", "{}")
+
+
+def test_calls_of_the_inner_parser_are_counted_with_the_others() -> None:
+    ids = ids_of("<|channel|>commentary to=functions.f<|message|>{}<|call|>" + FINAL + '[{"name": "g", "parameters": {"a": 1}}]')
+    for size in (1, 3, 1000):
+        parser = make_reasoning_parser("openai_gptoss", RequiredParser(), tokenizer(), is_open=False)
+        groups = [ids[at : at + size] for at in range(0, len(ids), size)]
+        pieces = [(tokenizer().decode(group, skip_special_tokens=False), group) for group in groups]
+        assert told(parser, pieces).calls == (("f", "{}"), ("g", '{"a": 1}'))
 
 
 def test_a_stop_string_cuts_the_content() -> None:

@@ -124,7 +124,6 @@ class GenerationFields(RequestModel, StructuredFields):
         "truncation_side": (),
         "spaces_between_special_tokens": (True,),
         "repetition_detection": (),
-        "thinking_token_budget": (-1,),
         "kv_transfer_params": (),
         "ec_transfer_params": (),
         "mm_processor_kwargs": (),

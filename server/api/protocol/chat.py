@@ -25,6 +25,7 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
     top_logprobs: int = Field(0, ge=-1, description="-1: the whole vocabulary.")
     parallel_tool_calls: bool = Field(True, description="false: the answer has one call at most.")
     include_reasoning: bool = Field(True, description="false: the answer leaves the reasoning out.")
+    thinking_token_budget: int | None = Field(None, ge=-1, lt=2**31, description="Tokens after which reasoning is ended; -1: none.")
     add_special_tokens: bool = Field(False, description="Chat templates write the special tokens themselves.")
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {

@@ -53,7 +53,11 @@ class CompletionRequest(GenerationFields):
     best_of: int | None = Field(None, ge=1, description="Must equal n: nothing is generated to be thrown away.")
     add_special_tokens: bool = True
 
-    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {"suffix": (), "prompt_embeds": ()}
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
+        "suffix": (),
+        "prompt_embeds": (),
+        "thinking_token_budget": (-1,),
+    }
 
     @property
     def wanted_logprobs(self) -> int | None:

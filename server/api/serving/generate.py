@@ -24,7 +24,7 @@ from headway.server.api.serving.sampling import sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, ThinkingBudget, TokenDelta
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -85,6 +85,7 @@ class Generation:
         call: Call,
         adapter: Adapter | None,
         grammar: Grammar | None = None,
+        thinking: ThinkingBudget | None = None,
         *,
         keeps_special_tokens: bool = False,
     ) -> Generation:
@@ -95,6 +96,7 @@ class Generation:
         """
         max_logprobs = state.config.model.max_logprobs
         samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs, grammar) for prompt in prompts]
+        samplings = [msgspec.structs.replace(sampling, thinking=thinking) for sampling in samplings]
         deadline = call.deadline.within(request.timeout, "the field timeout")
         generation = cls(state, request, prompts, call)
         generation._skips_special_tokens = request.skip_special_tokens and not keeps_special_tokens

@@ -14,9 +14,10 @@ from headway.server.errors import RequestError
 from headway.server.text.output import OutputParser, PlainParser
 from headway.server.text.parsers import READ_WITH_REASONING
 from headway.server.text.reasoning import registry as reasoning
+from headway.server.text.reasoning.budget import thinking_budget
 from headway.server.text.tools import registry as tools
 from headway.server.text.tools.constrained import NamedParser, RequiredParser
-from headway.server.types import TokenLogprobs
+from headway.server.types import ThinkingBudget, TokenLogprobs
 
 
 class Reading:
@@ -52,12 +53,25 @@ class Reading:
         """Grammar.starts_after: empty where the answer begins with what it constrains."""
         return reasoning.reasoning_end_tokens(self._reasoning, self._model.tokenizer) if self._reasoning and self._may_reason else ()
 
+    def thinking_budget(self, num_tokens: int | None) -> ThinkingBudget | None:
+        """What a thinking_token_budget comes to. Raises RequestError where reasoning can't be ended by the engine."""
+        if num_tokens is None or num_tokens < 0:
+            return None
+        if self._reasoning is None:
+            raise RequestError(
+                "thinking_token_budget needs a server that tells reasoning apart (--reasoning-parser); leave it out.",
+                "thinking_token_budget",
+            )
+        return thinking_budget(self._reasoning, self._model.tokenizer, num_tokens, is_open=self._is_open) if self._may_reason else None
+
     def make_parser(self) -> OutputParser:
         """For one choice."""
         inner = self._calls_parser()
         if self._reasoning is None:
             return inner
-        return reasoning.make_reasoning_parser(self._reasoning, inner, self._model.tokenizer, is_open=self._is_open)
+        return reasoning.make_reasoning_parser(
+            self._reasoning, inner, self._model.tokenizer, is_open=self._is_open, wants_calls=self._choice.mode != "none"
+        )
 
     def _calls_parser(self) -> OutputParser:
         match self._choice.mode:

@@ -59,7 +59,16 @@ async def open_turn(
     asked = await off_loop(call.num_bytes, request.asked_grammar)
     grammar = await checked_grammar(model, asked and msgspec.structs.replace(asked, starts_after=reading.end_of_reasoning))
     generation = await Generation.open(
-        state, model, request, [prompt], public_id, call, adapter, grammar, keeps_special_tokens=reading.keeps_special_tokens
+        state,
+        model,
+        request,
+        [prompt],
+        public_id,
+        call,
+        adapter,
+        grammar,
+        reading.thinking_budget(request.thinking_token_budget),
+        keeps_special_tokens=reading.keeps_special_tokens,
     )
     return GeneratedAnswer(state, request, generation, form, AnswerReader(reading, request, generation))
 

@@ -13,6 +13,7 @@ class Marks:
     ``implied_ends`` end the reasoning too and belong to what follows: the beginning of a call that the model makes without an end mark.
     ``starts_open``: an answer without a start mark, to a prompt that says nothing of reasoning, begins with reasoning.
     ``has_special_marks``: the marks are special tokens, which a detokenizer must not skip.
+    ``answer``: marks around what follows the reasoning.
     ``is_opt_in``: the model reasons only where the template is told to (``thinking``).
     """
 
@@ -22,6 +23,7 @@ class Marks:
     starts_open: bool = False
     has_special_marks: bool = False
     is_opt_in: bool = False
+    answer: tuple[str, str] | None = None
 
 
 _THINK = Marks()
@@ -43,7 +45,7 @@ FAMILIES: Mapping[str, Marks] = {
         is_opt_in=True,
     ),
     "holo2": _OPEN_THINK,
-    "hunyuan_a13b": _THINK,
+    "hunyuan_a13b": Marks(answer=("<answer>\n", "\n</answer>")),
     "kimi_k2": Marks(implied_ends=("<|tool_calls_section_begin|>",), starts_open=True),
     "mimo": _QWEN,
     "minimax_m2": _OPEN_THINK,

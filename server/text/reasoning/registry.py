@@ -7,6 +7,7 @@ from typing import Any
 
 from headway.server.text.harmony import HarmonyParser
 from headway.server.text.output import OutputParser
+from headway.server.text.reasoning.answer_marks import AnswerMarksParser
 from headway.server.text.reasoning.families import FAMILIES, HARMONY, Marks
 from headway.server.text.reasoning.marked import MarkedParser
 from headway.server.text.reasoning.token_counter import TokenCounter
@@ -19,15 +20,19 @@ _DEEPSEEK_TURN = "<｜Assistant｜>"
 _TELLING_BESIDE_THINK = {"kimi_k2": "<|tool_calls_section_begin|>", "glm45": "[gMASK]", "minimax_m2": "]~b]"}
 
 
-def make_reasoning_parser(name: str, inner: OutputParser, tokenizer: Tokenizer, *, is_open: bool) -> OutputParser:
+def make_reasoning_parser(name: str, inner: OutputParser, tokenizer: Tokenizer, *, is_open: bool, wants_calls: bool = True) -> OutputParser:
     """A parser for one choice that hands all but the reasoning to ``inner``. ``name`` is one of REASONING_PARSERS.
 
-    ``is_open``: the answer begins with reasoning even without a mark; see ``opens_reasoning``. For gpt-oss it tells the calls as well.
+    ``is_open``: the answer begins with reasoning even without a mark; see ``opens_reasoning``. gpt-oss's tells calls as well,
+    and only where somebody ``wants_calls``.
     """
     if name == HARMONY:
-        return HarmonyParser(inner, tokenizer, is_open=is_open)
+        return HarmonyParser(inner, tokenizer, is_open=is_open, wants_calls=wants_calls)
     counter = TokenCounter(tokenizer, skip_special_tokens=not keeps_special_tokens(name))
-    return MarkedParser(FAMILIES[name], inner, counter, is_open=is_open)
+    marks = FAMILIES[name]
+    if marks.answer is not None:
+        inner = AnswerMarksParser(*marks.answer, inner)
+    return MarkedParser(marks, inner, counter, is_open=is_open)
 
 
 def keeps_special_tokens(name: str) -> bool:
