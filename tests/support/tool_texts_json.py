@@ -129,6 +129,18 @@ GENERIC = [
     Recorded("json", "parameters", f'{{"type": "function", "name": "book", "parameters": {NESTED}}}', calls=(("book", NESTED),)),
     Recorded(
         "json",
+        "as the API has it",
+        '[{"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{\\"a\\": 1}"}}]',
+        calls=(("now", '{"a": 1}'),),
+    ),
+    Recorded(
+        "hermes",
+        "a function in a function",
+        '<tool_call>{"function": {"function": {"name": "now", "arguments": {}}}}</tool_call>',
+        '<tool_call>{"function": {"function": {"name": "now", "arguments": {}}}}</tool_call>',
+    ),
+    Recorded(
+        "json",
         "in a fence, behind text",
         'I will look.\n```json\n[\n  {"name": "now", "arguments": {}},\n  {"name": "get_weather", "arguments": {"a": 1}}\n]\n```\nSoon.',
         "I will look.\nSoon.",

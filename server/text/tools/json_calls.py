@@ -114,7 +114,8 @@ def _read_object(reader: Reader, writer: Writer, *, is_marked: bool) -> Steps[No
         raise Broken
 
 
-def _read_members(reader: Reader, call: _Call, *, is_marked: bool) -> Steps[None]:
+def _read_members(reader: Reader, call: _Call, *, is_marked: bool, is_inner: bool = False) -> Steps[None]:
+    """``is_inner``: of the object under "function", where some models put them as the API's messages do."""
     yield from reader.expect("{")
     while True:
         yield from reader.skip_space()
@@ -126,6 +127,8 @@ def _read_members(reader: Reader, call: _Call, *, is_marked: bool) -> Steps[None
             call.name_it((yield from read_decoded_string(reader)))
         elif key in _ARGUMENTS and not call.has_arguments:
             yield from _read_object_text(reader, call)
+        elif key == "function" and not is_inner and (yield from reader.peek()) == "{":
+            yield from _read_members(reader, call, is_marked=is_marked, is_inner=True)
         elif key in _OTHER_KEYS or is_marked:
             call.has_other_keys |= key not in _OTHER_KEYS
             yield from read_value(reader, drop)

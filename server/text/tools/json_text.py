@@ -13,7 +13,8 @@ from pydantic_core import from_json
 
 from headway.server.text.tools.reader import Broken, Reader, Sink, Steps
 
-_IN_STRING = re.compile(r'[^"\\]*')
+# With whole escapes, so that text full of them is read in one go.
+_IN_STRING = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
 # `<` and "`" stand outside of strings in no JSON, but begin the marks that end a call whose brackets were forgotten.
 _BETWEEN = re.compile(r'[^"{}\[\]<`]*')
 _LITERAL = re.compile(r"[-+.\w]*")

@@ -23,6 +23,7 @@ class Writer:
         self.num_calls = 0
         self._content: list[str] = []
         self._pieces: list[ToolCallPiece] = []
+        self._arguments: list[str] = []  # of the call that was begun last; in pieces, as adding up text copies it
         self._has_content = False
         self._space: list[str] = []  # held, behind the content
         self._space_behind_call: list[str] | None = None  # held, if a call came since the content
@@ -50,16 +51,14 @@ class Writer:
             held.append(space)
 
     def begin_call(self, name: str) -> None:
+        self._join_arguments()
         self._pieces.append(ToolCallPiece(self.num_calls, name))
         self.num_calls += 1
         self._space_behind_call = []
 
     def add_arguments(self, text: str) -> None:
         """More of the arguments of the call that was begun last."""
-        index = self.num_calls - 1
-        if not self._pieces or self._pieces[-1].index != index:
-            self._pieces.append(ToolCallPiece(index))
-        self._pieces[-1].arguments += text
+        self._arguments.append(text)
 
     def end(self) -> None:
         if not self.num_calls:
@@ -67,9 +66,18 @@ class Writer:
 
     def handed_on(self) -> Parsed:
         """All that is new since the last time."""
+        self._join_arguments()
         parsed = Parsed(content="".join(self._content), tool_calls=self._pieces)
         self._content, self._pieces = [], []
         return parsed
+
+    def _join_arguments(self) -> None:
+        if not self._arguments:
+            return
+        if not self._pieces:
+            self._pieces.append(ToolCallPiece(self.num_calls - 1))
+        self._pieces[-1].arguments = "".join(self._arguments)
+        self._arguments = []
 
 
 # Reads an answer to its end.

@@ -23,7 +23,7 @@ class Broken(Exception):
 
 
 class Marks:
-    """Texts that begin or end something; where one is the beginning of another, the shorter one counts."""
+    """Texts that begin or end something. None may be the beginning of another."""
 
     def __init__(self, *texts: str) -> None:
         self.pattern = re.compile("|".join(map(re.escape, texts)))
