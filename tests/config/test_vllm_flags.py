@@ -29,6 +29,7 @@ TAKEN = names_in("""
     api-server-count allowed-origins allowed-methods allowed-headers allow-credentials middleware enable-log-requests
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
+    logits-processors
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.

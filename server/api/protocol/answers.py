@@ -60,7 +60,7 @@ class PromptLogprob(Documented):
 
 # For each prompt token but the first: token id -> what is known of it.
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
-FinishedBy = Literal["stop", "length"]
+FinishedBy = Literal["stop", "length", "repetition"]
 
 
 class ChatMessage(Documented):
@@ -78,7 +78,7 @@ class ChatChoice(Documented):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishedBy
-    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer.")
+    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer, or repetition_detected.")
     token_ids: list[int] | None = Field(description="With return_token_ids.")
 
 
@@ -93,6 +93,7 @@ class ChatCompletion(Documented):
     usage: UsageAnswer
     prompt_logprobs: PromptLogprobs | None
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
+    prompt_text: str | None = Field(description="With return_prompt_text.")
     kv_transfer_params: None
     metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
@@ -109,9 +110,10 @@ class CompletionChoice(Documented):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishedBy
-    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer.")
+    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer, or repetition_detected.")
     token_ids: list[int] | None = Field(description="With return_token_ids.")
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
+    prompt_text: str | None = Field(description="With return_prompt_text.")
     prompt_logprobs: PromptLogprobs | None
 
 

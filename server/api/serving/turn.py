@@ -17,6 +17,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat
+from headway.server.api.serving.truncation import truncation_of
 from headway.server.config.chat import ChatConfig
 from headway.server.text.output import OutputParser, PlainParser
 
@@ -58,7 +59,14 @@ async def open_turn(
 
 def _prompt(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
     text = rendered_chat(chat, model, request)
-    return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
+    return encode_prompt(
+        model,
+        text,
+        add_special_tokens=request.add_special_tokens,
+        param="messages",
+        num_wanted=1,
+        truncation=truncation_of(request, model),
+    )
 
 
 def _parser_of(turn: Turn) -> Callable[[], OutputParser]:
