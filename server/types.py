@@ -71,7 +71,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     Stop strings are not here: text lives in the API process, which ends the request itself.
     Nothing but ``allowed_token_ids`` (not empty) may be chosen; no list of ``bad_words`` may be completed in the output.
     ``logprob_token_ids``: with ``logprobs``, whose logprobs are told in the place of the most likely ones.
-    ``extra_args`` (vllm_xargs) is what a user's logits processors read.
+    ``extra_args`` (vllm_xargs) is what a user's logits processors read; None where there are none, as they expect.
     """
 
     max_tokens: int = 16
@@ -96,7 +96,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     logprob_token_ids: tuple[int, ...] = ()
     repetition: RepetitionRule | None = None
     logits_processors: tuple[ProcessorChoice, ...] = ()
-    extra_args: dict[str, Any] = {}
+    extra_args: dict[str, Any] | None = None
 
     @property
     def is_greedy(self) -> bool:

@@ -27,9 +27,9 @@ class RepetitionDetection(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> RepetitionDetection:
         if self.min_pattern_size > self.max_pattern_size:
-            raise ValueError("min_pattern_size must not exceed max_pattern_size")
+            raise ValueError("min_pattern_size of repetition_detection must not exceed max_pattern_size")
         if self.max_pattern_size and self.min_count < 2:
-            raise ValueError("min_count must be at least 2 with a max_pattern_size")
+            raise ValueError("min_count of repetition_detection must be at least 2 with a max_pattern_size")
         return self
 
     @property

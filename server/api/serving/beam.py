@@ -56,6 +56,7 @@ class _Search:
         self._last_token: float | None = None
         self._num_steps = 0
         self._task: asyncio.Task[None] | None = None
+        self._steps: Sequence[DeltaStream] = ()  # under way
         self.outcome: asyncio.Future[list[TokenDelta]] = asyncio.get_running_loop().create_future()
         self.streams: list[DeltaStream] = [_BeamStream(self, index) for index in range(width)]
 
@@ -63,24 +64,33 @@ class _Search:
         return self._step(0, [], self._request.sampling.prompt_logprobs, self._request.queue_timeout_s)
 
     def begin(self, first: DeltaStream, holding: Holding) -> None:
-        self._task = asyncio.create_task(self._run(first, holding))
+        self._steps = [first]
+        self._task = asyncio.create_task(self._run(holding))
         self._task.add_done_callback(self._on_end)
 
-    def stop(self) -> None:
-        """Ends what is open of it in the engine."""
+    async def aclose(self) -> None:
+        """Ends what is open of it in the engine; safe to repeat."""
+        self._cancel()
+        for stream in self._steps:  # a task that had no turn yet closes nothing
+            await stream.aclose()
+
+    def time_out(self, message: str) -> None:
+        self._end(TokenDelta(self._request.request_id, finish_reason=FinishReason.TIMEOUT, error=message))
+        self._cancel()
+        for stream in self._steps:
+            stream.time_out(message)
+
+    def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    def time_out(self, message: str) -> None:
-        self._end(TokenDelta("", finish_reason=FinishReason.TIMEOUT, error=message))
-        self.stop()
-
-    async def _run(self, first: DeltaStream, holding: Holding) -> None:
+    async def _run(self, holding: Holding) -> None:
         try:
             with holding():
-                await self._advance([first])
+                await self._advance()
                 while self._search.live:
-                    await self._advance(self._engine.generate(self._next_steps()))
+                    self._steps = self._engine.generate(self._next_steps())
+                    await self._advance()
             if not self.outcome.done():
                 self.outcome.set_result(self._answers())
         except _StepFailed as failure:
@@ -101,11 +111,11 @@ class _Search:
         if not self.outcome.done():
             self.outcome.set_result([delta] * self._rules.width)
 
-    async def _advance(self, steps: Sequence[DeltaStream]) -> None:
+    async def _advance(self) -> None:
         try:
-            self._search.advance([await self._next_tokens(stream) for stream in steps])
+            self._search.advance([await self._next_tokens(stream) for stream in self._steps])
         finally:
-            for stream in steps:
+            for stream in self._steps:
                 await stream.aclose()
 
     async def _next_tokens(self, stream: DeltaStream) -> TokenLogprobs:
@@ -191,7 +201,7 @@ class _BeamStream:
 
     async def aclose(self) -> None:
         self._has_ended = True
-        self._search.stop()
+        await self._search.aclose()
 
 
 def _room(engine: EngineClient, request: GenerateRequest) -> int:

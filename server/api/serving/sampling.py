@@ -52,7 +52,7 @@ def sampling_params(request: GenerationFields, model: ServedModel, max_logprobs:
         logprob_token_ids=tuple(dict.fromkeys(request.logprob_token_ids)),
         repetition=request.repetition_detection.rule if request.repetition_detection is not None else None,
         logits_processors=processor_choices(request),
-        extra_args=request.vllm_xargs,
+        extra_args=request.vllm_xargs or None,
     )
 
 
