@@ -22,7 +22,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """One request runs at a time, so that the order in which the others follow can be seen."""
     model = make_served_model(Path(tmp_path_factory.mktemp("model")))
-    options = ["--max-model-len", "512", "--dtype", "float32", "--max-num-seqs", "1", "--scheduling-policy", "priority"]
+    options = ["--max-model-len", "8192", "--dtype", "float32", "--max-num-seqs", "1", "--scheduling-policy", "priority"]
     processors = ["--logits-processors", "user_processors:ForceToken", "user_processors:never", "user_processors:wrong_shape"]
     path = {"PYTHONPATH": f"{SUPPORT}:{Path(__file__).parents[2] / 'src'}"}
     with LiveServer(model, *options, "--block-size", "16", *processors, env=path) as live:
@@ -137,13 +137,14 @@ def test_the_lowest_priority_value_goes_first(server: LiveServer) -> None:
         with lock:
             ended.append(priority)
 
-    with ThreadPoolExecutor(5) as clients:
-        first = clients.submit(complete, server, max_tokens=400, priority=-100)
-        server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1)
-        for position, priority in enumerate((3, 2, 1, 0)):
-            clients.submit(ask, priority)
-            server.wait_for(lambda wanted=position + 1: first.done() or server.metric("vllm:num_requests_waiting") >= wanted)
-        assert not first.done(), "the others have to wait together for the order to mean anything"
+    long = {"prompt": "hello", "max_tokens": 4000, "ignore_eos": True, "priority": -100, "stream": True}
+    with ThreadPoolExecutor(4) as clients:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60):
+            server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1)
+            for position, priority in enumerate((3, 2, 1, 0)):
+                clients.submit(ask, priority)
+                server.wait_for(lambda wanted=position + 1: server.metric("vllm:num_requests_waiting") == wanted)
+        # The one that ran has left, and the others go in their order.
     assert ended == [0, 1, 2, 3]
 
 
