@@ -124,8 +124,28 @@ def test_processors_that_the_server_does_not_have() -> None:
         assert sampling_of(server, {"vllm_xargs": {}, "logits_processors": []}).extra_args is None
 
 
-def test_allowed_ids_of_many_answers_have_a_limit(shared: ApiServer) -> None:
-    assert refusal(shared, {"n": 100, "allowed_token_ids": [1] * 65_000})["param"] == "allowed_token_ids"
+def test_lists_of_many_answers_have_a_limit(shared: ApiServer) -> None:
+    words = ["\U0001f600" * 90 + str(index) for index in range(128)]
+    assert sampling_of(shared, {"n": 10, "bad_words": words, "max_tokens": 1}).bad_words
+    assert refusal(shared, {"prompt": ["x"] * 100, "bad_words": words, "max_tokens": 1})["param"] == "bad_words"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"vllm_xargs": {"a": {"b": 1}}},
+        {"vllm_xargs": {"a": [[1]]}},
+        {"logits_processors": [{"qualname": "mine:a", "kwargs": {"k": {}}}]},
+        {"logits_processors": [{"name": "mine:a"}]},
+    ],
+)
+def test_what_can_t_be_sent_to_the_engine(shared: ApiServer, body: dict[str, Any]) -> None:
+    assert refusal(shared, body)["param"].startswith(next(iter(body)))
+
+
+def test_numbers_of_any_size_can_be_sent_to_the_engine(shared: ApiServer) -> None:
+    body = {"vllm_xargs": {"a": 2**70}, "logits_processors": [{"qualname": "mine:a", "args": [-(2**70)]}]}
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(sampling_of(shared, body)))["extra_args"] == {"a": 2.0**70}
 
 
 def test_bad_words_of_a_tokenizer_that_writes_a_blank_first() -> None:

@@ -138,12 +138,11 @@ def test_the_lowest_priority_value_goes_first(server: LiveServer) -> None:
             ended.append(priority)
 
     long = {"prompt": "hello", "max_tokens": 4000, "ignore_eos": True, "priority": -100, "stream": True}
-    with ThreadPoolExecutor(4) as clients:
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60):
-            server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1)
-            for position, priority in enumerate((3, 2, 1, 0)):
-                clients.submit(ask, priority)
-                server.wait_for(lambda wanted=position + 1: server.metric("vllm:num_requests_waiting") == wanted)
+    with ThreadPoolExecutor(4) as clients, httpx.stream("POST", f"{server.url}/v1/completions", json=long, timeout=60):
+        server.wait_for(lambda: server.metric("vllm:num_requests_running") == 1)
+        for position, priority in enumerate((3, 2, 1, 0)):
+            clients.submit(ask, priority)
+            server.wait_for(lambda wanted=position + 1: server.metric("vllm:num_requests_waiting") == wanted)
         # The one that ran has left, and the others go in their order.
     assert ended == [0, 1, 2, 3]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -12,7 +12,9 @@ from headway.server.types import ProcessorChoice, RepetitionRule
 MAX_PATTERN_SIZE = 1024
 _MAX_ARGUMENTS = 256
 
-ExtraArgument = bool | int | float | str | list[bool | int | float | str]
+# As far as it can be sent to the engine.
+_Scalar = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str
+ExtraArgument = _Scalar | list[_Scalar]
 
 
 class RepetitionDetection(BaseModel):
@@ -45,8 +47,8 @@ class ProcessorCall(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     qualname: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    args: list[Any] | None = Field(None, max_length=_MAX_ARGUMENTS)
-    kwargs: dict[str, Any] | None = Field(None, max_length=_MAX_ARGUMENTS)
+    args: list[ExtraArgument] | None = Field(None, max_length=_MAX_ARGUMENTS)
+    kwargs: dict[str, ExtraArgument] | None = Field(None, max_length=_MAX_ARGUMENTS)
 
     @property
     def choice(self) -> ProcessorChoice:

@@ -7,7 +7,8 @@ included. The search is over once no live beam can get a better score than the w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headway.server.types import TokenLogprobs
@@ -25,8 +26,8 @@ class BeamRules:
 
     @property
     def num_candidates(self) -> int:
-        """How many of the most likely tokens ``advance`` wants to see: if every end is among them, there still are ``width`` others."""
-        return max(2, 1 + len(self.ends)) * self.width
+        """How many of a beam's most likely tokens ``advance`` wants to see: beside every end there are ``width`` others, then."""
+        return self.width + len(self.ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +64,24 @@ class BeamSearch:
 
     def advance(self, next_tokens: Sequence[TokenLogprobs]) -> None:
         """``next_tokens``, parallel to ``live``: the most likely next tokens of each beam as its ``top``."""
-        rules = self._rules
-        candidates = sorted(self._continuations(next_tokens), key=lambda beam: -beam.logprob)[: rules.num_candidates]
+        width, is_last = self._rules.width, self.live[0].length + 1 >= self._rules.max_tokens
+        continued = [self._continuations(beam, step) for beam, step in zip(self.live, next_tokens, strict=True)]
         self.live = []
-        for place, beam in enumerate(candidates):
-            if self._ends(beam):
-                # One that is beaten by ``width`` others at once is no candidate for the answer.
-                if place < rules.width:
-                    self._scored.append((self._score(beam.logprob, beam.length), beam))
-            elif len(self.live) < rules.width:
+        for place, beam in enumerate(heapq.merge(*continued, key=lambda beam: -beam.logprob)):
+            if place >= width and (is_last or len(self.live) == width):
+                break
+            if not self._ends(beam):
                 self.live.append(beam)
-        self._scored = sorted(self._scored, key=lambda item: -item[0])[: rules.width]
+            elif place < width:  # one that is beaten by ``width`` others at once is no candidate for the answer
+                self._scored.append((self._score(beam.logprob, beam.length), beam))
+        self._scored = sorted(self._scored, key=lambda item: -item[0])[:width]
         if not self._can_improve():
             self.live = []
 
-    def _continuations(self, next_tokens: Sequence[TokenLogprobs]) -> Iterable[Beam]:
-        for beam, step in zip(self.live, next_tokens, strict=True):
-            for rank, (token_id, logprob) in enumerate(step.top[: self._rules.num_candidates], 1):
-                if token_id in self._rules.ends and beam.length + 1 <= self._rules.min_tokens:
-                    continue
+    def _continuations(self, beam: Beam, step: TokenLogprobs) -> Iterator[Beam]:
+        """Most likely first."""
+        for rank, (token_id, logprob) in enumerate(step.top, 1):
+            if token_id not in self._rules.ends or beam.length + 1 > self._rules.min_tokens:
                 yield Beam(beam, TokenLogprobs(token_id, logprob, rank, step.top), beam.logprob + logprob, beam.length + 1)
 
     def _ends(self, beam: Beam) -> bool:

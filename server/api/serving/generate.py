@@ -21,7 +21,7 @@ from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
-from headway.server.api.serving.sampling import fitted, sampling_params, seed_of_choice
+from headway.server.api.serving.sampling import check_size, fitted, sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
@@ -88,6 +88,7 @@ class Generation:
         Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
         sampling = sampling_params(request, model, state.config.model.max_logprobs)
+        check_size(sampling, len(prompts) * request.num_drawn)
         samplings = [fitted(sampling, model, len(prompt.token_ids)) for prompt in prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
         generation = cls(state, request, prompts, call)

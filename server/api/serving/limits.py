@@ -7,8 +7,6 @@ from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.config.limits import LimitConfig
 from headway.server.errors import RequestError
 
-_MOST_IDS = 2**22  # each answer's go to the engine by themselves
-
 
 def check_limits(request: GenerationFields, limits: LimitConfig) -> None:
     """Raises RequestError that names the option, before anything is done for the request."""
@@ -22,8 +20,6 @@ def check_limits(request: GenerationFields, limits: LimitConfig) -> None:
     if num_answers > most_answers:
         name = "n" if request.num_drawn == request.n else "best_of"
         raise RequestError(f"{num_prompts} prompts with {name}={request.num_drawn} make more than {most_answers} answers.", name)
-    if len(request.allowed_token_ids) * num_answers > _MOST_IDS:
-        raise RequestError(f"allowed_token_ids for {num_answers} answers at once hold more than {_MOST_IDS} ids.", "allowed_token_ids")
 
 
 def _check(param: str, asked: int, most: int, option: str, things: str | None = None) -> None:

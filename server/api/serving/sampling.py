@@ -18,6 +18,7 @@ from headway.server.types import SamplingParams
 _LOWEST_TEMPERATURE = 0.01
 _GREEDY = 1e-5
 
+_MOST_IDS = 2**22
 _LISTS_OF_IDS = ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 
 _Number = TypeVar("_Number", int, float)
@@ -66,6 +67,18 @@ def fitted(sampling: SamplingParams, model: ServedModel, num_prompt_tokens: int)
         )
     changed: SamplingParams = msgspec.structs.replace(sampling, max_tokens=max_tokens)
     return changed
+
+
+def check_size(sampling: SamplingParams, num_answers: int) -> None:
+    """Each answer's lists go to the engine by themselves. Raises RequestError."""
+    sizes = {
+        "allowed_token_ids": len(sampling.allowed_token_ids or ()),
+        "bad_words": sum(map(len, sampling.bad_words)),
+        "logprob_token_ids": len(sampling.logprob_token_ids),
+    }
+    for name, size in sizes.items():
+        if size * num_answers > _MOST_IDS:
+            raise RequestError(f"{name} of {num_answers} answers at once hold more than {_MOST_IDS} token ids.", name)
 
 
 def seed_of_choice(seed: int | None, index: int) -> int | None:
