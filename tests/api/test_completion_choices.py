@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,16 @@ def test_each_step_of_a_beam_search_has_what_the_request_has(server: ApiServer) 
     complete(server, n=2, use_beam_search=True, max_tokens=3, priority=-4, cache_salt="tenant")
     assert len(server.engine.requests) == 1 + 2 + 2
     assert {(r.priority, r.cache_salt, r.sampling.max_tokens) for r in server.engine.requests} == {(-4, "tenant", 1)}
+
+
+def test_a_beam_search_holds_its_adapter_to_the_end(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with ApiServer(lora={"enable_lora": True, "max_loras": 1, "lora_allowed_prefixes": [str(tmp_path)]}) as server:
+        assert server.post("/adapters", {"name": "a", "src": str(tmp_path)}).status_code == 200
+        answer = complete(server, model="a", n=2, use_beam_search=True, max_tokens=3)
+        assert answer["model"] == "a"
+        assert {request.adapter_id for request in server.engine.requests} == set(server.engine.adapters)
+        assert len(server.engine.requests) == 5
 
 
 def test_a_beam_search_that_breaks_or_finds_no_room_for_a_step(server: ApiServer) -> None:
