@@ -6,7 +6,7 @@ Everything here is a msgspec struct, so that it travels between the processes as
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -16,10 +16,16 @@ class FinishReason(enum.StrEnum):
 
     STOP = "stop"  # end-of-sequence token, a stop token or a stop string
     LENGTH = "length"  # max_tokens or the context length
+    REPETITION = "repetition"  # the answer goes round in circles, see RepetitionRule
     ABORT = "abort"  # the client went away, or the server is stopping
     TIMEOUT = "timeout"  # its time limit is over; TokenDelta.error says which
     QUEUE_TIMEOUT = "queue_timeout"  # it was not scheduled in time; TokenDelta.error says how long it waited
     ERROR = "error"  # the request broke; TokenDelta.error says how
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether what was generated until then is the answer, and not the rest of one."""
+        return self in (FinishReason.STOP, FinishReason.LENGTH, FinishReason.REPETITION)
 
 
 # A score that is divided by less may become infinite.
@@ -59,6 +65,23 @@ class ThinkingBudget(msgspec.Struct, frozen=True, omit_defaults=True):
     may_restart: bool = False
 
 
+class RepetitionRule(msgspec.Struct, frozen=True):
+    """An answer that ends in ``min_count`` times the same tokens, ``min_pattern_size`` to ``max_pattern_size`` of them, is over."""
+
+    min_pattern_size: int
+    max_pattern_size: int
+    min_count: int
+
+
+class ProcessorChoice(msgspec.Struct, frozen=True):
+    """A function of --logits-processors, by the name that it has there. With ``args`` or ``kwargs`` it is called with them for the
+    request and returns what processes the logits; None: it does so itself."""
+
+    name: str
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to choose tokens. Validated and completed (defaults, limits) by the API process.
 
@@ -67,6 +90,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     ``eos_token_ids`` end the request unless ``ignore_eos`` (they are then simply not given to the stop rule);
     ``stop_token_ids`` always do. ``min_tokens`` bans both until that many tokens exist.
     Stop strings are not here: text lives in the API process, which ends the request itself.
+    Nothing but ``allowed_token_ids`` (not empty) may be chosen; no list of ``bad_words`` may be completed in the output.
+    ``logprob_token_ids``: with ``logprobs``, whose logprobs are told in the place of the most likely ones.
+    ``extra_args`` (vllm_xargs) is what a user's logits processors read; None where there are none, as they expect.
     """
 
     max_tokens: int = 16
@@ -87,6 +113,12 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_logprobs: int | None = None
     grammar: Grammar | None = None
     thinking: ThinkingBudget | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
+    repetition: RepetitionRule | None = None
+    logits_processors: tuple[ProcessorChoice, ...] = ()
+    extra_args: dict[str, Any] | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -126,7 +158,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class TokenLogprobs(msgspec.Struct, frozen=True):
     """Log-probabilities at one position, natural log, of the model's own distribution (before any sampling option).
 
-    ``rank`` is 1 for the most likely token. ``top`` holds (token id, logprob) pairs, most likely first.
+    ``rank`` is 1 for the most likely token. ``top`` holds (token id, logprob) pairs, most likely first: of the most likely tokens, or of
+    ``logprob_token_ids``.
     """
 
     token_id: int
@@ -150,6 +183,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
 
     ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
+    ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
     ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the first delta, without the last
     token's, and with the last.
     """
@@ -162,6 +196,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
     error: str | None = None
+    is_request_fault: bool = False
     times: RequestTimes | None = None
 
 
@@ -228,3 +263,5 @@ class EngineInfo(msgspec.Struct, frozen=True):
     weight_bytes: int
     kv_cache_bytes: int
     phases: dict[str, float]  # start-up phase -> seconds
+    reads_extra_args: bool = False  # a class of --logits-processors sees every request
+    processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.counts": set(),
     "server.children": {"server.machine", "server.words"},
     "server.private_directory": {"server.errors"},
+    "server.user_modules": {"server.errors", "server.words"},
     "server.say": set(),
     "server.log": {"server.say"},
     "server.log_setup": {"server.config.logs", "server.errors", "server.log"},
@@ -60,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.text.grammars",
         "server.text.tokenizer",
+        "server.user_modules",
         "server.words",
         "kernels",
     },
@@ -72,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.errors",
         "server.log",
         "server.source",
+        "server.user_modules",
         "server.words",
     },
     "server.api_processes": {
@@ -125,6 +128,7 @@ NO_TORCH = (
     "server.counts",
     "server.children",
     "server.private_directory",
+    "server.user_modules",
     "server.config",
     "server.source",
     "server.text",
@@ -149,6 +153,7 @@ NO_TORCH_FILES = {
         "sleep",
         "admission",
         "request_stream",
+        "repetition",
     )
 }
 READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}

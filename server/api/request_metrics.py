@@ -15,8 +15,7 @@ from headway.server.errors import QUEUE_LIMITS, QueueLimit
 from headway.server.types import FinishReason, GenerateRequest, RequestTimes, SamplingParams
 
 _COMPUTED, _CACHED, _FETCHED = "local_compute", "local_cache_hit", "external_kv_transfer"
-# vLLM has one more reason to end than there is here; whoever sums over them must find it, too.
-_FINISH_REASONS = (*(reason.value for reason in FinishReason), "repetition")
+_FINISH_REASONS = tuple(reason.value for reason in FinishReason)
 
 
 class RequestMetrics:
@@ -134,7 +133,7 @@ class ChoiceRecorder:
         """``times`` are the engine's own; of what ended here, by a stop string, it does not know the last token's."""
         metrics = self._metrics
         metrics.count_end(reason)
-        if reason not in (FinishReason.STOP, FinishReason.LENGTH) or self._first is None:
+        if not reason.is_answer or self._first is None:
             return
         num_prompt_tokens = len(self._request.prompt_token_ids)
         metrics.end_to_end.observe(time.time() - self._request.arrival_time)

@@ -14,7 +14,6 @@ from headway.server.api.serving.choices import Choice
 from headway.server.log import trace_ids
 from headway.server.types import FinishReason, RequestTimes
 
-_GOOD_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
 _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 
 
@@ -78,7 +77,7 @@ class RequestSpan:
             }
         )
         for end in ends:
-            if end not in _GOOD_ENDS:
+            if not end.is_answer:
                 self._fail(end.value, is_ours=end is not FinishReason.ABORT)
         if choices and choices[0].times is not None:
             self._tell_phases(choices[0].times, time.time())

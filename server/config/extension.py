@@ -14,3 +14,8 @@ class ExtensionConfig(Topic):
         "outside of the API key. The flag may be repeated.",
         repeats=True,
     )
+    logits_processors: list[str] = option(
+        [],
+        "Import paths (package.module:Name) of classes that change the logits of every request, or of functions that a request chooses "
+        "by name in `logits_processors`.",
+    )

@@ -46,6 +46,14 @@ class BatchPlan:
         return sum(row.num_tokens for row in self.scheduled)
 
 
+@dataclass(slots=True, frozen=True)
+class RowError:
+    """Why a row gets no token, in one sentence. ``is_request_fault``: see TokenDelta."""
+
+    text: str
+    is_request_fault: bool = False
+
+
 @dataclass(slots=True)
 class RowResult:
     """What a step gave for one scheduled row. Filled by the runner.
@@ -60,7 +68,7 @@ class RowResult:
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
-    error: str | None = None
+    error: RowError | None = None
     is_complete: bool = False
 
 

@@ -13,6 +13,7 @@ from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.processor_loading import LoadedProcessors, load_processors
 from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model, read_config
@@ -58,6 +59,7 @@ def build_engine(
     shape = read_config(files)
     facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
     plan = make_plan(config, facts, device_facts(device))
+    processors = load_processors(config, device)
     phases.begin("loading weights")
     load = partial(
         load_model,
@@ -77,7 +79,7 @@ def build_engine(
         config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=activations
     )
     max_model_len = fitted_max_model_len(plan, num_blocks)
-    worker.start(config, num_blocks, max_model_len)
+    worker.start(config, num_blocks, max_model_len, processors)
     phases.begin("warming up")
     worker.warm_up()
     phases.end()
@@ -92,11 +94,19 @@ def build_engine(
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
     )
-    info = _info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds)
+    info = _info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors)
     return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
 
 
-def _info(plan: Plan, worker: Worker, num_blocks: int, max_model_len: int, device_name: str, seconds: dict[str, float]) -> EngineInfo:
+def _info(
+    plan: Plan,
+    worker: Worker,
+    num_blocks: int,
+    max_model_len: int,
+    device_name: str,
+    seconds: dict[str, float],
+    processors: LoadedProcessors,
+) -> EngineInfo:
     loaded = worker.loaded
     return EngineInfo(
         device=device_name,
@@ -112,4 +122,6 @@ def _info(plan: Plan, worker: Worker, num_blocks: int, max_model_len: int, devic
         weight_bytes=loaded.weight_bytes,
         kv_cache_bytes=num_blocks * worker.bytes_per_block,
         phases=seconds,
+        reads_extra_args=bool(processors.for_all),
+        processor_names=tuple(processors.functions),
     )

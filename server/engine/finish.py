@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from headway.server.types import FinishReason, SamplingParams
 
+End = tuple[FinishReason, int | str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -46,9 +48,9 @@ class Limits:
 
 
 def finish_of(
-    sampling: SamplingParams, token_id: int, *, num_output_tokens: int, num_tokens: int, max_len: int
-) -> tuple[FinishReason, int | None] | None:
-    """(reason, stop token) if the sequence ends with its newest token ``token_id``, else None.
+    sampling: SamplingParams, token_id: int, *, num_output_tokens: int, num_tokens: int, max_len: int, repeats: bool = False
+) -> End | None:
+    """(reason, stop reason) if the sequence ends with its newest token ``token_id``, else None. ``repeats``: it goes round in circles.
 
     Both counts include that token. Tokens that stop do so only once ``min_tokens`` others are there; the sampler bans them before.
     """
@@ -57,6 +59,8 @@ def finish_of(
             return FinishReason.STOP, None
         if token_id in sampling.stop_token_ids:
             return FinishReason.STOP, token_id
+        if repeats:
+            return FinishReason.REPETITION, "repetition_detected"
     if num_output_tokens >= sampling.max_tokens or num_tokens >= max_len:
         return FinishReason.LENGTH, None
     return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from torch import Tensor
 
-from headway.server.types import TokenLogprobs
+from headway.server.types import SamplingParams, TokenLogprobs
 
 _CHUNK_ELEMENTS = 1 << 23  # logits worked on at once: 32 MB a temporary
 
@@ -20,21 +21,30 @@ class RawRows:
     indices: list[int]  # lines of the batch
     num_top: list[int]  # -1: the whole vocabulary
     logits: Tensor  # [len(indices), V]
+    token_ids: list[tuple[int, ...]]  # whose logprobs are wanted in the place of the most likely ones; empty: these
 
     def finish(self, token_ids: Sequence[int]) -> dict[int, TokenLogprobs]:
         """``token_ids`` is the whole batch's; returns {line: logprobs}. Lines whose token is negative are left out."""
         good = [place for place, index in enumerate(self.indices) if token_ids[index] >= 0]
         chosen = [token_ids[self.indices[place]] for place in good]
         scored = token_logprobs(self.logits[good], chosen, [self.num_top[place] for place in good])
+        if any(self.token_ids):
+            wanted = [self.token_ids[place] for place in good]
+            scored = [
+                entry if not ids else msgspec.structs.replace(entry, top=_of_tokens(row, ids))
+                for entry, ids, row in zip(scored, wanted, self.logits[good], strict=True)
+            ]
         return {self.indices[place]: entry for place, entry in zip(good, scored, strict=True)}
 
 
-def raw_rows(logits: Tensor, num_top: Sequence[int | None]) -> RawRows | None:
-    """Copies the lines of ``logits`` [L, V] that want logprobs (``num_top`` not None); None if there is none."""
-    indices = [index for index, count in enumerate(num_top) if count is not None]
+def raw_rows(logits: Tensor, samplings: Sequence[SamplingParams]) -> RawRows | None:
+    """Copies the lines of ``logits`` [L, V] that want logprobs; None if there is none. ``samplings`` are parallel to the lines."""
+    indices = [index for index, sampling in enumerate(samplings) if sampling.logprobs is not None]
     if not indices:
         return None
-    return RawRows(indices, [count for count in num_top if count is not None], logits[indices])
+    wanted = [samplings[index] for index in indices]
+    num_top = [0 if sampling.logprob_token_ids else sampling.logprobs or 0 for sampling in wanted]
+    return RawRows(indices, num_top, logits[indices], [sampling.logprob_token_ids for sampling in wanted])
 
 
 def prompt_logprobs(logits: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
@@ -68,6 +78,14 @@ def _score(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> 
             token_ids, values, rank_list, widths, top_id_lists, top_value_lists, strict=True
         )
     ]
+
+
+def _of_tokens(logits: Tensor, token_ids: Sequence[int]) -> list[tuple[int, float]]:
+    """(token id, logprob) of these tokens under ``logits`` [V], most likely first; ids that the model does not have are left out."""
+    known = [token_id for token_id in token_ids if 0 <= token_id < logits.shape[0]]
+    row = logits.float()
+    values = (row[torch.tensor(known, dtype=torch.int64, device=row.device)] - row.logsumexp(dim=-1)).tolist()
+    return sorted(zip(known, values, strict=True), key=lambda pair: -pair[1])
 
 
 def _top(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:

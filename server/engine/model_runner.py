@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
+from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowResult, ScheduledRow
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.rows import RowTable, StepInputs
@@ -86,7 +86,7 @@ class ModelRunner:
         try:
             return self._run([item])
         except Exception as fault:
-            return [RowResult([], error=f"the model could not compute this request: {type(fault).__name__}: {fault}")]
+            return [RowResult([], error=RowError(f"the model could not compute this request: {type(fault).__name__}: {fault}"))]
 
     def _check_alive(self, cause: Exception) -> None:
         """Raises ``cause`` if not even one harmless token can be computed: the fault is not the requests', then."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from headway.server.engine.repetition import RepetitionWatch
 from headway.server.types import GenerateRequest, RequestTimes, SamplingParams, TokenLogprobs
 
 
@@ -43,6 +44,7 @@ class Request:
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran
     num_preemptions: int = 0
     has_answered: bool = False  # its first delta is out
+    repetition: RepetitionWatch | None = None  # has seen the generated tokens, survives preemption; None: nobody asked
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)  # gathered chunk by chunk until the first delta
     scheduled_time: float | None = None
     first_token_time: float | None = None
@@ -62,6 +64,7 @@ class Request:
             cache_salt=request.cache_salt,
             adapter_id=request.adapter_id,
             queue_timeout_s=request.queue_timeout_s,
+            repetition=RepetitionWatch(request.sampling.repetition) if request.sampling.repetition is not None else None,
         )
 
     @property

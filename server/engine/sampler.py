@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.server.engine.batch import RowError
 from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logprobs import raw_rows
@@ -16,6 +17,8 @@ from headway.server.engine.randomness import KeySource, UniformStream
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.structured.state import GrammarState
 from headway.server.engine.thinking import ThinkingState
+from headway.server.engine.token_bans import TokenBanState
+from headway.server.engine.user_processors import UserProcessors
 from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -25,7 +28,7 @@ class _Row:
     sampling: SamplingParams
     num_output_tokens: int
     uniforms: UniformStream | None  # None: the row takes the argmax
-    error: str | None = None  # why it can't be sampled
+    error: RowError | None = None  # why it can't be sampled
 
 
 @dataclass(slots=True, frozen=True)
@@ -35,7 +38,7 @@ class SampledTokens:
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
-    errors: dict[int, str]
+    errors: dict[int, RowError]
     complete: frozenset[int] = frozenset()
 
 
@@ -43,16 +46,24 @@ class SamplingState:
     """The options, seeds and seen tokens of the runner's rows, which are numbered 0 to ``max_num_seqs`` - 1.
 
     ``seed`` is the server's: with it, requests that bring none draw from (seed, how many came before), else from the system's
-    randomness. Without ``grammars`` no request has one.
+    randomness. ``processors`` are the user's. Without ``grammars`` no request has one.
     """
 
     def __init__(
-        self, max_num_seqs: int, vocab_size: int, device: torch.device, seed: int | None = None, grammars: GrammarCompiler | None = None
+        self,
+        max_num_seqs: int,
+        vocab_size: int,
+        device: torch.device,
+        seed: int | None = None,
+        processors: UserProcessors | None = None,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self._rows: list[_Row | None] = [None] * max_num_seqs
         self._keys = KeySource(seed)
         self._bias = LogitBiasState(vocab_size)
         self._penalties = PenaltyState(vocab_size, device)
+        self._bans = TokenBanState(vocab_size, device)
+        self._processors = processors or UserProcessors()
         self._grammars = GrammarState(grammars)
         self._thinking = ThinkingState()
 
@@ -69,9 +80,11 @@ class SamplingState:
             self._bias.add(row, sampling)
             self._grammars.add(row, sampling, token_ids[num_prompt_tokens:])
         except (RequestError, ValueError) as error:
-            state.error = str(error)
+            state.error = RowError(str(error), is_request_fault=True)
         self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
+        self._bans.add(row, sampling, token_ids[num_prompt_tokens:])
         self._thinking.add(row, sampling, token_ids[num_prompt_tokens:])
+        state.error = state.error or self._processors.add(row, sampling, token_ids, num_prompt_tokens)
 
     def remove(self, row: int) -> None:
         """Forgets a row, which is free again; one that is not there is no error."""
@@ -79,6 +92,8 @@ class SamplingState:
         self._bias.remove(row)
         self._grammars.remove(row)
         self._penalties.remove(row)
+        self._bans.remove(row)
+        self._processors.remove(row)
         self._thinking.remove(row)
 
     @torch.inference_mode()
@@ -87,6 +102,8 @@ class SamplingState:
         for row in rows:
             self._known(row).num_output_tokens += 1
         self._penalties.append(rows, token_ids)
+        self._bans.append(rows, token_ids)
+        self._processors.append(rows, token_ids)
         self._grammars.append(rows, token_ids)
         self._thinking.append(rows, token_ids)
 
@@ -99,9 +116,12 @@ class SamplingState:
         """
         assert logits.dtype == torch.float32, f"sampling is done in float32, not {logits.dtype}"
         known = [self._known(row) for row in rows]
-        raw = raw_rows(logits, [row.sampling.logprobs for row in known])
+        raw = raw_rows(logits, [row.sampling for row in known])
+        for line, error in self._processors.apply(logits, rows).items():
+            known[line].error = error
         self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
         self._penalties.apply(logits, rows)
+        self._bans.apply(logits, rows)
         constrained = self._grammars.apply(logits, rows)
         self._thinking.apply(logits, rows)  # last: what it forces nothing else may forbid
         random_rows = [
@@ -112,11 +132,9 @@ class SamplingState:
         chosen: list[int] = choose_tokens(logits, random_rows).tolist()
         token_ids = [BROKEN if row.error else token for row, token in zip(known, chosen, strict=True)]
         scored = raw.finish(token_ids) if raw is not None else {}
-        errors = constrained.errors | {
-            line: known[line].error or constrained.errors.get(line) or _broken(known[line].sampling)
-            for line, token in enumerate(token_ids)
-            if token == BROKEN and line not in constrained.complete
-        }
+        failed = {line: RowError(error) for line, error in constrained.errors.items()}
+        broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in constrained.complete]
+        errors = failed | {line: known[line].error or failed.get(line) or _broken(known[line].sampling, logits[line]) for line in broken}
         return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete)
 
     def _known(self, row: int) -> _Row:
@@ -125,7 +143,9 @@ class SamplingState:
         return state
 
 
-def _broken(sampling: SamplingParams) -> str:
-    limits = sampling.logit_bias or sampling.min_tokens or sampling.grammar
-    forbids = " or its logit_bias, min_tokens and grammar leave no token to choose" if limits else ""
-    return f"The model gave no usable scores for the next token (NaN or infinite){forbids}; this request ends here."
+def _broken(sampling: SamplingParams, logits: Tensor) -> RowError:
+    """Of a row whose changed ``logits`` [V] have no finite maximum."""
+    bans = [name for name in ("allowed_token_ids", "bad_words", "min_tokens", "logits_processors", "grammar") if getattr(sampling, name)]
+    if bans and bool(logits.isneginf().all()):
+        return RowError(f"The request's {' and '.join(bans)} leave no token to choose; it ends here.", is_request_fault=True)
+    return RowError("The model gave no usable scores for the next token (NaN or infinite); this request ends here.")

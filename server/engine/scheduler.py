@@ -17,7 +17,7 @@ import msgspec
 
 from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowResult, ScheduledRow
 from headway.server.engine.expiry import Expiry
-from headway.server.engine.finish import Limits, finish_of
+from headway.server.engine.finish import End, Limits, finish_of
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
 from headway.server.engine.request import Request, RequestState
@@ -275,7 +275,8 @@ class Scheduler:
 
     def _update_row(self, request: Request, num_tokens: int, row: RowResult, now: float) -> TokenDelta | None:
         if row.error is not None:
-            return self._end(request, FinishReason.ERROR, error=row.error)
+            delta = TokenDelta(request.request_id, is_request_fault=row.error.is_request_fault)
+            return self._end(request, FinishReason.ERROR, error=row.error.text, delta=delta)
         if request.wants_prompt_logprobs:
             _gather(request, num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += num_tokens
@@ -299,7 +300,7 @@ class Scheduler:
             request.has_answered = True
         return delta if end is None else self._end(request, *end, delta=delta)
 
-    def _append(self, request: Request, token_ids: list[int]) -> tuple[int, tuple[FinishReason, int | None] | None]:
+    def _append(self, request: Request, token_ids: list[int]) -> tuple[int, End | None]:
         """Returns (number of tokens kept, reason to end if there is one); tokens after the end are dropped."""
         if request.sampling.max_tokens < 1:  # only the prompt was of interest
             return 0, (FinishReason.LENGTH, None)
@@ -311,6 +312,7 @@ class Scheduler:
                 num_output_tokens=request.num_output_tokens,
                 num_tokens=request.num_tokens,
                 max_len=self._max_len,
+                repeats=request.repetition is not None and request.repetition.push(token_id),
             )
             if end is not None:
                 return kept, end
@@ -320,7 +322,7 @@ class Scheduler:
         self,
         request: Request,
         reason: FinishReason,
-        stop_token: int | None = None,
+        stop_reason: int | str | None = None,
         *,
         error: str | None = None,
         delta: TokenDelta | None = None,
@@ -334,7 +336,7 @@ class Scheduler:
         request.state = RequestState.FINISHED
         del self._open[request.request_id]
         delta = delta or TokenDelta(request.request_id)
-        delta.finish_reason, delta.stop_reason, delta.error = reason, stop_token, error
+        delta.finish_reason, delta.stop_reason, delta.error = reason, stop_reason, error
         delta.num_cached_tokens, delta.times = request.num_cached_tokens, request.times
         return delta
 

@@ -18,9 +18,11 @@ from headway.server.engine.device import give_back_memory
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.processor_loading import LoadedProcessors
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.structured.compiler import GrammarCompiler
+from headway.server.engine.user_processors import UserProcessors
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
@@ -86,14 +88,22 @@ class Worker:
         torch.cuda.empty_cache()
         return peak
 
-    def start(self, config: ServerConfig, num_blocks: int, max_model_len: int) -> None:
+    def start(self, config: ServerConfig, num_blocks: int, max_model_len: int, processors: LoadedProcessors) -> None:
         plan = self._plan
+        sampling = SamplingState(
+            plan.max_num_seqs,
+            self.loaded.config.vocab_size,
+            self._device,
+            seed=config.model.seed,
+            processors=UserProcessors(processors),
+            grammars=self.grammars,
+        )
         self._num_blocks = num_blocks
         self._runner = ModelRunner(
             self.loaded.model,
             self._allocate(num_blocks),
             RowTable(plan.max_num_seqs, max_model_len, plan.block_size),
-            SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed, grammars=self.grammars),
+            sampling,
             self._device,
             probe=lambda model: self._forward_dummy(model, 1),
             adapters=self.adapters,

@@ -30,6 +30,7 @@ class IncrementalDetokenizer:
 
     - `prompt_tail`: the prompt's last ids. Tokenizers that write a blank into a word's first token need them, or the answer's
       first blank is lost; others don't care.
+    - without `spaces_between_special_tokens` a special token stands directly behind another one, whatever the decoder writes there.
     - `min_tokens`: no stop string ends the answer before that many tokens.
     - the end-of-sequence token that ended an answer is part of it: without `skip_special_tokens` it shows, so don't push it.
     """
@@ -39,6 +40,7 @@ class IncrementalDetokenizer:
         tokenizer: Tokenizer,
         *,
         skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
         stop: Sequence[str] = (),
         include_stop: bool = False,
         min_tokens: int = 0,
@@ -46,6 +48,8 @@ class IncrementalDetokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._joins_special = not spaces_between_special_tokens
+        self._last_was_special = False
         self._checker = StopChecker(stop, include_stop=include_stop)
         self._min_tokens = min_tokens
         self._num_tokens = 0
@@ -94,7 +98,14 @@ class IncrementalDetokenizer:
         if text is None:
             return self._give_up_on_character() if len(self._pending) >= _MAX_PENDING else ""
         self._context, self._pending = self._pending, []
-        return str(text)
+        return self._joined(str(text), token_id)
+
+    def _joined(self, text: str, token_id: int) -> str:
+        """The text of a token, without a blank that only parts it from the special token before it."""
+        is_special = token_id in self._tokenizer.special_ids
+        is_parted = self._joins_special and is_special and self._last_was_special
+        self._last_was_special = is_special
+        return text.removeprefix(" ") if is_parted else text
 
     def _give_up_on_character(self) -> str:
         """Lets go of pending bytes that are no text, but for a last character that may still get its end.

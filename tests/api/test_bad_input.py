@@ -44,9 +44,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"guided_regex": "a+"}, "guided_regex"),
     ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"use_beam_search": True}, "use_beam_search"),
-    ({"allowed_token_ids": [1]}, "allowed_token_ids"),
-    ({"bad_words": ["x"]}, "bad_words"),
+    ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
 ]
 
 
@@ -72,7 +70,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "x", "max_tokens": 0}, "max_tokens"),
     ("/v1/completions", {"prompt": "x", "logprobs": 21}, "logprobs"),
     ("/v1/completions", {"prompt": "x", "logprobs": -1}, "logprobs"),
-    ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of"),
+    ("/v1/completions", {"prompt": "x", "best_of": 2, "n": 3}, "best_of"),
+    ("/v1/completions", {"prompt": "x", "best_of": 3, "stream": True}, "best_of"),
+    ("/v1/completions", {"prompt": "x", "best_of": 129}, "best_of"),
+    ("/v1/completions", {"prompt": ["x"] * 1000, "best_of": 2}, "best_of"),
     ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix"),
     ("/v1/completions", {"prompt": ["x"] * 1025}, "prompt"),
     ("/v1/completions", {"promt": "x"}, "promt"),

@@ -186,7 +186,7 @@ def test_token_ids_outside_the_models_vocabulary_do_no_harm() -> None:
     bad = once(SamplingParams(logit_bias={V: 1.0}, logprobs=1), logits_at(0))
     assert bad.token_ids == [-1]
     assert bad.logprobs == [None]
-    assert f"token id {V}," in bad.errors[0]
+    assert f"token id {V}," in bad.errors[0].text
 
 
 def test_a_broken_row_ends_with_an_error_and_the_others_go_on() -> None:
@@ -204,7 +204,9 @@ def test_a_broken_row_ends_with_an_error_and_the_others_go_on() -> None:
 
 def test_a_ban_on_every_token_is_said_so() -> None:
     sampling = SamplingParams(temperature=0.0, min_tokens=1, stop_token_ids=tuple(range(V)))
-    assert "min_tokens" in once(sampling, logits_at(0)).errors[0]
+    error = once(sampling, logits_at(0)).errors[0]
+    assert "min_tokens" in error.text
+    assert error.is_request_fault
 
 
 def test_logprobs_are_the_models_own() -> None:

@@ -54,6 +54,7 @@ class FakeEngine:
     - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
       "refused" can't be loaded, for the reason in the file.
     - ``sleep_gate``: while cleared, no call of ``sleep`` or ``wake_up`` ends. ``sleep_error`` is what they raise then.
+    - ``own_logprob(request)`` is the logprob of each token of its answer, where logprobs are asked for.
     - ``has_blocks_in_use``: resetting the prefix cache is not complete unless what runs is preempted.
     - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
     """
@@ -87,6 +88,7 @@ class FakeEngine:
         self.sleep_gate.set()
         self.sleep_error: HeadwayError | None = None
         self.sleep_log: list[tuple[object, ...]] = []
+        self.own_logprob: Callable[[GenerateRequest], float] = lambda request: -1.5
         self.has_blocks_in_use = False
         self.requests: list[GenerateRequest] = []
         self.open_ids: set[str] = set()
@@ -265,7 +267,8 @@ class FakeStream:
             delta.times = RequestTimes(request.arrival_time, self._started, self._started, None)
         sampling = request.sampling
         if sampling.logprobs is not None:
-            delta.logprobs = [fake_logprobs(token_id, sampling.logprobs) for token_id in ids]
+            own = engine.own_logprob(request)
+            delta.logprobs = [fake_logprobs(token_id, sampling.logprobs, own) for token_id in ids]
         if sampling.prompt_logprobs is not None and self._num_deltas == 0:
             rest = request.prompt_token_ids[1:]
             delta.prompt_logprobs = [None, *(fake_logprobs(token_id, sampling.prompt_logprobs) for token_id in rest)]
@@ -279,6 +282,6 @@ class FakeStream:
         return delta
 
 
-def fake_logprobs(token_id: int, num_top: int) -> TokenLogprobs:
+def fake_logprobs(token_id: int, num_top: int, logprob: float = -1.5) -> TokenLogprobs:
     """The token is second; the likeliest are 0, 1, 2 .."""
-    return TokenLogprobs(token_id, -1.5, 2, [(other, -0.5 - other) for other in range(num_top)])
+    return TokenLogprobs(token_id, logprob, 2, [(other, -0.5 - other) for other in range(num_top)])

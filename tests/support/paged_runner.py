@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowResult, ScheduledRow
+from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowError, RowResult, ScheduledRow
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.scheduler import Scheduler
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta, TokenLogprobs
@@ -117,7 +117,7 @@ class PagedRunner:
             assert self._pages.get(self._slot(row, position)) == content, f"{item.request_id} reads another content at {position}"
         if item.request_id in self.breaks:
             self.breaks.remove(item.request_id)
-            return RowResult([], error="broken on purpose")
+            return RowResult([], error=RowError("broken on purpose"))
         result = RowResult([])
         if row.sampling.prompt_logprobs is not None:
             scored = range(first + 1, min(end + 1, row.num_prompt_tokens))

@@ -190,3 +190,17 @@ def test_long_answers_are_looked_at_once() -> None:
     assert len(checker.push("a" * 100_000)) == 100_000 - 5
     assert checker.push("b") == ""
     assert checker.stopped_by == "aaaaab"
+
+
+@pytest.mark.parametrize(("spaces", "text"), [(True, "<a> <b> word <b> <a>"), (False, "<a><b> word <b><a>")])
+def test_blanks_between_special_tokens(spaces: bool, text: str) -> None:
+    """A tokenizer without a decoder puts a blank between all tokens."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    backend = Backend(models.WordLevel({"word": 0}, unk_token="word"))
+    backend.add_special_tokens(["<a>", "<b>"])
+    detokenizer = IncrementalDetokenizer(
+        Tokenizer(backend, special_tokens={}), skip_special_tokens=False, spaces_between_special_tokens=spaces
+    )
+    assert detokenizer.push([1, 2, 0, 2, 1]).text + detokenizer.finish() == text

@@ -65,7 +65,7 @@ class PromptLogprob(Documented):
 
 # For each prompt token but the first: token id -> what is known of it.
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
-FinishedBy = Literal["stop", "length"]
+FinishedBy = Literal["stop", "length", "repetition"]
 
 
 class CalledFunction(Documented):
@@ -95,8 +95,8 @@ class ChatChoice(Documented):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
-    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer.")
+    finish_reason: FinishedBy
+    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer, or repetition_detected.")
     token_ids: list[int] | None = Field(description="With return_token_ids.")
 
 
@@ -111,6 +111,7 @@ class ChatCompletion(Documented):
     usage: UsageAnswer
     prompt_logprobs: PromptLogprobs | None
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
+    prompt_text: str | None = Field(description="With return_prompt_text.")
     kv_transfer_params: None
     metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
@@ -127,9 +128,10 @@ class CompletionChoice(Documented):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishedBy
-    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer.")
+    stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer, or repetition_detected.")
     token_ids: list[int] | None = Field(description="With return_token_ids.")
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
+    prompt_text: str | None = Field(description="With return_prompt_text.")
     prompt_logprobs: PromptLogprobs | None
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from headway.server.api.protocol.beams import check_beam_search
+from headway.server.api.protocol.choosing import ExtraArgument, ProcessorCall, RepetitionDetection
 from headway.server.api.protocol.structured import StructuredFields
 from headway.server.errors import RequestError
 from headway.server.types import LOWEST_REPETITION_PENALTY
@@ -17,8 +19,15 @@ MAX_STOP_STRINGS = 1024
 MAX_STOP_LENGTH = 1000
 MAX_STOP_TOKEN_IDS = 128
 MAX_LOGIT_BIASES = 1024
+MAX_ALLOWED_TOKEN_IDS = 65536
+MAX_LOGPROB_TOKEN_IDS = 1024
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_LENGTH = 100
+MAX_LOGITS_PROCESSORS = 16
 MAX_KEYS = 256  # of an object whose size nothing else limits
 _LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
+
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def at_most(num_items: int) -> BeforeValidator:
@@ -87,14 +96,41 @@ class GenerationFields(RequestModel, StructuredFields):
         ]
     ) = Field([], union_mode="left_to_right")
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], FailFast()] = Field([], max_length=MAX_STOP_TOKEN_IDS)
+    allowed_token_ids: Annotated[list[_TokenId], FailFast(), at_most(MAX_ALLOWED_TOKEN_IDS)] = Field(
+        default_factory=list,
+        min_length=1,
+        max_length=MAX_ALLOWED_TOKEN_IDS,
+        description="Nothing else is generated; the end of the answer neither, unless its token is listed.",
+    )
+    bad_words: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_BAD_WORD_LENGTH)]], FailFast(), at_most(MAX_BAD_WORDS)
+    ] = Field([], max_length=MAX_BAD_WORDS, description="Texts that are not generated, at the beginning of a word or behind a blank.")
+    repetition_detection: RepetitionDetection | None = None
+    logits_processors: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=256)] | ProcessorCall], at_most(MAX_LOGITS_PROCESSORS)
+    ] = Field([], max_length=MAX_LOGITS_PROCESSORS, description="Functions of --logits-processors, by their names there.")
+    vllm_xargs: Annotated[dict[str, ExtraArgument], at_most(MAX_KEYS)] = Field(
+        {}, description="What classes of --logits-processors read as params.extra_args."
+    )
+    use_beam_search: bool = Field(False, description="The n most likely sequences, searched for with n beams; no stream.")
+    length_penalty: float = Field(1.0, ge=-10, le=10, description="Beam search: divides a sequence's logprob by length ** this.")
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     prompt_logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
+    logprob_token_ids: Annotated[list[_TokenId], FailFast(), at_most(MAX_LOGPROB_TOKEN_IDS)] = Field(
+        [], max_length=MAX_LOGPROB_TOKEN_IDS, description="Tell the logprobs of these tokens in the place of the most likely ones."
+    )
+    truncate_prompt_tokens: int | None = Field(
+        None, ge=-1, description="Keep this many tokens of a longer prompt; -1: as many as leave room for the answer. 0 is refused."
+    )
+    truncation_side: Literal["left", "right"] = Field("left", description="Where a prompt that is too long is cut.")
     echo: bool = False
     stream: bool = False
     stream_options: Annotated[StreamOptions, at_most(MAX_KEYS)] | None = None
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = Field(True, description="False: drop blanks that the tokenizer puts between special tokens.")
     return_token_ids: bool = False
+    return_prompt_text: bool = Field(False, description="Tell the prompt as the model gets it, as `prompt_text`.")
     return_tokens_as_token_ids: bool | None = Field(None, description="Default: --return-tokens-as-token-ids.")
     stream_interval: int | None = Field(None, ge=1, le=65536, description="Tokens in one event; raises --stream-interval.")
     priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
@@ -104,6 +140,8 @@ class GenerationFields(RequestModel, StructuredFields):
     )
     request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
 
+    # vLLM routes by it between engines; here is one.
+    session_id: Annotated[str, StringConstraints(max_length=1024)] | None = None
     # OpenAI's bookkeeping: it changes no answer, there or here.
     user: str | None = None
     store: bool | None = None
@@ -114,23 +152,10 @@ class GenerationFields(RequestModel, StructuredFields):
     prompt_cache_retention: str | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "use_beam_search": (False,),
-        "length_penalty": (1, 1.0),
-        "allowed_token_ids": (),
-        "bad_words": (),
-        "logits_processors": (),
-        "logprob_token_ids": (),
-        "truncate_prompt_tokens": (),
-        "truncation_side": (),
-        "spaces_between_special_tokens": (True,),
-        "repetition_detection": (),
         "kv_transfer_params": (),
         "ec_transfer_params": (),
         "mm_processor_kwargs": (),
         "media_io_kwargs": (),
-        "vllm_xargs": (),
-        "session_id": (),
-        "return_prompt_text": (False,),
     }
 
     @property
@@ -149,6 +174,11 @@ class GenerationFields(RequestModel, StructuredFields):
         """The limit that the request sets, None for none."""
         raise NotImplementedError
 
+    @property
+    def num_drawn(self) -> int:
+        """How many choices are generated for a prompt; ``n`` of them, at least, are answered with."""
+        return self.n
+
     def check(self) -> None:
         super().check()
         if self.stream_options is not None and not self.stream:
@@ -158,3 +188,11 @@ class GenerationFields(RequestModel, StructuredFields):
         limit = self.asked_max_tokens
         if limit is not None and self.min_tokens > limit:
             raise RequestError(f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({limit}).", "min_tokens")
+        if self.truncate_prompt_tokens == 0:
+            raise RequestError(
+                "truncate_prompt_tokens must be at least 1, or -1 for what leaves room for the answer.", "truncate_prompt_tokens"
+            )
+        if self.use_beam_search:
+            check_beam_search(self)
+        elif self.length_penalty != 1.0:
+            raise RequestError("length_penalty is for beam search: set use_beam_search to true, or leave it out.", "length_penalty")

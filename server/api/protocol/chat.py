@@ -45,7 +45,7 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
 
     @property
     def wanted_logprobs(self) -> int | None:
-        return self.top_logprobs if self.logprobs else None
+        return self.top_logprobs if self.logprobs or self.logprob_token_ids else None
 
     @property
     def asked_max_tokens(self) -> int | None:

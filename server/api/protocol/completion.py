@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from headway.server.api.protocol.base import GenerationFields, shown_with
+from headway.server.api.protocol.base import MAX_N, GenerationFields, shown_with
 from headway.server.errors import RequestError
 
 MAX_PROMPTS = 65536  # whatever --max-completion-prompts allows
@@ -50,7 +50,9 @@ class CompletionRequest(GenerationFields):
     prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
-    best_of: int | None = Field(None, ge=1, description="Must equal n: nothing is generated to be thrown away.")
+    best_of: int | None = Field(
+        None, ge=1, le=MAX_N, description="Generate so many choices and answer with the n of the highest mean logprob; no stream."
+    )
     add_special_tokens: bool = True
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = GenerationFields.REFUSED | {
@@ -61,15 +63,23 @@ class CompletionRequest(GenerationFields):
 
     @property
     def wanted_logprobs(self) -> int | None:
-        return self.logprobs
+        return 0 if self.logprobs is None and self.logprob_token_ids else self.logprobs
 
     @property
     def asked_max_tokens(self) -> int | None:
         return self.max_tokens
 
+    @property
+    def num_drawn(self) -> int:
+        return self.best_of or self.n
+
     def check(self) -> None:
         super().check()
         if self.max_tokens == 0 and not self.echo:
             raise RequestError("max_tokens must be at least 1, got 0; 0 is for echo, where only the prompt is wanted.", "max_tokens")
-        if self.best_of is not None and self.best_of != self.n:
-            raise RequestError(f"best_of ({self.best_of}) must equal n ({self.n}) on this server, or be left out.", "best_of")
+        if self.num_drawn < self.n:
+            raise RequestError(f"best_of ({self.best_of}) must be at least n ({self.n}).", "best_of")
+        if self.num_drawn > self.n and self.stream:
+            raise RequestError(
+                "best_of can't be streamed: which choices are best shows at the end. Leave stream out, or best_of.", "best_of"
+            )

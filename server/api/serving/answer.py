@@ -10,6 +10,7 @@ import msgspec
 
 from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.serving.best_of import best_of
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.intervals import Intervals
@@ -81,7 +82,8 @@ class GeneratedAnswer:
                         whole[delta.index] = delta
                     else:
                         so_far.extend(delta)
-        body = self._form.body([whole[index] for index in sorted(whole)], self._generation.usage())
+        choices = best_of([whole[index] for index in sorted(whole)], self._request.num_drawn, self._request.n)
+        body = self._form.body(choices, self._generation.usage())
         if self._tells_metrics:
             body["metrics"] = self._generation.timing()
         return msgspec.json.encode(body)

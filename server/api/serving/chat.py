@@ -28,6 +28,7 @@ class _ChatFormat:
         http = turn.state.config.http
         self._request = request = turn.request
         self._prompt = turn.prompt
+        self._tokenizer = turn.model.tokenizer
         self._logprobs = LogprobFormat.of(http, request, turn.model.tokenizer)
         self._public_id = turn.public_id
         self._name = turn.name
@@ -89,7 +90,9 @@ class _ChatFormat:
         """The role; it goes with the first token, so that time to first token means what it says."""
         begun = self._echoed or (None if self._choice_of_tools.is_forced else "")
         content = b'"delta":' + encode({"role": self._role, "content": begun})
-        extra = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else None
+        extra: dict[str, Any] = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else {}
+        if self._request.return_prompt_text:
+            extra["prompt_text"] = self._prompt.shown(self._tokenizer)
         return self._writer.choice(delta.index, content, logprobs=None, finish_reason=None, stop_reason=None, extra=extra, usage=usage)
 
     def usage_chunk(self, usage: Usage, metrics: dict[str, Any] | None) -> bytes:
@@ -110,6 +113,7 @@ class _ChatFormat:
             "usage": usage.as_dict(),
             "prompt_logprobs": prompt_logprobs,
             "prompt_token_ids": self._prompt.token_ids if self._request.return_token_ids else None,
+            "prompt_text": self._prompt.shown(self._tokenizer) if self._request.return_prompt_text else None,
             "kv_transfer_params": None,
         }
 

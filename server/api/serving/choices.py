@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestError, RequestTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import ToolCallPiece
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
@@ -71,7 +71,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, GenerationAborted, RequestTimedOut, QueueTimedOut for an end that is no answer.
+        Raises GenerationFailed, GenerationAborted, RequestError, RequestTimedOut, QueueTimedOut for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -111,7 +111,7 @@ class Choice:
 
     def _check_end(self, delta: TokenDelta) -> None:
         reason = delta.finish_reason
-        if reason is None or reason in (FinishReason.STOP, FinishReason.LENGTH):
+        if reason is None or reason.is_answer:
             return
         self._record_end(reason)
         raise _failure(reason, delta)
@@ -137,6 +137,8 @@ class Choice:
 
 def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
     text = delta.error or "The engine failed on this request."
+    if delta.is_request_fault:
+        return RequestError(text)
     match reason:
         case FinishReason.ABORT:
             return GenerationAborted("The engine has aborted this request.")

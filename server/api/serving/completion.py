@@ -17,6 +17,7 @@ from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
+from headway.server.api.serving.truncation import truncation_of
 from headway.server.types import TokenLogprobs
 
 
@@ -35,6 +36,7 @@ async def open_completion(state: AppState, call: Call, request: CompletionReques
 
 def _prompts(model: ServedModel, request: CompletionRequest) -> list[EncodedPrompt]:
     many = len(request.prompt) > 1
+    truncation = truncation_of(request, model)
     return [
         encode_prompt(
             model,
@@ -42,6 +44,7 @@ def _prompts(model: ServedModel, request: CompletionRequest) -> list[EncodedProm
             add_special_tokens=request.add_special_tokens,
             param=f"prompt.{index}" if many else "prompt",
             num_wanted=min(request.max_tokens, 1),
+            truncation=truncation,
         )
         for index, prompt in enumerate(request.prompt)
     ]
@@ -67,7 +70,9 @@ class _CompletionFormat:
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
         is_first = delta.index not in self._offsets
         text, logprobs = self._text_and_logprobs(delta, is_first)
-        extra = self._ids(delta, is_first) if self._request.return_token_ids else None
+        extra = self._ids(delta, is_first) if self._request.return_token_ids else {}
+        if is_first and self._request.return_prompt_text:
+            extra["prompt_text"] = self._prompt_of(delta).shown(self._tokenizer)
         if not (text or logprobs or extra or delta.finish_reason):
             return []
         chunk = self._writer.choice(
@@ -110,6 +115,7 @@ class _CompletionFormat:
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
             **ids,
+            "prompt_text": self._prompt_of(choice).shown(self._tokenizer) if self._request.return_prompt_text else None,
             "prompt_logprobs": prompt_logprobs,
         }
 
@@ -118,7 +124,7 @@ class _CompletionFormat:
         echoes = is_first and self._request.echo
         text = self._prompt_text(delta) + delta.text if echoes else delta.text
         offset = self._offsets.setdefault(delta.index, 0)
-        if self._request.logprobs is None:
+        if self._request.wanted_logprobs is None:
             return text, None
         token_ids = delta.token_ids
         at: list[TokenLogprobs | None] = [*(delta.logprobs or [])]

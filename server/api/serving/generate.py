@@ -15,14 +15,16 @@ from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.serving.beam import beam_streams
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
-from headway.server.api.serving.sampling import sampling_params, seed_of_choice
+from headway.server.api.serving.sampling import check_size, fitted, sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
-from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
+from headway.server.engine.client import DeltaStream
+from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, RequestError, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, ThinkingBudget, TokenDelta
 
@@ -53,7 +55,8 @@ class Usage:
 class Generation:
     """The open choices of one request, from admission to the end. Iterate over ``batches`` once; ``aclose`` in any case.
 
-    Choices of prompt p are p * n to p * n + n - 1. Closing before the end aborts what is open in the engine.
+    Choices of prompt p are p * k to p * k + k - 1, with k = ``request.num_drawn``. Closing before the end aborts what is open in the
+    engine.
     """
 
     def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], call: Call) -> None:
@@ -94,9 +97,12 @@ class Generation:
 
         Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
-        max_logprobs = state.config.model.max_logprobs
-        samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs, grammar) for prompt in prompts]
-        samplings = [msgspec.structs.replace(sampling, thinking=thinking) for sampling in samplings]
+        if grammar is not None and request.use_beam_search:
+            raise RequestError("Beam search does not go with structured outputs or forced calls: leave out one of them.", "use_beam_search")
+        sampling = sampling_params(request, model, state.config.model.max_logprobs)
+        sampling = msgspec.structs.replace(sampling, grammar=grammar, thinking=thinking)
+        check_size(sampling, len(prompts) * request.num_drawn)
+        samplings = [fitted(sampling, model, len(prompt.token_ids)) for prompt in prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
         generation = cls(state, request, prompts, call)
         generation._skips_special_tokens = request.skip_special_tokens and not keeps_special_tokens
@@ -124,16 +130,22 @@ class Generation:
         requests = [
             self._engine_request(prompt, msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)), public_id, deadline)
             for prompt, sampling in zip(self._prompts, samplings, strict=True)
-            for k in range(self._request.n)
+            for k in range(self._request.num_drawn)
         ]
         detokenizers = [self._detokenizer(model, engine_request) for engine_request in requests]
-        streams = self._state.engine.generate(requests)
+        streams = self._streams(requests)
         shows_stop_token = self._request.include_stop_str_in_output
         for index, (engine_request, detokenizer, stream) in enumerate(zip(requests, detokenizers, streams, strict=True)):
             recorder = self._state.metrics.new_choice(engine_request)
-            self.choices.append(Choice(index, index // self._request.n, stream, detokenizer, shows_stop_token, recorder))
+            self.choices.append(Choice(index, index // self._request.num_drawn, stream, detokenizer, shows_stop_token, recorder))
         if deadline.at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out, deadline.message)
+
+    def _streams(self, requests: list[GenerateRequest]) -> Sequence[DeltaStream]:
+        if not self._request.use_beam_search:
+            return self._state.engine.generate(requests)
+        width, penalty = self._request.n, self._request.length_penalty
+        return beam_streams(self._state.engine, requests[::width], width, penalty, self._state.drain.holding)
 
     def _engine_request(self, prompt: EncodedPrompt, sampling: SamplingParams, public_id: str, deadline: Deadline) -> GenerateRequest:
         return GenerateRequest(
@@ -152,6 +164,7 @@ class Generation:
         return IncrementalDetokenizer(
             model.tokenizer,
             skip_special_tokens=self._skips_special_tokens,
+            spaces_between_special_tokens=request.spaces_between_special_tokens,
             stop=request.stop_strings,
             include_stop=request.include_stop_str_in_output,
             min_tokens=request.min_tokens,
@@ -168,7 +181,8 @@ class Generation:
         """What is new, as soon as something is: at most one delta a choice each time, until every choice has ended.
 
         Whatever waits when the reader comes back is merged, so a slow reader gets larger pieces instead of more.
-        Raises GenerationFailed, AbortedBySleep, EngineAsleep, EngineDead, ServerDraining, RequestTimedOut, QueueTimedOut.
+        Raises GenerationFailed, AbortedBySleep, EngineAsleep, EngineDead, ServerDraining, RequestTimedOut, QueueTimedOut,
+        RequestError for what only shows on the way; QueueFull: a beam search found no room for its next step.
         """
         num_open = len(self.choices)
         async with aclosing(merged([choice.stream for choice in self.choices])) as arrivals:
@@ -234,7 +248,7 @@ class Generation:
 
     def _num_cached_tokens(self) -> int:
         """Once for each prompt."""
-        return sum(choice.num_cached_tokens for choice in self.choices[:: self._request.n])
+        return sum(choice.num_cached_tokens for choice in self.choices[:: self._request.num_drawn])
 
     def _tell_end(self) -> None:
         num_input_tokens = sum(len(prompt.token_ids) for prompt in self._prompts)

@@ -12,11 +12,14 @@ def check_limits(request: GenerationFields, limits: LimitConfig) -> None:
     """Raises RequestError that names the option, before anything is done for the request."""
     num_prompts = len(request.prompt) if isinstance(request, CompletionRequest) else 1
     _check("n", request.n, limits.max_n_sequences, "--max-n-sequences")
+    _check("best_of", request.num_drawn, limits.max_n_sequences, "--max-n-sequences")
     _check("stop", len(request.stop_strings), limits.max_stop_strings, "--max-stop-strings", "strings")
     _check("prompt", num_prompts, limits.max_completion_prompts, "--max-completion-prompts", "prompts")
     most_answers = max(limits.max_n_sequences, limits.max_completion_prompts)
-    if request.n * num_prompts > most_answers:
-        raise RequestError(f"{num_prompts} prompts with n={request.n} make more than {most_answers} answers.", "n")
+    num_answers = request.num_drawn * num_prompts
+    if num_answers > most_answers:
+        name = "n" if request.num_drawn == request.n else "best_of"
+        raise RequestError(f"{num_prompts} prompts with {name}={request.num_drawn} make more than {most_answers} answers.", name)
 
 
 def _check(param: str, asked: int, most: int, option: str, things: str | None = None) -> None:

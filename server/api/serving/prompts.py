@@ -9,8 +9,10 @@ from typing import Any
 from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.messages import PromptFields
 from headway.server.api.protocol.parse import shortened
+from headway.server.api.serving.truncation import Truncation
 from headway.server.config.chat import ChatConfig
 from headway.server.errors import RequestError
+from headway.server.text.tokenizer import Tokenizer
 
 # A text of more characters per token of context than this is measured by its beginning first.
 _LIKELY_CHARS_PER_TOKEN = 16
@@ -19,10 +21,14 @@ _SLACK_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """``text`` is None for a prompt that came as token ids."""
+    """``text`` is None for a prompt that came as token ids, or was cut."""
 
     token_ids: list[int]
     text: str | None
+
+    def shown(self, tokenizer: Tokenizer) -> str:
+        """The prompt's text (return_prompt_text), special tokens included."""
+        return self.text if self.text is not None else tokenizer.decode(self.token_ids, skip_special_tokens=False)
 
 
 def rendered_chat(chat: ChatConfig, model: ServedModel, request: PromptFields) -> str:
@@ -54,16 +60,29 @@ def template_kwargs(chat: ChatConfig, request: PromptFields) -> dict[str, Any]:
     return {**chat.default_chat_template_kwargs, **asked, **request.chat_template_kwargs}
 
 
-def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:
+def encode_prompt(
+    model: ServedModel,
+    prompt: str | list[int],
+    *,
+    add_special_tokens: bool,
+    param: str,
+    num_wanted: int,
+    truncation: Truncation | None = None,
+) -> EncodedPrompt:
     """CPU work. ``num_wanted`` output tokens at least must fit behind the prompt. Raises RequestError that names ``param``."""
-    if isinstance(prompt, str):
-        refuse_hopeless(model, prompt, param)
-        encoded = EncodedPrompt(model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens), prompt)
-        check_length(model, len(encoded.token_ids), param, num_wanted)
-        return encoded
-    check_length(model, len(prompt), param, num_wanted)
-    check_ids(model, prompt, param)
-    return EncodedPrompt(prompt, None)
+    text: str | None = None
+    if not isinstance(prompt, str):
+        token_ids = prompt
+    else:
+        if truncation is None:
+            refuse_hopeless(model, prompt, param)
+        text = prompt if truncation is None else truncation.of_text(prompt)
+        token_ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    kept = token_ids if truncation is None else truncation.of_ids(token_ids, model.tokenizer.bos_token_id)
+    check_length(model, len(kept), param, num_wanted)
+    if text is None:
+        check_ids(model, kept, param)
+    return EncodedPrompt(kept, text if text == prompt and len(kept) == len(token_ids) else None)
 
 
 def check_ids(model: ServedModel, token_ids: Sequence[int], param: str) -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _MAX_SAMPLING_SHOWN = 1000
 # The model's own, and what has no place in a line.
-_UNTOLD = ("eos_token_ids", "logit_bias")
+_UNTOLD = ("eos_token_ids", "logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids")
 _DEFAULTS = SamplingParams()
 
 

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
+
+import msgspec
 
 from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.serving.bad_words import bad_word_ids
+from headway.server.api.serving.processors import check_processors, processor_choices
 from headway.server.errors import RequestError
-from headway.server.types import Grammar, SamplingParams
+from headway.server.types import SamplingParams
 
 # Between greedy and this, logits divided by the temperature overflow (vLLM raises it likewise).
 _LOWEST_TEMPERATURE = 0.01
 _GREEDY = 1e-5
 
+_MOST_IDS = 2**22
+_LISTS_OF_IDS = ("logit_bias", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
+
 _Number = TypeVar("_Number", int, float)
 
 
-def sampling_params(
-    request: GenerationFields, model: ServedModel, num_prompt_tokens: int, max_logprobs: int, grammar: Grammar | None = None
-) -> SamplingParams:
-    """For choice 0; see ``for_choice``. ``num_prompt_tokens`` fits the context. Raises RequestError."""
+def sampling_params(request: GenerationFields, model: ServedModel, max_logprobs: int) -> SamplingParams:
+    """For choice 0 of a prompt that leaves the whole context free; see ``fitted``. Raises RequestError."""
     defaults = model.defaults
     _check_ids(request, model.info.vocab_size)
     _check_logprobs(request, max_logprobs, model.info.vocab_size)
-    max_tokens = _max_tokens(request, model, num_prompt_tokens)
-    if request.min_tokens > max_tokens:
-        raise RequestError(
-            f"min_tokens ({request.min_tokens}) exceeds the {max_tokens} tokens that fit behind a prompt of {num_prompt_tokens}.",
-            "min_tokens",
-        )
+    check_processors(request, model.info)
     eos = () if request.ignore_eos else tuple(dict.fromkeys((*model.tokenizer.eos_token_ids, *defaults.eos_token_ids)))
     return SamplingParams(
-        max_tokens=max_tokens,  # 0: only the prompt is wanted
+        max_tokens=_max_tokens(request, model),  # 0: only the prompt is wanted
         min_tokens=request.min_tokens,
         temperature=_temperature(request.temperature, defaults.temperature),
         top_p=_first(request.top_p, defaults.top_p, 1.0),
@@ -45,10 +46,39 @@ def sampling_params(
         eos_token_ids=eos,
         stop_token_ids=tuple(request.stop_token_ids),
         ignore_eos=request.ignore_eos,
-        logprobs=request.wanted_logprobs,
+        logprobs=_logprobs(request),
         prompt_logprobs=_prompt_logprobs(request),
-        grammar=grammar,
+        allowed_token_ids=tuple(dict.fromkeys(request.allowed_token_ids)) or None,
+        bad_words=bad_word_ids(model.tokenizer, request.bad_words),
+        logprob_token_ids=tuple(dict.fromkeys(request.logprob_token_ids)),
+        repetition=request.repetition_detection.rule if request.repetition_detection is not None else None,
+        logits_processors=processor_choices(request),
+        extra_args=request.vllm_xargs or None,
     )
+
+
+def fitted(sampling: SamplingParams, model: ServedModel, num_prompt_tokens: int) -> SamplingParams:
+    """``sampling`` for a prompt of ``num_prompt_tokens``, which fits the context. Raises RequestError."""
+    max_tokens = min(sampling.max_tokens, model.info.max_model_len - num_prompt_tokens)
+    if sampling.min_tokens > max_tokens:
+        raise RequestError(
+            f"min_tokens ({sampling.min_tokens}) exceeds the {max_tokens} tokens that fit behind a prompt of {num_prompt_tokens}.",
+            "min_tokens",
+        )
+    changed: SamplingParams = msgspec.structs.replace(sampling, max_tokens=max_tokens)
+    return changed
+
+
+def check_size(sampling: SamplingParams, num_answers: int) -> None:
+    """Each answer's lists go to the engine by themselves. Raises RequestError."""
+    sizes = {
+        "allowed_token_ids": len(sampling.allowed_token_ids or ()),
+        "bad_words": sum(map(len, sampling.bad_words)),
+        "logprob_token_ids": len(sampling.logprob_token_ids),
+    }
+    for name, size in sizes.items():
+        if size * num_answers > _MOST_IDS:
+            raise RequestError(f"{name} of {num_answers} answers at once hold more than {_MOST_IDS} token ids.", name)
 
 
 def seed_of_choice(seed: int | None, index: int) -> int | None:
@@ -61,10 +91,16 @@ def _temperature(asked: float | None, default: float | None) -> float:
     return max(value, _LOWEST_TEMPERATURE) if value >= _GREEDY else value
 
 
-def _max_tokens(request: GenerationFields, model: ServedModel, num_prompt_tokens: int) -> int:
-    room = model.info.max_model_len - num_prompt_tokens
-    limits = [room, request.asked_max_tokens, model.defaults.max_tokens]
+def _max_tokens(request: GenerationFields, model: ServedModel) -> int:
+    limits = [model.info.max_model_len, request.asked_max_tokens, model.defaults.max_tokens]
     return min(limit for limit in limits if limit is not None)
+
+
+def _logprobs(request: GenerationFields) -> int | None:
+    """Choices are compared by their logprobs where only some are answered with."""
+    if request.wanted_logprobs is None and request.num_drawn > request.n:
+        return 0
+    return request.wanted_logprobs
 
 
 def _prompt_logprobs(request: GenerationFields) -> int | None:
@@ -76,7 +112,8 @@ def _prompt_logprobs(request: GenerationFields) -> int | None:
 
 
 def _check_ids(request: GenerationFields, vocab_size: int) -> None:
-    for name, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", request.stop_token_ids)):
+    lists: dict[str, Iterable[int]] = {name: getattr(request, name) for name in _LISTS_OF_IDS}
+    for name, ids in lists.items():
         wrong = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
         if wrong is not None:
             raise RequestError(f"{name} holds token id {wrong}; this model's vocabulary goes from 0 to {vocab_size - 1}.", name)

@@ -19,6 +19,7 @@ from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat, template_kwargs
 from headway.server.api.serving.reading import AnswerReader, Reading, check_auto_choice
+from headway.server.api.serving.truncation import truncation_of
 from headway.server.config.chat import ChatConfig
 
 
@@ -51,11 +52,10 @@ async def open_turn(
     check_auto_choice(request, state.config.chat.enable_auto_tool_choice)
     adapter: Adapter | None = state.adapter_of(request.model, call.adapter)
     runs_template = request.chat_template is not None
-    prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request), runs_template=runs_template)
+    rendered, prompt = await off_loop(call.num_bytes, lambda: _prompt(state.config.chat, model, request), runs_template=runs_template)
     turn = Turn(state, request, model, prompt, public_id, state.name_of(adapter))
     form = make_form(turn)
-    assert prompt.text is not None
-    reading = Reading(model, request, prompt.text, template_kwargs(state.config.chat, request))
+    reading = Reading(model, request, rendered, template_kwargs(state.config.chat, request))
     asked = await off_loop(call.num_bytes, request.asked_grammar)
     grammar = await checked_grammar(model, asked and msgspec.structs.replace(asked, starts_after=reading.end_of_reasoning))
     generation = await Generation.open(
@@ -73,6 +73,15 @@ async def open_turn(
     return GeneratedAnswer(state, request, generation, form, AnswerReader(reading, request, generation))
 
 
-def _prompt(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest) -> EncodedPrompt:
+def _prompt(chat: ChatConfig, model: ServedModel, request: ChatCompletionRequest) -> tuple[str, EncodedPrompt]:
+    """(what the template wrote, what of it the model gets)"""
     text = rendered_chat(chat, model, request)
-    return encode_prompt(model, text, add_special_tokens=request.add_special_tokens, param="messages", num_wanted=1)
+    encoded = encode_prompt(
+        model,
+        text,
+        add_special_tokens=request.add_special_tokens,
+        param="messages",
+        num_wanted=1,
+        truncation=truncation_of(request, model),
+    )
+    return text, encoded

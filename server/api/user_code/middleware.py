@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.deps import Drain
 from headway.server.api.user_code.calls import Function, UserFunction, accepts, in_our_form
-from headway.server.api.user_code.modules import UserModules
 from headway.server.errors import ConfigError
+from headway.server.user_modules import UserModules
 from headway.server.words import cut
 
 log = logging.getLogger(__name__)

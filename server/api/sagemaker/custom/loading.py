@@ -21,9 +21,9 @@ from headway.server.api.sagemaker.custom.registry import MIDDLEWARE, Registry, R
 from headway.server.api.sagemaker.custom.shim import PACKAGE, install_shim
 from headway.server.api.user_code.calls import Function, UserFunction, as_handler
 from headway.server.api.user_code.middleware import as_middleware
-from headway.server.api.user_code.modules import UserModules, find_file, looked_for
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.errors import ConfigError
+from headway.server.user_modules import UserModules, find_file, looked_for
 
 log = logging.getLogger(__name__)
 
