@@ -41,7 +41,6 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"cache_salt": ""}, "cache_salt"),
     ({"request_id": "two words"}, "request_id"),
     ({"max_tokenz": 5}, "max_tokenz"),
-    ({"guided_regex": "a+"}, "guided_regex"),
     ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),

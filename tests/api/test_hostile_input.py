@@ -165,7 +165,6 @@ def test_long_requests_leave_the_loop_whatever_makes_them_long(body: dict[str, A
         ("allowed_token_ids", [], True),
         ("structured_outputs", {}, False),
         ("use_beam_search", False, False),
-        ("thinking_token_budget", 0, True),
         ("kv_transfer_params", {}, False),
         ("length_penalty", 1, False),
         ("length_penalty", 0, True),
