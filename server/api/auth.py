@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.errors import Unauthorized, response_to
@@ -11,6 +12,7 @@ from headway.server.api.keys import ApiKeys
 from headway.server.api.paths import route_path
 
 OPEN_PATHS = frozenset({"/ping", "/health", "/metrics", "/version"})
+_DIGEST = "headway.key_digest"
 _HEADER = "`Authorization: Bearer KEY`"
 _MISSING = f"This server needs an API key: send it as the header {_HEADER}."
 _OTHER_SCHEME = f"The Authorization header must hold the word Bearer, a blank and the API key: send {_HEADER}."
@@ -47,7 +49,14 @@ class ApiKeyMiddleware:
         if key is None:
             return _WRONG
         scope["headway.key_name"] = key.name
+        scope[_DIGEST] = key.digest
         return None
+
+
+def owner_of(connection: HTTPConnection) -> bytes:
+    """Whose request it is: the hash of its key, and nothing where no key is asked for, so that everybody is one there."""
+    digest: bytes = connection.scope.get(_DIGEST, b"")
+    return digest
 
 
 def is_open(path: str, open_prefixes: Sequence[str]) -> bool:

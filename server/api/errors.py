@@ -24,6 +24,7 @@ from headway.server.errors import (
     QueueFull,
     RequestError,
     RequestTimedOut,
+    ResponseNotFound,
     ServerDraining,
     SleepConflict,
 )
@@ -90,7 +91,7 @@ class SessionFailed(HeadwayError):
 
 def status_of(error: HeadwayError) -> int:
     match error:
-        case ModelNotFound():
+        case ModelNotFound() | ResponseNotFound():
             return 404
         case AdapterExists() | SleepConflict():
             return 409
@@ -122,16 +123,17 @@ def error_type(status: int) -> str:
     return _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
 
 
-def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """``code``: a word in the place of the status, where OpenAI has one."""
     # Half of a surrogate pair has no place in UTF-8; a text with one comes from a template or a client's escapes.
     message = message.encode("utf-8", "replace").decode()
     param = param and param.encode("utf-8", "replace").decode()
-    return {"error": {"message": message, "type": error_type(status), "param": param, "code": status}}
+    return {"error": {"message": message, "type": error_type(status), "param": param, "code": code or status}}
 
 
 def error_body_of(error: HeadwayError) -> dict[str, Any]:
     """The error object as it stands in an answer or in an event of a stream that has begun."""
-    return error_body(status_of(error), str(error), getattr(error, "param", None))
+    return error_body(status_of(error), str(error), getattr(error, "param", None), getattr(error, "code", None))
 
 
 def error_json(error: HeadwayError) -> bytes:

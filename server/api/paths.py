@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/invocations"})
 
 
 def is_generation(scope: Scope) -> bool:

@@ -66,6 +66,25 @@ def json_lines(media_type: str) -> Framing:
 EVENTS = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b": keep-alive\n\n")
 
 
+def _error_event(body: dict[str, Any]) -> bytes:
+    """OpenAI's event for an error that no event of the answer itself tells."""
+    error = body["error"]
+    told = {"code": str(error["code"]), "message": error["message"], "param": error["param"], "sequence_number": 0}
+    return msgspec.json.encode({"type": "error", **told})
+
+
+# Of OpenAI's Responses: the last event tells the end.
+TYPED_EVENTS = TypedEvents(EVENTS.media_type, EVENTS.before, EVENTS.after, b"", EVENTS.heartbeat, _error_event)
+
+
+class ToldInStream(HeadwayError):
+    """``error`` ended a stream, whose last chunk has said so in its own words."""
+
+    def __init__(self, error: HeadwayError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class ChunkStream(Response):
     """Sends the headers at once, then ``chunks`` as they come, then the framing's end; a heartbeat after ``silence_s``, 0 for none.
 
@@ -111,6 +130,9 @@ class ChunkStream(Response):
                 if heart is not None:
                     heart.last_sent = time.monotonic()
                 await send({"type": "http.response.body", "body": self._framing.frame(chunks), "more_body": True})
+        except ToldInStream as told:
+            log_stack(scope, told.error)
+            scope[STREAM_FAILURE] = status_of(told.error)
         except HeadwayError as error:
             log_stack(scope, error)
             scope[STREAM_FAILURE] = status_of(error)

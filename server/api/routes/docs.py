@@ -19,6 +19,7 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.life import PauseRequest, ResetPrefixCacheRequest, ServerInfoRequest, SleepRequest, WakeUpRequest
+from headway.server.api.protocol.responses import ListInputItems, ResponsesRequest, RetrieveResponse
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.stream import EVENTS
 
@@ -63,9 +64,22 @@ _NAME: dict[str, Any] = {"type": "string", "minLength": 1}
 _ADAPTER_HEADER = Parameter("X-Amzn-SageMaker-Adapter-Identifier", "header", "An adapter's name; it goes before the body's model.", _NAME)
 _ALIAS = Parameter("X-Amzn-SageMaker-Adapter-Alias", "header", "The name that the answer shows.", _NAME)
 _ADAPTER = Parameter("name", "path", "An adapter's name.", _NAME)
+_RESPONSE_ID = Parameter("response_id", "path", "The response's id.", _NAME)
 
 CHAT = Docs("Generate", (ChatCompletionRequest,), (), answers.ChatCompletion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
 COMPLETION = Docs("Generate", (CompletionRequest,), (), answers.Completion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
+RESPONSE = Docs("Generate", (ResponsesRequest,), (), answers.Response, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
+INPUT_TOKENS = Docs("Tokens", (ResponsesRequest,), answer=answers.InputTokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
+RETRIEVE_RESPONSE = Docs(
+    "Generate",
+    answer=answers.Response,
+    answer_types=(EVENTS.media_type,),
+    errors=(400, 404),
+    parameters=(_RESPONSE_ID, *_queries(RetrieveResponse)),
+)
+DELETE_RESPONSE = Docs("Generate", answer=answers.DeletedResponse, errors=(404,), parameters=(_RESPONSE_ID,))
+CANCEL_RESPONSE = Docs("Generate", answer=answers.Response, errors=(400, 404), parameters=(_RESPONSE_ID,))
+INPUT_ITEMS = Docs("Generate", answer=answers.InputItems, errors=(400, 404), parameters=(_RESPONSE_ID, *_queries(ListInputItems)))
 TOKENIZE = Docs("Tokens", (TokenizeRequest,), answer=answers.Tokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 DETOKENIZE = Docs("Tokens", (DetokenizeRequest,), answer=answers.Text, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 MODELS = Docs("Models", answer=answers.ModelList, errors=(503,))
