@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,6 +60,12 @@ class EventLog:
         self._news = asyncio.Event()
 
 
+class _WithOutput(msgspec.Struct):
+    """Of a response, what goes on."""
+
+    output: list[dict[str, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
     """A response that has ended. ``owner``: of the API key. ``history``, ``input``: JSON lists of items, those before its own input
@@ -80,7 +87,7 @@ class StoredResponse:
     def conversation(self) -> list[dict[str, Any]]:
         """All items: what came before, the input, the output. CPU work where there is much."""
         decode = msgspec.json.decode
-        return [*decode(self.history), *decode(self.input), *decode(self.response)["output"]]
+        return [*decode(self.history), *decode(self.input), *decode(self.response, type=_WithOutput).output]
 
 
 class RunningResponse(Protocol):
@@ -113,20 +120,27 @@ class ResponsesStore:
             self._most_bytes, config.stored_response_ttl, clock, getsizeof=lambda stored: stored.num_bytes
         )
         self._running: dict[str, RunningResponse] = {}
+        self._num_opening = 0
 
     def check_on(self, param: str) -> None:
         """Raises RequestError that names ``param``."""
         if not self.is_on:
             raise RequestError(f"{_OFF}: leave {param} out.", param)
 
-    def check_room_in_background(self) -> None:
-        """Raises QueueFull."""
-        if len(self._running) >= self._most_running:
+    @contextmanager
+    def opening_in_background(self) -> Iterator[None]:
+        """Around what leads to ``run``. Raises QueueFull."""
+        if len(self._running) + self._num_opening >= self._most_running:
             raise QueueFull(
                 f"{self._most_running} background responses are running, as many as --max-background-responses allows; try again later.",
                 _RETRY_AFTER_S,
                 "max_background_responses",
             )
+        self._num_opening += 1
+        try:
+            yield
+        finally:
+            self._num_opening -= 1
 
     def run(self, response: RunningResponse) -> None:
         """``response`` is in the background until it is kept."""

@@ -152,6 +152,7 @@ class ResponsesRequest(GenerationFields):
         None, description="Becomes a part of the response's id."
     )
 
+    response_format: Annotated[Any, WithJsonSchema({"type": "null"})] = Field(None, description="Send text.format.")
     n: Literal[1] = 1
     echo: Literal[False] = False
     prompt_logprobs: None = None
@@ -170,7 +171,6 @@ class ResponsesRequest(GenerationFields):
     }
     ADVICE: ClassVar[dict[str, str]] = GenerationFields.ADVICE | {
         "conversation": "send previous_response_id instead",
-        "response_format": "send text.format instead",
         "messages": "send input instead",
         "max_tokens": "send max_output_tokens instead",
     }
@@ -185,6 +185,8 @@ class ResponsesRequest(GenerationFields):
 
     def check(self) -> None:
         super().check()
+        if self.response_format is not None:
+            raise RequestError("response_format is not a field of this request; send text.format instead.", "response_format")
         for at, name in enumerate(self.include):
             if name not in (LOGPROBS, ENCRYPTED_REASONING):
                 raise RequestError(f"include.{at} must be {LOGPROBS} or {ENCRYPTED_REASONING}, got {shortened(name)}.", f"include.{at}")

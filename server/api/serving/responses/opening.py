@@ -23,6 +23,7 @@ from headway.server.api.serving.responses.messages import messages_of
 from headway.server.api.serving.responses.translate import chat_request, in_words_of_responses
 from headway.server.api.serving.turn import Turn, open_turn
 from headway.server.api.traces import background_span
+from headway.server.errors import QueueFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,13 @@ async def open_response(state: AppState, call: Call, request: ResponsesRequest) 
     _check_store(state, request)
     task = await _understood(state, call, request)
     if request.background:
-        return await _open_in_background(state, task)
+        try:
+            with state.responses.opening_in_background():
+                return await _open_in_background(state, task)
+        except QueueFull as full:
+            if full.reason == "max_background_responses":  # others are counted where they are found
+                state.metrics.count_rejection(full.reason)
+            raise
 
     def keep(response: bytes) -> None:
         if task.is_stored:
@@ -62,7 +69,6 @@ async def open_input_tokens(state: AppState, call: Call, request: ResponsesReque
 
 
 async def _open_in_background(state: AppState, task: _Task) -> Answer:
-    state.responses.check_room_in_background()
     response = BackgroundResponse(state, task.call, task.ids.response, task.conversation, keeps_events=task.request.stream)
     span = background_span(task.call.span)
     turn, form = await _open(state, task, replace(task.call, span=span), response.on_end)
