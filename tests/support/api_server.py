@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import uvloop
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, fake_info
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
@@ -56,14 +56,17 @@ class ApiServer:
         defaults: GenerationDefaults | None = None,
         verify: ssl.SSLContext | bool = True,
         phases: Mapping[str, float] | None = None,
+        template: str = TEMPLATE,
+        max_model_len: int = 256,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
         self.engine = FakeEngine(self.tokenizer)
+        self.engine.info = fake_info(self.tokenizer.vocab_size, max_model_len)
         self.served = Served.of(self.config)
-        template = ChatTemplate(TEMPLATE, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
-        self.served.set_text(self.tokenizer, template, defaults or GenerationDefaults())
+        chat_template = ChatTemplate(template, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
+        self.served.set_text(self.tokenizer, chat_template, defaults or GenerationDefaults())
         if is_ready:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)

@@ -14,6 +14,7 @@ from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.responses.ids import ResponseIds
 from headway.server.api.serving.responses.output import Events, Output
+from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn
 from headway.server.errors import HeadwayError
 
@@ -35,7 +36,8 @@ class ResponseForm:
         is_stored: bool,
     ) -> None:
         self._events = Events(are_wanted=request.stream)
-        self._output = Output(ids, self._events)
+        num_earlier = sum(len(message.get("tool_calls") or ()) for message in turn.request.messages)
+        self._output = Output(ids, self._events, CallWriter(turn.model.parsers.tools, num_earlier).new_id)
         self._logprobs = LogprobFormat.of(turn.state.config.http, turn.request, turn.model.tokenizer)
         self._wants_logprobs = request.wants_logprobs
         self._waiting_logprobs: list[Any] = []
@@ -129,14 +131,13 @@ class ResponseForm:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    told = usage.as_dict()
     return {
         "input_tokens": usage.prompt_tokens,
         # What is written to the prefix cache is not counted, and costs nothing.
         "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": told.get("completion_tokens_details", {}).get("reasoning_tokens", 0)},
-        "total_tokens": told["total_tokens"],
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 
 

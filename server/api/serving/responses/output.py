@@ -36,10 +36,12 @@ class Events:
 class Output:
     """Items, of which the last one is open until the next begins, or until ``close``."""
 
-    def __init__(self, ids: ResponseIds, events: Events) -> None:
+    def __init__(self, ids: ResponseIds, events: Events, new_call_id: Callable[[int, str], str]) -> None:
+        """``new_call_id``: see CallWriter.new_id."""
         self._items: list[Item] = []
         self._ids = ids
         self._events = events
+        self._new_call_id = new_call_id
         self._open: _OpenText | _OpenCall | None = None
         self._call = -1  # the index of the last one in the answer
 
@@ -65,7 +67,7 @@ class Output:
             item = {
                 "id": self._new_id("fc"),
                 "type": "function_call",
-                "call_id": self._new_id("call"),
+                "call_id": self._new_call_id(piece.index, piece.name),
                 "name": piece.name,
                 "arguments": "",
                 "status": "in_progress",
