@@ -109,7 +109,11 @@ def test_a_chat_from_queue_to_end(traced: ApiServer, collector: TraceCollector) 
 
 
 def test_no_text_of_a_user_is_in_any_span(traced: ApiServer, collector: TraceCollector) -> None:
-    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": SECRET, "stop": "private-stop"})):
+    for path, body in (
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"prompt": SECRET, "stop": "private-stop"}),
+        ("/v1/responses", {"input": SECRET}),
+    ):
         traced.post(path, {**body, "request_id": "private", "user": "private-user"})
     traced.post("/v1/completions", {"prompt": SECRET, "model": "private-model"})
     traced.post("/v1/completions", {"prompt": SECRET, "request_id": "last"})
