@@ -80,9 +80,13 @@ class StoredResponse:
     events: EventLog | None = None
 
     @property
+    def num_conversation_bytes(self) -> int:
+        """What ``conversation`` reads."""
+        return len(self.history) + len(self.input) + len(self.response)
+
+    @property
     def num_bytes(self) -> int:
-        events = 0 if self.events is None else self.events.num_bytes
-        return len(self.history) + len(self.input) + len(self.response) + events
+        return self.num_conversation_bytes + (0 if self.events is None else self.events.num_bytes)
 
     def conversation(self) -> list[dict[str, Any]]:
         """All items: what came before, the input, the output. CPU work where there is much."""

@@ -170,3 +170,11 @@ def test_queries_are_judged(server: ApiServer, query: dict[str, Any], param: str
     refused = server.client.get(f"/v1/responses/{made['id']}", params=query)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
     assert server.client.get(f"/v1/responses/{made['id']}/input_items", params={"after": "nothing"}).status_code == 400
+
+
+def test_a_conversation_is_no_larger_than_a_body_may_be() -> None:
+    with ApiServer(max_model_len=2048, overload={"max_request_body_bytes": 2500}) as server:
+        first = server.post("/v1/responses", {"input": "x" * 900}).json()
+        refused = server.post("/v1/responses", {"input": "x" * 900, "previous_response_id": first["id"]})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "previous_response_id")
+        assert "--max-request-body-bytes" in refused.json()["error"]["message"]

@@ -222,6 +222,17 @@ def test_lines_of_a_batch_are_children_of_their_request(traced: ApiServer, colle
     assert values(collector.children_of(whole)["line"].attributes)["error.type"] == "RequestError"
 
 
+def test_a_response_in_the_background_is_a_child_of_its_request(traced: ApiServer, collector: TraceCollector) -> None:
+    traced.engine.gate.clear()
+    begun = traced.post("/v1/responses", {"input": SECRET, "background": True}).json()
+    traced.on_loop(traced.engine.gate.set)
+    span = span_with_id(collector, begun["id"])
+    assert (span.name, values(span.attributes)["gen_ai.response.finish_reasons"]) == ("chat tiny", ["stop"])
+    request = collector.wait_for(lambda other: other.span_id == span.parent_span_id)
+    assert request.name == "POST /v1/responses"
+    assert request.end_time_unix_nano < span.end_time_unix_nano
+
+
 def test_other_routes_have_no_spans(traced: ApiServer, collector: TraceCollector) -> None:
     collector.spans.clear()
     for path in ("/ping", "/health", "/metrics", "/v1/models", "/nowhere"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from headway.server.api.deps import AppState, ServedModel
@@ -23,7 +23,7 @@ from headway.server.api.serving.responses.messages import messages_of
 from headway.server.api.serving.responses.translate import chat_request, in_words_of_responses
 from headway.server.api.serving.turn import Turn, open_turn
 from headway.server.api.traces import background_span
-from headway.server.errors import QueueFull
+from headway.server.errors import QueueFull, RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ async def _understood(state: AppState, call: Call, request: ResponsesRequest) ->
     store = state.responses
     previous = None if request.previous_response_id is None else store.previous(call.owner, request.previous_response_id)
     kept = referenced(store, call.owner, request.input)
-    num_bytes = call.num_bytes + sum(response.num_bytes for response in (previous, *kept.values()) if response is not None)
-    call = replace(call, num_bytes=num_bytes)
+    call = replace(call, num_bytes=_checked_size(state, call, [*([previous] if previous else []), *kept.values()]))
     ids = ResponseIds.fresh(request.request_id)
 
     def understand() -> _Task:
@@ -94,7 +93,20 @@ async def _understood(state: AppState, call: Call, request: ResponsesRequest) ->
                 chat = fitted(state.config.chat, model, chat)
         return _Task(request, ids, call, conversation, chat, store.is_on and request.store is not False)
 
-    return await off_loop(num_bytes, understand)
+    return await off_loop(call.num_bytes, understand)
+
+
+def _checked_size(state: AppState, call: Call, kept: Sequence[StoredResponse]) -> int:
+    """The bytes of the body and of what it goes on from. Raises RequestError where a body with all of it would be refused."""
+    num_bytes = call.num_bytes + sum(response.num_conversation_bytes for response in kept)
+    most = state.config.overload.max_request_body_bytes
+    if kept and num_bytes > most:
+        raise RequestError(
+            f"The conversation has {num_bytes} bytes with the responses that are referred to; this server takes {most} "
+            "(--max-request-body-bytes). Begin another one.",
+            "previous_response_id",
+        )
+    return num_bytes
 
 
 async def _open(state: AppState, task: _Task, call: Call, on_end: Callable[[bytes], None]) -> tuple[Answer, ResponseForm]:
