@@ -8,14 +8,14 @@ import functools
 import http
 from typing import Any, NamedTuple
 
-import msgspec
 import uvicorn
 from starlette.types import Message, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from headway.server.api.connection_limit import Allowance, ConnectionLimit
-from headway.server.api.errors import error_body
+from headway.server.api.errors import error_body, error_body_on
+from headway.server.api.json_text import encode
 from headway.server.api.patience import SlowReader
 from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
 from headway.server.config.connections import ConnectionsConfig
@@ -165,6 +165,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _path(self) -> str:
+        """As far as it has come."""
+        return self.url.partition(b"?")[0].decode("latin-1")
+
     def _head_too_large(self) -> _Refusal:
         size = f"more than {self._max_head_bytes} bytes"
         return _Refusal(431, f"The request's path and headers have {size}; send fewer or shorter headers, and data in the body.")
@@ -179,7 +183,7 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: _Refusal) -> None:
         # An answer that is under way (of an earlier request, or of this one before its trailers) is cut, not written into.
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            body = msgspec.json.encode(error_body(refusal.status, refusal.message))
+            body = encode(error_body_on(self._path(), error_body(refusal.status, refusal.message)))
             retry = "retry-after: 1\r\n" if refusal.status == 503 else ""
             head = (
                 f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"

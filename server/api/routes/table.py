@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.routes import docs, info, life, lora, openai, probes
+from headway.server.api.routes import anthropic, docs, info, life, lora, openai, probes
 from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 from headway.server.config.development import DevelopmentConfig
@@ -43,6 +43,8 @@ ROUTES = (
     Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", docs.UNLOAD_LORA),
     Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", docs.CHAT),
     Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", docs.COMPLETION),
+    Route("POST", "/v1/messages", anthropic.create_message, "Answer a conversation, in Anthropic's form", docs.MESSAGES),
+    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation's prompt has", docs.COUNT_TOKENS),
     Route("GET", "/v1/models", openai.list_models, "The served model's names", docs.MODELS),
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model", docs.MODEL),
     Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", docs.TOKENIZE),
@@ -76,8 +78,8 @@ DEVELOPMENT_ROUTES = (
 )
 
 # Where the model answers, and where its text tools do.
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
-INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messages", "/invocations"})
+INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize", "/v1/messages/count_tokens"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 
