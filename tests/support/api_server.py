@@ -57,11 +57,12 @@ class ApiServer:
         defaults: GenerationDefaults | None = None,
         verify: ssl.SSLContext | bool = True,
         phases: Mapping[str, float] | None = None,
+        engine: FakeEngine | None = None,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
-        self.engine = FakeEngine(self.tokenizer)
+        self.engine = engine or FakeEngine(self.tokenizer)
         self.served = Served.of(self.config)
         template = ChatTemplate(TEMPLATE, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
         self.served.set_text(self.tokenizer, template, defaults or GenerationDefaults())

@@ -116,7 +116,7 @@ class FakeEngine:
         self.check_room(len(requests))
         return [self._open(request) for request in requests]
 
-    def _open(self, request: GenerateRequest) -> FakeStream:
+    def _open(self, request: GenerateRequest) -> DeltaStream:
         assert request.request_id not in self.open_ids, "request ids must be unique"
         assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
         self.requests.append(request)
