@@ -120,7 +120,8 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             cycle_before = self.cycle
             super().on_headers_complete()
             if self.cycle is not cycle_before:  # it is the same at a WebSocket's handshake
-                self.cycle.send = functools.partial(_send_while_open, self.cycle, self.cycle.send)  # type: ignore[method-assign,arg-type]
+                send = _WithoutChunks(self.cycle) if self.scope["http_version"] == "1.0" else self.cycle.send
+                self.cycle.send = functools.partial(_send_while_open, self.cycle, send)  # type: ignore[method-assign,arg-type]
             if self._allowance is Allowance.HEALTH:
                 self.cycle.keep_alive = False
 
@@ -191,6 +192,24 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class _WithoutChunks:
+    """For a client of HTTP/1.0, which knows no chunks: uvicorn would send them all the same. A stream ends with its connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._is_stream = False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._is_stream = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if self._is_stream:
+                self._cycle.chunked_encoding = False
+        elif self._is_stream:
+            self._cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn counts against
+        await self._send(message)
 
 
 async def _send_while_open(cycle: RequestResponseCycle, send: Send, message: Message) -> None:
