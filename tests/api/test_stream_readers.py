@@ -92,7 +92,7 @@ def test_every_reader_reads_the_same(server: ApiServer, family: str) -> None:
     beat = BEATS.get(family, b": keep-alive\n\n")
     draw = random.Random(family)
     for name, read in READERS.items():
-        for _ in range(20):
+        for _ in range(8):
             assert read(cut(text, draw)) == events, name
             beating = read(cut(with_beats(text, beat, draw), draw))
             assert [event for event in beating if event[0] != "ping"] == events, name
