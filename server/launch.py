@@ -115,6 +115,9 @@ def _check_what_is_followed_or_run(config: ServerConfig) -> None:
         from headway.server.api.user_code.middleware import load_middleware  # fastapi
 
         load_middleware(config.extension.middleware)
+    from headway.server.text.parsers import check_parser_names
+
+    check_parser_names(config.chat)
 
 
 def _custom_handlers(config: ServerConfig) -> CustomHandlers | None:

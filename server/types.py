@@ -26,16 +26,22 @@ class FinishReason(enum.StrEnum):
 LOWEST_REPETITION_PENALTY = 1e-6
 
 
-class Grammar(msgspec.Struct, frozen=True):
-    """What an answer's text must be. ``source``: a JSON schema's text, a regular expression, a Lark or GBNF grammar, or a structural
-    tag's JSON, as ``kind`` says. Checked by the API process; the same grammar is compiled once.
+class Grammar(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer's text must be. ``source``, as ``kind`` says: a JSON schema, a regular expression, a JSON list of texts, a Lark or
+    GBNF grammar, a structural tag's JSON, or, once the API process has checked it, the grammar library's own form of any of these.
 
     ``starts_after``: tokens of the answer, in a row, before which it is free (the end of a model's reasoning); empty: it never is.
+    The others are for what is not checked yet. ``whitespace``: what may stand between the marks of JSON, a regular expression; empty:
+    nothing; None: any. ``closes_objects``: JSON objects have no properties beside those that they list. ``param``: the request's
+    field that errors name.
     """
 
-    kind: Literal["json_schema", "regex", "grammar", "structural_tag"]
+    kind: Literal["json_schema", "regex", "choice", "grammar", "structural_tag", "checked"]
     source: str
     starts_after: tuple[int, ...] = ()
+    whitespace: str | None = None
+    closes_objects: bool = False
+    param: str | None = None
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):

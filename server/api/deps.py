@@ -17,9 +17,12 @@ from starlette.responses import Response
 
 from headway.server.api.adapters import Adapter, AdapterRegistry, listed
 from headway.server.api.fingerprint import fingerprint_of
+from headway.server.api.grammars import GrammarChecker
 from headway.server.api.load import ServerLoad
 from headway.server.api.request_record import RequestRecord
+from headway.server.config.chat import ChatConfig
 from headway.server.config.server import ServerConfig
+from headway.server.config.structured import StructuredConfig
 from headway.server.counts import Count, Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from headway.server.api.tracing import Tracing
     from headway.server.text.chat_template import ChatTemplate
     from headway.server.text.generation import GenerationDefaults
+    from headway.server.text.parsers import Parsers
     from headway.server.text.tokenizer import Tokenizer
 
 
@@ -81,23 +85,27 @@ class ServedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate
     defaults: GenerationDefaults
+    parsers: Parsers
     info: EngineInfo
+    grammars: GrammarChecker
 
 
 class Served:
     """The model as this process serves it: its names at once, its text tools after ``load``, the rest after ``set_ready``."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], chat: ChatConfig | None = None, structured: StructuredConfig | None = None) -> None:
         assert names, "a served model has a name"
         self.names = names
-        self._text: tuple[Tokenizer, ChatTemplate, GenerationDefaults] | None = None
+        self._chat = chat or ChatConfig()
+        self._structured = structured or StructuredConfig()
+        self._text: tuple[Tokenizer, ChatTemplate, GenerationDefaults, Parsers] | None = None
         self._model: ServedModel | None = None
         self._watchers: list[Callable[[EngineInfo], None]] = []
 
     @classmethod
     def of(cls, config: ServerConfig) -> Served:
         """Names from --served-model-name, else the model as the user named it."""
-        return cls(list(config.model.served_model_name) or [config.model.model or "model"])
+        return cls(list(config.model.served_model_name) or [config.model.model or "model"], config.chat, config.structured)
 
     @property
     def name(self) -> str:
@@ -117,12 +125,15 @@ class Served:
         self.set_text(tokenizer, template, defaults)
 
     def set_text(self, tokenizer: Tokenizer, chat_template: ChatTemplate, defaults: GenerationDefaults) -> None:
-        self._text = (tokenizer, chat_template, defaults)
+        from headway.server.text.parsers import choose_parsers
+
+        self._text = (tokenizer, chat_template, defaults, choose_parsers(self._chat, chat_template, tokenizer))
 
     def set_ready(self, info: EngineInfo) -> None:
         """To be called once the engine is ready and ``load`` is done: requests are taken from now on."""
         assert self._text is not None, "load comes before set_ready"
-        self._model = ServedModel(*self._text, info)
+        grammars = GrammarChecker(self._text[0], info.vocab_size, self._structured)
+        self._model = ServedModel(*self._text, info, grammars)
         watchers, self._watchers = self._watchers, []
         for watcher in watchers:
             watcher(info)

@@ -1,4 +1,4 @@
-"""Options about how messages become a prompt."""
+"""Options about how messages become a prompt, and how the answer is read."""
 
 from __future__ import annotations
 
@@ -24,6 +24,23 @@ class ChatConfig(Topic):
     )
     default_chat_template_kwargs: dict[str, Any] = option(
         {}, 'JSON with variables of the template, such as {"enable_thinking": false}; a request\'s `chat_template_kwargs` go before it.'
+    )
+    exclude_tools_when_tool_choice_none: bool = option(
+        False, "Do not show a request's tools to the model where its `tool_choice` is none. Such an answer has no calls in any case."
+    )
+    enable_auto_tool_choice: bool = option(
+        True, "Let the model decide whether it calls the tools of a request. Off: such requests need a `tool_choice`."
+    )
+    tool_call_parser: str = option(
+        "auto", "How the model writes calls of tools: a name from the page tools, or auto, which knows it by the model's chat template."
+    )
+    reasoning_parser: str = option(
+        "auto",
+        "How the model writes its reasoning, which answers tell apart from the content: a name from the page tools; auto, which knows it "
+        "by the model's chat template; none, which leaves it in the content.",
+    )
+    send_reasoning_content: bool = option(
+        False, "Send reasoning under its older name too: `reasoning_content` beside `reasoning`, in answers and streams."
     )
 
 

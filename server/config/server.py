@@ -21,6 +21,7 @@ from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
 from headway.server.config.start import StartConfig
+from headway.server.config.structured import StructuredConfig, structured_problems
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
 from headway.server.config.tracing import TracingConfig, tracing_problems
 
@@ -33,6 +34,7 @@ class ServerConfig(Topic):
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     lora: LoraConfig = LoraConfig()
+    structured: StructuredConfig = StructuredConfig()
     network: NetworkConfig = NetworkConfig()
     tls: TlsConfig = TlsConfig()
     connections: ConnectionsConfig = ConnectionsConfig()
@@ -77,6 +79,7 @@ def problems(config: ServerConfig) -> list[str]:
         *chat_problems(config.chat),
         *_size_problems(config),
         *lora_problems(config.lora),
+        *structured_problems(config.structured),
         *network_problems(config.network),
         *tls_problems(config.tls),
         *security_problems(config.security),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from headway.server.config.chat import OWN_VARIABLES
 from headway.server.errors import ConfigError, RequestError
 from headway.server.text.template_environment import MAX_RENDERED_CHARS, Sandbox, TemplateRefusal, render_limited
 from headway.server.text.template_traits import TemplateTraits, traits_of
+from headway.server.text.tools_prompt import instructions, with_instructions, with_readable_calls
 
 ContentFormat = Literal["auto", "string", "openai"]
 
@@ -55,6 +56,12 @@ class ChatTemplate:
         except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
             raise RequestError(f"chat_template can't be compiled: {type(error).__name__}.", "chat_template") from error
 
+    @property
+    def knows_tools(self) -> bool:
+        """Whether it shows tools to the model in a form of its own; else ``render`` uses that of tools_prompt.py."""
+        found = self._templates.get("tool_use") or self._templates.get("default")
+        return found is not None and "tools" in found[1].variables
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -80,9 +87,14 @@ class ChatTemplate:
                 "continue_final_message",
             )
         template, traits = self._choose(bool(tools))
-        if documents and "documents" not in traits.names:
+        if documents and "documents" not in traits.variables:
             raise RequestError("The model's chat template takes no documents; put them into a message.", "documents")
-        chat = [_prepare(message, index, self._content_format, traits) for index, message in enumerate(messages)]
+        chat = [_prepare(message, index, self._content_format, traits) for index, message in enumerate(_named_answers(messages))]
+        if "tools" not in traits.variables:
+            chat = with_readable_calls(chat, traits)
+            if tools:
+                system = {"role": "system", "content": instructions(tools)}
+                chat, tools = with_instructions(chat, _prepare(system, 0, self._content_format, traits)), None
         final = _mark_final(chat) if continue_final_message else ""
         variables = {
             "documents": list(documents) if documents else None,
@@ -135,10 +147,20 @@ def _render(template: jinja2.Template, variables: dict[str, Any]) -> str:
         raise RequestError(f"The model's chat template fails on these messages: {type(error).__name__}: {error}", "messages") from error
 
 
+def _named_answers(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """``messages``, each answer of a tool with the tool's name, which clients leave out and some templates show: by the call's id."""
+    names: dict[Any, str] = {}
+    for message in messages:
+        names |= {call.get("id"): call["function"]["name"] for call in message.get("tool_calls") or ()}
+        name = names.get(message.get("tool_call_id"))
+        is_nameless = message.get("role") == "tool" and message.get("name") is None
+        yield {**message, "name": name} if is_nameless and name is not None else message
+
+
 def _prepare(message: Mapping[str, Any], index: int, content_format: ContentFormat, traits: TemplateTraits) -> dict[str, Any]:
     """A message as the template wants it; a copy."""
     prepared = dict(message)
-    if prepared.get("role") == "developer" and "developer" not in traits.texts:
+    if prepared.get("role") == "developer" and "developer" not in traits.words:
         prepared["role"] = "system"  # its older name
     if prepared.get("content") is None and prepared.get("refusal") is not None:
         prepared["content"] = prepared["refusal"]

@@ -30,6 +30,16 @@ class Parsed:
     num_reasoning_tokens: int = 0
 
 
+def joined(*parts: Parsed) -> Parsed:
+    """All that ``parts`` tell, in order."""
+    return Parsed(
+        "".join(part.reasoning for part in parts),
+        "".join(part.content for part in parts),
+        [call for part in parts for call in part.tool_calls],
+        sum(part.num_reasoning_tokens for part in parts),
+    )
+
+
 class OutputParser(Protocol):
     """Reads one choice. What it tells, put together, is the same however the text was split."""
 

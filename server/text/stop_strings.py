@@ -9,6 +9,7 @@ class StopChecker:
     """One answer's stop strings. The result never depends on how the text was cut into pieces.
 
     The stop string that is complete first wins; of several that are complete with the same character, the longest.
+    `behind`: the text behind it, of the piece that completed it.
     State: `_held` is text that was not let go because a stop string may begin in it, always shorter than the longest one.
     """
 
@@ -18,6 +19,7 @@ class StopChecker:
         self._held = ""
         self._num_barred = 0  # characters at the start of _held in which no stop string may end
         self.stopped_by: str | None = None
+        self.behind = ""
 
     def push(self, text: str, *, may_stop: bool = True) -> str:
         """The text that is now certain. Without `may_stop` no stop string may end in `text`, but one may begin in it.
@@ -34,7 +36,8 @@ class StopChecker:
         found = self._first()
         if found is not None:
             start, self.stopped_by = found
-            certain = self._held[: start + len(self.stopped_by) if self._include_stop else start]
+            end = start + len(self.stopped_by)
+            certain, self.behind = self._held[: end if self._include_stop else start], self._held[end:]
             self._held = ""
             return certain
         keep = self._first_possible_start()

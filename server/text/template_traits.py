@@ -13,14 +13,14 @@ class TemplateTraits:
     """- `iterates_parts`: it walks over a content as a list of typed parts.
     - `tests_string`: it also asks whether a content is a string, so that both forms are right.
     - `tests_none`: it asks whether something is none, so that an absent content must stay none.
-    - `names`: every variable that it speaks of; `texts`: every text that it compares with or writes out as a value.
+    - `variables`: every variable that it speaks of; `words`: every member and every text that stands in its expressions.
     """
 
     iterates_parts: bool
     tests_string: bool
     tests_none: bool
-    names: frozenset[str]
-    texts: frozenset[str]
+    variables: frozenset[str]
+    words: frozenset[str]
 
 
 def traits_of(environment: jinja2.Environment, source: str) -> TemplateTraits:
@@ -34,8 +34,13 @@ def traits_of(environment: jinja2.Environment, source: str) -> TemplateTraits:
         bool(tests & {"string", "iterable", "sequence", "mapping"}),
         "none" in tests or compared_to_none,
         frozenset(name.name for name in tree.find_all(nodes.Name)),
-        frozenset(const.value for const in tree.find_all(nodes.Const) if isinstance(const.value, str)),
+        _words(tree),
     )
+
+
+def _words(tree: nodes.Template) -> frozenset[str]:
+    members = {member.attr for member in tree.find_all(nodes.Getattr)}
+    return frozenset(members | {const.value for const in tree.find_all(nodes.Const) if isinstance(const.value, str)})
 
 
 def _content_names(tree: nodes.Template) -> set[str]:

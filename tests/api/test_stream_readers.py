@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from api_server import ApiServer
 from event_readers import READERS, Event, standard
-from fake_engine import fake_info
 
 # All that readers have been seen to break on: line ends of every kind, what looks like fields and ends of streams, characters of several
 # bytes (each byte is a token of its own here), and a mark that only the first bytes of a stream may be.
@@ -33,8 +32,7 @@ BEATS = {"messages": b'event: ping\ndata: {"type":"ping"}\n\n'}
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        server.served.set_ready(fake_info(server.tokenizer.vocab_size, 2**20))
+    with ApiServer(max_model_len=2**20) as server:
         yield server
 
 

@@ -28,7 +28,8 @@ TAKEN = names_in("""
     disable-log-stats fail-on-environ-validation uds ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs enable-ssl-refresh ssl-ciphers
     api-server-count allowed-origins allowed-methods allowed-headers allow-credentials middleware enable-log-requests
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
-    otlp-traces-endpoint enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
+    otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
+    enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -45,7 +46,6 @@ REFUSED = {
     "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
     "device-ids": ("0", "CUDA_VISIBLE_DEVICES"),
     "distributed-executor-backend": ("ray", "runs a model on one device"),
-    "enable-auto-tool-choice": ("true", "tool calls are not parsed"),
     "enable-expert-parallel": ("true", "runs a model on one device"),
     "enforce-eager": ("false", "nothing is compiled or captured"),
     "hf-overrides": ('{"rope_theta": 1}', "change the model's config.json instead"),
@@ -60,7 +60,7 @@ REFUSED = {
     "optimization-level": ("3", "nothing is compiled or captured"),
     "pipeline-parallel-size": ("2", "runs a model on one device"),
     "pooler-config": ('{"task": "embed"}', "only models that generate text"),
-    "reasoning-parser": ("qwen3", "reasoning is not split from the answer"),
+    "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "runner": ("pooling", "only models that generate text"),
     "spec-method": ("ngram", "speculative decoding is not done"),
     "spec-model": ("m", "speculative decoding is not done"),
@@ -69,7 +69,9 @@ REFUSED = {
     "structured-outputs-config": ('{"backend": "xgrammar"}', "answers can't be bound to a grammar"),
     "tensor-parallel-size": ("4", "this version runs a model on one device: leave it out"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
-    "tool-call-parser": ("hermes", "tool calls are not parsed"),
+    "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),
+    "tool-server": ("demo", "let the client run them"),
+    "tool-strict-level": ("function", "set strict to false"),
     "trust-remote-code": ("true", "code that comes with a model is never run"),
 }
 
@@ -99,7 +101,6 @@ MET = [
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
-    ("enable-auto-tool-choice", "false"),
     ("hf-overrides", "{}"),
     ("limit-mm-per-prompt", "{}"),
 ]

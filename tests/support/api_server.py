@@ -58,14 +58,16 @@ class ApiServer:
         verify: ssl.SSLContext | bool = True,
         phases: Mapping[str, float] | None = None,
         engine: FakeEngine | None = None,
+        template: str = TEMPLATE,
+        max_model_len: int = 256,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
-        self.engine = engine or FakeEngine(self.tokenizer)
+        self.engine = engine or FakeEngine(self.tokenizer, max_model_len=max_model_len)
         self.served = Served.of(self.config)
-        template = ChatTemplate(TEMPLATE, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
-        self.served.set_text(self.tokenizer, template, defaults or GenerationDefaults())
+        chat_template = ChatTemplate(template, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
+        self.served.set_text(self.tokenizer, chat_template, defaults or GenerationDefaults())
         if is_ready:
             assert self.engine.info is not None
             self.served.set_ready(self.engine.info)

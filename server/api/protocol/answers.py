@@ -28,6 +28,10 @@ class PromptTokensDetails(Documented):
     cached_tokens: int = Field(description="Prompt tokens that came from the prefix cache.")
 
 
+class CompletionTokensDetails(Documented):
+    reasoning_tokens: int = Field(description="Of the completion tokens; where the model's reasoning is told apart.")
+
+
 class UsageAnswer(Documented):
     model_config = ConfigDict(title="Usage")
 
@@ -35,6 +39,7 @@ class UsageAnswer(Documented):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class TopLogprob(Documented):
@@ -63,21 +68,34 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 FinishedBy = Literal["stop", "length"]
 
 
+class CalledFunction(Documented):
+    name: str
+    arguments: str = Field(description="A JSON object's text.")
+
+
+class ChatToolCall(Documented):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(Documented):
     role: str
-    content: str
+    content: str | None = Field(description="null: there are calls or reasoning only.")
     refusal: None
     annotations: None
     audio: None
     function_call: None
-    reasoning: None
+    reasoning: str | None
+    reasoning_content: str | None = Field(None, description="With --send-reasoning-content.")
+    tool_calls: list[ChatToolCall] | None = Field(None, description="Absent where there are none.")
 
 
 class ChatChoice(Documented):
     index: int
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishedBy
+    finish_reason: Literal["stop", "length", "tool_calls"]
     stop_reason: int | str | None = Field(description="The stop string or stop token that ended the answer.")
     token_ids: list[int] | None = Field(description="With return_token_ids.")
 

@@ -33,11 +33,16 @@ class ToolUseBlock(Documented):
     input: dict[str, Any]
 
 
+class OutputTokensDetails(Documented):
+    thinking_tokens: int
+
+
 class MessageUsage(Documented):
     input_tokens: int = Field(description="Without those that came from the cache.")
     cache_read_input_tokens: int = Field(description="Prompt tokens that came from the prefix cache.")
     cache_creation_input_tokens: int
     output_tokens: int
+    output_tokens_details: OutputTokensDetails | None = Field(None, description="Where the model's reasoning is told apart.")
 
 
 class MessageAnswer(Documented):

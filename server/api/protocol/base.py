@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from headway.server.api.protocol.structured import StructuredFields
 from headway.server.errors import RequestError
 from headway.server.types import LOWEST_REPETITION_PENALTY
 
@@ -58,7 +59,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = Field(False, description="Padding against eavesdroppers is not offered.")
 
 
-class GenerationFields(RequestModel):
+class GenerationFields(RequestModel, StructuredFields):
     """What to generate and how, for chat and completions alike. None: the model's own default."""
 
     OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
@@ -113,14 +114,6 @@ class GenerationFields(RequestModel):
     prompt_cache_retention: str | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "response_format": ({"type": "text"},),
-        "structured_outputs": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "guided_decoding_backend": (),
-        "guided_whitespace_pattern": (),
         "use_beam_search": (False,),
         "length_penalty": (1, 1.0),
         "allowed_token_ids": (),

@@ -7,8 +7,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import FailFast, Field
 
 from headway.server.api.protocol.base import GenerationFields, shown_with
+from headway.server.api.protocol.calls_schema import calls_schema
 from headway.server.api.protocol.messages import Message, PromptFields
+from headway.server.api.protocol.structured import json_schema_grammar
 from headway.server.errors import RequestError
+from headway.server.types import Grammar
 
 
 class ChatCompletionRequest(PromptFields, GenerationFields):
@@ -46,6 +49,16 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
     @property
     def asked_max_tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def asked_grammar(self) -> Grammar | None:
+        """See StructuredFields. Where calls are a must, their schema is the constraint."""
+        grammar = super().asked_grammar()
+        choice = self.wanted_tools
+        if grammar is not None and choice.mode != "none":
+            hint = "send tool_choice none for an answer that it constrains" + ("" if choice.is_forced else ", required for calls")
+            raise RequestError(f"{grammar.param} leaves no room for calls of tools: {hint}.", grammar.param)
+        schema = calls_schema(self.tools, choice, is_parallel=self.parallel_tool_calls)
+        return grammar if schema is None else json_schema_grammar(schema, "tools")
 
     def check(self) -> None:
         super().check()

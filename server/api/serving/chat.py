@@ -13,6 +13,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
+from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn, open_turn
 
 
@@ -38,32 +39,57 @@ class _ChatFormat:
         self._echoed = _text_of(last) if request.echo and last["role"] == self._role else ""
         self._writer = ChunkWriter("chat.completion.chunk", turn.public_id, turn.created, turn.name, self._fingerprint)
         self._begun: set[int] = set()
+        self._choice_of_tools = request.wanted_tools
+        num_earlier = sum(len(message.get("tool_calls") or ()) for message in request.messages)
+        self._calls = CallWriter(turn.model.parsers.tools, num_earlier)
+        self._have_called: set[int] = set()  # choices
+        has_old_name = turn.state.config.chat.send_reasoning_content
+        self._reasoning_names = ("reasoning", "reasoning_content") if has_old_name else ("reasoning",)
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
         chunks = []
         if delta.index not in self._begun:
             self._begun.add(delta.index)
             chunks.append(self._first_chunk(delta, usage))
+        if delta.tool_calls:
+            self._have_called.add(delta.index)
         logprobs = self._logprobs.chat(delta.logprobs) if delta.logprobs else None
-        extra = {"token_ids": delta.token_ids} if self._request.return_token_ids else None
-        if delta.text or logprobs or extra or delta.finish_reason:
-            content = b'"delta":{"content":' + encode(delta.text) + b"}" if delta.text or not delta.finish_reason else b'"delta":{}'
+        extra = {"token_ids": delta.token_ids} if self._request.return_token_ids and delta.token_ids else None
+        contents = self._contents(delta)
+        if not contents and (logprobs or extra or delta.finish_reason):
+            contents = [{}] if delta.finish_reason else [{"content": ""}]
+        for at, content in enumerate(contents):
+            is_first, is_last = at == 0, at == len(contents) - 1
             chunks.append(
                 self._writer.choice(
                     delta.index,
-                    content,
-                    logprobs=logprobs,
-                    finish_reason=delta.finish_reason,
+                    b'"delta":' + encode(content),
+                    logprobs=logprobs if is_first else None,
+                    finish_reason=self._finish_reason(delta) if is_last else None,
                     stop_reason=delta.stop_reason,
-                    extra=extra,
+                    extra=extra if is_first else None,
                     usage=usage,
                 )
             )
         return chunks
 
+    def _contents(self, delta: ChoiceDelta) -> list[dict[str, Any]]:
+        """What a piece says, as the deltas of as many chunks as it takes."""
+        said: dict[str, Any] = dict.fromkeys(self._reasoning_names, delta.reasoning) if delta.reasoning else {}
+        if delta.text:
+            said["content"] = delta.text
+        calls = [{"tool_calls": [entry]} for entry in self._calls.streamed(delta.tool_calls)]
+        return [said, *calls] if said else calls
+
+    def _finish_reason(self, delta: ChoiceDelta) -> str | None:
+        """OpenAI says tool_calls where the model has chosen to call, and stop where it was told which function."""
+        has_chosen = delta.index in self._have_called and self._choice_of_tools.mode != "named"
+        return "tool_calls" if has_chosen and delta.finish_reason == "stop" else delta.finish_reason
+
     def _first_chunk(self, delta: ChoiceDelta, usage: Usage | None) -> bytes:
         """The role; it goes with the first token, so that time to first token means what it says."""
-        content = b'"delta":' + encode({"role": self._role, "content": self._echoed})
+        begun = self._echoed or (None if self._choice_of_tools.is_forced else "")
+        content = b'"delta":' + encode({"role": self._role, "content": begun})
         extra = {"prompt_token_ids": self._prompt.token_ids} if self._request.return_token_ids else None
         return self._writer.choice(delta.index, content, logprobs=None, finish_reason=None, stop_reason=None, extra=extra, usage=usage)
 
@@ -89,22 +115,28 @@ class _ChatFormat:
         }
 
     def _choice(self, choice: ChoiceDelta) -> dict[str, Any]:
+        if choice.tool_calls:
+            self._have_called.add(choice.index)
         return {
             "index": choice.index,
-            "message": {
-                "role": self._role,
-                "content": self._echoed + choice.text,
-                "refusal": None,
-                "annotations": None,
-                "audio": None,
-                "function_call": None,
-                "reasoning": None,
-            },
+            "message": self._message(choice),
             "logprobs": self._logprobs.chat(choice.logprobs) if choice.logprobs is not None else None,
-            "finish_reason": choice.finish_reason,
+            "finish_reason": self._finish_reason(choice),
             "stop_reason": choice.stop_reason,
             "token_ids": choice.token_ids if self._request.return_token_ids else None,
         }
+
+    def _message(self, choice: ChoiceDelta) -> dict[str, Any]:
+        message = {
+            "role": self._role,
+            "content": (self._echoed + choice.text) or (None if choice.tool_calls or choice.reasoning else ""),
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "function_call": None,
+            **dict.fromkeys(self._reasoning_names, choice.reasoning or None),
+        }
+        return message | {"tool_calls": self._calls.whole(choice.tool_calls)} if choice.tool_calls else message
 
 
 def _text_of(message: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
@@ -26,9 +27,10 @@ async def open_completion(state: AppState, call: Call, request: CompletionReques
     check_limits(request, state.config.limits)
     adapter = state.adapter_of(request.model, call.adapter)
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))
+    grammar = await checked_grammar(model, await off_loop(call.num_bytes, request.asked_grammar))
     public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(state, request, model, prompts, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, prompts, public_id, call, adapter)
+    generation = await Generation.open(state, model, request, prompts, public_id, call, adapter, grammar)
     return GeneratedAnswer(state, request, generation, form)
 
 

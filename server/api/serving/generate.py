@@ -24,7 +24,7 @@ from headway.server.api.serving.sampling import sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
 from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, ServerDraining
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, TokenDelta
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -35,6 +35,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None  # None: not told (--no-enable-prompt-tokens-details)
+    reasoning_tokens: int | None = None  # None: nobody tells the reasoning apart
 
     def as_dict(self) -> dict[str, Any]:
         usage: dict[str, Any] = {
@@ -44,6 +45,8 @@ class Usage:
         }
         if self.cached_tokens is not None:
             usage["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
         return usage
 
 
@@ -60,10 +63,12 @@ class Generation:
         self._prompts = prompts
         self._span = call.span
         self._request = request
+        self._skips_special_tokens = request.skip_special_tokens
         self._shows_prompt_only = request.asked_max_tokens == 0
         self._record = call.record
         self._log: RequestLog | None = None
         self.choices: list[Choice] = []
+        self.num_reasoning_tokens: int | None = None  # of all choices; counted by whoever tells them apart
         self._is_open = True
         self._is_admitted = False
         self._timer: asyncio.TimerHandle | None = None
@@ -79,15 +84,20 @@ class Generation:
         public_id: str,
         call: Call,
         adapter: Adapter | None,
+        grammar: Grammar | None = None,
+        *,
+        keeps_special_tokens: bool = False,
     ) -> Generation:
-        """Admits every choice, or none.
+        """Admits every choice, or none. ``grammar`` is one that checked_grammar gave. ``keeps_special_tokens``: in the text, whatever
+        the request says.
 
         Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
         max_logprobs = state.config.model.max_logprobs
-        samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs) for prompt in prompts]
+        samplings = [sampling_params(request, model, len(prompt.token_ids), max_logprobs, grammar) for prompt in prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
         generation = cls(state, request, prompts, call)
+        generation._skips_special_tokens = request.skip_special_tokens and not keeps_special_tokens
         if call.span is not None:
             call.span.describe(request, state.name_of(adapter), public_id)
         try:
@@ -139,7 +149,7 @@ class Generation:
         request = self._request
         return IncrementalDetokenizer(
             model.tokenizer,
-            skip_special_tokens=request.skip_special_tokens,
+            skip_special_tokens=self._skips_special_tokens,
             stop=request.stop_strings,
             include_stop=request.include_stop_str_in_output,
             min_tokens=request.min_tokens,
@@ -217,6 +227,7 @@ class Generation:
             prompt_tokens=sum(len(prompt.token_ids) for prompt in self._prompts),
             completion_tokens=sum(len(choice.token_ids) for choice in self.choices),
             cached_tokens=cached,
+            reasoning_tokens=self.num_reasoning_tokens,
         )
 
     def _num_cached_tokens(self) -> int:

@@ -35,20 +35,23 @@ def rendered_chat(chat: ChatConfig, model: ServedModel, request: PromptFields) -
                 "chat_template",
             )
         template = template.replaced_by(request.chat_template)
+    hides_tools = chat.exclude_tools_when_tool_choice_none or not template.knows_tools
+    tools = None if request.wanted_tools.mode == "none" and hides_tools else request.tools
     return template.render(
         request.messages,
-        tools=request.tools or None,
+        tools=tools or None,
         documents=request.documents or None,
         add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
         continue_final_message=request.continue_final_message,
-        kwargs={**chat.default_chat_template_kwargs, **_effort(request), **request.chat_template_kwargs},
+        kwargs=template_kwargs(chat, request),
     )
 
 
-def _effort(request: PromptFields) -> dict[str, Any]:
-    """What a request's reasoning_effort means to a template: some know the effort, others only whether to think."""
+def template_kwargs(chat: ChatConfig, request: PromptFields) -> dict[str, Any]:
+    """Variables of the template. Some know how much to think (reasoning_effort), others only whether to."""
     effort = request.reasoning_effort
-    return {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    asked = {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+    return {**chat.default_chat_template_kwargs, **asked, **request.chat_template_kwargs}
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int], *, add_special_tokens: bool, param: str, num_wanted: int) -> EncodedPrompt:

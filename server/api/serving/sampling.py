@@ -7,7 +7,7 @@ from typing import TypeVar
 from headway.server.api.deps import ServedModel
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.errors import RequestError
-from headway.server.types import SamplingParams
+from headway.server.types import Grammar, SamplingParams
 
 # Between greedy and this, logits divided by the temperature overflow (vLLM raises it likewise).
 _LOWEST_TEMPERATURE = 0.01
@@ -16,7 +16,9 @@ _GREEDY = 1e-5
 _Number = TypeVar("_Number", int, float)
 
 
-def sampling_params(request: GenerationFields, model: ServedModel, num_prompt_tokens: int, max_logprobs: int) -> SamplingParams:
+def sampling_params(
+    request: GenerationFields, model: ServedModel, num_prompt_tokens: int, max_logprobs: int, grammar: Grammar | None = None
+) -> SamplingParams:
     """For choice 0; see ``for_choice``. ``num_prompt_tokens`` fits the context. Raises RequestError."""
     defaults = model.defaults
     _check_ids(request, model.info.vocab_size)
@@ -45,6 +47,7 @@ def sampling_params(request: GenerationFields, model: ServedModel, num_prompt_to
         ignore_eos=request.ignore_eos,
         logprobs=request.wanted_logprobs,
         prompt_logprobs=_prompt_logprobs(request),
+        grammar=grammar,
     )
 
 

@@ -65,9 +65,12 @@ class MessageForm:
 def _usage(usage: Usage) -> dict[str, Any]:
     """Here what came from the cache is not part of input_tokens."""
     cached = usage.cached_tokens or 0
-    return {
+    told: dict[str, Any] = {
         "input_tokens": usage.prompt_tokens - cached,
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
         "output_tokens": usage.completion_tokens,
     }
+    if usage.reasoning_tokens is not None:
+        told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
+    return told
