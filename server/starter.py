@@ -11,7 +11,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.engine_process import EngineProcess
 from headway.server.phases import PhaseLog
 from headway.server.source.files import ModelFiles
-from headway.server.source.resolve import resolve_model
+from headway.server.source.resolve import resolve_model, resolve_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +59,22 @@ class EngineStarter:
                 on_progress=self._progress,
                 stop=self._stop,
             )
+            tokenizer = self._tokenizer()
             self.phases.enter("starting the engine process")
-            self.process.start(self._config, files)
+            self.process.start(self._config, files, self.cache_dir, tokenizer)
         except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
             self.files.set_exception(problem)
         else:
             self.files.set_result(files)
+
+    def _tokenizer(self) -> Path | None:
+        """Where that of --tokenizer is: the engine, which reads it for grammars, has no token to fetch it with."""
+        model = self._config.model
+        if model.tokenizer is None:
+            return None
+        return resolve_tokenizer(
+            model.tokenizer, cache_dir=self.cache_dir, token=model.hf_token, download_dir=model.download_dir, on_progress=self._progress
+        )
 
     def _progress(self, text: str) -> None:
         self.phase = text

@@ -1,4 +1,5 @@
-"""The only place that maps errors to HTTP: every failure is {"error": {message, type, param, code}}."""
+"""The only place that maps errors to HTTP: every failure is {"error": {message, type, param, code}}, with Anthropic's types and frame
+on the routes of that API."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
+from headway.server.api.json_text import encode
+from headway.server.api.paths import is_of_messages, route_path
 from headway.server.errors import (
     AbortedBySleep,
     AdapterExists,
@@ -47,6 +49,19 @@ _TYPES = {
     503: "ServiceUnavailableError",
     504: "TimeoutError",
     507: "InsufficientStorageError",
+}
+# Those of Anthropic's API; any other status is one of the first or the last.
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    507: "overloaded_error",
 }
 # A starting engine takes seconds to minutes, and so does one that wakes: a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -136,8 +151,21 @@ def error_body_of(error: HeadwayError) -> dict[str, Any]:
     return error_body(status_of(error), str(error), getattr(error, "param", None), getattr(error, "code", None))
 
 
+def anthropic_error(body: dict[str, Any], request_id: str | None = None) -> dict[str, Any]:
+    """The same as ``body``, which is error_body's, in the form of Anthropic's API: its clients tell errors by the type."""
+    error = body["error"]
+    kind = _ANTHROPIC_TYPES.get(error["code"], _ANTHROPIC_TYPES[400 if error["code"] < 500 else 500])
+    told: dict[str, Any] = {"type": "error", "error": {**error, "type": kind}}
+    return told if request_id is None else {**told, "request_id": request_id}
+
+
+def error_body_on(path: str, body: dict[str, Any], request_id: str | None = None) -> dict[str, Any]:
+    """``body`` in the form of the API whose route has ``path``."""
+    return anthropic_error(body, request_id) if is_of_messages(path) else body
+
+
 def error_json(error: HeadwayError) -> bytes:
-    return msgspec.json.encode(error_body_of(error))
+    return encode(error_body_of(error))
 
 
 def failure_body(request_id: str, where: str) -> dict[str, Any]:
@@ -147,13 +175,31 @@ def failure_body(request_id: str, where: str) -> dict[str, Any]:
 
 
 def failure_json(request_id: str, where: str) -> bytes:
-    return msgspec.json.encode(failure_body(request_id, where))
+    return encode(failure_body(request_id, where))
+
+
+class ErrorResponse(Response):
+    """``body`` is error_body's. It goes out in the form of the API whose route was asked for, whoever it was that refused."""
+
+    media_type = "application/json"
+
+    def __init__(self, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        self._error = body
+        super().__init__(encode(body), status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.body = encode(error_body_on(route_path(scope), self._error, scope["headway.request_id"]))
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def failure_response(scope: Scope) -> Response:
+    """For the ``except`` of a process edge around a whole request; logs the bug that it caught."""
+    return ErrorResponse(500, failure_body(scope["headway.request_id"], f": {scope.get('method', 'WebSocket')} {scope['path']}"))
 
 
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(error_body(status, message, param)), status, headers=dict(headers or {}), media_type="application/json"
-    )
+    return ErrorResponse(status, error_body(status, message, param), headers)
 
 
 def response_to(error: HeadwayError) -> Response:
@@ -168,7 +214,7 @@ def response_to(error: HeadwayError) -> Response:
             headers["x-should-retry"] = "false"
         case Unauthorized():
             headers["www-authenticate"] = "Bearer"
-    return Response(error_json(error), status_of(error), headers=headers, media_type="application/json")
+    return ErrorResponse(status_of(error), error_body_of(error), headers)
 
 
 def log_stack(scope: Scope, error: HeadwayError) -> None:

@@ -53,13 +53,15 @@ class RowResult:
     ``token_ids`` is empty while the prompt is not computed to its end. ``prompt_logprobs`` holds this chunk's entries: one for
     each prompt position from num_computed+1 on whose token is now predicted (the entry of position p scores token p), so
     the chunks put one after the other, behind a leading None for position 0, cover the prompt.
-    ``error`` isolates a row that broke: the request ends with it, the step goes on.
+    ``error`` isolates a row that broke: the request ends with it, the step goes on. ``is_complete``: there is no token, since the
+    request's grammar allows none to follow; it ends with what it has.
     """
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
+    is_complete: bool = False
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model, read_config
 from headway.server.source.files import ModelFiles
+from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import EngineInfo
 
 
@@ -41,8 +42,16 @@ class _Phases:
         self._current, self._since = None, now
 
 
-def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[str], None] = lambda name: None) -> EngineCore:
-    """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
+def build_engine(
+    config: ServerConfig,
+    files: ModelFiles,
+    on_phase: Callable[[str], None] = lambda name: None,
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
+) -> EngineCore:
+    """``load_tokenizer`` is for requests with a grammar; None: none has one.
+
+    Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend.
+    """
     phases = _Phases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device)
@@ -61,7 +70,7 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
         seed=config.model.seed,
         max_model_len=plan.max_model_len,
     )
-    worker = Worker(load, plan, device, config.lora)
+    worker = Worker(load, plan, device, config.lora, load_tokenizer)
     phases.begin("sizing the KV cache")
     activations = worker.measure_activations()
     num_blocks = plan_num_blocks(

@@ -12,6 +12,7 @@ from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
 from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.sleep import Done, Sleeper
+from headway.server.engine.structured.awaited import AwaitedGrammars
 from headway.server.errors import AdapterError
 from headway.server.types import (
     AdapterRef,
@@ -38,6 +39,7 @@ class EngineCore:
         self._executor = executor
         self._kv = kv
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
+        self._awaited = AwaitedGrammars(executor)
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
@@ -53,19 +55,21 @@ class EngineCore:
         try:
             if request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
                 raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
-            if self._sleeper.is_awake:
-                self._scheduler.add(request)
-            else:
+            if not self._sleeper.is_awake:
                 self._sleeper.hold(request)
                 self._has_news = True
+            elif self._awaited.holds(request):
+                self._has_news = True
+            else:
+                self._scheduler.add(request)
         except ValueError as refusal:  # the API process checks everything that a user can get wrong
             self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
 
     def abort(self, request_ids: list[str]) -> None:
-        self._pending += [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids)]
+        self._pending += [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids), *self._awaited.abort(request_ids)]
 
     def abort_all(self) -> None:
-        self.abort([*self._scheduler.open_request_ids(), *self._sleeper.held_ids()])
+        self.abort([*self._scheduler.open_request_ids(), *self._sleeper.held_ids(), *self._awaited.request_ids()])
 
     def reset_prefix_cache(self, preempt_running: bool) -> bool:
         """Nobody finds what was computed before. False: requests that run still use some of it, unless they were preempted first."""
@@ -85,10 +89,20 @@ class EngineCore:
 
     def sleep(self, level: int, mode: SleepMode, done: Done) -> None:
         """See Sleeper.begin; ``settle`` does the rest."""
+        if mode == "abort":
+            self._pending += self._awaited.abort(self._awaited.request_ids())
         self._pending += self._sleeper.begin(level, mode, done)
 
+    @property
+    def awaits_grammars(self) -> bool:
+        """Whether ``settle`` should be called again soon, though there may be no step to run."""
+        return len(self._awaited) > 0
+
     def settle(self) -> None:
-        """Falls asleep if that was asked for and it is time. To be called after each step, and where there was none to run."""
+        """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time. To be called after each
+        step, and where there was none to run."""
+        for request in self._awaited.release():
+            self.add_request(request)
         before = self._sleeper.state
         self._pending += self._sleeper.settle()
         self._has_news |= self._sleeper.state != before
@@ -136,7 +150,7 @@ class EngineCore:
         counts = self._scheduler.stats()
         stats: EngineStats = msgspec.structs.replace(
             counts,
-            num_waiting=counts.num_waiting + self._sleeper.num_held,
+            num_waiting=counts.num_waiting + self._sleeper.num_held + len(self._awaited),
             num_steps=self._num_steps,
             last_step_tokens=tokens,
             last_step_s=seconds,

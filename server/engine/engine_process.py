@@ -24,9 +24,9 @@ class EngineProcess:
         self._is_over = False
         self._oom_kills_before = num_oom_kills()
 
-    def start(self, config: ServerConfig, files: ModelFiles) -> None:
+    def start(self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(without_secrets(config), files, self._directory)
+        arguments = EngineArguments(without_secrets(config), files, self._directory, cache_dir, tokenizer)
         process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
         with self._lock:
             if not self._is_over:

@@ -12,7 +12,7 @@ import zmq
 from headway.server.engine.messages import AddRequest, FromEngine, StepOutput, ToEngine, decode_to_engine, encode
 from headway.server.types import TokenDelta
 
-_IDLE_POLL_MS = 1000
+IDLE_POLL_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class EngineLinks:
             del self._owners[request_id]
         return sorted(client.request_ids)
 
-    def receive(self, wait: bool) -> Iterator[tuple[ApiClient, ToEngine]]:
-        """All messages that are there and who sent each; with ``wait`` sleeps for the first one, up to a second."""
-        if wait and not self._poller.poll(_IDLE_POLL_MS):
+    def receive(self, wait: bool, at_most_ms: int = IDLE_POLL_MS) -> Iterator[tuple[ApiClient, ToEngine]]:
+        """All messages that are there and who sent each; with ``wait`` sleeps for the first one, up to ``at_most_ms``."""
+        if wait and not self._poller.poll(at_most_ms):
             return
         arrived = [(client, message) for client in self._clients.values() for message in client.take()]
         for client, message in arrived:

@@ -148,7 +148,8 @@ class ModelRunner:
         for k, at in enumerate(sampling):
             result = results[inputs.order[at]]
             result.error = sampled.errors.get(k)
-            if result.error is None:
+            result.is_complete = k in sampled.complete
+            if result.error is None and not result.is_complete:
                 result.token_ids = [sampled.token_ids[k]]
                 scores = sampled.logprobs[k]
                 result.logprobs = None if scores is None else [scores]

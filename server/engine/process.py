@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headway.server.children import die_with_parent, ignore_signals
 from headway.server.config.server import ServerConfig
-from headway.server.engine.links import ApiClient, EngineLinks
+from headway.server.engine.links import IDLE_POLL_MS, ApiClient, EngineLinks
 from headway.server.engine.messages import (
     AbortRequests,
     AddClient,
@@ -35,7 +36,12 @@ from headway.server.log import log_uncaught_in_threads
 from headway.server.log_setup import set_up_logging
 from headway.server.source.files import ModelFiles
 
+if TYPE_CHECKING:
+    from headway.server.text.tokenizer import Tokenizer
+
 log = logging.getLogger(__name__)
+
+_GRAMMAR_POLL_MS = 2  # while a grammar is compiled and nothing else is to be done
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,13 @@ class EngineArguments:
     config: ServerConfig
     files: ModelFiles
     directory: Path  # where the API processes have their sockets
+    cache_dir: Path
+    tokenizer: Path | None  # that of --tokenizer; None: the model's own
+
+    def load_tokenizer(self) -> Tokenizer:
+        from headway.server.text.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.files, None if self.tokenizer is None else str(self.tokenizer), self.cache_dir)
 
 
 def run_engine(arguments: EngineArguments) -> None:
@@ -76,13 +89,13 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     enter("importing torch")
     from headway.server.engine.build import build_engine
 
-    core = build_engine(arguments.config, arguments.files, on_phase=enter)
+    core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer)
     core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
     ready = Ready(core.info, time.monotonic())
     links.send_to_all(ready)
     was_busy = False
     while True:
-        for client, message in links.receive(wait=not core.has_work):
+        for client, message in links.receive(not core.has_work, _GRAMMAR_POLL_MS if core.awaits_grammars else IDLE_POLL_MS):
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)

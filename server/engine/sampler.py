@@ -13,6 +13,8 @@ from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logprobs import raw_rows
 from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
+from headway.server.engine.structured.compiler import GrammarCompiler
+from headway.server.engine.structured.state import GrammarState
 from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -27,38 +29,44 @@ class _Row:
 
 @dataclass(slots=True, frozen=True)
 class SampledTokens:
-    """Parallel to the ``rows`` of the call, but ``errors``: {place: why there is no token}; the token id there is -1."""
+    """Parallel to the ``rows`` of the call, but ``errors``: {place: why there is no token}; the token id there is -1, as at the places
+    that are ``complete``, where a grammar leaves none."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, str]
+    complete: frozenset[int] = frozenset()
 
 
 class SamplingState:
     """The options, seeds and seen tokens of the runner's rows, which are numbered 0 to ``max_num_seqs`` - 1.
 
     ``seed`` is the server's: with it, requests that bring none draw from (seed, how many came before), else from the system's
-    randomness.
+    randomness. Without ``grammars`` no request has one.
     """
 
-    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, seed: int | None = None) -> None:
+    def __init__(
+        self, max_num_seqs: int, vocab_size: int, device: torch.device, seed: int | None = None, grammars: GrammarCompiler | None = None
+    ) -> None:
         self._rows: list[_Row | None] = [None] * max_num_seqs
         self._keys = KeySource(seed)
         self._bias = LogitBiasState(vocab_size)
         self._penalties = PenaltyState(vocab_size, device)
+        self._grammars = GrammarState(grammars)
 
     @torch.inference_mode()
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         """``token_ids`` is the prompt and, after a preemption, what was generated. The row must be free.
 
-        Options that do not fit the vocabulary become the row's error when it is sampled.
+        Options that do not fit the vocabulary, and a grammar that can't be had, become the row's error when it is sampled.
         """
         assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
         self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms)
         try:
             self._bias.add(row, sampling)
-        except RequestError as error:
+            self._grammars.add(row, sampling, token_ids[num_prompt_tokens:])
+        except (RequestError, ValueError) as error:
             state.error = str(error)
         self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
 
@@ -66,6 +74,7 @@ class SamplingState:
         """Forgets a row, which is free again; one that is not there is no error."""
         self._rows[row] = None
         self._bias.remove(row)
+        self._grammars.remove(row)
         self._penalties.remove(row)
 
     @torch.inference_mode()
@@ -74,6 +83,7 @@ class SamplingState:
         for row in rows:
             self._known(row).num_output_tokens += 1
         self._penalties.append(rows, token_ids)
+        self._grammars.append(rows, token_ids)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
@@ -87,6 +97,7 @@ class SamplingState:
         raw = raw_rows(logits, [row.sampling.logprobs for row in known])
         self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
         self._penalties.apply(logits, rows)
+        constrained = self._grammars.apply(logits, rows)
         random_rows = [
             RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
             for line, row in enumerate(known)
@@ -95,8 +106,12 @@ class SamplingState:
         chosen: list[int] = choose_tokens(logits, random_rows).tolist()
         token_ids = [BROKEN if row.error else token for row, token in zip(known, chosen, strict=True)]
         scored = raw.finish(token_ids) if raw is not None else {}
-        errors = {line: known[line].error or _broken(known[line].sampling) for line, token in enumerate(token_ids) if token == BROKEN}
-        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors)
+        errors = constrained.errors | {
+            line: known[line].error or constrained.errors.get(line) or _broken(known[line].sampling)
+            for line, token in enumerate(token_ids)
+            if token == BROKEN and line not in constrained.complete
+        }
+        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete)
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]
@@ -105,5 +120,6 @@ class SamplingState:
 
 
 def _broken(sampling: SamplingParams) -> str:
-    forbids = " or its logit_bias and min_tokens leave no token to choose" if sampling.logit_bias or sampling.min_tokens else ""
+    limits = sampling.logit_bias or sampling.min_tokens or sampling.grammar
+    forbids = " or its logit_bias, min_tokens and grammar leave no token to choose" if limits else ""
     return f"The model gave no usable scores for the next token (NaN or infinite){forbids}; this request ends here."

@@ -280,6 +280,8 @@ class Scheduler:
             _gather(request, num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += num_tokens
         self._kv.publish(request)
+        if row.is_complete:
+            return self._end(request, FinishReason.STOP)
         if not row.token_ids:
             return None
         kept, end = self._append(request, row.token_ids)

@@ -20,21 +20,34 @@ from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
+from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
+from headway.server.text.tokenizer import Tokenizer
 
 
 class Worker:
     """Holds a device's tensors. Start: construct (weights are loaded), ``measure_activations``, ``start``."""
 
-    def __init__(self, load: Callable[[], LoadedModel], plan: Plan, device: torch.device, lora: LoraConfig) -> None:
-        """``load`` gives the same model whenever it is called: a worker that slept may need it anew."""
+    def __init__(
+        self,
+        load: Callable[[], LoadedModel],
+        plan: Plan,
+        device: torch.device,
+        lora: LoraConfig,
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
+    ) -> None:
+        """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
+        the first grammar comes; None: no request has one."""
         self._load = load
         self._loaded: LoadedModel | None = load()
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
             self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
+        self.grammars: GrammarCompiler | None = None
+        if load_tokenizer is not None:
+            self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
@@ -80,7 +93,7 @@ class Worker:
             self.loaded.model,
             self._allocate(num_blocks),
             RowTable(plan.max_num_seqs, max_model_len, plan.block_size),
-            SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed),
+            SamplingState(plan.max_num_seqs, self.loaded.config.vocab_size, self._device, seed=config.model.seed, grammars=self.grammars),
             self._device,
             probe=lambda model: self._forward_dummy(model, 1),
             adapters=self.adapters,

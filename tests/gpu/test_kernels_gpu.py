@@ -8,6 +8,7 @@ from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
 from kernel_comparisons import (
     ACTIVATION_SHAPES,
     DTYPES,
+    MASK_SHAPES,
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
@@ -15,6 +16,7 @@ from kernel_comparisons import (
     compare_norm,
     compare_prefill,
     compare_rope,
+    compare_token_mask,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -57,6 +59,15 @@ def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -
     from headway.kernels.gpu import rope
 
     compare_rope(rope, shape, dtype, "cuda")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", [*MASK_SHAPES, (256, 151936, [*range(100, 200)])], ids=str)
+def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import token_mask
+
+    compare_token_mask(token_mask, shape, dtype, "cuda", strided=strided)
 
 
 @STRIDED

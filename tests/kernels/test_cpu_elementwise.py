@@ -1,13 +1,24 @@
-"""CPU norm, activation and rope against the reference; the reference norm against transformers' own."""
+"""CPU norm, activation, rope and token masks against the reference; the reference norm against transformers' own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from kernel_cases import assert_near
-from kernel_comparisons import ACTIVATION_SHAPES, DTYPES, NORM_SHAPES, ROPE_SHAPES, compare_activation, compare_norm, compare_rope
+from kernel_comparisons import (
+    ACTIVATION_SHAPES,
+    DTYPES,
+    MASK_SHAPES,
+    NORM_SHAPES,
+    ROPE_SHAPES,
+    compare_activation,
+    compare_norm,
+    compare_rope,
+    compare_token_mask,
+)
 
-from headway.kernels.cpu import activation, norm, rope
+from headway.kernels import token_mask as token_mask_op
+from headway.kernels.cpu import activation, norm, rope, token_mask
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import rope as reference_rope
 
@@ -35,6 +46,20 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
     compare_rope(rope, shape, dtype, "cpu")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strided: bool) -> None:
+    compare_token_mask(token_mask, shape, dtype, "cpu", strided=strided)
+
+
+def test_reference_token_mask_reads_bits_from_the_lowest() -> None:
+    logits = torch.zeros(2, 40)
+    token_mask_op.forbid_tokens(logits, torch.tensor([[1 << 3 | -(2**31), 1 << 1]], dtype=torch.int32), torch.tensor([1]))
+    assert logits[0].eq(0).all()
+    assert logits[1].isfinite().nonzero().flatten().tolist() == [3, 31, 33]
 
 
 @DTYPE

@@ -10,6 +10,7 @@ from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
 from kernel_comparisons import (
     ACTIVATION_SHAPES,
     DTYPES,
+    MASK_SHAPES,
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
@@ -17,6 +18,7 @@ from kernel_comparisons import (
     compare_norm,
     compare_prefill,
     compare_rope,
+    compare_token_mask,
 )
 
 from headway.kernels.backend import is_interpreting
@@ -25,7 +27,7 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope
+from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope, token_mask
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -49,6 +51,13 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
     compare_rope(rope, shape, dtype, "cpu")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
+def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strided: bool) -> None:
+    compare_token_mask(token_mask, shape, dtype, "cpu", strided=strided)
 
 
 @pytest.mark.parametrize("case", DECODE_CASES, ids=str)

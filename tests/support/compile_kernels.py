@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope
+from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope, token_mask
 
 
 def cases(dtype: str) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
@@ -29,6 +29,8 @@ def cases(dtype: str) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     for kind in ("silu", "gelu", "gelu_tanh"):
         types = {"x_ptr": pointer, "out_ptr": pointer}
         found.append((kind, activation.gated_kernel, types, {"KIND": kind, "BLOCK": activation.BLOCK}))
+    types = {"logits_ptr": pointer, "allowed_ptr": "*i32", "lines_ptr": "*i64"}
+    found.append(("forbid", token_mask.forbid_kernel, types, {"BLOCK": token_mask.BLOCK}))
     for interleaved, rest in ((False, 0), (True, 64)):
         types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr"), pointer)
         types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}

@@ -12,6 +12,7 @@ from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import paged_attention as reference_decode
 from headway.kernels.reference import prefill_attention as reference_prefill
 from headway.kernels.reference import rope as reference_rope
+from headway.kernels.reference import token_mask as reference_token_mask
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORM_SHAPES = [(5, 123), (1, 576), (2, 3, 80), (0, 64), (1, 2, 2, 16)]
@@ -24,6 +25,24 @@ ROPE_SHAPES = [
     (3, 8, 1, 80, 20, True),
     (0, 2, 1, 16, 16, False),
 ]
+
+# (L, V, masked lines)
+MASK_SHAPES = [(5, 123, [3, 0]), (4, 4096, [0, 1, 2, 3]), (3, 8193, [2, 1, 0]), (2, 64, [])]
+
+
+def compare_token_mask(module: ModuleType, shape: tuple[int, int, list[int]], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    num_lines, vocab_size, masked = shape
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = torch.randn(num_lines, vocab_size, generator=generator).to(dtype).to(device)
+    words = torch.randint(-(2**31), 2**31, (len(masked), -(-vocab_size // 32) + 1), generator=generator, dtype=torch.int64)
+    words[:1, :2] = torch.tensor([-1, 0])
+    allowed, lines = words.to(torch.int32).to(device), torch.tensor(masked, dtype=torch.int64, device=device)
+    if strided:
+        logits = odd_strides(logits)
+    expected = logits.clone()
+    reference_token_mask.forbid_tokens(expected, allowed, lines)
+    module.forbid_tokens(logits, allowed, lines)
+    assert torch.equal(logits, expected)
 
 
 def compare_norm(module: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, device: str, *, strided: bool) -> None:

@@ -260,7 +260,7 @@ class InputItems(Documented):
     has_more: bool
 
 
-class InputTokens(Documented):
+class ResponseInputTokens(Documented):
     object: Literal["response.input_tokens"]
     input_tokens: int
 

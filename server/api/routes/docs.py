@@ -8,13 +8,14 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from headway.server.api.media import JSON_LINES
-from headway.server.api.protocol import answers
+from headway.server.api.protocol import answers, anthropic_answers
 from headway.server.api.protocol.adapters import (
     LoadLoraAdapterRequest,
     RegisterAdapterRequest,
     UnloadLoraAdapterRequest,
     UpdateAdapterRequest,
 )
+from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
@@ -43,7 +44,7 @@ def _queries(model: type[RequestModel]) -> tuple[Parameter, ...]:
 @dataclass(frozen=True, slots=True)
 class Docs:
     """``bodies``: what the request's body may be, in JSON; a text in other ``body_types``. ``answer``: likewise of a 200, whose
-    JSON it is; None: there is no JSON. ``errors``: statuses beside 401."""
+    JSON it is; None: there is no JSON. ``errors``: statuses beside 401; ``error``: what they answer."""
 
     tag: str = "Server"
     bodies: tuple[type[RequestModel], ...] = ()
@@ -52,6 +53,7 @@ class Docs:
     answer_types: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
+    error: type[BaseModel] = answers.ErrorAnswer
 
 
 INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
@@ -69,7 +71,7 @@ _RESPONSE_ID = Parameter("response_id", "path", "The response's id.", _NAME)
 CHAT = Docs("Generate", (ChatCompletionRequest,), (), answers.ChatCompletion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
 COMPLETION = Docs("Generate", (CompletionRequest,), (), answers.Completion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
 RESPONSE = Docs("Generate", (ResponsesRequest,), (), answers.Response, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
-INPUT_TOKENS = Docs("Tokens", (ResponsesRequest,), answer=answers.InputTokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
+INPUT_TOKENS = Docs("Tokens", (ResponsesRequest,), answer=answers.ResponseInputTokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 RETRIEVE_RESPONSE = Docs(
     "Generate",
     answer=answers.Response,
@@ -80,6 +82,24 @@ RETRIEVE_RESPONSE = Docs(
 DELETE_RESPONSE = Docs("Generate", answer=answers.DeletedResponse, errors=(404,), parameters=(_RESPONSE_ID,))
 CANCEL_RESPONSE = Docs("Generate", answer=answers.Response, errors=(400, 404), parameters=(_RESPONSE_ID,))
 INPUT_ITEMS = Docs("Generate", answer=answers.InputItems, errors=(400, 404), parameters=(_RESPONSE_ID, *_queries(ListInputItems)))
+MESSAGES = Docs(
+    "Generate",
+    (MessagesRequest,),
+    (),
+    anthropic_answers.MessageAnswer,
+    (EVENTS.media_type,),
+    _MODEL,
+    (_ADAPTER_HEADER,),
+    error=anthropic_answers.AnthropicErrorAnswer,
+)
+COUNT_TOKENS = Docs(
+    "Tokens",
+    (CountTokensRequest,),
+    answer=anthropic_answers.InputTokens,
+    errors=_MODEL,
+    parameters=(_ADAPTER_HEADER,),
+    error=anthropic_answers.AnthropicErrorAnswer,
+)
 TOKENIZE = Docs("Tokens", (TokenizeRequest,), answer=answers.Tokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 DETOKENIZE = Docs("Tokens", (DetokenizeRequest,), answer=answers.Text, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 MODELS = Docs("Models", answer=answers.ModelList, errors=(503,))

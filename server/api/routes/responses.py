@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from headway.server.api.auth import owner_of
 from headway.server.api.deps import state_of
+from headway.server.api.json_text import encode
 from headway.server.api.media import JSON
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.base import RequestModel
@@ -73,9 +74,7 @@ def _page(encoded: bytes, query: ListInputItems) -> bytes:
         items = items[at + 1 :]
     page = items[: query.limit]
     ids = [item["id"] for item in page] or [""]
-    return msgspec.json.encode(
-        {"object": "list", "data": page, "first_id": ids[0], "last_id": ids[-1], "has_more": len(items) > query.limit}
-    )
+    return encode({"object": "list", "data": page, "first_id": ids[0], "last_id": ids[-1], "has_more": len(items) > query.limit})
 
 
 def _query(http: Request, model: type[_Model]) -> _Model:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol
 
 from headway.server.engine.batch import BatchPlan, BatchResult
-from headway.server.types import AdapterRef, SleepPart
+from headway.server.types import AdapterRef, Grammar, SleepPart
 
 
 class Executor(Protocol):
@@ -13,6 +14,10 @@ class Executor(Protocol):
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         """Runs one step. Rows that break are isolated in the result; raises only when nothing works any more."""
+        ...
+
+    def compile_grammar(self, grammar: Grammar) -> Future[Any]:
+        """Makes ready for rows with this grammar, beside the steps. The future raises ValueError for one that can't be compiled."""
         ...
 
     def load_adapter(self, adapter: AdapterRef) -> None:

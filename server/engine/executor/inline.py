@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 from headway.server.engine.batch import BatchPlan, BatchResult
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
 from headway.server.errors import AdapterError
-from headway.server.types import AdapterRef, SleepPart
+from headway.server.types import AdapterRef, Grammar, SleepPart
 
 
 class InlineExecutor:
@@ -15,6 +18,11 @@ class InlineExecutor:
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         return self._worker.runner.execute(plan)
+
+    def compile_grammar(self, grammar: Grammar) -> Future[Any]:
+        if self._worker.grammars is None:
+            raise ValueError("This engine has no tokenizer, and so no grammars.")
+        return self._worker.grammars.begin(grammar.source)
 
     def load_adapter(self, adapter: AdapterRef) -> None:
         self._adapters().load(adapter)

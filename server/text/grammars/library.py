@@ -81,8 +81,9 @@ def compiled(form: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatch
 
 
 def reason(matcher: llguidance.LLMatcher) -> str:
-    """Why it is in an error state, in one line."""
-    return cut(" ".join(matcher.get_error().split()), _MAX_REASON)
+    """Why it is in an error state, in one line. Lines that begin with blanks show the text at fault, which its author has."""
+    lines = matcher.get_error().splitlines()
+    return cut(" ".join(line.rstrip() for line in lines if line and not line[0].isspace()), _MAX_REASON)
 
 
 def _limits() -> llguidance.LLParserLimits:

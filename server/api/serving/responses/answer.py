@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from headway.server.api.json_text import encode
 from headway.server.api.serving.answer import Answer
-from headway.server.api.serving.chunks import encode
 from headway.server.api.serving.responses.form import ResponseForm
 from headway.server.api.stream import ToldInStream
 from headway.server.errors import HeadwayError

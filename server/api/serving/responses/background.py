@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from headway.server.api.deps import AppState
 from headway.server.api.errors import GenerationFailed, failure_body
+from headway.server.api.json_text import encode
 from headway.server.api.responses_store import EventLog, StoredResponse
 from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.chunks import encode
 from headway.server.api.serving.responses.conversation import Conversation
 from headway.server.api.serving.responses.form import ResponseForm
 from headway.server.errors import HeadwayError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headway.server.api.json_text import encode
 from headway.server.api.protocol.parse import shortened
 from headway.server.api.responses_store import ResponsesStore, StoredResponse
-from headway.server.api.serving.chunks import encode
 from headway.server.api.serving.responses.ids import ResponseIds, response_of_item
 from headway.server.api.serving.responses.items import Item, normalised
 from headway.server.errors import ResponseNotFound

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from headway.server.api.errors import error_body_of
+from headway.server.api.json_text import encode
 from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.serving.choices import ChoiceDelta
-from headway.server.api.serving.chunks import encode
 from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.responses.ids import ResponseIds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from headway.server.api.serving.chunks import encode
+from headway.server.api.json_text import encode
 from headway.server.api.serving.responses.ids import ResponseIds
 from headway.server.api.serving.responses.items import Item
 from headway.server.text.output import ToolCallPiece

@@ -1,0 +1,48 @@
+"""Grammars compiled beside the steps, and kept for the next request that has the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from headway.server.text.grammars.library import compiled
+from headway.server.text.grammars.vocabulary import library_tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+    from headway.server.text.tokenizer import Tokenizer
+
+# 130 kB each for an everyday schema, with what the lexer learns as it is used; text.grammars.library limits the worst.
+_MAX_KEPT = 256
+
+
+class GrammarCompiler:
+    """Owns the compiled grammars. The library works without the interpreter's lock: steps go on meanwhile.
+
+    The model's tokens are read when the first grammar comes, in the same thread.
+    """
+
+    def __init__(self, load_tokenizer: Callable[[], Tokenizer], vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+        self._load_tokenizer = load_tokenizer
+        # One thread: many new grammars at once take turns, and the steps keep the other cores.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headway-grammar")
+        self._compiled = lru_cache(_MAX_KEPT)(self._begin)
+
+    def begin(self, form: str) -> Future[llguidance.LLMatcher]:
+        """Compiles a grammar in the library's form unless that was done or begun. The future raises ValueError for a bad one."""
+        return self._compiled(form)
+
+    def matcher(self, form: str) -> llguidance.LLMatcher:
+        """At the beginning of an answer, for one row. Waits if it is not compiled (it was forgotten since). Raises ValueError."""
+        return self.begin(form).result().deep_copy()  # 10 us; copies share what the lexer has learnt
+
+    def _begin(self, form: str) -> Future[llguidance.LLMatcher]:
+        return self._pool.submit(lambda: compiled(form, self._tokenizer))
+
+    @cached_property
+    def _tokenizer(self) -> llguidance.LLTokenizer:
+        return library_tokenizer(self._load_tokenizer(), self.vocab_size)
