@@ -8,10 +8,10 @@ from headway.server.config.fields import Topic, option
 class ResponsesConfig(Topic):
     """Responses."""
 
-    enable_responses_store: bool | None = option(
-        None,
-        "Keep responses in memory for GET, DELETE, previous_response_id and background. Default: yes with one API process; several share "
-        "no memory.",
+    enable_responses_store: bool = option(
+        True,
+        "Keep responses in memory for GET, DELETE, previous_response_id and background. Several API processes, which share no memory, "
+        "keep none.",
         environment=("VLLM_ENABLE_RESPONSES_API_STORE",),
     )
     max_stored_responses: int = option(10_000, "Responses kept; one more drops that which was not used for the longest time.", ge=1)
@@ -21,8 +21,12 @@ class ResponsesConfig(Topic):
     stored_response_ttl: float = option(86_400.0, "Seconds for which a response is kept.", gt=0)
     max_background_responses: int = option(256, "Background responses that run at a time; one more is answered 503 with Retry-After.", ge=1)
 
+    @property
+    def has_asked_for_store(self) -> bool:
+        """Whether somebody wants it, beside the default."""
+        return self.enable_responses_store and "enable_responses_store" in self.model_fields_set
+
 
 def stores_responses(responses: ResponsesConfig, num_api_processes: int) -> bool:
     """Whether responses are kept: what is kept in one API process can't be found by a request that another one gets."""
-    asked = responses.enable_responses_store
-    return num_api_processes == 1 if asked is None else asked
+    return responses.enable_responses_store and num_api_processes == 1

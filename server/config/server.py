@@ -136,7 +136,7 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
         return []
     kept = {
         "--enable-stateful-sessions": (config.sagemaker.enable_stateful_sessions, "a session is kept by the process that opened it"),
-        "--enable-responses-store": (config.responses.enable_responses_store, "a response is kept by the process that gave it"),
+        "--enable-responses-store": (config.responses.has_asked_for_store, "a response is kept by the process that gave it"),
         "--enable-lora": (config.lora.enable_lora, "an adapter is registered in the process that was asked to"),
         "--enable-custom-handlers": (config.sagemaker.enable_custom_handlers, "a script's variables would differ between the processes"),
     }

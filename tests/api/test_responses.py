@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 from api_server import ApiServer
+from event_readers import READERS, standard
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseTextDeltaEvent
 
 LOGPROBS = "message.output_text.logprobs"
@@ -74,6 +76,18 @@ def test_the_frames_of_a_stream(shared: ApiServer) -> None:
     assert frames.pop() == ""
     assert all(frame.startswith("event: response.") and '\ndata: {"type":"response.' in frame for frame in frames)
     assert "[DONE]" not in answer.text
+
+
+def test_every_reader_reads_the_same_events(server: ApiServer) -> None:
+    nasty = "“é😀”\u2028a\u2029b\x85c\x0b\x1c\r\n\r\rd\n\ndata: [DONE]\n\nevent: error\n: x\n\ufeff"
+    server.engine.text = nasty
+    text = server.post("/v1/responses", {"input": "hi", "stream": True}).content
+    events = standard([text])
+    told = [json.loads(data) for _, data in events]
+    assert [name for name, _ in events] == [event["type"] for event in told]
+    assert told[-1]["response"]["output"][0]["content"][0]["text"] == nasty
+    for name, read in READERS.items():
+        assert read(text[at : at + 7] for at in range(0, len(text), 7)) == events, name
 
 
 def test_an_answer_that_is_cut_off_is_incomplete(server: ApiServer, client: openai.OpenAI) -> None:

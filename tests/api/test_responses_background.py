@@ -11,6 +11,7 @@ import openai
 import pytest
 from api_server import ApiServer
 
+from headway.server.config.responses import stores_responses
 from headway.server.config.server import ServerConfig, problems
 
 
@@ -158,7 +159,8 @@ def test_a_server_without_a_store_says_so() -> None:
 def test_several_api_processes_keep_nothing() -> None:
     config = ServerConfig.model_validate({"model": {"model": "m"}, "network": {"api_server_count": 2}})
     assert not problems(config)
-    asked_for = config.model_copy(update={"responses": config.responses.model_copy(update={"enable_responses_store": True})})
+    assert not stores_responses(config.responses, config.network.api_server_count)
+    asked_for = ServerConfig.model_validate({**config.model_dump(exclude_unset=True), "responses": {"enable_responses_store": True}})
     assert any("--enable-responses-store needs --api-server-count 1" in problem for problem in problems(asked_for))
 
 
