@@ -6,7 +6,7 @@ import errno
 from typing import Literal, get_args
 
 # What a request that found no room was refused for, as metrics name it.
-QueueLimit = Literal["max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout"]
+QueueLimit = Literal["max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout", "max_background_responses"]
 QUEUE_LIMITS: tuple[QueueLimit, ...] = get_args(QueueLimit)
 
 
@@ -36,6 +36,14 @@ class RequestError(HeadwayError):
 
 class ModelNotFound(RequestError):
     """The request names a model that is not served here."""
+
+
+class ResponseNotFound(RequestError):
+    """No such response is kept, or not for whoever asks. ``code`` is OpenAI's word for it, where there is one."""
+
+    def __init__(self, message: str, param: str, code: str | None = None) -> None:
+        super().__init__(message, param)
+        self.code = code
 
 
 class AdapterError(RequestError):

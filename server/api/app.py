@@ -146,6 +146,7 @@ def _lifespan(state: AppState, keys: ApiKeys) -> Callable[[FastAPI], AbstractAsy
         if state.tracing is not None:
             state.tracing.start()
         yield
+        await state.responses.close()
         for task in tasks:
             task.cancel()
         if state.tracing is not None:  # last, since what ended in the meantime has spans

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.errors import Unauthorized, response_to
 from headway.server.api.keys import ApiKeys
-from headway.server.api.paths import route_path
+from headway.server.api.paths import is_of_messages, route_path
 
 OPEN_PATHS = frozenset({"/ping", "/health", "/metrics", "/version"})
+_DIGEST = "headway.key_digest"
 _HEADER = "`Authorization: Bearer KEY`"
-_MISSING = f"This server needs an API key: send it as the header {_HEADER}."
+# Of Anthropic's clients, on the routes of that API; either header will do there.
+_KEY_HEADER = b"x-api-key"
+_HEADERS = f"`x-api-key: KEY` or {_HEADER}"
 _OTHER_SCHEME = f"The Authorization header must hold the word Bearer, a blank and the API key: send {_HEADER}."
-_WRONG = f"This API key is not valid: send one that is, as the header {_HEADER}."
 
 
 class ApiKeyMiddleware:
@@ -37,17 +40,36 @@ class ApiKeyMiddleware:
             await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        if given is None:
-            return _MISSING
-        scheme, _, text = given.partition(b" ")
-        if scheme.lower() != b"bearer" or not text.strip():
-            return _OTHER_SCHEME
-        key = self._keys.find(text.strip())
-        if key is None:
-            return _WRONG
-        scope["headway.key_name"] = key.name
+        takes_key_header = is_of_messages(route_path(scope))
+        headers = _HEADERS if takes_key_header else _HEADER
+        given = _header(scope, b"authorization")
+        texts = [] if given is None else [_bearer(given)]
+        if takes_key_header:
+            texts.append(_header(scope, _KEY_HEADER))
+        keys = [text.strip() for text in texts if text is not None and text.strip()]
+        if not keys:
+            return f"This server needs an API key: send it as the header {headers}." if given is None else _OTHER_SCHEME
+        found = [key for key in map(self._keys.find, keys) if key is not None]
+        if not found:
+            return f"This API key is not valid: send one that is, as the header {headers}."
+        scope["headway.key_name"] = found[0].name
+        scope[_DIGEST] = found[0].digest
         return None
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)
+
+
+def _bearer(authorization: bytes) -> bytes | None:
+    scheme, _, text = authorization.partition(b" ")
+    return text if scheme.lower() == b"bearer" else None
+
+
+def owner_of(connection: HTTPConnection) -> bytes:
+    """Whose request it is: the hash of its key, and nothing where no key is asked for, so that everybody is one there."""
+    digest: bytes = connection.scope.get(_DIGEST, b"")
+    return digest
 
 
 def is_open(path: str, open_prefixes: Sequence[str]) -> bool:

@@ -7,12 +7,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headway.server.api.errors import error_response, failure_json
-from headway.server.api.media import JSON
+from headway.server.api.errors import error_response, failure_response
 from headway.server.config.cors import CorsConfig
 from headway.server.words import cut
 
-_EXPOSED = ("X-Request-Id", "Retry-After")
+_EXPOSED = ("X-Request-Id", "Request-Id", "Retry-After")
 _MAX_SHOWN = 100
 
 
@@ -83,5 +82,4 @@ class _FailureInside:
         except Exception:  # the process edge, as in RequestIdMiddleware
             if has_started:
                 raise
-            failure = failure_json(scope["headway.request_id"], f": {scope['method']} {scope['path']}")
-            await Response(failure, 500, media_type=JSON)(scope, receive, send)
+            await failure_response(scope)(scope, receive, send)

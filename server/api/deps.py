@@ -20,7 +20,9 @@ from headway.server.api.fingerprint import fingerprint_of
 from headway.server.api.grammars import GrammarChecker
 from headway.server.api.load import ServerLoad
 from headway.server.api.request_record import RequestRecord
+from headway.server.api.responses_store import ResponsesStore
 from headway.server.config.chat import ChatConfig
+from headway.server.config.responses import stores_responses
 from headway.server.config.server import ServerConfig
 from headway.server.config.structured import StructuredConfig
 from headway.server.counts import Count, Counts
@@ -170,6 +172,8 @@ class AppState:
     batch_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
+        is_stored = stores_responses(self.config.responses, self.config.network.api_server_count)
+        self.responses = ResponsesStore(self.config.responses, is_on=is_stored)
         # Make engine request ids unique over all API processes: a client may send the same X-Request-Id to two of them.
         self.sequence_numbers = itertools.count(self.counts.index, self.counts.num_processes)
 

@@ -1,4 +1,5 @@
-"""The only place that maps errors to HTTP: every failure is {"error": {message, type, param, code}}."""
+"""The only place that maps errors to HTTP: every failure is {"error": {message, type, param, code}}, with Anthropic's types and frame
+on the routes of that API."""
 
 from __future__ import annotations
 
@@ -6,12 +7,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
+from headway.server.api.json_text import encode
+from headway.server.api.paths import is_of_messages, route_path
 from headway.server.errors import (
     AbortedBySleep,
     AdapterExists,
@@ -24,6 +26,7 @@ from headway.server.errors import (
     QueueFull,
     RequestError,
     RequestTimedOut,
+    ResponseNotFound,
     ServerDraining,
     SleepConflict,
 )
@@ -46,6 +49,19 @@ _TYPES = {
     503: "ServiceUnavailableError",
     504: "TimeoutError",
     507: "InsufficientStorageError",
+}
+# Those of Anthropic's API; any other status is one of the first or the last.
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    507: "overloaded_error",
 }
 # A starting engine takes seconds to minutes, and so does one that wakes: a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -90,7 +106,7 @@ class SessionFailed(HeadwayError):
 
 def status_of(error: HeadwayError) -> int:
     match error:
-        case ModelNotFound():
+        case ModelNotFound() | ResponseNotFound():
             return 404
         case AdapterExists() | SleepConflict():
             return 409
@@ -122,20 +138,34 @@ def error_type(status: int) -> str:
     return _TYPES.get(status, "InternalServerError" if status >= 500 else "BadRequestError")
 
 
-def error_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """``code``: a word in the place of the status, where OpenAI has one."""
     # Half of a surrogate pair has no place in UTF-8; a text with one comes from a template or a client's escapes.
     message = message.encode("utf-8", "replace").decode()
     param = param and param.encode("utf-8", "replace").decode()
-    return {"error": {"message": message, "type": error_type(status), "param": param, "code": status}}
+    return {"error": {"message": message, "type": error_type(status), "param": param, "code": code or status}}
 
 
 def error_body_of(error: HeadwayError) -> dict[str, Any]:
     """The error object as it stands in an answer or in an event of a stream that has begun."""
-    return error_body(status_of(error), str(error), getattr(error, "param", None))
+    return error_body(status_of(error), str(error), getattr(error, "param", None), getattr(error, "code", None))
+
+
+def anthropic_error(body: dict[str, Any], request_id: str | None = None) -> dict[str, Any]:
+    """The same as ``body``, which is error_body's, in the form of Anthropic's API: its clients tell errors by the type."""
+    error = body["error"]
+    kind = _ANTHROPIC_TYPES.get(error["code"], _ANTHROPIC_TYPES[400 if error["code"] < 500 else 500])
+    told: dict[str, Any] = {"type": "error", "error": {**error, "type": kind}}
+    return told if request_id is None else {**told, "request_id": request_id}
+
+
+def error_body_on(path: str, body: dict[str, Any], request_id: str | None = None) -> dict[str, Any]:
+    """``body`` in the form of the API whose route has ``path``."""
+    return anthropic_error(body, request_id) if is_of_messages(path) else body
 
 
 def error_json(error: HeadwayError) -> bytes:
-    return msgspec.json.encode(error_body_of(error))
+    return encode(error_body_of(error))
 
 
 def failure_body(request_id: str, where: str) -> dict[str, Any]:
@@ -145,13 +175,31 @@ def failure_body(request_id: str, where: str) -> dict[str, Any]:
 
 
 def failure_json(request_id: str, where: str) -> bytes:
-    return msgspec.json.encode(failure_body(request_id, where))
+    return encode(failure_body(request_id, where))
+
+
+class ErrorResponse(Response):
+    """``body`` is error_body's. It goes out in the form of the API whose route was asked for, whoever it was that refused."""
+
+    media_type = "application/json"
+
+    def __init__(self, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        self._error = body
+        super().__init__(encode(body), status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.body = encode(error_body_on(route_path(scope), self._error, scope["headway.request_id"]))
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def failure_response(scope: Scope) -> Response:
+    """For the ``except`` of a process edge around a whole request; logs the bug that it caught."""
+    return ErrorResponse(500, failure_body(scope["headway.request_id"], f": {scope.get('method', 'WebSocket')} {scope['path']}"))
 
 
 def error_response(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(error_body(status, message, param)), status, headers=dict(headers or {}), media_type="application/json"
-    )
+    return ErrorResponse(status, error_body(status, message, param), headers)
 
 
 def response_to(error: HeadwayError) -> Response:
@@ -166,7 +214,7 @@ def response_to(error: HeadwayError) -> Response:
             headers["x-should-retry"] = "false"
         case Unauthorized():
             headers["www-authenticate"] = "Bearer"
-    return Response(error_json(error), status_of(error), headers=headers, media_type="application/json")
+    return ErrorResponse(status_of(error), error_body_of(error), headers)
 
 
 def log_stack(scope: Scope, error: HeadwayError) -> None:

@@ -8,14 +8,14 @@ import functools
 import http
 from typing import Any, NamedTuple
 
-import msgspec
 import uvicorn
 from starlette.types import Message, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from headway.server.api.connection_limit import Allowance, ConnectionLimit
-from headway.server.api.errors import error_body
+from headway.server.api.errors import error_body, error_body_on
+from headway.server.api.json_text import encode
 from headway.server.api.patience import SlowReader
 from headway.server.api.websocket_protocol import LimitedWebSocketProtocol
 from headway.server.config.connections import ConnectionsConfig
@@ -120,7 +120,8 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             cycle_before = self.cycle
             super().on_headers_complete()
             if self.cycle is not cycle_before:  # it is the same at a WebSocket's handshake
-                self.cycle.send = functools.partial(_send_while_open, self.cycle, self.cycle.send)  # type: ignore[method-assign,arg-type]
+                send = _WithoutChunks(self.cycle) if self.scope["http_version"] == "1.0" else self.cycle.send
+                self.cycle.send = functools.partial(_send_while_open, self.cycle, send)  # type: ignore[method-assign,arg-type]
             if self._allowance is Allowance.HEALTH:
                 self.cycle.keep_alive = False
 
@@ -165,6 +166,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _path(self) -> str:
+        """As far as it has come."""
+        return self.url.partition(b"?")[0].decode("latin-1")
+
     def _head_too_large(self) -> _Refusal:
         size = f"more than {self._max_head_bytes} bytes"
         return _Refusal(431, f"The request's path and headers have {size}; send fewer or shorter headers, and data in the body.")
@@ -179,7 +184,7 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: _Refusal) -> None:
         # An answer that is under way (of an earlier request, or of this one before its trailers) is cut, not written into.
         if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
-            body = msgspec.json.encode(error_body(refusal.status, refusal.message))
+            body = encode(error_body_on(self._path(), error_body(refusal.status, refusal.message)))
             retry = "retry-after: 1\r\n" if refusal.status == 503 else ""
             head = (
                 f"HTTP/1.1 {refusal.status} {http.HTTPStatus(refusal.status).phrase}\r\ncontent-type: application/json\r\n"
@@ -187,6 +192,24 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+class _WithoutChunks:
+    """For a client of HTTP/1.0, which knows no chunks: uvicorn would send them all the same. A stream ends with its connection."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._send = cycle.send
+        self._is_stream = False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self._is_stream = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if self._is_stream:
+                self._cycle.chunked_encoding = False
+        elif self._is_stream:
+            self._cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn counts against
+        await self._send(message)
 
 
 async def _send_while_open(cycle: RequestResponseCycle, send: Send, message: Message) -> None:

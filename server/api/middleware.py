@@ -7,14 +7,12 @@ import time
 import uuid
 from collections.abc import Callable
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.server.api.deps import Drain
-from headway.server.api.errors import BodiesTooLarge, BodyTooLarge, failure_json, response_to
+from headway.server.api.errors import BodiesTooLarge, BodyTooLarge, failure_response, response_to
 from headway.server.api.http_metrics import HttpMetrics
-from headway.server.api.media import JSON
-from headway.server.api.paths import route_path
+from headway.server.api.paths import is_of_messages, route_path
 from headway.server.api.request_record import RequestRecord
 from headway.server.api.stream import STREAM_FAILURE
 
@@ -23,6 +21,7 @@ MOST_BODY_BYTES = 1024**3
 # So small a body is always taken, as most are.
 SMALL_BODY_BYTES = 16 * 1024
 _ID_HEADER = b"x-request-id"
+_ANTHROPIC_ID_HEADER = b"request-id"
 _STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Probes and scrapers would drown what the HTTP metrics are there to show.
@@ -48,7 +47,8 @@ class GoElsewhereMiddleware:
 class RequestIdMiddleware:
     """Gives each request an id and answers 500, with that id in the log, where a handler has a bug.
 
-    A usable X-Request-Id of the client is taken over; ``put_on_answers`` sends the id back.
+    A usable X-Request-Id of the client is taken over; ``put_on_answers`` sends the id back. Anthropic's routes do so in any case, in
+    the header that its clients read.
     """
 
     def __init__(self, app: ASGIApp, put_on_answers: bool) -> None:
@@ -63,23 +63,26 @@ class RequestIdMiddleware:
         scope["headway.request_id_is_given"] = given is not None
         request_id = scope["headway.request_id"] = given.decode() if given is not None else uuid.uuid4().hex
         scope["headway.record"] = RequestRecord(request_id)
+        own_headers = [(_ID_HEADER, request_id.encode())] if self._put_on_answers else []
+        if is_of_messages(route_path(scope)):
+            own_headers.append((_ANTHROPIC_ID_HEADER, request_id.encode()))
         has_started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal has_started
             if message["type"] in _STARTS:
                 has_started = True
-                if self._put_on_answers:
-                    message["headers"] = [*message.get("headers", ()), (_ID_HEADER, request_id.encode())]
+                if own_headers:
+                    message["headers"] = [*message.get("headers", ()), *own_headers]
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except Exception:  # the process edge: a bug in one handler must not show its insides, nor be lost
-            failure = failure_json(request_id, f": {scope.get('method', 'WebSocket')} {scope['path']}")
+            failure = failure_response(scope)
             if has_started or scope["type"] == "websocket":
                 raise  # the server cuts the connection: the client must not take half an answer for a whole one
-            await Response(failure, 500, media_type=JSON)(scope, receive, send_with_id)
+            await failure(scope, receive, send_with_id)
 
 
 class HttpMetricsMiddleware:

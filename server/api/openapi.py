@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from headway import __version__
 from headway.server.api.auth import is_open
 from headway.server.api.media import JSON
+from headway.server.api.paths import is_of_messages
 from headway.server.api.protocol.answers import ErrorAnswer, HealthAnswer
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.routes.docs import Docs, Parameter
@@ -20,7 +21,7 @@ from headway.server.api.stream import EVENTS
 
 Node = dict[str, Any]
 
-_ABOUT = "OpenAI's routes, as vLLM serves them, and SageMaker's."
+_ABOUT = "OpenAI's and Anthropic's routes, as vLLM serves them, and SageMaker's."
 _TAGS = {
     "Generate": "Chats and completions, whole or streamed.",
     "SageMaker": "The contract of the platform's containers.",
@@ -45,7 +46,7 @@ _ERRORS = {
 }
 _CHUNK = b'{"id": "cmpl-1", "choices": [{"index": 0, "text": " Paris", "finish_reason": null}]}'
 _EVENTS = (EVENTS.frame([_CHUNK]) + EVENTS.end).decode()
-_BEARER = "bearer"
+_BEARER, _KEY_HEADER = "bearer", "x-api-key"
 _PATH_TYPE = re.compile(r":\w+\}")
 
 
@@ -56,9 +57,13 @@ def document(routes: tuple[Route, ...], has_key: bool, open_prefixes: Sequence[s
         operations = paths.setdefault(_PATH_TYPE.sub("}", route.path), {})
         for method in route.methods.lower().split():
             operations[method] = _operation(route, method, has_key and not is_open(route.path, open_prefixes))
-    components: Node = {"schemas": _schemas(routes), "responses": {str(status): _error_response(status) for status in _ERRORS}}
+    components: Node = {"schemas": _schemas(routes), "responses": _error_responses(routes)}
     if has_key:
-        components["securitySchemes"] = {_BEARER: {"type": "http", "scheme": "bearer", "description": "One of the server's --api-key."}}
+        one_of = "One of the server's --api-key."
+        components["securitySchemes"] = {
+            _BEARER: {"type": "http", "scheme": "bearer", "description": one_of},
+            _KEY_HEADER: {"type": "apiKey", "in": "header", "name": _KEY_HEADER, "description": one_of},
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": "Headway", "version": __version__, "description": _ABOUT},
@@ -83,9 +88,9 @@ def _operation(route: Route, method: str, needs_key: bool) -> Node:
     if docs.answer is HealthAnswer:
         operation["responses"]["503"] = {**_answer(docs, method), "description": "No requests are served; the reason says why."}
     for status in sorted({*docs.errors, *([401] if needs_key else [])}):
-        operation["responses"][str(status)] = {"$ref": f"#/components/responses/{status}"}
+        operation["responses"][str(status)] = {"$ref": f"#/components/responses/{_error_name(docs.error, status)}"}
     if needs_key:
-        operation["security"] = [{_BEARER: []}]
+        operation["security"] = [{_BEARER: []}, {_KEY_HEADER: []}] if is_of_messages(route.path) else [{_BEARER: []}]
     return operation
 
 
@@ -116,8 +121,17 @@ def _content(models: Sequence[type[BaseModel]], text_types: Sequence[str]) -> No
     return content
 
 
-def _error_response(status: int) -> Node:
-    response: Node = {"description": _ERRORS[status], "content": _content((ErrorAnswer,), ())}
+def _error_name(error: type[BaseModel], status: int) -> str:
+    return str(status) if error is ErrorAnswer else f"{error.__name__}{status}"
+
+
+def _error_responses(routes: Sequence[Route]) -> Node:
+    forms: dict[type[BaseModel], None] = dict.fromkeys([ErrorAnswer, *(route.docs.error for route in routes)])
+    return {_error_name(error, status): _error_response(error, status) for error in forms for status in _ERRORS}
+
+
+def _error_response(error: type[BaseModel], status: int) -> Node:
+    response: Node = {"description": _ERRORS[status], "content": _content((error,), ())}
     if status == 503:
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return response
@@ -127,7 +141,7 @@ def _schemas(routes: Sequence[Route]) -> Node:
     """Of every body and answer, and of what they hold."""
     models: list[type[BaseModel]] = [ErrorAnswer]
     for route in routes:
-        models += [*route.docs.bodies, *([route.docs.answer] if route.docs.answer else [])]
+        models += [*route.docs.bodies, route.docs.error, *([route.docs.answer] if route.docs.answer else [])]
     unique = list(dict.fromkeys(models))
     _, schema = models_json_schema([(model, "validation") for model in unique], ref_template="#/components/schemas/{model}")
     schemas: Node = schema["$defs"]

@@ -1,15 +1,21 @@
-"""The path of a request below --root-path, and which paths are for the engine."""
+"""The path of a request below --root-path, and what they are: for the engine, of which API."""
 
 from __future__ import annotations
 
 from starlette.types import Scope
 
-_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
+_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
+_MESSAGES = "/v1/messages"
 
 
 def is_generation(scope: Scope) -> bool:
     """Whether an HTTP request is for the engine: under the limits of overload, and traced."""
     return scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in _GENERATION_PATHS
+
+
+def is_of_messages(path: str) -> bool:
+    """Whether a route of ``path`` would be one of Anthropic's API, with its headers and errors."""
+    return path == _MESSAGES or path.startswith(_MESSAGES + "/")
 
 
 def route_path(scope: Scope) -> str:

@@ -10,12 +10,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
-from headway.server.api.errors import ClientDisconnected, error_body_of, failure_body, log_stack, status_of
+from headway.server.api.errors import ClientDisconnected, anthropic_error, error_body_of, failure_body, log_stack, status_of
+from headway.server.api.json_text import encode
 from headway.server.errors import HeadwayError
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Framing:
     after: bytes
     end: bytes
     heartbeat: bytes
-    error: Callable[[dict[str, Any]], bytes] = msgspec.json.encode
+    error: Callable[[dict[str, Any]], bytes] = encode
 
     def frame(self, chunks: Sequence[bytes]) -> bytes:
         return b"".join([b"".join((self.before, chunk, self.after)) for chunk in chunks])
@@ -63,7 +63,31 @@ def json_lines(media_type: str) -> Framing:
     return Framing(media_type, b"", b"\n", b"", b"")
 
 
+def _message_error(body: dict[str, Any]) -> bytes:
+    return encode(anthropic_error(body))
+
+
 EVENTS = Framing("text/event-stream", b"data: ", b"\n\n", b"data: [DONE]\n\n", b": keep-alive\n\n")
+MESSAGE_EVENTS = TypedEvents("text/event-stream", b"data: ", b"\n\n", b"", b'event: ping\ndata: {"type":"ping"}\n\n', _message_error)
+
+
+def _error_event(body: dict[str, Any]) -> bytes:
+    """OpenAI's event for an error that no event of the answer itself tells."""
+    error = body["error"]
+    told = {"code": str(error["code"]), "message": error["message"], "param": error["param"], "sequence_number": 0}
+    return encode({"type": "error", **told})
+
+
+# Of OpenAI's Responses: the last event tells the end.
+TYPED_EVENTS = TypedEvents(EVENTS.media_type, EVENTS.before, EVENTS.after, b"", EVENTS.heartbeat, _error_event)
+
+
+class ToldInStream(HeadwayError):
+    """``error`` ended a stream, whose last chunk has said so in its own words."""
+
+    def __init__(self, error: HeadwayError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ChunkStream(Response):
@@ -111,6 +135,9 @@ class ChunkStream(Response):
                 if heart is not None:
                     heart.last_sent = time.monotonic()
                 await send({"type": "http.response.body", "body": self._framing.frame(chunks), "more_body": True})
+        except ToldInStream as told:
+            log_stack(scope, told.error)
+            scope[STREAM_FAILURE] = status_of(told.error)
         except HeadwayError as error:
             log_stack(scope, error)
             scope[STREAM_FAILURE] = status_of(error)

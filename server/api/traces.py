@@ -50,6 +50,11 @@ def message_span(tracing: Tracing | None, websocket: HTTPConnection) -> Abstract
     return tracing.begin("message", websocket) if tracing is not None else nullcontext()
 
 
+def background_span(request: RequestSpan | None) -> RequestSpan | None:
+    """A span for what goes on behind the answer, below that of its request; whoever does it enters and so ends it."""
+    return request.child("background") if request is not None else None
+
+
 def line_span(batch: RequestSpan | None) -> AbstractContextManager[RequestSpan | None]:
     """A span for a line, below that of its batch."""
     return batch.child("line") if batch is not None else nullcontext()

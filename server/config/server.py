@@ -17,6 +17,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
+from headway.server.config.responses import ResponsesConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
@@ -44,6 +45,7 @@ class ServerConfig(Topic):
     overload: OverloadConfig = OverloadConfig()
     limits: LimitConfig = LimitConfig()
     http: HttpConfig = HttpConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     sagemaker: SagemakerConfig = SagemakerConfig()
     logs: LogConfig = LogConfig()
     observability: ObservabilityConfig = ObservabilityConfig()
@@ -134,6 +136,7 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
         return []
     kept = {
         "--enable-stateful-sessions": (config.sagemaker.enable_stateful_sessions, "a session is kept by the process that opened it"),
+        "--enable-responses-store": (config.responses.has_asked_for_store, "a response is kept by the process that gave it"),
         "--enable-lora": (config.lora.enable_lora, "an adapter is registered in the process that was asked to"),
         "--enable-custom-handlers": (config.sagemaker.enable_custom_handlers, "a script's variables would differ between the processes"),
     }

@@ -48,7 +48,7 @@ def test_answers_of_every_kind_can_be_read_by_the_page(server: ApiServer, stream
     answer = server.post("/v1/completions", COMPLETION | {"stream": stream}, headers=ORIGIN | KEY)
     assert answer.status_code == 200
     assert allowed(answer) == (PAGE, True)
-    assert answer.headers["access-control-expose-headers"] == "X-Request-Id, Retry-After"
+    assert answer.headers["access-control-expose-headers"] == "X-Request-Id, Request-Id, Retry-After"
     for path, body, headers, status in (
         ("/v1/completions", COMPLETION, {}, 401),
         ("/v1/completions", {"promt": "x"}, KEY, 400),

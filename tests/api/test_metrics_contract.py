@@ -41,7 +41,10 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str]], tuple[float, ...]]] = {
     ),
     "vllm:admission_rejections_total": (
         "counter",
-        {"model_name": {"tiny"}, "reason": {"max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout"}},
+        {
+            "model_name": {"tiny"},
+            "reason": {"max_num_queued_reqs", "max_num_queued_tokens", "max_loras", "queue_timeout", "max_background_responses"},
+        },
         (),
     ),
     "vllm:time_to_first_token_seconds": ("histogram", OF_ONE_ENGINE, T),

@@ -25,7 +25,13 @@ def loaded(server: ApiServer) -> ApiServer:
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"}), ("/invocations", CHAT), ("/invocations", {"prompt": "x"})],
+    [
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/invocations", CHAT),
+        ("/invocations", {"prompt": "x"}),
+    ],
 )
 def test_generated_answers_carry_the_load(loaded: ApiServer, path: str, body: dict[str, Any]) -> None:
     for asked, told in (("TEXT", TEXT), ("text", TEXT), ("JSON", JSON), ("Json", JSON)):

@@ -48,7 +48,10 @@ def read_answer(raw: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), headers, body
 
 
-@pytest.mark.parametrize(("path", "body"), [("/v1/completions", PROMPT), ("/v1/chat/completions", CHAT), ("/invocations", CHAT)])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/completions", PROMPT), ("/v1/chat/completions", CHAT), ("/v1/responses", {"input": "x"}), ("/invocations", CHAT)],
+)
 def test_a_full_server_says_when_to_come_back(full: ApiServer, path: str, body: dict[str, Any]) -> None:
     answer = full.post(path, body)
     assert answer.status_code == 503

@@ -109,7 +109,11 @@ def test_a_chat_from_queue_to_end(traced: ApiServer, collector: TraceCollector) 
 
 
 def test_no_text_of_a_user_is_in_any_span(traced: ApiServer, collector: TraceCollector) -> None:
-    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": SECRET, "stop": "private-stop"})):
+    for path, body in (
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"prompt": SECRET, "stop": "private-stop"}),
+        ("/v1/responses", {"input": SECRET}),
+    ):
         traced.post(path, {**body, "request_id": "private", "user": "private-user"})
     traced.post("/v1/completions", {"prompt": SECRET, "model": "private-model"})
     traced.post("/v1/completions", {"prompt": SECRET, "request_id": "last"})
@@ -216,6 +220,17 @@ def test_lines_of_a_batch_are_children_of_their_request(traced: ApiServer, colle
     for name in ("line1", "line2"):
         assert span_with_id(collector, name).parent_span_id == whole.span_id
     assert values(collector.children_of(whole)["line"].attributes)["error.type"] == "RequestError"
+
+
+def test_a_response_in_the_background_is_a_child_of_its_request(traced: ApiServer, collector: TraceCollector) -> None:
+    traced.engine.gate.clear()
+    begun = traced.post("/v1/responses", {"input": SECRET, "background": True}).json()
+    traced.on_loop(traced.engine.gate.set)
+    span = span_with_id(collector, begun["id"])
+    assert (span.name, values(span.attributes)["gen_ai.response.finish_reasons"]) == ("chat tiny", ["stop"])
+    request = collector.wait_for(lambda other: other.span_id == span.parent_span_id)
+    assert request.name == "POST /v1/responses"
+    assert request.end_time_unix_nano < span.end_time_unix_nano
 
 
 def test_other_routes_have_no_spans(traced: ApiServer, collector: TraceCollector) -> None:

@@ -73,6 +73,16 @@ def test_chat_streamed_equals_chat_whole(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_a_conversation_of_responses(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="demo", input="What is the capital of France?", temperature=0)
+    assert first.output_text == "The capital of France is Paris."
+    with client.responses.stream(model="demo", input="And of Italy?", previous_response_id=first.id, temperature=0) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text
+    begun = client.responses.create(model="demo", input="Tell me a long story.", background=True, extra_body={"ignore_eos": True})
+    assert client.responses.cancel(begun.id).status == "cancelled"
+
+
 def test_completion_with_logprobs_echo_and_stop(client: openai.OpenAI) -> None:
     prompt = "The capital of France is"
     answer = client.completions.create(model="demo", prompt=prompt, max_tokens=30, temperature=0, logprobs=2, echo=True, stop=["."])

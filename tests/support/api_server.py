@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import uvloop
-from fake_engine import FakeEngine, fake_info
+from fake_engine import FakeEngine
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
@@ -56,14 +57,14 @@ class ApiServer:
         defaults: GenerationDefaults | None = None,
         verify: ssl.SSLContext | bool = True,
         phases: Mapping[str, float] | None = None,
+        engine: FakeEngine | None = None,
         template: str = TEMPLATE,
         max_model_len: int = 256,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
-        self.engine = FakeEngine(self.tokenizer)
-        self.engine.info = fake_info(self.tokenizer.vocab_size, max_model_len)
+        self.engine = engine or FakeEngine(self.tokenizer, max_model_len=max_model_len)
         self.served = Served.of(self.config)
         chat_template = ChatTemplate(template, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
         self.served.set_text(self.tokenizer, chat_template, defaults or GenerationDefaults())
@@ -138,6 +139,9 @@ class ApiServer:
 
     def openai(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "unused", **options})
+
+    def anthropic(self, **options: Any) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=self.url, max_retries=0, **{"api_key": "unused", **options})
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.client.post(path, json=body, **options)

@@ -59,7 +59,9 @@ class FakeEngine:
     - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
     """
 
-    def __init__(self, tokenizer: Tokenizer, text: str | Callable[[GenerateRequest], str] = "hello world") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, text: str | Callable[[GenerateRequest], str] = "hello world", *, max_model_len: int = 256
+    ) -> None:
         self._tokenizer = tokenizer
         self.text = text
         self.tokens_per_delta = 1
@@ -70,7 +72,7 @@ class FakeEngine:
         self.fail_after: int | None = None
         self.error = "something broke"
         self.phase = "ready"
-        self.info: EngineInfo | None = fake_info(tokenizer.vocab_size)
+        self.info: EngineInfo | None = fake_info(tokenizer.vocab_size, max_model_len)
         self.stats = EngineStats(num_blocks_total=1024)
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
@@ -118,7 +120,7 @@ class FakeEngine:
         self.check_room(len(requests))
         return [self._open(request) for request in requests]
 
-    def _open(self, request: GenerateRequest) -> FakeStream:
+    def _open(self, request: GenerateRequest) -> DeltaStream:
         assert request.request_id not in self.open_ids, "request ids must be unique"
         assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
         self.requests.append(request)

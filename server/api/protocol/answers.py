@@ -17,7 +17,7 @@ class ErrorDetail(Documented):
     message: str = Field(description="One sentence: what is wrong and what to do.")
     type: str
     param: str | None = Field(description="The field at fault.")
-    code: int = Field(description="The HTTP status.")
+    code: int | str = Field(description="The HTTP status, or a word of OpenAI's.")
 
 
 class ErrorAnswer(Documented):
@@ -146,6 +146,125 @@ class Completion(Documented):
     usage: UsageAnswer
     kv_transfer_params: None
     metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
+
+
+class OutputTextPart(Documented):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[TokenLogprob]
+
+
+class ReasoningTextPart(Documented):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputMessage(Documented):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: ItemStatus
+    content: list[OutputTextPart]
+
+
+class ReasoningItem(Documented):
+    id: str
+    type: Literal["reasoning"]
+    summary: list[Any]
+    content: list[ReasoningTextPart]
+    status: ItemStatus
+
+
+class FunctionCall(Documented):
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus
+
+
+class CachedTokens(Documented):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class ReasoningTokens(Documented):
+    reasoning_tokens: int
+
+
+class ResponseUsage(Documented):
+    input_tokens: int
+    input_tokens_details: CachedTokens
+    output_tokens: int
+    output_tokens_details: ReasoningTokens
+    total_tokens: int
+
+
+class ResponseFailure(Documented):
+    code: str
+    message: str
+
+
+class IncompleteDetails(Documented):
+    reason: Literal["max_output_tokens"]
+
+
+class Response(Documented):
+    id: str
+    object: Literal["response"]
+    created_at: int = Field(description="Seconds since 1970.")
+    completed_at: int | None
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    error: ResponseFailure | None
+    incomplete_details: IncompleteDetails | None
+    output: list[ReasoningItem | OutputMessage | FunctionCall]
+    usage: ResponseUsage | None
+    model: str
+    background: bool
+    store: bool = Field(description="Whether it is kept.")
+    previous_response_id: str | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    parallel_tool_calls: bool
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    temperature: float
+    top_p: float
+    top_logprobs: int
+    text: dict[str, Any]
+    reasoning: dict[str, Any]
+    truncation: Literal["auto", "disabled"]
+    metadata: dict[str, str]
+    service_tier: None
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
+
+
+class DeletedResponse(Documented):
+    id: str
+    object: Literal["response"]
+    deleted: bool
+
+
+class InputItems(Documented):
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str
+    last_id: str
+    has_more: bool
+
+
+class ResponseInputTokens(Documented):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 class Tokens(Documented):

@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.auth import owner_of
 from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
@@ -41,6 +42,7 @@ async def call_of(http: Request) -> Call:
         span=span_of(http),
         adapter=asked_adapter(http.headers),
         record=record_of(http),
+        owner=owner_of(http),
     )
 
 

@@ -8,17 +8,19 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from headway.server.api.media import JSON_LINES
-from headway.server.api.protocol import answers
+from headway.server.api.protocol import answers, anthropic_answers
 from headway.server.api.protocol.adapters import (
     LoadLoraAdapterRequest,
     RegisterAdapterRequest,
     UnloadLoraAdapterRequest,
     UpdateAdapterRequest,
 )
+from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.life import PauseRequest, ResetPrefixCacheRequest, ServerInfoRequest, SleepRequest, WakeUpRequest
+from headway.server.api.protocol.responses import ListInputItems, ResponsesRequest, RetrieveResponse
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.stream import EVENTS
 
@@ -42,7 +44,7 @@ def _queries(model: type[RequestModel]) -> tuple[Parameter, ...]:
 @dataclass(frozen=True, slots=True)
 class Docs:
     """``bodies``: what the request's body may be, in JSON; a text in other ``body_types``. ``answer``: likewise of a 200, whose
-    JSON it is; None: there is no JSON. ``errors``: statuses beside 401."""
+    JSON it is; None: there is no JSON. ``errors``: statuses beside 401; ``error``: what they answer."""
 
     tag: str = "Server"
     bodies: tuple[type[RequestModel], ...] = ()
@@ -51,6 +53,7 @@ class Docs:
     answer_types: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
+    error: type[BaseModel] = answers.ErrorAnswer
 
 
 INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
@@ -63,9 +66,40 @@ _NAME: dict[str, Any] = {"type": "string", "minLength": 1}
 _ADAPTER_HEADER = Parameter("X-Amzn-SageMaker-Adapter-Identifier", "header", "An adapter's name; it goes before the body's model.", _NAME)
 _ALIAS = Parameter("X-Amzn-SageMaker-Adapter-Alias", "header", "The name that the answer shows.", _NAME)
 _ADAPTER = Parameter("name", "path", "An adapter's name.", _NAME)
+_RESPONSE_ID = Parameter("response_id", "path", "The response's id.", _NAME)
 
 CHAT = Docs("Generate", (ChatCompletionRequest,), (), answers.ChatCompletion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
 COMPLETION = Docs("Generate", (CompletionRequest,), (), answers.Completion, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
+RESPONSE = Docs("Generate", (ResponsesRequest,), (), answers.Response, (EVENTS.media_type,), _MODEL, (_ADAPTER_HEADER,))
+INPUT_TOKENS = Docs("Tokens", (ResponsesRequest,), answer=answers.ResponseInputTokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
+RETRIEVE_RESPONSE = Docs(
+    "Generate",
+    answer=answers.Response,
+    answer_types=(EVENTS.media_type,),
+    errors=(400, 404),
+    parameters=(_RESPONSE_ID, *_queries(RetrieveResponse)),
+)
+DELETE_RESPONSE = Docs("Generate", answer=answers.DeletedResponse, errors=(404,), parameters=(_RESPONSE_ID,))
+CANCEL_RESPONSE = Docs("Generate", answer=answers.Response, errors=(400, 404), parameters=(_RESPONSE_ID,))
+INPUT_ITEMS = Docs("Generate", answer=answers.InputItems, errors=(400, 404), parameters=(_RESPONSE_ID, *_queries(ListInputItems)))
+MESSAGES = Docs(
+    "Generate",
+    (MessagesRequest,),
+    (),
+    anthropic_answers.MessageAnswer,
+    (EVENTS.media_type,),
+    _MODEL,
+    (_ADAPTER_HEADER,),
+    error=anthropic_answers.AnthropicErrorAnswer,
+)
+COUNT_TOKENS = Docs(
+    "Tokens",
+    (CountTokensRequest,),
+    answer=anthropic_answers.InputTokens,
+    errors=_MODEL,
+    parameters=(_ADAPTER_HEADER,),
+    error=anthropic_answers.AnthropicErrorAnswer,
+)
 TOKENIZE = Docs("Tokens", (TokenizeRequest,), answer=answers.Tokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 DETOKENIZE = Docs("Tokens", (DetokenizeRequest,), answer=answers.Text, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 MODELS = Docs("Models", answer=answers.ModelList, errors=(503,))

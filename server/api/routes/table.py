@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.routes import docs, info, life, lora, openai, probes
+from headway.server.api.routes import anthropic, docs, info, life, lora, openai, probes, responses
 from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 from headway.server.config.development import DevelopmentConfig
@@ -43,6 +43,14 @@ ROUTES = (
     Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", docs.UNLOAD_LORA),
     Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", docs.CHAT),
     Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", docs.COMPLETION),
+    Route("POST", "/v1/responses", responses.create, "Answer with items, and keep them", docs.RESPONSE),
+    Route("POST", "/v1/responses/input_tokens", responses.count_input_tokens, "Tokens of such a request's prompt", docs.INPUT_TOKENS),
+    Route("GET", "/v1/responses/{response_id}", responses.retrieve, "A response that is kept", docs.RETRIEVE_RESPONSE),
+    Route("DELETE", "/v1/responses/{response_id}", responses.delete, "Forget a response", docs.DELETE_RESPONSE),
+    Route("POST", "/v1/responses/{response_id}/cancel", responses.cancel, "End a background response", docs.CANCEL_RESPONSE),
+    Route("GET", "/v1/responses/{response_id}/input_items", responses.list_input_items, "What a response answers", docs.INPUT_ITEMS),
+    Route("POST", "/v1/messages", anthropic.create_message, "Answer a conversation, in Anthropic's form", docs.MESSAGES),
+    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation's prompt has", docs.COUNT_TOKENS),
     Route("GET", "/v1/models", openai.list_models, "The served model's names", docs.MODELS),
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model", docs.MODEL),
     Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", docs.TOKENIZE),
@@ -76,8 +84,8 @@ DEVELOPMENT_ROUTES = (
 )
 
 # Where the model answers, and where its text tools do.
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/invocations"})
-INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize"}
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
+INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/messages/count_tokens"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 
@@ -97,6 +105,9 @@ def template_of(path: str) -> str:
         return path
     if path.startswith("/v1/models/"):
         return "/v1/models/{model_id}"
+    if path.startswith("/v1/responses/"):
+        rest = path.removeprefix("/v1/responses/").partition("/")[2]
+        return "/v1/responses/{response_id}" + (f"/{rest}" if rest in ("cancel", "input_items") else "")
     if path.startswith("/adapters/"):
         return "/adapters/{name}/update" if path.endswith("/update") else "/adapters/{name}"
     return "none"

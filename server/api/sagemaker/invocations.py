@@ -24,6 +24,6 @@ async def invoke(http: Request) -> Response:
         return await answer_lines(http)
     invocation = await read_request(http, lambda fields: understand(asked_route(http.headers), fields))
     media_type = chosen(http.headers.get("accept"), _STREAMS if invocation.is_stream else _WHOLE)
-    framing = json_lines(media_type) if media_type in JSON_LINES else EVENTS
+    framing = json_lines(media_type) if media_type in JSON_LINES else invocation.operation.framing
     answer = await invocation.open(state_of(http), await call_of(http))
     return await respond(http, answer, headers=echoed(http.headers), framing=framing, media_type=media_type)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.server.api.protocol.parse import shortened
-from headway.server.api.serving.operations import CHAT, COMPLETION, DETOKENIZE, TOKENIZE, Operation
+from headway.server.api.serving.operations import CHAT, COMPLETION, COUNT_TOKENS, DETOKENIZE, MESSAGES, TOKENIZE, Operation
 from headway.server.errors import RequestError
 
 
@@ -47,6 +47,7 @@ SHAPES: tuple[tuple[frozenset[str], Target], ...] = (
 # What ``route=`` may name: inference only, since whoever may invoke an endpoint is not therefore its administrator.
 ROUTES: dict[str, Target] = {
     **{target.path: target for target in (CHAT, COMPLETION, TOKENIZE, DETOKENIZE, EMBEDDING, SCORE, RERANK, CLASSIFY, POOLING)},
+    **{target.path: target for target in (MESSAGES, COUNT_TOKENS)},
     "/v1/score": SCORE,
     "/v1/rerank": RERANK,
     "/v2/rerank": RERANK,

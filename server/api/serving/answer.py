@@ -6,9 +6,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
-import msgspec
-
 from headway.server.api.deps import AppState
+from headway.server.api.json_text import encode
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.best_of import best_of
 from headway.server.api.serving.choices import ChoiceDelta
@@ -86,7 +85,7 @@ class GeneratedAnswer:
         body = self._form.body(choices, self._generation.usage())
         if self._tells_metrics:
             body["metrics"] = self._generation.timing()
-        return msgspec.json.encode(body)
+        return encode(body)
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         options = self._request.stream_options
@@ -118,7 +117,7 @@ class FinishedAnswer:
     is_stream = False
 
     def __init__(self, body: dict[str, Any]) -> None:
-        self._body = msgspec.json.encode(body)
+        self._body = encode(body)
 
     async def whole(self) -> bytes:
         return self._body

@@ -18,6 +18,7 @@ class Call:
     """``num_bytes``: the body's size. ``deadline`` knows when the request arrived, too. ``span``: None where nothing is traced.
 
     ``adapter``: the name of one that was asked for beside the body; it goes before the body's model. ``record``: of the HTTP request.
+    ``owner``: whose it is, and what is kept of it (auth.owner_of).
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class Call:
     span: RequestSpan | None
     adapter: str | None
     record: RequestRecord
+    owner: bytes = b""
 
     def id_of(self, request: GenerationFields) -> str:
         """The client's X-Request-Id goes before the body's request_id, and that before a fresh one."""

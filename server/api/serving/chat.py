@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from headway.server.api.deps import AppState
+from headway.server.api.json_text import encode
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
-from headway.server.api.serving.chunks import ChunkWriter, encode
+from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.tool_calls import CallWriter

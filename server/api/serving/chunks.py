@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from headway.server.api.json_text import encode
 from headway.server.api.serving.generate import Usage
-
-encode = msgspec.json.Encoder().encode
 
 
 class ChunkWriter:

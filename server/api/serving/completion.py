@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.json_text import encode
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.serving.answer import Answer, GeneratedAnswer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
-from headway.server.api.serving.chunks import ChunkWriter, encode
+from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from headway.server.api.deps import AppState
+from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer
+from headway.server.api.serving.anthropic.messages import open_count_tokens, open_messages
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.chat import open_chat
 from headway.server.api.serving.completion import open_completion
+from headway.server.api.serving.responses.opening import open_input_tokens, open_response
 from headway.server.api.serving.tokens import open_detokenize, open_tokenize
-from headway.server.api.stream import EVENTS, Framing
+from headway.server.api.stream import EVENTS, MESSAGE_EVENTS, TYPED_EVENTS, Framing
 
 _Model = TypeVar("_Model", bound=RequestModel)
 
@@ -33,5 +37,9 @@ class Operation(Generic[_Model]):
 
 CHAT = Operation("/v1/chat/completions", ChatCompletionRequest, open_chat)
 COMPLETION = Operation("/v1/completions", CompletionRequest, open_completion)
+RESPONSE = Operation("/v1/responses", ResponsesRequest, open_response, TYPED_EVENTS)
+INPUT_TOKENS = Operation("/v1/responses/input_tokens", ResponsesRequest, open_input_tokens)
+MESSAGES = Operation("/v1/messages", MessagesRequest, open_messages, MESSAGE_EVENTS)
+COUNT_TOKENS = Operation("/v1/messages/count_tokens", CountTokensRequest, open_count_tokens)
 TOKENIZE = Operation("/tokenize", TokenizeRequest, open_tokenize)
 DETOKENIZE = Operation("/detokenize", DetokenizeRequest, open_detokenize)

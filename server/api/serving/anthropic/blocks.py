@@ -1,0 +1,103 @@
+"""The content of a Messages answer: blocks of thinking, text and calls, whole or as the events of a stream."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from headway.server.api.json_text import encode
+from headway.server.text.output import ToolCallPiece
+
+# Nothing is signed here, but clients drop thinking whose signature is empty instead of sending it back.
+_SIGNATURE: Final = "unsigned"
+_THINKING_START = b'{"type":"thinking","thinking":"","signature":""}'
+_TEXT_START = b'{"type":"text","text":""}'
+
+
+class BlockStream:
+    """Writes the blocks of one answer as events; one is open at a time, and what is new of another one closes it.
+
+    Text begins a block only with something to see: whitespace between two calls is none.
+    """
+
+    def __init__(self, *, shows_thinking: bool) -> None:
+        self._shows_thinking = shows_thinking
+        self._index = -1
+        self._open: str | None = None  # thinking, text, or tool_use and the call's index
+        self._blanks = ""
+        self._has_called = False
+
+    @property
+    def has_called(self) -> bool:
+        return self._has_called
+
+    def thinking(self, text: str) -> Iterator[bytes]:
+        yield from self._enter("thinking", _THINKING_START)
+        if self._shows_thinking:
+            yield self._delta(b"thinking_delta", b"thinking", text)
+
+    def text(self, text: str) -> Iterator[bytes]:
+        if self._open != "text":
+            text = self._blanks + text
+            self._blanks = "" if text.strip() else text
+            if self._blanks:
+                return
+            yield from self._enter("text", _TEXT_START)
+        yield self._delta(b"text_delta", b"text", text)
+
+    def call(self, piece: ToolCallPiece) -> Iterator[bytes]:
+        """The pieces of a call follow each other."""
+        self._has_called = True
+        self._blanks = ""
+        yield from self._enter(f"tool_use {piece.index}", encode(_call(piece.name or "", {})))
+        if piece.arguments:
+            yield self._delta(b"input_json_delta", b"partial_json", piece.arguments)
+
+    def close(self) -> Iterator[bytes]:
+        """Ends the open block, if there is one."""
+        if self._open == "thinking":
+            yield self._delta(b"signature_delta", b"signature", _SIGNATURE)
+        if self._open is not None:
+            yield b'{"type":"content_block_stop","index":%d}' % self._index
+        self._open = None
+
+    def _enter(self, block: str, start: bytes) -> Iterator[bytes]:
+        if self._open != block:
+            yield from self.close()
+            self._open = block
+            self._index += 1
+            yield b'{"type":"content_block_start","index":%d,"content_block":%b}' % (self._index, start)
+
+    def _delta(self, kind: bytes, member: bytes, text: str) -> bytes:
+        return b'{"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}' % (self._index, kind, member, encode(text))
+
+
+def whole_blocks(reasoning: str, text: str, calls: Iterable[ToolCallPiece], *, shows_thinking: bool) -> list[dict[str, Any]]:
+    """What a BlockStream tells, put together."""
+    blocks: list[dict[str, Any]] = []
+    if reasoning:
+        blocks.append({"type": "thinking", "thinking": reasoning if shows_thinking else "", "signature": _SIGNATURE})
+    if text.strip():
+        blocks.append({"type": "text", "text": text})
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
+    for piece in calls:
+        names.setdefault(piece.index, piece.name or "")
+        arguments[piece.index] = arguments.get(piece.index, "") + piece.arguments
+    return blocks + [_call(name, _parsed(arguments[index])) for index, name in names.items()]
+
+
+def _call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": name, "input": arguments}
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    """Of arguments that max_tokens has cut, what is there: as clients read the same of a stream."""
+    try:
+        value = from_json(arguments or "{}", allow_partial=True)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

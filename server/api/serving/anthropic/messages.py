@@ -1,0 +1,39 @@
+"""Anthropic's Messages: a turn of a chat, and how many tokens its prompt has."""
+
+from __future__ import annotations
+
+from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.off_loop import in_parser, off_loop
+from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
+from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.serving.answer import Answer, FinishedAnswer
+from headway.server.api.serving.anthropic.form import MessageForm
+from headway.server.api.serving.anthropic.translation import Translation
+from headway.server.api.serving.call import Call
+from headway.server.api.serving.prompts import refuse_hopeless, rendered_chat
+from headway.server.api.serving.turn import open_turn
+from headway.server.config.chat import ChatConfig
+
+
+async def open_messages(state: AppState, call: Call, request: MessagesRequest) -> Answer:
+    """Raises as open_turn does."""
+    translation = await in_parser(call.num_bytes, lambda: Translation(request))
+    chat = translation.chat
+    with translation.in_own_words():
+        return await open_turn(state, call, chat, f"msg_{call.id_of(chat)}", lambda turn: MessageForm(turn, request))
+
+
+async def open_count_tokens(state: AppState, call: Call, request: CountTokensRequest) -> Answer:
+    """Raises the errors of deps.ready_model, RequestError."""
+    model = state.ready_model()
+    state.adapter_of(request.model, call.adapter)  # adapters have the model's own tokens
+    translation = await in_parser(call.num_bytes, lambda: Translation(request))
+    chat = translation.chat
+    with translation.in_own_words():
+        return await off_loop(call.num_bytes, lambda: FinishedAnswer({"input_tokens": _num_tokens(state.config.chat, model, chat)}))
+
+
+def _num_tokens(config: ChatConfig, model: ServedModel, chat: ChatCompletionRequest) -> int:
+    text = rendered_chat(config, model, chat)
+    refuse_hopeless(model, text, "messages")
+    return len(model.tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,105 @@
+"""A Messages request in chat's terms, and chat's errors in those of Messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
+from headway.server.api.protocol.chat import ChatCompletionRequest
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.serving.anthropic.conversation import Conversation
+from headway.server.errors import RequestError
+
+_SAME = ("model", "temperature", "top_p", "top_k", "seed", "priority", "cache_salt", "timeout", "stream", "metadata")
+_TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+# Field of a chat -> that of a Messages request.
+_NAMES = (
+    (re.compile(r"^tools\.(\d+)\.function\.parameters"), r"tools.\1.input_schema"),
+    (re.compile(r"^tools\.(\d+)\.function\."), r"tools.\1."),
+    (re.compile(r"^tool_choice\.function\.name"), "tool_choice.name"),
+    (re.compile(r"^parallel_tool_calls"), "tool_choice.disable_parallel_tool_use"),
+    (re.compile(r"^response_format.*"), "output_config.format"),
+    (re.compile(r"^reasoning_effort"), "output_config.effort"),
+    (re.compile(r"^stop$"), "stop_sequences"),
+    (re.compile(r"^max_completion_tokens"), "max_tokens"),
+)
+_MESSAGE = re.compile(r"^messages\.(\d+)")
+
+
+class Translation:
+    """``chat`` is the request in chat's terms. ``in_own_words`` has what is raised inside name the fields of the Messages request."""
+
+    def __init__(self, request: CountTokensRequest) -> None:
+        """Work for as long as the body is. Raises RequestError."""
+        self._conversation = Conversation(request.system, request.messages)
+        with self.in_own_words():
+            self.chat = self._as_chat(request)
+
+    def _as_chat(self, request: CountTokensRequest) -> ChatCompletionRequest:
+        conversation = self._conversation
+        fields: dict[str, Any] = {
+            "messages": conversation.messages,
+            "tools": [_tool(tool.model_dump()) for tool in request.tools],
+            **_tool_choice(request),
+            **_thinking(request),
+        }
+        if (asked := request.asked_format) is not None:
+            schema = {"name": "answer", "schema": asked.json_schema, "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if conversation.ends_with_assistant:
+            fields |= {"continue_final_message": True, "add_generation_prompt": False}
+        fields |= {name: value for name in _SAME if (value := getattr(request, name, None)) is not None}
+        if isinstance(request, MessagesRequest):
+            fields |= {"max_completion_tokens": request.max_tokens, "stop": request.stop_sequences}
+            if request.stream:
+                # Each event that tells usage is one of ours, so it is wanted at every step.
+                fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        return parse_request(ChatCompletionRequest, fields)
+
+    @contextmanager
+    def in_own_words(self) -> Iterator[None]:
+        try:
+            yield
+        except RequestError as error:
+            if error.param == "continue_final_message":
+                raise RequestError(str(error).replace(error.param, "the assistant's message at the end"), "messages") from error
+            if error.param is not None and (named := self._named(error.param)) != error.param:
+                raise type(error)(str(error).replace(error.param, named, 1), named) from error
+            raise
+
+    def _named(self, param: str) -> str:
+        if (found := _MESSAGE.match(param)) is not None:
+            return self._conversation.origins[int(found[1])]
+        for pattern, named in _NAMES:
+            if pattern.match(param):
+                return pattern.sub(named, param)
+        return param
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": tool["name"], "description": tool["description"], "parameters": tool["input_schema"], "strict": tool["strict"]}
+    return {"type": "function", "function": {name: value for name, value in function.items() if value is not None}}
+
+
+def _tool_choice(request: CountTokensRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if choice is None:
+        return {}
+    named = {"type": "function", "function": {"name": choice.name}}
+    return {"tool_choice": _TOOL_CHOICES.get(choice.type, named), "parallel_tool_calls": not choice.disable_parallel_tool_use}
+
+
+def _thinking(request: CountTokensRequest) -> dict[str, Any]:
+    """Chat templates know the switch by one of two names; a request's own variables go before it."""
+    thinking, variables = request.thinking, {}
+    fields: dict[str, Any] = {}
+    if thinking is not None and thinking.type != "adaptive":
+        is_on = thinking.type == "enabled"
+        variables = {"enable_thinking": is_on, "thinking": is_on}
+        fields["include_reasoning"] = is_on
+    if request.output_config is not None and request.output_config.effort is not None:
+        fields["reasoning_effort"] = request.output_config.effort
+    return {**fields, "chat_template_kwargs": {**variables, **request.chat_template_kwargs}}
