@@ -205,8 +205,8 @@ def test_a_stream_that_fails_half_way(server: ApiServer) -> None:
     response = server.post("/v1/messages", {**BODY, "stream": True})
     last = events_of(response)[-1]
     assert (last["type"], last["error"]["type"], last["error"]["message"]) == ("error", "api_error", "something broke")
-    with pytest.raises(anthropic.APIStatusError, match="something broke"), server.anthropic().messages.stream(**BODY) as stream:
-        stream.until_done()
+    with server.anthropic() as client, pytest.raises(anthropic.APIStatusError, match="something broke"):
+        list(client.messages.create(**BODY, stream=True))
 
 
 def test_a_silent_stream_pings() -> None:
