@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,19 @@ def test_that_header_is_no_key_elsewhere(server: ApiServer) -> None:
         answer = server.post(path, CHAT, headers={"x-api-key": KEY})
         assert answer.status_code == 401
         assert "x-api-key" not in answer.text
+
+
+NO_HTTP = [
+    b"\x16\x03\x01\x02\x00\x01\x00",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("garbage", NO_HTTP)
+def test_what_is_no_http_is_told_so_in_our_form(server: ApiServer, garbage: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        raw.sendall(garbage)
+        head, _, body = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")
+    assert json.loads(body)["error"] | {"message": ""} == {"message": "", "type": "BadRequestError", "param": None, "code": 400}
