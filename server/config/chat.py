@@ -32,12 +32,13 @@ class ChatConfig(Topic):
         True, "Let the model decide whether it calls the tools of a request. Off: such requests need a `tool_choice`."
     )
     tool_call_parser: str = option(
-        "auto", "How the model writes calls of tools: a name from the page tools, or auto, which knows it by the model's chat template."
+        "auto",
+        "How the model writes calls of tools: a name from the page tool_parsers, or auto, which knows it by the model's chat template.",
     )
     reasoning_parser: str = option(
         "auto",
-        "How the model writes its reasoning, which answers tell apart from the content: a name from the page tools; auto, which knows it "
-        "by the model's chat template; none, which leaves it in the content.",
+        "How the model writes its reasoning, which answers tell apart from the content: a name from the page reasoning; auto, which knows "
+        "it by the model's chat template; none, which leaves it in the content.",
     )
     send_reasoning_content: bool = option(
         False, "Send reasoning under its older name too: `reasoning_content` beside `reasoning`, in answers and streams."

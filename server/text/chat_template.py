@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,7 +169,9 @@ def _prepare(message: Mapping[str, Any], index: int, content_format: ContentForm
         # Most templates join the content to a text without asking, where the message is a tool call and has none.
         prepared["content"] = _content(prepared.get("content"), index, content_format, traits)
     if prepared.get("tool_calls"):
-        prepared["tool_calls"] = [_with_parsed_arguments(call, index, at) for at, call in enumerate(prepared["tool_calls"])]
+        prepared["tool_calls"] = [
+            _with_arguments(call, index, at, as_text=traits.joins_arguments) for at, call in enumerate(prepared["tool_calls"])
+        ]
     elif "tool_calls" in prepared:
         # A template that asks whether there are any would take an empty or null list for some.
         del prepared["tool_calls"]
@@ -203,20 +206,28 @@ def _part_text(part: Any, index: int, at: int) -> str:
     return text
 
 
-def _with_parsed_arguments(call: Mapping[str, Any], index: int, at: int) -> dict[str, Any]:
-    """OpenAI sends a call's arguments as a text of JSON; templates were written for the object."""
+def _with_arguments(call: Mapping[str, Any], index: int, at: int, *, as_text: bool) -> dict[str, Any]:
+    """OpenAI sends a call's arguments as a text of JSON; most templates were written for the object."""
     function = call.get("function")
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+    if not isinstance(function, Mapping):
         return dict(call)
-    where = f"messages.{index}.tool_calls.{at}.function.arguments"
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        parsed = _parsed_arguments(arguments, f"messages.{index}.tool_calls.{at}.function.arguments")
+        arguments = arguments if as_text else parsed
+    elif as_text:
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _parsed_arguments(arguments: str, where: str) -> dict[str, Any]:
     try:
         parsed = from_json(arguments, allow_inf_nan=False) if arguments.strip() else {}
     except ValueError as error:
         raise RequestError(f"The arguments at {where} are no valid JSON: {error}.", where) from error
     if not isinstance(parsed, dict):
         raise RequestError(f"The arguments at {where} must be a JSON object.", where)
-    return {**call, "function": {**function, "arguments": parsed}}
+    return parsed
 
 
 def _mark_final(chat: list[dict[str, Any]]) -> str:

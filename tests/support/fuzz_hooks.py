@@ -71,8 +71,6 @@ def _steer(body: dict[str, Any], rng: random.Random) -> None:
     for name in ("logprobs", "top_logprobs", "prompt_logprobs"):
         if _is_number(body.get(name)):
             body[name] = int(body[name]) % 21
-    if "tools" in body:
-        body["tool_choice"] = "none"
     if body.get("stream_options"):
         body["stream"] = True
     if body.get("stream") is True:

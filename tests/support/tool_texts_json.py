@@ -47,6 +47,18 @@ HERMES = [
     ),
     Recorded(
         "hermes",
+        "a line break in a string",
+        '<tool_call>{"name": "get_weather", "arguments": {\n"city": "a\nb\tc"}}</tool_call>',
+        calls=(("get_weather", '{\n"city": "a\\nb\\tc"}'),),
+    ),
+    Recorded(
+        "hermes",
+        "arguments beside the name",
+        '<tool_call>{"name": "get_weather", "city": "Bonn"}</tool_call>',
+        '<tool_call>{"name": "get_weather", "city": "Bonn"}</tool_call>',
+    ),
+    Recorded(
+        "hermes",
         "a list",
         '<tool_call>[{"name": "now", "arguments": {}}, {"name": "get_weather", "arguments": {"city": "Bern"}}]</tool_call>',
         calls=(("now", "{}"), ("get_weather", '{"city": "Bern"}')),

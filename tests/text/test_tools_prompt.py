@@ -57,6 +57,23 @@ def test_a_template_that_shows_calls_itself_gets_them() -> None:
     assert rendered(shows, [USER, CALLS, ANSWERS[0]], tools=[TOOL]).endswith("<user>hi<assistant>1<tool>one!")
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("{{ '```json\n' + call['function']['arguments'] }}", '```json\n{"é": 1}'),  # as DeepSeek's do
+        ("{{ call.function.arguments }}", '{"é": 1}'),
+        ("{{ call.function.arguments | tojson }}", '{"é": 1}'),
+        ("{% for name in call.function.arguments %}{{ name }}{% endfor %}", "é"),
+        ("{{ call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}", '{"é": 1}'),
+    ],
+)
+@pytest.mark.parametrize("arguments", ['{"é": 1}', {"é": 1}])
+def test_arguments_are_what_the_template_was_written_for(source: str, shown: str, arguments: Any) -> None:
+    loops = "{% for m in messages %}{% for call in m.tool_calls %}" + source + "{% endfor %}{% endfor %}{{ tools }}"
+    called = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    assert rendered(loops, [called]) == f"{shown}None"
+
+
 def test_an_answer_has_the_name_of_the_function_that_was_called() -> None:
     names = "{% for m in messages %}{{ m.role }}:{{ m.name }}|{% endfor %}{{ tools }}"
     messages = [USER, CALLS, ANSWERS[0], {**ANSWERS[0], "name": "own"}]

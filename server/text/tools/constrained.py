@@ -20,9 +20,12 @@ class NamedParser(ToolParser):
     """See OutputParser: the arguments of the function ``name``, and nothing else."""
 
     def __init__(self, name: str) -> None:
-        def reading(reader: Reader, writer: Writer) -> Steps[None]:
+        def call(reader: Reader, writer: Writer) -> Steps[None]:
             yield from reader.skip_space()
-            yield from attempt(reader, writer, read_arguments(reader, writer, name))
+            yield from read_arguments(reader, writer, name)
+
+        def reading(reader: Reader, writer: Writer) -> Steps[None]:
+            yield from attempt(reader, writer, call(reader, writer))
             yield from reader.read_rest(writer.content)
 
         super().__init__(reading)

@@ -37,7 +37,7 @@ def _read_call(reader: Reader, writer: Writer, tools: Tools) -> Steps[None]:
     mark = yield from reader.next_mark(_INSIDE)
     if mark is None:
         raise Broken
-    reader.recorded()
+    reader.forget()
     call = TypedCall(reader, writer, tools, name)
     while mark == _KEY_BEGIN:
         yield from attempt(reader, writer, _read_argument(reader, call))
@@ -54,6 +54,6 @@ def _read_argument(reader: Reader, call: TypedCall) -> Steps[None]:
     yield from reader.expect(_KEY_END)
     yield from reader.skip_space()
     yield from reader.expect(_VALUE_BEGIN)
-    reader.recorded()
+    reader.forget()
     yield from call.read_argument("".join(key).strip(), _VALUE_ENDS, in_lines=False)
     yield from reader.skips(_VALUE_END)

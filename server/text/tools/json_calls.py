@@ -73,6 +73,7 @@ class _Call:
 
     def __init__(self, reader: Reader, writer: Writer, name: str = "") -> None:
         self.has_begun = False
+        self.has_other_keys = False
         self.name = name
         self._reader = reader
         self._writer = writer
@@ -94,7 +95,7 @@ class _Call:
             return
         if not self.has_begun:
             self.has_begun = True
-            self._reader.recorded()
+            self._reader.forget()
             self._writer.begin_call(self.name)
         self._writer.add_arguments(text)
 
@@ -107,7 +108,7 @@ def _read_object(reader: Reader, writer: Writer, *, is_marked: bool) -> Steps[No
         if not call.has_begun:
             raise
         return
-    if not call.has_arguments and is_marked:
+    if is_marked and not (call.has_arguments or call.has_other_keys):
         call.add_arguments("{}")
     if not call.has_begun:
         raise Broken
@@ -126,6 +127,7 @@ def _read_members(reader: Reader, call: _Call, *, is_marked: bool) -> Steps[None
         elif key in _ARGUMENTS and not call.has_arguments:
             yield from _read_object_text(reader, call)
         elif key in _OTHER_KEYS or is_marked:
+            call.has_other_keys |= key not in _OTHER_KEYS
             yield from read_value(reader, drop)
         else:
             raise Broken

@@ -17,16 +17,17 @@ _IN_STRING = re.compile(r'[^"\\]*')
 # `<` and "`" stand outside of strings in no JSON, but begin the marks that end a call whose brackets were forgotten.
 _BETWEEN = re.compile(r'[^"{}\[\]<`]*')
 _LITERAL = re.compile(r"[-+.\w]*")
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_HALF_PAIR = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f]")
 _DEPTH = {"{": 1, "[": 1, "}": -1, "]": -1}
 
 
 def read_string(reader: Reader, sink: Sink) -> Steps[None]:
-    """The text of a string, quotes included, piece by piece to ``sink``."""
+    """The text of a string, quotes included, piece by piece to ``sink``. Models break lines in strings: JSON must escape that."""
     yield from reader.expect('"')
     sink('"')
     while True:
-        yield from reader.read_run(_IN_STRING, sink)
+        yield from reader.read_run(_IN_STRING, lambda text: sink(_CONTROL.sub(_escaped, text)))
         if (yield from reader.skips('"')):
             sink('"')
             return
@@ -66,6 +67,10 @@ def json_text(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     # Half of a surrogate pair cannot leave as UTF-8, but as an escape.
     return text if text.isascii() or not _HALF_PAIR.search(text) else json.dumps(value, allow_nan=False)
+
+
+def _escaped(control: re.Match[str]) -> str:
+    return json.dumps(control[0])[1:-1]
 
 
 def _read_nested(reader: Reader, sink: Sink) -> Steps[None]:

@@ -21,12 +21,12 @@ def pythonic(tools: Tools) -> OutputParser:
 
 
 def llama4_pythonic(tools: Tools) -> OutputParser:
-    """Llama 4: the same, perhaps between `<|python_start|>` and `<|python_end|>`"""
+    """Llama 4: `[f(a=1), g(b="x")]` on a line of its own, or between `<|python_start|>` and `<|python_end|>`"""
     return _pythonic_parser("<|python_start|>", "<|python_end|>")
 
 
 def lfm2(tools: Tools) -> OutputParser:
-    """LFM 2: the same between `<|tool_call_start|>` and `<|tool_call_end|>`"""
+    """LFM 2: `<|tool_call_start|>[f(a=1), g(b="x")]<|tool_call_end|>`"""
     return _pythonic_parser("<|tool_call_start|>", "<|tool_call_end|>")
 
 

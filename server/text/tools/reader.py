@@ -72,6 +72,10 @@ class Reader:
         record, self._record = self._record, None
         return "".join(record or ())
 
+    def forget(self) -> None:
+        """Ends the recording: what was taken is part of a call."""
+        self._record = None
+
     def take(self, num: int) -> str:
         taken = self._text[self._at : self._at + num]
         self._at += num

@@ -83,6 +83,10 @@ def detect_tool_parser(template_source: str, tokens: Collection[str]) -> str | N
     if "tool" not in template_source:
         return None
     for name, signs in _SIGNS.items():
+        if all(sign in template_source for sign in signs):
+            return name
+    # Tokens alone say less: a model may have those of a family that it was made from.
+    for name, signs in _SIGNS.items():
         if all(sign in template_source or sign in tokens for sign in signs):
             return name
     return None

@@ -19,7 +19,7 @@ def qwen3_xml(tools: Tools) -> OutputParser:
 
 
 def seed_oss(tools: Tools) -> OutputParser:
-    """Seed OSS: the same in `<seed:tool_call>`"""
+    """Seed OSS: `<seed:tool_call><function=f><parameter=a>1</parameter></function></seed:tool_call>`"""
     return _xml_parser(_Form("<seed:tool_call>", "</seed:tool_call>"), tools)
 
 
@@ -83,7 +83,7 @@ class _CallReading:
         mark = yield from reader.next_mark(self._inside)
         if mark is None:
             raise Broken
-        reader.recorded()
+        reader.forget()
         call = TypedCall(reader, self._writer, self._tools, name)
         while mark == form.parameter_begin:
             yield from attempt(reader, self._writer, self._read_parameter(call))
@@ -98,6 +98,6 @@ class _CallReading:
         key: list[str] = []
         yield from reader.read_run(_KEY, key.append)
         yield from reader.expect(form.name_end)
-        reader.recorded()
+        reader.forget()
         yield from call.read_argument("".join(key).strip(), self._value_ends, in_lines=True)
         yield from reader.skips(form.parameter_end)
