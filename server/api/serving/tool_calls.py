@@ -40,7 +40,7 @@ class CallWriter:
         """A message's tool_calls."""
         return [
             {
-                "id": self._new_id(index, call.name),
+                "id": self.new_id(index, call.name),
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments},
             }
@@ -53,13 +53,14 @@ class CallWriter:
         for piece in pieces:
             if piece.name is not None:
                 function = {"name": piece.name, "arguments": ""}
-                new_id = self._new_id(piece.index, piece.name)
+                new_id = self.new_id(piece.index, piece.name)
                 entries.append({"index": piece.index, "id": new_id, "type": "function", "function": function})
             if piece.arguments:
                 entries.append({"index": piece.index, "function": {"arguments": piece.arguments}})
         return entries
 
-    def _new_id(self, index: int, name: str) -> str:
+    def new_id(self, index: int, name: str) -> str:
+        """``index``: of the call in its answer, ``name``: of its tool."""
         match self._parser:
             case "mistral":  # its template refuses others
                 return "".join(secrets.choice(_LETTERS) for _ in range(9))
