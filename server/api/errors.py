@@ -36,13 +36,16 @@ log = logging.getLogger(__name__)
 _TYPES = {
     400: "BadRequestError",
     401: "AuthenticationError",
+    403: "PermissionDeniedError",  # as 422 and 429, of code of the user's only
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     406: "NotAcceptableError",
     409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
+    422: "UnprocessableEntityError",
     424: "FailedDependencyError",
+    429: "RateLimitError",
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
@@ -50,18 +53,17 @@ _TYPES = {
     504: "TimeoutError",
     507: "InsufficientStorageError",
 }
-# Those of Anthropic's API; any other status is one of the first or the last.
+# Those of Anthropic's API. Any other is a fault of the request.
 _ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    507: "overloaded_error",
+    "AuthenticationError": "authentication_error",
+    "PermissionDeniedError": "permission_error",
+    "NotFoundError": "not_found_error",
+    "RequestTooLargeError": "request_too_large",
+    "RateLimitError": "rate_limit_error",
+    "InternalServerError": "api_error",
+    "ServiceUnavailableError": "overloaded_error",
+    "TimeoutError": "timeout_error",
+    "InsufficientStorageError": "overloaded_error",
 }
 # A starting engine takes seconds to minutes, and so does one that wakes: a client that asks again soon is right to.
 _RETRY_AFTER_STARTING_S = 5
@@ -154,7 +156,7 @@ def error_body_of(error: HeadwayError) -> dict[str, Any]:
 def anthropic_error(body: dict[str, Any], request_id: str | None = None) -> dict[str, Any]:
     """The same as ``body``, which is error_body's, in the form of Anthropic's API: its clients tell errors by the type."""
     error = body["error"]
-    kind = _ANTHROPIC_TYPES.get(error["code"], _ANTHROPIC_TYPES[400 if error["code"] < 500 else 500])
+    kind = _ANTHROPIC_TYPES.get(error["type"], "invalid_request_error")
     told: dict[str, Any] = {"type": "error", "error": {**error, "type": kind}}
     return told if request_id is None else {**told, "request_id": request_id}
 

@@ -139,6 +139,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         if not self._refusal:
             super().handle_websocket_upgrade()
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's parser has given up; ``data_received`` does the rest."""
+        self._refusal = self._refusal or _Refusal(400, "The request is not valid HTTP/1.1, and its connection is closed.")
+
     def close_after_answer(self) -> None:
         if self.cycle is not None:
             self.cycle.keep_alive = False
@@ -167,8 +171,8 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _path(self) -> str:
-        """As far as it has come."""
-        return self.url.partition(b"?")[0].decode("latin-1")
+        """As far as it has come; uvicorn begins with None."""
+        return (self.url or b"").partition(b"?")[0].decode("latin-1")
 
     def _head_too_large(self) -> _Refusal:
         size = f"more than {self._max_head_bytes} bytes"

@@ -11,6 +11,9 @@ import httpx
 import pytest
 from api_server import ApiServer
 
+from headway.server.api.paths import is_generation
+from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS
+
 USER = {"role": "user", "content": "x"}
 CACHED_TEXT = {"type": "text", "text": "y", "cache_control": {"type": "ephemeral"}}
 BILLING = {"type": "text", "text": "x-anthropic-billing-header: cch=1"}
@@ -205,8 +208,8 @@ def test_a_stream_that_fails_half_way(server: ApiServer) -> None:
     response = server.post("/v1/messages", {**BODY, "stream": True})
     last = events_of(response)[-1]
     assert (last["type"], last["error"]["type"], last["error"]["message"]) == ("error", "api_error", "something broke")
-    with pytest.raises(anthropic.APIStatusError, match="something broke"), server.anthropic().messages.stream(**BODY) as stream:
-        stream.until_done()
+    with server.anthropic() as client, pytest.raises(anthropic.APIStatusError, match="something broke"):
+        list(client.messages.create(**BODY, stream=True))
 
 
 def test_a_silent_stream_pings() -> None:
@@ -233,3 +236,17 @@ def test_metrics_are_told_where_they_are_asked_for() -> None:
     with ApiServer(http={"enable_per_request_metrics": True}) as server:
         assert server.post("/v1/messages", BODY).json()["metrics"]["time_to_first_token_ms"] > 0
         assert events_of(server.post("/v1/messages", {**BODY, "stream": True}))[-1]["metrics"]["time_to_first_token_ms"] > 0
+
+
+def test_they_count_as_generation(server: ApiServer) -> None:
+    """For the gate of overload, traces, the load and ORCA."""
+    for path in GENERATION_PATHS:
+        assert is_generation({"type": "http", "method": "POST", "path": path})
+    assert {"/v1/messages", "/v1/messages/count_tokens"} <= INFERENCE_PATHS
+    assert not is_generation({"type": "http", "method": "POST", "path": "/v1/messages/count_tokens"})
+    answer = server.post("/v1/messages", BODY, headers={"endpoint-load-metrics-format": "TEXT"})
+    assert answer.headers["endpoint-load-metrics"]
+    assert server.post("/v1/messages/count_tokens", {"messages": [USER]}).status_code == 200
+    metrics = server.client.get("/metrics").text
+    assert 'handler="/v1/messages"' in metrics
+    assert 'handler="/v1/messages/count_tokens"' in metrics

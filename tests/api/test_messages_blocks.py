@@ -139,15 +139,16 @@ ANSWERS: dict[str, list[Piece]] = {
 }
 
 
+def new_id(index: int, name: str) -> str:
+    return f"{name}-{index}"
+
+
 def accumulated(pieces: list[Piece], shows_thinking: bool) -> list[dict[str, Any]]:
     """By the client's own accumulator. One block is open at a time, and none at the end."""
-    blocks = BlockStream(shows_thinking=shows_thinking)
+    blocks = BlockStream(new_id, shows_thinking=shows_thinking)
     events = [b'{"type":"message_start","message":' + json.dumps(START).encode() + b"}"]
     for reasoning, text, calls in pieces:
-        events += blocks.thinking(reasoning) if reasoning else ()
-        events += blocks.text(text) if text else ()
-        for piece in calls:
-            events += blocks.call(piece)
+        events += blocks.feed(reasoning, text, calls)
     events += blocks.close()
     snapshot, buffers, is_open = None, dict[int, bytes](), False
     for number, event in enumerate(events):
@@ -168,12 +169,12 @@ def accumulated(pieces: list[Piece], shows_thinking: bool) -> list[dict[str, Any
 def test_a_stream_adds_up_to_the_whole(pieces: list[Piece], shows_thinking: bool) -> None:
     reasoning, text = "".join(piece[0] for piece in pieces), "".join(piece[1] for piece in pieces)
     calls = [call for piece in pieces for call in piece[2]]
-    whole = whole_blocks(reasoning, text, calls, shows_thinking=shows_thinking)
+    whole = whole_blocks(reasoning, text, calls, new_id, shows_thinking=shows_thinking)
     Message.model_validate({**START, "content": whole}, strict=True)
     streamed = accumulated(pieces, shows_thinking)
     for block in [*whole, *streamed]:
         if block["type"] == "tool_use":
-            assert block.pop("id").startswith("toolu_")
+            assert block.pop("id").startswith(f"{block['name']}-")
         if block["type"] == "thinking":
             assert block["signature"], "clients drop thinking without one"
     assert streamed == whole
@@ -183,3 +184,11 @@ def test_blanks_between_calls_are_no_block() -> None:
     first, second = ToolCallPiece(0, "f", "{}"), ToolCallPiece(1, "g", "{}")
     pieces: list[Piece] = [("", "see", ()), ("", "", (first,)), ("", "\n", ()), ("", "", (second,))]
     assert [block["type"] for block in accumulated(pieces, True)] == ["text", "tool_use", "tool_use"]
+
+
+def test_text_that_comes_with_the_rest_of_a_call_does_not_part_it() -> None:
+    """A slow reader is told several pieces at once, and not in which order they came."""
+    begun, rest, next_call = ToolCallPiece(0, "f", '{"a":'), ToolCallPiece(0, None, "1}"), ToolCallPiece(1, "g", "{}")
+    blocks = accumulated([("", "", (begun,)), ("", "done", (rest, next_call))], True)
+    assert [block["type"] for block in blocks] == ["tool_use", "text", "tool_use"]
+    assert blocks[0]["input"] == {"a": 1}

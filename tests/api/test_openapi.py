@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from headway.server.api.auth import OPEN_PATHS
 from headway.server.api.openapi import document
-from headway.server.api.protocol import answers
+from headway.server.api.protocol import answers, anthropic_answers
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.table import ROUTES
 
@@ -61,16 +61,22 @@ ANSWERS: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
     ("/tokenize", {"prompt": "x"}, answers.Tokens),
     ("/tokenize", CHAT | {"return_token_strs": True}, answers.Tokens),
     ("/detokenize", {"tokens": [104]}, answers.Text),
+    ("/v1/messages", CHAT | {"max_tokens": 8, "stop_sequences": ["e"]}, anthropic_answers.MessageAnswer),
+    ("/v1/messages/count_tokens", CHAT, anthropic_answers.InputTokens),
+    ("/v1/messages", CHAT, anthropic_answers.AnthropicErrorAnswer),
     ("/invocations", CHAT, answers.InvocationAnswer),
     ("/invocations", {"tokens": [104]}, answers.InvocationAnswer),
     ("/v1/completions", {"prompt": 1}, answers.ErrorAnswer),
 ]
 
 
+ERRORS = (answers.ErrorAnswer, anthropic_answers.AnthropicErrorAnswer)
+
+
 @pytest.mark.parametrize(("path", "body", "answer"), ANSWERS)
 def test_answers_are_as_it_says(server: ApiServer, path: str, body: dict[str, Any], answer: type[BaseModel]) -> None:
     response = server.post(path, body)
-    assert response.status_code == (400 if answer is answers.ErrorAnswer else 200)
+    assert response.status_code == (400 if answer in ERRORS else 200)
     answer.model_validate_json(response.content, strict=True)
 
 

@@ -9,6 +9,7 @@ from headway.server.api.protocol.anthropic import MessagesRequest
 from headway.server.api.serving.anthropic.blocks import BlockStream, whole_blocks
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Usage
+from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn
 
 
@@ -20,7 +21,9 @@ class MessageForm:
         thinking = request.thinking
         self._shows_thinking = thinking is None or thinking.display != "omitted"
         self._stop_sequences = frozenset(request.stop_sequences)
-        self._blocks = BlockStream(shows_thinking=self._shows_thinking)
+        num_earlier = sum(len(message.get("tool_calls") or ()) for message in turn.request.messages)
+        self._new_id = CallWriter(turn.model.parsers.tools, num_earlier).new_id
+        self._blocks = BlockStream(self._new_id, shows_thinking=self._shows_thinking)
         self._has_begun = False
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
@@ -29,12 +32,7 @@ class MessageForm:
         if not self._has_begun:
             self._has_begun = True
             events.append(self._start(usage))
-        if delta.reasoning:
-            events += self._blocks.thinking(delta.reasoning)
-        if delta.text:
-            events += self._blocks.text(delta.text)
-        for piece in delta.tool_calls:
-            events += self._blocks.call(piece)
+        events += self._blocks.feed(delta.reasoning, delta.text, delta.tool_calls)
         if delta.finish_reason is not None:
             events += self._blocks.close()
             end = self._end(delta, self._blocks.has_called)
@@ -47,7 +45,7 @@ class MessageForm:
 
     def body(self, choices: list[ChoiceDelta], usage: Usage) -> dict[str, Any]:
         (choice,) = choices
-        content = whole_blocks(choice.reasoning, choice.text, choice.tool_calls, shows_thinking=self._shows_thinking)
+        content = whole_blocks(choice.reasoning, choice.text, choice.tool_calls, self._new_id, shows_thinking=self._shows_thinking)
         return {**self._head, "content": content, **self._end(choice, bool(choice.tool_calls)), "usage": _usage(usage)}
 
     def _start(self, usage: Usage) -> bytes:
