@@ -186,8 +186,10 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         return _Refusal(503, f"This server has its {most} connections open and takes no further one now; try again soon.")
 
     def _refuse(self, refusal: _Refusal) -> None:
-        # An answer that is under way (of an earlier request, or of this one before its trailers) is cut, not written into.
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+        # An answer that is under way (of an earlier request, or of this one before its trailers) is cut, not written into. But bytes
+        # that are no request are taken for the end of the one before, which is told so if it has no answer yet.
+        is_free = self.cycle is None or self.cycle.response_complete or (refusal.status == 400 and not self.cycle.response_started)
+        if not self.transport.is_closing() and is_free:
             body = encode(error_body_on(self._path(), error_body(refusal.status, refusal.message)))
             retry = "retry-after: 1\r\n" if refusal.status == 503 else ""
             head = (
