@@ -33,9 +33,9 @@ START = {
 RAIN_AND_WIND = [{"type": "text", "text": "rain"}, {"type": "text", "text": "wind"}]
 
 
-def chat_of(**fields: Any) -> Any:
+def chat_of(*, limits_thinking: bool = False, **fields: Any) -> Any:
     request = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 8, **fields}
-    return Translation(parse_request(MessagesRequest, request)).chat
+    return Translation(parse_request(MessagesRequest, request), limits_thinking=limits_thinking).chat
 
 
 def test_a_round_of_tools_becomes_calls_and_answers() -> None:
@@ -106,6 +106,12 @@ def test_the_choice_of_tools(choice: dict[str, Any], mode: str, is_parallel: boo
     assert (chat.wanted_tools.mode, chat.parallel_tool_calls) == (mode, is_parallel)
 
 
+@pytest.mark.parametrize(("limits", "budget"), [(True, 1024), (False, None)])
+def test_a_budget_counts_where_it_can_be_kept(limits: bool, budget: int | None) -> None:
+    chat = chat_of(thinking={"type": "enabled", "budget_tokens": 1024}, limits_thinking=limits)
+    assert chat.thinking_token_budget == budget
+
+
 def test_thinking_is_a_variable_of_the_template() -> None:
     on = {"enable_thinking": True, "thinking": True}
     assert chat_of(thinking={"type": "enabled", "budget_tokens": 1024}).chat_template_kwargs == on
@@ -117,7 +123,7 @@ def test_thinking_is_a_variable_of_the_template() -> None:
 
 
 def test_counting_needs_no_limit() -> None:
-    Translation(parse_request(CountTokensRequest, {"messages": [{"role": "user", "content": "x"}]}))
+    Translation(parse_request(CountTokensRequest, {"messages": [{"role": "user", "content": "x"}]}), limits_thinking=False)
 
 
 # Pieces of an answer in order: (reasoning, text, calls).

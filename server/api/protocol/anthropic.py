@@ -77,7 +77,7 @@ class Thinking(_Part):
     """``type`` enabled or disabled is a variable of the chat template; adaptive leaves it at the template's default."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: int | None = Field(None, ge=1024, description="Without effect: max_tokens alone limits thinking and answer.")
+    budget_tokens: int | None = Field(None, ge=1024, description="Most tokens of thinking, where the model marks it by tokens.")
     display: Literal["summarized", "omitted"] | None = Field(None, description="summarized: shown in full, as by default.")
 
 

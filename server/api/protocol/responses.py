@@ -66,7 +66,7 @@ _TOOL = {
     "type": "object",
     "properties": {
         "type": {"const": "function"},
-        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,64}$"},
+        "name": {"type": "string", "pattern": "^[a-zA-Z0-9_-]{1,128}$"},
         "description": {"type": ["string", "null"]},
         "parameters": {"type": ["object", "null"], "properties": {"type": {"const": "object"}}, "description": "A JSON schema."},
         "strict": {"type": ["boolean", "null"]},
@@ -95,7 +95,7 @@ class TextFormat(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
-    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,128}$")] | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema", description="With json_schema: the answer's JSON schema.")
     description: str | None = None
     strict: bool | None = None

@@ -14,7 +14,7 @@ from headway.server.api.protocol.parse import shortened
 from headway.server.errors import RequestError
 
 MAX_TOOLS = 1024
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 _MODES = ("none", "auto", "required")
 
 _FUNCTION_NAME = {"type": "string", "pattern": f"^{_NAME.pattern}$"}
@@ -118,7 +118,7 @@ def _checked_name(tool: Mapping[str, Any], where: str) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise RequestError(
-            f"{where}.function.name must be 1 to 64 letters, digits, underscores and dashes, got {shortened(name)}.",
+            f"{where}.function.name must be 1 to 128 letters, digits, underscores and dashes, got {shortened(name)}.",
             f"{where}.function.name",
         )
     for member, kind, called in (("description", str, "a text"), ("strict", bool, "true or false"), ("parameters", dict, "a JSON schema")):

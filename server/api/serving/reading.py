@@ -101,7 +101,6 @@ class AnswerReader:
 
     def __init__(self, reading: Reading, request: ChatCompletionRequest, generation: Generation) -> None:
         self._parsers: defaultdict[int, OutputParser] = defaultdict(reading.make_parser)
-        self._wants_calls = request.wanted_tools.mode != "none"
         self._has_one_call = not request.parallel_tool_calls
         self._generation = generation
         self._is_hiding = reading.tells_reasoning and not request.include_reasoning
@@ -117,10 +116,7 @@ class AnswerReader:
         delta.text = "".join(piece.content for piece in pieces)
         delta.reasoning = "".join(piece.reasoning for piece in pieces)
         calls = [call for piece in pieces for call in piece.tool_calls]
-        if self._wants_calls:
-            delta.tool_calls = [call for call in calls if call.index == 0 or not self._has_one_call]
-        else:  # gpt-oss may call what nobody offered
-            delta.text += "".join(call.arguments for call in calls)
+        delta.tool_calls = [call for call in calls if call.index == 0 or not self._has_one_call]
         num_reasoning_tokens = sum(piece.num_reasoning_tokens for piece in pieces)
         if self._generation.num_reasoning_tokens is not None:
             self._generation.num_reasoning_tokens += num_reasoning_tokens

@@ -28,6 +28,17 @@ def thinking_budget(name: str, tokenizer: Tokenizer, num_tokens: int, *, is_open
     return ThinkingBudget(num_tokens, start_ids, forced_ids[0], forced_ids, is_open, may_restart)
 
 
+def can_limit_thinking(name: str | None, tokenizer: Tokenizer) -> bool:
+    """Whether ``thinking_budget`` can be had for an answer that the parser ``name`` reads."""
+    if name is None:
+        return False
+    try:
+        thinking_budget(name, tokenizer, 0, is_open=False)
+    except RequestError:
+        return False
+    return True
+
+
 def _ids_of(tokens: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:
     ids = [tokenizer.token_to_id(token) for token in tokens]
     known = tuple(token_id for token_id in ids if token_id is not None)

@@ -23,6 +23,7 @@ _NAMES = (
     (re.compile(r"^parallel_tool_calls"), "tool_choice.disable_parallel_tool_use"),
     (re.compile(r"^response_format.*"), "output_config.format"),
     (re.compile(r"^reasoning_effort"), "output_config.effort"),
+    (re.compile(r"^thinking_token_budget"), "thinking.budget_tokens"),
     (re.compile(r"^stop$"), "stop_sequences"),
     (re.compile(r"^max_completion_tokens"), "max_tokens"),
 )
@@ -32,8 +33,9 @@ _MESSAGE = re.compile(r"^messages\.(\d+)")
 class Translation:
     """``chat`` is the request in chat's terms. ``in_own_words`` has what is raised inside name the fields of the Messages request."""
 
-    def __init__(self, request: CountTokensRequest) -> None:
-        """Work for as long as the body is. Raises RequestError."""
+    def __init__(self, request: CountTokensRequest, *, limits_thinking: bool) -> None:
+        """Work for as long as the body is. ``limits_thinking``: whether a budget for it can be kept. Raises RequestError."""
+        self._limits_thinking = limits_thinking
         self._conversation = Conversation(request.system, request.messages)
         with self.in_own_words():
             self.chat = self._as_chat(request)
@@ -46,6 +48,8 @@ class Translation:
             **_tool_choice(request),
             **_thinking(request),
         }
+        if request.thinking is not None and request.thinking.budget_tokens is not None and self._limits_thinking:
+            fields["thinking_token_budget"] = request.thinking.budget_tokens
         if (asked := request.asked_format) is not None:
             schema = {"name": "answer", "schema": asked.json_schema, "strict": True}
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
