@@ -22,7 +22,7 @@ person = {
     },
 }
 messages = [{"role": "user", "content": "What is the weather in Paris?"}]
-settings = {"model": "demo", "temperature": 0}
+settings = {"model": "demo", "extra_body": {"temperature": 0}}  # the newest client knows no temperature
 
 asked = client.messages.create(messages=messages, tools=[weather], tool_choice={"type": "any"}, max_tokens=80, **settings)
 call = next(block for block in asked.content if block.type == "tool_use")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import instructor
 import openai
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class GetWeather(BaseModel):
@@ -17,6 +17,8 @@ class GetWeather(BaseModel):
 
 class Person(BaseModel):
     """A person"""
+
+    model_config = ConfigDict(extra="forbid")  # a small model would go on inventing
 
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=120)

@@ -24,7 +24,8 @@ class Person(BaseModel):
 
 
 def model(max_tokens: int) -> ChatOpenAI:
-    return ChatOpenAI(base_url=f"{sys.argv[1]}/v1", api_key="unused", model="demo", temperature=0, max_retries=0, max_tokens=max_tokens)
+    settings = {"temperature": 0, "max_retries": 0, "stream_usage": True}
+    return ChatOpenAI(base_url=f"{sys.argv[1]}/v1", api_key="unused", model="demo", max_tokens=max_tokens, **settings)
 
 
 messages = [HumanMessage("What is the weather in Paris?")]
