@@ -17,6 +17,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
+from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
@@ -32,6 +33,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
     network: NetworkConfig = NetworkConfig()
     tls: TlsConfig = TlsConfig()
@@ -76,6 +78,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
+        *pooling_problems(config.pooling),
         *lora_problems(config.lora),
         *network_problems(config.network),
         *tls_problems(config.tls),

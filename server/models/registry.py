@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headway.server.errors import ModelSourceError
 
 if TYPE_CHECKING:
-    from headway.server.models.base import Family
+    from headway.server.models.base import Family, PooledFamily
 
 # config.json "architectures" -> module
 ARCHITECTURES = {
@@ -16,6 +16,13 @@ ARCHITECTURES = {
     "MistralForCausalLM": "headway.server.models.mistral",
     "Qwen2ForCausalLM": "headway.server.models.qwen2",
     "Qwen3ForCausalLM": "headway.server.models.qwen3",
+}
+# Names of encoders without what they stand for: "BertModel", "BertForSequenceClassification" -> "Bert" -> module
+ENCODERS = {
+    "Bert": "headway.server.models.bert",
+    "Roberta": "headway.server.models.roberta",
+    "XLMRoberta": "headway.server.models.roberta",
+    "DistilBert": "headway.server.models.distilbert",
 }
 # GGUF "general.architecture" -> module
 GGUF_ARCHITECTURES = {
@@ -32,6 +39,27 @@ def family_of(architectures: list[str], origin: str) -> Family:
 
 def gguf_family_of(architecture: str, origin: str) -> Family:
     return _find([architecture], GGUF_ARCHITECTURES, origin)
+
+
+def pooled_family_of(architectures: list[str], origin: str, is_classifier: bool) -> PooledFamily:
+    """The family of the first known name as one that pools; raises ModelSourceError with what is supported where none is known."""
+    stems = [stem_of(name) for name in architectures]
+    for stem in stems:
+        if stem in ENCODERS:
+            family: PooledFamily = importlib.import_module(ENCODERS[stem]).family(is_classifier)
+            return family
+    decoders = {stem_of(name): module for name, module in ARCHITECTURES.items()}
+    from headway.server.models.pooled_decoder import pooled
+
+    return pooled(_find(stems, decoders | ENCODERS, origin), is_classifier)
+
+
+def stem_of(architecture: str) -> str:
+    """ "Bert" of "BertForSequenceClassification"."""
+    return next((architecture.removesuffix(suffix) for suffix in _SUFFIXES if architecture.endswith(suffix)), architecture)
+
+
+_SUFFIXES = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
 
 
 def _find(names: list[str], known: dict[str, str], origin: str) -> Family:

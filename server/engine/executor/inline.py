@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from headway.server.engine.batch import BatchPlan, BatchResult
+from typing import Any
+
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
 from headway.server.errors import AdapterError
@@ -13,7 +14,7 @@ class InlineExecutor:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def execute(self, plan: BatchPlan) -> BatchResult:
+    def execute(self, plan: Any) -> Any:
         return self._worker.runner.execute(plan)
 
     def load_adapter(self, adapter: AdapterRef) -> None:
