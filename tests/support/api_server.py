@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import uvloop
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, fake_info
 from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.api.adapters import AdapterRegistry
@@ -28,6 +28,7 @@ from headway.server.counts import Counts
 from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
+from headway.server.types import PoolingInfo
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if not loop.last %}|{% endif %}{% endfor %}"
@@ -47,7 +48,7 @@ class _Server(HttpServer):
 
 
 class ApiServer:
-    """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
+    """A context manager; ``pooling``: what its model does in the place of generating. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
 
     def __init__(
         self,
@@ -56,11 +57,13 @@ class ApiServer:
         defaults: GenerationDefaults | None = None,
         verify: ssl.SSLContext | bool = True,
         phases: Mapping[str, float] | None = None,
+        pooling: PoolingInfo | None = None,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
         self.engine = FakeEngine(self.tokenizer)
+        self.engine.info = fake_info(self.tokenizer.vocab_size, pooling=pooling)
         self.served = Served.of(self.config)
         template = ChatTemplate(TEMPLATE, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
         self.served.set_text(self.tokenizer, template, defaults or GenerationDefaults())

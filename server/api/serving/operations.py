@@ -10,11 +10,15 @@ from headway.server.api.deps import AppState
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.pooling import ClassifyRequest, EmbeddingRequest, PoolingRequest, RerankRequest, ScoreRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.chat import open_chat
 from headway.server.api.serving.completion import open_completion
+from headway.server.api.serving.pooling.labels import open_classify
+from headway.server.api.serving.pooling.scores import open_rerank, open_score
+from headway.server.api.serving.pooling.vectors import open_embeddings, open_input, open_pooling
 from headway.server.api.serving.tokens import open_detokenize, open_tokenize
 from headway.server.api.stream import EVENTS, Framing
 
@@ -34,4 +38,10 @@ class Operation(Generic[_Model]):
 CHAT = Operation("/v1/chat/completions", ChatCompletionRequest, open_chat)
 COMPLETION = Operation("/v1/completions", CompletionRequest, open_completion)
 TOKENIZE = Operation("/tokenize", TokenizeRequest, open_tokenize)
+EMBEDDING = Operation("/v1/embeddings", EmbeddingRequest, open_embeddings)
+INPUT = Operation("/v1/embeddings", EmbeddingRequest, open_input)  # a body with input alone, on a route for all
+POOLING = Operation("/pooling", PoolingRequest, open_pooling)
+CLASSIFY = Operation("/classify", ClassifyRequest, open_classify)
+SCORE = Operation("/score", ScoreRequest, open_score)
+RERANK = Operation("/rerank", RerankRequest, open_rerank)
 DETOKENIZE = Operation("/detokenize", DetokenizeRequest, open_detokenize)
