@@ -48,7 +48,10 @@ class _Server(HttpServer):
 
 
 class ApiServer:
-    """A context manager; ``pooling``: what its model does in the place of generating. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
+    """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop.
+
+    ``pooling``: what the model does in the place of generating.
+    """
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from headway.server.types import Pooled, PoolingParams
 
 async def open_classify(state: AppState, call: Call, request: ClassifyRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
-    model, info = pooling_model(state, "Classification API", "classify")
+    model, info = pooling_model(state, call, request, "Classification API", "classify")
     texts = await read_inputs(state, call, model, request)
     public_id = f"classify-{call.id_of(request)}"
     pooling = Pooling.open(state, call, request, public_id, texts, PoolingParams("classify", request.use_activation))

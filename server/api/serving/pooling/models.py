@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.protocol.pooling import PoolingFields
+from headway.server.api.serving.call import Call
 from headway.server.errors import RequestError
 from headway.server.types import PoolingInfo, PoolingTask
 
@@ -13,12 +15,13 @@ _ROUTES: dict[PoolingTask, str] = {
 }
 
 
-def pooling_model(state: AppState, api: str, *tasks: PoolingTask) -> tuple[ServedModel, PoolingInfo]:
+def pooling_model(state: AppState, call: Call, request: PoolingFields, api: str, *tasks: PoolingTask) -> tuple[ServedModel, PoolingInfo]:
     """The model, if it has one of ``tasks``. ``api`` is vLLM's name of what is asked for.
 
-    Raises the errors of deps.ready_model, RequestError.
+    Raises the errors of deps.ready_model, RequestError, ModelNotFound.
     """
     model = state.ready_model()
+    state.adapter_of(request.model, call.adapter)  # there are none beside a model that pools: it is the name that is looked at
     info = model.info.pooling
     if info is None:
         raise RequestError(

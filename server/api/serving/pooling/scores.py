@@ -69,7 +69,7 @@ async def _open_pairs(
     max_second: int | None,
 ) -> tuple[Pooling, Scores]:
     """The texts to pool, and how their results become a score a pair."""
-    model, info = pooling_model(state, api, "embed", "classify")
+    model, info = pooling_model(state, call, request, api, "embed", "classify")
     check_number(state, len(seconds), "the list of texts")
     if info.scores_pairs:
         pairs = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, max_second, "text_2"))

@@ -20,7 +20,7 @@ from headway.server.types import Pooled, PoolingParams, PoolingTask
 
 async def open_embeddings(state: AppState, call: Call, request: EmbeddingRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
-    model, info = pooling_model(state, "Embeddings API", "embed")
+    model, info = pooling_model(state, call, request, "Embeddings API", "embed")
     dimensions = checked_dimensions(info, request.dimensions)
     texts = await read_inputs(state, call, model, request)
     public_id = f"embd-{call.id_of(request)}"
@@ -31,7 +31,9 @@ async def open_embeddings(state: AppState, call: Call, request: EmbeddingRequest
 async def open_pooling(state: AppState, call: Call, request: PoolingRequest) -> Answer:
     """Raises as open_embeddings does."""
     tasks: tuple[PoolingTask, ...] = (request.task,) if request.task is not None else ("embed", "token_embed", "classify")
-    model, info = pooling_model(state, "Pooling API" if request.task is None else f"Pooling API with task {request.task}", *tasks)
+    model, info = pooling_model(
+        state, call, request, "Pooling API" if request.task is None else f"Pooling API with task {request.task}", *tasks
+    )
     task = request.task or info.tasks[0]
     if task == "classify" and request.dimensions is not None:
         raise RequestError("dimensions is about vectors, and scores of labels are asked for; leave it out.", "dimensions")
