@@ -37,7 +37,7 @@ def _own_use(files: ModelFiles) -> Use:
     for name in architectures_in(read_config_json(files)):
         if name.endswith("ForSequenceClassification"):
             return "classify"
-        if name in ARCHITECTURES:
+        if name.endswith("ForCausalLM"):
             return "embed" if (files.path / _SENTENCE_TRANSFORMERS).is_file() else "generate"
         if stem_of(name) != name:
             return "embed"

@@ -43,15 +43,16 @@ def gguf_family_of(architecture: str, origin: str) -> Family:
 
 def pooled_family_of(architectures: list[str], origin: str, is_classifier: bool) -> PooledFamily:
     """The family of the first known name as one that pools; raises ModelSourceError with what is supported where none is known."""
-    stems = [stem_of(name) for name in architectures]
-    for stem in stems:
-        if stem in ENCODERS:
-            family: PooledFamily = importlib.import_module(ENCODERS[stem]).family(is_classifier)
-            return family
     decoders = {stem_of(name): module for name, module in ARCHITECTURES.items()}
+    stem = next((stem for stem in map(stem_of, architectures) if stem in ENCODERS or stem in decoders), None)
+    if stem is None:
+        raise _unsupported(architectures, [*ENCODERS, *decoders], origin)
+    if stem in ENCODERS:
+        family: PooledFamily = importlib.import_module(ENCODERS[stem]).family(is_classifier)
+        return family
     from headway.server.models.pooled_decoder import pooled
 
-    return pooled(_find(stems, decoders | ENCODERS, origin), is_classifier)
+    return pooled(importlib.import_module(decoders[stem]).FAMILY, is_classifier)
 
 
 def stem_of(architecture: str) -> str:
@@ -67,9 +68,13 @@ def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
         if name in known:
             family: Family = importlib.import_module(known[name]).FAMILY
             return family
+    raise _unsupported(names, list(known), origin)
+
+
+def _unsupported(names: list[str], known: list[str], origin: str) -> ModelSourceError:
     supported = f"these are: {', '.join(known)}"
     if not names:
-        raise ModelSourceError(
+        return ModelSourceError(
             f"The config.json of {origin} has no `architectures`, so that it is not known which of the supported ones it is; {supported}."
         )
-    raise ModelSourceError(f"The architecture of {origin} is {' / '.join(names)}, which is not supported; {supported}.")
+    return ModelSourceError(f"The architecture of {origin} is {' / '.join(names)}, which is not supported; {supported}.")

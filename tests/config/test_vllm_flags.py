@@ -29,6 +29,7 @@ TAKEN = names_in("""
     api-server-count allowed-origins allowed-methods allowed-headers allow-credentials middleware enable-log-requests
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
+    runner convert pooler-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -39,7 +40,6 @@ REFUSED = {
     "async-scheduling": ("true", "a step is scheduled when the one before it has ended"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
     "compilation-config": ('{"mode": 3}', "nothing is compiled"),
-    "convert": ("embed", "only models that generate text"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
     "cudagraph-capture-sizes": ("8", "nothing is compiled or captured"),
     "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
@@ -59,9 +59,7 @@ REFUSED = {
     "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "nothing is compiled or captured"),
     "pipeline-parallel-size": ("2", "runs a model on one device"),
-    "pooler-config": ('{"task": "embed"}', "only models that generate text"),
     "reasoning-parser": ("qwen3", "reasoning is not split from the answer"),
-    "runner": ("pooling", "only models that generate text"),
     "spec-method": ("ngram", "speculative decoding is not done"),
     "spec-model": ("m", "speculative decoding is not done"),
     "spec-tokens": ("3", "speculative decoding is not done"),
@@ -85,10 +83,6 @@ MET = [
     ("enable-expert-parallel", "false"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),
-    ("runner", "generate"),
-    ("runner", "auto"),
-    ("convert", "none"),
-    ("convert", "auto"),
     ("tokenizer-mode", "auto"),
     ("tokenizer-mode", "hf"),
     ("config-format", "hf"),
