@@ -51,7 +51,8 @@ def read_recipe(files: ModelFiles, raw: RawConfig, config: ModelConfig, default:
     """Raises ModelSourceError for a module or a value that is not served."""
     recipe = PoolingRecipe(default, matryoshka=_matryoshka(raw))
     if config.num_labels:
-        return replace(recipe, labels=labels_of(raw), activation=_activation(raw, config.num_labels))
+        kind = _classifier_pooling(raw, default)
+        return replace(recipe, kind=kind, labels=labels_of(raw), activation=_activation(raw, config.num_labels))
     if files.directory is None or not (files.directory / "modules.json").is_file():
         return recipe
     recipe = replace(recipe, normalizes=False, max_tokens=_max_tokens(files.directory))
@@ -90,6 +91,15 @@ def _kind(pooling: RawConfig) -> PoolingKind:
     if len(chosen) != 1 or chosen[0] not in _POOLING_KEYS:
         raise pooling.refusal(f"the pooling is {' and '.join(chosen) or 'not given'}; one of {', '.join(_POOLING_KEYS)} is supported")
     return _POOLING_KEYS[chosen[0]]
+
+
+def _classifier_pooling(raw: RawConfig, default: PoolingKind) -> PoolingKind:
+    """ModernBERT's config says it; of other architectures it is known."""
+    known: dict[str, PoolingKind] = {"cls": "cls", "mean": "mean", default: default}
+    name = raw.text("classifier_pooling", default)
+    if name not in known:
+        raise raw.refusal(f"classifier_pooling {name!r} is not supported; {', '.join(known)} are")
+    return known[name]
 
 
 def _activation(raw: RawConfig, num_labels: int) -> Activation:

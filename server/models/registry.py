@@ -23,6 +23,7 @@ ENCODERS = {
     "Roberta": "headway.server.models.roberta",
     "XLMRoberta": "headway.server.models.roberta",
     "DistilBert": "headway.server.models.distilbert",
+    "ModernBert": "headway.server.models.modernbert",
 }
 # GGUF "general.architecture" -> module
 GGUF_ARCHITECTURES = {

@@ -30,6 +30,14 @@ _DISTILBERT: dict[str, Any] = {
     "attn_implementation": "eager",
 }
 
+_MODERNBERT: dict[str, Any] = {
+    **{key: value for key, value in _BERT.items() if key != "max_position_embeddings"},
+    "num_hidden_layers": 4,
+    "local_attention": 12,
+    "max_position_embeddings": 128,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+}
+
 # name -> (transformers' model class, its config's fields)
 TINY_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertModel", _BERT),
@@ -37,12 +45,16 @@ TINY_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaModel", _BERT | {"type_vocab_size": 1, "pad_token_id": 1}),
     "xlm-roberta": ("XLMRobertaModel", _BERT | {"type_vocab_size": 1, "pad_token_id": 1}),
     "distilbert": ("DistilBertModel", _DISTILBERT),
+    "modernbert": ("ModernBertModel", _MODERNBERT),
+    "modernbert-biased": ("ModernBertForMaskedLM", _MODERNBERT | {"attention_bias": True, "mlp_bias": True, "norm_bias": True}),
 }
 TINY_CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertForSequenceClassification", _BERT | {"num_labels": 3}),
     "roberta": ("RobertaForSequenceClassification", _BERT | {"type_vocab_size": 1, "pad_token_id": 1, "num_labels": 3}),
     "xlm-roberta": ("XLMRobertaForSequenceClassification", _BERT | {"type_vocab_size": 1, "pad_token_id": 1, "num_labels": 1}),
     "distilbert": ("DistilBertForSequenceClassification", _DISTILBERT | {"num_labels": 2}),
+    "modernbert": ("ModernBertForSequenceClassification", _MODERNBERT | {"num_labels": 3, "classifier_pooling": "cls"}),
+    "modernbert-mean": ("ModernBertForSequenceClassification", _MODERNBERT | {"num_labels": 3, "classifier_pooling": "mean"}),
     "llama": ("LlamaForSequenceClassification", DECODER | {"num_labels": 3, "pad_token_id": 0}),
     "qwen2": ("Qwen2ForSequenceClassification", DECODER | {"num_labels": 1, "pad_token_id": 0}),
 }
