@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny_encoders import TINY_CLASSIFIERS, TINY_ENCODERS, make_tiny_encoder, reference_model
 from tiny_models import make_tiny_model, transformers_model
 
+from headway.server.layers import bidirectional
+
 TOLERANCE = 1e-4  # fp32
 LENGTHS = [1, 5, 5, 7, 9, 40, 100, 128, 1]
 WIDE = {"max_num_batched_tokens": 1024}
@@ -44,6 +46,18 @@ def test_every_token_s_state(tmp_path: Path, name: str) -> None:
     reference = reference_model(files)
     for ids, states in zip(TEXTS, found, strict=True):
         np.testing.assert_allclose(states, hidden_states(reference, ids), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_texts_padded_to_their_neighbours(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: groups of one length, and of several."""
+    engine = make_engine(make_tiny_encoder(name, tmp_path), model={"max_model_len": None}, scheduler=WIDE)
+    texts = [text(str(i), ids, "token_embed") for i, ids in enumerate(TEXTS)]
+    by_length = pool(engine, texts)
+    for least_share in (0.7, 0.0):
+        monkeypatch.setitem(bidirectional._LEAST_SHARE, "cpu", least_share)
+        for padded, plain in zip(pool(engine, texts), by_length, strict=True):
+            np.testing.assert_allclose(padded, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(TINY_CLASSIFIERS))
