@@ -1,13 +1,12 @@
-"""What the end of a request means that is no answer: first by itself, then in the light of what the server is doing."""
+"""What the end of a request means that is no answer, by itself: see causes.py for what may be behind it."""
 
 from __future__ import annotations
 
 import math
 import time
 
-from headway.server.api.deps import AppState
 from headway.server.api.errors import GenerationAborted, GenerationFailed
-from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, HeadwayError, QueueTimedOut, RequestTimedOut, ServerDraining
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut
 from headway.server.types import FinishReason, TokenDelta
 
 _MOST_RETRY_S = 60
@@ -30,20 +29,3 @@ def failure_of(delta: TokenDelta) -> HeadwayError | None:
             return QueueTimedOut(text, min(math.ceil(waited_s), _MOST_RETRY_S))
         case _:
             return GenerationFailed(text)
-
-
-def explained(state: AppState, failure: HeadwayError) -> HeadwayError:
-    """What the client is told: the same, or the cause behind it. Counts what expired in the queue."""
-    match failure:
-        case QueueTimedOut(reason=reason):
-            state.metrics.count_rejection(reason)
-        case GenerationAborted():
-            if state.drain.is_draining:
-                return ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.")
-            return AbortedBySleep("The server was put to sleep, which has aborted this request; send it again once it is woken.")
-        case GenerationFailed():
-            if (cause := state.engine.dead_cause) is not None:
-                return EngineDead(cause)
-            if level := state.engine.sleep_state.level:  # it was put to sleep while the request was on its way
-                return EngineAsleep(level)
-    return failure

@@ -15,8 +15,8 @@ from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.call import Call
+from headway.server.api.serving.causes import explained
 from headway.server.api.serving.choices import Choice, ChoiceDelta
-from headway.server.api.serving.failures import explained
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog

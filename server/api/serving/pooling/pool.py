@@ -12,7 +12,8 @@ from headway.server.api.deps import AppState
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.pooling import PoolingFields
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.failures import explained, failure_of
+from headway.server.api.serving.causes import explained
+from headway.server.api.serving.failures import failure_of
 from headway.server.api.serving.request_log import log_texts
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import QueueFull, QueueTimedOut
