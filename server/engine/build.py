@@ -21,6 +21,7 @@ from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.worker import Worker
+from headway.server.errors import ConfigError
 from headway.server.loading.loader import load_model, read_config
 from headway.server.loading.use import use_of
 from headway.server.source.files import ModelFiles
@@ -37,12 +38,14 @@ def build_engine(config: ServerConfig, files: ModelFiles, on_phase: Callable[[st
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device)
-    use = use_of(files, config.pooling.runner, config.pooling.convert)
+    if files.kind == "gguf" and config.model.hf_overrides:
+        raise ConfigError(["--hf-overrides changes a config.json, and a GGUF file has none: leave it out"])
+    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides)
     return _build_generating(config, files, device, phases) if use == "generate" else build_pooling(config, files, use, device, phases)
 
 
 def _build_generating(config: ServerConfig, files: ModelFiles, device: torch.device, phases: StartPhases) -> EngineCore:
-    shape = read_config(files)
+    shape = read_config(files, config.model.hf_overrides)
     facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
     plan = make_plan(config, facts, device_facts(device))
     phases.begin("loading weights")
@@ -56,6 +59,7 @@ def _build_generating(config: ServerConfig, files: ModelFiles, device: torch.dev
         group=SINGLE,
         seed=config.model.seed,
         max_model_len=plan.max_model_len,
+        overrides=config.model.hf_overrides,
     )
     worker = Worker(load, plan, device, config.lora)
     phases.begin("sizing the KV cache")

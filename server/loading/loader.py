@@ -12,7 +12,7 @@ from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint
-from headway.server.loading.config_json import architectures_in, raw_config, read_config_json
+from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architectures_in, raw_config, read_config_json
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint, GgufFile
@@ -28,9 +28,9 @@ LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
 
 
-def read_config(files: ModelFiles) -> DecoderConfig:
+def read_config(files: ModelFiles, overrides: Overrides = NO_OVERRIDES) -> DecoderConfig:
     """The model's own shape, read without its weights. Raises ModelSourceError for what is not supported."""
-    return _open(files)[1]
+    return _open(files, overrides)[1]
 
 
 def load_model(
@@ -43,14 +43,15 @@ def load_model(
     group: TensorParallelGroup,
     seed: int,
     max_model_len: int | None = None,
+    overrides: Overrides = NO_OVERRIDES,
 ) -> LoadedModel:
     """Builds this rank's model on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or
-    wrongly shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json. Raises ModelSourceError, one sentence, when a
+    tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
     """
-    family, config, file = _open(files)
+    family, config, file = _open(files, overrides)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method: LinearMethod = Int8Linear(device) if quantization == "int8" else UnquantizedLinear(torch_dtype, device)
     rotation = _rotation(family, config) if quantization == "int8" else None
@@ -75,11 +76,11 @@ def load_model(
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
 
 
-def _open(files: ModelFiles) -> tuple[Family, DecoderConfig, GgufFile | None]:
+def _open(files: ModelFiles, overrides: Overrides) -> tuple[Family, DecoderConfig, GgufFile | None]:
     if files.kind == "gguf":
         file = GgufFile(files.path)
         return *read_gguf_config(file), file
-    values = read_config_json(files)
+    values = read_config_json(files, overrides)
     family = family_of(architectures_in(values), str(files.path))
     return family, family.read_config(raw_config(files, values)), None
 

@@ -12,7 +12,7 @@ from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
-from headway.server.loading.config_json import architectures_in, raw_config, read_config_json
+from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architectures_in, raw_config, read_config_json
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint, GgufFile
@@ -45,11 +45,11 @@ class PooledFiles:
         return min(self.config.max_model_len, self.recipe.max_tokens or self.config.max_model_len)
 
 
-def read_pooled(files: ModelFiles, is_classifier: bool) -> PooledFiles:
+def read_pooled(files: ModelFiles, is_classifier: bool, overrides: Overrides = NO_OVERRIDES) -> PooledFiles:
     """Raises ModelSourceError for what is not supported."""
     if files.kind == "gguf":
         return _read_gguf(files, is_classifier)
-    values: dict[str, Any] = read_config_json(files)
+    values: dict[str, Any] = read_config_json(files, overrides)
     family = pooled_family_of(architectures_in(values), str(files.path), is_classifier)
     raw = raw_config(files, values)
     config = family.read_config(raw)

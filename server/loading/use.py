@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from headway.server.errors import ModelSourceError
-from headway.server.loading.config_json import architectures_in, read_config_json
+from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architectures_in, read_config_json
 from headway.server.models.registry import ARCHITECTURES, stem_of
 from headway.server.source.files import ModelFiles
 
@@ -16,25 +16,27 @@ Convert = Literal["auto", "none", "embed", "classify"]
 _SENTENCE_TRANSFORMERS = "modules.json"
 
 
-def use_of(files: ModelFiles, runner: Runner, convert: Convert) -> Use:
+def use_of(files: ModelFiles, runner: Runner, convert: Convert, overrides: Overrides = NO_OVERRIDES) -> Use:
     """``convert`` goes first, then ``runner``, then what the files are. Raises ModelSourceError for what the model can't be."""
     if convert in ("embed", "classify"):
         return convert
     if files.kind == "gguf":
         return "embed" if runner == "pooling" else "generate"
-    own = _own_use(files)
-    if runner == "generate" and own != "generate" and not _generates(files):
+    architectures = architectures_in(read_config_json(files, overrides))
+    own = _own_use(files, architectures)
+    if runner == "generate" and own != "generate" and not any(name in ARCHITECTURES for name in architectures):
+        does = "vectors (/v1/embeddings)" if own == "embed" else "scores (/classify, /rerank)"
         raise ModelSourceError(
-            f"The model {files.name} can't generate text (its architecture is {_names(files)}): leave --runner generate out, and it is "
-            f"served for {'vectors (/v1/embeddings)' if own == 'embed' else 'scores (/classify, /rerank)'}."
+            f"The model {files.name} can't generate text (its architecture is {' / '.join(architectures)}): leave --runner generate out, "
+            f"and it is served for {does}."
         )
     if runner == "generate":
         return "generate"
     return "embed" if runner == "pooling" and own == "generate" else own
 
 
-def _own_use(files: ModelFiles) -> Use:
-    for name in architectures_in(read_config_json(files)):
+def _own_use(files: ModelFiles, architectures: list[str]) -> Use:
+    for name in architectures:
         if name.endswith("ForSequenceClassification"):
             return "classify"
         if name.endswith("ForCausalLM"):
@@ -42,11 +44,3 @@ def _own_use(files: ModelFiles) -> Use:
         if stem_of(name) != name:
             return "embed"
     return "generate"  # whose loader says what is supported
-
-
-def _generates(files: ModelFiles) -> bool:
-    return any(name in ARCHITECTURES for name in architectures_in(read_config_json(files)))
-
-
-def _names(files: ModelFiles) -> str:
-    return " / ".join(architectures_in(read_config_json(files)))

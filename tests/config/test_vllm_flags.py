@@ -29,7 +29,7 @@ TAKEN = names_in("""
     api-server-count allowed-origins allowed-methods allowed-headers allow-credentials middleware enable-log-requests
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    runner convert pooler-config
+    runner convert pooler-config hf-overrides
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -48,7 +48,6 @@ REFUSED = {
     "enable-auto-tool-choice": ("true", "tool calls are not parsed"),
     "enable-expert-parallel": ("true", "runs a model on one device"),
     "enforce-eager": ("false", "nothing is compiled or captured"),
-    "hf-overrides": ('{"rope_theta": 1}', "change the model's config.json instead"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
     "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
@@ -94,7 +93,6 @@ MET = [
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
     ("enable-auto-tool-choice", "false"),
-    ("hf-overrides", "{}"),
     ("limit-mm-per-prompt", "{}"),
 ]
 
@@ -170,7 +168,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["--no-enforce-eager"], "--no-enforce-eager"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
-        (["--hf-overrides.a", "{}"], "--hf-overrides"),
         (["--tensor-parallel-size"], "--tensor-parallel-size"),
         (["--tensor-parallel-size", "01"], "--tensor-parallel-size"),
     ],

@@ -113,6 +113,13 @@ def test_configs_that_can_not_be_served(tmp_path: Path, changes: dict[str, Any],
         read_pooled(files, False)
 
 
+def test_overrides_are_laid_over_the_config(tmp_path: Path) -> None:
+    files = make_tiny_encoder("bert", tmp_path, is_classifier=True)
+    assert read_pooled(files, False, {"is_matryoshka": True}).recipe.matryoshka == ()
+    assert read_pooled(files, True, {"id2label": {"1": "middle"}}).recipe.labels == ("LABEL_0", "middle", "LABEL_2")
+    assert use_of(files, "auto", "auto", {"architectures": ["BertModel"]}) == "embed"
+
+
 @pytest.mark.parametrize(
     ("changes", "activation"),
     [

@@ -39,7 +39,7 @@ def build_pooling(
     """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
     _check(config)
     choice = pooler_choice(config.pooling)
-    source = read_pooled(files, is_classifier=use == "classify")
+    source = read_pooled(files, use == "classify", config.model.hf_overrides)
     plan = make_plan(config, _facts(source), device_facts(device))
     phases.begin("loading weights")
     load = partial(
