@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from engine_driver import make_engine
+from gguf_files import convert_to_gguf
 from pooling_driver import pool, text
 from safetensors.torch import load_file, save_file
 from tiny_encoders import TINY_CLASSIFIERS, TINY_ENCODERS, make_tiny_encoder, reference_model
 from tiny_models import make_tiny_model, transformers_model
 
+from headway.server.errors import ConfigError, ModelSourceError
 from headway.server.layers import bidirectional
 
 TOLERANCE = 1e-4  # fp32
@@ -134,3 +136,15 @@ def test_half_precision_stays_close(tmp_path: Path, dtype: str) -> None:
     )
     for a, b in zip(exact, close, strict=True):
         assert (a @ b.T).item() > (0.995 if dtype == "bfloat16" else 0.9999)
+
+
+def test_a_decoder_s_gguf(tmp_path: Path) -> None:
+    files = make_tiny_model("qwen3", tmp_path)
+    options = {"model": {"max_model_len": None}, "pooling": {"runner": "pooling"}}
+    expected = pool(make_engine(files, **options), [text("a", TEXTS[3])])
+    gguf = convert_to_gguf(files, tmp_path / "qwen3.gguf", "qwen3")
+    np.testing.assert_allclose(pool(make_engine(gguf, **options), [text("a", TEXTS[3])])[0], expected[0], atol=1e-5)
+    with pytest.raises(ModelSourceError, match="safetensors"):
+        make_engine(gguf, pooling={"convert": "classify"})
+    with pytest.raises(ConfigError, match="--hf-overrides"):
+        make_engine(gguf, model={"hf_overrides": {"a": 1}})
