@@ -14,19 +14,36 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
     """Its lines; no secret is in them."""
     url, option = _address(config)
     key = ' -H "Authorization: Bearer $API_KEY"' if config.security.has_keys else ""
+    routes, body = _work(info)
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
-    tokens = info.num_blocks * info.block_size
     return [
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
         f"  model    {served_name} ({info.architecture}, {info.weight_format}, {gib(info.weight_bytes, 2)} of weights)",
         f"  device   {info.device}",
-        f"  context  {info.max_model_len} tokens; KV cache {tokens} tokens ({gib(info.kv_cache_bytes, 2)}, "
-        f"blocks of {info.block_size}), up to {info.max_num_seqs} requests and {info.max_num_batched_tokens} tokens a step",
-        f"  address  {url}{_shared(config.network.api_server_count)}  "
-        "(/ping /invocations /v1/chat/completions /v1/completions /v1/models /metrics)",
-        f"  try      curl{option} {url}/v1/chat/completions{key} -H 'Content-Type: application/json' "
-        '-d \'{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}\'',
+        f"  context  {info.max_model_len} tokens; {_cache(info)}up to {info.max_num_seqs} requests "
+        f"and {info.max_num_batched_tokens} tokens a step",
+        f"  address  {url}{_shared(config.network.api_server_count)}  (/ping /invocations {routes} /v1/models /metrics)",
+        f"  try      curl{option} {url}{routes.split()[0]}{key} -H 'Content-Type: application/json' -d '{body}'",
     ]
+
+
+def _work(info: EngineInfo) -> tuple[str, str]:
+    """(routes, the body of a request to the first of them)."""
+    if info.pooling is None:
+        body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}'
+        return "/v1/chat/completions /v1/completions", body
+    if info.pooling.scores_pairs:
+        return "/rerank /score /classify", '{"query": "What is the capital of France?", "documents": ["Paris is.", "It may rain."]}'
+    if info.pooling.labels:
+        return "/classify /pooling", '{"input": "What a wonderful film!"}'
+    return "/v1/embeddings /score /rerank /pooling", '{"input": "The capital of France is Paris."}'
+
+
+def _cache(info: EngineInfo) -> str:
+    if not info.num_blocks:
+        return ""
+    num_tokens = info.num_blocks * info.block_size
+    return f"KV cache {num_tokens} tokens ({gib(info.kv_cache_bytes, 2)}, blocks of {info.block_size}), "
 
 
 def _address(config: ServerConfig) -> tuple[str, str]:

@@ -155,6 +155,46 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     queue_timeout_s: float | None = None
 
 
+PoolingTask = Literal["embed", "token_embed", "classify"]
+
+
+class PoolingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What to make of a text's hidden states: a vector of it, one of each token, or scores of labels.
+
+    ``use_activation``: whether a vector is normalised, scores are made probabilities; None: as the model was trained for.
+    ``dimensions``: the first so many of a vector; None: all.
+    """
+
+    task: PoolingTask
+    use_activation: bool | None = None
+    dimensions: int | None = None
+
+
+class PoolRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One text to pool. The fields that GenerateRequest has too mean the same there.
+
+    ``num_first_segment``: of two texts that are scored against each other, how many tokens belong to the first; None: it is one text.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    pooling: PoolingParams
+    arrival_time: float
+    priority: int = 0
+    queue_timeout_s: float | None = None
+    num_first_segment: int | None = None
+
+
+EngineRequest = GenerateRequest | PoolRequest
+
+
+class Pooled(msgspec.Struct, frozen=True):
+    """A result: ``num_rows`` vectors of equal length, one after the other, in fp32, lowest byte first."""
+
+    data: bytes
+    num_rows: int = 1
+
+
 class TokenLogprobs(msgspec.Struct, frozen=True):
     """Log-probabilities at one position, natural log, of the model's own distribution (before any sampling option).
 
@@ -185,7 +225,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
     ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
     ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the first delta, without the last
-    token's, and with the last.
+    token's, and with the last. A request to pool has one delta, with ``pooled`` unless it failed.
     """
 
     request_id: str
@@ -198,6 +238,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     error: str | None = None
     is_request_fault: bool = False
     times: RequestTimes | None = None
+    pooled: Pooled | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -247,6 +288,24 @@ class SleepState(msgspec.Struct, frozen=True):
         return bool(self.level)
 
 
+class PoolingInfo(msgspec.Struct, frozen=True):
+    """What a model that pools texts can do.
+
+    ``dimension`` is a vector's length. ``matryoshka``: whether the first part of a vector is one too, and if not any length will do,
+    which: None: no; empty: any. ``labels`` are a classifier's, in the order of its scores.
+    """
+
+    tasks: tuple[PoolingTask, ...]
+    dimension: int
+    matryoshka: tuple[int, ...] | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def scores_pairs(self) -> bool:
+        """It reads two texts at once and gives one score: a cross-encoder."""
+        return "classify" in self.tasks and len(self.labels) == 1
+
+
 class EngineInfo(msgspec.Struct, frozen=True):
     """What an engine turned out to be once it was ready: decided, not asked."""
 
@@ -265,3 +324,4 @@ class EngineInfo(msgspec.Struct, frozen=True):
     phases: dict[str, float]  # start-up phase -> seconds
     reads_extra_args: bool = False  # a class of --logits-processors sees every request
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from
+    pooling: PoolingInfo | None = None  # None: the model generates text

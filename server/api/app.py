@@ -27,6 +27,7 @@ from headway.server.api.middleware import BodyLimitMiddleware, GoElsewhereMiddle
 from headway.server.api.openapi import document
 from headway.server.api.orca import OrcaMiddleware
 from headway.server.api.overload import OverloadMiddleware
+from headway.server.api.paths import POOLING_PATHS
 from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, WEBSOCKETS, routes_of, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
@@ -129,7 +130,7 @@ def _middleware(state: AppState, keys: ApiKeys, custom: CustomHandlers | None) -
     stack += [
         Middleware(OverloadMiddleware, engine=state.engine, metrics=state.metrics, request_timeout_s=timeout_s),
         Middleware(LoadMiddleware, load=state.load, paths=INFERENCE_PATHS),
-        Middleware(OrcaMiddleware, engine=state.engine, paths=GENERATION_PATHS),
+        Middleware(OrcaMiddleware, engine=state.engine, paths=GENERATION_PATHS | POOLING_PATHS),
     ]
     if custom:
         stack += [Middleware(HoldDrain, drain=state.drain), *custom.middleware]

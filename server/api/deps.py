@@ -27,7 +27,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.config.structured import StructuredConfig
 from headway.server.counts import Count, Counts
 from headway.server.engine.client import EngineClient
-from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, ServerDraining
+from headway.server.errors import EngineDead, EngineNotReady, ModelNotFound, RequestError, ServerDraining
 from headway.server.source.files import ModelFiles
 from headway.server.types import EngineInfo
 from headway.server.words import cut
@@ -186,6 +186,16 @@ class AppState:
         if self.served.model is None or self.engine.phase != "ready":
             raise EngineNotReady(self.engine.phase if self.engine.phase != "ready" else "loading the tokenizer")
         return self.served.model
+
+    def generating_model(self) -> ServedModel:
+        """The model, if it answers with text. Raises as ``ready_model`` does, and RequestError."""
+        model = self.ready_model()
+        if model.info.pooling is not None:
+            does, where = ("scores", "/classify or /rerank") if model.info.pooling.labels else ("vectors", "/v1/embeddings")
+            raise RequestError(
+                f"The model {self.served.name!r} generates no text: it turns texts into {does}. Use {where}, or serve another one."
+            )
+        return model
 
     @cached_property
     def fingerprint(self) -> str | None:

@@ -23,7 +23,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.counts import Counts
 from headway.server.engine.client import EngineClient
 from headway.server.errors import QueueLimit
-from headway.server.types import EngineInfo, GenerateRequest, SamplingParams
+from headway.server.types import EngineInfo, FinishReason, GenerateRequest, PoolRequest, RequestTimes, SamplingParams
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -93,6 +93,10 @@ class Metrics:
     def on_request_end(self, max_generation_tokens: int) -> None:
         if self._requests:
             self._requests.on_request_end(max_generation_tokens)
+
+    def on_pooled(self, request: PoolRequest, reason: FinishReason, times: RequestTimes | None) -> None:
+        if self._requests:
+            self._requests.count_pooled(request, reason, times)
 
     def count_rejection(self, reason: QueueLimit) -> None:
         if self._requests:

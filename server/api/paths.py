@@ -6,11 +6,16 @@ from starlette.types import Scope
 
 _GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
 _MESSAGES = "/v1/messages"
+# Where texts are pooled.
+POOLING_PATHS = frozenset({"/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"})
 
 
 def is_generation(scope: Scope) -> bool:
     """Whether an HTTP request is for the engine: under the limits of overload, and traced."""
-    return scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) in _GENERATION_PATHS
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return False
+    path = route_path(scope)
+    return path in _GENERATION_PATHS or path in POOLING_PATHS
 
 
 def is_of_messages(path: str) -> bool:

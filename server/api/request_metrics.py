@@ -1,4 +1,4 @@
-"""Metrics of generation requests, recorded as their tokens pass through this process."""
+"""Metrics of requests to the engine, recorded as what they get passes through this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headway.server.api.throughput import Throughput
 from headway.server.config.buckets import REQUEST_TOKENS, bounds_of
 from headway.server.config.observability import ObservabilityConfig
 from headway.server.errors import QUEUE_LIMITS, QueueLimit
-from headway.server.types import FinishReason, GenerateRequest, RequestTimes, SamplingParams
+from headway.server.types import FinishReason, GenerateRequest, PoolRequest, RequestTimes, SamplingParams
 
 _COMPUTED, _CACHED, _FETCHED = "local_compute", "local_cache_hit", "external_kv_transfer"
 _FINISH_REASONS = tuple(reason.value for reason in FinishReason)
@@ -97,6 +97,20 @@ class RequestMetrics:
     def count_generated(self, num_tokens: int) -> None:
         self._throughput.count_generated(num_tokens)
         self._generated_tokens.inc(num_tokens)
+
+    def count_pooled(self, request: PoolRequest, reason: FinishReason, times: RequestTimes | None) -> None:
+        """A text that was pooled, or was to be. ``times`` are the engine's own."""
+        self.count_end(reason)
+        if reason is not FinishReason.STOP or times is None or times.scheduled is None or times.last_token is None:
+            return
+        num_tokens = len(request.prompt_token_ids)
+        self.count_prompt(num_tokens, 0)
+        self.end_to_end.observe(time.time() - request.arrival_time)
+        self.request_prompt_tokens.observe(num_tokens)
+        self.computed_tokens.observe(num_tokens)
+        self.queue.observe(times.scheduled - times.arrival)
+        self.prefill.observe(times.last_token - times.scheduled)
+        self.inference.observe(times.last_token - times.scheduled)
 
 
 class ChoiceRecorder:

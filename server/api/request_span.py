@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import Token
 from types import TracebackType
 
@@ -49,21 +49,28 @@ class RequestSpan:
 
     def describe(self, request: GenerationFields, model_name: str, response_id: str) -> None:
         """What is asked for, as soon as it is understood. ``model_name`` is the one that answers show."""
-        asked = request.model or model_name
-        self._span.update_name(f"{request.OPERATION} {asked}")
+        self.describe_pooling(request.OPERATION, request.model or model_name, model_name, response_id)
         attributes = {
-            "gen_ai.operation.name": request.OPERATION,
-            "gen_ai.provider.name": "headway",
-            "gen_ai.system": "headway",  # the name before; many viewers know only that
-            "gen_ai.request.model": asked,
             "gen_ai.request.max_tokens": request.asked_max_tokens,
             "gen_ai.request.choice.count": request.n,
             "gen_ai.request.stream": request.stream,
-            "gen_ai.response.id": response_id,
-            "gen_ai.response.model": model_name,
             **{f"gen_ai.request.{name}": getattr(request, name) for name in _SAMPLING},
         }
         self._span.set_attributes({name: value for name, value in attributes.items() if value is not None})
+
+    def describe_pooling(self, operation: str, asked_model: str, model_name: str, response_id: str) -> None:
+        """The same where nothing is generated."""
+        self._span.update_name(f"{operation} {asked_model}")
+        self._span.set_attributes(
+            {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "headway",
+                "gen_ai.system": "headway",  # the name before; many viewers know only that
+                "gen_ai.request.model": asked_model,
+                "gen_ai.response.id": response_id,
+                "gen_ai.response.model": model_name,
+            }
+        )
 
     def finish(self, choices: Sequence[Choice], num_input_tokens: int, num_cached_tokens: int) -> None:
         """What came of it. The phases, as spans of their own and as vLLM's latencies, are those of the first choice."""
@@ -76,11 +83,19 @@ class RequestSpan:
                 "gen_ai.usage.cache_read.input_tokens": num_cached_tokens,
             }
         )
+        self._tell_end(ends, choices[0].times if choices else None)
+
+    def finish_pooling(self, ends: Iterable[FinishReason], num_input_tokens: int, times: RequestTimes | None) -> None:
+        """The same where nothing was generated; ``times`` are those of the first text."""
+        self._span.set_attribute("gen_ai.usage.input_tokens", num_input_tokens)
+        self._tell_end(ends, times)
+
+    def _tell_end(self, ends: Iterable[FinishReason], times: RequestTimes | None) -> None:
         for end in ends:
             if not end.is_answer:
                 self._fail(end.value, is_ours=end is not FinishReason.ABORT)
-        if choices and choices[0].times is not None:
-            self._tell_phases(choices[0].times, time.time())
+        if times is not None:
+            self._tell_phases(times, time.time())
 
     def _tell_phases(self, times: RequestTimes, now: float) -> None:
         """What had not come to its end, ended ``now``."""

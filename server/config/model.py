@@ -64,6 +64,7 @@ class ModelConfig(Topic):
     skip_model_name_validation: bool = option(
         False, "Answer requests for any model name, as the served model.", environment=("VLLM_SKIP_MODEL_NAME_VALIDATION",)
     )
+    hf_overrides: dict[str, Any] = option({}, 'JSON laid over the model\'s config.json, such as {"is_matryoshka": true}.')
     ignore_patterns: list[str] = option([], "Files of a Hub repository that are not fetched, as shell patterns such as consolidated*.")
 
 

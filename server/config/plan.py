@@ -31,6 +31,8 @@ class ModelFacts:
     dtype: str  # the checkpoint's, "float32" | "bfloat16" | "float16"
     max_model_len: int
     is_quantized_gguf: bool
+    pools: bool = False  # it generates nothing: many short texts a step
+    computes_whole_texts: bool = False  # an encoder: each token sees all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,12 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     on_gpu = device.kind == "cuda"
     budget = config.scheduler.max_num_batched_tokens
     if budget is None:
-        budget = (8192 if device.total_bytes >= 70 * GIB else 2048) if on_gpu else 512
-        if not config.scheduler.enable_chunked_prefill:
+        budget = (8192 if device.total_bytes >= 70 * GIB else 2048) if on_gpu else 2048 if model.pools else 512
+        if not config.scheduler.enable_chunked_prefill or model.computes_whole_texts:
             budget = max(budget, max_model_len)
     seqs = config.scheduler.max_num_seqs
     if seqs is None:
-        seqs = min(256 if on_gpu else 64, budget)
+        seqs = min(256 if on_gpu or model.pools else 64, budget)
     problems = []
     kv_dtype = config.cache.kv_cache_dtype
     if kv_dtype not in ("auto", dtype):
@@ -74,6 +76,11 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         problems.append(
             f"--no-enable-chunked-prefill needs --max-num-batched-tokens of at least the context length {max_model_len}; "
             f"it is {budget}: raise it, lower --max-model-len, or leave chunked prefill on"
+        )
+    if model.computes_whole_texts and budget < max_model_len:
+        problems.append(
+            f"--max-num-batched-tokens {budget} is below the {max_model_len} tokens of this encoder's longest text, which must fit "
+            "in one step: raise it, or lower --max-model-len"
         )
     scheduled, active = config.scheduler.max_num_scheduled_tokens or budget, config.scheduler.max_num_active_seqs or seqs
     problems += _lower_limit_problems(config, budget, scheduled, seqs, active)

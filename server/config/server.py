@@ -17,6 +17,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
+from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
@@ -34,6 +35,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
     structured: StructuredConfig = StructuredConfig()
     network: NetworkConfig = NetworkConfig()
@@ -80,6 +82,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
+        *pooling_problems(config.pooling),
         *lora_problems(config.lora),
         *structured_problems(config.structured),
         *network_problems(config.network),

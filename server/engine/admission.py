@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from headway.server.counts import Count, Counts
 from headway.server.errors import HeadwayError, QueueFull, RequestError
-from headway.server.types import GenerateRequest
+from headway.server.types import EngineRequest
 from headway.server.words import plural
 
 # Beyond these a client does better to try elsewhere: the OpenAI client takes no Retry-After above 60 s for serious.
@@ -35,7 +35,7 @@ class Admission:
         self._check_requests(num_requests, self._counts.total(Count.OPEN_REQUESTS))
         self._check_tokens(num_prompt_tokens, self._counts.total(Count.PREFILL_TOKENS))
 
-    def admit(self, requests: Sequence[GenerateRequest]) -> None:
+    def admit(self, requests: Sequence[EngineRequest]) -> None:
         """All of them, or none. Raises as ``check`` does."""
         num_requests, num_tokens = len(requests), sum(len(request.prompt_token_ids) for request in requests)
         # First counted, then checked: so two processes that ask at the same time can't both have the last place.

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import ModelFacts, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.processor_loading import LoadedProcessors, load_processors
+from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.pooling.build import build_pooling
+from headway.server.engine.processor_loading import load_processors
+from headway.server.engine.rows import RowTable
+from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.start_phases import StartPhases
+from headway.server.engine.user_processors import UserProcessors
 from headway.server.engine.worker import Worker
+from headway.server.errors import ConfigError
 from headway.server.loading.loader import load_model, read_config
+from headway.server.loading.use import use_of
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
-from headway.server.types import EngineInfo
 
+if TYPE_CHECKING:
+    import torch
 
-class _Phases:
-    """Reports each phase as it begins and remembers how long it took."""
-
-    def __init__(self, report: Callable[[str], None]) -> None:
-        self._report = report
-        self._current: str | None = None
-        self._since = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def begin(self, name: str) -> None:
-        self.end()
-        self._current = name
-        self._report(name)
-
-    def end(self) -> None:
-        now = time.perf_counter()
-        if self._current is not None:
-            self.seconds[self._current] = round(now - self._since, 3)
-        self._current, self._since = None, now
+    from headway.server.layers.forward import LayerKV
+    from headway.server.models.base import Model
 
 
 def build_engine(
@@ -53,10 +46,25 @@ def build_engine(
 
     Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend.
     """
-    phases = _Phases(on_phase)
+    phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device)
-    shape = read_config(files)
+    if files.kind == "gguf" and config.model.hf_overrides:
+        raise ConfigError(["--hf-overrides changes a config.json, and a GGUF file has none: leave it out"])
+    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides)
+    if use == "generate":
+        return _build_generating(config, files, device, phases, load_tokenizer)
+    return build_pooling(config, files, use, device, phases)
+
+
+def _build_generating(
+    config: ServerConfig,
+    files: ModelFiles,
+    device: torch.device,
+    phases: StartPhases,
+    load_tokenizer: Callable[[], Tokenizer] | None,
+) -> EngineCore:
+    shape = read_config(files, config.model.hf_overrides)
     facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
     plan = make_plan(config, facts, device_facts(device))
     processors = load_processors(config, device)
@@ -71,15 +79,29 @@ def build_engine(
         group=SINGLE,
         seed=config.model.seed,
         max_model_len=plan.max_model_len,
+        overrides=config.model.hf_overrides,
     )
     worker = Worker(load, plan, device, config.lora, load_tokenizer)
     phases.begin("sizing the KV cache")
-    activations = worker.measure_activations()
+    activations = worker.measure_activations(shape.vocab_size)
     num_blocks = plan_num_blocks(
         config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=activations
     )
     max_model_len = fitted_max_model_len(plan, num_blocks)
-    worker.start(config, num_blocks, max_model_len, processors)
+
+    def make_runner(model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> ModelRunner:
+        rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
+        sampling = SamplingState(
+            plan.max_num_seqs,
+            shape.vocab_size,
+            device,
+            seed=config.model.seed,
+            processors=UserProcessors(processors),
+            grammars=worker.grammars,
+        )
+        return ModelRunner(model, kv, rows, sampling, device, probe, worker.adapters)
+
+    worker.start(num_blocks, make_runner)
     phases.begin("warming up")
     worker.warm_up()
     phases.end()
@@ -94,34 +116,5 @@ def build_engine(
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
     )
-    info = _info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors)
+    info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
     return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
-
-
-def _info(
-    plan: Plan,
-    worker: Worker,
-    num_blocks: int,
-    max_model_len: int,
-    device_name: str,
-    seconds: dict[str, float],
-    processors: LoadedProcessors,
-) -> EngineInfo:
-    loaded = worker.loaded
-    return EngineInfo(
-        device=device_name,
-        architecture=loaded.config.architecture,
-        dtype=plan.dtype,
-        weight_format=loaded.weight_format,
-        max_model_len=max_model_len,
-        vocab_size=loaded.config.vocab_size,
-        block_size=plan.block_size,
-        num_blocks=num_blocks,
-        max_num_seqs=plan.max_num_seqs,
-        max_num_batched_tokens=plan.max_num_batched_tokens,
-        weight_bytes=loaded.weight_bytes,
-        kv_cache_bytes=num_blocks * worker.bytes_per_block,
-        phases=seconds,
-        reads_extra_args=bool(processors.for_all),
-        processor_names=tuple(processors.functions),
-    )

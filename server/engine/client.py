@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, SleepMode, SleepPart, SleepState, TokenDelta
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    PoolRequest,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+)
 
 
 class DeltaStream(Protocol):
@@ -78,6 +88,10 @@ class EngineClient(Protocol):
         Raises EngineNotReady, EngineAsleep, EngineDead, QueueFull, RequestError (more at once than is ever admitted) when they are
         not admitted; an engine that dies later yields a last delta with FinishReason.ERROR and the cause.
         """
+        ...
+
+    def pool(self, requests: Sequence[PoolRequest]) -> list[DeltaStream]:
+        """As ``generate``, for texts to pool: each stream has one delta."""
         ...
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:

@@ -10,16 +10,18 @@ import msgspec
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
-from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.policy import StepScheduler
 from headway.server.engine.sleep import Done, Sleeper
 from headway.server.engine.structured.awaited import AwaitedGrammars
 from headway.server.errors import AdapterError
 from headway.server.types import (
     AdapterRef,
     EngineInfo,
+    EngineRequest,
     EngineStats,
     FinishReason,
     GenerateRequest,
+    PoolRequest,
     SleepMode,
     SleepPart,
     SleepState,
@@ -31,7 +33,7 @@ class EngineCore:
     """Owns the scheduler and the executor; every accepted request ends in exactly one terminal delta."""
 
     def __init__(
-        self, scheduler: Scheduler, executor: Executor, info: EngineInfo, kv: KVCacheManager, *, sleep_patience_s: float = 0.0
+        self, scheduler: StepScheduler, executor: Executor, info: EngineInfo, kv: KVCacheManager, *, sleep_patience_s: float = 0.0
     ) -> None:
         """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them."""
         self.info = info
@@ -51,10 +53,9 @@ class EngineCore:
         """Whether ``step`` has something to do or to tell. What is frozen in a sleep is nothing to do."""
         return bool(self._pending) or self._has_news or (self._scheduler.has_work and not self._sleeper.state.is_asleep)
 
-    def add_request(self, request: GenerateRequest) -> None:
+    def add_request(self, request: EngineRequest) -> None:
         try:
-            if request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
-                raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
+            self._check(request)
             if not self._sleeper.is_awake:
                 self._sleeper.hold(request)
                 self._has_news = True
@@ -64,6 +65,13 @@ class EngineCore:
                 self._scheduler.add(request)
         except ValueError as refusal:  # the API process checks everything that a user can get wrong
             self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
+
+    def _check(self, request: EngineRequest) -> None:
+        if isinstance(request, PoolRequest) != (self.info.pooling is not None):
+            does = "generates text" if self.info.pooling is None else "pools texts"
+            raise ValueError(f"This engine {does} and does nothing else.")
+        if isinstance(request, GenerateRequest) and request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
+            raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
 
     def abort(self, request_ids: list[str]) -> None:
         self._pending += [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids), *self._awaited.abort(request_ids)]

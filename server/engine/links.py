@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from headway.server.engine.messages import AddRequest, FromEngine, StepOutput, ToEngine, decode_to_engine, encode
+from headway.server.engine.messages import AddPoolRequests, AddRequest, FromEngine, StepOutput, ToEngine, decode_to_engine, encode
 from headway.server.types import TokenDelta
 
 IDLE_POLL_MS = 1000
@@ -89,9 +89,9 @@ class EngineLinks:
         for client, message in arrived:
             if client.is_gone:
                 continue  # a message before this one said so
-            if isinstance(message, AddRequest):
-                client.request_ids.add(message.request.request_id)
-                self._owners[message.request.request_id] = client
+            for request_id in _ids_of(message):
+                client.request_ids.add(request_id)
+                self._owners[request_id] = client
             yield client, message
 
     def send_step(self, output: StepOutput) -> None:
@@ -117,6 +117,16 @@ class EngineLinks:
         for client in self._clients.values():
             client.close(linger_ms)
         self._context.term()
+
+
+def _ids_of(message: ToEngine) -> list[str]:
+    """Of the requests that a message brings."""
+    match message:
+        case AddRequest(request=request):
+            return [request.request_id]
+        case AddPoolRequests(requests=requests):
+            return [request.request_id for request in requests]
+    return []
 
 
 def _connected(end: zmq.Socket[bytes], address: str) -> zmq.Socket[bytes]:

@@ -7,11 +7,27 @@ from __future__ import annotations
 
 import msgspec
 
-from headway.server.types import AdapterRef, EngineInfo, EngineStats, GenerateRequest, SleepMode, SleepPart, SleepState, TokenDelta
+from headway.server.types import (
+    AdapterRef,
+    EngineInfo,
+    EngineStats,
+    GenerateRequest,
+    PoolRequest,
+    SleepMode,
+    SleepPart,
+    SleepState,
+    TokenDelta,
+)
 
 
 class AddRequest(msgspec.Struct, tag=True, frozen=True):
     request: GenerateRequest
+
+
+class AddPoolRequests(msgspec.Struct, tag=True, frozen=True):
+    """Those of one API request: often hundreds of short texts."""
+
+    requests: list[PoolRequest]
 
 
 class AbortRequests(msgspec.Struct, tag=True, frozen=True):
@@ -69,7 +85,19 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """Finish the step under way, abort what is open, exit 0."""
 
 
-ToEngine = AddRequest | AbortRequests | LoadAdapter | UnloadAdapter | ResetPrefixCache | Sleep | WakeUp | DropClient | AddClient | Stop
+ToEngine = (
+    AddRequest
+    | AddPoolRequests
+    | AbortRequests
+    | LoadAdapter
+    | UnloadAdapter
+    | ResetPrefixCache
+    | Sleep
+    | WakeUp
+    | DropClient
+    | AddClient
+    | Stop
+)
 
 
 class Phase(msgspec.Struct, tag=True, frozen=True):

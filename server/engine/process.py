@@ -17,6 +17,7 @@ from headway.server.engine.links import IDLE_POLL_MS, ApiClient, EngineLinks
 from headway.server.engine.messages import (
     AbortRequests,
     AddClient,
+    AddPoolRequests,
     AddRequest,
     CallDone,
     Died,
@@ -99,6 +100,9 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)
+                case AddPoolRequests(requests=requests):
+                    for text in requests:
+                        core.add_request(text)
                 case AbortRequests(request_ids=ids):
                     core.abort(ids)
                 case LoadAdapter(call_id=call_id, adapter=adapter):

@@ -20,6 +20,7 @@ from headway.server.engine.links import LinkAddresses
 from headway.server.engine.messages import (
     AbortRequests,
     AddClient,
+    AddPoolRequests,
     AddRequest,
     CallDone,
     Died,
@@ -41,6 +42,7 @@ from headway.server.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    PoolRequest,
     SleepMode,
     SleepPart,
     SleepState,
@@ -209,7 +211,18 @@ class ProcessEngineClient:
         """See EngineClient.generate: admission now, deltas as they come."""
         self._check_awake()
         self._admission.admit(requests)
-        return [self._open(request) for request in requests]
+        streams: list[DeltaStream] = [self._open(request.request_id) for request in requests]
+        for request in requests:
+            self._send(AddRequest(request))
+        return streams
+
+    def pool(self, requests: Sequence[PoolRequest]) -> list[DeltaStream]:
+        """See EngineClient.pool."""
+        self._check_awake()
+        self._admission.admit(requests)
+        streams: list[DeltaStream] = [self._open(request.request_id) for request in requests]
+        self._send(AddPoolRequests(list(requests)))
+        return streams
 
     def _close_stream(self, request_id: str, finished: bool) -> None:
         """Forgets the stream, and aborts the request if it had not ended."""
@@ -218,13 +231,12 @@ class ProcessEngineClient:
         if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
             self._send(AbortRequests([request_id]))
 
-    def _open(self, request: GenerateRequest) -> DeltaStream:
-        assert request.request_id not in self._streams, "request ids are ours and unique"
+    def _open(self, request_id: str) -> RequestStream:
+        assert request_id not in self._streams, "request ids are ours and unique"
         if not self._in_engine:
             self._last_progress = self._now()  # the clock of a hang starts with the first open request
-        self._in_engine.add(request.request_id)
-        stream = self._streams[request.request_id] = RequestStream(request.request_id, self._close_stream)
-        self._send(AddRequest(request))
+        self._in_engine.add(request_id)
+        stream = self._streams[request_id] = RequestStream(request_id, self._close_stream)
         return stream
 
     def _send(self, message: ToEngine) -> None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.request import Request
-from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.policy import StepScheduler
 from headway.server.errors import EngineAsleep, SleepConflict
-from headway.server.types import FinishReason, GenerateRequest, SleepMode, SleepPart, SleepState, TokenDelta
+from headway.server.types import EngineRequest, FinishReason, RequestTimes, SleepMode, SleepPart, SleepState, TokenDelta
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class Sleeper:
     after the other, so whatever several clients ask for at the same time happens in some order, and each is told what it led to.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, kv: KVCacheManager, patience_s: float) -> None:
+    def __init__(self, scheduler: StepScheduler, executor: Executor, kv: KVCacheManager, patience_s: float) -> None:
         """``patience_s``: how long mode wait lets open requests go on."""
         self.state = SleepState()
         self.on_change: Callable[[SleepState], None] = lambda state: None
@@ -51,7 +50,7 @@ class Sleeper:
         self._patience_s = patience_s
         self._fall: _Fall | None = None
         self._mode: SleepMode = "abort"  # of the last fall
-        self._held: dict[str, GenerateRequest] = {}
+        self._held: dict[str, EngineRequest] = {}
 
     @property
     def is_awake(self) -> bool:
@@ -64,7 +63,7 @@ class Sleeper:
 
     # Requests that come, or go, meanwhile
 
-    def hold(self, request: GenerateRequest) -> None:
+    def hold(self, request: EngineRequest) -> None:
         """Keeps a request until the engine wakes. Raises ValueError where this sleep takes none."""
         if self.state.level and self._mode != "keep":
             raise ValueError(str(EngineAsleep(self.state.level)))
@@ -73,12 +72,12 @@ class Sleeper:
     def abort(self, request_ids: Sequence[str]) -> list[TokenDelta]:
         """The terminal deltas of those that are held; other ids are ignored."""
         dropped = [self._held.pop(request_id) for request_id in request_ids if request_id in self._held]
-        return [TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=Request.of(request).times) for request in dropped]
+        return [_aborted(request) for request in dropped]
 
     def held_ids(self) -> list[str]:
         return list(self._held)
 
-    def release(self) -> list[GenerateRequest]:
+    def release(self) -> list[EngineRequest]:
         """What was held, in the order of arrival, once the engine is awake; nothing before."""
         if not self.is_awake:
             return []
@@ -156,3 +155,8 @@ class Sleeper:
     def _change(self, state: SleepState) -> None:
         self.state = state
         self.on_change(state)
+
+
+def _aborted(request: EngineRequest) -> TokenDelta:
+    times = RequestTimes(request.arrival_time, None, None, None)
+    return TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=times)

@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Callable
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,20 +14,21 @@ from torch import Tensor
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
-from headway.server.config.server import ServerConfig
 from headway.server.engine.device import give_back_memory
+from headway.server.engine.executor.base import Runner
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
-from headway.server.engine.model_runner import ModelRunner
-from headway.server.engine.processor_loading import LoadedProcessors
-from headway.server.engine.rows import RowTable
-from headway.server.engine.sampler import SamplingState
 from headway.server.engine.structured.compiler import GrammarCompiler
-from headway.server.engine.user_processors import UserProcessors
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
 from headway.server.text.tokenizer import Tokenizer
+
+
+class MakeRunner(Protocol):
+    def __call__(self, model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> Runner:
+        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done."""
+        ...
 
 
 class Worker:
@@ -53,7 +55,7 @@ class Worker:
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
-        self._runner: ModelRunner | None = None
+        self._runner: Runner | None = None
         self._num_blocks = 0
         self._config, self._kv_spec = self.loaded.config, self.loaded.model.kv_spec
         self._copies: HostCopies | None = None  # of what left the device for a sleep
@@ -64,9 +66,15 @@ class Worker:
         return self._loaded
 
     @property
-    def runner(self) -> ModelRunner:
+    def runner(self) -> Runner:
         assert self._runner is not None, "start() comes first"
         return self._runner
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        dtype: torch.dtype = getattr(torch, self._plan.dtype)
+        return dtype
 
     @property
     def bytes_per_block(self) -> int:
@@ -74,10 +82,11 @@ class Worker:
         spec = self._kv_spec
         return 2 * spec.num_layers * self._plan.block_size * spec.num_kv_heads * spec.head_dim * self._kv_dtype.itemsize
 
-    def measure_activations(self) -> int:
-        """Peak bytes that the largest step needs beside weights and cache: run on a GPU, estimated on a CPU."""
+    def measure_activations(self, num_outputs: int) -> int:
+        """Peak bytes that the largest step needs beside weights and cache: run on a GPU, estimated on a CPU. ``num_outputs``: of a
+        request in a step."""
         config, plan = self.loaded.config, self._plan
-        logits = plan.max_num_seqs * config.vocab_size * 4 * 4  # fp32, with the copies of log-softmax and sorting
+        logits = plan.max_num_seqs * num_outputs * 4 * 4  # fp32, with the copies of log-softmax and sorting
         if self._device.type != "cuda":
             return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * 4 + logits
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -88,26 +97,9 @@ class Worker:
         torch.cuda.empty_cache()
         return peak
 
-    def start(self, config: ServerConfig, num_blocks: int, max_model_len: int, processors: LoadedProcessors) -> None:
-        plan = self._plan
-        sampling = SamplingState(
-            plan.max_num_seqs,
-            self.loaded.config.vocab_size,
-            self._device,
-            seed=config.model.seed,
-            processors=UserProcessors(processors),
-            grammars=self.grammars,
-        )
+    def start(self, num_blocks: int, make_runner: MakeRunner) -> None:
         self._num_blocks = num_blocks
-        self._runner = ModelRunner(
-            self.loaded.model,
-            self._allocate(num_blocks),
-            RowTable(plan.max_num_seqs, max_model_len, plan.block_size),
-            sampling,
-            self._device,
-            probe=lambda model: self._forward_dummy(model, 1),
-            adapters=self.adapters,
-        )
+        self._runner = make_runner(self.loaded.model, self._allocate(num_blocks), lambda model: self._forward_dummy(model, 1))
 
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""

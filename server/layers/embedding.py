@@ -1,4 +1,4 @@
-"""The two tables over the vocabulary, cut by rows over the ranks: token embedding and output projection."""
+"""The two tables over the vocabulary, cut by rows over the ranks: token embedding and output projection; and small whole tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.quant.method import LinearMethod
-from headway.server.layers.weight import Layer, Part, Weight
+from headway.server.layers.weight import Layer, Part, Weight, whole
 
 
 class VocabParallelEmbedding(Layer):
@@ -76,6 +76,26 @@ class ParallelLMHead(Layer):
     def shares(self, table: Tensor) -> bool:
         """Whether what was packed is the table itself, not a copy in another layout."""
         return getattr(self._packed, "data", None) is table
+
+
+class Table(Layer):
+    """indices [T] int64 -> rows [T, H]; every rank holds all of it: positions, segments."""
+
+    def __init__(self, num_rows: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (num_rows, hidden_size)
+        self.weight = Weight(shape, whole(shape), self._keep, dtype=dtype, device=device)
+        self._table: Tensor
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        return functional.embedding(indices, self._table)
+
+    def first(self) -> Tensor:
+        """Row 0 [H]."""
+        return self._table[0]
+
+    def _keep(self, table: Tensor) -> int:
+        self._table = table
+        return table.nbytes
 
 
 def _vocab_shard(vocab_size: int, hidden_size: int, group: TensorParallelGroup) -> tuple[tuple[int, int], dict[str, Part]]:

@@ -29,6 +29,7 @@ class ForwardBatch:
     query_lens: list[int]  # [B], on the host, for implementations that loop over rows
     seq_lens_host: list[int]  # [B], on the host
     lora: LoraPlan | None = None  # the step's adapters, None where no row has one
+    token_types: Tensor | None = None  # [T] int64, which of two texts each token belongs to; None: there is one
 
 
 @dataclass(slots=True)

@@ -17,6 +17,14 @@ def rope_table(config: RopeConfig, num_positions: int, device: torch.device) -> 
     return torch.cat([angles.cos(), angles.sin()], dim=1).mul_(config.attention_factor).to(device)
 
 
+def rotated(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """x [..., D] with pairs (i, i + D / 2) turned by ``cos_sin`` [..., D] fp32, the cosines then the sines. For what keeps no cache;
+    kernels/rope.py defines it."""
+    cos, sin = cos_sin.chunk(2, dim=-1)
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
 def inverse_frequencies(config: RopeConfig) -> Tensor:
     """[rotary_dim / 2] fp32: radians a position turns each pair by. (Su et al., arXiv:2104.09864)"""
     exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from headway.server.layers.rope_config import RopeConfig
 
@@ -44,9 +44,40 @@ class DecoderConfig:
     hidden_act: str = "silu"
     sliding_windows: tuple[int, ...] = ()  # one a layer, 0: attends to everything; empty: all 0
     is_quantized_gguf: bool = False
+    num_labels: int = 0  # of a classifier
 
     def sliding_window(self, layer: int) -> int:
         return self.sliding_windows[layer] if self.sliding_windows else 0
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """The shape of an encoder, whose tokens see each other in both directions, normalised from config.json."""
+
+    architecture: str  # the family: "bert"
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    norm_eps: float
+    hidden_act: str
+    max_model_len: int
+    checkpoint_dtype: str
+    first_position: int = 0  # row of the position table for a text's first token
+    num_token_types: int = 0  # rows of the table of segments; 0: there is none
+    num_labels: int = 0  # of a classifier
+    tie_word_embeddings: bool = False
+    is_quantized_gguf: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+ModelConfig = DecoderConfig | EncoderConfig
+# Which of a text's hidden states stand for it: all of them averaged, the first, the last, or the largest of each channel.
+PoolingKind = Literal["mean", "cls", "last", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +111,8 @@ class Model(Protocol):
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [L, H] -> [L, V] fp32, over the whole vocabulary on every rank."""
+        """hidden [L, H] -> [L, V] fp32, over the whole vocabulary on every rank. Of a model that pools, hidden is pooled, and V are the
+        labels; where it has none, hidden itself comes back in fp32."""
         ...
 
     def named_weights(self) -> Iterator[tuple[str, Weight]]:
@@ -108,6 +140,21 @@ class Family:
     stream: ResidualStream | None = None  # None: it must not be rotated
 
 
+@dataclass(frozen=True, slots=True)
+class PooledFamily:
+    """Models of one kind that pool texts. ``names`` are those of a checkpoint that has the body's tensors below ``prefix``; many are
+    saved without it. ``ignored``: endings of tensors that pooling has no use for."""
+
+    name: str
+    read_config: Callable[[RawConfig], ModelConfig]
+    build: Callable[[Any, BuildContext], Model]  # of the config that it reads
+    names: tuple[WeightName, ...]
+    prefix: str
+    pooling: PoolingKind  # where neither the model's files nor the user say another
+    ignored: tuple[str, ...]
+    gguf_names: tuple[WeightName, ...] = ()
+
+
 class ConfigReader(Protocol):
     def __call__(self, raw: RawConfig) -> DecoderConfig:
         """Raises ModelSourceError for what this family can't do."""
@@ -127,6 +174,15 @@ class WeightTransform(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Projection:
+    """What a sentence-transformers Dense module does to a pooled vector: x [L, K] -> [L, N], in fp32."""
+
+    weight: Tensor  # [N, K]
+    bias: Tensor | None
+    has_tanh: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model whose weights are all there.
 
@@ -135,8 +191,9 @@ class LoadedModel:
     """
 
     model: Model
-    config: DecoderConfig
+    config: ModelConfig
     weight_bytes: int  # on this rank, as kept
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
     names: tuple[WeightName, ...]
     transform: WeightTransform | None
+    projections: tuple[Projection, ...] = ()  # of pooled vectors

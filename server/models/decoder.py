@@ -58,21 +58,14 @@ class DecoderLayer(Layer):
         return self.down(self._activation(self.gate_up(hidden, lora)), lora), residual
 
 
-class DecoderModel(Layer):
-    """See models/base.py Model."""
+class Decoder(Layer):
+    """All of the model but what stands on its hidden states: see models/base.py Model."""
 
     def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
         vocab_size, hidden = config.vocab_size, config.hidden_size
         self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=context.dtype, device=context.device, group=context.group)
         self.layers = [DecoderLayer(config, i, context) for i in range(config.num_layers)]
         self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=context.dtype, device=context.device)
-        self.lm_head = ParallelLMHead(
-            vocab_size,
-            hidden,
-            tied_to=self.embed_tokens if config.tie_word_embeddings else None,
-            method=context.method,
-            group=context.group,
-        )
         self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
         self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
         self._cos_sin = rope_table(config.rope, context.max_model_len, context.device)
@@ -84,6 +77,20 @@ class DecoderModel(Layer):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
         return self.norm.add(hidden, residual)[0]
+
+
+class DecoderModel(Decoder):
+    """One that says which token is next."""
+
+    def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
+        super().__init__(config, context)
+        self.lm_head = ParallelLMHead(
+            config.vocab_size,
+            config.hidden_size,
+            tied_to=self.embed_tokens if config.tie_word_embeddings else None,
+            method=context.method,
+            group=context.group,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)

@@ -25,9 +25,6 @@ def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | 
     activation = raw.text("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
         raise raw.refusal(f"hidden_act {activation!r} is not supported; {', '.join(_ACTIVATIONS)} are")
-    dtype = raw.text("dtype", raw.text("torch_dtype", "float32"))
-    if dtype not in _DTYPES:
-        raise raw.refusal(f"dtype {dtype!r} is not supported; {', '.join(_DTYPES)} are")
     max_position = raw.integer("max_position_embeddings")
     rope = read_rope(raw, head_dim, max_position)
     return DecoderConfig(
@@ -42,11 +39,19 @@ def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | 
         rms_norm_eps=raw.number("rms_norm_eps", 1e-6),
         rope=rope,
         max_model_len=_max_model_len(rope, max_position),
-        checkpoint_dtype=dtype,
+        checkpoint_dtype=read_dtype(raw),
         tie_word_embeddings=raw.flag("tie_word_embeddings"),
         hidden_act=_ACTIVATIONS[activation],
         **own,
     )
+
+
+def read_dtype(raw: RawConfig) -> str:
+    """The checkpoint's."""
+    dtype = raw.text("dtype", raw.text("torch_dtype", "float32"))
+    if dtype not in _DTYPES:
+        raise raw.refusal(f"dtype {dtype!r} is not supported; {', '.join(_DTYPES)} are")
+    return dtype
 
 
 def layered_sliding_windows(raw: RawConfig) -> tuple[int, ...]:

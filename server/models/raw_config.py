@@ -109,3 +109,19 @@ def _yarn_attention_factor(rope: RawConfig, factor: float) -> float:
     mscale, mscale_all_dim = rope.number("mscale", 0.0), rope.number("mscale_all_dim", 0.0)
     default = magnitude(mscale) / magnitude(mscale_all_dim) if mscale and mscale_all_dim else magnitude(1.0)
     return rope.number("attention_factor", default)
+
+
+def num_labels_of(raw: RawConfig) -> int:
+    """Of a classifier; two where the config does not say, as transformers has it."""
+    return len(labels_of(raw))
+
+
+def labels_of(raw: RawConfig) -> tuple[str, ...]:
+    """A classifier's, in the order of its scores."""
+    names = raw.get("id2label")
+    if names is None:
+        return tuple(f"LABEL_{i}" for i in range(raw.integer("num_labels", 2)))
+    if not isinstance(names, dict) or not names or {str(key) for key in names} != {str(i) for i in range(len(names))}:
+        raise raw.refusal(f"id2label must name the labels from 0 on, not {names!r}")
+    by_index = {str(key): str(name) for key, name in names.items()}
+    return tuple(by_index[str(i)] for i in range(len(names)))

@@ -11,6 +11,8 @@ from headway.server.words import first_few, plural
 
 # Everything about a model but its weights. Never *.bin, *.pt, *.py.
 _TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "chat_templates/*.jinja")
+# What sentence-transformers keeps in folders beside the model.
+_MODULES = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors")
 
 
 def text_files(names: Iterable[str]) -> list[str]:
@@ -23,7 +25,7 @@ def model_files(names: Sequence[str], load_format: str, where: str, one_gguf: st
 
     `where` begins its sentence; `one_gguf` says how to choose among several GGUF files.
     """
-    chosen = text_files(names)
+    chosen = [*text_files(names), *(name for name in names if _matches(name, _MODULES))]
     if load_format == "dummy":
         return chosen
     if load_format != "gguf" and (safetensors := _safetensors(names)):

@@ -70,7 +70,7 @@ def test_the_body_tells_what_is_asked_for(server: ApiServer, body: dict[str, Any
         ({"queries": "a", "documents": ["b"]}, "Score"),
         ({"queries": "a", "items": ["b"]}, "Score"),
         ({"query": "a", "documents": ["b"]}, "Rerank"),
-        ({"data": {}}, "Pooling"),
+        ({"input": "a", "task": "embed"}, "Pooling"),
     ],
 )
 def test_what_generative_models_lack_is_said_so(server: ApiServer, body: dict[str, Any], api: str) -> None:
@@ -136,9 +136,16 @@ def test_other_routes_can_not_be_reached(server: ApiServer, route: str) -> None:
     assert server.engine.requests == []
 
 
-@pytest.mark.parametrize("route", ["/v1/embeddings", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/classify", "/pooling"])
-def test_routes_of_other_tasks_say_why_not(server: ApiServer, route: str) -> None:
-    message = refused(server.post("/invocations", CHAT, headers={ATTRIBUTES: f"route={route}"}))
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        *((route, {"input": "x"}) for route in ("/v1/embeddings", "/classify", "/pooling")),
+        *((route, {"text_1": "x", "text_2": "y"}) for route in ("/score", "/v1/score")),
+        *((route, {"query": "x", "documents": ["y"]}) for route in ("/rerank", "/v1/rerank", "/v2/rerank")),
+    ],
+)
+def test_routes_of_other_tasks_say_why_not(server: ApiServer, route: str, body: dict[str, Any]) -> None:
+    message = refused(server.post("/invocations", body, headers={ATTRIBUTES: f"route={route}"}))
     assert message.startswith("The model does not support")
 
 

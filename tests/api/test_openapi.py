@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from api_server import ApiServer
+from fake_engine import LABELS, VECTORS
 from openapi_spec_validator import validate
 from pydantic import BaseModel
 
 from headway.server.api.auth import OPEN_PATHS
 from headway.server.api.openapi import document
-from headway.server.api.protocol import answers, anthropic_answers
+from headway.server.api.protocol import answers, anthropic_answers, pooled_answers
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.routes.table import ROUTES
 
@@ -71,6 +73,36 @@ ANSWERS: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
 
 
 ERRORS = (answers.ErrorAnswer, anthropic_answers.AnthropicErrorAnswer)
+
+
+POOLED: list[tuple[str, dict[str, Any], type[BaseModel]]] = [
+    ("/v1/embeddings", {"input": ["x", "y"]}, pooled_answers.Embeddings),
+    ("/v1/embeddings", {"input": "x", "encoding_format": "base64"}, pooled_answers.Embeddings),
+    ("/pooling", {"input": "x"}, pooled_answers.PooledTexts),
+    ("/pooling", {"input": "xy", "task": "token_embed"}, pooled_answers.PooledTexts),
+    ("/score", {"text_1": "x", "text_2": ["y", "z"]}, pooled_answers.Scores),
+    ("/rerank", {"query": "x", "documents": ["y", "z"]}, pooled_answers.Ranking),
+    ("/v2/rerank", {"query": "x", "documents": ["y", "z"], "return_documents": False}, pooled_answers.Ranking),
+    ("/invocations", {"input": "x"}, answers.InvocationAnswer),
+    ("/invocations", {"query": "x", "documents": ["y"]}, answers.InvocationAnswer),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "answer"), POOLED)
+def test_answers_about_texts_are_as_it_says(vectors: ApiServer, path: str, body: dict[str, Any], answer: type[BaseModel]) -> None:
+    answer.model_validate_json(vectors.post(path, body).raise_for_status().content, strict=True)
+
+
+def test_labels_are_as_it_says() -> None:
+    with ApiServer(pooling=LABELS) as server:
+        answer = server.post("/classify", {"input": "x"}).raise_for_status()
+        pooled_answers.Classification.model_validate_json(answer.content, strict=True)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> Iterator[ApiServer]:
+    with ApiServer(pooling=VECTORS) as server:
+        yield server
 
 
 @pytest.mark.parametrize(("path", "body", "answer"), ANSWERS)

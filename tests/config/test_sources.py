@@ -14,6 +14,7 @@ from headway.server.config.values import to_flags
 from headway.server.errors import ConfigError
 
 PORT = all_names().setting("port")
+TASK = "use --runner pooling, and --convert embed or classify where the model's files do not say it"
 
 
 def problems_of(argv: list[str], environ: dict[str, str] | None = None) -> list[str]:
@@ -228,7 +229,7 @@ def test_missing_config_file(tmp_path: Path) -> None:
          "--chat-template: needs a value (a value that begins with a dash is written --chat-template=VALUE)"),
         (["--port", "x"], "--port: expected a whole number from 1024 to 65535, got 'x'"),
         (["other"], "'other': unexpected argument: the model is already 'demo', and only one is served"),
-        (["--task", "generate"], "--task: no longer exists; a model that generates text needs no --task: leave it out"),
+        (["--task", "generate"], f"--task: no longer exists; {TASK}"),
         (["--logging-config.formatter", "json"], "--logging-config: is an option of vLLM that is not supported by this version of Headway; "
          "write --log-level, --log-format, --log-config and --no-configure-logging"),
         (["--no-enforce-eager"], "--no-enforce-eager: is an option of vLLM that is not supported by this version of Headway; "
@@ -265,7 +266,7 @@ def test_command_line_problems(argv: list[str], problem: str) -> None:
         ("SM_VLLM_PORT", "x", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got 'x'"),
         ("SM_PORT", "x", "environment SM_PORT: expected a whole number from 1024 to 65535, got 'x'"),
         ("SM_VLLM_PORT", "", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got ''"),
-        ("SM_VLLM_TASK", "x", "environment SM_VLLM_TASK: no longer exists; a model that generates text needs no --task: leave it out"),
+        ("SM_VLLM_TASK", "x", f"environment SM_VLLM_TASK: no longer exists; {TASK}"),
         ("SM_VLLM_TENSOR_PARALLEL_SIZE", "2",
          "environment SM_VLLM_TENSOR_PARALLEL_SIZE: is an option of vLLM that is not supported by this version of Headway; "
          "this version runs a model on one device: leave it out"),

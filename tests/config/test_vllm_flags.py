@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    logits-processors
+    logits-processors runner convert pooler-config hf-overrides
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -41,7 +41,6 @@ REFUSED = {
     "async-scheduling": ("true", "a step is scheduled when the one before it has ended"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
     "compilation-config": ('{"mode": 3}', "nothing is compiled"),
-    "convert": ("embed", "only models that generate text"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
     "cudagraph-capture-sizes": ("8", "nothing is compiled or captured"),
     "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
@@ -49,7 +48,6 @@ REFUSED = {
     "distributed-executor-backend": ("ray", "runs a model on one device"),
     "enable-expert-parallel": ("true", "runs a model on one device"),
     "enforce-eager": ("false", "nothing is compiled or captured"),
-    "hf-overrides": ('{"rope_theta": 1}', "change the model's config.json instead"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
     "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
@@ -60,9 +58,7 @@ REFUSED = {
     "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "nothing is compiled or captured"),
     "pipeline-parallel-size": ("2", "runs a model on one device"),
-    "pooler-config": ('{"task": "embed"}', "only models that generate text"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
-    "runner": ("pooling", "only models that generate text"),
     "spec-method": ("ngram", "speculative decoding is not done"),
     "spec-model": ("m", "speculative decoding is not done"),
     "spec-tokens": ("3", "speculative decoding is not done"),
@@ -88,10 +84,6 @@ MET = [
     ("enable-expert-parallel", "false"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),
-    ("runner", "generate"),
-    ("runner", "auto"),
-    ("convert", "none"),
-    ("convert", "auto"),
     ("tokenizer-mode", "auto"),
     ("tokenizer-mode", "hf"),
     ("config-format", "hf"),
@@ -102,7 +94,6 @@ MET = [
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
-    ("hf-overrides", "{}"),
     ("limit-mm-per-prompt", "{}"),
 ]
 
@@ -178,7 +169,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["--no-enforce-eager"], "--no-enforce-eager"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
-        (["--hf-overrides.a", "{}"], "--hf-overrides"),
         (["--tensor-parallel-size"], "--tensor-parallel-size"),
         (["--tensor-parallel-size", "01"], "--tensor-parallel-size"),
     ],

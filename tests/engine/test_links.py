@@ -12,6 +12,7 @@ import zmq
 from headway.server.engine.links import EngineLinks, LinkAddresses
 from headway.server.engine.messages import (
     AbortRequests,
+    AddPoolRequests,
     AddRequest,
     DropClient,
     Phase,
@@ -20,7 +21,7 @@ from headway.server.engine.messages import (
     decode_from_engine,
     encode,
 )
-from headway.server.types import EngineStats, FinishReason, GenerateRequest, SamplingParams, TokenDelta
+from headway.server.types import EngineStats, FinishReason, GenerateRequest, PoolingParams, PoolRequest, SamplingParams, TokenDelta
 
 
 class Process:
@@ -132,3 +133,13 @@ def test_what_it_had_sent_before_is_not_heard_after_its_end(tmp_path: Path, link
             heard.append(message)
         links.send_step(step("late"))
         assert first.receive_ids() == []
+
+
+def test_texts_that_came_together_are_their_sender_s(links: EngineLinks, tmp_path: Path) -> None:
+    texts = [PoolRequest(name, [1], PoolingParams("embed"), arrival_time=0.0) for name in ("a", "b")]
+    with process(tmp_path, 0) as first, process(tmp_path, 1) as second:
+        second.send(AddPoolRequests(texts))
+        assert [message for _, message in links.receive(wait=True)] == [AddPoolRequests(texts)]
+        links.send_step(StepOutput([TokenDelta("a", finish_reason=FinishReason.STOP)], EngineStats()))
+        assert (first.receive_ids(), second.receive_ids()) == ([], ["a"])
+        assert links.drop(1) == ["b"]

@@ -152,3 +152,9 @@ def test_dummy_weights_need_no_files_and_repeat(llama: ModelFiles) -> None:
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     assert a.isfinite().all()
+
+
+def test_overrides_change_what_is_built(llama: ModelFiles) -> None:
+    assert read_config(llama, {"rms_norm_eps": 0.5}).rms_norm_eps == 0.5
+    with pytest.raises(ModelSourceError, match="hidden_act"):
+        read_config(llama, {"hidden_act": "mish"})

@@ -57,6 +57,13 @@ def test_ignored_files_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
     assert contents(found).keys() == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
+def test_modules_of_sentence_transformers_are_fetched_too(hub: Hub, tmp_path: Path) -> None:
+    modules = {"1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{}", "2_Dense/model.safetensors": b"weights"}
+    hub.repositories["org/three"] = FILES | modules | {"2_Dense/pytorch_model.bin": b"pickle", "onnx/model.onnx": b"other"}
+    found = HubModel("org/three", None, None, str(tmp_path / "hub"), hub.url, ()).fetch("auto")
+    assert contents(found).keys() == {"config.json", "tokenizer.json", "model.safetensors", *modules}
+
+
 def test_only_what_is_needed_is_fetched_and_then_kept(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES | {
         "chat_template.jinja": b"x",

@@ -29,6 +29,7 @@ from headway.server.counts import Counts
 from headway.server.listen import bind_unix
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.generation import GenerationDefaults
+from headway.server.types import PoolingInfo
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if not loop.last %}|{% endif %}{% endfor %}"
@@ -48,7 +49,10 @@ class _Server(HttpServer):
 
 
 class ApiServer:
-    """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop."""
+    """A context manager. ``engine``, ``served`` and ``drain`` are there to be changed; ``on_loop`` runs code on the server's loop.
+
+    ``pooling``: what the model does in the place of generating.
+    """
 
     def __init__(
         self,
@@ -60,11 +64,12 @@ class ApiServer:
         engine: FakeEngine | None = None,
         template: str = TEMPLATE,
         max_model_len: int = 256,
+        pooling: PoolingInfo | None = None,
         **options: dict[str, Any],
     ) -> None:
         self.config = ServerConfig.model_validate({"model": {"model": "tiny"}, **options})
         self.tokenizer = byte_level_tokenizer()
-        self.engine = engine or FakeEngine(self.tokenizer, max_model_len=max_model_len)
+        self.engine = engine or FakeEngine(self.tokenizer, max_model_len=max_model_len, pooling=pooling)
         self.served = Served.of(self.config)
         chat_template = ChatTemplate(template, self.tokenizer.special_tokens, self.config.chat.chat_template_content_format)
         self.served.set_text(self.tokenizer, chat_template, defaults or GenerationDefaults())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from headway.server.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    Pooled,
+    PoolingInfo,
+    PoolRequest,
     RequestTimes,
     SleepMode,
     SleepPart,
@@ -24,8 +28,12 @@ from headway.server.types import (
     TokenLogprobs,
 )
 
+VECTORS = PoolingInfo(("embed", "token_embed"), dimension=4)
+LABELS = PoolingInfo(("classify",), dimension=0, labels=("good", "bad", "ugly"))
+CROSS_ENCODER = PoolingInfo(("classify",), dimension=0, labels=("relevance",))
 
-def fake_info(vocab_size: int, max_model_len: int = 256) -> EngineInfo:
+
+def fake_info(vocab_size: int, max_model_len: int = 256, pooling: PoolingInfo | None = None) -> EngineInfo:
     return EngineInfo(
         device="none",
         architecture="fake",
@@ -40,6 +48,7 @@ def fake_info(vocab_size: int, max_model_len: int = 256) -> EngineInfo:
         weight_bytes=0,
         kv_cache_bytes=0,
         phases={},
+        pooling=pooling,
     )
 
 
@@ -56,11 +65,17 @@ class FakeEngine:
     - ``sleep_gate``: while cleared, no call of ``sleep`` or ``wake_up`` ends. ``sleep_error`` is what they raise then.
     - ``own_logprob(request)`` is the logprob of each token of its answer, where logprobs are asked for.
     - ``has_blocks_in_use``: resetting the prefix cache is not complete unless what runs is preempted.
+    - With ``info.pooling`` it pools: see ``pooled_of``. ``texts`` are what came in for that.
     - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, text: str | Callable[[GenerateRequest], str] = "hello world", *, max_model_len: int = 256
+        self,
+        tokenizer: Tokenizer,
+        text: str | Callable[[GenerateRequest], str] = "hello world",
+        *,
+        max_model_len: int = 256,
+        pooling: PoolingInfo | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self.text = text
@@ -72,7 +87,7 @@ class FakeEngine:
         self.fail_after: int | None = None
         self.error = "something broke"
         self.phase = "ready"
-        self.info: EngineInfo | None = fake_info(tokenizer.vocab_size, max_model_len)
+        self.info: EngineInfo | None = fake_info(tokenizer.vocab_size, max_model_len, pooling)
         self.stats = EngineStats(num_blocks_total=1024)
         self.dead_cause: str | None = None
         self.stalled_s = 0.0
@@ -93,6 +108,7 @@ class FakeEngine:
         self.own_logprob: Callable[[GenerateRequest], float] = lambda request: -1.5
         self.has_blocks_in_use = False
         self.requests: list[GenerateRequest] = []
+        self.texts: list[PoolRequest] = []
         self.open_ids: set[str] = set()
         self.open_adapters: dict[str, int | None] = {}  # open request -> its adapter's id
         self.aborted_ids: list[str] = []
@@ -119,6 +135,19 @@ class FakeEngine:
             raise EngineAsleep(self.sleep_state.level or 0)
         self.check_room(len(requests))
         return [self._open(request) for request in requests]
+
+    def pool(self, requests: Sequence[PoolRequest]) -> list[DeltaStream]:
+        self._check_alive()
+        if self.sleep_state.refuses_requests:
+            raise EngineAsleep(self.sleep_state.level or 0)
+        self.check_room(len(requests))
+        assert self.info is not None
+        assert self.info.pooling is not None, "only a model that pools is asked to"
+        assert all(request.pooling.task in self.info.pooling.tasks for request in requests)
+        self.texts += requests
+        self.open_ids |= {request.request_id for request in requests}
+        self.on_admit()
+        return [FakePoolStream(self, request) for request in requests]
 
     def _open(self, request: GenerateRequest) -> DeltaStream:
         assert request.request_id not in self.open_ids, "request ids must be unique"
@@ -192,10 +221,10 @@ class FakeEngine:
 
 
 class FakeStream:
-    def __init__(self, engine: FakeEngine, request: GenerateRequest) -> None:
+    def __init__(self, engine: FakeEngine, request: GenerateRequest | PoolRequest) -> None:
         self._engine = engine
         self._request = request
-        self._output = engine.output_of(request)
+        self._output = engine.output_of(request) if isinstance(request, GenerateRequest) else []
         self._num_given = 0
         self._num_deltas = 0
         self._started = time.time()
@@ -243,7 +272,7 @@ class FakeStream:
         self._engine.open_ids.discard(self._request.request_id)
         self._engine.open_adapters.pop(self._request.request_id, None)
 
-    def _next(self) -> TokenDelta:
+    def _failure(self) -> TokenDelta | None:
         engine, request = self._engine, self._request
         if engine.dead_cause is not None:
             self._end()
@@ -262,6 +291,13 @@ class FakeStream:
         if engine.fail_after == self._num_deltas:
             self._end()
             return TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=engine.error)
+        return None
+
+    def _next(self) -> TokenDelta:
+        if (failure := self._failure()) is not None:
+            return failure
+        engine, request = self._engine, self._request
+        assert isinstance(request, GenerateRequest)
         ids = self._output[self._num_given : self._num_given + engine.tokens_per_delta]
         num_cached = min(4, len(request.prompt_token_ids) - 1) if self._num_deltas == 0 else 0
         delta = TokenDelta(request.request_id, ids, num_cached_tokens=num_cached)
@@ -282,6 +318,40 @@ class FakeStream:
             delta.times = RequestTimes(request.arrival_time, self._started, self._started, now)
             self._end()
         return delta
+
+
+class FakePoolStream(FakeStream):
+    def _next(self) -> TokenDelta:
+        if (failure := self._failure()) is not None:
+            return failure
+        engine, request = self._engine, self._request
+        assert isinstance(request, PoolRequest)
+        assert engine.info is not None
+        assert engine.info.pooling is not None
+        self._end()
+        times = RequestTimes(request.arrival_time, self._started, None, time.time())
+        pooled = pooled_of(request, engine.info.pooling)
+        return TokenDelta(request.request_id, finish_reason=FinishReason.STOP, times=times, pooled=pooled)
+
+
+def pooled_of(request: PoolRequest, info: PoolingInfo) -> Pooled:
+    """A vector counts the token ids by their remainder; a pair's score is the share of its second text that is in its first, too;
+    label i's is i over the text's length."""
+    ids, asked = request.prompt_token_ids, request.pooling
+    if asked.task == "classify":
+        if info.scores_pairs:
+            split = request.num_first_segment or len(ids)
+            return _packed([sum(token in ids[:split] for token in ids[split:]) / max(len(ids) - split, 1)])
+        return _packed([i / len(ids) for i in range(len(info.labels))])
+    rows = [ids] if asked.task == "embed" else [[token] for token in ids]
+    vectors = [[float(sum(token % info.dimension == i for token in row)) for i in range(info.dimension)] for row in rows]
+    if asked.use_activation is not False:
+        vectors = [[x / sum(y * y for y in vector) ** 0.5 for x in vector] for vector in vectors]
+    return _packed([x for vector in vectors for x in vector[: asked.dimensions]], len(vectors))
+
+
+def _packed(values: list[float], num_rows: int = 1) -> Pooled:
+    return Pooled(struct.pack(f"<{len(values)}f", *values), num_rows)
 
 
 def fake_logprobs(token_id: int, num_top: int, logprob: float = -1.5) -> TokenLogprobs:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import ConfigDict, Field, RootModel
 
-
-class Documented(BaseModel):
-    """An object with no other members than these."""
-
-    model_config = ConfigDict(extra="forbid", defer_build=True)  # no validator is ever needed
+from headway.server.api.protocol.documented import Documented
+from headway.server.api.protocol.pooled_answers import Classification, Embeddings, PooledTexts, Ranking, Scores
 
 
 class ErrorDetail(Documented):
@@ -288,7 +285,10 @@ class SessionClosed(Documented):
     num_requests: int
 
 
-class InvocationAnswer(RootModel[ChatCompletion | Completion | Tokens | Text | SessionOpened | SessionClosed]):
+_Invocation = ChatCompletion | Completion | Tokens | Text | Embeddings | PooledTexts | Classification | Scores | Ranking
+
+
+class InvocationAnswer(RootModel[_Invocation | SessionOpened | SessionClosed]):
     """As the request's own route would answer it."""
 
 

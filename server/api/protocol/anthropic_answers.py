@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from headway.server.api.protocol.answers import Documented, ErrorDetail
+from headway.server.api.protocol.answers import ErrorDetail
+from headway.server.api.protocol.documented import Documented
 
 
 class AnthropicErrorAnswer(Documented):

@@ -75,12 +75,16 @@ class PromptFields(RequestModel):
             raise RequestError(
                 "continue_final_message and add_generation_prompt exclude each other: set one of them to false.", "continue_final_message"
             )
-        for index, message in enumerate(self.messages):
-            _check_message(message, f"messages.{index}")
+        check_messages(self.messages)
+
+
+def check_messages(messages: list[dict[str, Any]]) -> None:
+    """What every chat template takes for granted. Raises RequestError."""
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages.{index}")
 
 
 def _check_message(message: dict[str, Any], where: str) -> None:
-    """What every chat template takes for granted."""
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise RequestError(f"{where}.role must be a text such as user or assistant.", f"{where}.role")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from headway.server.api.media import JSON_LINES
-from headway.server.api.protocol import answers, anthropic_answers
+from headway.server.api.protocol import answers, anthropic_answers, pooled_answers
 from headway.server.api.protocol.adapters import (
     LoadLoraAdapterRequest,
     RegisterAdapterRequest,
@@ -20,6 +20,7 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
 from headway.server.api.protocol.life import PauseRequest, ResetPrefixCacheRequest, ServerInfoRequest, SleepRequest, WakeUpRequest
+from headway.server.api.protocol.pooling import ClassifyRequest, EmbeddingRequest, PoolingRequest, RerankRequest, ScoreRequest
 from headway.server.api.protocol.responses import ListInputItems, ResponsesRequest, RetrieveResponse
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.stream import EVENTS
@@ -56,7 +57,16 @@ class Docs:
     error: type[BaseModel] = answers.ErrorAnswer
 
 
-INVOCATION_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+INVOCATION_BODIES = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    PoolingRequest,
+    ScoreRequest,
+    RerankRequest,
+)
 
 _BODY = (400, 413, 415)
 _MODEL = (*_BODY, 404, 503, 504, 507)
@@ -102,6 +112,11 @@ COUNT_TOKENS = Docs(
 )
 TOKENIZE = Docs("Tokens", (TokenizeRequest,), answer=answers.Tokens, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
 DETOKENIZE = Docs("Tokens", (DetokenizeRequest,), answer=answers.Text, errors=_MODEL, parameters=(_ADAPTER_HEADER,))
+EMBEDDINGS = Docs("Pool", (EmbeddingRequest,), answer=pooled_answers.Embeddings, errors=_MODEL)
+POOL = Docs("Pool", (PoolingRequest,), answer=pooled_answers.PooledTexts, errors=_MODEL)
+CLASSIFY = Docs("Pool", (ClassifyRequest,), answer=pooled_answers.Classification, errors=_MODEL)
+SCORE = Docs("Pool", (ScoreRequest,), answer=pooled_answers.Scores, errors=_MODEL)
+RERANK = Docs("Pool", (RerankRequest,), answer=pooled_answers.Ranking, errors=_MODEL)
 MODELS = Docs("Models", answer=answers.ModelList, errors=(503,))
 MODEL = Docs(
     "Models",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.routes import anthropic, docs, info, life, lora, openai, probes, responses
+from headway.server.api.paths import POOLING_PATHS
+from headway.server.api.routes import anthropic, docs, info, life, lora, openai, pooling, probes, responses
 from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
 from headway.server.config.development import DevelopmentConfig
@@ -51,6 +52,14 @@ ROUTES = (
     Route("GET", "/v1/responses/{response_id}/input_items", responses.list_input_items, "What a response answers", docs.INPUT_ITEMS),
     Route("POST", "/v1/messages", anthropic.create_message, "Answer a conversation, in Anthropic's form", docs.MESSAGES),
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation's prompt has", docs.COUNT_TOKENS),
+    Route("POST", "/v1/embeddings", pooling.create_embedding, "Vectors of texts", docs.EMBEDDINGS),
+    Route("POST", "/pooling", pooling.pool, "Vectors of texts or of their tokens, or scores of labels", docs.POOL),
+    Route("POST", "/classify", pooling.classify, "Labels of texts", docs.CLASSIFY),
+    Route("POST", "/score", pooling.score, "How well texts go together", docs.SCORE),
+    Route("POST", "/v1/score", pooling.score, "How well texts go together", docs.SCORE),
+    Route("POST", "/rerank", pooling.rerank, "Documents by how well they answer a query", docs.RERANK),
+    Route("POST", "/v1/rerank", pooling.rerank, "Documents by how well they answer a query, as Jina has it", docs.RERANK),
+    Route("POST", "/v2/rerank", pooling.rerank, "Documents by how well they answer a query, as Cohere has it", docs.RERANK),
     Route("GET", "/v1/models", openai.list_models, "The served model's names", docs.MODELS),
     Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model", docs.MODEL),
     Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", docs.TOKENIZE),
@@ -85,7 +94,7 @@ DEVELOPMENT_ROUTES = (
 
 # Where the model answers, and where its text tools do.
 GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
-INFERENCE_PATHS = GENERATION_PATHS | {"/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/messages/count_tokens"}
+INFERENCE_PATHS = GENERATION_PATHS | POOLING_PATHS | {"/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/messages/count_tokens"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 

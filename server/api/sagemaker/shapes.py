@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from headway.server.api.protocol.parse import shortened
-from headway.server.api.serving.operations import CHAT, COMPLETION, COUNT_TOKENS, DETOKENIZE, MESSAGES, TOKENIZE, Operation
+from headway.server.api.serving.operations import (
+    CHAT,
+    CLASSIFY,
+    COMPLETION,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    EMBEDDING,
+    INPUT,
+    MESSAGES,
+    POOLING,
+    RERANK,
+    SCORE,
+    TOKENIZE,
+    Operation,
+)
 from headway.server.errors import RequestError
 
-
-@dataclass(frozen=True, slots=True)
-class Unserved:
-    """An operation of the contract that generative models don't have. ``api`` is vLLM's name of it."""
-
-    path: str
-    api: str
-
-
-Target = Operation[Any] | Unserved
-
-EMBEDDING = Unserved("/v1/embeddings", "Embeddings API")
-SCORE = Unserved("/score", "Score API")
-RERANK = Unserved("/rerank", "Rerank (Score) API")
-CLASSIFY = Unserved("/classify", "Classification API")
-POOLING = Unserved("/pooling", "Pooling API")
-
 # (the fields that tell it, what they ask for). A body must hold one row's fields and none of another's.
-SHAPES: tuple[tuple[frozenset[str], Target], ...] = (
+SHAPES: tuple[tuple[frozenset[str], Operation[Any]], ...] = (
     (frozenset({"messages"}), CHAT),
     (frozenset({"messages", "documents"}), CHAT),
     (frozenset({"prompt"}), COMPLETION),
     (frozenset({"messages", "return_token_strs"}), TOKENIZE),
     (frozenset({"prompt", "return_token_strs"}), TOKENIZE),
     (frozenset({"tokens"}), DETOKENIZE),
-    (frozenset({"input"}), EMBEDDING),
+    (frozenset({"input"}), INPUT),
+    (frozenset({"input", "task"}), POOLING),
     (frozenset({"text_1", "text_2"}), SCORE),
     (frozenset({"data_1", "data_2"}), SCORE),
     (frozenset({"queries", "documents"}), SCORE),
@@ -45,7 +42,7 @@ SHAPES: tuple[tuple[frozenset[str], Target], ...] = (
 )
 
 # What ``route=`` may name: inference only, since whoever may invoke an endpoint is not therefore its administrator.
-ROUTES: dict[str, Target] = {
+ROUTES: dict[str, Operation[Any]] = {
     **{target.path: target for target in (CHAT, COMPLETION, TOKENIZE, DETOKENIZE, EMBEDDING, SCORE, RERANK, CLASSIFY, POOLING)},
     **{target.path: target for target in (MESSAGES, COUNT_TOKENS)},
     "/v1/score": SCORE,
@@ -58,16 +55,10 @@ _TELLING = frozenset[str]().union(*(fields for fields, _ in SHAPES))
 
 def operation_of(fields: Mapping[str, Any], route: str | None) -> Operation[Any]:
     """The operation that ``route`` names, or that the fields of a body tell. Raises RequestError."""
-    target = _by_fields(fields) if route is None else _by_route(route)
-    if isinstance(target, Unserved):
-        raise RequestError(
-            f"The model does not support {target.api}: this server has generative models only. "
-            "Send messages (a chat) or prompt (a completion), or deploy this model with a server for such tasks."
-        )
-    return target
+    return _by_fields(fields) if route is None else _by_route(route)
 
 
-def _by_route(route: str) -> Target:
+def _by_route(route: str) -> Operation[Any]:
     if route not in ROUTES:
         raise RequestError(
             f"X-Amzn-SageMaker-Custom-Attributes asks for route {shortened(route)}; routes that can be asked for are {', '.join(ROUTES)}."
@@ -75,7 +66,7 @@ def _by_route(route: str) -> Target:
     return ROUTES[route]
 
 
-def _by_fields(fields: Mapping[str, Any]) -> Target:
+def _by_fields(fields: Mapping[str, Any]) -> Operation[Any]:
     present = {name for name, value in fields.items() if name in _TELLING and value is not None}
     for shape, target in SHAPES:
         if shape == present:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.server.api.deadline import Deadline
 from headway.server.api.protocol.base import GenerationFields
+from headway.server.api.protocol.pooling import PoolingFields
 from headway.server.api.request_record import RequestRecord
 
 if TYPE_CHECKING:
@@ -30,6 +31,6 @@ class Call:
     record: RequestRecord
     owner: bytes = b""
 
-    def id_of(self, request: GenerationFields) -> str:
+    def id_of(self, request: GenerationFields | PoolingFields) -> str:
         """The client's X-Request-Id goes before the body's request_id, and that before a fresh one."""
         return self.request_id if self.is_id_given else request.request_id or self.request_id

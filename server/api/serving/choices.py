@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass, field
 
-from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
+from headway.server.api.serving.failures import failure_of
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import HeadwayError, QueueTimedOut, RequestError, RequestTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import ToolCallPiece
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
-
-_MOST_RETRY_S = 60
 
 
 @dataclass(slots=True)
@@ -110,11 +105,10 @@ class Choice:
             self._end(new, delta.finish_reason, delta.stop_reason)
 
     def _check_end(self, delta: TokenDelta) -> None:
-        reason = delta.finish_reason
-        if reason is None or reason.is_answer:
-            return
-        self._record_end(reason)
-        raise _failure(reason, delta)
+        if (failure := failure_of(delta)) is not None:
+            assert delta.finish_reason is not None
+            self._record_end(delta.finish_reason)
+            raise failure
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
@@ -133,21 +127,3 @@ class Choice:
         """The client has gone, another choice failed, or the time is over: ``reason`` counts if it is still open."""
         if not self.has_ended:
             self._record_end(reason)
-
-
-def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
-    text = delta.error or "The engine failed on this request."
-    if delta.is_request_fault:
-        return RequestError(text)
-    match reason:
-        case FinishReason.ABORT:
-            return GenerationAborted("The engine has aborted this request.")
-        case FinishReason.TIMEOUT:
-            return RequestTimedOut(text)
-        case FinishReason.QUEUE_TIMEOUT:
-            assert delta.times is not None, "the engine ends a request with its times"
-            # It will not be better soon: as long again as it has waited.
-            waited_s = time.time() - delta.times.arrival
-            return QueueTimedOut(text, min(math.ceil(waited_s), _MOST_RETRY_S))
-        case _:
-            return GenerationFailed(text)

@@ -23,8 +23,8 @@ from headway.server.types import TokenLogprobs
 
 
 async def open_completion(state: AppState, call: Call, request: CompletionRequest) -> Answer:
-    """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
-    model = state.ready_model()
+    """Raises the errors of deps.generating_model, RequestError, QueueFull, RequestTimedOut."""
+    model = state.generating_model()
     check_limits(request, state.config.limits)
     adapter = state.adapter_of(request.model, call.adapter)
     prompts = await off_loop(call.num_bytes, lambda: _prompts(model, request))

@@ -13,10 +13,10 @@ import msgspec
 from headway.server.api.adapters import Adapter
 from headway.server.api.deadline import Deadline
 from headway.server.api.deps import AppState, ServedModel
-from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.beam import beam_streams
 from headway.server.api.serving.call import Call
+from headway.server.api.serving.causes import explained
 from headway.server.api.serving.choices import Choice, ChoiceDelta
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
@@ -24,7 +24,7 @@ from headway.server.api.serving.request_log import RequestLog
 from headway.server.api.serving.sampling import check_size, fitted, sampling_params, seed_of_choice
 from headway.server.api.serving.timing import Timing
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import AbortedBySleep, EngineAsleep, EngineDead, QueueFull, QueueTimedOut, RequestError, ServerDraining
+from headway.server.errors import HeadwayError, QueueFull, QueueTimedOut, RequestError
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, ThinkingBudget, TokenDelta
 
@@ -204,21 +204,13 @@ class Generation:
     def _feed(self, choice: Choice, deltas: list[TokenDelta]) -> ChoiceDelta:
         try:
             new = choice.feed(deltas)
-        except QueueTimedOut as error:
-            self._unfinished = FinishReason.QUEUE_TIMEOUT
-            self._state.metrics.count_rejection(error.reason)
-            raise
-        except GenerationAborted as error:
-            if self._state.drain.is_draining:
-                raise ServerDraining("The server is shutting down and has aborted this request; send it again elsewhere.") from error
-            raise AbortedBySleep("The server was put to sleep, which has aborted this request; send it again once it is woken.") from error
-        except GenerationFailed as error:
-            engine = self._state.engine
-            if (cause := engine.dead_cause) is not None:
-                raise EngineDead(cause) from error
-            if level := engine.sleep_state.level:  # it was put to sleep while the request was on its way
-                raise EngineAsleep(level) from error
-            raise
+        except HeadwayError as failure:
+            if isinstance(failure, QueueTimedOut):
+                self._unfinished = FinishReason.QUEUE_TIMEOUT
+            told = explained(self._state, failure)
+            if told is failure:
+                raise
+            raise told from failure
         if self._shows_prompt_only:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None

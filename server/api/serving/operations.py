@@ -11,6 +11,7 @@ from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRe
 from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.pooling import ClassifyRequest, EmbeddingRequest, PoolingRequest, RerankRequest, ScoreRequest
 from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer
@@ -18,6 +19,9 @@ from headway.server.api.serving.anthropic.messages import open_count_tokens, ope
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.chat import open_chat
 from headway.server.api.serving.completion import open_completion
+from headway.server.api.serving.pooling.labels import open_classify
+from headway.server.api.serving.pooling.scores import open_rerank, open_score
+from headway.server.api.serving.pooling.vectors import open_embeddings, open_input, open_pooling
 from headway.server.api.serving.responses.opening import open_input_tokens, open_response
 from headway.server.api.serving.tokens import open_detokenize, open_tokenize
 from headway.server.api.stream import EVENTS, MESSAGE_EVENTS, TYPED_EVENTS, Framing
@@ -42,4 +46,10 @@ INPUT_TOKENS = Operation("/v1/responses/input_tokens", ResponsesRequest, open_in
 MESSAGES = Operation("/v1/messages", MessagesRequest, open_messages, MESSAGE_EVENTS)
 COUNT_TOKENS = Operation("/v1/messages/count_tokens", CountTokensRequest, open_count_tokens)
 TOKENIZE = Operation("/tokenize", TokenizeRequest, open_tokenize)
+EMBEDDING = Operation("/v1/embeddings", EmbeddingRequest, open_embeddings)
+INPUT = Operation("/v1/embeddings", EmbeddingRequest, open_input)  # a body with input alone, on a route for all
+POOLING = Operation("/pooling", PoolingRequest, open_pooling)
+CLASSIFY = Operation("/classify", ClassifyRequest, open_classify)
+SCORE = Operation("/score", ScoreRequest, open_score)
+RERANK = Operation("/rerank", RerankRequest, open_rerank)
 DETOKENIZE = Operation("/detokenize", DetokenizeRequest, open_detokenize)

@@ -1,4 +1,4 @@
-"""Lines about one generation request, with --enable-log-requests: what was asked for, and with --enable-log-outputs what came of it.
+"""Lines about one request, with --enable-log-requests: what was asked for, and with --enable-log-outputs what came of it.
 
 Prompts stand at DEBUG only, outputs behind an option of their own: both are the users' business unless the operator says otherwise.
 """
@@ -55,6 +55,12 @@ class RequestLog:
 
     def _cut(self, text: str) -> str:
         return text[: self._max_length]
+
+
+def log_texts(public_id: str, request_id: str, model: str, task: str, num_texts: int, num_tokens: int) -> None:
+    """One request to pool texts, as it is admitted."""
+    told = (public_id, model, plural(num_texts, "text"), plural(num_tokens, "token"), task)
+    log.info("%s: model %r, %s, %s, task %s", *told, extra={"request_id": request_id})
 
 
 def _shown(sampling: SamplingParams) -> str:

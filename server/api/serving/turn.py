@@ -45,9 +45,9 @@ async def open_turn(
 ) -> Answer:
     """``request`` is the turn in chat's terms; other families translate theirs. ``make_form`` writes the answer.
 
-    Raises the errors of deps.ready_model, RequestError (``param`` in chat's terms), QueueFull, RequestTimedOut.
+    Raises the errors of deps.generating_model, RequestError (``param`` in chat's terms), QueueFull, RequestTimedOut.
     """
-    model = state.ready_model()
+    model = state.generating_model()
     check_limits(request, state.config.limits)
     check_auto_choice(request, state.config.chat.enable_auto_tool_choice)
     adapter: Adapter | None = state.adapter_of(request.model, call.adapter)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from headway.server.engine.batch import BatchPlan, BatchResult
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
 from headway.server.errors import AdapterError
@@ -16,7 +15,7 @@ class InlineExecutor:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def execute(self, plan: BatchPlan) -> BatchResult:
+    def execute(self, plan: Any) -> Any:
         return self._worker.runner.execute(plan)
 
     def compile_grammar(self, grammar: Grammar) -> Future[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.request import Request
-from headway.server.types import FinishReason, GenerateRequest, TokenDelta
+from headway.server.types import EngineRequest, FinishReason, GenerateRequest, TokenDelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,9 @@ class AwaitedGrammars:
     def __len__(self) -> int:
         return len(self._held)
 
-    def holds(self, request: GenerateRequest) -> bool:
+    def holds(self, request: EngineRequest) -> bool:
         """Whether the request has to wait, and so is kept here. Raises ValueError if its grammar can't be compiled."""
-        grammar = request.sampling.grammar
-        if grammar is None:
+        if not isinstance(request, GenerateRequest) or (grammar := request.sampling.grammar) is None:
             return False
         compiling = self._executor.compile_grammar(grammar)
         if compiling.done():

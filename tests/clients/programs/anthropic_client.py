@@ -61,7 +61,7 @@ print(
             "streamed_call": [streamed_call.name, streamed_call.input],
             "called": [call.name, call.input],
             "counted": client.messages.count_tokens(messages=question["messages"], model="demo").input_tokens,
-            "prompt": final.usage.input_tokens,
+            "prompt": final.usage.input_tokens + final.usage.cache_read_input_tokens,
         }
     )
 )

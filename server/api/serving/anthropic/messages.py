@@ -18,7 +18,7 @@ from headway.server.text.reasoning.budget import can_limit_thinking
 
 async def open_messages(state: AppState, call: Call, request: MessagesRequest) -> Answer:
     """Raises as open_turn does."""
-    model = state.ready_model()
+    model = state.generating_model()
     # Many clients send a budget whatever the model; where it can't be kept, max_tokens limits both.
     limits_thinking = can_limit_thinking(model.parsers.reasoning, model.tokenizer)
     translation = await in_parser(call.num_bytes, lambda: Translation(request, limits_thinking=limits_thinking))

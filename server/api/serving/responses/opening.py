@@ -77,7 +77,7 @@ async def _open_in_background(state: AppState, task: _Task) -> Answer:
 
 
 async def _understood(state: AppState, call: Call, request: ResponsesRequest) -> _Task:
-    model = state.ready_model()
+    model = state.generating_model()
     state.adapter_of(request.model, call.adapter)
     store = state.responses
     previous = None if request.previous_response_id is None else store.previous(call.owner, request.previous_response_id)

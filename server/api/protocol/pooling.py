@@ -1,0 +1,198 @@
+"""The bodies of /v1/embeddings, /pooling, /classify, /score and /rerank."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import FailFast, Field, PlainValidator, StringConstraints, WithJsonSchema
+
+from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most, shown_with
+from headway.server.api.protocol.messages import Message, check_messages
+from headway.server.errors import RequestError
+from headway.server.types import PoolingTask
+
+MAX_TEXTS = 65536  # whatever --max-pooling-inputs allows
+_LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
+
+Input = str | list[int]
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
+def _inputs(value: Any) -> list[Input]:
+    """The four forms of OpenAI's input as one list."""
+    if isinstance(value, str) or _is_ids(value):
+        return [value]
+    if not isinstance(value, list) or not value or not (all(isinstance(item, str) for item in value) or all(map(_is_ids, value))):
+        raise ValueError("input must be a text, a list of texts, a list of token ids, or a list of such lists, and not be empty")
+    return _at_most_texts("input", value)
+
+
+def _texts(value: Any) -> list[str]:
+    """A text or several; in the form {"text": ..} too, as Jina's clients write documents."""
+    items = value if isinstance(value, list) else [value]
+    texts = [item["text"] if isinstance(item, dict) and item.keys() == {"text"} else item for item in items]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError('must be a text or a list of texts (or of {"text": ..}), and not be empty')
+    return _at_most_texts("the list", texts)
+
+
+def _at_most_texts(name: str, items: list[Any]) -> list[Any]:
+    if len(items) > MAX_TEXTS:
+        raise ValueError(f"{name} holds {len(items)} texts; at most {MAX_TEXTS} go into one request")
+    return items
+
+
+_INPUT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+_TEXT_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}]}
+_TEXTS_SCHEMA = {"anyOf": [*_TEXT_SCHEMA["anyOf"], {"type": "array", "items": _TEXT_SCHEMA}]}
+Inputs = Annotated[list[Input], PlainValidator(_inputs), WithJsonSchema(_INPUT_SCHEMA)]
+Texts = Annotated[list[str], PlainValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
+
+
+class PoolingFields(RequestModel):
+    """What all of these requests have."""
+
+    OPERATION: ClassVar[str]  # OpenTelemetry's name for what is asked for
+
+    model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
+    truncate_prompt_tokens: int | None = Field(
+        None,
+        ge=-1,
+        lt=2**31,
+        description="Cut what is longer to so many tokens; -1: to the most that the model takes. Else it is a 400.",
+    )
+    truncation_side: Literal["left", "right"] = Field("right", description="Where tokens are cut off.")
+    use_activation: bool | None = Field(
+        None, description="Normalise vectors, make scores probabilities; default: as the model was trained for."
+    )
+    priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
+    timeout: float | None = Field(
+        None, gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."
+    )
+    request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+
+    # Bookkeeping: it changes no answer. Nothing is cached that a salt would keep apart.
+    user: str | None = None
+    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "data": (),
+        "mm_processor_kwargs": (),
+        "media_io_kwargs": (),
+        "embed_requests": (),
+        "instruction": (),
+        "return_token_ids": (False,),
+    }
+
+
+class InputRequest(PoolingFields):
+    """Texts, or a chat as one text."""
+
+    input: Inputs | None = None
+    messages: Annotated[list[Message], FailFast()] = Field(default_factory=list, description="A chat in the place of input.")
+    add_special_tokens: bool | None = Field(None, description="Default: true for input, false for messages.")
+    add_generation_prompt: bool = False
+    continue_final_message: bool = False
+    chat_template: str | None = Field(None, description="In the place of the model's; needs --trust-request-chat-template.")
+    chat_template_kwargs: Annotated[dict[str, Any], at_most(MAX_KEYS)] = Field(default_factory=dict)
+
+    def check(self) -> None:
+        if (self.input is None) == (not self.messages):
+            raise RequestError("Give either input or messages.", "input")
+        check_messages(self.messages)
+
+
+class VectorRequest(InputRequest):
+    """What is answered in vectors."""
+
+    dimensions: int | None = Field(None, ge=1, lt=2**31, description="Length of a vector, where the model's can be cut.")
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: of the numbers' bytes.")
+    embed_dtype: Literal["float32", "float16", "bfloat16"] = Field("float32", description="Of the numbers in base64.")
+    endianness: Literal["native", "little", "big"] = Field("native", description="Of the numbers in base64; native: little.")
+
+    def check(self) -> None:
+        super().check()
+        if self.encoding_format == "float" and (self.embed_dtype != "float32" or self.endianness != "native"):
+            name = "embed_dtype" if self.embed_dtype != "float32" else "endianness"
+            raise RequestError(f"{name} is about base64: set encoding_format to base64, or leave {name} out.", name)
+
+
+class EmbeddingRequest(VectorRequest):
+    OPERATION = "embeddings"
+    model_config = shown_with({"input": ["The capital of France is Paris.", "Rain is expected."]})
+
+
+class PoolingRequest(VectorRequest):
+    OPERATION = "pooling"
+    model_config = shown_with({"input": "The capital of France is Paris.", "task": "token_embed"})
+
+    task: PoolingTask | None = Field(None, description="Default: embed for a model of vectors, else classify.")
+
+
+class ClassifyRequest(InputRequest):
+    OPERATION = "classify"
+    model_config = shown_with({"input": ["What a wonderful film!"]})
+
+
+class ScoreRequest(PoolingFields):
+    """One text against several, or as many against as many; under any of the names in use."""
+
+    OPERATION = "score"
+    model_config = shown_with({"text_1": "What is the capital of France?", "text_2": ["Paris is.", "It may rain."]})
+
+    text_1: Texts | None = None
+    text_2: Texts | None = None
+    queries: Texts | None = Field(None, description="As text_1.")
+    documents: Texts | None = Field(None, description="As text_2.")
+    items: Texts | None = Field(None, description="As text_2, beside queries.")
+    data_1: Texts | None = Field(None, description="As text_1.")
+    data_2: Texts | None = Field(None, description="As text_2.")
+    max_tokens_per_doc: int | None = Field(None, ge=1, lt=2**31, description="Cut the second text of each pair to so many tokens first.")
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = PoolingFields.REFUSED | {"chat_template": (), "chat_template_kwargs": ()}
+
+    @property
+    def pairs(self) -> tuple[list[str], list[str]]:
+        """Of equal length. The request must have passed ``check``."""
+        firsts = self.text_1 or self.queries or self.data_1 or []
+        seconds = self.text_2 or self.documents or self.items or self.data_2 or []
+        return (firsts * len(seconds) if len(firsts) == 1 else firsts), seconds
+
+    def check(self) -> None:
+        given = {name for names in _PAIRS for name in names if getattr(self, name) is not None}
+        if given not in [set(names) for names in _PAIRS]:
+            raise RequestError(f"Give one of these pairs: {'; '.join(' and '.join(names) for names in _PAIRS)}.", "text_1")
+        firsts, seconds = self.pairs
+        if len(firsts) != len(seconds):
+            raise RequestError(f"There are {len(firsts)} first texts and {len(seconds)} second ones: give one first, or as many.", "text_1")
+
+
+_PAIRS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
+
+
+class RerankRequest(PoolingFields):
+    OPERATION = "rerank"
+    model_config = shown_with({"query": "What is the capital of France?", "documents": ["It may rain.", "Paris is."], "top_n": 1})
+
+    query: Annotated[str, StringConstraints(min_length=1)]
+    documents: Texts
+    top_n: int = Field(0, ge=0, lt=2**31, description="How many of the best to answer; 0: all.")
+    return_documents: bool = True
+    max_tokens_per_doc: int | None = Field(None, ge=1, lt=2**31, description="Cut each document to so many tokens first.")
+
+    REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = PoolingFields.REFUSED | {
+        "chat_template": (),
+        "chat_template_kwargs": (),
+        "rank_fields": (),
+        "max_chunks_per_doc": (),
+    }

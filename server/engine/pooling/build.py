@@ -1,0 +1,114 @@
+"""From options and files to an engine that pools texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.pooling import pooler_choice
+from headway.server.config.server import ServerConfig
+from headway.server.distributed.groups import SINGLE
+from headway.server.engine.core import EngineCore
+from headway.server.engine.device import device_facts
+from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.info import engine_info
+from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.pooling.choice import chosen_recipe, pooling_info
+from headway.server.engine.pooling.pooler import Pooler
+from headway.server.engine.pooling.runner import PoolingRunner
+from headway.server.engine.pooling.scheduler import PoolingScheduler
+from headway.server.engine.start_phases import StartPhases
+from headway.server.engine.worker import Worker
+from headway.server.errors import ConfigError
+from headway.server.loading.pooled import PooledFiles, load_pooled_model, read_pooled
+from headway.server.models.base import EncoderConfig
+from headway.server.source.files import ModelFiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from headway.server.layers.forward import LayerKV
+    from headway.server.models.base import Model
+
+
+def build_pooling(
+    config: ServerConfig, files: ModelFiles, use: Literal["embed", "classify"], device: torch.device, phases: StartPhases
+) -> EngineCore:
+    """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
+    _check(config)
+    choice = pooler_choice(config.pooling)
+    source = read_pooled(files, use == "classify", config.model.hf_overrides)
+    plan = make_plan(config, _facts(source), device_facts(device))
+    phases.begin("loading weights")
+    load = partial(
+        load_pooled_model,
+        source,
+        dtype=plan.dtype,
+        device=device,
+        load_format=config.model.load_format,
+        group=SINGLE,
+        seed=config.model.seed,
+        max_model_len=plan.max_model_len,
+    )
+    worker = Worker(load, plan, device, config.lora)
+    recipe = chosen_recipe(source.recipe, choice, is_classifier=use == "classify")
+    pooling = pooling_info(source.recipe, choice, worker.loaded)
+    phases.begin("sizing memory")
+    num_blocks = _num_blocks(config, plan, device, worker)
+    max_model_len = fitted_max_model_len(plan, num_blocks) if num_blocks else plan.max_model_len
+
+    def make_runner(model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> PoolingRunner:
+        pooler = Pooler(recipe, worker.loaded.projections, worker.dtype)
+        return PoolingRunner(
+            model, kv, pooler, block_size=plan.block_size, max_piece=plan.max_num_batched_tokens, device=device, probe=probe
+        )
+
+    worker.start(num_blocks, make_runner)
+    phases.begin("warming up")
+    worker.warm_up()
+    phases.end()
+    scheduler = PoolingScheduler(
+        max_num_batched_tokens=plan.max_num_scheduled_tokens,
+        max_num_seqs=plan.max_num_active_seqs,
+        max_model_len=max_model_len,
+        num_blocks=num_blocks or None,
+        block_size=plan.block_size,
+        policy=config.scheduler.scheduling_policy,
+    )
+    info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, pooling=pooling)
+    # Pages live for one step: there is nothing of them to manage.
+    kv = KVCacheManager(1, plan.block_size, False)
+    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
+
+
+def _check(config: ServerConfig) -> None:
+    problems = []
+    if config.model.quantization == "int8":
+        problems.append("--quantization int8 is for models that generate text: leave it out, since this one pools")
+    if config.lora.enable_lora:
+        problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _facts(source: PooledFiles) -> ModelFacts:
+    """A quantised GGUF's weights are kept in full: vectors are compared by their small differences."""
+    return ModelFacts(
+        source.config.checkpoint_dtype,
+        source.max_tokens,
+        is_quantized_gguf=False,
+        pools=True,
+        computes_whole_texts=isinstance(source.config, EncoderConfig),
+    )
+
+
+def _num_blocks(config: ServerConfig, plan: Plan, device: torch.device, worker: Worker) -> int:
+    """For the keys and values of one step; 0 for an encoder, which keeps none."""
+    if not worker.bytes_per_block:
+        return 0
+    activations = worker.measure_activations(worker.loaded.config.hidden_size)
+    room = plan_num_blocks(config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=activations)
+    longest = max(plan.max_num_batched_tokens, plan.max_model_len)
+    return min(room, -(-longest // plan.block_size) + plan.max_num_seqs)

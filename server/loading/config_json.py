@@ -1,0 +1,44 @@
+"""A model directory's config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from headway.server.errors import ModelSourceError
+from headway.server.models.raw_config import RawConfig
+from headway.server.source.files import ModelFiles
+
+Overrides = Mapping[str, Any]
+NO_OVERRIDES: Overrides = MappingProxyType({})
+
+
+def read_config_json(files: ModelFiles, overrides: Overrides) -> dict[str, Any]:
+    """With ``overrides`` (--hf-overrides) laid over it, objects member by member. Raises ModelSourceError where there is none that can
+    be read."""
+    path = files.path / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelSourceError(f"{path} is missing: a model directory needs it; copy or download the model again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelSourceError(f"{path} cannot be read as JSON ({error}); copy or download it again.") from error
+    return _laid_over(values if isinstance(values, dict) else {}, overrides)
+
+
+def _laid_over(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    changed = dict(values)
+    for key, value in overrides.items():
+        own = values.get(key)
+        changed[key] = _laid_over(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
+    return changed
+
+
+def architectures_in(values: dict[str, Any]) -> list[str]:
+    return [str(name) for name in values.get("architectures") or []]
+
+
+def raw_config(files: ModelFiles, values: dict[str, Any]) -> RawConfig:
+    return RawConfig(values, f"config.json ({files.path / 'config.json'})")

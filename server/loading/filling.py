@@ -1,0 +1,85 @@
+"""The weights of a model filled from a checkpoint: every tensor has its place, and every place gets its tensor."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from headway.server.errors import ModelSourceError
+from headway.server.layers.weight import Weight
+from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.rotation import ResidualRotation
+from headway.server.models.base import Model
+from headway.server.models.names import WeightName
+
+_MAX_READERS = 8  # each holds a dequantised tensor
+_SHOWN = 3  # names listed in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a checkpoint tensor goes: a part of the weight ``name`` of the model."""
+
+    name: str
+    weight: Weight
+    part: str
+
+
+def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int) -> dict[str, list[Place]]:
+    """Checkpoint tensor -> its places, for every weight that this model has."""
+    weights = dict(model.named_weights())
+    places: dict[str, list[Place]] = {}
+    for name in names:
+        for i in range(num_layers) if "{i}" in name.weight else (0,):
+            ours = name.weight.replace("{i}", str(i))
+            if ours in weights:
+                places.setdefault(name.checkpoint.replace("{i}", str(i)), []).append(Place(ours, weights[ours], name.part))
+    return places
+
+
+def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[str, ...], rotation: ResidualRotation | None) -> None:
+    tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
+    _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
+    _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
+
+    for tensor in tensors:
+        for place in places[tensor.name]:
+            place.weight.check(place.part, tensor.name, tensor.shape)
+    if rotation is not None:
+        tensors.sort(key=lambda tensor: not rotation.is_norm(places[tensor.name][0].name))  # linears take them in
+    for tensor, values in _read_ahead(tensors):
+        for place in places[tensor.name]:
+            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
+
+
+def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:
+    """Reads (for a GGUF: dequantises, in numpy) on other threads, a few tensors ahead; copying and packing stay on this one.
+
+    Torch's own threads are started by whoever calls it, so a pool that called torch would have cores times readers of them.
+    """
+    num_readers = min(os.cpu_count() or 1, _MAX_READERS)
+    with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
+        reads: deque[tuple[CheckpointTensor, Future[Tensor]]] = deque()
+        for tensor in tensors:
+            reads.append((tensor, pool.submit(tensor.read)))
+            if len(reads) > num_readers:
+                done, future = reads.popleft()
+                yield done, future.result()
+        for done, future in reads:
+            yield done, future.result()
+
+
+def _refuse(verb: str, names: set[str], checkpoint: Checkpoint, why: str) -> None:
+    if not names:
+        return
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    noun = "tensor" if len(names) == 1 else "tensors"
+    raise ModelSourceError(
+        f"The checkpoint {checkpoint.origin} {verb} the {noun} {shown}{more}, {why}; check that config and weights belong together."
+    )

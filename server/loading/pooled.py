@@ -1,0 +1,145 @@
+"""From files to a model that pools texts: its shape, its recipe, and every weight, each checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.errors import ModelSourceError
+from headway.server.layers.quant.unquantized import UnquantizedLinear
+from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architectures_in, raw_config, read_config_json
+from headway.server.loading.dummy import DummyCheckpoint
+from headway.server.loading.filling import fill, places_of
+from headway.server.loading.gguf import GgufCheckpoint, GgufFile
+from headway.server.loading.gguf_config import read_gguf_config
+from headway.server.loading.loader import LoadFormat
+from headway.server.loading.pooling_recipe import DenseModule, PoolingRecipe, read_recipe
+from headway.server.loading.safetensors import SafetensorsCheckpoint
+from headway.server.models.base import BuildContext, DecoderConfig, LoadedModel, ModelConfig, PooledFamily, Projection
+from headway.server.models.pooled_decoder import pooled
+from headway.server.models.raw_config import RawConfig
+from headway.server.models.registry import pooled_family_of
+from headway.server.source.files import ModelFiles
+
+_COMPUTED = ("rotary_emb.inv_freq", "rope_freqs.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class PooledFiles:
+    """What a model's files say, without its weights."""
+
+    files: ModelFiles
+    family: PooledFamily
+    config: ModelConfig
+    recipe: PoolingRecipe
+    gguf: GgufFile | None
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a text."""
+        return min(self.config.max_model_len, self.recipe.max_tokens or self.config.max_model_len)
+
+
+def read_pooled(files: ModelFiles, is_classifier: bool, overrides: Overrides = NO_OVERRIDES) -> PooledFiles:
+    """Raises ModelSourceError for what is not supported."""
+    if files.kind == "gguf":
+        return _read_gguf(files, is_classifier)
+    values: dict[str, Any] = read_config_json(files, overrides)
+    family = pooled_family_of(architectures_in(values), str(files.path), is_classifier)
+    raw = raw_config(files, values)
+    config = family.read_config(raw)
+    return PooledFiles(files, family, config, read_recipe(files, raw, config, family.pooling), None)
+
+
+def _read_gguf(files: ModelFiles, is_classifier: bool) -> PooledFiles:
+    if is_classifier:
+        raise ModelSourceError(f"The GGUF file {files.path} can't be served for scores of labels: use the model's safetensors.")
+    file = GgufFile(files.path)
+    decoder, config = read_gguf_config(file)
+    family = pooled(decoder, is_classifier)
+    raw = RawConfig({}, f"GGUF metadata ({file.origin})")
+    return PooledFiles(files, family, config, read_recipe(files, raw, config, family.pooling), file)
+
+
+def load_pooled_model(
+    source: PooledFiles,
+    *,
+    dtype: str,
+    device: torch.device,
+    load_format: LoadFormat,
+    group: TensorParallelGroup,
+    seed: int,
+    max_model_len: int,
+) -> LoadedModel:
+    """As loader.load_model does, with the same errors."""
+    family, config = source.family, source.config
+    torch_dtype: torch.dtype = getattr(torch, dtype)
+    method = UnquantizedLinear(torch_dtype, device)
+    model = family.build(config, BuildContext(torch_dtype, device, method, group, max_model_len))
+    names = family.names if source.gguf is None else family.gguf_names
+    places = places_of(model, names, config.num_layers)
+    checkpoint: Checkpoint
+    if load_format == "dummy":
+        shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
+        checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
+    elif source.gguf is not None:
+        assert isinstance(config, DecoderConfig)
+        checkpoint = GgufCheckpoint(source.gguf, names, config)
+    else:
+        checkpoint = _Renamed(SafetensorsCheckpoint(source.files.path), family.prefix)
+    fill(places, checkpoint, (*_COMPUTED, *family.ignored), None)
+    projections = _projections(source.recipe.dense, config.hidden_size, device)
+    weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
+    return LoadedModel(model, config, weight_bytes, method.name, names, None, projections)
+
+
+class _Renamed:
+    """A checkpoint under the names of its family: with the prefix of the body's tensors, and of today's layer norms."""
+
+    def __init__(self, checkpoint: Checkpoint, prefix: str) -> None:
+        self.origin = checkpoint.origin
+        self._checkpoint = checkpoint
+        self._prefix = prefix
+
+    def tensors(self) -> list[CheckpointTensor]:
+        found = self._checkpoint.tensors()
+        prefix = "" if any(tensor.name.startswith(self._prefix) for tensor in found) else self._prefix
+        return [replace(tensor, name=prefix + _modern(tensor.name)) for tensor in found]
+
+
+def _modern(name: str) -> str:
+    """The first BERT checkpoints have TensorFlow's words for a layer norm's weight and bias."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _projections(modules: tuple[DenseModule, ...], hidden_size: int, device: torch.device) -> tuple[Projection, ...]:
+    """Each takes what the one before it gives, the first one hidden states."""
+    found, size = [], hidden_size
+    for module in modules:
+        projection = _projection(module, device)
+        if projection.weight.shape[1] != size:
+            raise _wrong_dense(module.directory, f"takes vectors of {projection.weight.shape[1]}, and those before it have {size}")
+        found.append(projection)
+        size = projection.weight.shape[0]
+    return tuple(found)
+
+
+def _projection(module: DenseModule, device: torch.device) -> Projection:
+    tensors = {tensor.name: tensor for tensor in SafetensorsCheckpoint(module.directory).tensors()}
+    weight, bias = tensors.get("linear.weight"), tensors.get("linear.bias")
+    if weight is None or len(weight.shape) != 2:
+        raise _wrong_dense(module.directory, "has no matrix linear.weight")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise _wrong_dense(module.directory, f"has a linear.bias of {list(bias.shape)} for a linear.weight of {list(weight.shape)}")
+    return Projection(
+        weight.read().to(device, torch.float32), None if bias is None else bias.read().to(device, torch.float32), module.has_tanh
+    )
+
+
+def _wrong_dense(directory: Path, why: str) -> ModelSourceError:
+    return ModelSourceError(f"The Dense module in {directory} {why}; copy or download the model again.")
