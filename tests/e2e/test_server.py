@@ -177,7 +177,7 @@ BAD: list[tuple[str, Any, int, str | None]] = [
     ("30 MB body", b'{"prompt": "' + b"x" * 30_000_000 + b'"}', 413, None),
     ("temperature out of range", {"prompt": "x", "temperature": 3}, 400, "temperature"),
     ("a field that does not exist", {"prompt": "x", "max_tokenz": 3}, 400, "max_tokenz"),
-    ("a constraint that is not done yet", {"prompt": "x", "guided_regex": "a+"}, 400, "guided_regex"),
+    ("a constraint that is none", {"prompt": "x", "guided_regex": "a("}, 400, "guided_regex"),
     ("token ids out of the vocabulary", {"prompt": [10**6]}, 400, "prompt"),
     ("no prompt", {"max_tokens": 3}, 400, "prompt"),
 ]
