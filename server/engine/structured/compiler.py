@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from headway.server.text.grammars.library import compiled
+from headway.server.text.grammars.library import compiled, compiling_pool
 from headway.server.text.grammars.vocabulary import library_tokenizer
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ class GrammarCompiler:
     def __init__(self, load_tokenizer: Callable[[], Tokenizer], vocab_size: int) -> None:
         self.vocab_size = vocab_size
         self._load_tokenizer = load_tokenizer
-        # One thread: many new grammars at once take turns, and the steps keep the other cores.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="headway-grammar")
         self._compiled = lru_cache(_MAX_KEPT)(self._begin)
 
     def begin(self, form: str) -> Future[llguidance.LLMatcher]:
@@ -42,6 +40,11 @@ class GrammarCompiler:
 
     def _begin(self, form: str) -> Future[llguidance.LLMatcher]:
         return self._pool.submit(lambda: compiled(form, self._tokenizer))
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """One thread: many new grammars at once take turns, and the steps keep the other cores."""
+        return compiling_pool()
 
     @cached_property
     def _tokenizer(self) -> llguidance.LLTokenizer:
