@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from headway.server.text.grammars.schema import closed
+from headway.server.text.grammars.schema import prepared
 from headway.server.text.grammars.structural_tag import parts_of_tag
 from headway.server.types import Grammar
 from headway.server.words import cut
@@ -78,10 +78,8 @@ def _written(schema: Any, grammar: Grammar) -> Any:
         schema = {}
     if not isinstance(schema, dict):
         return schema  # the library says what is wrong with it
-    if grammar.closes_objects:
-        schema = closed(schema)
     blanks = {"whitespace_flexible": False} if grammar.whitespace == "" else {"whitespace_pattern": grammar.whitespace or _BLANKS}
-    return schema | {"x-guidance": blanks}
+    return prepared(schema, closes_objects=grammar.closes_objects) | {"x-guidance": blanks}
 
 
 def _lark(text: str) -> str:

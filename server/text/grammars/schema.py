@@ -1,4 +1,4 @@
-"""JSON schemas, changed as options ask for."""
+"""JSON schemas, as the grammar library should read them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from typing import Any
 _SAYS_WHETHER_OTHERS_MAY_BE = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 _VALUES = ("enum", "const", "default", "examples")  # below these stand values, not schemas
 _BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # names of the user's -> schemas
+# The library allows a second 60 at any time, though only leap seconds have one, and a small z, which few readers take.
+_EXACT_TIME = {"pattern": r":[0-5][0-9](\.[0-9]+)?(Z|[+-].*)$"}
 
 
-def closed(schema: Any) -> Any:
-    """A copy in which objects that list properties, and do not say whether there may be others, have none."""
+def prepared(schema: Any, *, closes_objects: bool) -> Any:
+    """A copy in which times are what validators take; with ``closes_objects`` objects that list properties, and do not say whether there
+    may be others, have none."""
     if isinstance(schema, list):
-        return [closed(item) for item in schema]
+        return [prepared(item, closes_objects=closes_objects) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    copy = {key: _closed_below(key, value) for key, value in schema.items()}
-    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in _SAYS_WHETHER_OTHERS_MAY_BE):
+    copy = {key: _prepared_below(key, value, closes_objects) for key, value in schema.items()}
+    if schema.get("format") in ("time", "date-time") and isinstance(copy.setdefault("allOf", []), list):
+        copy["allOf"].append(_EXACT_TIME)
+    if closes_objects and isinstance(schema.get("properties"), dict) and not any(key in schema for key in _SAYS_WHETHER_OTHERS_MAY_BE):
         copy["additionalProperties"] = False
     return copy
 
 
-def _closed_below(key: str, value: Any) -> Any:
+def _prepared_below(key: str, value: Any, closes_objects: bool) -> Any:
     if key in _VALUES:
         return value
     if key in _BY_NAME and isinstance(value, dict):
-        return {name: closed(schema) for name, schema in value.items()}
-    return closed(value)
+        return {name: prepared(schema, closes_objects=closes_objects) for name, schema in value.items()}
+    return prepared(value, closes_objects=closes_objects)
