@@ -104,7 +104,10 @@ class SamplingState:
             if row.uniforms is not None
         ]
         chosen: list[int] = choose_tokens(logits, random_rows).tolist()
-        token_ids = [BROKEN if row.error else token for row, token in zip(known, chosen, strict=True)]
+        token_ids = [
+            BROKEN if row.error or line in constrained.complete else token
+            for line, (row, token) in enumerate(zip(known, chosen, strict=True))
+        ]
         scored = raw.finish(token_ids) if raw is not None else {}
         errors = constrained.errors | {
             line: known[line].error or constrained.errors.get(line) or _broken(known[line].sampling)

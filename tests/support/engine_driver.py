@@ -36,9 +36,16 @@ def request(request_id: str, prompt: list[int], **sampling: Any) -> GenerateRequ
     return GenerateRequest(request_id, prompt, SamplingParams(**parameters), arrival_time=time.time())
 
 
-def run(engine: EngineCore, requests: list[GenerateRequest], *, stagger: int = 0, max_steps: int = 100_000) -> dict[str, Output]:
-    """Runs the requests to their ends. With ``stagger`` a new one arrives every so many steps."""
-    outputs: dict[str, Output] = {r.request_id: Output() for r in requests}
+def run(
+    engine: EngineCore,
+    requests: list[GenerateRequest],
+    *,
+    stagger: int = 0,
+    max_steps: int = 100_000,
+    outputs: dict[str, Output] | None = None,
+) -> dict[str, Output]:
+    """Runs the requests to their ends. With ``stagger`` a new one arrives every so many steps. ``outputs``: of those that are open."""
+    outputs = {r.request_id: Output() for r in requests} if outputs is None else outputs
     waiting = list(requests)
     step = 0
     while waiting or engine.has_work:

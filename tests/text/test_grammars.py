@@ -49,8 +49,7 @@ class Texts:
 
 def problem_of(kind: str, source: Any, tokens: llguidance.LLTokenizer) -> str:
     with pytest.raises(ValueError) as caught:
-        texts = Texts(kind, source, tokens)
-        try_out(texts.matcher, VOCAB_SIZE)
+        try_out(Texts(kind, source, tokens).matcher, VOCAB_SIZE)
     return str(caught.value)
 
 
@@ -188,7 +187,6 @@ def test_the_library_s_reason(tokens: llguidance.LLTokenizer, kind: str, source:
     ("kind", "source"),
     [
         ("regex", "(a{1000}){1000}"),
-        ("regex", "(.{1,500}a){500}"),
         ("regex", "a?" * 100_000),
         ("json_schema", {"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {"const": j}}} for j in range(3)]} for i in range(12)]}),
         ("grammar", "start: a0\n" + "\n".join(f'a{i}: "a" a{i + 1} | "b"' for i in range(4000))),
@@ -226,14 +224,8 @@ def chain(link: Any, num_links: int) -> dict[str, Any]:
 )
 def test_a_long_chain_does_not_overflow_the_stack(tokens: llguidance.LLTokenizer, pool: ThreadPoolExecutor, kind: str, source: Any) -> None:
     """It ended the process in a thread of the usual size, where nothing can be caught."""
-    pool.submit(_compiled_or_refused, kind, source, tokens).result(timeout=30)
-
-
-def _compiled_or_refused(kind: str, source: Any, tokens: llguidance.LLTokenizer) -> None:
-    try:
-        Texts(kind, source, tokens)
-    except ValueError as problem:
-        assert "too big" in str(problem)
+    problem = pool.submit(Texts, kind, source, tokens).exception(timeout=30)
+    assert problem is None or "too big" in str(problem)
 
 
 def test_deep_nesting_is_refused(tokens: llguidance.LLTokenizer) -> None:
@@ -259,7 +251,15 @@ def test_objects_are_closed_where_they_do_not_say_otherwise() -> None:
     assert prepared(schema, closes_objects=False) == schema
 
 
-def test_times_are_exact(tokens: llguidance.LLTokenizer) -> None:
-    texts = Texts("json_schema", {"type": "string", "format": "date-time", "pattern": "^2"}, tokens)
-    assert all(texts.take(f'"{text}"') for text in ("2024-02-29T23:59:59Z", "2000-01-01T00:00:00.5+01:00"))
-    assert not any(texts.take(f'"{text}"') for text in ("2023-02-29T10:00:00Z", "2000-01-01T10:00:60Z", "1999-01-01T10:00:00Z"))
+@pytest.mark.parametrize(
+    ("format", "taken", "refused"),
+    [
+        ("date", ["2024-02-29", "2000-02-29", "1999-12-31"], ["2023-02-29", "1900-02-29", "2024-02-30", "2024-04-31", "0000-01-01"]),
+        ("time", ["23:59:59Z", "10:00:00.5+01:00"], ["10:00:60Z", "10:00:00z", "24:00:00Z"]),
+        ("date-time", ["2024-02-29T23:59:59Z"], ["2023-02-29T10:00:00Z", "2000-01-01T10:00:60Z"]),
+    ],
+)
+def test_dates_and_times_are_exact(tokens: llguidance.LLTokenizer, format: str, taken: list[str], refused: list[str]) -> None:
+    texts = Texts("json_schema", {"type": "string", "format": format, "allOf": [{"pattern": "^[12]|^0000"}]}, tokens)
+    assert all(texts.take(f'"{text}"') for text in taken)
+    assert not any(texts.take(f'"{text}"') for text in [*refused, "3024-01-01", "04:00:00Z"])
