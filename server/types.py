@@ -135,7 +135,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
     ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the first delta, without the last
-    token's, and with the last.
+    token's, and with the last. ``is_request_fault``: it is what was asked for that led to ``error``.
     """
 
     request_id: str
@@ -147,6 +147,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     num_cached_tokens: int = 0
     error: str | None = None
     times: RequestTimes | None = None
+    is_request_fault: bool = False
 
 
 class EngineStats(msgspec.Struct, frozen=True):

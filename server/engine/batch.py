@@ -53,7 +53,8 @@ class RowResult:
     ``token_ids`` is empty while the prompt is not computed to its end. ``prompt_logprobs`` holds this chunk's entries: one for
     each prompt position from num_computed+1 on whose token is now predicted (the entry of position p scores token p), so
     the chunks put one after the other, behind a leading None for position 0, cover the prompt.
-    ``error`` isolates a row that broke: the request ends with it, the step goes on. ``is_complete``: there is no token, since the
+    ``error`` isolates a row that broke: the request ends with it, the step goes on; ``is_request_fault`` if no other could be served
+    with what it asks for. ``is_complete``: there is no token, since the
     request's grammar allows none to follow; it ends with what it has.
     """
 
@@ -61,6 +62,7 @@ class RowResult:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
+    is_request_fault: bool = False
     is_complete: bool = False
 
 

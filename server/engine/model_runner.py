@@ -147,7 +147,7 @@ class ModelRunner:
         committed: dict[int, int] = {}
         for k, at in enumerate(sampling):
             result = results[inputs.order[at]]
-            result.error = sampled.errors.get(k)
+            result.error, result.is_request_fault = sampled.errors.get(k), k in sampled.faults
             result.is_complete = k in sampled.complete
             if result.error is None and not result.is_complete:
                 result.token_ids = [sampled.token_ids[k]]

@@ -30,12 +30,13 @@ class _Row:
 @dataclass(slots=True, frozen=True)
 class SampledTokens:
     """Parallel to the ``rows`` of the call, but ``errors``: {place: why there is no token}; the token id there is -1, as at the places
-    that are ``complete``, where a grammar leaves none."""
+    that are ``complete``, where a grammar leaves none. ``faults``: places whose error is what their options led to."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, str]
     complete: frozenset[int] = frozenset()
+    faults: frozenset[int] = frozenset()
 
 
 class SamplingState:
@@ -114,7 +115,8 @@ class SamplingState:
             for line, token in enumerate(token_ids)
             if token == BROKEN and line not in constrained.complete
         }
-        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete)
+        faults = frozenset(constrained.errors) | {line for line, row in enumerate(known) if row.error}
+        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete, faults)
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]

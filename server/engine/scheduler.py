@@ -275,7 +275,8 @@ class Scheduler:
 
     def _update_row(self, request: Request, num_tokens: int, row: RowResult, now: float) -> TokenDelta | None:
         if row.error is not None:
-            return self._end(request, FinishReason.ERROR, error=row.error)
+            delta = TokenDelta(request.request_id, is_request_fault=row.is_request_fault)
+            return self._end(request, FinishReason.ERROR, error=row.error, delta=delta)
         if request.wants_prompt_logprobs:
             _gather(request, num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += num_tokens

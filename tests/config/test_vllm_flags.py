@@ -29,6 +29,7 @@ TAKEN = names_in("""
     api-server-count allowed-origins allowed-methods allowed-headers allow-credentials middleware enable-log-requests
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
+    structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -66,7 +67,6 @@ REFUSED = {
     "spec-model": ("m", "speculative decoding is not done"),
     "spec-tokens": ("3", "speculative decoding is not done"),
     "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
-    "structured-outputs-config": ('{"backend": "xgrammar"}', "answers can't be bound to a grammar"),
     "tensor-parallel-size": ("4", "this version runs a model on one device: leave it out"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
     "tool-call-parser": ("hermes", "tool calls are not parsed"),

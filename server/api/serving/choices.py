@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from headway.server.api.errors import GenerationAborted, GenerationFailed
 from headway.server.api.request_metrics import ChoiceRecorder
 from headway.server.engine.client import DeltaStream
-from headway.server.errors import HeadwayError, QueueTimedOut, RequestTimedOut
+from headway.server.errors import HeadwayError, QueueTimedOut, RequestError, RequestTimedOut
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import ToolCallPiece
 from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
@@ -71,7 +71,7 @@ class Choice:
     def feed(self, deltas: list[TokenDelta]) -> ChoiceDelta:
         """Engine deltas, in order, as one piece of the choice. The caller closes ``stream`` once ``has_ended``.
 
-        Raises GenerationFailed, GenerationAborted, RequestTimedOut, QueueTimedOut for an end that is no answer.
+        Raises GenerationFailed, RequestError, GenerationAborted, RequestTimedOut, QueueTimedOut for an end that is no answer.
         """
         new = ChoiceDelta(self.index, "", [], None, None, None, None)
         for delta in deltas:
@@ -148,4 +148,4 @@ def _failure(reason: FinishReason, delta: TokenDelta) -> HeadwayError:
             waited_s = time.time() - delta.times.arrival
             return QueueTimedOut(text, min(math.ceil(waited_s), _MOST_RETRY_S))
         case _:
-            return GenerationFailed(text)
+            return RequestError(text) if delta.is_request_fault else GenerationFailed(text)
