@@ -25,7 +25,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     model = make_served_model(tmp_path_factory.mktemp("model"))
-    with LiveServer(model, "--api-server-count", "2", "--max-model-len", "2048", "--max-num-seqs", "16") as server:
+    with LiveServer(model, "--tokenizer", model, "--api-server-count", "2", "--max-model-len", "2048", "--max-num-seqs", "16") as server:
         yield server.wait_ready()
 
 

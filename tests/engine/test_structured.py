@@ -68,7 +68,7 @@ def test_only_what_the_grammar_allows(state: SamplingState) -> None:
 
 
 def test_the_end_is_allowed_exactly_where_the_grammar_may_end(state: SamplingState) -> None:
-    state.add(0, params(regex("a+"), stop_token_ids=(X,)), [1], 1)
+    state.add(0, params(regex("a+"), stop_token_ids=(X,), eos_token_ids=(EOS, V + 100)), [1], 1)
     assert allowed(state) == {A}
     state.append([0], [A])
     assert allowed(state) == {A, EOS, X}

@@ -76,7 +76,8 @@ class GrammarState:
         if grammar is None:
             return
         assert self._compiler is not None, "without a compiler no request has a grammar"
-        ends = (*sampling.eos_token_ids, *sampling.stop_token_ids)
+        # A tokenizer may name an end that the model has no score for.
+        ends = tuple(end for end in (*sampling.eos_token_ids, *sampling.stop_token_ids) if end < self._compiler.vocab_size)
         state = _Row(self._compiler.matcher(grammar.source), ends, grammar.starts_after, bool(grammar.starts_after))
         state.append(output_token_ids)
         self._rows[row] = state
