@@ -77,6 +77,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.name == "custom_histogram_buckets":
         rising = st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=4, unique=True).map(sorted)
         values = st.dictionaries(st.sampled_from(FAMILIES), rising, max_size=3)
+    if setting.name == "structured_outputs_config":
+        values = st.dictionaries(st.sampled_from(["disable_any_whitespace", "enable_in_reasoning", "disable_fallback"]), st.booleans())
     if setting.name == "otlp_traces_endpoint":
         values = st.from_regex(r"https?://[a-z]{1,9}(:[1-9][0-9]{0,3})?(/[a-z]{1,9})?", fullmatch=True)
     if setting.name == "root_path":
