@@ -113,7 +113,7 @@ def test_a_row_whose_grammar_fails_ends_alone(state: SamplingState) -> None:
     state.add(1, params(regex("a")), [1], 1)
     sampled = state.sample(torch.zeros(2, V), [0, 1])
     assert "max is 500" in sampled.errors[0].text
-    assert sampled.faults == {0}
+    assert sampled.errors[0].is_request_fault
     assert sampled.token_ids[1] == A
     assert 1 not in sampled.errors
 
