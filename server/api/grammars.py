@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from headway.server.config.structured import StructuredConfig
 from headway.server.errors import RequestError
-from headway.server.text.grammars.library import compiled, library_form
-from headway.server.text.grammars.vocabulary import library_tokenizer
+from headway.server.text.grammars.library import library_form
+from headway.server.text.grammars.trials import Trials
+from headway.server.text.grammars.vocabulary import vocabulary_of
+from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import Grammar
-
-if TYPE_CHECKING:
-    import llguidance
-
-    from headway.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 256 * 1024
 _MAX_KEPT = 128  # grammars that need no second look, 64 MiB at the very most
@@ -26,7 +22,7 @@ _NUM_THREADS = 2
 
 
 class GrammarChecker:
-    """Translates grammars to the library's form and compiles each once to see that it can be. The engine compiles it for itself."""
+    """Translates grammars to the library's form and has each compiled once to see that it can be. The engine compiles it for itself."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, options: StructuredConfig) -> None:
         self._tokenizer = tokenizer
@@ -67,7 +63,7 @@ class GrammarChecker:
         """The library's form, or why there is none."""
         try:
             form = library_form(grammar, self._special)
-            compiled(form, self._library_tokenizer)
+            self._trials.check(form)
         except ValueError as problem:
             return ValueError(str(problem))  # without the frames of the first: it is kept
         except RecursionError:
@@ -75,8 +71,8 @@ class GrammarChecker:
         return form
 
     @cached_property
-    def _library_tokenizer(self) -> llguidance.LLTokenizer:
-        return library_tokenizer(self._tokenizer, self._vocab_size)
+    def _trials(self) -> Trials:
+        return Trials(vocabulary_of(self._tokenizer, self._vocab_size))
 
     @cached_property
     def _special(self) -> dict[str, int]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Blanks and line breaks, but no endless ones: small models fall into them and never come out.
 _BLANKS = r"[\x20\x0A\x0D\x09]{1,100}"
 _MAX_REASON = 400
+_MAX_ITEMS_IN_ROW = 16_000
 
 
 def library_form(grammar: Grammar, special: Mapping[str, int]) -> str:
@@ -36,7 +37,8 @@ def library_form(grammar: Grammar, special: Mapping[str, int]) -> str:
             parts = [{"lark_grammar": f"start: /{regex_to_lark(grammar.source, '')}/"}]
         case "choice":
             texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(grammar.source)]
-            parts = [{"lark_grammar": "start: " + " | ".join(texts)}]
+            # One lexeme: as alternatives of a rule each would be an item in a row of the parser, which holds a few thousand.
+            parts = [{"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(texts)}]
         case "grammar":
             parts = [{"lark_grammar": _lark(grammar.source)}]
         case "structural_tag":
@@ -80,6 +82,18 @@ def compiled(form: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatch
     return matcher
 
 
+def checked(form: str, tokenizer: llguidance.LLTokenizer) -> None:
+    """Raises ValueError as ``compiled`` does, and for what no answer can begin with: some faults show only there."""
+    import numpy as np
+    from llguidance.numpy import fill_next_token_bitmask
+
+    matcher = compiled(form, tokenizer)
+    allowed = np.zeros((1, (tokenizer.vocab_size + 31) // 32), dtype=np.int32)
+    fill_next_token_bitmask(matcher, allowed)
+    if matcher.is_error():
+        raise ValueError(f"nothing can satisfy it, or it is too large ({reason(matcher)})")
+
+
 def reason(matcher: llguidance.LLMatcher) -> str:
     """Why it is in an error state, in one line. Lines that begin with blanks show the text at fault, which its author has."""
     lines = matcher.get_error().splitlines()
@@ -89,4 +103,5 @@ def reason(matcher: llguidance.LLMatcher) -> str:
 def _limits() -> llguidance.LLParserLimits:
     import llguidance
 
-    return llguidance.LLParserLimits(verbose_errors=False)
+    # The library's own bound on a row, 2000 items, is passed by 500 optional properties.
+    return llguidance.LLParserLimits(verbose_errors=False, max_items_in_row=_MAX_ITEMS_IN_ROW)
