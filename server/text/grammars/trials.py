@@ -66,7 +66,8 @@ def _nothing() -> None:
 
 def _answer(process: subprocess.Popen[bytes], line: bytes) -> bytes:
     """Empty if the process ended over it."""
-    assert process.stdin is not None and process.stdout is not None, "they are pipes"
+    assert process.stdin is not None, "it is a pipe"
+    assert process.stdout is not None, "it is a pipe"
     try:
         process.stdin.write(line + b"\n")
         process.stdin.flush()
