@@ -5,32 +5,30 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from headway.server.config.structured import StructuredConfig
 from headway.server.errors import RequestError
-from headway.server.text.grammars.library import compiled, compiling_pool, library_form, try_out
-from headway.server.text.grammars.vocabulary import library_tokenizer
+from headway.server.text.grammars.library import library_form
+from headway.server.text.grammars.trials import Trials
+from headway.server.text.grammars.vocabulary import vocabulary_of
+from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import Grammar
-
-if TYPE_CHECKING:
-    import llguidance
-
-    from headway.server.text.tokenizer import Tokenizer
 
 MAX_CHARS = 256 * 1024
 _MAX_KEPT = 128  # grammars that need no second look, 64 MiB at the very most
+_NUM_THREADS = 2
 
 
 class GrammarChecker:
-    """Translates grammars to the library's form and compiles each once to see that it can be. The engine compiles it for itself."""
+    """Translates grammars to the library's form and has each compiled once to see that it can be. The engine compiles it for itself."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, options: StructuredConfig) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._options = options
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="headway-grammar")
         self._outcome_of = lru_cache(_MAX_KEPT)(self._begin)
 
     async def checked(self, grammar: Grammar) -> Grammar:
@@ -65,7 +63,7 @@ class GrammarChecker:
         """The library's form, or why there is none."""
         try:
             form = library_form(grammar, self._special)
-            try_out(compiled(form, self._library_tokenizer), self._vocab_size)
+            self._trials.check(form)
         except ValueError as problem:
             return ValueError(str(problem))  # without the frames of the first: it is kept
         except RecursionError:
@@ -73,12 +71,8 @@ class GrammarChecker:
         return form
 
     @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return compiling_pool()
-
-    @cached_property
-    def _library_tokenizer(self) -> llguidance.LLTokenizer:
-        return library_tokenizer(self._tokenizer, self._vocab_size)
+    def _trials(self) -> Trials:
+        return Trials(vocabulary_of(self._tokenizer, self._vocab_size))
 
     @cached_property
     def _special(self) -> dict[str, int]:

@@ -7,6 +7,8 @@ from typing import TextIO
 
 from rich.console import Console
 
+from headway.server.terminal.printing import printable
+
 
 def entered(typed: TextIO, screen: Console, hint: str) -> Iterator[str]:
     """Each line with a text, until the end of the input (ctrl-D) or ctrl-C. At a terminal with history and editing."""
@@ -15,7 +17,7 @@ def entered(typed: TextIO, screen: Console, hint: str) -> Iterator[str]:
         return
     import readline  # noqa: F401 - makes input() edit lines
 
-    screen.print(f"{hint} End with ctrl-D.", style="dim")
+    screen.print(f"{printable(hint)} End with ctrl-D.", style="dim", markup=False)
     while True:
         try:
             text = input("> ")

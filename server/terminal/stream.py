@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from headway.server.errors import HeadwayError
 from headway.server.remote.endpoint import Endpoint
+from headway.server.terminal.printing import printable
 
 _SILENCE_S = 300.0
 
@@ -41,8 +42,8 @@ def choices(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Iterator[dic
 
 
 def _told(body: bytes) -> str | None:
-    """The message of an error object."""
+    """The message of an error object, fit for a terminal."""
     try:
-        return str(from_json(body)["error"]["message"])
+        return printable(str(from_json(body)["error"]["message"]))
     except (ValueError, LookupError, TypeError):
         return None

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from api_server import ApiServer
+from rich.console import Console
 
 from headway.server.errors import ConfigError
 from headway.server.remote.endpoint import ServerUnreachable
 from headway.server.terminal.cli import main
+from headway.server.terminal.lines import entered
 from headway.server.terminal.printing import printable
 from headway.server.terminal.stream import AnswerFailed
 
@@ -63,6 +65,26 @@ def test_a_failed_question_is_told_and_forgotten(
     assert main("chat", ["--url", server.url], {}) == 0
     assert "Shorten the prompt" in capsys.readouterr().out
     assert last_prompt(server) == "<user>short|<assistant>"
+
+
+def test_an_error_does_not_steer_the_terminal(server: ApiServer) -> None:
+    server.engine.fail_after, server.engine.error = 1, "\x1b[2Jgone"
+    with pytest.raises(AnswerFailed) as failure:
+        main("chat", ["--url", server.url, "-q", "hi"], {})
+    assert "\\x1b[2Jgone" in str(failure.value)
+
+
+def test_the_name_of_a_model_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed, told = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    lines = entered(typed, Console(file=told), "a[/b]\x1b[2J:")
+    monkeypatch.setattr("builtins.input", _end_of_input)
+    assert list(lines) == []
+    assert "a[/b]\\x1b[2J: End" in told.getvalue()
+
+
+def _end_of_input(prompt: str) -> str:
+    raise EOFError
 
 
 def test_an_answer_that_breaks_off(server: ApiServer) -> None:

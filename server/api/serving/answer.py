@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from headway.server.api.deps import AppState
 from headway.server.api.json_text import encode
+from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.serving.best_of import best_of
 from headway.server.api.serving.choices import ChoiceDelta
@@ -48,6 +49,9 @@ class AnswerFormat(Protocol):
         ...
 
 
+_BYTES_PER_SCORED_TOKEN = 20
+
+
 class GeneratedAnswer:
     """See Answer. Closes ``generation``. ``parse`` changes each piece, in order, before ``form`` sees it."""
 
@@ -82,6 +86,11 @@ class GeneratedAnswer:
                     else:
                         so_far.extend(delta)
         choices = best_of([whole[index] for index in sorted(whole)], self._request.num_drawn, self._request.n)
+        # As much as a prompt of so many bytes takes: 20 logprobs of each of 30,000 tokens kept /ping waiting for seconds.
+        num_scored = sum(len(choice.prompt_logprobs or ()) + len(choice.logprobs or ()) for choice in choices)
+        return await off_loop(num_scored * _BYTES_PER_SCORED_TOKEN, lambda: self._written(choices))
+
+    def _written(self, choices: list[ChoiceDelta]) -> bytes:
         body = self._form.body(choices, self._generation.usage())
         if self._tells_metrics:
             body["metrics"] = self._generation.timing()

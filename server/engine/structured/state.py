@@ -121,6 +121,8 @@ class GrammarState:
 
     def _fill(self, allowed: NDArray[np.int32], matchers: list[tuple[llguidance.LLMatcher, int]]) -> None:
         """In parallel, without the interpreter's lock. A matcher that fails is in an error state from then on."""
+        if not matchers:  # the library refuses to do nothing
+            return
         import llguidance
         from llguidance.numpy import fill_next_token_bitmask_par
 

@@ -27,9 +27,10 @@ _MAX_REASON = 400
 # tried (2026-11) up to the whole length with this much, of which the system maps what is touched.
 _STACK_BYTES = 512 << 20
 # Of grammars that a user writes. A grammar of 60 characters can hold the parser for minutes over one token ("aaaaaaaa" in many ways):
-# with these limits it is 50 ms, then an error. Schemas are not ambiguous in that way and keep the library's own, 2000 and 50000, which
-# are what an object with 499 optional properties needs.
+# with these limits it is 50 ms, then an error. Schemas are not ambiguous in that way.
 _MAX_ROW_ITEMS, _MAX_STEP_ITEMS = 500, 10_000
+# Of schemas: the library's own, 2000, is passed by 500 optional properties.
+_MAX_SCHEMA_ROW_ITEMS = 16_000
 _MAX_GRAMMAR_CHARS = 64 * 1024
 _MAX_GBNF_RULES = 500  # 0.2 s to translate, and four times that for twice as many
 # Of lexers: (a{1000}){1000} takes 0.2 s with this, 2.4 s with the library's own. A state is 1 to 2 kB.
@@ -62,7 +63,8 @@ def library_form(grammar: Grammar, special: Mapping[str, int]) -> str:
             parts = [{"lark_grammar": f"start: /{regex_to_lark(grammar.source, '')}/"}]
         case "choice":
             texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(grammar.source)]
-            parts = [{"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(texts)}]  # one lexeme: any number of them is no work
+            # One lexeme: as alternatives of a rule each would be an item in a row of the parser, which holds a few thousand.
+            parts = [{"lark_grammar": "start: CHOICE\nCHOICE: " + " | ".join(texts)}]
         case "grammar":
             parts = [{"lark_grammar": _lark(grammar.source)}]
         case "structural_tag":
@@ -141,7 +143,7 @@ def _limits(form: str) -> llguidance.LLParserLimits:
 
     is_free = any("lark_grammar" in part for part in json.loads(form)["grammars"])
     return llguidance.LLParserLimits(
-        max_items_in_row=_MAX_ROW_ITEMS if is_free else None,
+        max_items_in_row=_MAX_ROW_ITEMS if is_free else _MAX_SCHEMA_ROW_ITEMS,
         step_max_items=_MAX_STEP_ITEMS if is_free else None,
         initial_lexer_fuel=_LEXER_FUEL,
         max_lexer_states=_MAX_LEXER_STATES,
