@@ -130,9 +130,12 @@ class SamplingState:
             if row.uniforms is not None
         ]
         chosen: list[int] = choose_tokens(logits, random_rows).tolist()
-        token_ids = [BROKEN if row.error else token for row, token in zip(known, chosen, strict=True)]
+        token_ids = [
+            BROKEN if row.error or line in constrained.complete else token
+            for line, (row, token) in enumerate(zip(known, chosen, strict=True))
+        ]
         scored = raw.finish(token_ids) if raw is not None else {}
-        failed = {line: RowError(error) for line, error in constrained.errors.items()}
+        failed = {line: RowError(error, is_request_fault=True) for line, error in constrained.errors.items()}
         broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in constrained.complete]
         errors = failed | {line: known[line].error or failed.get(line) or _broken(known[line].sampling, logits[line]) for line in broken}
         return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete)
