@@ -143,9 +143,3 @@ def test_labels() -> None:
         assert "3 labels" in refused(server.post("/score", {"text_1": "a", "text_2": "b"}))
         assert "about vectors" in refused(server.post("/invocations", {"input": "a", "dimensions": 3}), "dimensions")
         assert "about vectors" in refused(server.post("/pooling", {"input": "a", "dimensions": 3}), "dimensions")
-
-
-def test_an_empty_list_is_named(server: ApiServer) -> None:
-    error = server.post("/rerank", {"query": "a", "documents": []}).json()["error"]
-    assert error["message"].startswith("documents must be a text or a list of texts")
-    assert error["param"] == "documents"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import FailFast, Field, PlainValidator, StringConstraints, ValidationInfo, WithJsonSchema
+from pydantic import FailFast, Field, PlainValidator, StringConstraints, WithJsonSchema
 
 from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most, shown_with
 from headway.server.api.protocol.messages import Message, check_messages
@@ -30,13 +30,13 @@ def _inputs(value: Any) -> list[Input]:
     return _at_most_texts("input", value)
 
 
-def _texts(value: Any, info: ValidationInfo) -> list[str]:
+def _texts(value: Any) -> list[str]:
     """A text or several; in the form {"text": ..} too, as Jina's clients write documents."""
     items = value if isinstance(value, list) else [value]
     texts = [item["text"] if isinstance(item, dict) and item.keys() == {"text"} else item for item in items]
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f'{info.field_name} must be a text or a list of texts (or of {{"text": ..}}), and not be empty')
-    return _at_most_texts(info.field_name or "the list", texts)
+        raise ValueError('must be a text or a list of texts (or of {"text": ..}), and not be empty')
+    return _at_most_texts("the list", texts)
 
 
 def _at_most_texts(name: str, items: list[Any]) -> list[Any]:
