@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,8 @@ from headway.server.remote.endpoint import KEY_NAMES, Endpoint, running_at, star
 from headway.server.terminal.chat import Conversation
 from headway.server.terminal.complete import complete
 
-_URL = "http://127.0.0.1:8080"
+# Of `headway serve`; of the image and `make serve`.
+_PORTS = (8000, 8080)
 
 
 def main(command: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -39,7 +41,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="what `headway serve` takes: demo, a Hub id, a directory, a .gguf file")
-    parser.add_argument("--url", help=f"the server that runs, with or without /v1 (default: {_URL})")
+    parser.add_argument("--url", help=f"the server that runs, with or without /v1 (default: port {_PORTS[0]} here, or else {_PORTS[1]})")
     parser.add_argument("--model-name", help="which of its models; without it the first")
     parser.add_argument("-q", "--quick", metavar="TEXT", help="ask this once, print the answer, and end")
     parser.add_argument("--max-tokens", type=int, help="the longest answer")
@@ -52,7 +54,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 @contextmanager
 def _server(options: argparse.Namespace, words: Sequence[str], environ: Mapping[str, str]) -> Iterator[Endpoint]:
     if not words:
-        yield running_at(options.url or _URL, environ)
+        yield running_at(options.url or _url_here(), environ)
         return
     if options.url:
         raise ConfigError([f"{words[0]}: with --url no server is started; leave out one of the two"])
@@ -60,3 +62,14 @@ def _server(options: argparse.Namespace, words: Sequence[str], environ: Mapping[
         with Console(stderr=True).status("Starting the server"):
             endpoint = stack.enter_context(started(words, environ))
         yield endpoint
+
+
+def _url_here() -> str:
+    """Of the first port that somebody listens on, and of the first of all where nobody does."""
+    for port in _PORTS:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            continue
+        return f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{_PORTS[0]}"

@@ -204,3 +204,11 @@ def test_attributes_hold_for_every_line(server: ApiServer) -> None:
     response = send(server, lines_of({"prompt": "x"}, {"prompt": "y"}), headers)
     assert all("tokens" in answer for answer in answers(response))
     assert response.headers["x-amzn-sagemaker-custom-attributes"] == "route=/tokenize"
+
+
+def test_responses_of_lines_are_kept_for_the_key_of_the_request() -> None:
+    key = {"Authorization": "Bearer secret"}
+    headers = {**JSON_LINES, **key, "X-Amzn-SageMaker-Custom-Attributes": "route=/v1/responses"}
+    with ApiServer(security={"api_key": ["secret"]}) as server:
+        (answer,) = answers(send(server, lines_of({"input": "Ada"}), headers))
+        assert server.client.get(f"/v1/responses/{answer['id']}", headers=key).status_code == 200

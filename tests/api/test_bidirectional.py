@@ -56,6 +56,20 @@ def close_code(socket: ClientConnection) -> int:
     return socket.close_code
 
 
+def test_responses_are_kept_for_the_key_of_the_handshake() -> None:
+    key = {"Authorization": "Bearer secret"}
+    with ApiServer(security={"api_key": ["secret"]}) as server:
+        headers = {**key, "X_Amzn_SageMaker_Custom_Attributes": "route=/v1/responses"}
+        with connected(server, **headers) as socket:
+            first = ask(socket, {"input": "Ada"})
+            socket.send(json.dumps({"input": "Who?", "previous_response_id": first["id"], "stream": True}))
+            types = [receive(socket).get("type")]
+            while types[-1] is not None:
+                types.append(receive(socket).get("type"))
+        assert types[-2] == "response.completed"
+        assert server.client.get(f"/v1/responses/{first['id']}", headers=key).status_code == 200
+
+
 def test_messages_are_requests_of_any_shape(server: ApiServer) -> None:
     with connected(server) as socket:
         assert ask(socket, CHAT)["object"] == "chat.completion"

@@ -36,7 +36,7 @@ def refused(answer: httpx.Response, status: int = 400) -> str:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
-    assert error["code"] == status
+    assert error["code"] in (status, "previous_response_not_found")
     assert len(error["message"]) < 500
     return str(error["message"])
 
@@ -147,6 +147,19 @@ def test_other_routes_can_not_be_reached(server: ApiServer, route: str) -> None:
 def test_routes_of_other_tasks_say_why_not(server: ApiServer, route: str, body: dict[str, Any]) -> None:
     message = refused(server.post("/invocations", body, headers={ATTRIBUTES: f"route={route}"}))
     assert message.startswith("The model does not support")
+
+
+def test_responses_are_asked_for_by_route_and_remembered(server: ApiServer) -> None:
+    headers = {ATTRIBUTES: "route=/v1/responses"}
+    first = server.post("/invocations", {"input": "Ada"}, headers=headers).json()
+    assert first["object"] == "response"
+    body = {"input": "Who?", "previous_response_id": first["id"]}
+    answer = server.post("/invocations", {**body, "stream": True}, headers=headers)
+    assert "event: response.completed" in answer.text
+    assert "[DONE]" not in answer.text
+    counted = server.post("/invocations", body, headers={ATTRIBUTES: "route=/v1/responses/input_tokens"}).json()
+    assert counted["input_tokens"] == len(server.engine.requests[1].prompt_token_ids)
+    assert refused(server.post("/invocations", {**body, "previous_response_id": "resp_x"}, headers=headers), 404)
 
 
 def test_a_route_s_own_rules_hold(server: ApiServer) -> None:

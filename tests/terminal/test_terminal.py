@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from api_server import ApiServer
 from rich.console import Console
 
+from headway.server.config.network import NetworkConfig
 from headway.server.errors import ConfigError
 from headway.server.remote.endpoint import ServerUnreachable
+from headway.server.terminal import cli
 from headway.server.terminal.cli import main
 from headway.server.terminal.lines import entered
 from headway.server.terminal.printing import printable
@@ -32,6 +35,19 @@ def test_one_question(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "hello world\n"
     assert last_prompt(server) == "<system>be brief|<user>hi|<assistant>"
     assert server.engine.requests[-1].sampling.max_tokens == 7
+
+
+def test_a_server_is_found_on_the_usual_ports(
+    server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(server.url.rpartition(":")[2])
+    assert cli._PORTS[0] == NetworkConfig().port
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()[1]
+    for ports in ((port, nobody), (nobody, port)):
+        monkeypatch.setattr(cli, "_PORTS", ports)
+        assert main("chat", ["-q", "hi"], {}) == 0
+        assert capsys.readouterr().out == "hello world\n"
 
 
 def test_a_conversation_remembers(server: ApiServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

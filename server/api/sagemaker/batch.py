@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headway.server.api.auth import owner_of
 from headway.server.api.deadline import deadline_of
 from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
@@ -72,6 +73,7 @@ class _Batch:
         self._request_id = request_id_of(http)
         self._is_id_given = client_request_id_of(http) is not None
         self._record = record_of(http)
+        self._owner = owner_of(http)
         self._deadline = deadline_of(http)
         self._span = span_of(http)
         self._width = width
@@ -116,6 +118,7 @@ class _Batch:
             span=span,
             adapter=self._adapter,
             record=self._record,
+            owner=self._owner,
         )
         async with self._state.batch_turn:
             await asyncio.sleep(0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from headway.server.api.auth import owner_of
 from headway.server.api.deadline import begun
 from headway.server.api.deps import AppState, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.errors import error_json, failure_json
@@ -132,6 +133,7 @@ class _Conversation:
             span=span,
             adapter=asked_adapter(headers),
             record=record_of(self._websocket),
+            owner=owner_of(self._websocket),
         )
         route = asked_route(headers)
         invocation = await in_parser(len(message), lambda: understand(route, parse_object(decoded(message, None))))

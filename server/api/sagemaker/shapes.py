@@ -14,9 +14,11 @@ from headway.server.api.serving.operations import (
     DETOKENIZE,
     EMBEDDING,
     INPUT,
+    INPUT_TOKENS,
     MESSAGES,
     POOLING,
     RERANK,
+    RESPONSE,
     SCORE,
     TOKENIZE,
     Operation,
@@ -44,7 +46,7 @@ SHAPES: tuple[tuple[frozenset[str], Operation[Any]], ...] = (
 # What ``route=`` may name: inference only, since whoever may invoke an endpoint is not therefore its administrator.
 ROUTES: dict[str, Operation[Any]] = {
     **{target.path: target for target in (CHAT, COMPLETION, TOKENIZE, DETOKENIZE, EMBEDDING, SCORE, RERANK, CLASSIFY, POOLING)},
-    **{target.path: target for target in (MESSAGES, COUNT_TOKENS)},
+    **{target.path: target for target in (MESSAGES, COUNT_TOKENS, RESPONSE, INPUT_TOKENS)},
     "/v1/score": SCORE,
     "/v1/rerank": RERANK,
     "/v2/rerank": RERANK,
@@ -72,7 +74,7 @@ def _by_fields(fields: Mapping[str, Any]) -> Operation[Any]:
         if shape == present:
             return target
     if not present:
-        raise RequestError("The body needs messages (for a chat) or prompt (for a completion).", "messages")
+        raise RequestError("The body needs messages (for a chat), prompt (for a completion) or input (for vectors and labels).", "messages")
     names = sorted(present, key=list(fields).index)
     shapes = "; ".join(" and ".join(sorted(shape)) for shape, _ in SHAPES)
     raise RequestError(

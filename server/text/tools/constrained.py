@@ -10,7 +10,7 @@ _START = Marks("[")
 
 
 class RequiredParser(ToolParser):
-    """See OutputParser: a JSON list ``[{"name": .., "parameters": {..}}, ..]``."""
+    """See OutputParser: a JSON list ``[{"name": .., "parameters": {..}}, ..]``. A call that is cut off before its arguments is dropped."""
 
     def __init__(self) -> None:
         super().__init__(_read_required)
@@ -33,5 +33,5 @@ class NamedParser(ToolParser):
 
 def _read_required(reader: Reader, writer: Writer) -> Steps[None]:
     yield from reader.read_until(_START, writer.content)
-    yield from read_calls(reader, writer, is_marked=True)
+    yield from read_calls(reader, writer, is_marked=True, drops_cut=True)
     yield from reader.read_rest(writer.content)

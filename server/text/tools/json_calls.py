@@ -14,12 +14,15 @@ _OTHER_KEYS = {"type", "id", "index"}
 _SEPARATORS = re.compile(r"[\s,;]*")
 
 
-def read_calls(reader: Reader, writer: Writer, *, is_marked: bool, opening: Steps[None] | None = None) -> Steps[bool]:
+def read_calls(
+    reader: Reader, writer: Writer, *, is_marked: bool, opening: Steps[None] | None = None, drops_cut: bool = False
+) -> Steps[bool]:
     """Calls behind each other, as objects or lists of them; returns whether there was one. What is no call becomes content.
 
     - ``is_marked``: a mark before them says that these are calls. Otherwise an object is one only if it has arguments, and no key
       that calls don't have: an answer in JSON must stay an answer.
     - ``opening``: reads what stands before the first and belongs to it.
+    - ``drops_cut``: see ``attempt``.
     """
 
     def first() -> Steps[None]:
@@ -33,7 +36,7 @@ def read_calls(reader: Reader, writer: Writer, *, is_marked: bool, opening: Step
 
     num_before = writer.num_calls
     reading = first()
-    while (yield from attempt(reader, writer, reading)):
+    while (yield from attempt(reader, writer, reading, drops_cut=drops_cut)):
         reading = further()
     return writer.num_calls > num_before
 

@@ -105,12 +105,17 @@ class ToolParser:
         return self._writer.handed_on()
 
 
-def attempt(reader: Reader, writer: Writer, reading: Steps[None]) -> Steps[bool]:
-    """Whether ``reading`` went through. If it raises Broken, what it took since the last ``Reader.record`` becomes content again."""
+def attempt(reader: Reader, writer: Writer, reading: Steps[None], *, drops_cut: bool = False) -> Steps[bool]:
+    """Whether ``reading`` went through. If it raises Broken, what it took since the last ``Reader.record`` becomes content again.
+
+    ``drops_cut``: not where it broke off because the text was over, the beginning of a call that was cut off.
+    """
     reader.record()
     try:
         yield from reading
     except Broken:
-        writer.content(reader.recorded())
+        taken = reader.recorded()
+        if not (drops_cut and reader.is_over):
+            writer.content(taken)
         return False
     return True

@@ -55,6 +55,10 @@ class Reader:
     def num_unread(self) -> int:
         return len(self._text) - self._at
 
+    @property
+    def is_over(self) -> bool:
+        return self._has_ended and not self.num_unread
+
     def feed(self, text: str) -> None:
         self._text = self._text[self._at :] + text
         self._at = 0

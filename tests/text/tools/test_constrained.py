@@ -12,8 +12,10 @@ REQUIRED = [
     (f" [{ONE}]", Said("", [("now", "{}")])),
     (f'[{ONE},\n {{"parameters": {{"a": [1]}}, "name": "f"}} ]\n', Said("", [("now", "{}"), ("f", '{"a": [1]}')])),
     (f'[{ONE}, {{"name": "f", "parameters": {{"a": "[', Said("", [("now", "{}"), ("f", '{"a": "[')])),
-    (f'[{ONE}, {{"name": "f", "par', Said(', {"name": "f", "par', [("now", "{}")])),
-    ('[{"name": "no', Said('[{"name": "no', [])),
+    (f'[{ONE}, {{"name": "f", "par', Said("", [("now", "{}")])),
+    (f"[{ONE}, ", Said("", [("now", "{}")])),
+    ('[{"name": "no', Said("", [])),
+    ("[no call]", Said("[no call]", [])),
     ("[]", Said("[]", [])),
     ("", Said("", [])),
 ]

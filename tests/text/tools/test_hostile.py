@@ -122,7 +122,9 @@ def test_any_text_is_read(text: str, tools: Any) -> None:
 def test_what_a_grammar_lets_through_is_read_anyhow(text: str) -> None:
     for parser in (RequiredParser(), NamedParser("f")):
         result = said(parser, [text])
-        assert result.calls or result.content == text
+        if not result.calls:  # all is content, but for a list that is cut off
+            assert text.startswith(result.content)
+            assert text.removeprefix(result.content).lstrip()[:1] in ("", "[")
 
 
 @pytest.mark.parametrize(
