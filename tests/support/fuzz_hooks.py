@@ -39,7 +39,7 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
             for mend in _MENDS.get(case.path, ()):
                 mend(case.body, rng)
     for name in case.path_parameters or {}:
-        if rng.random() < 0.5:
+        if rng.random() < (0.1 if case.method.upper() == "DELETE" else 0.7):
             known = _response_ids[-8:] if name == "response_id" else [ADAPTER]
             if known:
                 case.path_parameters[name] = rng.choice(known)
@@ -80,7 +80,7 @@ def _limit_work(body: dict[str, Any], path: str) -> None:
 
 def _steer(body: dict[str, Any], rng: random.Random) -> None:
     for name, value in (
-        ("model", rng.choice([MODEL, ADAPTER]) if ADAPTER_PATH else MODEL),
+        ("model", ADAPTER if ADAPTER_PATH and rng.random() < 0.2 else MODEL),
         ("src", ADAPTER_PATH),
         ("lora_path", ADAPTER_PATH),
     ):
@@ -98,6 +98,8 @@ def _steer(body: dict[str, Any], rng: random.Random) -> None:
             body[name] = int(body[name]) % 21
     if body.get("stream_options"):
         body["stream"] = True
+    if body.get("prompt") == []:
+        body["prompt"] = "x"
     if body.get("stream") is True:
         body.pop("prompt_logprobs", None)
 
@@ -172,7 +174,9 @@ def _mend_sampling(body: dict[str, Any], rng: random.Random) -> None:
         if body["best_of"] > (body.get("n") or 1):
             body.pop("stream", None)
             body.pop("stream_options", None)
-    if body.get("use_beam_search") is True:
+    if body.get("use_beam_search") is not True:
+        body.pop("length_penalty", None)
+    else:
         for name in body.keys() - _WITH_BEAMS:
             del body[name]
     if body.get("top_logprobs") and "messages" in body:
@@ -183,6 +187,8 @@ def _mend_response(body: dict[str, Any], rng: random.Random) -> None:
     for name in ("previous_response_id", "include", "conversation", "prompt", "use_beam_search"):
         if rng.random() < 0.8:
             body.pop(name, None)
+    if rng.random() < 0.3:
+        body |= {"background": True, "store": True}
     if body.get("previous_response_id") and _response_ids:
         body["previous_response_id"] = rng.choice(_response_ids[-8:])
     if body.get("top_logprobs"):
