@@ -1,4 +1,4 @@
-"""Random requests that the documentation allows, 8 at a time: `make valid NUM=2000`, and 100 with every test run.
+"""Random requests that the documentation allows, 8 at a time: `make valid NUM=2000`, and 150 with every test run.
 
 Every stream is well formed and ends once, every whole answer is what was asked for, nothing is a 5xx, and nothing stays behind.
 """
@@ -28,7 +28,7 @@ from headway.server.bench.stub_model import write_stub_model
 
 pytestmark = pytest.mark.e2e
 
-NUM = int(os.environ.get("VALID_REQUESTS_NUM", "100"))
+NUM = int(os.environ.get("VALID_REQUESTS_NUM", "150"))
 SEED = int(os.environ.get("VALID_REQUESTS_SEED", "1"))
 # So few blocks that sequences have to wait for each other, and are preempted.
 GENERATOR = "--load-format dummy --max-model-len 1024 --num-gpu-blocks-override 72 --block-size 16 --max-num-batched-tokens 64"
@@ -56,7 +56,7 @@ def _arguments(name: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "makers", "num"),
-    [("generator", GENERATING, NUM), ("encoder", EMBEDDING, NUM // 4), ("classifier", LABELLING, NUM // 4)],
+    [("generator", GENERATING, NUM), ("encoder", EMBEDDING, NUM // 3), ("classifier", LABELLING, NUM // 3)],
 )
 @pytest.mark.timeout(0)
 def test_what_is_allowed_is_answered(servers: dict[str, LiveServer], name: str, makers: Sequence[Any], num: int) -> None:
