@@ -11,16 +11,18 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 CUDA_VERSION := 13.0
 DOCKER ?= docker
 MINUTES ?= 20
+NUM ?= 2000
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast clients fuzz check format bench docs clean image wheels lock
+.PHONY: help setup serve test test-fast clients fuzz valid check format bench docs clean image wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
 	@echo "make test    set up and run all tests"
 	@echo "make check   lint and type-check      make bench   run the benchmarks      make fuzz   send what nobody would"
+	@echo "make valid   send random requests that are right (NUM=...)"
 	@echo "make image   build the container image as $(IMAGE)   (VARIANT=cpu|cuda)"
 	@echo "make setup   the virtual environment alone, in $(VENV)/"
 
@@ -59,6 +61,10 @@ test-fast: $(VENV)/.ready-dev
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
 fuzz: $(VENV)/.ready-dev
 	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q -s tests/e2e/test_fuzz.py
+
+# Random requests that the documentation allows; `make test` sends 150 of them.
+valid: $(VENV)/.ready-dev
+	VALID_REQUESTS_NUM=$(NUM) $(BIN)/python -m pytest -q -s tests/e2e/test_valid_requests.py
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

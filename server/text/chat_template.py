@@ -114,7 +114,8 @@ class ChatTemplate:
         if "default" in self._templates:
             return self._templates["default"]
         raise RequestError(
-            "This model has no chat template for chat messages; use /v1/completions, or start the server with --chat-template.",
+            "This model has no chat template for messages: send a text in their place (prompt, or input), or start the server with "
+            "--chat-template.",
             "messages",
         )
 

@@ -54,7 +54,7 @@ class IncrementalDetokenizer:
         self._min_tokens = min_tokens
         self._num_tokens = 0
         # The decode stream holds the same two: ids whose text went out last (as context), and ids without text so far.
-        self._context = [token_id for token_id in prompt_tail if self._is_text(token_id)]
+        self._context = self._without_broken_end([token_id for token_id in prompt_tail if self._is_text(token_id)])
         self._pending: list[int] = []
         self._stream = self._new_stream(self._context)
 
@@ -131,6 +131,13 @@ class IncrementalDetokenizer:
         """What ids add to the text of the context."""
         before = self._tokenizer.decode(self._context, skip_special_tokens=False)
         return self._tokenizer.decode(self._context + token_ids, skip_special_tokens=False)[len(before) :]
+
+    def _without_broken_end(self, context: list[int]) -> list[int]:
+        """Of a prompt that ends within a character, or in U+FFFD: the stream takes such a context for text that has not gone out yet,
+        and would put it before the answer."""
+        while context and self._tokenizer.decode(context, skip_special_tokens=False).endswith("\ufffd"):
+            context = context[:-1]
+        return context
 
     def _is_text(self, token_id: int) -> bool:
         """Ids without text must not reach the stream: it would decode them again with every further token."""

@@ -20,7 +20,9 @@ PATHS = {
     "/v1/chat/completions": CHAT | {"n": 2, "ignore_eos": True},
     "/v1/completions": {"prompt": ["x", "y"], "max_tokens": 200, "ignore_eos": True},
     "/v1/messages": CHAT | {"seed": 0},  # which does not end soon
+    "/v1/responses": {"input": "x", "max_output_tokens": 200, "ignore_eos": True},
 }
+ENDS = {"/v1/messages": "message_stop", "/v1/responses": "response.incomplete"}  # else [DONE]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_within_a_step_its_blocks_are_free(server: ApiServer, path: str, stream:
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
         raw.settimeout(10)
         raw.sendall(head + body)
-        num_sequences = 1 if path == "/v1/messages" else 2
+        num_sequences = 1 if path in ENDS else 2
         server.wait_for(lambda: len(server.engine.requests) == num_sequences)
         if stream:
             assert raw.recv(12) == b"HTTP/1.1 200"
@@ -73,9 +75,11 @@ def test_within_a_step_its_blocks_are_free(server: ApiServer, path: str, stream:
 @pytest.mark.parametrize("path", PATHS)
 def test_who_stays_gets_the_whole_answer(server: ApiServer, path: str) -> None:
     """So that the engine of these tests is one that answers."""
-    with server.client.stream("POST", path, json=PATHS[path] | {"stream": True, "max_tokens": 3}) as response:
+    limit = "max_output_tokens" if path == "/v1/responses" else "max_tokens"
+    with server.client.stream("POST", path, json=PATHS[path] | {"stream": True, limit: 3}) as response:
         for _ in range(4):
             step(server)
         text = response.read().decode()
-    assert text.endswith('data: {"type":"message_stop"}\n\n' if path == "/v1/messages" else "data: [DONE]\n\n")
+    last = text.removesuffix("\n\n").rpartition("\n\n")[2]
+    assert last.startswith(f"event: {ENDS[path]}\n") if path in ENDS else last == "data: [DONE]"
     assert not server.engine.aborted_ids

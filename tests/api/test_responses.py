@@ -12,6 +12,8 @@ from api_server import ApiServer
 from event_readers import READERS, standard
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseTextDeltaEvent
 
+from headway.server.types import FinishReason
+
 LOGPROBS = "message.output_text.logprobs"
 
 
@@ -99,6 +101,16 @@ def test_an_answer_that_is_cut_off_is_incomplete(server: ApiServer, client: open
     last = list(client.responses.create(model="tiny", input="hi", max_output_tokens=2, stream=True))[-1]
     assert last.type == "response.incomplete"
     assert last.response.output_text == answer.output_text
+
+
+def test_an_answer_that_repeats_itself_is_incomplete(server: ApiServer, client: openai.OpenAI) -> None:
+    """As JSON that ends in the middle is."""
+    server.engine.ends_by = FinishReason.REPETITION
+    answer = client.responses.create(model="tiny", input="hi")
+    assert (answer.status, answer.output[0].status) == ("incomplete", "incomplete")  # type: ignore[union-attr]
+    assert answer.to_dict()["incomplete_details"] == {"reason": "repetition"}
+    last = list(client.responses.create(model="tiny", input="hi", stream=True))[-1]
+    assert last.type == "response.incomplete"
 
 
 def test_logprobs(server: ApiServer, client: openai.OpenAI) -> None:

@@ -108,6 +108,24 @@ def test_what_is_no_request_is_refused(server: ApiServer, path: str, body: dict[
     assert answer.json()["error"]["message"].endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("path", "first", "second"),
+    [
+        ("/rerank", "query", "documents"),
+        ("/score", "text_1", "text_2"),
+        ("/score", "queries", "documents"),
+        ("/score", "queries", "items"),
+        ("/score", "data_1", "data_2"),
+    ],
+)
+def test_an_error_names_the_field_that_the_request_has(server: ApiServer, path: str, first: str, second: str) -> None:
+    long = server.post(path, {first: "a", second: ["b", "c " * 200]})
+    assert refused(long, f"{second}.1").startswith(f"{second}.1 has ")
+    assert refused(server.post(path, {first: "a", second: ["b"] * 2049}), second).startswith(f"{second} holds 2049 texts")
+    if path == "/score":
+        refused(server.post(path, {first: ["a", "b"], second: ["a", "b", "c"]}), first)
+
+
 def test_a_cross_encoder_reads_both_texts_at_once() -> None:
     with ApiServer(pooling=CROSS_ENCODER) as server:
         server.tokenizer.backend.post_processor = TemplateProcessing(

@@ -25,8 +25,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/v1/completions", {"prompt": NASTY, "max_tokens": 200, "stream": True, "logprobs": 1}),
     "completions": ("/v1/completions", {"prompt": ["a", NASTY], "max_tokens": 200, "stream": True, "echo": True}),
     "messages": ("/v1/messages", CHAT),
+    "responses": ("/v1/responses", {"input": NASTY, "max_output_tokens": 200, "stream": True}),
     "invocation": ("/invocations", CHAT),
 }
+TYPED = ("messages", "responses")  # their last event is an end of its own: no [DONE]
 BEATS = {"messages": b'event: ping\ndata: {"type":"ping"}\n\n'}
 
 
@@ -76,6 +78,12 @@ def texts_of(events: list[Event]) -> dict[int, str]:
         return texts
     told = [json.loads(data) for _, data in events]
     assert [name for name, _ in events] == [event["type"] for event in told]
+    if told[0]["type"] == "response.created":
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        assert [event["type"] for event in told][-2:] == ["response.output_item.done", "response.completed"]
+        text = "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+        assert told[-1]["response"]["output"][0]["content"][0]["text"] == text
+        return {0: text}
     assert [event["type"] for event in told][-2:] == ["message_delta", "message_stop"]
     return {0: "".join(event["delta"]["text"] for event in told if event["type"] == "content_block_delta")}
 
@@ -101,15 +109,20 @@ def test_an_error_half_way_ends_it_as_the_family_does(server: ApiServer, family:
     path, body = FAMILIES[family]
     server.engine.fail_after, server.engine.error = 3, f"broke: {NASTY}"
     text = server.post(path, body).content
-    (name, data), *rest = standard([text])[-1 if family == "messages" else -2 :]
-    told = json.loads(data)["error"]
+    for read in READERS.values():
+        assert read(cut(text, random.Random(1))) == standard([text])
+    (name, data), *rest = standard([text])[-1 if family in TYPED else -2 :]
+    told = json.loads(data)
+    if family == "responses":
+        assert (name, rest) == ("response.failed", [])
+        assert told["response"]["error"] == {"code": "server_error", "message": server.engine.error}
+        return
+    told = told["error"]
     assert (told["message"], told["param"], told["code"]) == (server.engine.error, None, 500)
     if family == "messages":
         assert (name, told["type"], rest) == ("error", "api_error", [])
     else:
         assert (name, told["type"], rest) == ("", "InternalServerError", [("", "[DONE]")])
-    for read in READERS.values():
-        assert read(cut(text, random.Random(1))) == standard([text])
 
 
 def test_official_clients_read_it(server: ApiServer) -> None:
@@ -121,15 +134,25 @@ def test_official_clients_read_it(server: ApiServer) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == NASTY
     with server.anthropic().messages.stream(model="tiny", max_tokens=200, messages=messages) as told:
         assert told.get_final_text() == NASTY
+    with server.openai().responses.stream(model="tiny", input=NASTY) as events:
+        assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == NASTY
+        assert events.get_final_response().output_text == NASTY
 
 
-@pytest.mark.parametrize("family", ["chat", "completion", "messages"])
+@pytest.mark.parametrize("family", ["chat", "completion", "messages", "responses"])
 def test_an_event_may_be_huge(server: ApiServer, family: str) -> None:
-    path, body = FAMILIES[family]
+    path, _ = FAMILIES[family]
     server.engine.text, server.engine.tokens_per_delta = "😀\u2028" * 50_000, 2**20
-    text = server.post(path, {**body, "max_tokens": 2**19, "logprobs": None}).content
+    text = server.post(path, much(family, 2**19)).content
     for read in READERS.values():
         assert texts_of(read([text[:70_001], text[70_001:]])) == {0: server.engine.text}
+
+
+def much(family: str, num_tokens: int) -> dict[str, Any]:
+    """The family's request, with room for so many tokens."""
+    _, body = FAMILIES[family]
+    limit = "max_output_tokens" if family == "responses" else "max_tokens"
+    return {**{name: value for name, value in body.items() if name != "logprobs"}, limit: num_tokens}
 
 
 def connection_of(server: ApiServer, raw: socket.socket) -> Any:
@@ -137,11 +160,11 @@ def connection_of(server: ApiServer, raw: socket.socket) -> Any:
     return next((end for end in list(server.connections) if end.transport.get_extra_info("peername") == raw.getsockname()), None)
 
 
-@pytest.mark.parametrize("family", ["chat", "completion", "messages"])
+@pytest.mark.parametrize("family", ["chat", "completion", "messages", "responses"])
 def test_a_slow_reader_loses_nothing(server: ApiServer, family: str) -> None:
-    path, body = FAMILIES[family]
+    path, _ = FAMILIES[family]
     server.engine.text = "é😀\u2028" * 2000
-    request = json.dumps({**body, "max_tokens": 2**18, "logprobs": None}).encode()
+    request = json.dumps(much(family, 2**18)).encode()
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.settimeout(20)
@@ -162,12 +185,15 @@ def test_silence_is_filled_before_the_first_event_and_between(family: str) -> No
     beat = BEATS.get(family, b": keep-alive\n\n")
     with ApiServer(http={"sse_keep_alive_interval": 0.02}) as server:
         server.engine.gate.clear()  # it waits for its turn in the engine
-        with server.client.stream("POST", path, json={**body, "max_tokens": 20}) as response:
+        with server.client.stream("POST", path, json=body) as response:
             pieces = response.iter_raw()
             received = next(pieces)
-            assert received == beat
+            while family == "responses" and not received.endswith(beat):  # whose first events wait for nothing
+                received += next(pieces)
+            assert received.endswith(beat)
+            assert family == "responses" or received == beat
             server.on_loop(server.engine.gate.set)
-            while b"finish_reason" not in received and b"message_start" not in received:
+            while b"finish_reason" not in received and b"message_start" not in received and b"output_text.delta" not in received:
                 received += next(pieces)
             received += b"".join(pieces)
     assert texts_of([event for event in standard([received]) if event[0] != "ping"])

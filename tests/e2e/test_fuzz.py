@@ -20,6 +20,8 @@ from fuzz_hooks import ADAPTER, MODEL
 from live_server import LiveServer
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_adapters import make_adapter
+from tiny_encoders import make_tiny_encoder
+from tiny_tokenizers import byte_level_backend
 
 from headway.server.bench.stub_model import write_stub_model
 from headway.server.loading.loader import read_config
@@ -31,7 +33,8 @@ KEY = "fuzz-key"
 MINUTES = os.environ.get("FUZZ_MINUTES")
 # The boundaries of every field (the coverage phase) alone take minutes.
 QUIET = ("--warnings", "off", "--suppress-health-check", "all")  # they are about schemathesis' own ease
-EXTENT = f"--max-time {float(MINUTES) * 60:.0f}" if MINUTES else "--max-time 40 --phases examples,fuzzing --max-examples 15"
+EXTENT = f"--max-time {float(MINUTES) * 60:.0f}" if MINUTES else "--max-time 30 --phases examples,fuzzing --max-examples 15"
+POOLING_ROUTES = "^/(v1/embeddings|pooling|classify|score|v1/score|rerank|v1/rerank|v2/rerank)$"
 CHECKS = (
     "no_server_error,error_object,ignored_auth,unsupported_method,"
     "status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
@@ -55,11 +58,32 @@ def server(adapter: Path) -> Iterator[LiveServer]:
         yield live.wait_ready()
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["encoder", "classifier"])
+def pooling_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("pooling")
+    make_tiny_encoder("bert", folder, is_classifier=request.param, vocab_size=264, **({"num_labels": 1} if request.param else {}))
+    byte_level_backend().save(str(folder / "tokenizer.json"))
+    options = f"--served-model-name {MODEL} --dtype float32 --enable-stateful-sessions"
+    with LiveServer(str(folder), *options.split(), env={"VLLM_API_KEY": KEY}) as live:
+        yield live.wait_ready()
+
+
 @pytest.mark.timeout(0)
 def test_no_request_breaks_the_server(server: LiveServer, adapter: Path, tmp_path: Path) -> None:
+    _fuzz(server, tmp_path, f"{EXTENT} --exclude-path-regex {POOLING_ROUTES}", adapter)
+    assert server.metric("vllm:kv_cache_usage_perc") == 0
+
+
+@pytest.mark.skipif(not MINUTES, reason="make fuzz; test_valid_requests.py sends to such servers with every test run")
+@pytest.mark.timeout(0)
+def test_no_request_breaks_a_server_that_pools(pooling_server: LiveServer, tmp_path: Path) -> None:
+    _fuzz(pooling_server, tmp_path, f"{EXTENT} --include-path-regex {POOLING_ROUTES}")
+
+
+def _fuzz(server: LiveServer, tmp_path: Path, extent: str, adapter: Path | None = None) -> None:
     command = shutil.which("schemathesis", path=Path(sys.executable).parent)
     assert command, "schemathesis is not installed beside this python"
-    options = f"{EXTENT} --seed 1 --workers 1 --request-timeout 10 --checks {CHECKS} --continue-on-failure"
+    options = f"{extent} --seed 1 --workers 1 --request-timeout 10 --checks {CHECKS} --continue-on-failure"
     done = subprocess.run(
         [command, "run", f"{server.url}/openapi.json", "--header", f"Authorization: Bearer {KEY}", *options.split(), *QUIET],
         cwd=tmp_path,
@@ -67,7 +91,7 @@ def test_no_request_breaks_the_server(server: LiveServer, adapter: Path, tmp_pat
             **os.environ,
             "SCHEMATHESIS_HOOKS": "fuzz_hooks",
             "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
-            "FUZZ_ADAPTER_PATH": str(adapter),
+            "FUZZ_ADAPTER_PATH": str(adapter or ""),
         },
         capture_output=True,
         text=True,
@@ -77,7 +101,6 @@ def test_no_request_breaks_the_server(server: LiveServer, adapter: Path, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
     server.wait_for(lambda: server.metric("vllm:num_requests_running") == server.metric("vllm:num_requests_waiting") == 0)
-    assert server.metric("vllm:kv_cache_usage_perc") == 0
     assert "Traceback" not in server.log()
 
 

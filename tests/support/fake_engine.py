@@ -84,6 +84,7 @@ class FakeEngine:
         self.is_bursty = False
         self.gate = asyncio.Event()
         self.gate.set()
+        self.ends_by: FinishReason | None = None  # in the place of an end-of-sequence token
         self.fail_after: int | None = None
         self.error = "something broke"
         self.phase = "ready"
@@ -313,7 +314,7 @@ class FakeStream:
         self._num_given += len(ids)
         self._num_deltas += 1
         if self._num_given >= len(self._output):
-            delta.finish_reason = FinishReason.STOP if ids and ids[-1] in sampling.eos_token_ids else FinishReason.LENGTH
+            delta.finish_reason = engine.ends_by or FinishReason.STOP if ids and ids[-1] in sampling.eos_token_ids else FinishReason.LENGTH
             now = time.time()
             delta.times = RequestTimes(request.arrival_time, self._started, self._started, now)
             self._end()

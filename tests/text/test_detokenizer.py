@@ -204,3 +204,11 @@ def test_blanks_between_special_tokens(spaces: bool, text: str) -> None:
         Tokenizer(backend, special_tokens={}), skip_special_tokens=False, spaces_between_special_tokens=spaces
     )
     assert detokenizer.push([1, 2, 0, 2, 1]).text + detokenizer.finish() == text
+
+
+@pytest.mark.parametrize("end", ["\ufffd".encode(), "é".encode()[:1], "😀".encode()[:3], b"\x80", b"\xff\xff\xff\xff"])
+def test_a_prompt_that_ends_within_a_character_is_not_repeated(end: bytes) -> None:
+    tokenizer = byte_level_tokenizer()
+    tail = [*b"secret", *end]
+    detokenizer = IncrementalDetokenizer(tokenizer, prompt_tail=tail)
+    assert detokenizer.push([*"né".encode()]).text + detokenizer.finish() == "né"

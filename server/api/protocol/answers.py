@@ -208,7 +208,7 @@ class ResponseFailure(Documented):
 
 
 class IncompleteDetails(Documented):
-    reason: Literal["max_output_tokens"]
+    reason: Literal["max_output_tokens", "repetition"]
 
 
 class Response(Documented):

@@ -162,10 +162,14 @@ class ScoreRequest(PoolingFields):
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = PoolingFields.REFUSED | {"chat_template": (), "chat_template_kwargs": ()}
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Of the fields in use. The request must have passed ``check``."""
+        return next(names for names in _PAIRS if all(getattr(self, name) is not None for name in names))
+
+    @property
     def pairs(self) -> tuple[list[str], list[str]]:
         """Of equal length. The request must have passed ``check``."""
-        firsts = self.text_1 or self.queries or self.data_1 or []
-        seconds = self.text_2 or self.documents or self.items or self.data_2 or []
+        firsts, seconds = (getattr(self, name) for name in self.names)
         return (firsts * len(seconds) if len(firsts) == 1 else firsts), seconds
 
     def check(self) -> None:
@@ -174,7 +178,9 @@ class ScoreRequest(PoolingFields):
             raise RequestError(f"Give one of these pairs: {'; '.join(' and '.join(names) for names in _PAIRS)}.", "text_1")
         firsts, seconds = self.pairs
         if len(firsts) != len(seconds):
-            raise RequestError(f"There are {len(firsts)} first texts and {len(seconds)} second ones: give one first, or as many.", "text_1")
+            raise RequestError(
+                f"There are {len(firsts)} first texts and {len(seconds)} second ones: give one first, or as many.", self.names[0]
+            )
 
 
 _PAIRS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))

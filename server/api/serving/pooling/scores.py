@@ -27,7 +27,9 @@ async def open_score(state: AppState, call: Call, request: ScoreRequest) -> Answ
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     public_id = f"score-{call.id_of(request)}"
     firsts, seconds = request.pairs
-    pooling, scores = await _open_pairs(state, call, request, "Score API", public_id, firsts, seconds, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(
+        state, call, request, "Score API", public_id, request.names, firsts, seconds, request.max_tokens_per_doc
+    )
     head = {"id": public_id, "object": "list", "created": int(time.time()), "model": state.served.name}
 
     def write(results: list[Pooled]) -> dict[str, Any]:
@@ -40,7 +42,9 @@ async def open_rerank(state: AppState, call: Call, request: RerankRequest) -> An
     """Raises as open_score does."""
     public_id = f"rerank-{call.id_of(request)}"
     firsts, seconds = [request.query] * len(request.documents), request.documents
-    pooling, scores = await _open_pairs(state, call, request, "Rerank (Score) API", public_id, firsts, seconds, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(
+        state, call, request, "Rerank (Score) API", public_id, ("query", "documents"), firsts, seconds, request.max_tokens_per_doc
+    )
 
     def write(results: list[Pooled]) -> dict[str, Any]:
         return {"id": public_id, "model": state.served.name, "results": _ranked(request, scores(results))}
@@ -64,15 +68,16 @@ async def _open_pairs(
     request: PoolingFields,
     api: str,
     public_id: str,
+    names: tuple[str, str],
     firsts: list[str],
     seconds: list[str],
     max_second: int | None,
 ) -> tuple[Pooling, Scores]:
-    """The texts to pool, and how their results become a score a pair."""
+    """The texts to pool, and how their results become a score a pair. ``names``: of the fields that hold the texts."""
     model, info = pooling_model(state, call, request, api, "embed", "classify")
-    check_number(state, len(seconds), "the list of texts")
+    check_number(state, len(seconds), names[1])
     if info.scores_pairs:
-        pairs = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, max_second, "text_2"))
+        pairs = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, max_second, names[1]))
         return Pooling.open(state, call, request, public_id, pairs, PoolingParams("classify", request.use_activation)), _single_scores
     if "embed" not in info.tasks:
         raise RequestError(f"The model does not support {api}: it has {len(info.labels)} labels, and a score of two texts is one number.")
@@ -80,14 +85,16 @@ async def _open_pairs(
         raise RequestError("use_activation can't be false here: the score is the cosine of two vectors' angle.", "use_activation")
     # Each text once, however many pairs it is in.
     own_firsts = list(dict.fromkeys(firsts))
-    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, own_firsts, seconds, max_second))
+    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, names, own_firsts, seconds, max_second))
     places = {text: place for place, text in enumerate(own_firsts)}
     scores = partial(_cosines, [places[text] for text in firsts], len(own_firsts))
     return Pooling.open(state, call, request, public_id, texts, PoolingParams("embed", True)), scores
 
 
-def _apart(model: ServedModel, request: PoolingFields, firsts: list[str], seconds: list[str], max_second: int | None) -> list[Fitted]:
-    return [*encoded_texts(model, request, firsts, "text_1"), *encoded_texts(model, request, seconds, "text_2", max_second)]
+def _apart(
+    model: ServedModel, request: PoolingFields, names: tuple[str, str], firsts: list[str], seconds: list[str], max_second: int | None
+) -> list[Fitted]:
+    return [*encoded_texts(model, request, firsts, names[0]), *encoded_texts(model, request, seconds, names[1], max_second)]
 
 
 def _single_scores(results: list[Pooled]) -> list[float]:

@@ -20,6 +20,8 @@ from headway.server.errors import HeadwayError
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 # An ended response is told by the event of its status; OpenAI has none for a cancelled one, whose stream must end all the same.
+# Why an answer ends before its own end, as incomplete_details say it; OpenAI's have no repetition_detection.
+_CUT_OFF = {"length": "max_output_tokens", "repetition": "repetition"}
 _LAST_EVENTS = {"cancelled": "response.incomplete"}
 
 
@@ -77,8 +79,8 @@ class ResponseForm:
         self._end = {"usage": _usage(usage)}
         if metrics is not None:
             self._end["metrics"] = metrics
-        if self._finish_reason == "length":
-            self._end["incomplete_details"] = {"reason": "max_output_tokens"}
+        if (reason := _CUT_OFF.get(self._finish_reason or "")) is not None:
+            self._end["incomplete_details"] = {"reason": reason}
             self._tell_end("incomplete")
         else:
             self._end["completed_at"] = int(time.time())
@@ -106,9 +108,9 @@ class ResponseForm:
 
     def _finish(self, reason: str) -> None:
         self._finish_reason = reason
-        if not self._output.items and reason != "length":
+        if not self._output.items and reason not in _CUT_OFF:
             self._output.add_text("", None)  # clients look for a message, if only to find it empty
-        self._output.close("incomplete" if reason == "length" else "completed")
+        self._output.close("incomplete" if reason in _CUT_OFF else "completed")
 
     def _tell_end(self, status: Literal["completed", "incomplete", "failed", "cancelled"]) -> None:
         self._status = status
