@@ -108,6 +108,12 @@ def test_what_is_no_request_is_refused(server: ApiServer, path: str, body: dict[
     assert answer.json()["error"]["message"].endswith(".")
 
 
+@pytest.mark.parametrize(("path", "body"), [("/score", {"text_1": "a", "text_2": [1]}), ("/rerank", {"query": "a", "documents": 1})])
+def test_what_is_no_text_is_told_with_its_field(server: ApiServer, path: str, body: dict[str, Any]) -> None:
+    error = server.post(path, body).json()["error"]
+    assert error["message"].startswith(f"{error['param']} must be a text or a list of texts")
+
+
 def test_a_cross_encoder_reads_both_texts_at_once() -> None:
     with ApiServer(pooling=CROSS_ENCODER) as server:
         server.tokenizer.backend.post_processor = TemplateProcessing(
