@@ -70,6 +70,12 @@ def test_a_ranking_can_be_short_and_without_documents(server: ApiServer) -> None
     assert len(server.post("/rerank", {**body, "top_n": 10}).json()["results"]) == 3
 
 
+def test_no_line_ends_within_an_answer(server: ApiServer) -> None:
+    answer = server.post("/rerank", {"query": "abc", "documents": ["a\u2028b"]})
+    assert "\u2028" not in answer.text
+    assert answer.json()["results"][0]["document"] == {"text": "a\u2028b"}
+
+
 def test_documents_are_cut_as_asked(server: ApiServer) -> None:
     server.engine.texts.clear()
     uncut = server.post("/rerank", {"query": "abc", "documents": ["abcxxxxx"]}).json()["usage"]["total_tokens"]
