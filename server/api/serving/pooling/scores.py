@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,20 @@ from headway.server.types import Pooled, PoolingParams
 Scores = Callable[[list[Pooled]], list[float]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Parallel lists. ``max_second``: cut each second text to so many tokens first."""
+
+    firsts: list[str]
+    seconds: list[str]
+    max_second: int | None
+
+
 async def open_score(state: AppState, call: Call, request: ScoreRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     public_id = f"score-{call.id_of(request)}"
-    firsts, seconds = request.pairs
-    pooling, scores = await _open_pairs(state, call, request, "Score API", public_id, firsts, seconds, request.max_tokens_per_doc)
+    pairs = _Pairs(*request.pairs, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(state, call, request, "Score API", public_id, pairs)
     head = {"id": public_id, "object": "list", "created": int(time.time()), "model": state.served.name}
 
     def write(results: list[Pooled]) -> dict[str, Any]:
@@ -39,8 +49,8 @@ async def open_score(state: AppState, call: Call, request: ScoreRequest) -> Answ
 async def open_rerank(state: AppState, call: Call, request: RerankRequest) -> Answer:
     """Raises as open_score does."""
     public_id = f"rerank-{call.id_of(request)}"
-    firsts, seconds = [request.query] * len(request.documents), request.documents
-    pooling, scores = await _open_pairs(state, call, request, "Rerank (Score) API", public_id, firsts, seconds, request.max_tokens_per_doc)
+    pairs = _Pairs([request.query] * len(request.documents), request.documents, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(state, call, request, "Rerank (Score) API", public_id, pairs)
 
     def write(results: list[Pooled]) -> dict[str, Any]:
         return {"id": public_id, "model": state.served.name, "results": _ranked(request, scores(results))}
@@ -59,35 +69,31 @@ def _ranked(request: RerankRequest, scores: list[float]) -> list[dict[str, Any]]
 
 
 async def _open_pairs(
-    state: AppState,
-    call: Call,
-    request: PoolingFields,
-    api: str,
-    public_id: str,
-    firsts: list[str],
-    seconds: list[str],
-    max_second: int | None,
+    state: AppState, call: Call, request: PoolingFields, api: str, public_id: str, pairs: _Pairs
 ) -> tuple[Pooling, Scores]:
     """The texts to pool, and how their results become a score a pair."""
     model, info = pooling_model(state, call, request, api, "embed", "classify")
+    firsts, seconds = pairs.firsts, pairs.seconds
     check_number(state, len(seconds), "the list of texts")
     if info.scores_pairs:
-        pairs = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, max_second, "text_2"))
-        return Pooling.open(state, call, request, public_id, pairs, PoolingParams("classify", request.use_activation)), _single_scores
+        joined = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, pairs.max_second, "text_2"))
+        return Pooling.open(state, call, request, public_id, joined, PoolingParams("classify", request.use_activation)), _single_scores
     if "embed" not in info.tasks:
         raise RequestError(f"The model does not support {api}: it has {len(info.labels)} labels, and a score of two texts is one number.")
     if request.use_activation is False:
         raise RequestError("use_activation can't be false here: the score is the cosine of two vectors' angle.", "use_activation")
     # Each text once, however many pairs it is in.
     own_firsts = list(dict.fromkeys(firsts))
-    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, own_firsts, seconds, max_second))
+    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, own_firsts, pairs))
     places = {text: place for place, text in enumerate(own_firsts)}
     scores = partial(_cosines, [places[text] for text in firsts], len(own_firsts))
     return Pooling.open(state, call, request, public_id, texts, PoolingParams("embed", True)), scores
 
 
-def _apart(model: ServedModel, request: PoolingFields, firsts: list[str], seconds: list[str], max_second: int | None) -> list[Fitted]:
-    return [*encoded_texts(model, request, firsts, "text_1"), *encoded_texts(model, request, seconds, "text_2", max_second)]
+def _apart(model: ServedModel, request: PoolingFields, own_firsts: list[str], pairs: _Pairs) -> list[Fitted]:
+    """The first texts, each once, then the second ones."""
+    firsts = encoded_texts(model, request, own_firsts, "text_1")
+    return [*firsts, *encoded_texts(model, request, pairs.seconds, "text_2", pairs.max_second)]
 
 
 def _single_scores(results: list[Pooled]) -> list[float]:
