@@ -6,13 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import FailFast, Field, StringConstraints
 
-from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most, shown_with
+from headway.server.api.protocol.base import MAX_KEYS, CacheSalt, Priority, RequestId, RequestModel, Timeout, at_most, shown_with
 from headway.server.api.protocol.messages import Message, check_messages
 from headway.server.api.protocol.texts import Texts, TextsOrIds
 from headway.server.errors import RequestError
 from headway.server.types import PoolingTask
-
-_LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
 
 
 class PoolingFields(RequestModel):
@@ -31,15 +29,13 @@ class PoolingFields(RequestModel):
     use_activation: bool | None = Field(
         None, description="Normalise vectors, make scores probabilities; default: as the model was trained for."
     )
-    priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
-    timeout: float | None = Field(
-        None, gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."
-    )
-    request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    priority: Priority = 0
+    timeout: Timeout = None
+    request_id: RequestId | None = None
 
     # Bookkeeping: it changes no answer. Nothing is cached that a salt would keep apart.
     user: str | None = None
-    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    cache_salt: CacheSalt | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
         "data": (),
