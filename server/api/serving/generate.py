@@ -143,7 +143,7 @@ class Generation:
         shows_stop_token = self._request.include_stop_str_in_output
         for index, (engine_request, detokenizer, stream) in enumerate(zip(requests, detokenizers, streams, strict=True)):
             recorder = self._state.metrics.new_choice(engine_request)
-            self.choices.append(Choice(index, index // self._request.num_drawn, stream, detokenizer, shows_stop_token, recorder))
+            self.choices.append(Choice(index, stream, detokenizer, shows_stop_token, recorder))
         if deadline.at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out, deadline.message)
 
