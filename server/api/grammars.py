@@ -11,7 +11,7 @@ import msgspec
 
 from headway.server.config.structured import StructuredConfig
 from headway.server.errors import RequestError
-from headway.server.text.grammars.library import compiled, library_form
+from headway.server.text.grammars.library import compiled, compiling_pool, library_form, try_out
 from headway.server.text.grammars.vocabulary import library_tokenizer
 from headway.server.types import Grammar
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 256 * 1024
 _MAX_KEPT = 128  # grammars that need no second look, 64 MiB at the very most
-_NUM_THREADS = 2
 
 
 class GrammarChecker:
@@ -32,7 +31,6 @@ class GrammarChecker:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._options = options
-        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="headway-grammar")
         self._outcome_of = lru_cache(_MAX_KEPT)(self._begin)
 
     async def checked(self, grammar: Grammar) -> Grammar:
@@ -45,7 +43,7 @@ class GrammarChecker:
         # Shielded: another request may wait for the same one.
         outcome = await asyncio.shield(asyncio.wrap_future(self._outcome_of(self._completed(grammar))))
         if isinstance(outcome, ValueError):
-            raise RequestError(f"{grammar.param or 'The grammar'} can't be enforced: {outcome}", grammar.param)
+            raise RequestError(f"{grammar.param or 'The grammar'} can't be enforced: {str(outcome).removesuffix('.')}.", grammar.param)
         return Grammar("checked", outcome, starts_after)
 
     def _completed(self, grammar: Grammar) -> Grammar:
@@ -67,12 +65,16 @@ class GrammarChecker:
         """The library's form, or why there is none."""
         try:
             form = library_form(grammar, self._special)
-            compiled(form, self._library_tokenizer)
+            try_out(compiled(form, self._library_tokenizer), self._vocab_size)
         except ValueError as problem:
             return ValueError(str(problem))  # without the frames of the first: it is kept
         except RecursionError:
-            return ValueError("it is nested too deeply.")
+            return ValueError("it is nested too deeply")
         return form
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return compiling_pool()
 
     @cached_property
     def _library_tokenizer(self) -> llguidance.LLTokenizer:

@@ -27,6 +27,15 @@ class ResponsesConfig(Topic):
         return self.enable_responses_store and "enable_responses_store" in self.model_fields_set
 
 
+def responses_warnings(responses: ResponsesConfig, num_api_processes: int) -> list[str]:
+    if num_api_processes == 1 or not responses.has_asked_for_store:
+        return []
+    return [
+        f"--enable-responses-store has no effect with --api-server-count {num_api_processes}: a response would be kept by the process that "
+        "gave it, where the next request may not come"
+    ]
+
+
 def stores_responses(responses: ResponsesConfig, num_api_processes: int) -> bool:
     """Whether responses are kept: what is kept in one API process can't be found by a request that another one gets."""
     return responses.enable_responses_store and num_api_processes == 1

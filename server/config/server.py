@@ -18,7 +18,7 @@ from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
 from headway.server.config.pooling import PoolingConfig, pooling_problems
-from headway.server.config.responses import ResponsesConfig
+from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
@@ -107,6 +107,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *overload_warnings(config.overload),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),
+        *responses_warnings(config.responses, config.network.api_server_count),
         *_unused_code(config.sagemaker),
     ]
 
@@ -139,7 +140,6 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
         return []
     kept = {
         "--enable-stateful-sessions": (config.sagemaker.enable_stateful_sessions, "a session is kept by the process that opened it"),
-        "--enable-responses-store": (config.responses.has_asked_for_store, "a response is kept by the process that gave it"),
         "--enable-lora": (config.lora.enable_lora, "an adapter is registered in the process that was asked to"),
         "--enable-custom-handlers": (config.sagemaker.enable_custom_handlers, "a script's variables would differ between the processes"),
     }

@@ -151,6 +151,9 @@ class EngineCore:
             self._num_steps += 1
             self._last_step = (plan.num_tokens, time.perf_counter() - started)
         deltas += self._scheduler.take_refused()
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                self._awaited.forget(delta.request_id)
         return StepOutput(deltas, self.stats())
 
     def stats(self) -> EngineStats:

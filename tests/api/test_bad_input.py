@@ -42,6 +42,9 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"request_id": "two words"}, "request_id"),
     ({"max_tokenz": 5}, "max_tokenz"),
     ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
+    ({"guided_regex": "(a"}, "guided_regex"),
+    ({"structured_outputs": {"regexp": "a"}}, "structured_outputs.regexp"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from api_server import ApiServer
 
 from headway.server.config.responses import stores_responses
-from headway.server.config.server import ServerConfig, problems
+from headway.server.config.server import ServerConfig, problems, warnings
 
 
 @pytest.fixture
@@ -161,7 +161,8 @@ def test_several_api_processes_keep_nothing() -> None:
     assert not problems(config)
     assert not stores_responses(config.responses, config.network.api_server_count)
     asked_for = ServerConfig.model_validate({**config.model_dump(exclude_unset=True), "responses": {"enable_responses_store": True}})
-    assert any("--enable-responses-store needs --api-server-count 1" in problem for problem in problems(asked_for))
+    assert not problems(asked_for)
+    assert any("--enable-responses-store has no effect with --api-server-count 2" in warning for warning in warnings(asked_for))
 
 
 @pytest.mark.parametrize(

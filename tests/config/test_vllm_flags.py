@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    logits-processors runner convert pooler-config hf-overrides
+    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -63,7 +63,6 @@ REFUSED = {
     "spec-model": ("m", "speculative decoding is not done"),
     "spec-tokens": ("3", "speculative decoding is not done"),
     "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
-    "structured-outputs-config": ('{"backend": "xgrammar"}', "answers can't be bound to a grammar"),
     "tensor-parallel-size": ("4", "this version runs a model on one device: leave it out"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
     "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.build import build_engine
 from headway.server.engine.core import EngineCore
 from headway.server.source.files import ModelFiles
+from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenLogprobs
 
 
@@ -23,10 +25,10 @@ class Output:
     num_preemptions: int = 0
 
 
-def make_engine(files: ModelFiles, **topics: dict[str, Any]) -> EngineCore:
+def make_engine(files: ModelFiles, *, load_tokenizer: Callable[[], Tokenizer] | None = None, **topics: dict[str, Any]) -> EngineCore:
     """An engine on the CPU in float32 unless told otherwise: ``make_engine(files, cache={"num_gpu_blocks_override": 8})``."""
     model = {"model": files.name, "device": "cpu", "dtype": "float32", "max_model_len": 2048, **topics.pop("model", {})}
-    return build_engine(ServerConfig.model_validate({"model": model, **topics}), files)
+    return build_engine(ServerConfig.model_validate({"model": model, **topics}), files, load_tokenizer=load_tokenizer)
 
 
 def request(request_id: str, prompt: list[int], **sampling: Any) -> GenerateRequest:
@@ -34,9 +36,16 @@ def request(request_id: str, prompt: list[int], **sampling: Any) -> GenerateRequ
     return GenerateRequest(request_id, prompt, SamplingParams(**parameters), arrival_time=time.time())
 
 
-def run(engine: EngineCore, requests: list[GenerateRequest], *, stagger: int = 0, max_steps: int = 100_000) -> dict[str, Output]:
-    """Runs the requests to their ends. With ``stagger`` a new one arrives every so many steps."""
-    outputs: dict[str, Output] = {r.request_id: Output() for r in requests}
+def run(
+    engine: EngineCore,
+    requests: list[GenerateRequest],
+    *,
+    stagger: int = 0,
+    max_steps: int = 100_000,
+    outputs: dict[str, Output] | None = None,
+) -> dict[str, Output]:
+    """Runs the requests to their ends. With ``stagger`` a new one arrives every so many steps. ``outputs``: of those that are open."""
+    outputs = {r.request_id: Output() for r in requests} if outputs is None else outputs
     waiting = list(requests)
     step = 0
     while waiting or engine.has_work:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 _MAX_SAMPLING_SHOWN = 1000
 # The model's own, and what has no place in a line.
-_UNTOLD = ("eos_token_ids", "logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids")
+_UNTOLD = ("eos_token_ids", "logit_bias", "allowed_token_ids", "bad_words", "logprob_token_ids", "grammar")
 _DEFAULTS = SamplingParams()
 
 
@@ -67,4 +67,5 @@ def _shown(sampling: SamplingParams) -> str:
     """What is set, as ", max_tokens=16, temperature=0.5"."""
     given = {name: getattr(sampling, name) for name in SamplingParams.__struct_fields__ if name not in _UNTOLD}
     shown = "".join(f", {name}={value}" for name, value in given.items() if value != getattr(_DEFAULTS, name))
-    return cut(shown + (f", logit_bias of {plural(len(sampling.logit_bias), 'token')}" if sampling.logit_bias else ""), _MAX_SAMPLING_SHOWN)
+    shown += f", logit_bias of {plural(len(sampling.logit_bias), 'token')}" if sampling.logit_bias else ""
+    return cut(shown + (", with a grammar" if sampling.grammar is not None else ""), _MAX_SAMPLING_SHOWN)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 from headway.server.engine.executor.base import Executor
@@ -12,44 +11,48 @@ from headway.server.engine.request import Request
 from headway.server.types import EngineRequest, FinishReason, GenerateRequest, TokenDelta
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    request: GenerateRequest
-    compiling: Future[Any]
-
-
 class AwaitedGrammars:
-    """Owns these requests. One that is released is as new: whatever is true by then decides what becomes of it."""
+    """Owns these requests, and for as long as a request is open its compiled grammar, which the executor may forget otherwise.
+
+    A request that is released is as new: whatever is true by then decides what becomes of it.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._held: dict[str, _Held] = {}
+        self._compiling: dict[str, Future[Any]] = {}  # of each open request with a grammar
+        self._held: dict[str, GenerateRequest] = {}
 
     def __len__(self) -> int:
+        """How many requests wait."""
         return len(self._held)
 
     def holds(self, request: EngineRequest) -> bool:
         """Whether the request has to wait, and so is kept here. Raises ValueError if its grammar can't be compiled."""
         if not isinstance(request, GenerateRequest) or (grammar := request.sampling.grammar) is None:
             return False
-        compiling = self._executor.compile_grammar(grammar)
-        if compiling.done():
-            problem = compiling.exception()
-            if problem is not None:
-                raise ValueError(f"The grammar can't be compiled: {problem}")
-            return False
-        self._held[request.request_id] = _Held(request, compiling)
-        return True
+        compiling = self._compiling.setdefault(request.request_id, self._executor.compile_grammar(grammar))
+        if not compiling.done():
+            self._held[request.request_id] = request
+            return True
+        problem = compiling.exception()
+        if problem is not None:
+            raise ValueError(f"The grammar can't be compiled: {problem}")
+        return False
 
     def release(self) -> list[GenerateRequest]:
         """What has nothing to wait for any more, in the order of arrival."""
-        done = [request_id for request_id, held in self._held.items() if held.compiling.done()]
-        return [self._held.pop(request_id).request for request_id in done]
+        done = [request_id for request_id in self._held if self._compiling[request_id].done()]
+        return [self._held.pop(request_id) for request_id in done]
 
     def request_ids(self) -> list[str]:
+        """Of those that wait."""
         return list(self._held)
 
-    def abort(self, request_ids: Sequence[str]) -> list[TokenDelta]:
-        """The terminal deltas of those that are held; other ids are ignored."""
-        dropped = [self._held.pop(request_id).request for request_id in request_ids if request_id in self._held]
+    def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
+        """The terminal deltas of those that wait; other ids are ignored."""
+        dropped = [self._held.pop(request_id) for request_id in request_ids if request_id in self._held]
         return [TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=Request.of(request).times) for request in dropped]
+
+    def forget(self, request_id: str) -> None:
+        """It has ended."""
+        self._compiling.pop(request_id, None)

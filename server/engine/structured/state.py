@@ -66,7 +66,8 @@ class GrammarState:
         if grammar is None:
             return None
         assert self._compiler is not None, "without a compiler no request has a grammar"
-        ends = (*sampling.eos_token_ids, *sampling.stop_token_ids)
+        # A tokenizer may name an end that the model has no score for.
+        ends = tuple(end for end in (*sampling.eos_token_ids, *sampling.stop_token_ids) if end < self._compiler.vocab_size)
         try:
             matcher = self._compiler.matcher(grammar.source)
         except ValueError as error:
@@ -98,13 +99,14 @@ class GrammarState:
                 _allow(words, state.ends)
         lines = [line for line, _ in held]
         forbid_tokens(logits, _upload(allowed, logits), _upload(np.array(lines), logits))
-        errors = {line: RowError(error) for line, state in held if (error := _error(state)) is not None}
+        errors = {line: RowError(error, is_request_fault=True) for line, state in held if (error := _error(state)) is not None}
         return Outcome(errors, complete)
 
     def _allowed(self, states: Sequence[_Row], vocab_size: int) -> NDArray[np.int32]:
         """A bit for each token that may follow, [N, W]; none for the ends. All of a state in error."""
         allowed = np.full((len(states), vocab_size // 32 + 1), _EVERY_TOKEN, dtype=np.int32)
-        self._fill(allowed, [(state.matcher, at) for at, state in enumerate(states) if state.error is None])
+        if healthy := [(state.matcher, at) for at, state in enumerate(states) if state.error is None]:
+            self._fill(allowed, healthy)
         # The library's end is the token behind the vocabulary, and the only one from there on.
         allowed[:, vocab_size // 32] &= (1 << vocab_size % 32) - 1
         return allowed
