@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgspec
 from pydantic_core import from_json
 
+from headway.server.api.json_text import encode
 from headway.server.errors import ConfigError
 
 _LOWEST_FAILURE = 500  # a status from which on asking again may help
@@ -49,7 +49,7 @@ class ResultFile:
         self._file.close()
 
     def write(self, result: dict[str, Any]) -> None:
-        self._file.write(msgspec.json.encode(result) + b"\n")
+        self._file.write(encode(result) + b"\n")
         self._file.flush()
 
     def _keep_finished(self) -> set[str]:

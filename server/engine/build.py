@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headway.server.config.plan import ModelFacts, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
@@ -106,7 +106,13 @@ def _build_generating(
     worker.warm_up()
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
-    scheduler = Scheduler(
+    scheduler = _scheduler(config, plan, kv, max_model_len)
+    info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
+    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
+
+
+def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:
+    return Scheduler(
         kv=kv,
         max_num_batched_tokens=plan.max_num_scheduled_tokens,
         max_num_seqs=plan.max_num_active_seqs,
@@ -116,5 +122,3 @@ def _build_generating(
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
     )
-    info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
-    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.server.errors import RequestError
+from headway.server.engine.batch import RowError
 from headway.server.types import SamplingParams
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class _RowBias:
     bias: tuple[tuple[int, float], ...]
-    banned: tuple[int, ...]  # until ``min_tokens`` output tokens exist
-    min_tokens: int
+    banned: tuple[int, ...]  # until min_tokens output tokens exist
+    num_missing: int  # output tokens, until then
 
 
 @dataclass(slots=True, frozen=True)
@@ -31,41 +31,40 @@ class _Additions:
 
 
 class LogitBiasState:
-    """The biased rows. The tensors of a step are kept and used again while the same rows come in the same places."""
+    """See LogitsState. The tensors of a step are kept and used again while the same rows come in the same places."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self._rows: dict[int, _RowBias] = {}
         self._last: _Additions | None = None
 
-    def add(self, row: int, sampling: SamplingParams) -> None:
-        """Notes a row that has a bias or min_tokens; others are not noticed. The row must be unknown.
-
-        Raises RequestError for a bias on a token that the model does not have.
-        """
+    def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> RowError | None:
         outside = [token for token in sampling.logit_bias if not 0 <= token < self._vocab_size]
         if outside:
-            raise RequestError(
-                f"logit_bias names token id {outside[0]}, but the model's token ids are 0 to {self._vocab_size - 1}.", "logit_bias"
-            )
+            text = f"logit_bias names token id {outside[0]}, but the model's token ids are 0 to {self._vocab_size - 1}."
+            return RowError(text, is_request_fault=True)
         banned = banned_until_min_tokens(sampling, self._vocab_size)
         if sampling.logit_bias or banned:
             assert row not in self._rows, f"row {row} was added twice"
-            self._rows[row] = _RowBias(tuple(sampling.logit_bias.items()), banned, sampling.min_tokens)
+            num_output_tokens = len(token_ids) - num_prompt_tokens
+            self._rows[row] = _RowBias(tuple(sampling.logit_bias.items()), banned, sampling.min_tokens - num_output_tokens)
+        return None
 
     def remove(self, row: int) -> None:
         if self._rows.pop(row, None) is not None:
             self._last = None
 
-    def apply(self, logits: Tensor, rows: Sequence[int], num_output_tokens: Sequence[int]) -> None:
-        """Changes, in place, those lines of ``logits`` [L, V] whose row (parallel in ``rows``) is biased."""
+    def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
+        if self._rows:
+            for row in rows:
+                if (known := self._rows.get(row)) is not None:
+                    known.num_missing -= 1
+
+    def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
         if not self._rows:
             return
         # (row or -1, are its bans on) for each line: all that the additions depend on.
-        key = tuple(
-            (row, count < known.min_tokens) if (known := self._rows.get(row)) else (-1, False)
-            for row, count in zip(rows, num_output_tokens, strict=True)
-        )
+        key = tuple((row, known.num_missing > 0) if (known := self._rows.get(row)) else (-1, False) for row in rows)
         if self._last is None or self._last.key != key:
             self._last = self._build(key, logits)
         if self._last.lines.numel():

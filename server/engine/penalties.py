@@ -20,7 +20,7 @@ def needs_penalties(sampling: SamplingParams) -> bool:
 
 
 class PenaltyState:
-    """Token counts of the rows that have a penalty, in a table that grows with their number and not with ``max_num_seqs``.
+    """See LogitsState. Token counts, in a table that grows with their number and not with ``max_num_seqs``.
 
     A line costs 5 bytes a token of the vocabulary; 256 rows at 150k tokens would be 190 MB, so nobody pays who asks for none.
     """
@@ -34,7 +34,6 @@ class PenaltyState:
         self._params: dict[int, tuple[float, float, float]] = {}  # row -> presence, frequency, repetition
 
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
-        """Counts the tokens of a row that has a penalty; others are not noticed. The row must be unknown."""
         if not needs_penalties(sampling):
             return
         assert row not in self._lines, f"row {row} was added twice"
@@ -55,7 +54,6 @@ class PenaltyState:
             del self._params[row]
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Counts one output token a row; a row may come more than once."""
         pairs = [(self._lines[row], token) for row, token in zip(rows, token_ids, strict=True) if row in self._lines]
         pairs = [(line, token) for line, token in pairs if 0 <= token < self._vocab_size]
         if pairs:
@@ -64,7 +62,6 @@ class PenaltyState:
             self._output_counts.index_put_((lines, tokens), ones, accumulate=True)
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
-        """Changes, in place, those lines of ``logits`` [L, V] whose row (parallel in ``rows``) has a penalty."""
         if not self._lines:
             return
         indices = [index for index, row in enumerate(rows) if row in self._lines]

@@ -1,4 +1,4 @@
-"""All that sampling remembers between steps, and the one call that turns a step's logits into tokens."""
+"""All that sampling remembers between steps, an option at a time, and the one call that turns a step's logits into tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from headway.server.engine.batch import RowError
 from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
+from headway.server.engine.logits_state import LogitsState
 from headway.server.engine.logprobs import raw_rows
 from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
@@ -19,7 +20,6 @@ from headway.server.engine.structured.state import GrammarState
 from headway.server.engine.thinking import ThinkingState
 from headway.server.engine.token_bans import TokenBanState
 from headway.server.engine.user_processors import UserProcessors
-from headway.server.errors import RequestError
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
@@ -60,12 +60,14 @@ class SamplingState:
     ) -> None:
         self._rows: list[_Row | None] = [None] * max_num_seqs
         self._keys = KeySource(seed)
-        self._bias = LogitBiasState(vocab_size)
-        self._penalties = PenaltyState(vocab_size, device)
-        self._bans = TokenBanState(vocab_size, device)
-        self._processors = processors or UserProcessors()
-        self._grammars = GrammarState(grammars)
-        self._thinking = ThinkingState()
+        self._options: tuple[LogitsState, ...] = (  # in the order in which they change logits
+            processors or UserProcessors(),
+            LogitBiasState(vocab_size),
+            PenaltyState(vocab_size, device),
+            TokenBanState(vocab_size, device),
+            GrammarState(grammars),
+            ThinkingState(),  # last: what it forces nothing else may forbid
+        )
 
     @torch.inference_mode()
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
@@ -76,36 +78,23 @@ class SamplingState:
         assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
         self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms)
-        try:
-            self._bias.add(row, sampling)
-            self._grammars.add(row, sampling, token_ids[num_prompt_tokens:])
-        except (RequestError, ValueError) as error:
-            state.error = RowError(str(error), is_request_fault=True)
-        self._penalties.add(row, sampling, token_ids, num_prompt_tokens)
-        self._bans.add(row, sampling, token_ids[num_prompt_tokens:])
-        self._thinking.add(row, sampling, token_ids[num_prompt_tokens:])
-        state.error = state.error or self._processors.add(row, sampling, token_ids, num_prompt_tokens)
+        for option in self._options:
+            error = option.add(row, sampling, token_ids, num_prompt_tokens)
+            state.error = state.error or error
 
     def remove(self, row: int) -> None:
         """Forgets a row, which is free again; one that is not there is no error."""
         self._rows[row] = None
-        self._bias.remove(row)
-        self._grammars.remove(row)
-        self._penalties.remove(row)
-        self._bans.remove(row)
-        self._processors.remove(row)
-        self._thinking.remove(row)
+        for option in self._options:
+            option.remove(row)
 
     @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         """Says which tokens were generated and kept, one an entry, before the next ``sample`` of these rows."""
         for row in rows:
             self._known(row).num_output_tokens += 1
-        self._penalties.append(rows, token_ids)
-        self._bans.append(rows, token_ids)
-        self._processors.append(rows, token_ids)
-        self._grammars.append(rows, token_ids)
-        self._thinking.append(rows, token_ids)
+        for option in self._options:
+            option.append(rows, token_ids)
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
@@ -117,28 +106,23 @@ class SamplingState:
         assert logits.dtype == torch.float32, f"sampling is done in float32, not {logits.dtype}"
         known = [self._known(row) for row in rows]
         raw = raw_rows(logits, [row.sampling for row in known])
-        for line, error in self._processors.apply(logits, rows).items():
-            known[line].error = error
-        self._bias.apply(logits, rows, [row.num_output_tokens for row in known])
-        self._penalties.apply(logits, rows)
-        self._bans.apply(logits, rows)
-        constrained = self._grammars.apply(logits, rows)
-        self._thinking.apply(logits, rows)  # last: what it forces nothing else may forbid
+        failed = {line: row.error for line, row in enumerate(known) if row.error is not None}
+        complete: frozenset[int] = frozenset()
+        for option in self._options:
+            if (outcome := option.apply(logits, rows)) is not None:
+                failed = {**outcome.errors, **failed}
+                complete |= outcome.complete
         random_rows = [
             RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
             for line, row in enumerate(known)
             if row.uniforms is not None
         ]
         chosen: list[int] = choose_tokens(logits, random_rows).tolist()
-        token_ids = [
-            BROKEN if row.error or line in constrained.complete else token
-            for line, (row, token) in enumerate(zip(known, chosen, strict=True))
-        ]
+        token_ids = [BROKEN if line in failed or line in complete else token for line, token in enumerate(chosen)]
         scored = raw.finish(token_ids) if raw is not None else {}
-        failed = {line: RowError(error, is_request_fault=True) for line, error in constrained.errors.items()}
-        broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in constrained.complete]
-        errors = failed | {line: known[line].error or failed.get(line) or _broken(known[line].sampling, logits[line]) for line in broken}
-        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, constrained.complete)
+        broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in complete]
+        errors = {line: failed.get(line) or _broken(known[line].sampling, logits[line]) for line in broken}
+        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, complete)
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]

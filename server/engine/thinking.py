@@ -15,32 +15,30 @@ _MAX_LEADING_TOKENS = 8
 
 
 class ThinkingState:
-    """The rows that have a budget. All that is known of one follows from its output tokens, so that it survives a preemption."""
+    """See LogitsState. All that is known of one follows from its output tokens, so that it survives a preemption."""
 
     def __init__(self) -> None:
         self._rows: dict[int, _RowThinking] = {}
 
-    def add(self, row: int, sampling: SamplingParams, output_token_ids: Sequence[int]) -> None:
-        """Notes a row that has a budget; others are not noticed. The row must be unknown."""
+    def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         if sampling.thinking is None:
             return
         assert row not in self._rows, f"row {row} was added twice"
         self._rows[row] = thinking = _RowThinking(sampling.thinking)
-        for token_id in output_token_ids:
+        for token_id in token_ids[num_prompt_tokens:]:
             thinking.append(token_id)
 
     def remove(self, row: int) -> None:
         self._rows.pop(row, None)
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """One output token a row; a row may come more than once."""
         if self._rows:
             for row, token_id in zip(rows, token_ids, strict=True):
                 if (thinking := self._rows.get(row)) is not None:
                     thinking.append(token_id)
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
-        """Leaves, in place, one token to those lines of ``logits`` [L, V] whose row (parallel in ``rows``) is over its budget."""
+        """Leaves one token to those that are over their budget."""
         if not self._rows:
             return
         forced = [

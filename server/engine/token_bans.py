@@ -44,7 +44,7 @@ class _Step:
 
 
 class TokenBanState:
-    """The rows that have such a ban."""
+    """See LogitsState."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._vocab_size = vocab_size
@@ -52,14 +52,13 @@ class TokenBanState:
         self._rows: dict[int, _Row] = {}
         self._last: _Step | None = None
 
-    def add(self, row: int, sampling: SamplingParams, output_token_ids: Sequence[int]) -> None:
-        """Notes a row that has a ban; others are not noticed. The row must be unknown."""
+    def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         if sampling.allowed_token_ids is None and not sampling.bad_words:
             return
         assert row not in self._rows, f"row {row} was added twice"
         words = _by_prefix(sampling.bad_words, self._vocab_size)
         lengths = tuple(sorted({len(prefix) for prefix in words}))
-        tail = deque(output_token_ids, maxlen=max(lengths, default=0))
+        tail = deque(token_ids[num_prompt_tokens:], maxlen=max(lengths, default=0))
         self._rows[row] = _Row(self._allowed(sampling.allowed_token_ids), words, lengths, tail)
 
     def remove(self, row: int) -> None:
@@ -67,7 +66,6 @@ class TokenBanState:
             self._last = None
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Notes one output token a row."""
         if not self._rows:
             return
         for row, token_id in zip(rows, token_ids, strict=True):
@@ -75,7 +73,6 @@ class TokenBanState:
                 known.tail.append(token_id)
 
     def apply(self, logits: Tensor, rows: Sequence[int]) -> None:
-        """Sets, in place, what may not be chosen to -inf in those lines of ``logits`` [L, V] whose row (parallel in ``rows``) has a ban."""
         if not self._rows:
             return
         key = tuple((row, known.banned()) if (known := self._rows.get(row)) else (-1, ()) for row in rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from headway.server.engine.batch import RowError
+from headway.server.engine.logits_state import Outcome
 from headway.server.engine.processor_loading import LoadedProcessors, RequestView, Step, chosen_step
 from headway.server.types import SamplingParams
 from headway.server.words import cut
@@ -25,14 +26,13 @@ class _Row:
 
 
 class UserProcessors:
-    """The rows that have a processor. They see the model's own logits: bias, penalties and bans come behind them."""
+    """See LogitsState. They see the model's own logits: bias, penalties and bans come behind them."""
 
     def __init__(self, loaded: LoadedProcessors | None = None) -> None:
         self._loaded = loaded or LoadedProcessors()
         self._rows: dict[int, _Row] = {}
 
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> RowError | None:
-        """Notes a row that has a processor. Returns why it can't have one that it asks for. The row must be unknown."""
         if not self._loaded and not sampling.logits_processors:
             return None
         request = RequestView(sampling, list(token_ids[:num_prompt_tokens]), list(token_ids[num_prompt_tokens:]))
@@ -55,17 +55,15 @@ class UserProcessors:
         self._rows.pop(row, None)
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Notes one output token a row."""
         if not self._rows:
             return
         for row, token_id in zip(rows, token_ids, strict=True):
             if (known := self._rows.get(row)) is not None:
                 known.output_ids.append(token_id)
 
-    def apply(self, logits: Tensor, rows: Sequence[int]) -> dict[int, RowError]:
-        """Changes the lines of ``logits`` [L, V] whose row (parallel in ``rows``) has processors. Returns {line: what failed there}."""
+    def apply(self, logits: Tensor, rows: Sequence[int]) -> Outcome | None:
         if not self._rows:
-            return {}
+            return None
         errors = {}
         for line, row in enumerate(rows):
             for name, step in known.steps if (known := self._rows.get(row)) is not None else ():
@@ -74,7 +72,7 @@ class UserProcessors:
                 except Exception as error:  # the edge to code that is not ours
                     errors[line] = _failed(name, error)
                     break
-        return errors
+        return Outcome(errors)
 
 
 def _checked(changed: Tensor, logits: Tensor) -> Tensor:

@@ -15,11 +15,13 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 from tiny_tokenizers import byte_level_tokenizer
 
+from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.protocol import answers
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Usage
+from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.responses.form import ResponseForm
 from headway.server.api.serving.responses.ids import ResponseIds
 from headway.server.api.serving.responses.translate import chat_request
@@ -42,7 +44,8 @@ def form_of(stream: bool, ended: list[bytes] | None = None, **fields: Any) -> Re
     model = SimpleNamespace(tokenizer=byte_level_tokenizer(), defaults=GenerationDefaults(), parsers=parsers)
     chat = chat_request(request, [{"role": "user", "content": "x"}])
     state = SimpleNamespace(config=ServerConfig())
-    turn = cast("Turn", SimpleNamespace(state=state, request=chat, model=model, name="tiny", created=1))
+    prompt = EncodedPrompt([1, 2, 3], "x")
+    turn = Turn(cast("AppState", state), chat, cast("ServedModel", model), prompt, IDS.response, "tiny", created=1)
     return ResponseForm(turn, request, IDS, (ended if ended is not None else []).append, is_stored=True)
 
 

@@ -70,6 +70,12 @@ def test_a_ranking_can_be_short_and_without_documents(server: ApiServer) -> None
     assert len(server.post("/rerank", {**body, "top_n": 10}).json()["results"]) == 3
 
 
+def test_no_line_ends_within_an_answer(server: ApiServer) -> None:
+    answer = server.post("/rerank", {"query": "abc", "documents": ["a\u2028b"]})
+    assert "\u2028" not in answer.text
+    assert answer.json()["results"][0]["document"] == {"text": "a\u2028b"}
+
+
 def test_documents_are_cut_as_asked(server: ApiServer) -> None:
     server.engine.texts.clear()
     uncut = server.post("/rerank", {"query": "abc", "documents": ["abcxxxxx"]}).json()["usage"]["total_tokens"]
@@ -124,6 +130,12 @@ def test_an_error_names_the_field_that_the_request_has(server: ApiServer, path: 
     assert refused(server.post(path, {first: "a", second: ["b"] * 2049}), second).startswith(f"{second} holds 2049 texts")
     if path == "/score":
         refused(server.post(path, {first: ["a", "b"], second: ["a", "b", "c"]}), first)
+
+
+@pytest.mark.parametrize(("path", "body"), [("/score", {"text_1": "a", "text_2": [1]}), ("/rerank", {"query": "a", "documents": 1})])
+def test_what_is_no_text_is_told_with_its_field(server: ApiServer, path: str, body: dict[str, Any]) -> None:
+    error = server.post(path, body).json()["error"]
+    assert error["message"].startswith(f"{error['param']} must be a text or a list of texts")
 
 
 def test_a_cross_encoder_reads_both_texts_at_once() -> None:

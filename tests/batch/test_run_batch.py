@@ -171,3 +171,11 @@ def test_with_a_server_of_its_own(tmp_path: Path) -> None:
     words = ["-i", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), "--model", "demo", "--max-model-len", "256"]
     assert main(words, dict(os.environ)) == 0
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_result_is_one_line_for_every_reader(tmp_path: Path) -> None:
+    """Answers come with escapes that parsing has taken away; python's splitlines ends a line at this one."""
+    path = tmp_path / "out.jsonl"
+    with ResultFile(path, resumes=False, overwrites=False) as results:
+        results.write({"custom_id": "a", "response": "x\u2028y"})
+    assert [json.loads(text) for text in path.read_text().splitlines()] == [{"custom_id": "a", "response": "x\u2028y"}]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from headway.server.api.protocol.base import MAX_KEYS, MAX_STOP_LENGTH, MAX_STOP_STRINGS, RequestModel, at_most, shown_with
+from headway.server.api.protocol.base import MAX_KEYS, MAX_STOP_LENGTH, MAX_STOP_STRINGS, CacheSalt, RequestModel, at_most, shown_with
 from headway.server.api.protocol.tools import MAX_TOOLS
 from headway.server.errors import RequestError
 
@@ -157,7 +157,7 @@ class MessagesRequest(CountTokensRequest):
     top_k: int | None = Field(None, ge=-1, lt=2**31, description="0 or -1: off.")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     priority: int = Field(0, ge=-(2**63), lt=2**63, description="Lower goes first, under the priority policy.")
-    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    cache_salt: CacheSalt | None = None
     timeout: float | None = Field(None, gt=0, description="Seconds from arrival to the end.")
 
     # Bookkeeping: it changes no answer.

@@ -27,6 +27,15 @@ MAX_LOGITS_PROCESSORS = 16
 MAX_KEYS = 256  # of an object whose size nothing else limits
 _LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
 
+# What requests for answers and for vectors have alike.
+Priority = Annotated[int, Field(ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")]
+Timeout = Annotated[
+    float | None,
+    Field(gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."),
+]
+CacheSalt = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")]
+
 _TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -133,12 +142,10 @@ class GenerationFields(RequestModel, StructuredFields):
     return_prompt_text: bool = Field(False, description="Tell the prompt as the model gets it, as `prompt_text`.")
     return_tokens_as_token_ids: bool | None = Field(None, description="Default: --return-tokens-as-token-ids.")
     stream_interval: int | None = Field(None, ge=1, le=65536, description="Tokens in one event; raises --stream-interval.")
-    priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
-    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
-    timeout: float | None = Field(
-        None, gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."
-    )
-    request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    priority: Priority = 0
+    cache_salt: CacheSalt | None = None
+    timeout: Timeout = None
+    request_id: RequestId | None = None
 
     # vLLM routes by it between engines; here is one.
     session_id: Annotated[str, StringConstraints(max_length=1024)] | None = None

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field
 
 from headway.server.api.protocol.base import MAX_N, GenerationFields, shown_with
+from headway.server.api.protocol.texts import TextsOrIds
 from headway.server.errors import RequestError
-
-MAX_PROMPTS = 65536  # whatever --max-completion-prompts allows
-
-Prompt = str | list[int]
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int for item in value)
-
-
-def _prompts(value: Any) -> list[Prompt]:
-    """The four forms of OpenAI's prompt as one list of prompts."""
-    if isinstance(value, str):
-        prompts: list[Prompt] = [value]
-    elif _is_ids(value) and value:
-        prompts = [value]
-    elif isinstance(value, list) and value and (all(isinstance(item, str) for item in value) or all(_is_ids(item) for item in value)):
-        prompts = value
-    else:
-        raise ValueError("prompt must be a text, a list of texts, a list of token ids, or a list of such lists, and not be empty")
-    if len(prompts) > MAX_PROMPTS:
-        raise ValueError(f"prompt holds {len(prompts)} prompts; at most {MAX_PROMPTS} go into one request")
-    return prompts
-
-
-_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ]
-}
 
 
 class CompletionRequest(GenerationFields):
     OPERATION = "text_completion"
     model_config = shown_with({"prompt": "The capital of France is", "max_tokens": 8})
 
-    prompt: Annotated[list[Prompt], PlainValidator(_prompts), WithJsonSchema(_SCHEMA)]
+    prompt: TextsOrIds
     max_tokens: int = Field(16, ge=0, description="0 only with echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=-1, description="-1: the whole vocabulary.")
     best_of: int | None = Field(

@@ -4,59 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import FailFast, Field, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import FailFast, Field, StringConstraints
 
-from headway.server.api.protocol.base import MAX_KEYS, RequestModel, at_most, shown_with
+from headway.server.api.protocol.base import MAX_KEYS, CacheSalt, Priority, RequestId, RequestModel, Timeout, at_most, shown_with
 from headway.server.api.protocol.messages import Message, check_messages
+from headway.server.api.protocol.texts import Texts, TextsOrIds
 from headway.server.errors import RequestError
 from headway.server.types import PoolingTask
-
-MAX_TEXTS = 65536  # whatever --max-pooling-inputs allows
-_LOWEST_INT64, _HIGHEST_INT64 = -(2**63), 2**63 - 1
-
-Input = str | list[int]
-
-
-def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
-
-
-def _inputs(value: Any) -> list[Input]:
-    """The four forms of OpenAI's input as one list."""
-    if isinstance(value, str) or _is_ids(value):
-        return [value]
-    if not isinstance(value, list) or not value or not (all(isinstance(item, str) for item in value) or all(map(_is_ids, value))):
-        raise ValueError("input must be a text, a list of texts, a list of token ids, or a list of such lists, and not be empty")
-    return _at_most_texts("input", value)
-
-
-def _texts(value: Any) -> list[str]:
-    """A text or several; in the form {"text": ..} too, as Jina's clients write documents."""
-    items = value if isinstance(value, list) else [value]
-    texts = [item["text"] if isinstance(item, dict) and item.keys() == {"text"} else item for item in items]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError('must be a text or a list of texts (or of {"text": ..}), and not be empty')
-    return _at_most_texts("the list", texts)
-
-
-def _at_most_texts(name: str, items: list[Any]) -> list[Any]:
-    if len(items) > MAX_TEXTS:
-        raise ValueError(f"{name} holds {len(items)} texts; at most {MAX_TEXTS} go into one request")
-    return items
-
-
-_INPUT_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ]
-}
-_TEXT_SCHEMA: dict[str, Any] = {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"text": {"type": "string"}}}]}
-_TEXTS_SCHEMA = {"anyOf": [*_TEXT_SCHEMA["anyOf"], {"type": "array", "items": _TEXT_SCHEMA}]}
-Inputs = Annotated[list[Input], PlainValidator(_inputs), WithJsonSchema(_INPUT_SCHEMA)]
-Texts = Annotated[list[str], PlainValidator(_texts), WithJsonSchema(_TEXTS_SCHEMA)]
 
 
 class PoolingFields(RequestModel):
@@ -75,15 +29,13 @@ class PoolingFields(RequestModel):
     use_activation: bool | None = Field(
         None, description="Normalise vectors, make scores probabilities; default: as the model was trained for."
     )
-    priority: int = Field(0, ge=_LOWEST_INT64, le=_HIGHEST_INT64, description="Lower goes first, under the priority policy.")
-    timeout: float | None = Field(
-        None, gt=0, description="Seconds from arrival to the end; it can only shorten the server's own limit and X-Request-Timeout."
-    )
-    request_id: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    priority: Priority = 0
+    timeout: Timeout = None
+    request_id: RequestId | None = None
 
     # Bookkeeping: it changes no answer. Nothing is cached that a salt would keep apart.
     user: str | None = None
-    cache_salt: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    cache_salt: CacheSalt | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
         "data": (),
@@ -98,7 +50,7 @@ class PoolingFields(RequestModel):
 class InputRequest(PoolingFields):
     """Texts, or a chat as one text."""
 
-    input: Inputs | None = None
+    input: TextsOrIds | None = None
     messages: Annotated[list[Message], FailFast()] = Field(default_factory=list, description="A chat in the place of input.")
     add_special_tokens: bool | None = Field(None, description="Default: true for input, false for messages.")
     add_generation_prompt: bool = False

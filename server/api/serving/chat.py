@@ -13,7 +13,6 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
-from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn, open_turn
 
 
@@ -41,8 +40,7 @@ class _ChatFormat:
         self._writer = ChunkWriter("chat.completion.chunk", turn.public_id, turn.created, turn.name, self._fingerprint)
         self._begun: set[int] = set()
         self._choice_of_tools = request.wanted_tools
-        num_earlier = sum(len(message.get("tool_calls") or ()) for message in request.messages)
-        self._calls = CallWriter(turn.model.parsers.tools, num_earlier)
+        self._calls = turn.call_writer()
         self._have_called: set[int] = set()  # choices
         has_old_name = turn.state.config.chat.send_reasoning_content
         self._reasoning_names = ("reasoning", "reasoning_content") if has_old_name else ("reasoning",)

@@ -43,13 +43,12 @@ class ChoiceDelta:
 
 @dataclass(slots=True)
 class Choice:
-    """``index`` counts over all prompts; ``prompt_index`` says whose continuation it is.
+    """``index`` counts over all prompts.
 
     ``shows_stop_token``: the token that ends the answer is part of its text (include_stop_str_in_output).
     """
 
     index: int
-    prompt_index: int
     stream: DeltaStream
     detokenizer: IncrementalDetokenizer
     shows_stop_token: bool

@@ -13,7 +13,7 @@ from headway.server.api.serving.answer import Answer, GeneratedAnswer
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
-from headway.server.api.serving.generate import Generation, Usage
+from headway.server.api.serving.generate import Asked, Generation, Usage
 from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
@@ -31,7 +31,7 @@ async def open_completion(state: AppState, call: Call, request: CompletionReques
     grammar = await checked_grammar(model, await off_loop(call.num_bytes, request.asked_grammar))
     public_id = f"cmpl-{call.id_of(request)}"
     form = _CompletionFormat(state, request, model, prompts, public_id, state.name_of(adapter))
-    generation = await Generation.open(state, model, request, prompts, public_id, call, adapter, grammar)
+    generation = await Generation.open(state, model, call, Asked(request, prompts, public_id, adapter, grammar))
     return GeneratedAnswer(state, request, generation, form)
 
 

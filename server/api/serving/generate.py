@@ -52,6 +52,26 @@ class Usage:
         return usage
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be generated. ``adapter``: whose model answers. ``grammar`` is one that checked_grammar gave.
+
+    ``keeps_special_tokens``: in the text, whatever the request says.
+    """
+
+    request: GenerationFields
+    prompts: Sequence[EncodedPrompt]
+    public_id: str
+    adapter: Adapter | None
+    grammar: Grammar | None = None
+    thinking: ThinkingBudget | None = None
+    keeps_special_tokens: bool = False
+
+    @property
+    def skips_special_tokens(self) -> bool:
+        return self.request.skip_special_tokens and not self.keeps_special_tokens
+
+
 class Generation:
     """The open choices of one request, from admission to the end. Iterate over ``batches`` once; ``aclose`` in any case.
 
@@ -59,15 +79,15 @@ class Generation:
     engine.
     """
 
-    def __init__(self, state: AppState, request: GenerationFields, prompts: Sequence[EncodedPrompt], call: Call) -> None:
+    def __init__(self, state: AppState, asked: Asked, call: Call) -> None:
         self._state = state
+        self._asked = asked
         self._timing = Timing(call.deadline.arrival) if state.config.http.enable_per_request_metrics else None
         self._adapter: Adapter | None = None  # held until the end
-        self._prompts = prompts
+        self._prompts = asked.prompts
         self._span = call.span
-        self._request = request
-        self._skips_special_tokens = request.skip_special_tokens
-        self._shows_prompt_only = request.asked_max_tokens == 0
+        self._request = asked.request
+        self._shows_prompt_only = asked.request.asked_max_tokens == 0
         self._record = call.record
         self._log: RequestLog | None = None
         self.choices: list[Choice] = []
@@ -78,42 +98,28 @@ class Generation:
         self._unfinished = FinishReason.ABORT  # what becomes of choices that are still open at the end
 
     @classmethod
-    async def open(
-        cls,
-        state: AppState,
-        model: ServedModel,
-        request: GenerationFields,
-        prompts: Sequence[EncodedPrompt],
-        public_id: str,
-        call: Call,
-        adapter: Adapter | None,
-        grammar: Grammar | None = None,
-        thinking: ThinkingBudget | None = None,
-        *,
-        keeps_special_tokens: bool = False,
-    ) -> Generation:
-        """Admits every choice, or none. ``grammar`` is one that checked_grammar gave. ``keeps_special_tokens``: in the text, whatever
-        the request says.
+    async def open(cls, state: AppState, model: ServedModel, call: Call, asked: Asked) -> Generation:
+        """Admits every choice, or none.
 
         Raises RequestError, QueueFull, RequestTimedOut, AdaptersFull, EngineNotReady, EngineAsleep, EngineDead.
         """
-        if grammar is not None and request.use_beam_search:
+        request, adapter = asked.request, asked.adapter
+        if asked.grammar is not None and request.use_beam_search:
             raise RequestError("Beam search does not go with structured outputs or forced calls: leave out one of them.", "use_beam_search")
         sampling = sampling_params(request, model, state.config.model.max_logprobs)
-        sampling = msgspec.structs.replace(sampling, grammar=grammar, thinking=thinking)
-        check_size(sampling, len(prompts) * request.num_drawn)
-        samplings = [fitted(sampling, model, len(prompt.token_ids)) for prompt in prompts]
+        sampling = msgspec.structs.replace(sampling, grammar=asked.grammar, thinking=asked.thinking)
+        check_size(sampling, len(asked.prompts) * request.num_drawn)
+        samplings = [fitted(sampling, model, len(prompt.token_ids)) for prompt in asked.prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
-        generation = cls(state, request, prompts, call)
-        generation._skips_special_tokens = request.skip_special_tokens and not keeps_special_tokens
+        generation = cls(state, asked, call)
         if call.span is not None:
-            call.span.describe(request, state.name_of(adapter), public_id)
+            call.span.describe(request, state.name_of(adapter), asked.public_id)
         try:
             if adapter is not None:
                 async with deadline.guard():
                     adapter = generation._adapter = await state.adapters.acquire(adapter)
             deadline.check()
-            generation._admit(model, samplings, public_id, deadline)
+            generation._admit(model, samplings, deadline)
         except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
                 state.metrics.count_rejection(error.reason)
@@ -122,13 +128,13 @@ class Generation:
         state.metrics.on_request(request.n, samplings)
         generation._is_admitted = True
         if state.config.logs.enable_log_requests:
-            generation._log = RequestLog(state.config.logs, public_id, call.record.request_id, state.name_of(adapter))
-            generation._log.on_admitted(prompts, samplings[0], request.n)
+            generation._log = RequestLog(state.config.logs, asked.public_id, call.record.request_id, state.name_of(adapter))
+            generation._log.on_admitted(asked.prompts, samplings[0], request.n)
         return generation
 
-    def _admit(self, model: ServedModel, samplings: Sequence[SamplingParams], public_id: str, deadline: Deadline) -> None:
+    def _admit(self, model: ServedModel, samplings: Sequence[SamplingParams], deadline: Deadline) -> None:
         requests = [
-            self._engine_request(prompt, msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)), public_id, deadline)
+            self._engine_request(prompt, msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)), deadline)
             for prompt, sampling in zip(self._prompts, samplings, strict=True)
             for k in range(self._request.num_drawn)
         ]
@@ -137,7 +143,7 @@ class Generation:
         shows_stop_token = self._request.include_stop_str_in_output
         for index, (engine_request, detokenizer, stream) in enumerate(zip(requests, detokenizers, streams, strict=True)):
             recorder = self._state.metrics.new_choice(engine_request)
-            self.choices.append(Choice(index, index // self._request.num_drawn, stream, detokenizer, shows_stop_token, recorder))
+            self.choices.append(Choice(index, stream, detokenizer, shows_stop_token, recorder))
         if deadline.at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out, deadline.message)
 
@@ -147,9 +153,9 @@ class Generation:
         width, penalty = self._request.n, self._request.length_penalty
         return beam_streams(self._state.engine, requests[::width], width, penalty, self._state.drain.holding)
 
-    def _engine_request(self, prompt: EncodedPrompt, sampling: SamplingParams, public_id: str, deadline: Deadline) -> GenerateRequest:
+    def _engine_request(self, prompt: EncodedPrompt, sampling: SamplingParams, deadline: Deadline) -> GenerateRequest:
         return GenerateRequest(
-            request_id=f"{public_id}-{next(self._state.sequence_numbers)}",
+            request_id=f"{self._asked.public_id}-{next(self._state.sequence_numbers)}",
             prompt_token_ids=prompt.token_ids,
             sampling=sampling,
             arrival_time=deadline.arrival,
@@ -163,7 +169,7 @@ class Generation:
         request = self._request
         return IncrementalDetokenizer(
             model.tokenizer,
-            skip_special_tokens=self._skips_special_tokens,
+            skip_special_tokens=self._asked.skips_special_tokens,
             spaces_between_special_tokens=request.spaces_between_special_tokens,
             stop=request.stop_strings,
             include_stop=request.include_stop_str_in_output,

@@ -14,11 +14,12 @@ from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.serving.answer import Answer, AnswerFormat, GeneratedAnswer
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.generate import Generation
+from headway.server.api.serving.generate import Asked, Generation
 from headway.server.api.serving.grammar import checked_grammar
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt, rendered_chat, template_kwargs
 from headway.server.api.serving.reading import AnswerReader, Reading, check_auto_choice
+from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.truncation import truncation_of
 from headway.server.config.chat import ChatConfig
 
@@ -34,6 +35,10 @@ class Turn:
     public_id: str
     name: str
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def call_writer(self) -> CallWriter:
+        num_earlier = sum(len(message.get("tool_calls") or ()) for message in self.request.messages)
+        return CallWriter(self.model.parsers.tools, num_earlier)
 
 
 async def open_turn(
@@ -56,20 +61,11 @@ async def open_turn(
     turn = Turn(state, request, model, prompt, public_id, state.name_of(adapter))
     form = make_form(turn)
     reading = Reading(model, request, rendered, template_kwargs(state.config.chat, request))
-    asked = await off_loop(call.num_bytes, request.asked_grammar)
-    grammar = await checked_grammar(model, asked and msgspec.structs.replace(asked, starts_after=reading.end_of_reasoning))
-    generation = await Generation.open(
-        state,
-        model,
-        request,
-        [prompt],
-        public_id,
-        call,
-        adapter,
-        grammar,
-        reading.thinking_budget(request.thinking_token_budget),
-        keeps_special_tokens=reading.keeps_special_tokens,
-    )
+    constraint = await off_loop(call.num_bytes, request.asked_grammar)
+    grammar = await checked_grammar(model, constraint and msgspec.structs.replace(constraint, starts_after=reading.end_of_reasoning))
+    thinking = reading.thinking_budget(request.thinking_token_budget)
+    asked = Asked(request, [prompt], public_id, adapter, grammar, thinking, keeps_special_tokens=reading.keeps_special_tokens)
+    generation = await Generation.open(state, model, call, asked)
     return GeneratedAnswer(state, request, generation, form, AnswerReader(reading, request, generation))
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headway.kernels.token_mask import forbid_tokens
+from headway.server.engine.batch import RowError
+from headway.server.engine.logits_state import Outcome
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.text.grammars.library import reason
 from headway.server.types import SamplingParams
@@ -50,19 +52,8 @@ class _Row:
         return len(token_ids)
 
 
-@dataclass(slots=True, frozen=True)
-class Constrained:
-    """What became of the lines of a step. ``complete``: the grammar allows nothing more, so that the answer is whole as it is."""
-
-    complete: frozenset[int]
-    errors: dict[int, str]
-
-
-_NOTHING = Constrained(frozenset(), {})
-
-
 class GrammarState:
-    """Of the rows that have a grammar; others are unknown here. Tokens are given as they come, so it is right after a preemption too."""
+    """See LogitsState. A line is complete where its grammar allows nothing more."""
 
     def __init__(self, compiler: GrammarCompiler | None) -> None:
         """None: no request has a grammar."""
@@ -70,35 +61,35 @@ class GrammarState:
         self._rows: dict[int, _Row] = {}
         self._executor: llguidance.LLExecutor | None = None
 
-    def add(self, row: int, sampling: SamplingParams, output_token_ids: Sequence[int]) -> None:
-        """``output_token_ids``: what was generated before a preemption. Raises ValueError for a grammar that can't be compiled."""
+    def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> RowError | None:
         grammar = sampling.grammar
         if grammar is None:
-            return
+            return None
         assert self._compiler is not None, "without a compiler no request has a grammar"
         # A tokenizer may name an end that the model has no score for.
         ends = tuple(end for end in (*sampling.eos_token_ids, *sampling.stop_token_ids) if end < self._compiler.vocab_size)
-        state = _Row(self._compiler.matcher(grammar.source), ends, grammar.starts_after, bool(grammar.starts_after))
-        state.append(output_token_ids)
-        self._rows[row] = state
+        try:
+            matcher = self._compiler.matcher(grammar.source)
+        except ValueError as error:
+            return RowError(str(error), is_request_fault=True)
+        self._rows[row] = state = _Row(matcher, ends, grammar.starts_after, bool(grammar.starts_after))
+        state.append(token_ids[num_prompt_tokens:])
+        return None
 
     def remove(self, row: int) -> None:
         self._rows.pop(row, None)
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Says which tokens were generated, one a row."""
-        for row, token_id in zip(rows, token_ids, strict=True):
-            if (state := self._rows.get(row)) is not None:
-                state.append([token_id])
+        if self._rows:
+            for row, token_id in zip(rows, token_ids, strict=True):
+                if (state := self._rows.get(row)) is not None:
+                    state.append([token_id])
 
-    def apply(self, logits: Tensor, rows: Sequence[int]) -> Constrained:
-        """Forbids in ``logits`` [L, V], line i for ``rows[i]``, what the grammars do not allow. Changes no state of the rows.
-
-        On a GPU the masks are computed while the forward pass is still under way, and uploaded together.
-        """
+    def apply(self, logits: Tensor, rows: Sequence[int]) -> Outcome | None:
+        """On a GPU the masks are computed while the forward pass is still under way, and uploaded together."""
         held = [(line, state) for line, row in enumerate(rows) if (state := self._rows.get(row)) is not None and not state.is_free]
         if not held:
-            return _NOTHING
+            return None
         allowed = self._allowed([state for _, state in held], logits.shape[1])
         may_go_on: list[bool] = np.any(allowed, axis=1).tolist()
         may_end = [state.error is None and state.matcher.is_accepting() for _, state in held]
@@ -108,7 +99,8 @@ class GrammarState:
                 _allow(words, state.ends)
         lines = [line for line, _ in held]
         forbid_tokens(logits, _upload(allowed, logits), _upload(np.array(lines), logits))
-        return Constrained(complete, {line: error for line, state in held if (error := _error(state)) is not None})
+        errors = {line: RowError(error, is_request_fault=True) for line, state in held if (error := _error(state)) is not None}
+        return Outcome(errors, complete)
 
     def _allowed(self, states: Sequence[_Row], vocab_size: int) -> NDArray[np.int32]:
         """A bit for each token that may follow, [N, W]; none for the ends. All of a state in error."""

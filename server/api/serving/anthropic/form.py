@@ -9,7 +9,6 @@ from headway.server.api.protocol.anthropic import MessagesRequest
 from headway.server.api.serving.anthropic.blocks import BlockStream, whole_blocks
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Usage
-from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn
 
 
@@ -21,8 +20,7 @@ class MessageForm:
         thinking = request.thinking
         self._shows_thinking = thinking is None or thinking.display != "omitted"
         self._stop_sequences = frozenset(request.stop_sequences)
-        num_earlier = sum(len(message.get("tool_calls") or ()) for message in turn.request.messages)
-        self._new_id = CallWriter(turn.model.parsers.tools, num_earlier).new_id
+        self._new_id = turn.call_writer().new_id
         self._blocks = BlockStream(self._new_id, shows_thinking=self._shows_thinking)
         self._has_begun = False
 

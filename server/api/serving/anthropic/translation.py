@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.serving.anthropic.conversation import Conversation
-from headway.server.errors import RequestError
+from headway.server.api.serving.field_names import FieldNames, in_words_of
 
 _SAME = ("model", "temperature", "top_p", "top_k", "seed", "priority", "cache_salt", "timeout", "stream", "metadata")
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-# Field of a chat -> that of a Messages request.
-_NAMES = (
-    (re.compile(r"^tools\.(\d+)\.function\.parameters"), r"tools.\1.input_schema"),
-    (re.compile(r"^tools\.(\d+)\.function\."), r"tools.\1."),
-    (re.compile(r"^tool_choice\.function\.name"), "tool_choice.name"),
-    (re.compile(r"^parallel_tool_calls"), "tool_choice.disable_parallel_tool_use"),
-    (re.compile(r"^response_format.*"), "output_config.format"),
-    (re.compile(r"^reasoning_effort"), "output_config.effort"),
-    (re.compile(r"^thinking_token_budget"), "thinking.budget_tokens"),
-    (re.compile(r"^stop$"), "stop_sequences"),
-    (re.compile(r"^max_completion_tokens"), "max_tokens"),
+# What a chat's field is called in a Messages request.
+_NAMES = FieldNames(
+    (r"tools\.(\d+)\.function\.parameters", r"tools.\1.input_schema"),
+    (r"tools\.(\d+)\.function\.", r"tools.\1."),
+    (r"tool_choice\.function\.name", "tool_choice.name"),
+    (r"parallel_tool_calls", "tool_choice.disable_parallel_tool_use"),
+    (r"response_format(?s:.*)", "output_config.format"),
+    (r"reasoning_effort", "output_config.effort"),
+    (r"thinking_token_budget", "thinking.budget_tokens"),
+    (r"stop$", "stop_sequences"),
+    (r"max_completion_tokens", "max_tokens"),
+    (r"continue_final_message", "messages"),
 )
+_SHOWN = {"continue_final_message": "the assistant's message at the end"}
 _MESSAGE = re.compile(r"^messages\.(\d+)")
 
 
@@ -63,24 +65,12 @@ class Translation:
                 fields["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
         return parse_request(ChatCompletionRequest, fields)
 
-    @contextmanager
-    def in_own_words(self) -> Iterator[None]:
-        try:
-            yield
-        except RequestError as error:
-            if error.param == "continue_final_message":
-                raise RequestError(str(error).replace(error.param, "the assistant's message at the end"), "messages") from error
-            if error.param is not None and (named := self._named(error.param)) != error.param:
-                raise type(error)(str(error).replace(error.param, named, 1), named) from error
-            raise
+    def in_own_words(self) -> AbstractContextManager[None]:
+        return in_words_of(self._name_of, _SHOWN)
 
-    def _named(self, param: str) -> str:
-        if (found := _MESSAGE.match(param)) is not None:
-            return self._conversation.origins[int(found[1])]
-        for pattern, named in _NAMES:
-            if pattern.match(param):
-                return pattern.sub(named, param)
-        return param
+    def _name_of(self, param: str) -> str:
+        found = _MESSAGE.match(param)
+        return _NAMES(param) if found is None else self._conversation.origins[int(found[1])]
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from headway.server.api.deps import AppState, ServedModel
 from headway.server.api.off_loop import off_loop
-from headway.server.api.protocol.pooling import Input, InputRequest, PoolingFields
+from headway.server.api.protocol.pooling import InputRequest, PoolingFields
+from headway.server.api.protocol.texts import Text
 from headway.server.api.protocol.tokenize import TokenizeRequest
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.prompts import check_ids, refuse_hopeless, rendered_chat
+from headway.server.api.serving.truncation import Truncation, pooling_truncation
 from headway.server.config.chat import ChatConfig
 from headway.server.errors import RequestError
 from headway.server.text.fitted import Fitted, Side, fitted_pairs, fitted_texts
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How a request wants long texts cut. ``max_tokens`` None: not at all."""
-
-    max_tokens: int | None
-    from_left: bool
-
-    @classmethod
-    def of(cls, model: ServedModel, request: PoolingFields) -> Cut:
-        """Raises RequestError for more tokens than the model takes."""
-        asked, longest = request.truncate_prompt_tokens, model.info.max_model_len
-        if asked is not None and asked > longest:
-            raise RequestError(
-                f"truncate_prompt_tokens is {asked}; this model takes {longest} tokens at most, which -1 means.", "truncate_prompt_tokens"
-            )
-        if asked == 0:
-            raise RequestError("truncate_prompt_tokens must be at least 1, or -1, got 0.", "truncate_prompt_tokens")
-        return cls(longest if asked == -1 else asked, request.truncation_side == "left")
-
-    def ids(self, token_ids: list[int]) -> list[int]:
-        if self.max_tokens is None:
-            return token_ids
-        return token_ids[-self.max_tokens :] if self.from_left else token_ids[: self.max_tokens]
 
 
 def check_number(state: AppState, num_texts: int, param: str) -> None:
@@ -56,21 +32,21 @@ async def read_inputs(state: AppState, call: Call, model: ServedModel, request: 
 
 
 def _encoded_inputs(chat: ChatConfig, model: ServedModel, request: InputRequest) -> list[Fitted]:
-    cut = Cut.of(model, request)
+    truncation = pooling_truncation(request, model)
     if request.input is None:
         text = rendered_chat(chat, model, _as_chat(request))
-        return _encoded(model, [text], cut, request.add_special_tokens is True, "messages")
-    return _encoded(model, request.input, cut, request.add_special_tokens is not False, "input")
+        return _encoded(model, [text], truncation, request.add_special_tokens is True, "messages")
+    return _encoded(model, request.input, truncation, request.add_special_tokens is not False, "input")
 
 
 def encoded_texts(
     model: ServedModel, request: PoolingFields, texts: Sequence[str], param: str, most_tokens: int | None = None
 ) -> list[Fitted]:
     """CPU work. ``most_tokens``: cut each to so many, whatever else is asked for. Raises as ``read_inputs`` does."""
-    cut = Cut.of(model, request)
-    if most_tokens is not None and (cut.max_tokens is None or most_tokens < cut.max_tokens):
-        cut = Cut(most_tokens, from_left=False)
-    return _encoded(model, texts, cut, True, param)
+    truncation = pooling_truncation(request, model)
+    if most_tokens is not None and (truncation is None or most_tokens < truncation.num_tokens):
+        truncation = Truncation(most_tokens, "right")
+    return _encoded(model, texts, truncation, True, param)
 
 
 def encoded_pairs(
@@ -78,11 +54,13 @@ def encoded_pairs(
 ) -> list[Fitted]:
     """Each pair as one text, for a model that reads both at once. ``param`` is that of the second texts. CPU work. Raises as
     ``read_inputs`` does."""
-    cut = Cut.of(model, request)
-    if cut.max_tokens is None and max_second is None:
+    truncation = pooling_truncation(request, model)
+    if truncation is None and max_second is None:
         for second in seconds:
             refuse_hopeless(model, second, param)
-    found = fitted_pairs(model.tokenizer, firsts, seconds, cut.max_tokens, _side(cut), max_second)
+    max_tokens = None if truncation is None else truncation.num_tokens
+    side: Side = "right" if truncation is None else truncation.side
+    found = fitted_pairs(model.tokenizer, firsts, seconds, max_tokens, side, max_second)
     _check_lengths(model, found, param)
     return found
 
@@ -101,12 +79,15 @@ def _as_chat(request: InputRequest) -> TokenizeRequest:
     )
 
 
-def _encoded(model: ServedModel, inputs: Sequence[Input], cut: Cut, add_special_tokens: bool, param: str) -> list[Fitted]:
+def _encoded(
+    model: ServedModel, inputs: Sequence[Text], truncation: Truncation | None, add_special_tokens: bool, param: str
+) -> list[Fitted]:
     texts = [text for text in inputs if isinstance(text, str)]
     if len(texts) < len(inputs):
-        found = [Fitted(cut.ids(token_ids)) for token_ids in inputs if isinstance(token_ids, list)]
-    elif cut.max_tokens is not None:
-        found = fitted_texts(model.tokenizer, texts, cut.max_tokens, _side(cut), add_special_tokens=add_special_tokens)
+        ids = [token_ids for token_ids in inputs if isinstance(token_ids, list)]
+        found = [Fitted(token_ids if truncation is None else truncation.of_ids(token_ids, None)) for token_ids in ids]
+    elif truncation is not None:
+        found = fitted_texts(model.tokenizer, texts, truncation.num_tokens, truncation.side, add_special_tokens=add_special_tokens)
     else:
         for text in texts:
             refuse_hopeless(model, text, param)
@@ -128,7 +109,3 @@ def _check_lengths(model: ServedModel, found: Sequence[Fitted], param: str) -> N
                 f"{name} has {num_tokens} tokens; this model takes {longest}. Shorten it, or have it cut with truncate_prompt_tokens=-1.",
                 name,
             )
-
-
-def _side(cut: Cut) -> Side:
-    return "left" if cut.from_left else "right"

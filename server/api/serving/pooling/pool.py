@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
 from headway.server.api.deps import AppState
+from headway.server.api.json_text import encode
 from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.pooling import PoolingFields
 from headway.server.api.serving.call import Call
@@ -121,7 +120,7 @@ class PooledAnswer:
     async def whole(self) -> bytes:
         results = await self._pooling.results()
         num_bytes = sum(len(pooled.data) for pooled in results)
-        return await off_loop(num_bytes, lambda: msgspec.json.encode({**self._write(results), "usage": self._pooling.usage()}))
+        return await off_loop(num_bytes, lambda: encode({**self._write(results), "usage": self._pooling.usage()}))
 
     def chunks(self) -> Any:
         raise AssertionError("a pooled answer is no stream")

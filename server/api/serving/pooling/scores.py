@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,13 +24,21 @@ from headway.server.types import Pooled, PoolingParams
 Scores = Callable[[list[Pooled]], list[float]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Parallel lists. ``max_second``: cut each second text to so many tokens first."""
+
+    names: tuple[str, str]  # of the request's fields that hold them
+    firsts: list[str]
+    seconds: list[str]
+    max_second: int | None
+
+
 async def open_score(state: AppState, call: Call, request: ScoreRequest) -> Answer:
     """Raises the errors of deps.ready_model, RequestError, QueueFull, RequestTimedOut."""
     public_id = f"score-{call.id_of(request)}"
-    firsts, seconds = request.pairs
-    pooling, scores = await _open_pairs(
-        state, call, request, "Score API", public_id, request.names, firsts, seconds, request.max_tokens_per_doc
-    )
+    pairs = _Pairs(request.names, *request.pairs, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(state, call, request, "Score API", public_id, pairs)
     head = {"id": public_id, "object": "list", "created": int(time.time()), "model": state.served.name}
 
     def write(results: list[Pooled]) -> dict[str, Any]:
@@ -41,10 +50,9 @@ async def open_score(state: AppState, call: Call, request: ScoreRequest) -> Answ
 async def open_rerank(state: AppState, call: Call, request: RerankRequest) -> Answer:
     """Raises as open_score does."""
     public_id = f"rerank-{call.id_of(request)}"
-    firsts, seconds = [request.query] * len(request.documents), request.documents
-    pooling, scores = await _open_pairs(
-        state, call, request, "Rerank (Score) API", public_id, ("query", "documents"), firsts, seconds, request.max_tokens_per_doc
-    )
+    firsts = [request.query] * len(request.documents)
+    pairs = _Pairs(("query", "documents"), firsts, request.documents, request.max_tokens_per_doc)
+    pooling, scores = await _open_pairs(state, call, request, "Rerank (Score) API", public_id, pairs)
 
     def write(results: list[Pooled]) -> dict[str, Any]:
         return {"id": public_id, "model": state.served.name, "results": _ranked(request, scores(results))}
@@ -63,38 +71,31 @@ def _ranked(request: RerankRequest, scores: list[float]) -> list[dict[str, Any]]
 
 
 async def _open_pairs(
-    state: AppState,
-    call: Call,
-    request: PoolingFields,
-    api: str,
-    public_id: str,
-    names: tuple[str, str],
-    firsts: list[str],
-    seconds: list[str],
-    max_second: int | None,
+    state: AppState, call: Call, request: PoolingFields, api: str, public_id: str, pairs: _Pairs
 ) -> tuple[Pooling, Scores]:
-    """The texts to pool, and how their results become a score a pair. ``names``: of the fields that hold the texts."""
+    """The texts to pool, and how their results become a score a pair."""
     model, info = pooling_model(state, call, request, api, "embed", "classify")
-    check_number(state, len(seconds), names[1])
+    firsts, seconds, second_name = pairs.firsts, pairs.seconds, pairs.names[1]
+    check_number(state, len(seconds), second_name)
     if info.scores_pairs:
-        pairs = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, max_second, names[1]))
-        return Pooling.open(state, call, request, public_id, pairs, PoolingParams("classify", request.use_activation)), _single_scores
+        joined = await off_loop(call.num_bytes, lambda: encoded_pairs(model, request, firsts, seconds, pairs.max_second, second_name))
+        return Pooling.open(state, call, request, public_id, joined, PoolingParams("classify", request.use_activation)), _single_scores
     if "embed" not in info.tasks:
         raise RequestError(f"The model does not support {api}: it has {len(info.labels)} labels, and a score of two texts is one number.")
     if request.use_activation is False:
         raise RequestError("use_activation can't be false here: the score is the cosine of two vectors' angle.", "use_activation")
     # Each text once, however many pairs it is in.
     own_firsts = list(dict.fromkeys(firsts))
-    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, names, own_firsts, seconds, max_second))
+    texts = await off_loop(call.num_bytes, lambda: _apart(model, request, own_firsts, pairs))
     places = {text: place for place, text in enumerate(own_firsts)}
     scores = partial(_cosines, [places[text] for text in firsts], len(own_firsts))
     return Pooling.open(state, call, request, public_id, texts, PoolingParams("embed", True)), scores
 
 
-def _apart(
-    model: ServedModel, request: PoolingFields, names: tuple[str, str], firsts: list[str], seconds: list[str], max_second: int | None
-) -> list[Fitted]:
-    return [*encoded_texts(model, request, firsts, names[0]), *encoded_texts(model, request, seconds, names[1], max_second)]
+def _apart(model: ServedModel, request: PoolingFields, own_firsts: list[str], pairs: _Pairs) -> list[Fitted]:
+    """The first texts, each once, then the second ones."""
+    firsts = encoded_texts(model, request, own_firsts, pairs.names[0])
+    return [*firsts, *encoded_texts(model, request, pairs.seconds, pairs.names[1], pairs.max_second)]
 
 
 def _single_scores(results: list[Pooled]) -> list[float]:

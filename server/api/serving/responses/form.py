@@ -14,7 +14,6 @@ from headway.server.api.serving.generate import Usage
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.responses.ids import ResponseIds
 from headway.server.api.serving.responses.output import Events, Output
-from headway.server.api.serving.tool_calls import CallWriter
 from headway.server.api.serving.turn import Turn
 from headway.server.errors import HeadwayError
 
@@ -38,8 +37,7 @@ class ResponseForm:
         is_stored: bool,
     ) -> None:
         self._events = Events(are_wanted=request.stream)
-        num_earlier = sum(len(message.get("tool_calls") or ()) for message in turn.request.messages)
-        self._output = Output(ids, self._events, CallWriter(turn.model.parsers.tools, num_earlier).new_id)
+        self._output = Output(ids, self._events, turn.call_writer().new_id)
         self._logprobs = LogprobFormat.of(turn.state.config.http, turn.request, turn.model.tokenizer)
         self._wants_logprobs = request.wants_logprobs
         self._waiting_logprobs: list[Any] = []

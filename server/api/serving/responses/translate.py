@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.protocol.parse import parse_request, shortened
 from headway.server.api.protocol.responses import ResponsesRequest
+from headway.server.api.serving.field_names import FieldNames, in_words_of
 from headway.server.api.serving.responses.messages import Message
 from headway.server.errors import RequestError
 
-# What a chat's field is called in a response, the longest first where one begins with another.
-_NAMES = (
-    ("response_format.json_schema", "text.format"),
-    ("response_format", "text.format"),
-    ("reasoning_effort", "reasoning.effort"),
-    ("max_completion_tokens", "max_output_tokens"),
-    ("tool_choice.function", "tool_choice"),
-    ("messages", "input"),
+# What a chat's field is called in a response.
+_NAMES = FieldNames(
+    (r"response_format(\.json_schema)?\b", "text.format"),
+    (r"reasoning_effort\b", "reasoning.effort"),
+    (r"max_completion_tokens\b", "max_output_tokens"),
+    (r"tool_choice\.function\b", "tool_choice"),
+    (r"tools\.(\d+)\.function\b", r"tools.\1"),
+    (r"messages\b(?s:.*)", "input"),  # a message is made of several items: which one is meant can't be said
 )
 
 
@@ -48,26 +49,9 @@ def chat_request(request: ResponsesRequest, messages: Sequence[Message]) -> Chat
         return parse_request(ChatCompletionRequest, fields)
 
 
-@contextmanager
-def in_words_of_responses() -> Iterator[None]:
+def in_words_of_responses() -> AbstractContextManager[None]:
     """What is wrong with the chat is wrong with the field that it came from."""
-    try:
-        yield
-    except RequestError as error:
-        renamed = _renamed(error.param or "")
-        if renamed is None or type(error) is not RequestError:
-            raise
-        raise RequestError(str(error).replace(error.param or "", renamed, 1), renamed) from error
-
-
-def _renamed(param: str) -> str | None:
-    for chat, response in _NAMES:
-        if param == chat or param.startswith(f"{chat}."):
-            # A message is made of several items: which one is meant can't be said.
-            return response if chat == "messages" else response + param.removeprefix(chat)
-    if param.startswith("tools."):
-        return param.replace(".function", "", 1)
-    return None
+    return in_words_of(_NAMES)
 
 
 def _tools(request: ResponsesRequest) -> tuple[list[dict[str, Any]], Any]:
