@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "server.bench": {"server"},
     "server.remote": {"server.bench.server_process", "server.errors"},
-    "server.batch": {"server.api.json_text", "server.remote", "server.errors", "server.words"},
+    "server.batch": {"server.api.json_text", "server.api.paths", "server.remote", "server.errors", "server.words"},
     "server.terminal": {"server.remote", "server.errors"},
     "server.banner": {"server.config", "server.types", "server.words"},
     "server.launch": {"server"},

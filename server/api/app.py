@@ -27,8 +27,8 @@ from headway.server.api.middleware import BodyLimitMiddleware, GoElsewhereMiddle
 from headway.server.api.openapi import document
 from headway.server.api.orca import OrcaMiddleware
 from headway.server.api.overload import OverloadMiddleware
-from headway.server.api.paths import POOLING_PATHS
-from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS, WEBSOCKETS, routes_of, template_of
+from headway.server.api.paths import GENERATION_PATHS, INFERENCE_PATHS, POOLING_PATHS
+from headway.server.api.routes.table import WEBSOCKETS, routes_of, template_of
 from headway.server.api.sagemaker.custom.engine_client import EngineClientForScripts
 from headway.server.api.sagemaker.custom.loading import CustomHandlers
 from headway.server.api.sagemaker.handlers import replaced_handlers

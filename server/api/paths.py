@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-_GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
 _MESSAGES = "/v1/messages"
-# Where texts are pooled.
+# Where the model writes, where it pools texts, and where its text tools are beside.
+GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
 POOLING_PATHS = frozenset({"/v1/embeddings", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"})
+_TEXT_PATHS = frozenset({"/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/messages/count_tokens"})
+INFERENCE_PATHS = GENERATION_PATHS | POOLING_PATHS | _TEXT_PATHS
 
 
 def is_generation(scope: Scope) -> bool:
@@ -15,7 +17,7 @@ def is_generation(scope: Scope) -> bool:
     if scope["type"] != "http" or scope["method"] != "POST":
         return False
     path = route_path(scope)
-    return path in _GENERATION_PATHS or path in POOLING_PATHS
+    return path in GENERATION_PATHS or path in POOLING_PATHS
 
 
 def is_of_messages(path: str) -> bool:

@@ -8,10 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from headway.server.api.paths import INFERENCE_PATHS
 from headway.server.errors import ConfigError
 from headway.server.words import cut, plural
 
 _MOST_PROBLEMS = 5
+# What asks the model, and nothing that changes a server: a file of requests may come from somebody else.
+BATCH_PATHS = INFERENCE_PATHS - {"/invocations"}
 
 
 class BatchLine(BaseModel):
@@ -21,7 +24,7 @@ class BatchLine(BaseModel):
 
     custom_id: str = Field(min_length=1, max_length=512)
     method: Literal["POST"] = "POST"
-    url: str = Field(pattern=r"^/[\x21-\x7e]*$", max_length=200)
+    url: str
     body: dict[str, Any]
 
 
@@ -37,6 +40,8 @@ def check_lines(path: Path) -> int:
             continue
         if line.custom_id in at:
             problems.append(f"line {number}: custom_id {cut(line.custom_id, 60)!r} stands in line {at[line.custom_id]} too")
+        if line.url not in BATCH_PATHS:
+            problems.append(f"line {number}: url must be one of {', '.join(sorted(BATCH_PATHS))}, got {cut(line.url, 60)!r}")
         if line.body.get("stream"):
             problems.append(f"line {number}: stream can't be true in a batch, whose answers are whole")
         at[line.custom_id] = number

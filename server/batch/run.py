@@ -16,6 +16,7 @@ from headway.server.batch.results import ResultFile
 from headway.server.remote.endpoint import Endpoint, ServerUnreachable
 
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+_LONGEST_WAIT_S = 300.0
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
 
@@ -32,7 +33,7 @@ class _AskAgain(Exception):
         super().__init__(cause)
         self.response = response
         given = response.headers.get("retry-after", "") if response is not None else ""
-        self.after_s = float(given) if given.isdecimal() else None
+        self.after_s = min(float(given), _LONGEST_WAIT_S) if given.isdecimal() else None
 
 
 async def run(

@@ -11,8 +11,7 @@ import httpx
 import pytest
 from api_server import ApiServer
 
-from headway.server.api.paths import is_generation
-from headway.server.api.routes.table import GENERATION_PATHS, INFERENCE_PATHS
+from headway.server.api.paths import GENERATION_PATHS, INFERENCE_PATHS, is_generation
 
 USER = {"role": "user", "content": "x"}
 CACHED_TEXT = {"type": "text", "text": "y", "cache_control": {"type": "ephemeral"}}

@@ -98,7 +98,8 @@ def test_a_refused_line_harms_no_other_and_shows_in_the_status(tmp_path: Path, s
         ([line("a"), line("a")], "custom_id 'a' stands in line 1 too"),
         ([line("a", stream=True)], "stream can't be true"),
         ([json.dumps({"custom_id": "a", "url": CHAT, "body": {}, "metod": "POST"})], "metod"),
-        ([json.dumps({"custom_id": "a", "url": "http://elsewhere/v1", "body": {}})], "url"),
+        ([json.dumps({"custom_id": "a", "url": "http://elsewhere/v1", "body": {}})], "url must be one of"),
+        ([json.dumps({"custom_id": "a", "url": "/v1/unload_lora_adapter", "body": {}})], "url must be one of"),
         ([""], "holds no requests"),
     ],
 )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.paths import POOLING_PATHS
 from headway.server.api.routes import anthropic, docs, info, life, lora, openai, pooling, probes, responses
 from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
@@ -91,10 +90,6 @@ DEVELOPMENT_ROUTES = (
     Route("POST", "/resume", life.resume, "Schedule again", docs.RESUME),
     Route("GET", "/is_paused", life.is_paused, "Whether scheduling is stopped", docs.IS_PAUSED),
 )
-
-# Where the model answers, and where its text tools do.
-GENERATION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/invocations"})
-INFERENCE_PATHS = GENERATION_PATHS | POOLING_PATHS | {"/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/messages/count_tokens"}
 
 WEBSOCKETS = (WebSocketRoute("/invocations-bidirectional-stream", bidirectional.converse),)
 
