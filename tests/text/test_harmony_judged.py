@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from headway.server.text.token_bytes import byte_letters
 from headway.server.text.tokenizer import Tokenizer
 
 harmony = pytest.importorskip("openai_harmony")
+CLIENTS = Path(__file__).resolve().parents[2] / ".venv" / "clients"
 MARKS = {
     "<|return|>": 200002,
     "<|constrain|>": 200003,
@@ -36,12 +36,11 @@ MARKS = {
 
 @pytest.fixture(scope="module")
 def vocabulary() -> Path:
-    found = importlib.util.find_spec("litellm")
     # Named by the SHA-1 of the address that it is from, as tiktoken's cache does.
-    name = "litellm_core_utils/tokenizers/fb374d419588a4632f3f557e76b4b70aebbca790"
-    path = Path(found.origin).parent / name if found is not None and found.origin else Path("/nonexistent")
-    if not path.is_file():
-        pytest.skip("the vocabulary o200k_base needs the package litellm")
+    name = "litellm/litellm_core_utils/tokenizers/fb374d419588a4632f3f557e76b4b70aebbca790"
+    path = next(CLIENTS.glob(f"lib/python3.*/site-packages/{name}"), None)
+    if path is None:
+        pytest.skip("the vocabulary o200k_base comes with the package litellm; `make clients` installs it")
     return path
 
 

@@ -105,7 +105,8 @@ class GrammarState:
     def _allowed(self, states: Sequence[_Row], vocab_size: int) -> NDArray[np.int32]:
         """A bit for each token that may follow, [N, W]; none for the ends. All of a state in error."""
         allowed = np.full((len(states), vocab_size // 32 + 1), _EVERY_TOKEN, dtype=np.int32)
-        if healthy := [(state.matcher, at) for at, state in enumerate(states) if state.error is None]:
+        healthy = [(state.matcher, at) for at, state in enumerate(states) if state.error is None]
+        if healthy:  # the library refuses to do nothing
             self._fill(allowed, healthy)
         # The library's end is the token behind the vocabulary, and the only one from there on.
         allowed[:, vocab_size // 32] &= (1 << vocab_size % 32) - 1
@@ -113,8 +114,6 @@ class GrammarState:
 
     def _fill(self, allowed: NDArray[np.int32], matchers: list[tuple[llguidance.LLMatcher, int]]) -> None:
         """In parallel, without the interpreter's lock. A matcher that fails is in an error state from then on."""
-        if not matchers:  # the library refuses to do nothing
-            return
         import llguidance
         from llguidance.numpy import fill_next_token_bitmask_par
 

@@ -16,8 +16,9 @@ TOKENIZER = byte_level_tokenizer()
 def test_a_row_that_left_its_grammar_is_told_each_time_and_breaks_no_step() -> None:
     state = GrammarState(GrammarCompiler(lambda: TOKENIZER, TOKENIZER.vocab_size))
     form = library_form(Grammar("regex", "ab"), {})
-    state.add(0, SamplingParams(grammar=Grammar("checked", form)), [])
+    state.add(0, SamplingParams(grammar=Grammar("checked", form)), [1], 1)
     state.append([0], TOKENIZER.encode("x", add_special_tokens=False))
     for _ in range(2):
-        constrained = state.apply(torch.zeros(1, TOKENIZER.vocab_size), [0])
-        assert "left its grammar" in constrained.errors[0]
+        outcome = state.apply(torch.zeros(1, TOKENIZER.vocab_size), [0])
+        assert outcome is not None
+        assert "left its grammar" in outcome.errors[0].text
