@@ -25,21 +25,20 @@ _EPILOG = f"With --url: an API key is taken from {', '.join(KEY_NAMES)}."
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Returns 0 if every request was answered, 1 if some failed. Raises ConfigError, ServerUnreachable."""
+    """Returns 0 if every request of the file is answered, 1 if some failed, now or before. Raises ConfigError, ServerUnreachable."""
     options, serve_words = _parser().parse_known_args(list(argv))
     if options.url and serve_words:
         raise ConfigError([f"{serve_words[0]}: with --url no server is started, so there are no options for one"])
     console = Console(stderr=True)
     with _local(options.input_file) as source, _uploaded(options.output_file, options) as target:
-        total = check_lines(source)
+        custom_ids = check_lines(source)
         with ResultFile(target, resumes=options.resume, overwrites=options.overwrite) as results:
-            num_done = len(results.finished)
-            if num_done >= total:
-                console.print(f"All {plural(total, 'request')} are answered in {options.output_file} already.")
-                return 0
-            server = nullcontext(running_at(options.url, environ)) if options.url else _own(serve_words, environ, console)
-            with server as endpoint:
-                tally = _run(options, source, results, endpoint, total, console)
+            before = [results.finished[custom_id] for custom_id in custom_ids if custom_id in results.finished]
+            tally = Tally(before.count(True), before.count(False))
+            if len(before) < len(custom_ids):
+                server = nullcontext(running_at(options.url, environ)) if options.url else _own(serve_words, environ, console)
+                with server as endpoint:
+                    _run(options, source, results, endpoint, tally, len(custom_ids), console)
     console.print(f"{plural(tally.num_answered, 'answer')}, {plural(tally.num_failed, 'failure')}: {options.output_file}")
     return 1 if tally.num_failed else 0
 
@@ -78,15 +77,19 @@ def _own(words: Sequence[str], environ: Mapping[str, str], console: Console) -> 
         yield endpoint
 
 
-def _run(options: argparse.Namespace, source: Path, results: ResultFile, endpoint: Endpoint, total: int, console: Console) -> Tally:
+def _run(
+    options: argparse.Namespace, source: Path, results: ResultFile, endpoint: Endpoint, tally: Tally, total: int, console: Console
+) -> None:
+    """Makes the requests that have no result yet, and adds to ``tally``."""
     columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("requests", total=total, completed=len(results.finished))
-        return asyncio.run(
+        task = progress.add_task("requests", total=total, completed=tally.num_answered + tally.num_failed)
+        asyncio.run(
             run(
                 (line for line in read_lines(source) if line.custom_id not in results.finished),
                 endpoint,
                 results,
+                tally,
                 max_concurrency=options.max_concurrency,
                 max_attempts=options.max_attempts,
                 timeout_s=options.timeout,

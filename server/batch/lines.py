@@ -28,8 +28,8 @@ class BatchLine(BaseModel):
     body: dict[str, Any]
 
 
-def check_lines(path: Path) -> int:
-    """Looks at every line before the first is sent, and returns how many there are. Raises ConfigError with the first few faults."""
+def check_lines(path: Path) -> list[str]:
+    """Looks at every line before the first is sent, and returns their custom_ids. Raises ConfigError with the first few faults."""
     problems: list[str] = []
     at: dict[str, int] = {}
     for number, text in _numbered(path):
@@ -52,7 +52,7 @@ def check_lines(path: Path) -> int:
         raise ConfigError(shown)
     if not at:
         raise ConfigError([f"{path} holds no requests; each line must be a JSON object with custom_id, url and body"])
-    return len(at)
+    return list(at)
 
 
 def read_lines(path: Path) -> Iterator[BatchLine]:

@@ -19,8 +19,8 @@ _LOWEST_FAILURE = 500  # a status from which on asking again may help
 class ResultFile:
     """A context manager. Whoever has it open has it alone; each line is in the file when ``write`` returns.
 
-    ``finished``: the custom_ids that a run before has answers for. Lines of it that say that the server failed, and a last line that was
-    cut off, are taken out: those requests are made again.
+    ``finished``: the custom_ids that a run before has lasting answers for, and whether they are good ones or refusals. Lines of it that
+    say that the server failed, and a last line that was cut off, are taken out: those requests are made again.
     """
 
     def __init__(self, path: Path, *, resumes: bool, overwrites: bool) -> None:
@@ -38,7 +38,7 @@ class ResultFile:
         if os.fstat(self._file.fileno()).st_size and not (resumes or overwrites):
             self._file.close()
             raise ConfigError([f"{path} holds results already: --resume goes on where they end, --overwrite begins anew"])
-        self.finished: set[str] = self._keep_finished() if resumes else set()
+        self.finished: dict[str, bool] = self._keep_finished() if resumes else {}
         if overwrites:
             self._file.truncate(0)
 
@@ -52,19 +52,19 @@ class ResultFile:
         self._file.write(encode(result) + b"\n")
         self._file.flush()
 
-    def _keep_finished(self) -> set[str]:
+    def _keep_finished(self) -> dict[str, bool]:
         """In place and from the front: what is kept is never longer than what was there, and the file is never without it."""
-        finished: set[str] = set()
+        finished: dict[str, bool] = {}
         read_to = kept_to = 0
         self._file.seek(0)
         kept = os.open(self._path, os.O_WRONLY)
         try:
             for line in self._file:
                 read_to += len(line)
-                custom_id = _finished_id(line)
+                custom_id, status = _lasting(line)
                 if custom_id is None or custom_id in finished:
                     continue
-                finished.add(custom_id)
+                finished[custom_id] = 200 <= status < 300
                 if kept_to + len(line) != read_to:
                     os.pwrite(kept, line, kept_to)
                 kept_to += len(line)
@@ -74,14 +74,16 @@ class ResultFile:
         return finished
 
 
-def _finished_id(line: bytes) -> str | None:
-    """The custom_id of a line with a lasting answer."""
+def _lasting(line: bytes) -> tuple[str | None, int]:
+    """(custom_id, status) of a line with a lasting answer; (None, 0) of any other."""
     try:
         result = from_json(line) if line.endswith(b"\n") else None
     except ValueError:
-        return None
+        return None, 0
     if not isinstance(result, dict) or not isinstance(result.get("custom_id"), str):
-        return None
+        return None, 0
     response = result.get("response")
     status = response.get("status_code") if isinstance(response, dict) else None
-    return result["custom_id"] if isinstance(status, int) and status < _LOWEST_FAILURE and status != 429 else None
+    if not isinstance(status, int) or status >= _LOWEST_FAILURE or status == 429:
+        return None, 0
+    return result["custom_id"], status

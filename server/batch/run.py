@@ -40,14 +40,17 @@ async def run(
     lines: Iterator[BatchLine],
     endpoint: Endpoint,
     results: ResultFile,
+    tally: Tally,
     *,
     max_concurrency: int,
     max_attempts: int,
     timeout_s: float | None,
     on_result: Callable[[], None],
-) -> Tally:
-    """Every line of ``lines`` that has no result yet. Raises ServerUnreachable when nobody answers any more; what is written stays."""
-    tally = Tally()
+) -> None:
+    """Sends ``lines``, writes ``results`` and adds to ``tally``.
+
+    Raises ServerUnreachable when nobody answers any more; what is written stays.
+    """
     limits = httpx2.Limits(max_connections=max_concurrency, max_keepalive_connections=max_concurrency)
     timeout = httpx2.Timeout(timeout_s, connect=10)
 
@@ -67,7 +70,6 @@ async def run(
                     group.create_task(work())
         except* ServerUnreachable as errors:
             raise errors.exceptions[0] from None
-    return tally
 
 
 async def _result(client: httpx2.AsyncClient, line: BatchLine, max_attempts: int) -> dict[str, Any]:

@@ -134,11 +134,20 @@ def test_resuming_sends_only_what_has_no_lasting_answer(tmp_path: Path, server: 
     before = [result("refused", 400), result("failed", 503), result("done", 200)]
     (tmp_path / "out.jsonl").write_text("\n".join([*before, result("torn", 200)[:40]]))
     status, results = run(tmp_path, server.url, "--resume")
-    assert status == 0
+    assert status == 1, "one was refused, if not now"
     assert [entry["custom_id"] for entry in results[:2]] == ["refused", "done"]
     assert sorted(entry["custom_id"] for entry in results[2:]) == ["failed", "never", "torn"]
     assert len(server.engine.requests) == 3
-    assert run(tmp_path, server.url, "--resume")[1] == results, "a third run has nothing left to do"
+    assert run(tmp_path, server.url, "--resume") == (1, results), "a third run has nothing left to do, and says the same"
+
+
+def test_results_of_another_file_answer_nothing(tmp_path: Path, server: ApiServer) -> None:
+    write(tmp_path, line("a"))
+    run(tmp_path, server.url)
+    write(tmp_path, line("b"))
+    status, results = run(tmp_path, server.url, "--resume")
+    assert status == 0
+    assert [result["custom_id"] for result in results] == ["a", "b"]
 
 
 def test_a_busy_server_is_asked_again_and_a_broken_one_told(tmp_path: Path) -> None:
