@@ -32,8 +32,7 @@ from headway.server.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import torch
 
-    from headway.server.layers.forward import LayerKV
-    from headway.server.models.base import Model
+    from headway.server.engine.resident import Resident
 
 
 def build_engine(
@@ -89,7 +88,7 @@ def _build_generating(
     )
     max_model_len = fitted_max_model_len(plan, num_blocks)
 
-    def make_runner(model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> ModelRunner:
+    def make_runner(resident: Resident) -> ModelRunner:
         rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
         sampling = SamplingState(
             plan.max_num_seqs,
@@ -99,7 +98,7 @@ def _build_generating(
             processors=UserProcessors(processors),
             grammars=worker.grammars,
         )
-        return ModelRunner(model, kv, rows, sampling, device, probe, worker.adapters)
+        return ModelRunner(resident, rows, sampling, device, worker.adapters)
 
     worker.start(num_blocks, make_runner)
     phases.begin("warming up")

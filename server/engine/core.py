@@ -10,8 +10,8 @@ import msgspec
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
-from headway.server.engine.policy import StepScheduler
 from headway.server.engine.sleep import Done, Sleeper
+from headway.server.engine.step_scheduler import StepScheduler
 from headway.server.engine.structured.awaited import AwaitedGrammars
 from headway.server.errors import AdapterError
 from headway.server.types import (

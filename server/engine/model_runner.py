@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from torch import Tensor
 from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowResult, ScheduledRow
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.lora import AdapterSlots
+from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable, StepInputs
 from headway.server.engine.sampler import SamplingState
-from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.models.base import Model
+from headway.server.layers.forward import ForwardBatch
 from headway.server.types import SamplingParams, TokenLogprobs
 
 log = logging.getLogger(__name__)
@@ -25,46 +24,24 @@ _SCORED_AT_ONCE = 128  # prompt positions whose logits are held together
 
 
 class ModelRunner:
-    """Owns the device tensors of requests: rows, KV pages and sampling state. Not thread-safe.
-
-    Model and pages may be taken away while no request runs: until new ones are given, nothing is executed.
-    """
+    """Owns the device tensors of requests: rows and sampling state. Not thread-safe."""
 
     def __init__(
         self,
-        model: Model,
-        kv: list[LayerKV],
+        resident: Resident,
         rows: RowTable,
         sampling: SamplingState,
         device: torch.device,
-        probe: Callable[[Model], None],
         adapters: AdapterSlots | None = None,
     ) -> None:
-        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done.
-
-        ``adapters`` are those of ``model``; None: no request has one.
-        """
-        self._model: Model | None = model
-        self._kv = kv
+        """``adapters`` are those of the model; None: no request has one."""
+        self._resident = resident
         self._rows = rows
         self._sampling = sampling
         self._device = device
-        self._probe = probe
         self._adapters = adapters
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
-
-    def give_model(self, model: Model | None) -> None:
-        self._model = model
-
-    def give_pages(self, kv: list[LayerKV]) -> None:
-        """An empty list takes them away."""
-        self._kv = kv
-
-    @property
-    def model(self) -> Model:
-        assert self._model is not None, "nothing runs without a model"
-        return self._model
 
     def execute(self, plan: BatchPlan) -> BatchResult:
         """Applies the plan to the rows and computes it. Rows that break the step are found and end alone.
@@ -78,7 +55,7 @@ class ModelRunner:
             log.exception("A step of %d requests broke; running each alone to find the one at fault", len(plan.scheduled))
             results = [result for item in plan.scheduled for result in self._run_alone(item)]
             if all(result.error for result in results):
-                self._check_alive(cause)
+                self._resident.check_alive(cause)
             return BatchResult(results)
 
     def _run_alone(self, item: ScheduledRow) -> list[RowResult]:
@@ -87,13 +64,6 @@ class ModelRunner:
             return self._run([item])
         except Exception as fault:
             return [RowResult([], error=RowError(f"the model could not compute this request: {type(fault).__name__}: {fault}"))]
-
-    def _check_alive(self, cause: Exception) -> None:
-        """Raises ``cause`` if not even one harmless token can be computed: the fault is not the requests', then."""
-        try:
-            self._probe(self.model)
-        except Exception:
-            raise cause from None
 
     def _apply(self, plan: BatchPlan) -> None:
         for request_id in plan.removed:
@@ -114,13 +84,13 @@ class ModelRunner:
         samples = self._rows.samples(inputs)
         last_tokens = [int(inputs.query_start_loc[at + 1]) - 1 for at, does in enumerate(samples) if does]
         batch = self._to_device(inputs, last_tokens)
-        hidden = self.model.forward(self._tensor(inputs.token_ids), self._kv, batch)
+        hidden = self._resident.model.forward(self._tensor(inputs.token_ids), self._resident.kv, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
         if last_tokens:
-            self._sample(inputs, samples, self.model.logits(hidden[batch.logits_indices]), results)
+            self._sample(inputs, samples, self._resident.model.logits(hidden[batch.logits_indices]), results)
         else:
             self._rows.commit(inputs, {})
         return results
@@ -137,7 +107,7 @@ class ModelRunner:
         for offset in range(0, count, _SCORED_AT_ONCE):
             stop = min(offset + _SCORED_AT_ONCE, count)
             targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
-            entries += prompt_logprobs(self.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
+            entries += prompt_logprobs(self._resident.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
         return entries
 
     def _sample(self, inputs: StepInputs, samples: list[bool], logits: Tensor, results: list[RowResult]) -> None:

@@ -50,9 +50,6 @@ class LoadedProcessors:
     for_all: dict[str, Processor] = field(default_factory=dict)
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
-    def __bool__(self) -> bool:
-        return bool(self.for_all or self.functions)
-
 
 @dataclass(frozen=True, slots=True)
 class BatchUpdate:

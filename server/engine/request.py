@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 
 from headway.server.engine.repetition import RepetitionWatch
-from headway.server.types import GenerateRequest, RequestTimes, SamplingParams, TokenLogprobs
+from headway.server.types import EngineRequest, FinishReason, GenerateRequest, RequestTimes, SamplingParams, TokenDelta, TokenLogprobs
 
 
 class RequestState(enum.Enum):
@@ -88,3 +88,9 @@ class Request:
     @property
     def times(self) -> RequestTimes:
         return RequestTimes(self.arrival_time, self.scheduled_time, self.first_token_time, self.last_token_time, self.num_preemptions)
+
+
+def aborted(request: EngineRequest) -> TokenDelta:
+    """The terminal delta of a request that no scheduler has seen."""
+    times = RequestTimes(request.arrival_time, None, None, None)
+    return TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=times)

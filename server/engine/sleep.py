@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.policy import StepScheduler
+from headway.server.engine.request import aborted
+from headway.server.engine.step_scheduler import StepScheduler
 from headway.server.errors import EngineAsleep, SleepConflict
-from headway.server.types import EngineRequest, FinishReason, RequestTimes, SleepMode, SleepPart, SleepState, TokenDelta
+from headway.server.types import EngineRequest, SleepMode, SleepPart, SleepState, TokenDelta
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Sleeper:
     def abort(self, request_ids: Sequence[str]) -> list[TokenDelta]:
         """The terminal deltas of those that are held; other ids are ignored."""
         dropped = [self._held.pop(request_id) for request_id in request_ids if request_id in self._held]
-        return [_aborted(request) for request in dropped]
+        return [aborted(request) for request in dropped]
 
     def held_ids(self) -> list[str]:
         return list(self._held)
@@ -155,8 +156,3 @@ class Sleeper:
     def _change(self, state: SleepState) -> None:
         self.state = state
         self.on_change(state)
-
-
-def _aborted(request: EngineRequest) -> TokenDelta:
-    times = RequestTimes(request.arrival_time, None, None, None)
-    return TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=times)

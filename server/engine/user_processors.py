@@ -33,7 +33,7 @@ class UserProcessors:
         self._rows: dict[int, _Row] = {}
 
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> RowError | None:
-        if not self._loaded and not sampling.logits_processors:
+        if not self._loaded.for_all and not sampling.logits_processors:
             return None
         request = RequestView(sampling, list(token_ids[:num_prompt_tokens]), list(token_ids[num_prompt_tokens:]))
         steps: list[tuple[str, Step]] = []

@@ -6,7 +6,6 @@ import gc
 import math
 from collections.abc import Callable
 from itertools import chain
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,17 +17,12 @@ from headway.server.engine.device import give_back_memory
 from headway.server.engine.executor.base import Runner
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
+from headway.server.engine.resident import Resident
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
 from headway.server.text.tokenizer import Tokenizer
-
-
-class MakeRunner(Protocol):
-    def __call__(self, model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> Runner:
-        """``probe`` computes one token beside the pages of the requests, and raises if that can't be done."""
-        ...
 
 
 class Worker:
@@ -55,6 +49,7 @@ class Worker:
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
+        self._resident: Resident | None = None
         self._runner: Runner | None = None
         self._num_blocks = 0
         self._config, self._kv_spec = self.loaded.config, self.loaded.model.kv_spec
@@ -69,6 +64,11 @@ class Worker:
     def runner(self) -> Runner:
         assert self._runner is not None, "start() comes first"
         return self._runner
+
+    @property
+    def resident(self) -> Resident:
+        assert self._resident is not None, "start() comes first"
+        return self._resident
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,9 +97,10 @@ class Worker:
         torch.cuda.empty_cache()
         return peak
 
-    def start(self, num_blocks: int, make_runner: MakeRunner) -> None:
+    def start(self, num_blocks: int, make_runner: Callable[[Resident], Runner]) -> None:
         self._num_blocks = num_blocks
-        self._runner = make_runner(self.loaded.model, self._allocate(num_blocks), lambda model: self._forward_dummy(model, 1))
+        self._resident = Resident(self.loaded.model, self._allocate(num_blocks), lambda model: self._forward_dummy(model, 1))
+        self._runner = make_runner(self._resident)
 
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""
@@ -114,8 +115,8 @@ class Worker:
             self._copies = HostCopies(chain(*moved, self.adapters.tensors() if self.adapters is not None else ()))
         if level == 2:
             self._loaded = None
-            self.runner.give_model(None)
-        self.runner.give_pages([])
+            self.resident.give_model(None)
+        self.resident.kv = []
         give_back_memory(self._device)
 
     def wake_weights(self) -> None:
@@ -126,14 +127,14 @@ class Worker:
                 raise ModelSourceError("The model's files have changed to another model's since the start: start the server again.")
             if self.adapters is not None:
                 self.adapters.attach(loaded.model)
-            self.runner.give_model(loaded.model)
+            self.resident.give_model(loaded.model)
             self._loaded = loaded
         if self._copies is not None:
             self._copies.restore()
             self._copies = None
 
     def wake_cache(self) -> None:
-        self.runner.give_pages(self._allocate(self._num_blocks))
+        self.resident.kv = self._allocate(self._num_blocks)
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
@@ -170,4 +171,4 @@ class Worker:
         model.logits(hidden[batch.logits_indices])
 
     def release(self) -> None:
-        self._runner = None
+        self._runner = self._resident = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class _Group:
     padded: Tensor | None  # [num_rows * length] int64: token of the group at each place
     kept: Tensor | None  # [stop - start] int64: place of each token
     mask: Tensor | None  # [num_rows, 1, 1, length]: which places hold a token
+    near: dict[int, Tensor] = field(default_factory=dict)  # by window: ``mask`` where a token sees its neighbourhood only
 
 
 @dataclass(slots=True)
@@ -72,11 +73,17 @@ def _attend(qkv: Tensor, num_heads: int, head_dim: int, group: _Group, window: i
     if group.padded is not None:
         qkv = qkv[group.padded]
     q, k, v = qkv.view(group.num_rows, group.length, 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
-    mask = group.mask
-    if 0 < window < group.length - 1:
-        places = torch.arange(group.length, device=qkv.device)
-        is_near = (places[:, None] - places).abs() <= window
-        mask = is_near if mask is None else mask & is_near
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=_mask(group, window, qkv.device))
     out = out.transpose(1, 2).reshape(group.num_rows * group.length, num_heads * head_dim)
     return out if group.kept is None else out[group.kept]
+
+
+def _mask(group: _Group, window: int, device: torch.device) -> Tensor | None:
+    """Made for the first layer with this window; as large as the square of the length."""
+    if not 0 < window < group.length - 1:
+        return group.mask
+    if window not in group.near:
+        places = torch.arange(group.length, device=device)
+        is_near = (places[:, None] - places).abs() <= window
+        group.near[window] = is_near if group.mask is None else group.mask & is_near
+    return group.near[window]

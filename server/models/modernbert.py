@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from headway.server.distributed.groups import SINGLE
-from headway.server.layers.activation import GATED_ACTIVATIONS
+from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from headway.server.layers.bidirectional import BidirectionalStep, bidirectional_attention, prepare_bidirectional
 from headway.server.layers.embedding import VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
@@ -101,8 +101,10 @@ class ModernBertModel(Layer):
 
 def read_config(raw: RawConfig, is_classifier: bool) -> ModernBertConfig:
     activation, head_activation = raw.text("hidden_activation", "gelu"), raw.text("classifier_activation", "gelu")
-    if activation not in GATED_ACTIVATIONS or head_activation != "gelu":
-        raise raw.refusal(f"the activations {activation!r} and {head_activation!r} (of its head) are not supported; gelu is")
+    if activation not in GATED_ACTIVATIONS:
+        raise raw.refusal(f"hidden_activation {activation!r} is not supported; {', '.join(GATED_ACTIVATIONS)} are")
+    if head_activation not in ACTIVATIONS:
+        raise raw.refusal(f"classifier_activation {head_activation!r} is not supported; {', '.join(ACTIVATIONS)} are")
     types = raw.get("layer_types") or _layer_types(raw)
     if not isinstance(types, list) or len(types) != raw.integer("num_hidden_layers") or not set(types) <= set(_LAYER_TYPES):
         raise raw.refusal(f"layer_types must name {' or '.join(_LAYER_TYPES)} for each layer, not {types!r}")
@@ -125,6 +127,7 @@ def read_config(raw: RawConfig, is_classifier: bool) -> ModernBertConfig:
         attention_bias=raw.flag("attention_bias"),
         mlp_bias=raw.flag("mlp_bias"),
         head_bias=raw.flag("classifier_bias"),
+        head_activation=head_activation,
     )
 
 

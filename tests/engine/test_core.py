@@ -45,8 +45,8 @@ class FaultyModel:
 
 
 def make_faulty(engine: EngineCore, bad_token: int | None) -> None:
-    runner = engine._executor._worker.runner  # type: ignore[attr-defined]
-    runner._model = FaultyModel(runner._model, bad_token)
+    resident = engine._executor._worker.resident  # type: ignore[attr-defined]
+    resident.give_model(FaultyModel(resident.model, bad_token))
 
 
 def test_the_request_that_breaks_a_step_ends_alone(engine: EngineCore) -> None:

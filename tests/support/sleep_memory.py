@@ -23,7 +23,7 @@ def measured(directory: Path) -> dict[str, int]:
     """Resident bytes awake, asleep at each level and awake again, with the sizes of the weights and of a cache that was written to."""
     files = make_tiny_model("llama", directory, **SHAPE)
     engine = make_engine(files, model={"max_model_len": 512}, cache={"kv_cache_memory_bytes": 64 * 2**20})
-    for pages in engine._executor._worker.runner._kv:  # type: ignore[attr-defined]
+    for pages in engine._executor._worker.resident.kv:  # type: ignore[attr-defined]
         pages.k.fill_(0)
         pages.v.fill_(0)
     give_back_memory(engine._executor._worker._device)  # type: ignore[attr-defined]

@@ -54,7 +54,10 @@ TINY_CLASSIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm-roberta": ("XLMRobertaForSequenceClassification", _BERT | {"type_vocab_size": 1, "pad_token_id": 1, "num_labels": 1}),
     "distilbert": ("DistilBertForSequenceClassification", _DISTILBERT | {"num_labels": 2}),
     "modernbert": ("ModernBertForSequenceClassification", _MODERNBERT | {"num_labels": 3, "classifier_pooling": "cls"}),
-    "modernbert-mean": ("ModernBertForSequenceClassification", _MODERNBERT | {"num_labels": 3, "classifier_pooling": "mean"}),
+    "modernbert-mean": (
+        "ModernBertForSequenceClassification",
+        _MODERNBERT | {"num_labels": 3, "classifier_pooling": "mean", "classifier_activation": "relu"},
+    ),
     "llama": ("LlamaForSequenceClassification", DECODER | {"num_labels": 3, "pad_token_id": 0}),
     "qwen2": ("Qwen2ForSequenceClassification", DECODER | {"num_labels": 1, "pad_token_id": 0}),
 }

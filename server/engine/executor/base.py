@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from headway.server.types import AdapterRef, Grammar, SleepPart
-
-if TYPE_CHECKING:
-    from headway.server.layers.forward import LayerKV
-    from headway.server.models.base import Model
 
 
 class Runner(Protocol):
     """What computes steps. Plans and results are those of its scheduler: engine/batch.py, engine/pooling/batch.py."""
-
-    def give_model(self, model: Model | None) -> None: ...
-
-    def give_pages(self, kv: list[LayerKV]) -> None:
-        """An empty list takes them away."""
-        ...
 
     def execute(self, plan: Any) -> Any:
         """Rows that break are isolated in the result; raises only when nothing works any more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -29,8 +28,7 @@ from headway.server.source.files import ModelFiles
 if TYPE_CHECKING:
     import torch
 
-    from headway.server.layers.forward import LayerKV
-    from headway.server.models.base import Model
+    from headway.server.engine.resident import Resident
 
 
 def build_pooling(
@@ -59,11 +57,9 @@ def build_pooling(
     num_blocks = _num_blocks(config, plan, device, worker)
     max_model_len = fitted_max_model_len(plan, num_blocks) if num_blocks else plan.max_model_len
 
-    def make_runner(model: Model, kv: list[LayerKV], probe: Callable[[Model], None]) -> PoolingRunner:
+    def make_runner(resident: Resident) -> PoolingRunner:
         pooler = Pooler(recipe, worker.loaded.projections, worker.dtype)
-        return PoolingRunner(
-            model, kv, pooler, block_size=plan.block_size, max_piece=plan.max_num_batched_tokens, device=device, probe=probe
-        )
+        return PoolingRunner(resident, pooler, block_size=plan.block_size, max_piece=plan.max_num_batched_tokens, device=device)
 
     worker.start(num_blocks, make_runner)
     phases.begin("warming up")

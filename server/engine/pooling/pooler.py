@@ -39,13 +39,15 @@ class Pooler:
         for i, asked in enumerate(params):
             alike.setdefault(asked, []).append(i)
         found: dict[int, Pooled] = {}
+        states: Tensor | None = None  # of all texts
         for asked, rows in alike.items():
             if asked.task == "token_embed":
                 ends = list(accumulate(num_tokens))
                 found |= {i: self._tokens(hidden[ends[i] - num_tokens[i] : ends[i]], asked) for i in rows}
             else:
-                states = self._states(hidden, num_tokens)[rows]
-                values = self._vectors(states.float(), asked) if asked.task == "embed" else self._scores(model, states, asked)
+                states = self._states(hidden, num_tokens) if states is None else states
+                chosen = states[rows]
+                values = self._vectors(chosen.float(), asked) if asked.task == "embed" else self._scores(model, chosen, asked)
                 found |= zip(rows, map(_packed, _on_host(values)), strict=True)
         return [found[i] for i in range(len(params))]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,50 +10,30 @@ from torch import Tensor
 from headway.server.engine.pooling.batch import PoolingPlan, PoolingResult, PoolingRow
 from headway.server.engine.pooling.inputs import Piece, forward_batch
 from headway.server.engine.pooling.pooler import NotFinite, Pooler
-from headway.server.layers.forward import LayerKV
-from headway.server.models.base import Model
+from headway.server.engine.resident import Resident
 from headway.server.types import PoolRequest
 
 log = logging.getLogger(__name__)
 
 
 class PoolingRunner:
-    """Owns the pages of a step, if the model needs any. Not thread-safe.
-
-    Model and pages may be taken away between steps: until new ones are given, nothing is executed.
-    """
+    """Lays the texts of a step over the pages, if the model needs any. Not thread-safe."""
 
     def __init__(
         self,
-        model: Model,
-        kv: list[LayerKV],
+        resident: Resident,
         pooler: Pooler,
         *,
         block_size: int,
         max_piece: int,
         device: torch.device,
-        probe: Callable[[Model], None],
     ) -> None:
-        """``max_piece``: most tokens of one text in a forward pass. ``probe`` raises if not even one token can be computed."""
-        self._model: Model | None = model
-        self._kv = kv
+        """``max_piece``: most tokens of one text in a forward pass."""
+        self._resident = resident
         self._pooler = pooler
         self._block_size = block_size
         self._max_piece = max_piece
         self._device = device
-        self._probe = probe
-
-    def give_model(self, model: Model | None) -> None:
-        self._model = model
-
-    def give_pages(self, kv: list[LayerKV]) -> None:
-        """An empty list takes them away."""
-        self._kv = kv
-
-    @property
-    def model(self) -> Model:
-        assert self._model is not None, "nothing runs without a model"
-        return self._model
 
     def execute(self, plan: PoolingPlan) -> PoolingResult:
         """Computes the plan. Texts that break the step are found and end alone.
@@ -68,7 +47,7 @@ class PoolingRunner:
                 log.exception("A step of %d texts broke; running each alone to find the one at fault", len(plan.requests))
             rows = [self._run_alone(request) for request in plan.requests]
             if all(row.error for row in rows):
-                self._check_alive(cause)
+                self._resident.check_alive(cause)
             return PoolingResult(rows)
 
     def _run_alone(self, request: PoolRequest) -> PoolingRow:
@@ -77,19 +56,12 @@ class PoolingRunner:
         except Exception as fault:
             return PoolingRow(None, f"the model could not compute this text: {type(fault).__name__}: {fault}")
 
-    def _check_alive(self, cause: Exception) -> None:
-        """Raises ``cause`` if the fault is not the texts'."""
-        try:
-            self._probe(self.model)
-        except Exception:
-            raise cause from None
-
     @torch.inference_mode()
     def _run(self, requests: list[PoolRequest]) -> list[PoolingRow]:
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_token_ids))  # neighbours of like length
         texts = [requests[i] for i in order]
         lengths = [len(request.prompt_token_ids) for request in texts]
-        pooled = self._pooler(self.model, self._hidden(texts), lengths, [request.pooling for request in texts])
+        pooled = self._pooler(self._resident.model, self._hidden(texts), lengths, [request.pooling for request in texts])
         rows = [PoolingRow(None)] * len(requests)
         for i, result in zip(order, pooled, strict=True):
             rows[i] = PoolingRow(result)
@@ -106,4 +78,4 @@ class PoolingRunner:
 
     def _forward(self, pieces: list[Piece]) -> Tensor:
         token_ids, batch = forward_batch(pieces, self._block_size, self._device)
-        return self.model.forward(token_ids, self._kv, batch)
+        return self._resident.model.forward(token_ids, self._resident.kv, batch)

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from headway.server.engine.executor.base import Executor
-from headway.server.engine.request import Request
-from headway.server.types import EngineRequest, FinishReason, GenerateRequest, TokenDelta
+from headway.server.engine.request import aborted
+from headway.server.types import EngineRequest, GenerateRequest, TokenDelta
 
 
 class AwaitedGrammars:
@@ -51,7 +51,7 @@ class AwaitedGrammars:
     def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
         """The terminal deltas of those that wait; other ids are ignored."""
         dropped = [self._held.pop(request_id) for request_id in request_ids if request_id in self._held]
-        return [TokenDelta(request.request_id, finish_reason=FinishReason.ABORT, times=Request.of(request).times) for request in dropped]
+        return [aborted(request) for request in dropped]
 
     def forget(self, request_id: str) -> None:
         """It has ended."""

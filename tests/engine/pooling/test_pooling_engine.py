@@ -179,8 +179,8 @@ class FaultyModel:
 
 
 def break_model(engine: EngineCore, *tokens: Any) -> None:
-    runner = engine._executor._worker.runner  # type: ignore[attr-defined]
-    runner.give_model(FaultyModel(runner.model, *tokens))
+    resident = engine._executor._worker.resident  # type: ignore[attr-defined]
+    resident.give_model(FaultyModel(resident.model, *tokens))
 
 
 @pytest.mark.parametrize(("tokens", "cause"), [((7,), "a kernel refused this token"), ((-1, 7), "not finite")])
