@@ -18,9 +18,9 @@ from headway.server.api.serving.turn import Turn
 from headway.server.errors import HeadwayError
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-# An ended response is told by the event of its status; OpenAI has none for a cancelled one, whose stream must end all the same.
 # Why an answer ends before its own end, as incomplete_details say it; OpenAI's have no repetition_detection.
 _CUT_OFF = {"length": "max_output_tokens", "repetition": "repetition"}
+# An ended response is told by the event of its status; OpenAI has none for a cancelled one, whose stream must end all the same.
 _LAST_EVENTS = {"cancelled": "response.incomplete"}
 
 
