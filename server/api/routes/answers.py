@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headway.server.api.auth import owner_of
 from headway.server.api.deadline import deadline_of
-from headway.server.api.deps import client_request_id_of, record_of, request_id_of, state_of
+from headway.server.api.deps import Handler, client_request_id_of, record_of, request_id_of, state_of
 from headway.server.api.disconnect import while_connected
 from headway.server.api.media import JSON
 from headway.server.api.protocol.base import RequestModel
@@ -26,10 +26,14 @@ from headway.server.api.traces import span_of
 _Model = TypeVar("_Model", bound=RequestModel)
 
 
-async def answer_to(http: Request, operation: Operation[_Model]) -> Response:
-    """The whole way of a request whose route says what it asks for."""
-    request = await read_request(http, lambda fields: parse_request(operation.model, fields))
-    return await respond(http, await operation.open(state_of(http), await call_of(http), request), framing=operation.framing)
+def answering(operation: Operation[_Model]) -> Handler:
+    """The handler of a route that says what is asked for: the whole way of a request."""
+
+    async def handle(http: Request) -> Response:
+        request = await read_request(http, lambda fields: parse_request(operation.model, fields))
+        return await respond(http, await operation.open(state_of(http), await call_of(http), request), framing=operation.framing)
+
+    return handle
 
 
 async def call_of(http: Request) -> Call:

@@ -1,4 +1,4 @@
-"""POST /v1/responses and /v1/responses/input_tokens; what is kept of responses below /v1/responses/{response_id}."""
+"""What is kept of responses, below /v1/responses/{response_id}."""
 
 from __future__ import annotations
 
@@ -17,20 +17,10 @@ from headway.server.api.protocol.base import RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.protocol.responses import ListInputItems, RetrieveResponse
 from headway.server.api.responses_store import RunningResponse, StoredResponse
-from headway.server.api.routes.answers import answer_to
-from headway.server.api.serving.operations import INPUT_TOKENS, RESPONSE
 from headway.server.api.stream import TYPED_EVENTS, ChunkStream
 from headway.server.errors import RequestError
 
 _Model = TypeVar("_Model", bound=RequestModel)
-
-
-async def create(http: Request) -> Response:
-    return await answer_to(http, RESPONSE)
-
-
-async def count_input_tokens(http: Request) -> Response:
-    return await answer_to(http, INPUT_TOKENS)
 
 
 async def retrieve(http: Request) -> Response:

@@ -7,9 +7,25 @@ from dataclasses import dataclass
 from starlette.routing import WebSocketRoute
 
 from headway.server.api.deps import Handler
-from headway.server.api.routes import anthropic, docs, info, life, lora, openai, pooling, probes, responses
+from headway.server.api.routes import docs, info, life, lora, models, probes, responses
+from headway.server.api.routes.answers import answering
 from headway.server.api.routes.docs import Docs
 from headway.server.api.sagemaker import adapters, bidirectional, execution, invocations, ping
+from headway.server.api.serving.operations import (
+    CHAT,
+    CLASSIFY,
+    COMPLETION,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    EMBEDDING,
+    INPUT_TOKENS,
+    MESSAGES,
+    POOLING,
+    RERANK,
+    RESPONSE,
+    SCORE,
+    TOKENIZE,
+)
 from headway.server.config.development import DevelopmentConfig
 
 
@@ -41,32 +57,32 @@ ROUTES = (
     Route("DELETE", "/adapters/{name}", adapters.unregister, "Remove an adapter", docs.UNREGISTER),
     Route("POST", "/v1/load_lora_adapter", lora.load, "Load a LoRA adapter, as in vLLM", docs.LOAD_LORA),
     Route("POST", "/v1/unload_lora_adapter", lora.unload, "Remove an adapter, as in vLLM", docs.UNLOAD_LORA),
-    Route("POST", "/v1/chat/completions", openai.create_chat_completion, "Answer a chat", docs.CHAT),
-    Route("POST", "/v1/completions", openai.create_completion, "Continue prompts", docs.COMPLETION),
-    Route("POST", "/v1/responses", responses.create, "Answer with items, and keep them", docs.RESPONSE),
-    Route("POST", "/v1/responses/input_tokens", responses.count_input_tokens, "Tokens of such a request's prompt", docs.INPUT_TOKENS),
+    Route("POST", "/v1/chat/completions", answering(CHAT), "Answer a chat", docs.CHAT),
+    Route("POST", "/v1/completions", answering(COMPLETION), "Continue prompts", docs.COMPLETION),
+    Route("POST", "/v1/responses", answering(RESPONSE), "Answer with items, and keep them", docs.RESPONSE),
+    Route("POST", "/v1/responses/input_tokens", answering(INPUT_TOKENS), "Tokens of such a request's prompt", docs.INPUT_TOKENS),
     Route("GET", "/v1/responses/{response_id}", responses.retrieve, "A response that is kept", docs.RETRIEVE_RESPONSE),
     Route("DELETE", "/v1/responses/{response_id}", responses.delete, "Forget a response", docs.DELETE_RESPONSE),
     Route("POST", "/v1/responses/{response_id}/cancel", responses.cancel, "End a background response", docs.CANCEL_RESPONSE),
     Route("GET", "/v1/responses/{response_id}/input_items", responses.list_input_items, "What a response answers", docs.INPUT_ITEMS),
-    Route("POST", "/v1/messages", anthropic.create_message, "Answer a conversation, in Anthropic's form", docs.MESSAGES),
-    Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "How many tokens a conversation's prompt has", docs.COUNT_TOKENS),
-    Route("POST", "/v1/embeddings", pooling.create_embedding, "Vectors of texts", docs.EMBEDDINGS),
-    Route("POST", "/pooling", pooling.pool, "Vectors of texts or of their tokens, or scores of labels", docs.POOL),
-    Route("POST", "/classify", pooling.classify, "Labels of texts", docs.CLASSIFY),
-    Route("POST", "/score", pooling.score, "How well texts go together", docs.SCORE),
-    Route("POST", "/v1/score", pooling.score, "How well texts go together", docs.SCORE),
-    Route("POST", "/rerank", pooling.rerank, "Documents by how well they answer a query", docs.RERANK),
-    Route("POST", "/v1/rerank", pooling.rerank, "Documents by how well they answer a query, as Jina has it", docs.RERANK),
-    Route("POST", "/v2/rerank", pooling.rerank, "Documents by how well they answer a query, as Cohere has it", docs.RERANK),
-    Route("GET", "/v1/models", openai.list_models, "The served model's names", docs.MODELS),
-    Route("GET", "/v1/models/{model_id:path}", openai.show_model, "One name of the served model", docs.MODEL),
-    Route("POST", "/tokenize", openai.tokenize, "Token ids of a text or a chat", docs.TOKENIZE),
-    Route("POST", "/detokenize", openai.detokenize, "Text of token ids", docs.DETOKENIZE),
+    Route("POST", "/v1/messages", answering(MESSAGES), "Answer a conversation, in Anthropic's form", docs.MESSAGES),
+    Route("POST", "/v1/messages/count_tokens", answering(COUNT_TOKENS), "How many tokens a conversation's prompt has", docs.COUNT_TOKENS),
+    Route("POST", "/v1/embeddings", answering(EMBEDDING), "Vectors of texts", docs.EMBEDDINGS),
+    Route("POST", "/pooling", answering(POOLING), "Vectors of texts or of their tokens, or scores of labels", docs.POOL),
+    Route("POST", "/classify", answering(CLASSIFY), "Labels of texts", docs.CLASSIFY),
+    Route("POST", "/score", answering(SCORE), "How well texts go together", docs.SCORE),
+    Route("POST", "/v1/score", answering(SCORE), "How well texts go together", docs.SCORE),
+    Route("POST", "/rerank", answering(RERANK), "Documents by how well they answer a query", docs.RERANK),
+    Route("POST", "/v1/rerank", answering(RERANK), "Documents by how well they answer a query, as Jina has it", docs.RERANK),
+    Route("POST", "/v2/rerank", answering(RERANK), "Documents by how well they answer a query, as Cohere has it", docs.RERANK),
+    Route("GET", "/v1/models", models.list_models, "The served model's names", docs.MODELS),
+    Route("GET", "/v1/models/{model_id:path}", models.show_model, "One name of the served model", docs.MODEL),
+    Route("POST", "/tokenize", answering(TOKENIZE), "Token ids of a text or a chat", docs.TOKENIZE),
+    Route("POST", "/detokenize", answering(DETOKENIZE), "Text of token ids", docs.DETOKENIZE),
     Route(
         "GET",
         "/tokenizer_info",
-        openai.show_tokenizer_info,
+        models.show_tokenizer_info,
         "The tokenizer's configuration, with --enable-tokenizer-info-endpoint",
         docs.TOKENIZER_INFO,
     ),

@@ -53,6 +53,16 @@ def rendered_chat(chat: ChatConfig, model: ServedModel, request: PromptFields) -
     )
 
 
+def chat_ids(chat: ChatConfig, model: ServedModel, request: PromptFields, *, add_special_tokens: bool = False) -> list[int]:
+    """A chat's token ids for those who ask for them or count them: they may be more than the context holds, but not hopelessly.
+
+    CPU work. Raises RequestError.
+    """
+    text = rendered_chat(chat, model, request)
+    refuse_hopeless(model, text, "messages")
+    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
 def template_kwargs(chat: ChatConfig, request: PromptFields) -> dict[str, Any]:
     """Variables of the template. Some know how much to think (reasoning_effort), others only whether to."""
     effort = request.reasoning_effort

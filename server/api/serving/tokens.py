@@ -9,7 +9,7 @@ from headway.server.api.off_loop import off_loop
 from headway.server.api.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from headway.server.api.serving.answer import Answer, FinishedAnswer
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.prompts import check_ids, refuse_hopeless, rendered_chat
+from headway.server.api.serving.prompts import chat_ids, check_ids, refuse_hopeless
 from headway.server.config.chat import ChatConfig
 
 
@@ -43,6 +43,4 @@ def _token_ids(chat: ChatConfig, model: ServedModel, request: TokenizeRequest) -
     if request.prompt is not None:
         refuse_hopeless(model, request.prompt, "prompt")
         return model.tokenizer.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
-    text = rendered_chat(chat, model, request)
-    refuse_hopeless(model, text, "messages")
-    return model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens is True)
+    return chat_ids(chat, model, request, add_special_tokens=request.add_special_tokens is True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from headway.server.api.deps import AppState, ServedModel
+from headway.server.api.deps import AppState
 from headway.server.api.off_loop import in_parser, off_loop
 from headway.server.api.protocol.anthropic import CountTokensRequest, MessagesRequest
-from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.serving.answer import Answer, FinishedAnswer
 from headway.server.api.serving.anthropic.form import MessageForm
 from headway.server.api.serving.anthropic.translation import Translation
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.prompts import refuse_hopeless, rendered_chat
+from headway.server.api.serving.prompts import chat_ids
 from headway.server.api.serving.turn import open_turn
-from headway.server.config.chat import ChatConfig
 from headway.server.text.reasoning.budget import can_limit_thinking
 
 
@@ -34,10 +32,4 @@ async def open_count_tokens(state: AppState, call: Call, request: CountTokensReq
     translation = await in_parser(call.num_bytes, lambda: Translation(request, limits_thinking=False))
     chat = translation.chat
     with translation.in_own_words():
-        return await off_loop(call.num_bytes, lambda: FinishedAnswer({"input_tokens": _num_tokens(state.config.chat, model, chat)}))
-
-
-def _num_tokens(config: ChatConfig, model: ServedModel, chat: ChatCompletionRequest) -> int:
-    text = rendered_chat(config, model, chat)
-    refuse_hopeless(model, text, "messages")
-    return len(model.tokenizer.encode(text, add_special_tokens=False))
+        return await off_loop(call.num_bytes, lambda: FinishedAnswer({"input_tokens": len(chat_ids(state.config.chat, model, chat))}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from headway.server.api.json_text import encode
 from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.responses.form import ResponseForm
 from headway.server.api.stream import ToldInStream
@@ -28,7 +27,7 @@ class ResponseAnswer:
         async with aclosing(self._turn.chunks()) as pieces:
             async for _ in pieces:  # the form keeps what they say
                 pass
-        return encode(self._form.response())
+        return self._form.encoded()
 
     async def chunks(self) -> AsyncGenerator[list[bytes], None]:
         yield self._form.opening()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from headway.server.api.deps import AppState
 from headway.server.api.errors import GenerationFailed, failure_body
-from headway.server.api.json_text import encode
 from headway.server.api.responses_store import EventLog, StoredResponse
 from headway.server.api.serving.answer import Answer
 from headway.server.api.serving.call import Call
@@ -50,7 +49,7 @@ class BackgroundResponse:
 
     def snapshot(self) -> bytes:
         assert self._form is not None, "it has begun"
-        return encode(self._form.response())
+        return self._form.encoded()
 
     async def cancel(self) -> None:
         assert self._task is not None, "it has begun"

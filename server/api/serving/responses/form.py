@@ -18,9 +18,9 @@ from headway.server.api.serving.turn import Turn
 from headway.server.errors import HeadwayError
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-# An ended response is told by the event of its status; OpenAI has none for a cancelled one, whose stream must end all the same.
 # Why an answer ends before its own end, as incomplete_details say it; OpenAI's have no repetition_detection.
 _CUT_OFF = {"length": "max_output_tokens", "repetition": "repetition"}
+# An ended response is told by the event of its status; OpenAI has none for a cancelled one, whose stream must end all the same.
 _LAST_EVENTS = {"cancelled": "response.incomplete"}
 
 
@@ -45,6 +45,7 @@ class ResponseForm:
         self._status: Status = "queued" if request.background else "in_progress"
         self._end: dict[str, Any] = {}  # members that are set by the end
         self._finish_reason: str | None = None
+        self._ended = b""  # the response as JSON, once it has ended
         self._fixed = _echoed(turn, request, ids.response, is_stored)
 
     def opening(self) -> list[bytes]:
@@ -56,6 +57,10 @@ class ResponseForm:
     def response(self) -> dict[str, Any]:
         """As it is now."""
         return {**self._fixed, "status": self._status, "output": self._output.items, **self._end}
+
+    def encoded(self) -> bytes:
+        """The same as JSON."""
+        return self._ended or encode(self.response())
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
         if self._status == "queued":
@@ -113,7 +118,8 @@ class ResponseForm:
     def _tell_end(self, status: Literal["completed", "incomplete", "failed", "cancelled"]) -> None:
         self._status = status
         response = self.response()
-        self._on_end(encode(response))
+        self._ended = encode(response)
+        self._on_end(self._ended)
         self._events.add(_LAST_EVENTS.get(status, f"response.{status}"), response=response)
 
     def _due_logprobs(self, delta: ChoiceDelta) -> list[Any] | None:

@@ -12,7 +12,7 @@ from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.responses_store import StoredResponse
 from headway.server.api.serving.answer import Answer, FinishedAnswer
 from headway.server.api.serving.call import Call
-from headway.server.api.serving.prompts import encode_prompt, rendered_chat
+from headway.server.api.serving.prompts import chat_ids, check_length
 from headway.server.api.serving.responses.answer import ResponseAnswer
 from headway.server.api.serving.responses.background import BackgroundAnswer, BackgroundResponse
 from headway.server.api.serving.responses.conversation import Conversation, conversation_of, referenced
@@ -131,5 +131,6 @@ def _check_store(state: AppState, request: ResponsesRequest) -> None:
 
 def _num_tokens(state: AppState, model: ServedModel, chat: ChatCompletionRequest) -> int:
     with in_words_of_responses():
-        text = rendered_chat(state.config.chat, model, chat)
-        return len(encode_prompt(model, text, add_special_tokens=chat.add_special_tokens, param="messages", num_wanted=0).token_ids)
+        num_tokens = len(chat_ids(state.config.chat, model, chat, add_special_tokens=chat.add_special_tokens))
+        check_length(model, num_tokens, "messages", 0)
+    return num_tokens

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions, /v1/completions, /tokenize and /detokenize; GET /v1/models and /tokenizer_info."""
+"""GET /v1/models, one of them, and /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -10,24 +10,6 @@ from starlette.responses import JSONResponse, Response
 
 from headway.server.api.adapters import Adapter
 from headway.server.api.deps import AppState, ServedModel, state_of
-from headway.server.api.routes.answers import answer_to
-from headway.server.api.serving.operations import CHAT, COMPLETION, DETOKENIZE, TOKENIZE
-
-
-async def create_chat_completion(http: Request) -> Response:
-    return await answer_to(http, CHAT)
-
-
-async def create_completion(http: Request) -> Response:
-    return await answer_to(http, COMPLETION)
-
-
-async def tokenize(http: Request) -> Response:
-    return await answer_to(http, TOKENIZE)
-
-
-async def detokenize(http: Request) -> Response:
-    return await answer_to(http, DETOKENIZE)
 
 
 async def show_tokenizer_info(http: Request) -> Response:
