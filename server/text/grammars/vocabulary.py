@@ -53,20 +53,9 @@ def library_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> llguidance.LLTok
 
 def tokenizer_of(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
     """One that knows the tokens, but not how texts are split, and takes the longest first: enough to see what may follow."""
-    special = set(vocabulary.special_token_ids)
-    ids = {token: token_id for token_id, token in enumerate(vocabulary.tokens) if token and token_id not in special}
-    longest = max(map(len, ids), default=0)
-
-    def encode(text: str) -> list[int]:
-        rest, token_ids = text.encode(), []
-        while rest:
-            token = next((rest[:end] for end in range(min(longest, len(rest)), 0, -1) if rest[:end] in ids), None)
-            if token is not None:
-                token_ids.append(ids[token])
-            rest = rest[len(token or rest[:1]) :]
-        return token_ids
-
-    return _made(_Tokens(vocabulary, encode))
+    # The library's own: one in Python takes 0.2 s for a text of 10,000 characters, at every step into it (2026-11-25).
+    tokenizer: llguidance.LLTokenizer = _made(_Tokens(vocabulary, lambda text: tokenizer.greedy_tokenize(text)))
+    return tokenizer
 
 
 def _made(tokens: _Tokens) -> llguidance.LLTokenizer:

@@ -9,7 +9,7 @@ from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.text.grammars.library import compiled, library_form
 from headway.server.text.grammars.trials import Trials
-from headway.server.text.grammars.vocabulary import library_tokenizer, vocabulary_of
+from headway.server.text.grammars.vocabulary import Vocabulary, library_tokenizer, vocabulary_of
 from headway.server.types import Grammar
 
 TOKENIZER = byte_level_tokenizer()
@@ -29,6 +29,12 @@ def test_what_never_ends_is_refused_and_the_next_is_checked(trials: Trials) -> N
         check(trials, "json_schema", json.dumps({"type": "integer", "multipleOf": 9_999_991}))
     check(trials, "regex", "a+")
     check(trials, "choice", '["a", "b"]')
+
+
+def test_a_long_text_is_followed_in_time_whatever_the_longest_token() -> None:
+    tokens = [*(bytes([byte]) for byte in range(256)), *(b" " * num for num in range(2, 250)), b"<end>"]
+    trials = Trials(Vocabulary(tokens, [len(tokens) - 1]))
+    check(trials, "choice", json.dumps(["every word of it " * 1000]))
 
 
 @pytest.mark.parametrize("schema", [{"$ref": "#"}, {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}])
