@@ -65,6 +65,11 @@ def test_each_form_of_input_is_read(server: ApiServer, given: Any, ids: list[lis
     assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] == sum(map(len, ids))
 
 
+def test_a_priority_reaches_the_queue(server: ApiServer) -> None:
+    assert embed(server, input=["hi", "o"], priority=-3).status_code == 200
+    assert [text.priority for text in server.engine.texts] == [-3, -3]
+
+
 def test_the_official_client_gets_the_same_in_both_formats(server: ApiServer) -> None:
     client = server.openai()
     by_default, as_float = (client.embeddings.create(model="tiny", input=TEXTS, **asked) for asked in ({}, {"encoding_format": "float"}))

@@ -35,9 +35,7 @@ def shared() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def server(shared: ApiServer) -> ApiServer:
-    shared.engine.requests.clear()
-    shared.engine.tokens_per_delta = 1
-    shared.engine.text = ANSWER
+    shared.engine.begin_anew(ANSWER)
     return shared
 
 

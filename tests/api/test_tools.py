@@ -36,9 +36,7 @@ def shared() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def server(shared: ApiServer) -> ApiServer:
-    shared.engine.requests.clear()
-    shared.engine.tokens_per_delta = 1
-    shared.engine.text = ONE_CALL
+    shared.engine.begin_anew(ONE_CALL)
     return shared
 
 

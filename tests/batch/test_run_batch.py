@@ -125,19 +125,19 @@ def test_results_of_before_are_not_lost_by_accident(tmp_path: Path, server: ApiS
 
 def test_resuming_sends_only_what_has_no_lasting_answer(tmp_path: Path, server: ApiServer) -> None:
     """A first run that was killed while it wrote, and whose server failed on one line."""
-    ids = ["refused", "failed", "done", "torn", "never"]
+    ids = ["refused", "failed", "busy", "done", "torn", "never"]
     write(tmp_path, *(line(custom_id) for custom_id in ids))
 
     def result(custom_id: str, status: int) -> str:
         return json.dumps({"id": "x", "custom_id": custom_id, "response": {"status_code": status, "body": {}}, "error": None})
 
-    before = [result("refused", 400), result("failed", 503), result("done", 200)]
+    before = [result("refused", 400), result("failed", 503), result("busy", 429), result("done", 200)]
     (tmp_path / "out.jsonl").write_text("\n".join([*before, result("torn", 200)[:40]]))
     status, results = run(tmp_path, server.url, "--resume")
     assert status == 1, "one was refused, if not now"
     assert [entry["custom_id"] for entry in results[:2]] == ["refused", "done"]
-    assert sorted(entry["custom_id"] for entry in results[2:]) == ["failed", "never", "torn"]
-    assert len(server.engine.requests) == 3
+    assert sorted(entry["custom_id"] for entry in results[2:]) == ["busy", "failed", "never", "torn"]
+    assert len(server.engine.requests) == 4
     assert run(tmp_path, server.url, "--resume") == (1, results), "a third run has nothing left to do, and says the same"
 
 

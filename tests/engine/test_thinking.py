@@ -79,9 +79,11 @@ def test_any_answer(budget: ThinkingBudget, wanted: list[int], preempt_at: froze
 
 
 def test_what_is_forced_nothing_else_forbids() -> None:
-    """The end stands against a bias, a ban until min_tokens, and penalties; it also draws."""
+    """The end stands against a bias, a ban until min_tokens, penalties, bad words and allowed tokens; it also draws."""
     options = {"logit_bias": {END: -100.0}, "min_tokens": 9, "eos_token_ids": (END,), "repetition_penalty": 5.0, "frequency_penalty": 2.0}
     assert answers(OPEN, [1] * 4, **options)[3] == END
+    assert answers(OPEN, [1] * 4, bad_words=((END,),))[3] == END
+    assert answers(OPEN, [1] * 4, allowed_token_ids=(1, 2))[3] == END
     assert answers(OPEN, [1] * 4, temperature=1.5, top_p=0.5, seed=3)[3] == END
 
 

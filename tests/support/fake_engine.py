@@ -115,6 +115,12 @@ class FakeEngine:
         self.aborted_ids: list[str] = []
         self.watchers: list[Callable[[EngineStats], None]] = []
 
+    def begin_anew(self, text: str) -> None:
+        """For the next test that shares it: ``text``, a token at a time, and nothing came in yet."""
+        self.text = text
+        self.tokens_per_delta = 1
+        self.requests.clear()
+
     @property
     def num_open_requests(self) -> int:
         return len(self.open_ids)
