@@ -11,7 +11,9 @@ from headway import __version__
 from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
-_COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health")
+# Commands of the toolkit around the image: where each one's main(argv, environ) is.
+_TOOLKIT: dict[str, str] = {}
+_COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
 
@@ -83,6 +85,11 @@ def _run(words: list[str]) -> int:
         case "-h" | "--help" | "help":
             sys.stdout.write(_USAGE)
             return 0
+    if command in _TOOLKIT:
+        import importlib
+
+        tool: int = importlib.import_module(_TOOLKIT[command]).main(rest, os.environ)
+        return tool
     import difflib
 
     near = difflib.get_close_matches(command, _COMMANDS, n=1)

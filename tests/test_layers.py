@@ -97,7 +97,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.listen": {"server.config", "server.errors"},
     "server.lifecycle": {"server"},
     "server.starter": {"server.config", "server.engine", "server.phases", "server.source"},
-    "server.cli": {"server", "entrypoint"},
+    "server.cli": {"server", "entrypoint", "container"},
     "entrypoint": {
         "server.config",
         "server.errors",
@@ -109,7 +109,15 @@ ALLOWED: dict[str, set[str]] = {
         "server.source.space",
         "server.words",
     },
-    "container": {"server.config", "server.api.protocol", "server.errors"},
+    "container": {
+        "entrypoint",
+        "server.config",
+        "server.api.protocol",
+        "server.errors",
+        "server.say",
+        "server.source",
+        "server.words",
+    },
 }
 NO_TORCH = (
     "entrypoint",

@@ -1,0 +1,22 @@
+"""Errors as the platform tells them: a status, AWS' own name for it, a message. Each protocol writes them in its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from headway.server.errors import HeadwayError
+
+
+class PlatformError(HeadwayError):
+    """``fields`` are members beside Message: OriginalStatusCode and OriginalMessage of a ModelError."""
+
+    def __init__(self, status: int, code: str, message: str, fields: Mapping[str, str | int] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.fields = dict(fields or {})
+
+
+def validation_error(message: str) -> PlatformError:
+    """ValidationError of the runtime (its message names the endpoint), ValidationException of the control plane."""
+    return PlatformError(400, "ValidationError", message)
