@@ -17,7 +17,7 @@ from headway.server.bench.server_process import free_port
 pytestmark = pytest.mark.e2e
 
 SCRIPT = """
-import json, time
+import json, sys, time
 import anyio
 import model_hosting_container_standards.sagemaker as sagemaker_standards
 from model_hosting_container_standards.common.handler.registry import handler_registry
@@ -30,7 +30,7 @@ async def ping(request):
 def invoke(request):
     body = anyio.from_thread.run(request.json)
     if "sleep" in body:
-        print("asleep for", body["sleep"], flush=True)
+        sys.stdout.write(f"asleep for {body['sleep']}\\n")  # in one write: two threads do so at the same time
         time.sleep(body["sleep"])
         return "awake"
     request._body = json.dumps({"prompt": body["question"], "max_tokens": 4}).encode()
