@@ -24,7 +24,8 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.engine.worker import Worker
 from headway.server.errors import ConfigError
-from headway.server.loading.loader import load_model, read_config
+from headway.server.loading.loader import load_model
+from headway.server.loading.model_config import read_config
 from headway.server.loading.use import use_of
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer

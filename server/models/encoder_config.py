@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headway.server.layers.activation import ACTIVATIONS
+from headway.server.layers.activation_names import ACTIVATION_NAMES
 from headway.server.models.base import EncoderConfig
 from headway.server.models.decoder_config import read_dtype
 from headway.server.models.raw_config import RawConfig, num_labels_of
@@ -32,8 +32,8 @@ def read_encoder_config(
     if raw.flag("is_decoder"):
         raise raw.refusal("is_decoder is true, and this version serves models of this architecture as encoders only")
     activation = raw.text(keys.hidden_act, "gelu")
-    if activation not in ACTIVATIONS:
-        raise raw.refusal(f"{keys.hidden_act} {activation!r} is not supported; {', '.join(ACTIVATIONS)} are")
+    if activation not in ACTIVATION_NAMES:
+        raise raw.refusal(f"{keys.hidden_act} {activation!r} is not supported; {', '.join(ACTIVATION_NAMES)} are")
     hidden_size, num_heads = raw.integer(keys.hidden_size), raw.integer(keys.num_heads)
     if hidden_size % num_heads:
         raise raw.refusal(f"{keys.hidden_size} {hidden_size} is no multiple of {keys.num_heads} {num_heads}")

@@ -21,7 +21,8 @@ from headway.server.engine.pooling.scheduler import PoolingScheduler
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.worker import Worker
 from headway.server.errors import ConfigError
-from headway.server.loading.pooled import PooledFiles, load_pooled_model, read_pooled
+from headway.server.loading.pooled import load_pooled_model
+from headway.server.loading.pooled_files import PooledFiles, read_pooled
 from headway.server.models.base import EncoderConfig
 from headway.server.source.files import ModelFiles
 
