@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.entrypoint.environment import read_options
+from headway.entrypoint.environment import examine_options
+from headway.entrypoint.foreign import model_directory
 from headway.server.config.sources import Resolved
 from headway.server.errors import ConfigError
 
@@ -27,9 +28,23 @@ class Settings:
     machine: Mapping[str, str]
 
     def resolve(self) -> Resolved:
-        """The effective options, as the entrypoint would have them. Raises ConfigError with every problem."""
+        """What ``examine`` finds. Raises ConfigError with every problem."""
+        resolved, problems = self.examine()
+        if problems:
+            raise ConfigError(problems)
+        return resolved
+
+    def examine(self) -> tuple[Resolved, list[str]]:
+        """The effective options, as the entrypoint would have them, and a sentence for each problem with them."""
         own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
-        return read_options(self.words, {**own, **self.environ}, self.model_directory)
+        return examine_options(self.words, {**own, **self.environ}, self.model_directory)
+
+    def name_here(self, name: str) -> str:
+        """A model's name as it is on this machine: --model-dir stands for the place where the container finds models."""
+        place = model_directory(self.environ)
+        if self.model_directory is None or not Path(name).is_relative_to(place):
+            return name
+        return str(self.model_directory / Path(name).relative_to(place))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
