@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--env-file", action="append", default=[], metavar="FILE", help="Lines NAME=VALUE, as for docker.")
     group.add_argument("--model-dir", type=Path, metavar="DIR", help="What the container would find at /opt/ml/model.")
     group.add_argument("words", nargs="*", metavar="WORD", help="Words after the image's name: `-- serve MODEL --max-model-len 4096`.")
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """What ``parser``, which has add_arguments' options, makes of ``argv``; all behind `--` are words. Raises ConfigError."""
+    border = argv.index("--") if "--" in argv else len(argv)
+    given, unknown = parser.parse_known_args(list(argv[:border]))
+    if unknown:
+        raise ConfigError(
+            [f"{unknown[0]}: no option of `{parser.prog}`, which has --help; the server's own stand behind --, as in `-- {unknown[0]} ...`"]
+        )
+    given.words += argv[border + 1 :]
+    return given
 
 
 def read_settings(given: argparse.Namespace, environ: Mapping[str, str]) -> Settings:

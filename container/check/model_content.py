@@ -16,13 +16,17 @@ from headway.server.text.gguf_tokenizer import chat_templates
 
 
 def look_at_files(look: ModelLook, files: ModelFiles, config: ServerConfig) -> None:
+    """``files`` may be incomplete. Raises ModelSourceError."""
     look.files = files
     if files.kind == "gguf":
-        look.sizes = {files.path.name: files.path.stat().st_size}
-        return _look_at_gguf(look, files, config)
-    if unreadable := unreadable_texts(files.path):
+        _look_at_gguf(look, files, config)
+    elif unreadable := unreadable_texts(files.path):
         look.problems += unreadable
-        return None
+    else:
+        _look_at_directory(look, files, config)
+
+
+def _look_at_directory(look: ModelLook, files: ModelFiles, config: ServerConfig) -> None:
     look.sizes = {path.name: path.stat().st_size for path in sorted(files.path.iterdir()) if path.is_file()}
     look.keep_problems(lambda: look.read_shape(config, files))
     if config.model.load_format != "dummy":
@@ -40,6 +44,7 @@ def look_at_files(look: ModelLook, files: ModelFiles, config: ServerConfig) -> N
 
 
 def _look_at_gguf(look: ModelLook, files: ModelFiles, config: ServerConfig) -> None:
+    look.sizes = {files.path.name: files.path.stat().st_size}
     file = GgufFile(files.path)
     look.keep_problems(file.require_whole)
     look.keep_problems(lambda: look.read_shape(config, files))
@@ -58,4 +63,3 @@ def _look_at_templates(look: ModelLook, files: ModelFiles, config: ServerConfig,
         look.warnings.append(
             "the model has no chat template, so requests with messages (/v1/chat/completions) are refused: give one with --chat-template"
         )
-

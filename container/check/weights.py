@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from headway.server.errors import ModelSourceError
 from headway.server.source.weights import weight_files
 from headway.server.text.model_json import read_json
 from headway.server.words import first_few, plural

@@ -94,9 +94,7 @@ class HubModel:
         from huggingface_hub import hf_hub_download
 
         self._asking(
-            lambda: hf_hub_download(
-                self.repo_id, name, revision=self.revision, token=self.token, endpoint=self.endpoint, local_dir=folder
-            )
+            lambda: hf_hub_download(self.repo_id, name, revision=self.revision, token=self.token, endpoint=self.endpoint, local_dir=folder)
         )
 
     def _is_ignored(self, name: str) -> bool:
