@@ -91,6 +91,9 @@ def _run(words: list[str]) -> int:
     if command in _TOOLKIT:
         import importlib
 
+        from headway.server.signals import interrupt_at_signals
+
+        interrupt_at_signals()
         tool: int = importlib.import_module(_TOOLKIT[command]).main(rest, os.environ)
         return tool
     import difflib

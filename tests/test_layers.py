@@ -128,7 +128,6 @@ ALLOWED: dict[str, set[str]] = {
         "server.config",
         "server.errors",
         "server.loading.gguf_file",
-        "server.loading.use",
         "server.say",
         "server.sizing",
         "server.source",

@@ -9,7 +9,6 @@ from headway.container.check.texts import needs_conversion, template_problems, t
 from headway.container.check.weights import safetensors_problems
 from headway.server.config.server import ServerConfig
 from headway.server.loading.gguf_file import GgufFile
-from headway.server.loading.use import use_of
 from headway.server.source.files import ModelFiles
 from headway.server.text.chat_template import read_chat_template
 from headway.server.text.gguf_tokenizer import chat_templates
@@ -54,7 +53,7 @@ def _look_at_gguf(look: ModelLook, files: ModelFiles, config: ServerConfig) -> N
 
 
 def _look_at_templates(look: ModelLook, files: ModelFiles, config: ServerConfig, own: Callable[[], dict[str, str]]) -> None:
-    if use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides) != "generate":
+    if look.shape is not None and look.shape.use != "generate":
         return
     given = config.chat.chat_template
     sources = {"default": read_chat_template(given)} if given else own()

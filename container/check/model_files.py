@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from headway.container.check.model_content import look_at_files
@@ -33,54 +34,76 @@ def look_at_model(config: ServerConfig, settings: Settings, *, is_offline: bool 
 
 def _look(look: ModelLook, config: ServerConfig, settings: Settings, is_offline: bool) -> None:
     name = settings.name_here(look.name)
-    environ = {**settings.machine, **settings.environ}
     if name == DEMO_NAME:
-        if kept := kept_demo_model(cache_directory(settings.machine)):
-            look.place = "this machine"
-            return look_at_files(look, ModelFiles("gguf", None, kept, name), config)
-        return look.not_checked.append("the demo model is fetched when the server starts, and not on this machine yet")
-    if name.startswith(SCHEME):
+        _look_at_demo(look, config, settings)
+    elif name.startswith(SCHEME):
         if is_offline:
-            return look.not_checked.append(f"{name} was not looked at, as --offline asks")
-        return look_at_s3(look, name, config)
-    if path := local_path(name):
+            look.not_checked.append(f"{name} was not looked at, as --offline asks")
+        else:
+            look_at_s3(look, name, config)
+    elif path := local_path(name):
         look.place = "this machine"
-        return _look_at_path(look, path.resolve(), config)
+        _look_at_path(look, path.resolve(), config)
+    else:
+        _look_for_hub_model(look, config, settings, is_offline)
+
+
+def _look_at_demo(look: ModelLook, config: ServerConfig, settings: Settings) -> None:
+    if kept := kept_demo_model(cache_directory(settings.machine)):
+        look.place = "this machine"
+        look_at_files(look, ModelFiles("gguf", None, kept, look.name), config)
+    else:
+        look.not_checked.append("the demo model is fetched when the server starts, and not on this machine yet")
+
+
+def _look_for_hub_model(look: ModelLook, config: ServerConfig, settings: Settings, is_offline: bool) -> None:
+    environ = {**settings.machine, **settings.environ}
+    model = config.model
+    # Without --download-dir: it is the container's.
     source = HubModel(
-        name, config.model.revision, config.model.hf_token, None, environ.get("HF_ENDPOINT"), tuple(config.model.ignore_patterns)
+        look.name, model.revision, model.hf_token, endpoint=environ.get("HF_ENDPOINT") or None, ignore_patterns=tuple(model.ignore_patterns)
     )
-    if kept := source.kept(config.model.load_format):
+    if kept := source.kept(model.load_format):
         look.place = "Hub cache"
-        return _look_at_path(look, kept, config)
-    if forbids := next((name for name in _OFFLINE_VARIABLES if parse_bool(settings.environ.get(name, ""))), None):
+        _look_at_path(look, kept, config)
+        return
+    if forbids := _forbids_the_hub(settings.environ):
         look.warnings.append(
-            f"{name} is not on this machine, and {forbids} forbids the container to download it: leave the variable out, or put the model "
-            "where the container finds it"
+            f"{look.name} is not on this machine, and {forbids} forbids the container to download it: leave the variable out, or put the "
+            "model where the container finds it"
         )
-    if is_offline or any(parse_bool(environ.get(name, "")) for name in _OFFLINE_VARIABLES):
-        return look.not_checked.append(f"{name} was not looked for on the Hub, as --offline or HF_HUB_OFFLINE asks")
-    return look_at_hub(look, source, config)
+    if is_offline or _forbids_the_hub(environ):
+        look.not_checked.append(f"{look.name} was not looked for on the Hub, as {_forbids_the_hub(environ) or '--offline'} asks")
+    else:
+        look_at_hub(look, source, config)
+
+
+def _forbids_the_hub(environ: Mapping[str, str]) -> str | None:
+    return next((name for name in _OFFLINE_VARIABLES if parse_bool(environ.get(name, ""))), None)
 
 
 def _look_at_path(look: ModelLook, path: Path, config: ServerConfig) -> None:
-    load_format = config.model.load_format
     if path.is_file():
-        if is_archive(path.name):
-            return _skip_archive(look, path)
-        return look_at_files(look, gguf_file(path, load_format, look.name), config)
+        archive = path if is_archive(path.name) else None
+        found = None if archive else gguf_file(path, config.model.load_format, look.name)
+    else:
+        found = _model_in(look, path, config)
+        archive = archive_in(path) if found is None else None
+    if found:
+        look_at_files(look, found, config)
+    elif archive:
+        look.not_checked.append(
+            f"{archive} is unpacked when the server starts; to have its model checked, unpack it and name the directory"
+        )
+    else:
+        raise ModelSourceError(f"{why_no_model(path, config.model.load_format)}.")
+
+
+def _model_in(look: ModelLook, path: Path, config: ServerConfig) -> ModelFiles | None:
     try:
-        found = model_in(path, load_format, look.name)
+        return model_in(path, config.model.load_format, look.name)
     except ModelSourceError:
         # The rest of an incomplete model is worth a look all the same.
         if (path / "config.json").is_file():
             look.keep_problems(lambda: look_at_files(look, ModelFiles("safetensors", path, None, look.name), config))
         raise
-    if found:
-        return look_at_files(look, found, config)
-    if archive := archive_in(path):
-        return _skip_archive(look, archive)
-    raise ModelSourceError(f"{why_no_model(path, load_format)}.")
-
-
-def _skip_archive(look: ModelLook, archive: Path) -> None:
-    look.not_checked.append(f"{archive} is unpacked when the server starts; to have its model checked, unpack it and name the directory")

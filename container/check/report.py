@@ -19,6 +19,24 @@ from headway.server.config.values import masked
 _SCHEMA = 1
 # Lengths of requests, prompt and answer, for which a fit is told.
 CONTEXTS = (512, 2048, 8192, 32768, 131072)
+# Of FitReport, told under the same names.
+_FIT_NAMES = (
+    "device",
+    "device_bytes",
+    "reserved_bytes",
+    "dtype",
+    "weight_format",
+    "weight_bytes",
+    "adapter_bytes",
+    "activation_bytes",
+    "kv_cache_bytes",
+    "num_kv_tokens",
+    "block_size",
+    "max_model_len",
+    "longest_context",
+    "max_num_seqs",
+    "fits",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +69,7 @@ def as_json(report: Report) -> str:
             "not_checked": report.look.not_checked,
             "options": _options(report.resolved) if report.resolved else {},
             "model": _model(report.look),
-            "fit": fit_facts(report.fit) if report.fit else None,
+            "fit": _fit(report.fit) if report.fit else None,
             "fitting_instances": [fit.instance.name for fit in report.fitting],
         },
         indent=2,
@@ -86,23 +104,12 @@ def _model(look: ModelLook) -> dict[str, Any]:
     }
 
 
-def fit_facts(fit: FitReport) -> dict[str, Any]:
-    names: tuple[str, ...] = (
-        "device",
-        "device_bytes",
-        "reserved_bytes",
-        "dtype",
-        "weight_format",
-        "weight_bytes",
-        "adapter_bytes",
-        "activation_bytes",
-    )
-    names += ("kv_cache_bytes", "num_kv_tokens", "block_size", "max_model_len", "longest_context", "max_num_seqs", "fits")
+def _fit(fit: FitReport) -> dict[str, Any]:
     return {
         "instance": fit.instance.name,
         "gpu": fit.instance.gpu,
         "num_gpus": fit.instance.num_gpus,
-        **{name: getattr(fit, name) for name in names},
+        **{name: getattr(fit, name) for name in _FIT_NAMES},
         "num_requests": {str(context): fit.num_requests(context) for context in contexts_of(fit)},
         "tensor_parallel_sizes": list(fit.tensor_parallel_sizes),
         "problems": list(fit.problems),
