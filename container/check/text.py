@@ -74,7 +74,7 @@ def _instances(report: Report) -> Iterator[str]:
     for fit in told:
         tokens = f"{fit.num_kv_tokens} tokens of KV cache, " if fit.bytes_per_block else ""
         requests = f"{fit.num_requests(fit.max_model_len)} x {fit.max_model_len} tokens"
-        yield f"{fit.instance.name:<18} {_device(fit.instance):<26} {tokens}{requests}"
+        yield f"{fit.instance.name:<20} {_device(fit.instance):<27} {tokens}{requests}"
     if left := len(report.fitting) - len(told):
         yield f"and {left} more, larger or with the same memory; --json names them all"
     if not report.fitting:

@@ -10,13 +10,14 @@ from pydantic_core import from_json
 from headway.server.errors import ConfigError, ModelSourceError
 from headway.server.source.choice import text_files
 from headway.server.source.directory import names_in
+from headway.server.source.weights import INDEX
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.model_json import read_json
 from headway.server.text.tokenizer import chat_templates_in
 
 _MIB = 1024**2
 # The largest that are known: a tokenizer.json of 35 MB, a chat template of 20 kB.
-_MAX_BYTES = {"tokenizer.json": 256 * _MIB, "model.safetensors.index.json": 64 * _MIB, "tokenizer.model": 256 * _MIB}
+_MAX_BYTES = {"tokenizer.json": 256 * _MIB, "tokenizer.model": 256 * _MIB}
 _MAX_OTHER_BYTES = 32 * _MIB
 _CONVERTIBLE = ("tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 
@@ -24,7 +25,8 @@ _CONVERTIBLE = ("tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 def unreadable_texts(directory: Path) -> list[str]:
     """A sentence for each file that must not be opened: it is no file, or larger than any such file is."""
     found = []
-    for name in text_files([*names_in(directory), *(f"chat_templates/{name}" for name in names_in(directory / "chat_templates"))]):
+    names = [*names_in(directory), *(f"chat_templates/{name}" for name in names_in(directory / "chat_templates"))]
+    for name in text_files(name for name in names if name != INDEX):  # that one source.weights reads, and limits
         path, limit = directory / name, _MAX_BYTES.get(name, _MAX_OTHER_BYTES)
         if not path.is_file():
             found.append(f"{path} is no regular file, or can't be opened by this user; copy or download it again.")

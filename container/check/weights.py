@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from headway.server.source.weights import weight_files
+from headway.server.source.weights import INDEX, weight_files
 from headway.server.text.model_json import read_json
 from headway.server.words import first_few, plural
 
@@ -16,9 +16,10 @@ from headway.server.words import first_few, plural
 def safetensors_problems(directory: Path) -> Iterator[str]:
     """A sentence for each weight file that can't be read or is cut off, or does not hold what the index says. Files that are missing
     are not looked at. Raises ModelSourceError for an index that is none."""
+    files = weight_files(directory)
     named = _named_by_index(directory)
     holders: dict[str, str] = {}
-    for path in weight_files(directory):
+    for path in files:
         if not path.is_file():
             continue
         try:
@@ -43,7 +44,8 @@ def safetensors_problems(directory: Path) -> Iterator[str]:
 
 def _named_by_index(directory: Path) -> dict[str, set[str]]:
     """A weight file's name -> the tensors that it should have. source.weights has judged the index's form."""
-    weight_map: dict[str, Any] = read_json(directory / "model.safetensors.index.json").get("weight_map", {})
+    index = directory / INDEX
+    weight_map: dict[str, Any] = read_json(index)["weight_map"] if index.is_file() else {}
     named: dict[str, set[str]] = {}
     for tensor, name in weight_map.items():
         named.setdefault(name, set()).add(tensor)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headway.server.errors import ModelSourceError
 
+INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Ends a sentence, but for the full stop.
 PICKLE_REFUSAL = (
@@ -19,7 +20,7 @@ _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 def shards(directory: Path) -> list[str] | None:
     """Names of the weight files that the safetensors index of a directory lists; None without an index. Raises ModelSourceError."""
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if not index.is_file():
         return None
     if index.stat().st_size > _MAX_INDEX_BYTES:
