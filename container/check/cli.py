@@ -20,6 +20,7 @@ from headway.server.config.sources import Resolved
 from headway.server.errors import ConfigError
 
 _DESCRIPTION = "Tells what a container would make of its environment and its model: options, faults, memory. Loads nothing."
+_NO_INSTANCE = "no instance type of SageMaker that is known holds this model with these options: --instance TYPE tells what one lacks"
 _EPILOG = "Exit status: 0 all is well or there are only warnings, 1 warnings with --strict, 2 errors."
 
 
@@ -71,6 +72,8 @@ def _check(settings: Settings, platform: Platform, instance: Instance | None, *,
         fitting = fitting_instances(resolved.config, look.shape)
         fit, unfit = _fit(resolved, look, instance)
         found += unfit
+        if not fitting and instance is None and platform != "docker":
+            found += warnings("fit", [_NO_INSTANCE])
     return Report(platform, resolved, tuple(found), look, fit, tuple(fitting))
 
 

@@ -19,6 +19,7 @@ from headway.server.config.variables import Form, find_variables
 Platform = Literal["any", "docker", "sagemaker"]
 
 _PORT = 8080
+_BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"  # the platform's own wish for another
 _LOOPBACK = ("localhost", "127.", "::1")
 
 
@@ -39,14 +40,14 @@ def platform_findings(resolved: Resolved, settings: Settings, platform: Platform
         found += warnings("platform", keys_in_vain(resolved.config.security, "on SageMaker"))
     if platform == "any":
         return found + warnings("platform", limits)
-    return found + errors("platform", [*limits, *_unreachable(resolved)]) + warnings("platform", _open_secrets(settings))
+    return found + errors("platform", [*limits, *_unreachable(resolved, settings)]) + warnings("platform", _open_secrets(settings))
 
 
-def _unreachable(resolved: Resolved) -> Iterator[str]:
+def _unreachable(resolved: Resolved, settings: Settings) -> Iterator[str]:
     """Places that the platform does not call."""
     network = resolved.config.network
-    source = resolved.source(all_names().setting("port"))
-    if network.port != _PORT and source.label != "SAGEMAKER_BIND_TO_PORT" and network.uds is None:
+    if network.port != _PORT and _BIND_TO_PORT not in settings.environ and network.uds is None:
+        source = resolved.source(all_names().setting("port"))
         yield f"--port is {network.port} ({source}), and SageMaker calls port {_PORT}: leave it out"
     if network.host is not None and network.host.startswith(_LOOPBACK):
         source = resolved.source(all_names().setting("host"))
@@ -54,9 +55,15 @@ def _unreachable(resolved: Resolved) -> Iterator[str]:
 
 
 def _open_secrets(settings: Settings) -> Iterator[str]:
+    """Beside API keys, which are better left out there."""
     for variable in find_variables(settings.environ, all_names()).options:
         setting = variable.meaning.setting
-        if setting.option.secret and variable.form in (Form.WHOLE, Form.PART) and _is_open(unquoted(settings.environ[variable.name])):
+        if (
+            setting.option.secret
+            and setting.name != "api_key"
+            and variable.form in (Form.WHOLE, Form.PART)
+            and _is_open(unquoted(settings.environ[variable.name]))
+        ):
             yield (
                 f"environment {variable.name} holds a secret, which everybody reads who may call DescribeModel: keep it in Secrets Manager "
                 f"and name its ARN with SM_VLLM_{setting.name.upper()}_SECRET_ARN"
