@@ -39,6 +39,11 @@ class Settings:
         own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
         return examine_options(self.words, {**own, **self.environ}, self.model_directory)
 
+    @property
+    def place_here(self) -> Path:
+        """Where the container would find a model that nothing names, as it is on this machine."""
+        return self.model_directory or model_directory(self.environ)
+
     def name_here(self, name: str) -> str:
         """A model's name as it is on this machine: --model-dir stands for the place where the container finds models."""
         place = model_directory(self.environ)

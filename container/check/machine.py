@@ -7,10 +7,11 @@ from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
 from headway.server.words import GIB
 
-# Of a GPU: the driver's own share of what it reports (0.3 to 0.6 GiB), the CUDA context with the libraries' kernels (0.3 to 0.5 GiB) and
-# workspaces of the matrix products. An estimate that was not measured on these GPUs.
+# Of a GPU: the driver's own share of what it reports, the CUDA context with the libraries' kernels, and workspaces of the products.
+# An estimate, not measured on these GPUs.
 _CUDA_BYTES = GIB
-# Of a host: what the kernel keeps of the instance's memory, and what its services and our processes take before a model is loaded.
+# Of a host: what the kernel keeps of the instance's memory, its services, and our processes, which take 0.33 GiB without the weights
+# (the demo model, 2026-11).
 _KERNEL_SHARE = 0.03
 _PROCESSES_BYTES = int(1.5 * GIB)
 # Older GPUs are left out by CUDA 13, which the image's torch is built for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from headway.server.config.values import parse_bool
 from headway.server.errors import ModelSourceError
 from headway.server.source.cache import cache_directory
 from headway.server.source.demo import DEMO_NAME, kept_demo_model
-from headway.server.source.directory import archive_in, model_in, why_no_model
+from headway.server.source.directory import archive_in, model_in, names_in, why_no_model
 from headway.server.source.files import ModelFiles
 from headway.server.source.hub import HubModel
 from headway.server.source.resolve import gguf_file, local_path
@@ -29,6 +30,11 @@ def look_at_model(config: ServerConfig, settings: Settings, *, is_offline: bool 
     look = ModelLook(config.model.model or "")
     if config.model.model is not None:
         look.keep_problems(lambda: _look(look, config, settings, is_offline))
+    elif names_in(settings.place_here):
+        # Why no model was found there is told with the options; what is there is worth a look all the same.
+        with contextlib.suppress(ModelSourceError):
+            look.place = "this machine"
+            _look_at_path(look, settings.place_here, config)
     return look
 
 

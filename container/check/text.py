@@ -59,12 +59,14 @@ def _fit(fit: FitReport) -> Iterator[str]:
     yield f"memory       {gib(fit.device_bytes)}, of which {gib(fit.reserved_bytes)} are reckoned for what else is there"
     adapters = f", adapters {gib(fit.adapter_bytes, 2)}" if fit.adapter_bytes else ""
     yield f"model        weights {gib(fit.weight_bytes, 2)} in {fit.weight_format}{adapters}, largest step {gib(fit.activation_bytes, 2)}"
-    if fit.bytes_per_block:
+    if fit.num_kv_tokens:
         yield f"KV cache     {gib(fit.kv_cache_bytes, 2)}: {fit.num_kv_tokens} tokens in {fit.dtype}"
     if fit.fits:
         yield f"context      {fit.max_model_len} tokens are served; the longest that would fit: {fit.longest_context}"
         counts = (f"{fit.num_requests(context)} of {context} tokens" for context in contexts_of(fit))
         yield f"requests     at a time: {', '.join(counts)}"
+    elif fit.longest_context:
+        yield f"context      the longest that would fit: {fit.longest_context}"
     sizes = ", ".join(map(str, fit.tensor_parallel_sizes))
     yield f"parallel     tensor-parallel sizes that divide the heads: {sizes}; this version runs on one device"
 

@@ -14,7 +14,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         raise raw.refusal("layer_types alternates attention between layers, which Mistral models don't do")
     # Null means no window; only a config that never mentions it has the 4,096 of the first release.
     window = raw.integer("sliding_window", 0) if "sliding_window" in raw.values else 4096
-    return read_decoder_config(raw, "mistral", sliding_windows=(window,) * raw.integer("num_hidden_layers"))
+    return read_decoder_config(raw, "mistral", sliding_windows=(window,) * raw.size("num_hidden_layers"))
 
 
 FAMILY = Family("mistral", read_config, build_decoder, HF_NAMES, GGUF_LLAMA_NAMES, DECODER_STREAM)

@@ -31,19 +31,19 @@ def read_config(raw: RawConfig, is_classifier: bool) -> ModernBertConfig:
     if head_activation not in ACTIVATION_NAMES:
         raise raw.refusal(f"classifier_activation {head_activation!r} is not supported; {', '.join(ACTIVATION_NAMES)} are")
     types = raw.get("layer_types") or _layer_types(raw)
-    if not isinstance(types, list) or len(types) != raw.integer("num_hidden_layers") or not set(types) <= set(_LAYER_TYPES):
+    if not isinstance(types, list) or len(types) != raw.size("num_hidden_layers") or not set(types) <= set(_LAYER_TYPES):
         raise raw.refusal(f"layer_types must name {' or '.join(_LAYER_TYPES)} for each layer, not {types!r}")
     window = raw.integer("local_attention", 128) // 2
     return ModernBertConfig(
         architecture="modernbert",
-        vocab_size=raw.integer("vocab_size"),
-        hidden_size=raw.integer("hidden_size"),
-        intermediate_size=raw.integer("intermediate_size"),
+        vocab_size=raw.size("vocab_size"),
+        hidden_size=raw.size("hidden_size"),
+        intermediate_size=raw.size("intermediate_size"),
         num_layers=len(types),
-        num_heads=raw.integer("num_attention_heads"),
+        num_heads=raw.size("num_attention_heads"),
         norm_eps=raw.number("norm_eps", 1e-5),
         hidden_act=activation,
-        max_model_len=raw.integer("max_position_embeddings"),
+        max_model_len=raw.size("max_position_embeddings"),
         checkpoint_dtype=read_dtype(raw),
         num_labels=num_labels_of(raw) if is_classifier else 0,
         windows=tuple(window if kind == "sliding_attention" else 0 for kind in types),
@@ -58,8 +58,8 @@ def read_config(raw: RawConfig, is_classifier: bool) -> ModernBertConfig:
 
 def _layer_types(raw: RawConfig) -> list[str]:
     """As configs wrote it first: every so many layers one that sees everything."""
-    every = raw.integer("global_attn_every_n_layers", 3)
-    return [_LAYER_TYPES[bool(i % every)] for i in range(raw.integer("num_hidden_layers"))]
+    every = raw.size("global_attn_every_n_layers", 3)
+    return [_LAYER_TYPES[bool(i % every)] for i in range(raw.size("num_hidden_layers"))]
 
 
 def _theta(raw: RawConfig, kind: str) -> float:

@@ -104,6 +104,17 @@ def test_an_instance_that_is_too_small_or_has_no_gpu_is_an_error(capsys: pytest.
     assert found["findings"][0]["message"] == "on ml.m5.large: --device cuda: ml.m5.large has no GPU; use one that has, or --device cpu"
 
 
+def test_a_model_that_is_not_taken_is_looked_at_all_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = write_whole_model(tmp_path / "m")
+    (model / "model-00002-of-00002.safetensors").unlink()
+    (model / "tokenizer.json").unlink()
+    found = report(capsys, "--model-dir", str(model))
+    incomplete, no_tokenizer = found["findings"]
+    assert "1 weight file missing" in incomplete["message"]
+    assert "has no tokenizer" in no_tokenizer["message"]
+    assert found["model"]["architecture"] == "llama"
+
+
 def test_a_models_texts_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = write_whole_model(tmp_path / "m", architectures=["\x1b[2J\nerror: hacked"])
     text = run(capsys, "--", str(model))[1]
