@@ -121,6 +121,19 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.words",
     },
+    # What reads a model's files as the server does, without torch.
+    "container.check": {
+        "container",
+        "entrypoint",
+        "server.config",
+        "server.errors",
+        "server.loading.gguf_file",
+        "server.say",
+        "server.sizing",
+        "server.source",
+        "server.text",
+        "server.words",
+    },
 }
 NO_TORCH = (
     "entrypoint",

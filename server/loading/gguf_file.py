@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ class GgufFile:
         self.metadata, self.index = read_gguf_header(path)
         self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
 
+    def require_whole(self) -> None:
+        """Raises ModelSourceError where the file ends before a tensor does, or holds one in an unknown format."""
+        for name, tensor in self.index.items():
+            if not tensor.shape or min(tensor.shape) < 1:
+                raise ModelSourceError(f"The tensor {name} of {self.origin} is empty: the file is damaged; download it again.")
+            self._rows(name)
+
     def read(self, name: str) -> NDArray[np.float32]:
         """The whole tensor in fp32; raises ModelSourceError where the file is cut off or the format unknown."""
         return self._dequantize(name, self._rows(name))
@@ -43,7 +51,7 @@ class GgufFile:
 
         tensor = self.index[name]
         block_size, block_bytes = gguf.GGML_QUANT_SIZES[_format(tensor, name, self.origin)]
-        num_rows = int(np.prod(tensor.shape[:-1])) if len(tensor.shape) > 1 else 1
+        num_rows = math.prod(tensor.shape[:-1])
         row_bytes = tensor.shape[-1] // block_size * block_bytes
         end = tensor.offset + num_rows * row_bytes
         if tensor.shape[-1] % block_size or end > len(self._bytes):
