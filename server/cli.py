@@ -12,7 +12,9 @@ from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
-_TOOLKIT: dict[str, str] = {}
+_TOOLKIT: dict[str, str] = {
+    "check": "headway.container.check.cli",
+}
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
@@ -24,6 +26,7 @@ usage: headway COMMAND ...
   bench serve|engine ...    measure a server, or the engine alone
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
+  check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
 """
@@ -88,6 +91,9 @@ def _run(words: list[str]) -> int:
     if command in _TOOLKIT:
         import importlib
 
+        from headway.server.signals import interrupt_at_signals
+
+        interrupt_at_signals()
         tool: int = importlib.import_module(_TOOLKIT[command]).main(rest, os.environ)
         return tool
     import difflib
