@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from headway.container.check.machine import instance_facts, reserved_bytes, runs_on_gpu
@@ -86,9 +87,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=used)
     per_block = bytes_per_block(kv_spec(shape.config), plan)
 
-    def blocks(plan: Plan) -> int:
-        return plan_num_blocks(config, plan, facts, bytes_per_block=per_block, peak_activation_bytes=activations)
-
+    blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
     problems = _too_large(shape, plan, facts.total_bytes, reserved + used + activations)
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
