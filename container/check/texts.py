@@ -64,7 +64,10 @@ def needs_conversion(directory: Path) -> bool:
 def templates_of(directory: Path) -> dict[str, str]:
     """Raises ModelSourceError."""
     try:
-        return chat_templates_in(directory, read_json(directory / "tokenizer_config.json"))
+        found = chat_templates_in(directory, read_json(directory / "tokenizer_config.json"))
+        if not all(isinstance(text, str) for pair in found.items() for text in pair):
+            raise TypeError
+        return found
     except (KeyError, TypeError) as error:
         raise ModelSourceError(
             f"The chat templates in {directory}/tokenizer_config.json have no name or text; copy or download it again."

@@ -69,6 +69,10 @@ def _escaping_index(directory: Path) -> None:
     (directory / INDEX).write_text(json.dumps({"weight_map": {"tensor.1": "../../secret.safetensors"}}))
 
 
+def _listed_template(entry: dict[str, Any]) -> Callable[[Path], None]:
+    return lambda directory: (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": [entry]})) and None
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shard missing": (remove(SECOND), f"1 weight file missing, such as {SECOND}"),
     "shard cut off": (edit(FIRST, lambda content: content[:-5]), f"{FIRST} is damaged or cut off"),
@@ -99,6 +103,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "it can't be compiled (SyntaxError)",
     ),
     "template is no text": (edit("chat_template.jinja", lambda _: b"\xff\xfe"), "A chat template in {model} cannot be read"),
+    "template has no name": (_listed_template({"template": "x"}), "have no name or text"),
+    "template is a number": (_listed_template({"name": "tool_use", "template": 5}), "have no name or text"),
     "template is a pipe": (_pipe("chat_template.jinja"), "chat_template.jinja is no regular file"),
 }
 
