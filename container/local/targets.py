@@ -47,3 +47,11 @@ class Targets(Protocol):
     def async_inference(self, endpoint: str) -> AsyncInference | None:
         """None for an endpoint that was made for real-time inference. Raises PlatformError as ``lease`` does."""
         ...
+
+    def open_session(self, endpoint: str, session: str, target: Target) -> None:
+        """A container has opened it: from now on a Wish of this session is for the copy of ``target``."""
+        ...
+
+    def close_session(self, endpoint: str, session: str) -> None:
+        """A container has closed it."""
+        ...
