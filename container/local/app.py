@@ -59,7 +59,9 @@ class App:
         words = call.path.split("/")[1:]
         is_openai = tuple(words[-4:]) == openai_door.PATH
         try:
-            if words[0] == "endpoints" and len(words) >= 3:
+            if call.path == "/ping" and call.method == "GET":  # of the runtime itself, for scripts that start it
+                await call.answer(200, [], b"")
+            elif words[0] == "endpoints" and len(words) >= 3:
                 await self._endpoint(call, words[1], words[2:], is_openai)
             else:
                 await self._operation(call)

@@ -238,6 +238,7 @@ def test_paths_and_services_that_are_none(runtime: Local) -> None:
     assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (404, "UnknownOperationException")
     assert httpx.get(f"{runtime.url}/endpoints/{ENDPOINT}/invocations").status_code == 405
     assert httpx.get(f"{runtime.url}/").status_code == 404
+    assert httpx.get(f"{runtime.url}/ping").status_code == 200
     answer = httpx.post(runtime.url, headers={"X-Amz-Target": "SageMaker.DescribeEndpoint"})
     assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (400, "UnknownOperationException")
 
