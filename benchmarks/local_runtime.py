@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -68,8 +69,8 @@ def works(model: str) -> list[Work]:
             "demo",
             lambda port: [*headway, "serve", model, "--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"],
             json.dumps(prompt).encode(),
-            20,
-            128,
+            10,
+            64,
         ),
     ]
 
@@ -130,6 +131,11 @@ async def _load(session: aiohttp.ClientSession, place: str, body: bytes, total: 
     return durations
 
 
+def _median(rounds: list[Round]) -> Round:
+    names = ("added_median_ms", "added_p99_ms", "kept")
+    return Round(*(statistics.median(getattr(one, name) for one in rounds) for name in names))
+
+
 def _quantile(values: list[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
@@ -146,6 +152,7 @@ def main() -> int:
     if options.stub is not None:
         uvicorn.run(stub, host="127.0.0.1", port=options.stub, log_level="error", access_log=False, lifespan="off")
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to stop, it stops its servers too
     console, is_good = Console(width=140), True
     for work in works(options.model):
         if options.only in (None, work.name):

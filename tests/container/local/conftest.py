@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from data_plane import Local, Starter
 from hostile_container import HostileContainer
-from local_runtime import Local, Starter
 from threaded_server import ThreadedServer
 
 

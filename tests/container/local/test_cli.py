@@ -13,9 +13,9 @@ from pathlib import Path
 
 import openai
 import pytest
+from data_plane import boto
 from hostile_container import HostileContainer
 from live_server import LiveServer
-from local_runtime import boto
 from threaded_server import ThreadedServer
 from tiny_served import make_served_model
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
-from local_runtime import ENDPOINT, Local, Starter, boto
+from data_plane import ENDPOINT, Local, Starter, boto
 
 from headway.container.local.faults import read_faults
 

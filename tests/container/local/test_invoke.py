@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError
-from local_runtime import ENDPOINT, Local, Starter
+from data_plane import ENDPOINT, Local, Starter
 
 from headway.container.local.errors import validation_error
 from headway.container.local.one_endpoint import OneEndpoint

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from local_runtime import ENDPOINT, Local, Starter
+from data_plane import ENDPOINT, Local, Starter
 
 from headway.container.local.runtime.runtime import Limits
 

@@ -10,9 +10,9 @@ import httpx
 import pytest
 from botocore.eventstream import EventStreamBuffer
 from botocore.exceptions import ClientError, EventStreamError
+from data_plane import ENDPOINT, Local, Starter
 from hypothesis import given
 from hypothesis import strategies as st
-from local_runtime import ENDPOINT, Local, Starter
 
 from headway.container.local.eventstream import payload_part, stream_error
 from headway.container.local.faults import read_faults
