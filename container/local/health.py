@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from headway.container.local.faults import Faults
 from headway.server.errors import HeadwayError
 
 if TYPE_CHECKING:
@@ -29,22 +30,10 @@ class Pace:
     longest_pause_s: float = 60.0
 
 
-class PingFaults(Protocol):
-    """What is to go wrong with health on purpose."""
-
-    def ping_delay_s(self) -> float:
-        """How much later the answer to this ping comes."""
-        ...
-
-    async def death(self) -> None:
-        """Returns when the copy that awaits it is to die."""
-        ...
-
-
 class Pinger:
     """Owns its connections; ``close`` it."""
 
-    def __init__(self, limit_s: float, faults: PingFaults | None = None) -> None:
+    def __init__(self, limit_s: float, faults: Faults) -> None:
         self._limit_s = limit_s
         self._faults = faults
         self._session: ClientSession | None = None
@@ -53,7 +42,7 @@ class Pinger:
         """Whether the answer was 200, within the limit."""
         import aiohttp
 
-        delay_s = self._faults.ping_delay_s() if self._faults else 0.0
+        delay_s = self._faults.ping_delay_s()
         if delay_s >= self._limit_s:
             return False
         if self._session is None:

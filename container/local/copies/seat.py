@@ -10,7 +10,7 @@ from pathlib import Path
 
 from headway.container.local.copies.base import Copy, CopyFailed, CopySpec, Starter
 from headway.container.local.copies.log import CopyLog
-from headway.container.local.health import Pace, PingFaults, Pinger
+from headway.container.local.health import Pace, Pinger
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class Workshop:
     pace: Pace
     logs: Path
     say: Callable[[str], None]
-    faults: PingFaults | None = None
 
 
 class Seat:
@@ -48,6 +47,7 @@ class Seat:
         self._was_in_service = asyncio.get_running_loop().create_future()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._killed = asyncio.Event()
         self._num_started = 0
         self._life = asyncio.create_task(self._live())
 
@@ -67,6 +67,10 @@ class Seat:
             self.num_open -= 1
             if not self.num_open:
                 self._idle.set()
+
+    def kill(self) -> None:
+        """The copy in service dies at once, requests and all, and is replaced."""
+        self._killed.set()
 
     async def retire(self, drain_limit_s: float) -> None:
         """Takes no requests from now on; waits for those that are open, and stops the copy."""
@@ -136,18 +140,18 @@ class Seat:
         raise CopyFailed(f"{self._who} did not pass the ping health check: {how}. {_last_words(log)}")
 
     async def _until_bad(self, copy: Copy, ended: asyncio.Task[str], log: CopyLog) -> str:
-        pace, faults = self._workshop.pace, self._workshop.faults
+        pace = self._workshop.pace
+        self._killed.clear()
         bad = asyncio.create_task(self._pings_until(copy, False, pace.num_bad_pings, pace.ping_every_s))
-        dies = asyncio.create_task(faults.death()) if faults else None
+        killed = asyncio.create_task(self._killed.wait())
         try:
-            await asyncio.wait([task for task in (bad, ended, dies) if task], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([bad, ended, killed], return_when=asyncio.FIRST_COMPLETED)
         finally:
             bad.cancel()
-            if dies:
-                dies.cancel()
+            killed.cancel()
         if ended.done():
             return f"the container {ended.result()}. {_last_words(log)}"
-        if dies and dies.done():
+        if killed.done():
             await copy.stop(0.0)
             return "the container was killed, as --faults asked."
         return f"the container failed {pace.num_bad_pings} pings in a row. {_last_words(log)}"
