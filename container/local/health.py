@@ -66,4 +66,3 @@ def new_session() -> ClientSession:
     except ImportError as problem:
         raise HeadwayError("headway local needs aiohttp: pip install 'headway[toolkit]'") from problem
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), trust_env=False)
-

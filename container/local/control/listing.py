@@ -13,7 +13,11 @@ R = TypeVar("R", bound=Record)
 
 
 def page(
-    request: dict[str, Any], records: Iterable[R], member: str, summary: Callable[[R], dict[str, Any]], status: Callable[[R], str] | None = None
+    request: dict[str, Any],
+    records: Iterable[R],
+    member: str,
+    summary: Callable[[R], dict[str, Any]],
+    status: Callable[[R], str] | None = None,
 ) -> dict[str, Any]:
     """The answer of a List call: its ``member``, and NextToken where there is more. ``status`` for kinds that have one."""
     found = [record for record in records if _wanted(request, record, status)]

@@ -60,7 +60,9 @@ class Models:
 def check_container(container: dict[str, Any]) -> None:
     """Of a ContainerDefinition, or of an inference component's: refuses what this runtime doesn't do."""
     if found := [field for field in _NOT_EMULATED if container.get(field)]:
-        raise refused(f"{found[0]} is not emulated by this runtime: give an Image with its Environment and ModelDataUrl or ModelDataSource.")
+        raise refused(
+            f"{found[0]} is not emulated by this runtime: give an Image with its Environment and ModelDataUrl or ModelDataSource."
+        )
     if container.get("Mode") == "MultiModel":
         raise refused("Mode MultiModel is not emulated by this runtime: serve one model a container, or adapters of it.")
     if "ModelDataUrl" in container and "ModelDataSource" in container:

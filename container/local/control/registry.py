@@ -26,8 +26,8 @@ class Record:
     arn: str
     request: dict[str, Any]
     tags: dict[str, str]
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
 
     def touch(self) -> None:
         self.modified = datetime.now(UTC)
@@ -53,7 +53,9 @@ class Registry(Generic[R]):
             raise refused(f'Cannot create already existing {self.kind.noun} "{self.arn(name)}".')
         if len(self._records) >= MAX_RECORDS:
             raise PlatformError(
-                400, "ResourceLimitExceeded", f"This runtime holds {MAX_RECORDS} of a kind: delete {self.kind.noun}s that you no longer need."
+                400,
+                "ResourceLimitExceeded",
+                f"This runtime holds {MAX_RECORDS} of a kind: delete {self.kind.noun}s that you no longer need.",
             )
 
     def add(self, record: R) -> None:

@@ -35,7 +35,7 @@ def choose_seat(seats: Sequence[Seat], strategy: str) -> Seat:
 
 
 class Sessions:
-    """Which seat opened which session, of an endpoint. The oldest are forgotten beyond a bound: their requests go anywhere, and are refused."""
+    """Which seat opened which session of an endpoint. Beyond a bound the oldest are forgotten, and their requests refused where they go."""
 
     def __init__(self) -> None:
         self._seats: OrderedDict[str, Seat] = OrderedDict()

@@ -145,7 +145,9 @@ class Seat:
             ended.cancel()
 
     async def _until_ready(self, copy: Copy, ended: asyncio.Task[str], log: CopyLog) -> None:
-        ready = asyncio.create_task(self._pings_until(copy, True, self._workshop.pace.num_good_pings, self._workshop.pace.start_ping_every_s))
+        ready = asyncio.create_task(
+            self._pings_until(copy, True, self._workshop.pace.num_good_pings, self._workshop.pace.start_ping_every_s)
+        )
         try:
             await asyncio.wait([ready, ended], timeout=self._window_s, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and not ended.done():
