@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Component(Record):
     spec: CopySpec | None = None
     status: str = "Creating"
     failure_reason: str | None = None
-    folder: str = field(default="")  # an adapter's, below its base's adapters
+    folder: str | None = None  # an adapter's, below its base's adapters, once it is there
 
     def set(self, status: str, failure_reason: str | None = None) -> None:
         self.status, self.failure_reason = status, failure_reason
@@ -149,8 +149,7 @@ class Components:
         return {}
 
     async def close(self) -> None:
-        """At the end of the runtime, once no work goes on."""
-        await asyncio.gather(*(component.fleet.close(0.0) for component in self.registry if component.fleet))
+        """At the end of the runtime."""
         await self._adapters.close()
 
     def _settled(self, name: str) -> Component:
@@ -188,7 +187,7 @@ class Components:
 
     async def _bring_up(self, component: Component, num_copies: int) -> None:
         self._check_room(component, component.specification, num_copies)
-        component.spec = await self._prepare(component.specification, component.directory)
+        component.spec = await self._prepare(component, component.specification)
         component.fleet = self._fleet(component, component.specification, component.spec)
         await component.fleet.resize(num_copies)
         component.set("InService")
@@ -205,22 +204,14 @@ class Components:
 
     async def _replace(self, component: Component, specification: dict[str, Any], num_copies: int) -> None:
         """New copies beside the old ones, which go on where those fail."""
-        directory = self._site.directory / "components" / f"{component.name}-{next(self._serials)}"
-        fleet: Fleet | None = None
         try:
-            spec = await self._prepare(specification, directory)
-            # Adapters stay where they are: copies of both specifications are given them from there.
-            spec = dataclasses.replace(spec, adapters_directory=component.directory / "adapters")
+            self._check_room(component, specification, num_copies)
+            spec = await self._prepare(component, specification)
             fleet = self._fleet(component, specification, spec)
             await fleet.resize(num_copies)
         except CopyFailed as problem:
-            await remove(directory)
             component.set("InService", str(problem))
             return
-        except asyncio.CancelledError:
-            if fleet:
-                await fleet.close(0.0)
-            raise
         old, component.fleet = component.fleet, fleet
         component.spec, component.specification, component.num_copies = spec, specification, num_copies
         if old:
@@ -228,10 +219,11 @@ class Components:
         component.set("InService")
 
     async def _take_down(self, component: Component) -> None:
-        if component.base is not None:
-            await asyncio.gather(
-                *(self._adapters.unload(seat.copy, component.name) for seat in component.seats if seat.copy), return_exceptions=True
-            )
+        if component.base is not None and component.folder is not None:
+            unloads = [self._adapters.unload(seat.copy, component.name) for seat in component.seats if seat.copy]
+            for answer in await asyncio.gather(*unloads, return_exceptions=True):
+                if isinstance(answer, CopyFailed):
+                    self._site.workshop.say(f"{component.name}: {answer}")
             await remove(component.base.directory / "adapters" / component.folder)
         if component.fleet is not None:
             await component.fleet.close()
@@ -239,30 +231,34 @@ class Components:
         self.registry.remove(component)
 
     async def _register(self, component: Component) -> None:
-        base = component.base
+        base, folder = component.base, component.directory.name
         assert base is not None, "an adapter"
-        component.folder = component.directory.name
-        target = base.directory / "adapters" / component.folder
+        target = base.directory / "adapters" / folder
         await self._site.artifact(component.specification["Container"]["ArtifactUrl"], target, _limit_s(component.specification))
+        component.folder = folder  # from now on copies that get ready are given it too
         try:
-            await asyncio.gather(*(self._adapters.load(seat.copy, component.name, component.folder) for seat in base.seats if seat.copy))
+            await asyncio.gather(*(self._adapters.load(seat.copy, component.name, folder) for seat in base.seats if seat.copy))
         except CopyFailed:
+            component.folder = None
             await remove(target)
             raise
         component.set("InService")
 
     async def _welcome(self, base: Component, copy: Copy) -> None:
-        """A copy that is ready gets the adapters that those before it had."""
-        for adapter in self.registry:
-            if adapter.base is base and adapter.status == "InService":
+        """A copy that is ready gets the adapters that those before it had, those too that come meanwhile."""
+        given: set[Component] = set()
+        while waiting := [one for one in self.registry if one.base is base and one.folder and one not in given]:
+            for adapter in waiting:
+                given.add(adapter)
                 try:
-                    await self._adapters.load(copy, adapter.name, adapter.folder)
+                    await self._adapters.load(copy, adapter.name, str(adapter.folder))
                 except CopyFailed as problem:
                     adapter.set("Failed", str(problem))
 
-    async def _prepare(self, specification: dict[str, Any], directory: Path) -> CopySpec:
-        adapters = directory / "adapters"
-        adapters.mkdir(parents=True)
+    async def _prepare(self, component: Component, specification: dict[str, Any]) -> CopySpec:
+        """Adapters stay in one place: copies of the specification before it and of this one are given them from there."""
+        adapters = component.directory / "adapters"
+        adapters.mkdir(parents=True, exist_ok=True)
         num_gpus = int(need_of(specification["ComputeResourceRequirements"]).num_gpus)
         if "ModelName" in specification:
             model = self._models.get(specification["ModelName"])
@@ -272,15 +268,16 @@ class Components:
             given = specification["Container"]
             container = {**given, **({"ModelDataUrl": given["ArtifactUrl"]} if "ArtifactUrl" in given else {})}
         check_container(container)
-        spec = await self._site.spec(container, directory / "data", _limit_s(specification), num_gpus)
+        spec = await self._site.spec(container, component.directory / f"data-{next(self._serials)}", _limit_s(specification), num_gpus)
         return dataclasses.replace(spec, adapters_directory=adapters)
 
     def _fleet(self, component: Component, specification: dict[str, Any], spec: CopySpec) -> Fleet:
+        place = f"{component.endpoint.name}/{component.name}-{next(self._serials)}"
         window_s = specification.get("StartupParameters", {}).get("ContainerStartupHealthCheckTimeoutInSeconds")
 
         def new_seat(number: int) -> Seat:
             return Seat(
-                f"{component.endpoint.name}/{component.name}/{number}",
+                f"{place}/{number}",
                 f"The container of inference component {component.name}",
                 spec,
                 self._site.workshop,

@@ -111,11 +111,6 @@ class Endpoints:
         change = {"VariantName": variant, "DesiredInstanceCount": num_instances}
         self.update_weights({"EndpointName": name, "DesiredWeightsAndCapacities": [change]})
 
-    async def close(self) -> None:
-        """At the end of the runtime, once no work goes on: stops every copy, without waiting for requests."""
-        for endpoint in self.registry:
-            await endpoint.deployment.close(0.0)
-
     def _deployment(self, name: str, config: Record) -> Deployment:
         return Deployment(config, self._models, self._site, f"{name}/{next(self._serials)}")
 

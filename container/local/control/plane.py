@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -54,7 +53,8 @@ class ControlPlane:
         self.logs = self._directory / "logs"
         self._pinger = Pinger(pace.ping_limit_s, self._faults)
         self._work = Work(say)
-        site = Site(region, self._directory, Workshop(starter, self._pinger, pace, self.logs, say, gpus), s3)
+        self._workshop = Workshop(starter, self._pinger, pace, self.logs, say, gpus)
+        site = Site(region, self._directory, self._workshop, s3)
         self._models = Models(region)
         self._configs = Configs(region, self._models.registry)
         self._endpoints = Endpoints(
@@ -71,7 +71,8 @@ class ControlPlane:
 
     async def __aexit__(self, *error: object) -> None:
         await self._work.close()
-        await asyncio.gather(self._endpoints.close(), self._components.close())
+        await self._workshop.close()
+        await self._components.close()
         await self._pinger.close()
         await remove(self._directory)
 

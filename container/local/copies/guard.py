@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import FrameType
 
 import psutil
@@ -29,17 +30,30 @@ def main(argv: list[str]) -> int:
     def hand_on(number: int, frame: FrameType | None) -> None:
         terminated.set()
         if child is not None:
-            child.terminate()
+            _terminate(child.pid)
 
     signal.signal(signal.SIGTERM, hand_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runtime decides
     child = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     if terminated.is_set():
-        child.terminate()
+        _terminate(child.pid)
     threading.Thread(target=_kill_at_end_of_input, daemon=True).start()
-    status = child.wait()
+    status = _collect_until(child.pid)
     _kill_descendants()
     return status if status >= 0 else 128 - status
+
+
+def _terminate(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _collect_until(pid: int) -> int:
+    """The status of that child; orphans that end before it are collected on the way. Nobody else here waits for children."""
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
 
 
 def _kill_at_end_of_input() -> None:
@@ -55,7 +69,7 @@ def _kill_descendants() -> None:
         for process in descendants:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(descendants, timeout=0.1)
+        time.sleep(0.01)
 
 
 def _alive_descendants() -> list[psutil.Process]:

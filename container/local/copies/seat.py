@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headway.container.local.copies.base import Copy, CopyFailed, CopySpec, Starter
 from headway.container.local.copies.gpus import Gpus
 from headway.container.local.copies.log import CopyLog
 from headway.container.local.health import Pace, Pinger
+from headway.server.errors import sentence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,14 @@ class Workshop:
     logs: Path
     say: Callable[[str], None]
     gpus: Gpus | None = None  # None: copies aren't told of any
+    lives: set[asyncio.Task[None]] = field(default_factory=set)  # of the seats; each adds its own
+
+    async def close(self) -> None:
+        """Ends all that still lives, whoever it belongs to, without waiting for requests."""
+        lives = list(self.lives)
+        for life in lives:
+            life.cancel()
+        await asyncio.gather(*lives, return_exceptions=True)
 
 
 class Seat:
@@ -52,6 +62,8 @@ class Seat:
         self._killed = asyncio.Event()
         self._num_started = 0
         self._life = asyncio.create_task(self._live())
+        workshop.lives.add(self._life)
+        self._life.add_done_callback(self._end)
 
     async def wait_in_service(self) -> None:
         """Returns once it has been in service. Raises CopyFailed if its first copy failed: then there will be no other."""
@@ -83,6 +95,17 @@ class Seat:
         await asyncio.wait([self._life])
         self._was_in_service.cancel()
 
+    def _end(self, life: asyncio.Task[None]) -> None:
+        self._workshop.lives.discard(life)
+        if not life.cancelled() and (bug := life.exception()) is not None:
+            self._workshop.say("".join(traceback.format_exception(bug)))
+            self._fail(CopyFailed(f"{self._who} could not be run: {sentence_of(bug)}"))
+
+    def _fail(self, problem: CopyFailed) -> None:
+        if not self._was_in_service.done():
+            self._was_in_service.set_exception(problem)
+            self._was_in_service.exception()  # whoever waits gets it; nobody need
+
     async def _live(self) -> None:
         """One copy after the other, until it is cancelled or the first one fails."""
         pause_s = self._workshop.pace.first_pause_s
@@ -92,8 +115,7 @@ class Seat:
                 reason = await self._one_copy()
             except CopyFailed as problem:
                 if not self._was_in_service.done():
-                    self._was_in_service.set_exception(problem)
-                    self._was_in_service.exception()  # whoever waits gets it; nobody need
+                    self._fail(problem)
                     return
                 reason = str(problem)
             if asyncio.get_running_loop().time() - began > self._workshop.pace.longest_pause_s:

@@ -24,7 +24,9 @@ COMPUTE = {"NumberOfAcceleratorDevicesRequired": 1.0, "MinMemoryRequiredInMb": 1
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveControlPlane]:
     with running_s3() as s3:
-        s3.put({"good.tar.gz": _archive("adapter_config.json"), "empty.tar.gz": _archive("readme"), "model.tar.gz": _archive("config.json")})
+        s3.put(
+            {"good.tar.gz": _archive("adapter_config.json"), "empty.tar.gz": _archive("readme"), "model.tar.gz": _archive("config.json")}
+        )
         with LiveControlPlane(s3=s3.client) as plane:
             plane.make_config("shared")  # a variant without a model: one ml.g6.12xlarge, of 4 GPUs
             plane.client.create_endpoint(EndpointName="shared", EndpointConfigName="shared")
@@ -202,5 +204,3 @@ def _archive(name: str) -> bytes:
         entry.size = 2
         archive.addfile(entry, io.BytesIO(b"{}"))
     return packed.getvalue()
-
-

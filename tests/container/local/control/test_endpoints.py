@@ -24,7 +24,7 @@ def live() -> Iterator[LiveControlPlane]:
         yield plane
 
 
-def _targets(live: LiveControlPlane, endpoint: str, wish: Wish = Wish()) -> Target:  # noqa: B008 - frozen
+def _targets(live: LiveControlPlane, endpoint: str, wish: Wish = Wish()) -> Target:
     async def lease(plane: ControlPlane) -> Target:
         with plane.lease(endpoint, wish) as target:
             return target
@@ -68,7 +68,9 @@ def test_a_start_that_fails_is_told_with_the_last_log_line(live: LiveControlPlan
     with pytest.raises(WaiterError):
         live.wait_in_service("dies")
     reason = live.client.describe_endpoint(EndpointName="dies")["FailureReason"]
-    assert reason.startswith("The primary container for production variant AllTraffic did not pass the ping health check: it exited with status 3.")
+    assert reason.startswith(
+        "The primary container for production variant AllTraffic did not pass the ping health check: it exited with status 3."
+    )
     assert '"ValueError: the weights are of another model"' in reason
     assert Path(reason.rpartition("All of it: ")[2]).read_text().splitlines()[0] == "begins with serve"
     with pytest.raises(PlatformError, match="not found: it is Failed"):
@@ -173,7 +175,13 @@ def test_variants_share_requests_by_weight_and_by_name(live: LiveControlPlane) -
     for name in ("a", "b"):
         live.make_model(f"weighted-{name}", {"NAME": name})
     variants = [
-        {"VariantName": name, "ModelName": f"weighted-{name}", "InstanceType": "ml.g5.xlarge", "InitialInstanceCount": 1, "InitialVariantWeight": weight}
+        {
+            "VariantName": name,
+            "ModelName": f"weighted-{name}",
+            "InstanceType": "ml.g5.xlarge",
+            "InitialInstanceCount": 1,
+            "InitialVariantWeight": weight,
+        }
         for name, weight in (("a", 1.0), ("b", 0.0))
     ]
     live.client.create_endpoint_config(EndpointConfigName="weighted", ProductionVariants=variants)
