@@ -31,7 +31,7 @@ Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ControlPlane:
-    """Implements Targets. An asynchronous context manager, used from one event loop: on exit every copy it started is stopped.
+    """Implements Targets; owns ``starter``. An asynchronous context manager, used from one event loop: its exit stops every copy.
 
     ``say`` prints a line for people: copies' logs, and what happens to them. The logs themselves are files below ``logs``.
     """
@@ -74,6 +74,7 @@ class ControlPlane:
         await self._workshop.close()
         await self._components.close()
         await self._pinger.close()
+        await self._starter.close()
         await remove(self._directory)
 
     async def handle(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:

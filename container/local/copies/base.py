@@ -64,3 +64,7 @@ class Starter(Protocol):
     async def sweep(self) -> int:
         """Ends what a runtime that died has left, and returns how many that were. Once, before the first start."""
         ...
+
+    async def close(self) -> None:
+        """Once no copy is left."""
+        ...

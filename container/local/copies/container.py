@@ -47,6 +47,9 @@ class ContainerStarter:
     async def sweep(self) -> int:
         return await asyncio.to_thread(self._sweep)
 
+    async def close(self) -> None:
+        await asyncio.to_thread(self._client.close)
+
     def _run(self, spec: CopySpec, gpus: Sequence[str]) -> tuple[Container, str]:
         from docker.errors import DockerException
 
@@ -145,8 +148,9 @@ class _Container:
 
         status = -1
         with contextlib.suppress(DockerException, RequestException):  # an engine that goes away ends its copies, as far as we can see
-            for data in self._container.logs(stream=True, follow=True):
-                log.write(data)
+            with contextlib.closing(self._container.logs(stream=True, follow=True)) as output:
+                for data in output:
+                    log.write(data)
             status = int(self._container.wait(timeout=_API_PATIENCE_S)["StatusCode"])
         with contextlib.suppress(RuntimeError):  # the loop is closed: the runtime has ended
             self._loop.call_soon_threadsafe(self._set_status, status)
@@ -162,10 +166,13 @@ def _connected(machine: Mapping[str, str]) -> DockerClient:
         from docker.errors import DockerException
     except ImportError as problem:
         raise HeadwayError("headway local --image needs Docker's library: pip install 'headway[toolkit]'") from problem
+    client = None
     try:
         client = docker.from_env(environment=dict(machine), timeout=_API_PATIENCE_S)
         client.ping()
     except DockerException as problem:
+        if client is not None:
+            client.close()
         sentence = f"no Docker engine answers ({_told(problem)}): start one, set DOCKER_HOST, or use --process or --url"
         raise HeadwayError(sentence) from problem
     return client

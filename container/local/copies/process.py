@@ -54,6 +54,9 @@ class ProcessStarter:
     async def sweep(self) -> int:
         return 0  # the guards have ended theirs
 
+    async def close(self) -> None:
+        """It holds nothing."""
+
 
 class _Process:
     def __init__(self, process: asyncio.subprocess.Process, url: str, adapters: Path | None, log: CopyLog) -> None:
