@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -16,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from headway.container.local.control.protocol import answer_call
+from headway.container.local.control.shapes import check_input
 from headway.container.local.errors import PlatformError
 from headway.container.local.targets import AsyncInference, Target, Wish
 
@@ -124,14 +125,13 @@ class FixedTargets:
             raise PlatformError(400, "ValidationError", f"Endpoint {endpoint} not found.")
 
 
-def json_protocol(app: FastAPI, handle: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]) -> None:
-    """AWS JSON 1.1 on POST /."""
+def json_protocol(app: FastAPI, handle: Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]], service: str) -> None:
+    """AWS JSON 1.1 on POST /, each call's input held against botocore's model of ``service``."""
+
+    async def checked(operation: str, body: dict[str, Any]) -> dict[str, Any]:
+        check_input(operation, body, service)
+        return await handle(operation, body)
 
     @app.post("/")
     async def call(request: Request) -> Response:
-        operation = request.headers["x-amz-target"].partition(".")[2]
-        try:
-            answer = await handle(operation, json.loads(await request.body()))
-        except PlatformError as error:
-            return JSONResponse({"__type": error.code, "message": str(error), "Message": str(error)}, error.status)
-        return Response(json.dumps(answer), media_type="application/x-amz-json-1.1")
+        return await answer_call(request, request.headers["x-amz-target"].partition(".")[2], checked)
