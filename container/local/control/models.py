@@ -10,7 +10,7 @@ from headway.container.local.control.listing import page
 from headway.container.local.control.names import MODEL
 from headway.container.local.control.registry import Record, Registry, refused, tags_of
 
-_NOT_EMULATED = ("ModelPackageName", "MultiModelConfig", "AdditionalModelDataSources")
+_NOT_EMULATED = ("ModelPackageName", "MultiModelConfig")
 
 
 @dataclass(slots=True, eq=False)

@@ -26,8 +26,8 @@ class Record:
     arn: str
     request: dict[str, Any]
     tags: dict[str, str]
-    created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    modified: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
+    modified: datetime = field(default_factory=lambda: datetime.now(UTC), init=False)
 
     def touch(self) -> None:
         self.modified = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Whether a call's input is what the API takes: botocore's model of it, with the limits that botocore itself leaves to the service."""
+"""Whether a call's input is what the API takes, by botocore's model of it, with the limits that botocore leaves to the service."""
 
 from __future__ import annotations
 

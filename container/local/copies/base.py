@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from headway.server.errors import HeadwayError
 # Where a container finds what is laid ready for it. The adapters' place is ours: the platform's own isn't documented.
 MODEL_DIRECTORY = "/opt/ml/model"
 ADAPTERS_DIRECTORY = "/opt/ml/adapters"
+ADDITIONAL_DIRECTORY = "/opt/ml/additional-model-data-sources"
 
 
 class CopyFailed(HeadwayError):
@@ -27,6 +28,7 @@ class CopySpec:
     environ: Mapping[str, str] = field(repr=False)  # it may hold secrets
     words: tuple[str, ...] = ("serve",)
     model_directory: Path | None = None
+    additional_directory: Path | None = None
     adapters_directory: Path | None = None
     num_gpus: int = 0
 
@@ -55,8 +57,8 @@ class Copy(Protocol):
 class Starter(Protocol):
     """What makes copies."""
 
-    async def start(self, spec: CopySpec, log: CopyLog) -> Copy:
-        """Raises CopyFailed. Cancelled or failed, it leaves nothing behind."""
+    async def start(self, spec: CopySpec, gpus: Sequence[str], log: CopyLog) -> Copy:
+        """``gpus``: those it may use; none said, none asked for. Raises CopyFailed. Cancelled or failed, it leaves nothing behind."""
         ...
 
     async def sweep(self) -> int:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from headway.container.local.copies.base import ADAPTERS_DIRECTORY, MODEL_DIRECTORY, Copy, CopyFailed, CopySpec
+from headway.container.local.copies.base import ADAPTERS_DIRECTORY, ADDITIONAL_DIRECTORY, MODEL_DIRECTORY, Copy, CopyFailed, CopySpec
 from headway.container.local.copies.log import CopyLog
 from headway.container.local.copies.ports import free_port
 from headway.server.errors import HeadwayError
@@ -34,8 +34,8 @@ class ContainerStarter:
         self._stand_in = image
         self._has_bridge = bool(self._client.networks.list(names=["bridge"]))
 
-    async def start(self, spec: CopySpec, log: CopyLog) -> Copy:
-        made = asyncio.ensure_future(asyncio.to_thread(self._run, spec))
+    async def start(self, spec: CopySpec, gpus: Sequence[str], log: CopyLog) -> Copy:
+        made = asyncio.ensure_future(asyncio.to_thread(self._run, spec, gpus))
         try:
             container, url = await asyncio.shield(made)
         except asyncio.CancelledError:
@@ -47,13 +47,13 @@ class ContainerStarter:
     async def sweep(self) -> int:
         return await asyncio.to_thread(self._sweep)
 
-    def _run(self, spec: CopySpec) -> tuple[Container, str]:
+    def _run(self, spec: CopySpec, gpus: Sequence[str]) -> tuple[Container, str]:
         from docker.errors import DockerException
 
         image = self._image_for(spec.image)
         port = _PORT if self._has_bridge else free_port()
         try:
-            container = self._client.containers.create(image, list(spec.words), **self._options(spec, port))
+            container = self._client.containers.create(image, list(spec.words), **self._options(spec, gpus, port))
         except DockerException as problem:
             raise CopyFailed(f"The engine can't make a container of {image}: {_told(problem)}.") from problem
         try:
@@ -65,18 +65,22 @@ class ContainerStarter:
                 raise CopyFailed(f"The engine can't start a container of {image}: {_told(problem)}.") from problem
             raise
 
-    def _options(self, spec: CopySpec, port: int) -> dict[str, Any]:
+    def _options(self, spec: CopySpec, gpus: Sequence[str], port: int) -> dict[str, Any]:
         from docker.types import DeviceRequest
 
-        mounts = {MODEL_DIRECTORY: spec.model_directory, ADAPTERS_DIRECTORY: spec.adapters_directory}
+        mounts = {
+            MODEL_DIRECTORY: spec.model_directory,
+            ADDITIONAL_DIRECTORY: spec.additional_directory,
+            ADAPTERS_DIRECTORY: spec.adapters_directory,
+        }
         options: dict[str, Any] = {
             "environment": dict(spec.environ),
             "labels": {_LABEL: _owner(os.getpid())},
             "volumes": [f"{host}:{inside}:ro" for inside, host in mounts.items() if host is not None],
             "shm_size": _SHM_BYTES,
         }
-        if spec.num_gpus:
-            options["device_requests"] = [DeviceRequest(count=spec.num_gpus, capabilities=[["gpu"]])]
+        if gpus:
+            options["device_requests"] = [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
         if self._has_bridge:
             return {**options, "ports": {f"{_PORT}/tcp": ("127.0.0.1", None)}}
         return {**options, "network_mode": "host", "environment": {**spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}}

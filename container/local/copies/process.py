@@ -26,13 +26,17 @@ class ProcessStarter:
         self._command = tuple(command)
         self._base = {name: value for name, value in machine.items() if name in _CACHES or not name.startswith(_FOREIGN)}
 
-    async def start(self, spec: CopySpec, log: CopyLog) -> Copy:
+    async def start(self, spec: CopySpec, gpus: Sequence[str], log: CopyLog) -> Copy:
+        if spec.additional_directory is not None:
+            raise CopyFailed("AdditionalModelDataSources lie below /opt/ml, where a process can't be given them: run containers (--image).")
         port = free_port()
         environ = {**self._base, **spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}
         if spec.model_directory is not None:
             environ["SAGEMAKER_MODEL_PATH"] = str(spec.model_directory)
         if spec.adapters_directory is not None:
             environ.setdefault("SM_VLLM_LORA_ALLOWED_PREFIXES", f"{spec.adapters_directory}/")
+        if gpus:
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         argv = (*_GUARD, *self._command, *spec.words)
         try:
             process = await asyncio.create_subprocess_exec(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headway.container.local.copies.base import Copy, CopyFailed, CopySpec, Starter
+from headway.container.local.copies.gpus import Gpus
 from headway.container.local.copies.log import CopyLog
 from headway.container.local.health import Pace, Pinger
 
@@ -22,6 +23,7 @@ class Workshop:
     pace: Pace
     logs: Path
     say: Callable[[str], None]
+    gpus: Gpus | None = None  # None: copies aren't told of any
 
 
 class Seat:
@@ -103,30 +105,44 @@ class Seat:
     async def _one_copy(self) -> str:
         """From its start to its end, and why it ended. Raises CopyFailed if it was never in service."""
         self._num_started += 1
-        log = CopyLog(self._workshop.logs / f"{self.name}.{self._num_started}.log", lambda line: self._workshop.say(f"{self.name}: {line}"))
+        log = CopyLog(self._workshop.logs / f"{self.name}.{self._num_started}.log", self._echo)
         try:
-            copy = await self._start(log)
-            ended = asyncio.create_task(copy.ended())
-            try:
-                await self._until_ready(copy, ended, log)
-                if self._welcome:
-                    await self._welcome(copy)
-                self.copy = copy
-                if not self._was_in_service.done():
-                    self._was_in_service.set_result(None)
-                return await self._until_bad(copy, ended, log)
-            finally:
-                self.copy = None
-                await copy.stop(self._workshop.pace.stop_patience_s)
-                ended.cancel()
+            with self._lent_gpus() as gpus:
+                copy = await self._start(gpus, log)
+                try:
+                    return await self._serve(copy, log)
+                finally:
+                    self.copy = None
+                    await copy.stop(self._workshop.pace.stop_patience_s)
+        except CopyFailed as problem:
+            raise CopyFailed(f"{self._who} {problem}") from problem
         finally:
             log.close()
 
-    async def _start(self, log: CopyLog) -> Copy:
+    def _echo(self, line: str) -> None:
+        self._workshop.say(f"{self.name}: {line}")
+
+    def _lent_gpus(self) -> contextlib.AbstractContextManager[Sequence[str]]:
+        return self._workshop.gpus.lend(self._spec.num_gpus) if self._workshop.gpus else contextlib.nullcontext(())
+
+    async def _start(self, gpus: Sequence[str], log: CopyLog) -> Copy:
         try:
-            return await self._workshop.starter.start(self._spec, log)
+            return await self._workshop.starter.start(self._spec, gpus, log)
         except CopyFailed as problem:
-            raise CopyFailed(f"{self._who} could not be started. {problem}") from problem
+            raise CopyFailed(f"could not be started. {problem}") from problem
+
+    async def _serve(self, copy: Copy, log: CopyLog) -> str:
+        ended = asyncio.create_task(copy.ended())
+        try:
+            await self._until_ready(copy, ended, log)
+            if self._welcome:
+                await self._welcome(copy)
+            self.copy = copy
+            if not self._was_in_service.done():
+                self._was_in_service.set_result(None)
+            return await self._until_bad(copy, ended, log)
+        finally:
+            ended.cancel()
 
     async def _until_ready(self, copy: Copy, ended: asyncio.Task[str], log: CopyLog) -> None:
         ready = asyncio.create_task(
@@ -139,7 +155,7 @@ class Seat:
         finally:
             ready.cancel()
         how = f"it {ended.result()}" if ended.done() else f"no lasting 200 within {self._window_s:g} s"
-        raise CopyFailed(f"{self._who} did not pass the ping health check: {how}. {_last_words(log)}")
+        raise CopyFailed(f"did not pass the ping health check: {how}. {_last_words(log)}")
 
     async def _until_bad(self, copy: Copy, ended: asyncio.Task[str], log: CopyLog) -> str:
         pace = self._workshop.pace
