@@ -39,7 +39,7 @@ def fetch_model_data(container_definition: Mapping[str, Any], directory: Path, s
     model = additional = None
     if url:
         model = fetch_artifact(url, directory / "model", s3)
-    elif source:
+    elif source is not None:
         model = _fetch_source(_s3_source(source, "ModelDataSource"), "ModelDataSource.S3DataSource.S3Uri", directory / "model", s3)
     for channel in container_definition.get("AdditionalModelDataSources", ()):
         name = channel["ChannelName"]

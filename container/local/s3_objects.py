@@ -64,10 +64,10 @@ def read_piece(body: S3Body, uri: S3Uri) -> bytes:
 
 
 def write_object(client: Any, uri: S3Uri, content: IO[bytes], content_type: str) -> None:
-    """In parts, where it is long; ``content`` is read from its beginning, and closed."""
+    """Whole or not at all; ``content`` is read from its beginning, and left open."""
     content.seek(0)
     with explained(uri):
-        client.upload_fileobj(content, uri.bucket, uri.key, ExtraArgs={"ContentType": content_type})
+        client.put_object(Bucket=uri.bucket, Key=uri.key, Body=content, ContentType=content_type)
 
 
 def list_objects(client: Any, prefix: S3Uri) -> list[tuple[str, int]]:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from botocore.model import ServiceModel, Shape
 
 
-def check_input(operation: str, body: dict[str, Any]) -> None:
+def check_input(operation: str, body: dict[str, Any], service: str = "sagemaker") -> None:
     """Raises PlatformError with every problem, worded as the service words them."""
     from botocore.validate import ParamValidator
 
-    shape = service_model().operation_model(operation).input_shape
+    shape = service_model(service).operation_model(operation).input_shape
     report = ParamValidator().validate(body, shape)
     if report.has_errors():
         raise refused(report.generate_report())
@@ -32,10 +32,10 @@ def check_input(operation: str, body: dict[str, Any]) -> None:
 
 
 @cache
-def service_model() -> ServiceModel:
+def service_model(service: str = "sagemaker") -> ServiceModel:
     import botocore.session
 
-    return botocore.session.get_session().get_service_model("sagemaker")
+    return botocore.session.get_session().get_service_model(service)
 
 
 def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:
