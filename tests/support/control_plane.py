@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import boto3
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.datastructures import Headers
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
 
 from headway.container.local.control.plane import ControlPlane
-from headway.container.local.control.protocol import answer_call
+from headway.container.local.control.protocol import service
 from headway.container.local.copies.base import Starter
 from headway.container.local.copies.ports import free_port
 from headway.container.local.copies.process import ProcessStarter
@@ -51,7 +51,7 @@ class LiveControlPlane:
             starter or ProcessStarter(os.environ, PRETEND), "us-east-1", s3, self.said.append, pace=pace, **more
         )
         port = free_port()
-        app = Starlette(routes=[Route("/", self._answer, methods=["POST"])], lifespan=self._life)
+        app = Starlette(routes=[Mount("/", self._answer)], lifespan=self._life)
         self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="on"))
         self._thread = threading.Thread(target=self._server.run)
         self._up = threading.Event()
@@ -108,9 +108,9 @@ class LiveControlPlane:
     def wait_deleted(self, name: str) -> None:
         self.client.get_waiter("endpoint_deleted").wait(EndpointName=name, WaiterConfig=WAIT)
 
-    async def _answer(self, request: Request) -> Response:
-        operation = request.headers["x-amz-target"].removeprefix("SageMaker.")
-        return await answer_call(request, operation, self.plane.handle)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        operation = Headers(scope=scope)["x-amz-target"].removeprefix("SageMaker.")
+        await service(self.plane.handle)(operation, scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:

@@ -119,7 +119,8 @@ class Components:
         if component.base is not None:
             raise refused("An adapter's inference component can't be updated by this runtime: delete it, and make it again.")
         if "Specification" not in request and "Specifications" not in request:
-            return self._resize(component, num_copies)
+            self._resize(component, num_copies)
+            return {"InferenceComponentArn": component.arn}
         specification = _specification(request)
         if "BaseInferenceComponentName" in specification:
             raise refused("An inference component with copies of its own can't become an adapter's.")
@@ -129,14 +130,16 @@ class Components:
         return {"InferenceComponentArn": component.arn}
 
     def update_runtime(self, request: dict[str, Any]) -> dict[str, Any]:
-        component = self._settled(request["InferenceComponentName"])
+        name = request["InferenceComponentName"]
+        self.scale(name, request["DesiredRuntimeConfig"]["CopyCount"])
+        return {"InferenceComponentArn": self.registry.arn(name)}
+
+    def scale(self, name: str, num_copies: int) -> asyncio.Task[None]:
+        """Ends when it has so many copies, or not. Raises PlatformError; a change before it must have ended."""
+        component = self._settled(name)
         if component.base is not None:
             raise refused(f"{component.name} is an adapter's: it has as many copies as {component.base.name}.")
-        return self._resize(component, request["DesiredRuntimeConfig"]["CopyCount"])
-
-    def scale(self, name: str, num_copies: int) -> None:
-        """As UpdateInferenceComponentRuntimeConfig."""
-        self.update_runtime({"InferenceComponentName": name, "DesiredRuntimeConfig": {"CopyCount": num_copies}})
+        return self._resize(component, num_copies)
 
     def delete(self, request: dict[str, Any]) -> dict[str, Any]:
         component = self.registry.get(request["InferenceComponentName"])
@@ -158,8 +161,8 @@ class Components:
             raise refused(f'Cannot update inference component "{component.arn}" while it is {component.status}.')
         return component
 
-    def _begin(self, component: Component, steps: Coroutine[None, None, None]) -> None:
-        self._work.begin(steps, lambda reason: component.set("Failed", reason))
+    def _begin(self, component: Component, steps: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._work.begin(steps, lambda reason: component.set("Failed", reason))
 
     def _base(self, specification: dict[str, Any], endpoint: Endpoint) -> Component | None:
         name = specification.get("BaseInferenceComponentName")
@@ -180,10 +183,9 @@ class Components:
         if "ModelName" in specification:
             self._models.get(specification["ModelName"])
 
-    def _resize(self, component: Component, num_copies: int) -> dict[str, Any]:
+    def _resize(self, component: Component, num_copies: int) -> asyncio.Task[None]:
         component.set("Updating")
-        self._begin(component, self._grow(component, num_copies))
-        return {"InferenceComponentArn": component.arn}
+        return self._begin(component, self._grow(component, num_copies))
 
     async def _bring_up(self, component: Component, num_copies: int) -> None:
         self._check_room(component, component.specification, num_copies)

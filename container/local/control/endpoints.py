@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from itertools import count
@@ -106,10 +107,16 @@ class Endpoints:
         self._begin(endpoint, self._take_down(endpoint))
         return {}
 
-    def scale(self, name: str, variant: str, num_instances: int) -> None:
-        """As UpdateEndpointWeightsAndCapacities. Raises PlatformError; a change that goes on must end first."""
-        change = {"VariantName": variant, "DesiredInstanceCount": num_instances}
-        self.update_weights({"EndpointName": name, "DesiredWeightsAndCapacities": [change]})
+    def scale(self, name: str, variant: str, num_instances: int) -> asyncio.Task[None]:
+        """Ends when it is so large, or not. Raises PlatformError; a change before it must have ended."""
+        endpoint = self._settled(name)
+        _variant(endpoint, variant)
+        endpoint.set("Updating")
+        return self._begin(endpoint, self._resize(endpoint, {variant: num_instances}))
+
+    def variant(self, name: str, variant: str) -> Variant:
+        """Raises PlatformError."""
+        return _variant(self.registry.get(name), variant)
 
     def _deployment(self, name: str, config: Record) -> Deployment:
         return Deployment(config, self._models, self._site, f"{name}/{next(self._serials)}")
@@ -122,8 +129,8 @@ class Endpoints:
             raise _in_progress(endpoint)
         return endpoint
 
-    def _begin(self, endpoint: Endpoint, steps: Coroutine[None, None, None]) -> None:
-        self._work.begin(steps, lambda reason: endpoint.set("Failed", reason))
+    def _begin(self, endpoint: Endpoint, steps: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        return self._work.begin(steps, lambda reason: endpoint.set("Failed", reason))
 
     async def _bring_up(self, endpoint: Endpoint) -> None:
         await endpoint.deployment.bring_up()

@@ -13,8 +13,10 @@ from headway.container.local.control.configs import Configs
 from headway.container.local.control.endpoints import Endpoints
 from headway.container.local.control.leases import Leases
 from headway.container.local.control.materials import Site, remove
+from headway.container.local.control.model_copies import ModelCopies
 from headway.container.local.control.models import Model, Models
 from headway.container.local.control.registry import Registry
+from headway.container.local.control.scalables import ScalableCopies
 from headway.container.local.control.shapes import check_input
 from headway.container.local.control.tagging import Tagging
 from headway.container.local.control.work import Work
@@ -31,9 +33,10 @@ Operation = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class ControlPlane:
-    """Implements Targets; owns ``starter``. An asynchronous context manager, used from one event loop: its exit stops every copy.
+    """Implements Targets. An asynchronous context manager, used from one event loop: its exit stops every copy.
 
-    ``say`` prints a line for people: copies' logs, and what happens to them. The logs themselves are files below ``logs``.
+    ``scalables`` and ``model_copies`` are for autoscaling and batch transform. It owns ``starter``. ``say`` prints a line for people:
+    copies' logs, and what happens to them. The logs themselves are files below ``logs``.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class ControlPlane:
         )
         self._components = Components(site, self._work, self._models.registry, lambda name: self._endpoints.registry.get(name))
         self._leases = Leases(self._endpoints, self._components, self._faults)
+        self.scalables = ScalableCopies(self._endpoints, self._components)
+        self.model_copies = ModelCopies(site, self._models.registry)
         self._operations = self._table()
 
     async def __aenter__(self) -> ControlPlane:
@@ -112,13 +117,6 @@ class ControlPlane:
 
     def copies_of(self, endpoint: str, variant: str | None = None, component: str | None = None) -> list[Seat]:
         return self._leases.copies_of(endpoint, variant, component)
-
-    def scale(self, endpoint: str, variant: str, num_instances: int) -> None:
-        """Begins; the endpoint is Updating meanwhile. Raises PlatformError, among others while a change before it goes on."""
-        self._endpoints.scale(endpoint, variant, num_instances)
-
-    def scale_component(self, component: str, num_copies: int) -> None:
-        self._components.scale(component, num_copies)
 
     def _table(self) -> dict[str, Operation]:
         tags = Tagging([self._models.registry, self._configs.registry, self._endpoints.registry, self._components.registry])

@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from headway.container.local.errors import PlatformError
 
@@ -23,6 +24,16 @@ async def answer_call(request: Request, operation: str, handle: Handle) -> Respo
         return _response(200, await handle(operation, _read(await _body(request))))
     except PlatformError as problem:
         return _response(problem.status, {"__type": problem.code, "message": str(problem), **problem.fields})
+
+
+def service(handle: Handle) -> Callable[[str, Scope, Receive, Send], Awaitable[None]]:
+    """``answer_call`` as ASGI, with the operation's name before it."""
+
+    async def answer(operation: str, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await answer_call(Request(scope, receive), operation, handle)
+        await response(scope, receive, send)
+
+    return answer
 
 
 async def _body(request: Request) -> bytes:

@@ -19,11 +19,12 @@ class Work:
         self._say = say
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, steps: Coroutine[None, None, None], on_failure: Callable[[str], None]) -> None:
+    def begin(self, steps: Coroutine[None, None, None], on_failure: Callable[[str], None]) -> asyncio.Task[None]:
         """``on_failure`` gets a reason that fits into FailureReason. Cancelled work fails without a word: the runtime ends."""
         task = asyncio.create_task(self._run(steps, on_failure))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         for task in self._tasks:

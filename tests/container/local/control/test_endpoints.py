@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
+import json
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -13,9 +16,11 @@ from botocore.exceptions import ClientError, WaiterError
 from control_plane import QUICK, LiveControlPlane
 from polling import wait_until
 
+from headway.container.local.autoscaling.resources import Resource
 from headway.container.local.control.plane import ControlPlane
 from headway.container.local.errors import PlatformError
 from headway.container.local.targets import Target, Wish
+from headway.server.errors import HeadwayError
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,6 @@ def _targets(live: LiveControlPlane, endpoint: str, wish: Wish = Wish()) -> Targ
 
 
 def _facts(url: str) -> dict[str, Any]:
-    import json
-
     with urllib.request.urlopen(f"{url}/invocations", b"{}", timeout=10) as answer:
         facts: dict[str, Any] = json.load(answer)
     return facts
@@ -81,8 +84,6 @@ def test_a_start_that_fails_is_told_with_the_last_log_line(live: LiveControlPlan
 
 
 def test_a_container_that_is_never_ready_fails_at_the_end_of_the_window(tmp_path: Path) -> None:
-    import dataclasses
-
     pids = tmp_path / "pids"
     with LiveControlPlane(pace=dataclasses.replace(QUICK, start_window_s=1.5)) as live:
         live.make_endpoint("never", {"MODE": "never", "PIDS": str(pids)})
@@ -147,7 +148,8 @@ def test_scaling_drains_what_it_takes_away(live: LiveControlPlane) -> None:
     live.run(_scale("scaled", 2))
     assert live.wait_in_service("scaled")["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     with _open_request(live, "scaled") as target:
-        live.run(_scale("scaled", 0))
+        change = {"VariantName": "AllTraffic", "DesiredInstanceCount": 0}
+        live.client.update_endpoint_weights_and_capacities(EndpointName="scaled", DesiredWeightsAndCapacities=[change])
         assert live.client.describe_endpoint(EndpointName="scaled")["EndpointStatus"] == "Updating"
         assert _facts(target.url)  # its copy goes on while the request is open
     assert live.wait_in_service("scaled")["ProductionVariants"][0]["CurrentInstanceCount"] == 0
@@ -155,9 +157,26 @@ def test_scaling_drains_what_it_takes_away(live: LiveControlPlane) -> None:
         _targets(live, "scaled")
 
 
-def test_a_copy_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
-    import dataclasses
+def test_a_model_runs_alone_for_batch_transform(live: LiveControlPlane) -> None:
+    live.make_model("alone", {"A": "1", "B": "1"})
+    live.make_model("alone-dies", {"MODE": "dies"})
 
+    async def environ(plane: ControlPlane) -> dict[str, str]:
+        async with plane.model_copies.running("alone", {"B": "2"}, "job") as url:
+            environ: dict[str, str] = (await asyncio.to_thread(_facts, url))["environ"]
+            return environ
+
+    async def failure(plane: ControlPlane) -> str:
+        with pytest.raises(HeadwayError) as failed:
+            async with plane.model_copies.running("alone-dies", {}, "other"):
+                pass
+        return str(failed.value)
+
+    assert {"A": "1", "B": "2"}.items() <= live.run(environ).items()
+    assert '"ValueError: the weights are of another model"' in live.run(failure)
+
+
+def test_a_copy_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with LiveControlPlane(pace=dataclasses.replace(QUICK, stop_patience_s=0.3)) as live:
         for mode in ("stubborn", "child"):
@@ -220,7 +239,9 @@ def _copies(endpoint: str) -> Any:
 
 def _scale(endpoint: str, num: int) -> Any:
     async def scale(plane: ControlPlane) -> None:
-        plane.scale(endpoint, "AllTraffic", num)
+        resource = Resource(endpoint, "AllTraffic")
+        await plane.scalables.scale(resource, num)
+        assert plane.scalables.num_desired(resource) == len(plane.scalables.urls(resource)) == num
 
     return scale
 
@@ -242,8 +263,6 @@ def _next_pid(live: LiveControlPlane, endpoint: str, last: int) -> int:
 @contextlib.contextmanager
 def _open_request(live: LiveControlPlane, endpoint: str) -> Iterator[Target]:
     """A lease that is held by the loop of the plane inside of the block."""
-    import asyncio
-
     begun, ended = threading.Event(), asyncio.Event()
     held: list[Target] = []
 
