@@ -35,6 +35,7 @@ class AsyncInference:
     success_topic: str | None
     error_topic: str | None
     max_concurrent_per_copy: int
+    include_response_in: frozenset[str] = frozenset()  # IncludeInferenceResponseIn
 
 
 class Targets(Protocol):
