@@ -25,7 +25,7 @@ usage: headway COMMAND ...
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
-  local --url URL           a local SageMaker runtime in front of a container: boto3 and OpenAI clients call it as an endpoint
+  local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version
 """
 

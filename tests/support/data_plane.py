@@ -24,10 +24,10 @@ from headway.container.local.targets import Targets
 ENDPOINT = "chat"
 
 
-def boto(url: str, attempts: int = 1) -> Any:
+def boto(url: str, attempts: int = 1, service: str = "sagemaker-runtime") -> Any:
     config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, read_timeout=20)
     return boto3.client(
-        "sagemaker-runtime",
+        service,
         endpoint_url=url,
         region_name="us-west-2",
         aws_access_key_id="AKIDLOCAL",

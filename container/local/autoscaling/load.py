@@ -56,6 +56,12 @@ class CountedTargets:
     def async_inference(self, endpoint: str) -> AsyncInference | None:
         return self._targets.async_inference(endpoint)
 
+    def open_session(self, endpoint: str, session: str, target: Target) -> None:
+        self._targets.open_session(endpoint, session, target)
+
+    def close_session(self, endpoint: str, session: str) -> None:
+        self._targets.close_session(endpoint, session)
+
     def reading(self, resource: Resource) -> Reading:
         meter = self._meters.get(resource)
         if meter is None:

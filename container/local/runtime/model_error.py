@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headway.container.local.control.names import ACCOUNT
 from headway.container.local.errors import PlatformError
 from headway.server.words import cut
 
@@ -15,7 +16,7 @@ class Place:
     """Where the platform would be."""
 
     region: str
-    account: str = "000000000000"
+    account: str = ACCOUNT
 
 
 def model_error(place: Place, endpoint: str, variant: str, status: int, body: bytes) -> PlatformError:

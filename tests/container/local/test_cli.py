@@ -13,6 +13,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from botocore.exceptions import ClientError
 from data_plane import boto
 from hostile_container import HostileContainer
 from live_server import LiveServer
@@ -79,6 +80,26 @@ def test_the_real_server_behind_it(tmp_path: Path) -> None:
                     chatting.chat.completions.create(model="", messages=messages)  # type: ignore[arg-type]
 
 
+@pytest.mark.e2e
+def test_an_endpoint_of_processes(tmp_path: Path) -> None:
+    model = make_served_model(tmp_path)
+    words = ("--process", "-e", "SM_VLLM_DTYPE=float32", "-e", "SM_VLLM_SERVED_MODEL_NAME=tiny", "--model-dir", model)
+    with started(*words) as exports:
+        url = exports["AWS_ENDPOINT_URL_SAGEMAKER"]
+        assert exports["AWS_ENDPOINT_URL_S3"] == exports["AWS_ENDPOINT_URL_SNS"] != url
+        control = boto(url, service="sagemaker")
+        control.get_waiter("endpoint_in_service").wait(EndpointName="local", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        answer = boto(url).invoke_endpoint(EndpointName="local", Body=b'{"prompt": "a b", "max_tokens": 3}', ContentType="application/json")
+        assert b"completion_tokens" in answer["Body"].read()
+        scaling = boto(url, service="application-autoscaling")
+        assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
+        assert control.list_transform_jobs()["TransformJobSummaries"] == []
+        with pytest.raises(ClientError, match="no AsyncInferenceConfig"):
+            boto(url).invoke_endpoint_async(EndpointName="local", InputLocation="s3://bucket/key")
+        control.delete_endpoint(EndpointName="local")
+        control.get_waiter("endpoint_deleted").wait(EndpointName="local", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+
+
 def test_print_env_only_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-env", "--port", "9000"], {"AWS_PROFILE": "mine", "AWS_REGION": "eu-west-1"}) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -91,6 +112,7 @@ def test_print_env_only_prints(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "told"),
     [
         ([], "say what is to be called: --url"),
+        (["--url", "http://127.0.0.1:1", "-e", "SM_VLLM_SEED=1"], "--url: its server runs already"),
         (["--url", "127.0.0.1:8080"], "--url takes the address of a server"),
         (["--url", "http://user:word@host"], "--url takes the address of a server"),
         (["--url", "http://127.0.0.1:1", "--faults", "death=0.1"], "death needs a copy that was started here"),

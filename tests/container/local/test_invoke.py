@@ -93,10 +93,10 @@ def test_errors_of_the_container_are_model_errors(runtime: Local, status: int, s
     assert response["Error"]["Code"] == "ModelError"
     assert response["OriginalStatusCode"] == status
     assert response["OriginalMessage"] == '{"error": "why"}'
-    assert response["LogStreamArn"] == "arn:aws:logs:us-west-2:000000000000:log-group:/aws/sagemaker/Endpoints/chat"
+    assert response["LogStreamArn"] == "arn:aws:logs:us-west-2:123456789012:log-group:/aws/sagemaker/Endpoints/chat"
     message = response["Error"]["Message"]
     assert message.startswith(f'Received {side} error ({status}) from AllTraffic with message "{{"error": "why"}}". See https://us-west-2.')
-    assert message.endswith("/aws/sagemaker/Endpoints/chat in account 000000000000 for more information.")
+    assert message.endswith("/aws/sagemaker/Endpoints/chat in account 123456789012 for more information.")
 
 
 def test_long_errors_are_cut(runtime: Local) -> None:
