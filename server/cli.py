@@ -12,7 +12,7 @@ from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
-_TOOLKIT: dict[str, str] = {}
+_TOOLKIT = {"local": "headway.container.local.cli"}
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
@@ -25,6 +25,7 @@ usage: headway COMMAND ...
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
+  local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version
 """
 
