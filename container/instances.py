@@ -1,4 +1,7 @@
-"""The instance types of SageMaker that can hold a model, from instances.json: data with its date and source."""
+"""The instance types of SageMaker that can hold a model, from instances.json: data with its date and sources.
+
+Those with x86-64 processors and NVIDIA GPUs: the image is built for these alone. Families of before 2017 (m4, c4, t2, p2) are left out.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,18 @@ class Instance:
     name: str
     vcpus: int
     memory_bytes: int
+    cpu: str
+    has_fast_bf16: bool  # of the CPU: bf16 matrix products faster than fp32
     gpu: str | None
     num_gpus: int
     gpu_bytes: int
+    compute_capability: tuple[int, int] | None
 
 
 @cache
 def all_instances() -> dict[str, Instance]:
     table = _table()
-    return {name: _instance(name, facts, table["gpus"]) for name, facts in table["instances"].items()}
+    return {name: _instance(name, facts, table) for name, facts in table["instances"].items()}
 
 
 def find_instance(name: str) -> Instance:
@@ -49,7 +55,18 @@ def _table() -> dict[str, Any]:
     return table
 
 
-def _instance(name: str, facts: dict[str, Any], gpus: dict[str, Any]) -> Instance:
+def _instance(name: str, facts: dict[str, Any], table: dict[str, Any]) -> Instance:
     gpu = facts.get("gpu")
-    gpu_bytes = gpus[gpu]["memory_mib"] * 1024**2 if gpu else 0
-    return Instance(name, facts["vcpus"], facts["memory_gib"] * GIB, gpu, facts.get("num_gpus", 0), gpu_bytes)
+    chip = table["gpus"].get(gpu, {"memory_mib": 0})
+    major, _, minor = chip.get("compute_capability", "").partition(".")
+    return Instance(
+        name,
+        facts["vcpus"],
+        facts["memory_gib"] * GIB,
+        facts["cpu"],
+        table["cpus"][facts["cpu"]]["has_fast_bf16"],
+        gpu,
+        facts.get("num_gpus", 0),
+        chip["memory_mib"] * 1024**2,
+        (int(major), int(minor)) if major else None,
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from headway.entrypoint.environment import read_options
+from headway.entrypoint.environment import examine_options
+from headway.entrypoint.foreign import model_directory
 from headway.server.config.sources import Resolved
 from headway.server.errors import ConfigError
 
@@ -27,9 +28,28 @@ class Settings:
     machine: Mapping[str, str]
 
     def resolve(self) -> Resolved:
-        """The effective options, as the entrypoint would have them. Raises ConfigError with every problem."""
+        """What ``examine`` finds. Raises ConfigError with every problem."""
+        resolved, problems = self.examine()
+        if problems:
+            raise ConfigError(problems)
+        return resolved
+
+    def examine(self) -> tuple[Resolved, list[str]]:
+        """The effective options, as the entrypoint would have them, and a sentence for each problem with them."""
         own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
-        return read_options(self.words, {**own, **self.environ}, self.model_directory)
+        return examine_options(self.words, {**own, **self.environ}, self.model_directory)
+
+    @property
+    def place_here(self) -> Path:
+        """Where the container would find a model that nothing names, as it is on this machine."""
+        return self.model_directory or model_directory(self.environ)
+
+    def name_here(self, name: str) -> str:
+        """A model's name as it is on this machine: --model-dir stands for the place where the container finds models."""
+        place = model_directory(self.environ)
+        if self.model_directory is None or not Path(name).is_relative_to(place):
+            return name
+        return str(self.model_directory / Path(name).relative_to(place))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--env-file", action="append", default=[], metavar="FILE", help="Lines NAME=VALUE, as for docker.")
     group.add_argument("--model-dir", type=Path, metavar="DIR", help="What the container would find at /opt/ml/model.")
     group.add_argument("words", nargs="*", metavar="WORD", help="Words after the image's name: `-- serve MODEL --max-model-len 4096`.")
+
+
+def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """What ``parser``, which has add_arguments' options, makes of ``argv``; all behind `--` are words. Raises ConfigError."""
+    border = argv.index("--") if "--" in argv else len(argv)
+    given, unknown = parser.parse_known_args(list(argv[:border]))
+    if unknown:
+        raise ConfigError(
+            [f"{unknown[0]}: no option of `{parser.prog}`, which has --help; the server's own stand behind --, as in `-- {unknown[0]} ...`"]
+        )
+    given.words += argv[border + 1 :]
+    return given
 
 
 def read_settings(given: argparse.Namespace, environ: Mapping[str, str]) -> Settings:

@@ -1,4 +1,4 @@
-"""PID 1 of the image: environment variables -> options -> exec of the server. Also `headway entrypoint`."""
+"""PID 1 of the image: environment variables -> options -> exec of the server, or of `headway check`. Also `headway entrypoint`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # there are none; looking for them takes 3 ms
     # exec, not a child: the server becomes PID 1 and gets SIGTERM itself.
     server = [sys.executable, "-m", "headway.server.cli"]
+    if words[:1] == ["check"]:
+        _become([*server, *words], os.environ)
     if any(word in ("-h", "--help", "--version") or word.startswith("--help=") for word in words):
         asked = ["--version"] if "--version" in words else ["serve", *(w for w in words if w.startswith(("-h", "--help")))]
         _become([*server, *asked], os.environ)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headway.entrypoint.foreign import model_directory, read_foreign
 from headway.entrypoint.model_source import find_model
-from headway.server.config.sources import Resolved, resolve
+from headway.server.config.sources import Resolved, examine
 from headway.server.errors import ConfigError
 
 # Words that come first by mistake, and would be taken for a model of the Hub: the program that each is meant for.
@@ -17,8 +17,17 @@ _OTHER_COMMANDS |= {name: name for name in ("train", "headway", "bash", "sh", "p
 
 
 def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> Resolved:
-    """Effective options: those of `headway serve`, over the image's own defaults. ``words`` may begin with `serve`, as SageMaker
-    starts containers. Without ``directory`` a model is looked for where the environment says. Raises ConfigError with every problem."""
+    """What ``examine_options`` finds. Raises ConfigError with every problem."""
+    resolved, problems = examine_options(words, environ, directory)
+    if problems:
+        raise ConfigError(problems)
+    return resolved
+
+
+def examine_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> tuple[Resolved, list[str]]:
+    """Effective options: those of `headway serve`, over the image's own defaults; and a sentence for each problem. ``words`` may begin
+    with `serve`, as SageMaker starts containers. Without ``directory`` a model is looked for where the environment says. Raises
+    ConfigError where ``words`` are another program's."""
     argv = list(words[1:] if words[:1] == ["serve"] else words)
     if words and words[0] in _OTHER_COMMANDS:
         raise ConfigError([_not_started(words[0])])
@@ -28,13 +37,8 @@ def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Pa
         foreign.fallbacks["model"] = (search.model, search.source)
         if not search.is_hub_id:
             foreign.fallbacks.pop("revision", None)  # HF_MODEL_REVISION is of HF_MODEL_ID
-    try:
-        resolved = resolve(argv, environ, fallbacks=foreign.fallbacks, model_missing=search.failure)
-    except ConfigError as error:
-        raise ConfigError([*error.problems, *foreign.problems]) from None
-    if foreign.problems:
-        raise ConfigError(foreign.problems)
-    return replace(resolved, warnings=(*resolved.warnings, *foreign.warnings))
+    resolved, problems = examine(argv, environ, fallbacks=foreign.fallbacks, model_missing=search.failure)
+    return replace(resolved, warnings=(*resolved.warnings, *foreign.warnings)), [*problems, *foreign.problems]
 
 
 def _not_started(word: str) -> str:

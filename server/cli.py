@@ -12,7 +12,10 @@ from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
-_TOOLKIT = {"local": "headway.container.local.cli"}
+_TOOLKIT = {
+    "check": "headway.container.check.cli",
+    "local": "headway.container.local.cli",
+}
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
@@ -24,6 +27,7 @@ usage: headway COMMAND ...
   bench serve|engine ...    measure a server, or the engine alone
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
+  check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version
@@ -89,6 +93,9 @@ def _run(words: list[str]) -> int:
     if command in _TOOLKIT:
         import importlib
 
+        from headway.server.signals import interrupt_at_signals
+
+        interrupt_at_signals()
         tool: int = importlib.import_module(_TOOLKIT[command]).main(rest, os.environ)
         return tool
     import difflib

@@ -34,8 +34,15 @@ class EarlyStop:
             raise Stopped(0)
 
 
+def interrupt_at_signals() -> None:
+    """For a command that only has to end, also as process 1: each signal raises KeyboardInterrupt. Takes what was held back."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
 def hold_back_signals() -> None:
-    """For an exec: what comes now waits for the next program's ``EarlyStop.install``, instead of hitting it without a handler."""
+    """For an exec: what comes now waits for the next program to take it, instead of hitting it without a handler."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 

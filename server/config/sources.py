@@ -62,7 +62,21 @@ def resolve(
     fallbacks: Mapping[str, tuple[Any, str]] | None = None,
     model_missing: str = MODEL_MISSING,
 ) -> Resolved:
-    """All options from all sources. Raises ConfigError with every problem of every source at once.
+    """What ``examine`` finds. Raises ConfigError with every problem of every source at once."""
+    resolved, found = examine(argv, environ, fallbacks=fallbacks, model_missing=model_missing)
+    if found:
+        raise ConfigError(found)
+    return resolved
+
+
+def examine(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    fallbacks: Mapping[str, tuple[Any, str]] | None = None,
+    model_missing: str = MODEL_MISSING,
+) -> tuple[Resolved, list[str]]:
+    """All options from all sources, and a sentence for each problem; with any, the options are what could be understood.
 
     ``fallbacks`` maps a field's name to (value, where from) and counts above the default only. A missing model is a problem,
     told as ``model_missing``, unless --show-config is on the command line.
@@ -86,13 +100,12 @@ def resolve(
     unknowable = line.skipped_words or invalid or unreadable or (file.problems and not file.given)
     if config.model.model is None and not unknowable and not line.show_config:
         found.append(model_missing)
-    if found:
-        raise ConfigError(found)
     noted = (_with_sources(warning, chosen, names) for warning in warnings(config))
     notes = [*line.warnings, *file.warnings, *environment.warnings, *noted]
     if useless:
         notes.append(sentence_about(useless))
-    return Resolved(config, {name: given.source for name, given in chosen.items()}, tuple(notes), path, line.show_config)
+    sources = {} if invalid else {name: given.source for name, given in chosen.items()}
+    return Resolved(config, sources, tuple(notes), path, line.show_config), found
 
 
 def _read_file(path: str | None, names: Names, places: Places) -> Findings:

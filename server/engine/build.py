@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
@@ -23,9 +23,9 @@ from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.engine.worker import Worker
-from headway.server.errors import ConfigError
-from headway.server.loading.loader import load_model, read_config
-from headway.server.loading.use import use_of
+from headway.server.loading.loader import load_model
+from headway.server.loading.model_config import read_config
+from headway.server.sizing.model import chosen_use, generating_facts
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -48,9 +48,7 @@ def build_engine(
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device)
-    if files.kind == "gguf" and config.model.hf_overrides:
-        raise ConfigError(["--hf-overrides changes a config.json, and a GGUF file has none: leave it out"])
-    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides)
+    use = chosen_use(config, files)
     if use == "generate":
         return _build_generating(config, files, device, phases, load_tokenizer)
     return build_pooling(config, files, use, device, phases)
@@ -64,8 +62,7 @@ def _build_generating(
     load_tokenizer: Callable[[], Tokenizer] | None,
 ) -> EngineCore:
     shape = read_config(files, config.model.hf_overrides)
-    facts = ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
-    plan = make_plan(config, facts, device_facts(device))
+    plan = make_plan(config, generating_facts(shape), device_facts(device))
     processors = load_processors(config, device)
     phases.begin("loading weights")
     load = partial(

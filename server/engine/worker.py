@@ -22,6 +22,7 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
+from headway.server.sizing.memory import activation_bytes, bytes_per_block, logits_bytes
 from headway.server.text.tokenizer import Tokenizer
 
 
@@ -79,16 +80,15 @@ class Worker:
     @property
     def bytes_per_block(self) -> int:
         """Of all layers, keys and values."""
-        spec = self._kv_spec
-        return 2 * spec.num_layers * self._plan.block_size * spec.num_kv_heads * spec.head_dim * self._kv_dtype.itemsize
+        return bytes_per_block(self._kv_spec, self._plan)
 
     def measure_activations(self, num_outputs: int) -> int:
         """Peak bytes that the largest step needs beside weights and cache: run on a GPU, estimated on a CPU. ``num_outputs``: of a
         request in a step."""
         config, plan = self.loaded.config, self._plan
-        logits = plan.max_num_seqs * num_outputs * 4 * 4  # fp32, with the copies of log-softmax and sorting
+        logits = logits_bytes(plan, num_outputs)
         if self._device.type != "cuda":
-            return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * 4 + logits
+            return activation_bytes(config, plan, torch.float32.itemsize) + logits
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         self._forward_dummy(self.loaded.model, plan.max_num_batched_tokens)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from headway.server.errors import ModelSourceError
-from headway.server.loading.gguf import FULL_PRECISION_TYPES, GgufFile
+from headway.server.loading.gguf_file import FULL_PRECISION_TYPES, GgufFile
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.raw_config import RawConfig
 from headway.server.models.registry import gguf_family_of

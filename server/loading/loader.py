@@ -12,25 +12,19 @@ from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint
-from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architectures_in, raw_config, read_config_json
+from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import fill, places_of
-from headway.server.loading.gguf import GgufCheckpoint, GgufFile
-from headway.server.loading.gguf_config import read_gguf_config
+from headway.server.loading.gguf import GgufCheckpoint
+from headway.server.loading.model_config import open_model
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
 from headway.server.models.names import WeightName
-from headway.server.models.registry import family_of
 from headway.server.source.files import ModelFiles
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Quantization = Literal["none", "int8"]
-
-
-def read_config(files: ModelFiles, overrides: Overrides = NO_OVERRIDES) -> DecoderConfig:
-    """The model's own shape, read without its weights. Raises ModelSourceError for what is not supported."""
-    return _open(files, overrides)[1]
 
 
 def load_model(
@@ -51,7 +45,7 @@ def load_model(
     longest position that will be asked for. ``overrides`` are laid over config.json. Raises ModelSourceError, one sentence, when a
     tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
     """
-    family, config, file = _open(files, overrides)
+    family, config, file = open_model(files, overrides)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method: LinearMethod = Int8Linear(device) if quantization == "int8" else UnquantizedLinear(torch_dtype, device)
     rotation = _rotation(family, config) if quantization == "int8" else None
@@ -74,15 +68,6 @@ def load_model(
     fill(places, checkpoint, _ignored_names(config), rotation)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
-
-
-def _open(files: ModelFiles, overrides: Overrides) -> tuple[Family, DecoderConfig, GgufFile | None]:
-    if files.kind == "gguf":
-        file = GgufFile(files.path)
-        return *read_gguf_config(file), file
-    values = read_config_json(files, overrides)
-    family = family_of(architectures_in(values), str(files.path))
-    return family, family.read_config(raw_config(files, values)), None
 
 
 def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.loading.checkpoint import CheckpointTensor
-from headway.server.source.weights import shards
+from headway.server.source.weights import weight_files
 
 
 class SafetensorsCheckpoint:
@@ -19,7 +19,7 @@ class SafetensorsCheckpoint:
 
     def __init__(self, directory: Path) -> None:
         self.origin = str(directory)
-        self._files = [(path, _open(path)) for path in _weight_files(directory)]
+        self._files = [(path, _open(path)) for path in weight_files(directory)]
 
     def tensors(self) -> list[CheckpointTensor]:
         found: dict[str, CheckpointTensor] = {}
@@ -50,15 +50,3 @@ def _open(path: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise ModelSourceError(f"The weight file {path} is damaged or cut off ({error}); copy or download it again.") from error
     return file
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The index's shards, else model.safetensors, else all there are (training leaves other *.safetensors beside an index)."""
-    listed = shards(directory)
-    if listed is not None:
-        return [directory / name for name in listed]
-    single = directory / "model.safetensors"
-    files = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ModelSourceError(f"{directory} holds no *.safetensors; it needs model.safetensors, or shards and their index.")
-    return files

@@ -17,22 +17,22 @@ def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | 
     if raw.get("quantization_config"):
         method = raw.get("quantization_config").get("quant_method", "unknown")
         raise raw.refusal(f"quantization_config names the {method!r} format, which is not supported; use the unquantised model or a GGUF")
-    hidden_size, num_heads = raw.integer("hidden_size"), raw.integer("num_attention_heads")
-    head_dim = raw.integer("head_dim", default_head_dim or hidden_size // num_heads)
-    num_kv_heads = raw.integer("num_key_value_heads", num_heads)
+    hidden_size, num_heads = raw.size("hidden_size"), raw.size("num_attention_heads")
+    head_dim = raw.size("head_dim", default_head_dim or hidden_size // num_heads)
+    num_kv_heads = raw.size("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise raw.refusal(f"num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}")
     activation = raw.text("hidden_act", "silu")
     if activation not in _ACTIVATIONS:
         raise raw.refusal(f"hidden_act {activation!r} is not supported; {', '.join(_ACTIVATIONS)} are")
-    max_position = raw.integer("max_position_embeddings")
+    max_position = raw.size("max_position_embeddings")
     rope = read_rope(raw, head_dim, max_position)
     return DecoderConfig(
         architecture=family,
-        vocab_size=raw.integer("vocab_size"),
+        vocab_size=raw.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=raw.integer("intermediate_size"),
-        num_layers=raw.integer("num_hidden_layers"),
+        intermediate_size=raw.size("intermediate_size"),
+        num_layers=raw.size("num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -59,7 +59,7 @@ def layered_sliding_windows(raw: RawConfig) -> tuple[int, ...]:
     is_null = "sliding_window" in raw.values and raw.get("sliding_window") is None
     if is_null or not raw.flag("use_sliding_window"):
         return ()
-    num_layers, window = raw.integer("num_hidden_layers"), raw.integer("sliding_window", 4096)
+    num_layers, window = raw.size("num_hidden_layers"), raw.integer("sliding_window", 4096)
     types = raw.get("layer_types")
     if types is None:
         first = raw.integer("max_window_layers", 28)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from headway.server.models.base import EncoderConfig, PooledFamily
-from headway.server.models.encoder import EncoderModel
+from headway.server.models.builders import build_encoder
 from headway.server.models.encoder_config import EncoderKeys, read_encoder_config
 from headway.server.models.encoder_names import BERT_HEADS, DISTILBERT_NAMES
 from headway.server.models.names import WeightName
@@ -28,7 +28,7 @@ def family(is_classifier: bool) -> PooledFamily:
     return PooledFamily(
         "distilbert",
         partial(read_config, is_classifier=is_classifier),
-        partial(EncoderModel, head_activation="relu"),
+        partial(build_encoder, head_activation="relu"),
         (*DISTILBERT_NAMES, *_HEAD),
         prefix="distilbert.",
         pooling="cls",

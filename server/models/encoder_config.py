@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headway.server.layers.activation import ACTIVATIONS
+from headway.server.layers.activation_names import ACTIVATION_NAMES
 from headway.server.models.base import EncoderConfig
 from headway.server.models.decoder_config import read_dtype
 from headway.server.models.raw_config import RawConfig, num_labels_of
@@ -32,20 +32,20 @@ def read_encoder_config(
     if raw.flag("is_decoder"):
         raise raw.refusal("is_decoder is true, and this version serves models of this architecture as encoders only")
     activation = raw.text(keys.hidden_act, "gelu")
-    if activation not in ACTIVATIONS:
-        raise raw.refusal(f"{keys.hidden_act} {activation!r} is not supported; {', '.join(ACTIVATIONS)} are")
-    hidden_size, num_heads = raw.integer(keys.hidden_size), raw.integer(keys.num_heads)
+    if activation not in ACTIVATION_NAMES:
+        raise raw.refusal(f"{keys.hidden_act} {activation!r} is not supported; {', '.join(ACTIVATION_NAMES)} are")
+    hidden_size, num_heads = raw.size(keys.hidden_size), raw.size(keys.num_heads)
     if hidden_size % num_heads:
         raise raw.refusal(f"{keys.hidden_size} {hidden_size} is no multiple of {keys.num_heads} {num_heads}")
     return EncoderConfig(
         architecture=family,
-        vocab_size=raw.integer("vocab_size"),
+        vocab_size=raw.size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=raw.integer(keys.intermediate_size),
-        num_layers=raw.integer(keys.num_layers),
+        intermediate_size=raw.size(keys.intermediate_size),
+        num_layers=raw.size(keys.num_layers),
         num_heads=num_heads,
         hidden_act=activation,
-        max_model_len=raw.integer("max_position_embeddings") - first_position,
+        max_model_len=raw.size("max_position_embeddings") - first_position,
         first_position=first_position,
         checkpoint_dtype=read_dtype(raw),
         num_labels=num_labels_of(raw) if is_classifier else 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.server.models.base import DecoderConfig, Family
-from headway.server.models.decoder import DecoderModel
+from headway.server.models.builders import build_decoder
 from headway.server.models.decoder_config import layered_sliding_windows, read_decoder_config
 from headway.server.models.names import DECODER_STREAM, GGUF_NAMES, HF_NAMES
 from headway.server.models.raw_config import RawConfig
@@ -22,4 +22,4 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     )
 
 
-FAMILY = Family("qwen3", read_config, DecoderModel, HF_NAMES, GGUF_NAMES, DECODER_STREAM)
+FAMILY = Family("qwen3", read_config, build_decoder, HF_NAMES, GGUF_NAMES, DECODER_STREAM)

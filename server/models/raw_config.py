@@ -10,6 +10,7 @@ from headway.server.errors import ModelSourceError
 from headway.server.layers.rope_config import RopeConfig, RopeType
 
 _MISSING: Any = object()
+_LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
 _ROPE_TYPES: dict[str, RopeType] = {"default": "default", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
 
 
@@ -24,6 +25,13 @@ class RawConfig:
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.refusal(f"{key} must be a whole number, not {value!r}")
+        return value
+
+    def size(self, key: str, default: int = _MISSING) -> int:
+        """A count of something that every model has: neither 0 nor more than any model could have, since the file is anybody's."""
+        value = self.integer(key, default)
+        if not 1 <= value <= _LARGEST_SIZE:
+            raise self.refusal(f"{key} must be from 1 to {_LARGEST_SIZE}, not {value}")
         return value
 
     def number(self, key: str, default: float = _MISSING) -> float:
@@ -120,7 +128,7 @@ def labels_of(raw: RawConfig) -> tuple[str, ...]:
     """A classifier's, in the order of its scores."""
     names = raw.get("id2label")
     if names is None:
-        return tuple(f"LABEL_{i}" for i in range(raw.integer("num_labels", 2)))
+        return tuple(f"LABEL_{i}" for i in range(raw.size("num_labels", 2)))
     if not isinstance(names, dict) or not names or {str(key) for key in names} != {str(i) for i in range(len(names))}:
         raise raw.refusal(f"id2label must name the labels from 0 on, not {names!r}")
     by_index = {str(key): str(name) for key, name in names.items()}

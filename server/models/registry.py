@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from headway.server.errors import ModelSourceError
+from headway.server.models.pooled import pooled
 
 if TYPE_CHECKING:
     from headway.server.models.base import Family, PooledFamily
@@ -51,8 +52,6 @@ def pooled_family_of(architectures: list[str], origin: str, is_classifier: bool)
     if stem in ENCODERS:
         family: PooledFamily = importlib.import_module(ENCODERS[stem]).family(is_classifier)
         return family
-    from headway.server.models.pooled_decoder import pooled
-
     return pooled(importlib.import_module(decoders[stem]).FAMILY, is_classifier)
 
 

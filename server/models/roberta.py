@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from headway.server.models.base import EncoderConfig, PooledFamily
-from headway.server.models.encoder import EncoderModel
+from headway.server.models.builders import build_encoder
 from headway.server.models.encoder_config import read_encoder_config
 from headway.server.models.encoder_names import BERT_HEADS, bert_names
 from headway.server.models.names import WeightName
@@ -34,7 +34,7 @@ def family(is_classifier: bool) -> PooledFamily:
     return PooledFamily(
         "roberta",
         partial(read_config, is_classifier=is_classifier),
-        partial(EncoderModel, head_activation="tanh"),
+        partial(build_encoder, head_activation="tanh"),
         (*bert_names("roberta."), *_HEAD),
         prefix="roberta.",
         pooling="cls",

@@ -63,7 +63,7 @@ def demo_model(
     is right: its SHA-256 was checked before it got its name. Once `stop` is set, a fetch ends within moments and leaves nothing.
     Raises ModelSourceError.
     """
-    target = cache_dir / "demo" / f"{model.sha256[:16]}-{model.file_name}"
+    target = _target(cache_dir, model)
     require_own(target.parent)
     if _is_present(target, model):
         return target
@@ -73,6 +73,16 @@ def demo_model(
             require_space(2 * model.num_bytes, target.parent, "The demo model", LARGER_DISK)
             _fetch(target, model, python, on_progress, stop or threading.Event())
     return target
+
+
+def kept_demo_model(cache_dir: Path) -> Path | None:
+    """Where it lies already; None where it would have to be fetched."""
+    target = _target(cache_dir, DEMO_MODEL)
+    return target if _is_present(target, DEMO_MODEL) else None
+
+
+def _target(cache_dir: Path, model: WheelModel) -> Path:
+    return cache_dir / "demo" / f"{model.sha256[:16]}-{model.file_name}"
 
 
 def _is_present(target: Path, model: WheelModel) -> bool:

@@ -93,6 +93,8 @@ class _Header:
             else:
                 self._skip_array()
         self.alignment = metadata.get("general.alignment", 32)
+        if not isinstance(self.alignment, int) or self.alignment < 1:
+            raise _NotGguf(f"its general.alignment is {self.alignment!r}")
         return metadata
 
     def tensors(self) -> dict[str, GgufTensor]:

@@ -18,6 +18,10 @@ from headway.server.words import amount, plural
 _T = TypeVar("_T")
 
 
+class HubUnreachable(ModelSourceError):
+    """The Hub could not be asked: no network, a fault of its own, or HF_HUB_OFFLINE."""
+
+
 @dataclass(frozen=True)
 class HubModel:
     """One repository of the Hub at one revision (None: its main branch).
@@ -38,10 +42,9 @@ class HubModel:
 
         A whole snapshot in the cache is taken as it is, without asking the Hub whether the branch has moved.
         """
-        cached = self._cached()
-        if cached is not None and _is_whole(cached, load_format):
+        if (cached := self.kept(load_format)) is not None:
             return cached
-        sizes = self._list_files()
+        sizes = self.list_files()
         where, one_gguf = f"The Hub repository {self.repo_id}", "download one of them and give its path"
         return self._download(model_files(list(sizes), load_format, where, one_gguf), sizes, on_progress)
 
@@ -50,8 +53,13 @@ class HubModel:
         cached = self._cached()
         if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             return cached
-        sizes = self._list_files()
+        sizes = self.list_files()
         return self._download(text_files(sizes), sizes, on_progress)
+
+    def kept(self, load_format: str) -> Path | None:
+        """The directory of a whole snapshot that the Hub cache holds. Raises ModelSourceError for what is no id."""
+        cached = self._cached()
+        return cached if cached is not None and _is_whole(cached, load_format) else None
 
     def _cached(self) -> Path | None:
         from huggingface_hub import snapshot_download
@@ -71,15 +79,23 @@ class HubModel:
             ) from error
         return Path(str(found))
 
-    def _list_files(self) -> dict[str, int]:
-        """The files of the repository that may be fetched, and their sizes."""
+    def list_files(self, timeout_s: float = 20.0) -> dict[str, int]:
+        """The files of the repository that may be fetched, and their sizes. Raises ModelSourceError."""
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=self.endpoint, token=self.token)
         # Not list_repo_files: without a network that one retries for 23 s before it says so.
-        info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=20.0))
+        info = self._asking(lambda: api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=timeout_s))
         siblings = [sibling for sibling in info.siblings or [] if not self._is_ignored(sibling.rfilename)]
         return {sibling.rfilename: sibling.size or 0 for sibling in siblings}
+
+    def fetch_file(self, name: str, folder: Path) -> None:
+        """Puts one small file into ``folder``, not into the cache. Raises ModelSourceError."""
+        from huggingface_hub import hf_hub_download
+
+        self._asking(
+            lambda: hf_hub_download(self.repo_id, name, revision=self.revision, token=self.token, endpoint=self.endpoint, local_dir=folder)
+        )
 
     def _is_ignored(self, name: str) -> bool:
         return any(fnmatch.fnmatch(name, pattern) for pattern in self.ignore_patterns)
@@ -139,15 +155,15 @@ class HubModel:
                 f"(then give a token with --hf-token or HF_TOKEN); check the spelling."
             ) from error
         except errors.OfflineModeIsEnabled as error:
-            raise ModelSourceError(
+            raise HubUnreachable(
                 f"The model {where} is not in the Hub cache and HF_HUB_OFFLINE forbids to download it; "
                 f"unset HF_HUB_OFFLINE once, or give a model that is on this machine."
             ) from error
         except errors.HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else "an error"
-            raise ModelSourceError(f"{hub} answered {status} when asked for the model {where}; try again, or {unreachable}.") from error
+            raise HubUnreachable(f"{hub} answered {status} when asked for the model {where}; try again, or {unreachable}.") from error
         except (errors.HTTPError, errors.LocalEntryNotFoundError) as error:  # type: ignore[attr-defined]
-            raise ModelSourceError(f"The model {where} cannot be downloaded: {hub} cannot be reached ({error}); {unreachable}.") from error
+            raise HubUnreachable(f"The model {where} cannot be downloaded: {hub} cannot be reached ({error}); {unreachable}.") from error
         except OSError as error:
             raise ModelSourceError(f"The model {where} cannot be downloaded: {error}; free space or set --download-dir.") from error
 

@@ -50,20 +50,17 @@ def resolve_model(
         from headway.server.source.s3 import fetch_from_s3
 
         return local.files(fetch_from_s3(name, load_format, local.cache_dir, on_progress))
-    path = path_of(name)
-    if _is_there(name, path):
+    if (path := local_path(name)) is not None:
         return local.files(path)
-    if _is_path(name):
-        raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}")
     from headway.server.source.hub import HubModel
 
     try:
         directory = HubModel(name, revision, token, download_dir, hub_endpoint, tuple(ignore_patterns)).fetch(load_format, on_progress)
     except ModelSourceError as error:
-        if not _similar(path):
+        if not _similar(path_of(name)):
             raise
         # "org/name" may just as well have been meant as a folder.
-        raise ModelSourceError(f"{str(error).removesuffix('.')}{_nearest(path)}") from error
+        raise ModelSourceError(f"{str(error).removesuffix('.')}{_nearest(path_of(name))}") from error
     return local.files(directory)
 
 
@@ -111,6 +108,27 @@ def path_of(name: str) -> Path:
     return Path(unquote(parts.path))
 
 
+def local_path(name: str) -> Path | None:
+    """The path on this machine that a name means; None for what can only be an id of the Hub. Raises ModelSourceError for a path that
+    does not exist, or that this user may not look at."""
+    path = path_of(name)
+    if _is_there(name, path):
+        return path
+    if _is_path(name):
+        raise ModelSourceError(f"The model path {name} does not exist{_nearest(path)}")
+    return None
+
+
+def gguf_file(path: Path, load_format: LoadFormat, name: str) -> ModelFiles:
+    """A file that the user named as the whole model. Raises ModelSourceError for another kind of file."""
+    if path.suffix.lower() != ".gguf":
+        what = "the one file of a model" if path.suffix == ".safetensors" else "no model"
+        raise ModelSourceError(f"{path} is {what}; name a .gguf file, a directory with config.json and *.safetensors, or a .tar.gz of one.")
+    if load_format not in ("auto", "gguf"):
+        raise ModelSourceError(f"{path} is a GGUF file, which --load-format {load_format} excludes; leave --load-format at auto.")
+    return ModelFiles("gguf", None, path, name)
+
+
 def _demo(local: _Local, stop: threading.Event | None) -> ModelFiles:
     if local.load_format not in ("auto", "gguf"):
         raise ModelSourceError(
@@ -141,14 +159,7 @@ class _Local:
     def _file(self, path: Path) -> ModelFiles:
         if is_archive(path.name):
             return self._unpacked(path)
-        if path.suffix.lower() != ".gguf":
-            what = "the one file of a model" if path.suffix == ".safetensors" else "no model"
-            raise ModelSourceError(
-                f"{path} is {what}; name a .gguf file, a directory with config.json and *.safetensors, or a .tar.gz of one."
-            )
-        if self.load_format not in ("auto", "gguf"):
-            raise ModelSourceError(f"{path} is a GGUF file, which --load-format {self.load_format} excludes; leave --load-format at auto.")
-        return ModelFiles("gguf", None, path, self.name)
+        return gguf_file(path, self.load_format, self.name)
 
     def _unpacked(self, archive: Path) -> ModelFiles:
         from headway.server.source.archive import unpacked

@@ -58,7 +58,7 @@ def fetch_from_s3(
             raise
         tell(f"{str(error).partition(';')[0]}; the copy in {kept} is used as it is")
         return place.model(kept)
-    objects = _choose(listed, wanted, location)
+    objects = chosen_objects(listed, wanted, location)
     snapshot = place.snapshot(objects)
     if kept == snapshot:
         return place.model(snapshot)
@@ -74,7 +74,7 @@ def fetch_from_s3(
     return place.model(snapshot)
 
 
-def _choose(objects: Sequence[S3Object], wanted: str, location: S3Location) -> list[S3Object]:
+def chosen_objects(objects: Sequence[S3Object], wanted: str, location: S3Location) -> list[S3Object]:
     """The objects to fetch. Names that could lead out of a directory are refused; others that are not needed may be anything."""
     if not location.is_prefix:
         names = [item.name for item in objects]

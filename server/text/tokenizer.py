@@ -162,7 +162,7 @@ def _from_directory(directory: Path, eos: Sequence[int], cache_dir: Path, on_pro
     backend.no_padding()
     add_missing_tokens(backend, config, special)
     # What stands around a text is tokenizer.json's business: transformers ignores add_bos_token beside one too.
-    templates = _chat_templates(directory, config)
+    templates = chat_templates_in(directory, config)
     return Tokenizer(backend, special_tokens=special, eos_token_ids=eos, chat_templates=templates, config=config)
 
 
@@ -177,7 +177,7 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+def chat_templates_in(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """By name; a file of its own wins over tokenizer_config.json."""
     templates: dict[str, str] = {}
     for source in (config.get("chat_template"), read_json(directory / "chat_template.json").get("chat_template")):

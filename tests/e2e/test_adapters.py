@@ -12,7 +12,7 @@ from demo_model import demo_files
 from live_server import LiveServer
 from tiny_adapters import make_adapter
 
-from headway.server.loading.loader import read_config
+from headway.server.loading.model_config import read_config
 
 pytestmark = pytest.mark.e2e
 

@@ -24,7 +24,7 @@ from tiny_encoders import make_tiny_encoder
 from tiny_tokenizers import byte_level_backend
 
 from headway.server.bench.stub_model import write_stub_model
-from headway.server.loading.loader import read_config
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 
 pytestmark = pytest.mark.e2e

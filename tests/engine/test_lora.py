@@ -16,7 +16,7 @@ from tiny_models import make_tiny_model, transformers_model
 
 from headway.server.engine.core import EngineCore
 from headway.server.errors import AdapterError
-from headway.server.loading.loader import read_config
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, FinishReason, GenerateRequest
 

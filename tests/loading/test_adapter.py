@@ -25,7 +25,8 @@ from headway.server.errors import AdapterError
 from headway.server.layers.forward import ForwardBatch
 from headway.server.loading.adapter import Target, read_adapter
 from headway.server.loading.adapter_config import AdapterConfig
-from headway.server.loading.loader import LoadedModel, Quantization, load_model, read_config
+from headway.server.loading.loader import LoadedModel, Quantization, load_model
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef
 

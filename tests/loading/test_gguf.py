@@ -17,7 +17,8 @@ from tiny_models import YARN_ROPE, make_tiny_model
 from headway.server.distributed.groups import SINGLE
 from headway.server.errors import ModelSourceError
 from headway.server.loading.ggml_formats import dequantize
-from headway.server.loading.loader import LoadedModel, load_model, read_config
+from headway.server.loading.loader import LoadedModel, load_model
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 
 TOKEN_IDS = random.Random(0).choices(range(259), k=30)

@@ -14,7 +14,8 @@ from tiny_models import make_tiny_model
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.errors import ModelSourceError
-from headway.server.loading.loader import LoadedModel, LoadFormat, load_model, read_config
+from headway.server.loading.loader import LoadedModel, LoadFormat, load_model
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 
 

@@ -14,7 +14,8 @@ from tiny_models import make_tiny_model
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.errors import ModelSourceError
-from headway.server.loading.pooled import load_pooled_model, read_pooled
+from headway.server.loading.pooled import load_pooled_model
+from headway.server.loading.pooled_files import read_pooled
 from headway.server.loading.use import Convert, Runner, use_of
 from headway.server.models.base import LoadedModel
 from headway.server.source.files import ModelFiles

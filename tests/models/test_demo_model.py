@@ -11,7 +11,8 @@ from demo_model import demo_files
 from forward_batches import Sequence, Stepper
 
 from headway.server.distributed.groups import SINGLE
-from headway.server.loading.loader import LoadedModel, Quantization, load_model, read_config
+from headway.server.loading.loader import LoadedModel, Quantization, load_model
+from headway.server.loading.model_config import read_config
 
 # The opening of Darwin's On the Origin of Species (1859).
 TEXT = (

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import anthropic
@@ -93,6 +94,7 @@ class ApiServer:
         self.tls = ServerTls(self.config.tls) if self.config.tls.is_on else None
         self._server = _Server(self.app, self.config, self.tls)
         self._thread = threading.Thread(target=self._run)
+        self._clients = ExitStack()  # what is left to the garbage collector warns in whichever test runs then
         self.client = httpx.Client(base_url=self.url, timeout=20, transport=httpx.HTTPTransport(uds=uds, verify=verify))
 
     def _run(self) -> None:
@@ -115,6 +117,7 @@ class ApiServer:
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
+        self._clients.close()
         self.on_loop(self._server.end)
         self._thread.join(timeout=20)
         self._socket.close()
@@ -143,10 +146,12 @@ class ApiServer:
             time.sleep(0.002)
 
     def openai(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "unused", **options})
+        client = openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "unused", **options})
+        return self._clients.enter_context(client)
 
     def anthropic(self, **options: Any) -> anthropic.Anthropic:
-        return anthropic.Anthropic(base_url=self.url, max_retries=0, **{"api_key": "unused", **options})
+        client = anthropic.Anthropic(base_url=self.url, max_retries=0, **{"api_key": "unused", **options})
+        return self._clients.enter_context(client)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.client.post(path, json=body, **options)

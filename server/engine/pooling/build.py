@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from headway.server.config.plan import ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.pooling import pooler_choice
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
@@ -20,9 +20,10 @@ from headway.server.engine.pooling.runner import PoolingRunner
 from headway.server.engine.pooling.scheduler import PoolingScheduler
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.worker import Worker
-from headway.server.errors import ConfigError
-from headway.server.loading.pooled import PooledFiles, load_pooled_model, read_pooled
-from headway.server.models.base import EncoderConfig
+from headway.server.loading.pooled import load_pooled_model
+from headway.server.loading.pooled_files import read_pooled
+from headway.server.sizing.memory import pooled_num_blocks
+from headway.server.sizing.model import pooling_facts
 from headway.server.source.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ def build_pooling(
     config: ServerConfig, files: ModelFiles, use: Literal["embed", "classify"], device: torch.device, phases: StartPhases
 ) -> EngineCore:
     """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
-    _check(config)
     choice = pooler_choice(config.pooling)
     source = read_pooled(files, use == "classify", config.model.hf_overrides)
-    plan = make_plan(config, _facts(source), device_facts(device))
+    plan = make_plan(config, pooling_facts(source), device_facts(device))
     phases.begin("loading weights")
     load = partial(
         load_pooled_model,
@@ -79,32 +79,10 @@ def build_pooling(
     return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
 
 
-def _check(config: ServerConfig) -> None:
-    problems = []
-    if config.model.quantization == "int8":
-        problems.append("--quantization int8 is for models that generate text: leave it out, since this one pools")
-    if config.lora.enable_lora:
-        problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _facts(source: PooledFiles) -> ModelFacts:
-    """A quantised GGUF's weights are kept in full: vectors are compared by their small differences."""
-    return ModelFacts(
-        source.config.checkpoint_dtype,
-        source.max_tokens,
-        is_quantized_gguf=False,
-        pools=True,
-        computes_whole_texts=isinstance(source.config, EncoderConfig),
-    )
-
-
 def _num_blocks(config: ServerConfig, plan: Plan, device: torch.device, worker: Worker) -> int:
     """For the keys and values of one step; 0 for an encoder, which keeps none."""
     if not worker.bytes_per_block:
         return 0
     activations = worker.measure_activations(worker.loaded.config.hidden_size)
     room = plan_num_blocks(config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=activations)
-    longest = max(plan.max_num_batched_tokens, plan.max_model_len)
-    return min(room, -(-longest // plan.block_size) + plan.max_num_seqs)
+    return pooled_num_blocks(plan, room)

@@ -1,0 +1,76 @@
+"""An open GGUF file: its metadata, and tensors of any ggml format, mapped and dequantised to fp32 one by one. No torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headway.server.errors import ModelSourceError
+from headway.server.loading.ggml_formats import dequantize
+from headway.server.source.gguf_metadata import GgufTensor, read_gguf_header
+
+FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
+
+
+class GgufFile:
+    """Metadata without arrays, and tensors."""
+
+    def __init__(self, path: Path) -> None:
+        self.origin = str(path)
+        self.metadata, self.index = read_gguf_header(path)
+        self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+
+    def require_whole(self) -> None:
+        """Raises ModelSourceError where the file ends before a tensor does, or holds one in an unknown format."""
+        for name, tensor in self.index.items():
+            if not tensor.shape or min(tensor.shape) < 1:
+                raise ModelSourceError(f"The tensor {name} of {self.origin} is empty: the file is damaged; download it again.")
+            self._rows(name)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """The whole tensor in fp32; raises ModelSourceError where the file is cut off or the format unknown."""
+        return self._dequantize(name, self._rows(name))
+
+    def read_reordered(self, name: str, num_heads: int) -> NDArray[np.float32]:
+        """Undoes llama.cpp's reordering of each head's rows: (0, 2, 4, ..., 1, 3, 5, ...) of what the file has.
+
+        It stores rotary pairs side by side, ours are half a head apart. Formats quantise along a row, so rows of bytes are moved.
+        """
+        num_rows = self.index[name].shape[0]
+        rows = self._rows(name).reshape(num_rows, -1)  # of a bias: a number a row
+        pairs = rows.reshape(num_heads, num_rows // num_heads // 2, 2, rows.shape[1])
+        return self._dequantize(name, np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape))
+
+    def _rows(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes, [rows, bytes a row]."""
+        import gguf
+
+        tensor = self.index[name]
+        block_size, block_bytes = gguf.GGML_QUANT_SIZES[_format(tensor, name, self.origin)]
+        num_rows = math.prod(tensor.shape[:-1])
+        row_bytes = tensor.shape[-1] // block_size * block_bytes
+        end = tensor.offset + num_rows * row_bytes
+        if tensor.shape[-1] % block_size or end > len(self._bytes):
+            raise ModelSourceError(f"The tensor {name} reaches past the end of {self.origin}: the file is cut off; download it again.")
+        return self._bytes[tensor.offset : end].reshape(num_rows, row_bytes)
+
+    def _dequantize(self, name: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        tensor = self.index[name]
+        try:
+            return dequantize(rows, tensor.type).reshape(tensor.shape)
+        except NotImplementedError as error:
+            kind = _format(tensor, name, self.origin).name
+            raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind}, which can't be read.") from error
+
+
+def _format(tensor: GgufTensor, name: str, origin: str) -> Any:
+    import gguf
+
+    try:
+        return gguf.GGMLQuantizationType(tensor.type)
+    except ValueError as error:
+        raise ModelSourceError(f"The tensor {name} of {origin} has the unknown ggml type {tensor.type}.") from error

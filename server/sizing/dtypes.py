@@ -1,0 +1,10 @@
+"""Bytes of a number of each type that models compute in."""
+
+from __future__ import annotations
+
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def itemsize(dtype: str) -> int:
+    """Of a Plan's dtype."""
+    return _ITEMSIZES[dtype]

@@ -1,0 +1,44 @@
+"""How many bytes a model needs beside its weights: of the engine on a CPU, and of an estimate of one that runs elsewhere."""
+
+from __future__ import annotations
+
+from headway.server.config.plan import Plan
+from headway.server.models.base import DecoderConfig, KVSpec, ModelConfig
+from headway.server.models.modernbert_config import ModernBertConfig
+from headway.server.sizing.dtypes import itemsize
+
+
+def kv_spec(config: ModelConfig) -> KVSpec:
+    """Of the whole model on one device; an encoder keeps no keys and values."""
+    if not isinstance(config, DecoderConfig):
+        return KVSpec(0, 0, 0)
+    return KVSpec(config.num_layers, config.num_kv_heads, config.head_dim)
+
+
+def bytes_per_block(spec: KVSpec, plan: Plan) -> int:
+    """Of all layers, keys and values."""
+    return 2 * spec.num_layers * plan.block_size * spec.num_kv_heads * spec.head_dim * itemsize(plan.kv_cache_dtype)
+
+
+def pooled_num_blocks(plan: Plan, room: int) -> int:
+    """Of a model that pools: its keys and values live for one step, so no more blocks than a step can use, of the ``room`` there is."""
+    longest = max(plan.max_num_batched_tokens, plan.max_model_len)
+    return min(room, -(-longest // plan.block_size) + plan.max_num_seqs)
+
+
+def logits_bytes(plan: Plan, num_outputs: int) -> int:
+    """``num_outputs`` of each request in a step: fp32, with the copies of log-softmax and sorting."""
+    return plan.max_num_seqs * num_outputs * 4 * 4
+
+
+def activation_bytes(config: ModelConfig, plan: Plan, size: int) -> int:
+    """Peak of the largest step's hidden states, of ``size`` bytes a number: the stream with its branch, before and after a norm, and what
+    the feed-forward layer makes of it."""
+    return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * size
+
+
+def rope_table_bytes(config: ModelConfig, plan: Plan) -> int:
+    """Cosines and sines in fp32 for each position that may be asked for."""
+    if isinstance(config, DecoderConfig):
+        return plan.max_model_len * config.rope.rotary_dim * 4
+    return len(config.thetas) * plan.max_model_len * config.head_dim * 4 if isinstance(config, ModernBertConfig) else 0

@@ -1,0 +1,66 @@
+"""What a model's own files say of it, in the words that a plan is made from: read without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headway.server.config.plan import ModelFacts
+from headway.server.config.server import ServerConfig
+from headway.server.errors import ConfigError
+from headway.server.loading.model_config import read_config
+from headway.server.loading.pooled_files import PooledFiles, read_pooled
+from headway.server.loading.use import Use, use_of
+from headway.server.models.base import DecoderConfig, EncoderConfig, ModelConfig
+from headway.server.source.files import ModelFiles
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    use: Use
+    config: ModelConfig
+    facts: ModelFacts
+
+
+def read_shape(config: ServerConfig, files: ModelFiles) -> ModelShape:
+    """Of the model as it would be served; of a safetensors directory config.json is enough. Raises ModelSourceError or ConfigError for
+    what is not supported."""
+    use = chosen_use(config, files)
+    if use == "generate":
+        shape = read_config(files, config.model.hf_overrides)
+        return ModelShape(use, shape, generating_facts(shape))
+    source = read_pooled(files, use == "classify", config.model.hf_overrides)
+    return ModelShape(use, source.config, pooling_facts(source))
+
+
+def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
+    """Raises ConfigError for options that a model of this kind has no use for, and ModelSourceError for what it can't be."""
+    if files.kind == "gguf" and config.model.hf_overrides:
+        raise ConfigError(["--hf-overrides changes a config.json, and a GGUF file has none: leave it out"])
+    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides)
+    if use != "generate" and (problems := _not_for_pooling(config)):
+        raise ConfigError(problems)
+    return use
+
+
+def generating_facts(shape: DecoderConfig) -> ModelFacts:
+    return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
+
+
+def pooling_facts(source: PooledFiles) -> ModelFacts:
+    """A quantised GGUF's weights are kept in full: vectors are compared by their small differences."""
+    return ModelFacts(
+        source.config.checkpoint_dtype,
+        source.max_tokens,
+        is_quantized_gguf=False,
+        pools=True,
+        computes_whole_texts=isinstance(source.config, EncoderConfig),
+    )
+
+
+def _not_for_pooling(config: ServerConfig) -> list[str]:
+    problems = []
+    if config.model.quantization == "int8":
+        problems.append("--quantization int8 is for models that generate text: leave it out, since this one pools")
+    if config.lora.enable_lora:
+        problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
+    return problems

@@ -1,0 +1,156 @@
+"""How many bytes the weights of a model take as the engine keeps them, from its shape alone.
+
+Names and shapes are those of the layers in models/, which a test holds them against.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from headway.server.config.lora import LoraConfig
+from headway.server.config.plan import Plan
+from headway.server.models.base import DecoderConfig, EncoderConfig
+from headway.server.models.modernbert_config import ModernBertConfig
+from headway.server.sizing.dtypes import itemsize
+from headway.server.sizing.model import ModelShape
+
+_LAYER = "layers.{i}"
+_SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+@dataclass(frozen=True, slots=True)
+class LinearShape:
+    """A matrix [sum of rows, columns]; each part of its rows is a checkpoint tensor of its own, to which adapters add."""
+
+    rows: tuple[int, ...]
+    columns: int
+    takes_adapters: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(self.rows), self.columns
+
+
+@dataclass(slots=True)
+class WeightShapes:
+    """By the model's own names, in which ``{i}`` stands for each of its layers: matrices that a method of quantisation packs, and what is
+    kept as it is. ``absent_first``: what layer 0 lacks."""
+
+    num_layers: int
+    linears: dict[str, LinearShape] = field(default_factory=dict)
+    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    absent_first: set[str] = field(default_factory=set)
+
+    def linear(self, name: str, *rows: int, columns: int, bias: bool, takes_adapters: bool = True) -> None:
+        self.linears[f"{name}.weight"] = LinearShape(rows, columns, takes_adapters)
+        if bias:
+            self.others[f"{name}.bias"] = (sum(rows),)
+
+    def norm(self, name: str, size: int, *, bias: bool, in_first: bool = True) -> None:
+        kinds = ("weight", "bias") if bias else ("weight",)
+        self.others |= {f"{name}.{kind}": (size,) for kind in kinds}
+        if not in_first:
+            self.absent_first |= {f"{name}.{kind}" for kind in kinds}
+
+    def count(self, name: str) -> int:
+        """How many weights the name stands for."""
+        return self.num_layers - (name in self.absent_first) if "{i}" in name else 1
+
+
+def weight_shapes(shape: ModelShape) -> WeightShapes:
+    """Of the whole model on one device. A tied head has no weight of its own."""
+    config = shape.config
+    if isinstance(config, DecoderConfig):
+        return _decoder(config, generates=shape.use == "generate")
+    return _modernbert(config) if isinstance(config, ModernBertConfig) else _encoder(config)
+
+
+def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
+    """As LoadedModel.weight_bytes has it."""
+    shapes = weight_shapes(shape)
+    config, size = shape.config, itemsize(plan.dtype)
+    others = sum(shapes.count(name) * math.prod(other) for name, other in shapes.others.items()) * size
+    matrices = [(shapes.count(name), *linear.shape) for name, linear in shapes.linears.items()]
+    head = (1, config.vocab_size, config.hidden_size)
+    is_tied = shape.use == "generate" and config.tie_word_embeddings
+    if plan.quantization == "int8":
+        # A tied head is packed for itself, since rotation takes the last norm into it. A scale of fp32 for each row.
+        matrices += [head] if is_tied else []
+        return others + sum(count * (rows * columns + 4 * rows) for count, rows, columns in matrices)
+    if is_tied and on_cpu and plan.dtype != "float16":
+        matrices.append(head)  # packed into another layout than the table that it is tied to; fp16 is not packed
+    return others + sum(math.prod(matrix) for matrix in matrices) * size
+
+
+def weight_format(plan: Plan) -> str:
+    """As EngineInfo.weight_format has it."""
+    return "int8 (8-bit activations)" if plan.quantization == "int8" else _SHORT_NAMES[plan.dtype]
+
+
+def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
+    """Room for adapters on every linear layer, which is taken at the start."""
+    if not lora.enable_lora:
+        return 0
+    shapes = weight_shapes(shape)
+    linears = [(shapes.count(name), linear) for name, linear in shapes.linears.items() if linear.takes_adapters]
+    per_rank = sum(count * (len(linear.rows) * linear.columns + sum(linear.rows)) for count, linear in linears)
+    return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.dtype)
+
+
+def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
+    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
+    found.norm(f"{_LAYER}.input_norm", hidden, bias=False)
+    found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
+    if config.qk_norm:
+        found.norm(f"{_LAYER}.attention.q_norm", config.head_dim, bias=False)
+        found.norm(f"{_LAYER}.attention.k_norm", config.head_dim, bias=False)
+    found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
+    found.norm(f"{_LAYER}.post_attention_norm", hidden, bias=False)
+    found.linear(f"{_LAYER}.gate_up", config.intermediate_size, config.intermediate_size, columns=hidden, bias=config.mlp_bias)
+    found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=config.mlp_bias)
+    found.norm("norm", hidden, bias=False)
+    if generates and not config.tie_word_embeddings:
+        found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
+    if config.num_labels:
+        found.linear("head.out", config.num_labels, columns=hidden, bias=False)
+    return found
+
+
+def _encoder(config: EncoderConfig) -> WeightShapes:
+    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
+    found.others["embed_positions.weight"] = (config.first_position + config.max_model_len, hidden)
+    if config.num_token_types:
+        found.others["embed_types.weight"] = (config.num_token_types, hidden)
+    found.norm("embed_norm", hidden, bias=True)
+    found.linear(f"{_LAYER}.qkv", hidden, hidden, hidden, columns=hidden, bias=True)
+    found.linear(f"{_LAYER}.o", hidden, columns=hidden, bias=True)
+    found.norm(f"{_LAYER}.attention_norm", hidden, bias=True)
+    found.linear(f"{_LAYER}.up", config.intermediate_size, columns=hidden, bias=True)
+    found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=True)
+    found.norm(f"{_LAYER}.output_norm", hidden, bias=True)
+    if config.num_labels:
+        found.linear("head.dense", hidden, columns=hidden, bias=True)
+        found.linear("head.out", config.num_labels, columns=hidden, bias=True)
+    return found
+
+
+def _modernbert(config: ModernBertConfig) -> WeightShapes:
+    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
+    found.norm("embed_norm", hidden, bias=config.norm_bias)
+    found.norm(f"{_LAYER}.attention_norm", hidden, bias=config.norm_bias, in_first=False)
+    found.linear(f"{_LAYER}.qkv", 3 * hidden, columns=hidden, bias=config.attention_bias)
+    found.linear(f"{_LAYER}.o", hidden, columns=hidden, bias=config.attention_bias)
+    found.norm(f"{_LAYER}.mlp_norm", hidden, bias=config.norm_bias)
+    found.linear(f"{_LAYER}.gate_up", 2 * config.intermediate_size, columns=hidden, bias=config.mlp_bias)
+    found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=config.mlp_bias)
+    found.norm("norm", hidden, bias=config.norm_bias)
+    if config.num_labels:
+        found.linear("head.dense", hidden, columns=hidden, bias=config.head_bias)
+        found.norm("head.norm", hidden, bias=config.norm_bias)
+        found.linear("head.out", config.num_labels, columns=hidden, bias=True)
+    return found
