@@ -35,6 +35,7 @@ class AsyncInference:
     success_topic: str | None
     error_topic: str | None
     max_concurrent_per_copy: int
+    include_response_in: frozenset[str] = frozenset()  # IncludeInferenceResponseIn
 
 
 class Targets(Protocol):
@@ -46,4 +47,12 @@ class Targets(Protocol):
 
     def async_inference(self, endpoint: str) -> AsyncInference | None:
         """None for an endpoint that was made for real-time inference. Raises PlatformError as ``lease`` does."""
+        ...
+
+    def open_session(self, endpoint: str, session: str, target: Target) -> None:
+        """A container has opened it: from now on a Wish of this session is for the copy of ``target``."""
+        ...
+
+    def close_session(self, endpoint: str, session: str) -> None:
+        """A container has closed it."""
         ...

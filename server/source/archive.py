@@ -48,11 +48,12 @@ def unpacked(archive: Path, cache_dir: Path, on_progress: Callable[[str], None] 
         with locked(target.with_name(target.name + ".lock"), lambda: on_progress(waiting) if on_progress else None):
             if not target.is_dir():
                 require_space(facts.st_size, target.parent, what, LARGER_DISK)
-                _unpack(archive, target, on_progress)
+                unpack(archive, target, on_progress)
     return target
 
 
-def _unpack(archive: Path, target: Path, on_progress: Callable[[str], None] | None) -> None:
+def unpack(archive: Path, target: Path, on_progress: Callable[[str], None] | None = None) -> None:
+    """Makes `target`, in a directory that is there, of what an archive holds. Raises as `unpacked` does."""
     size = archive.stat().st_size
     if on_progress:
         on_progress(f"unpacking {archive} ({amount(size)}) into {target}")

@@ -1,0 +1,82 @@
+"""A call's headers as the members of its operation, each held against botocore's own model of the runtime. Pure but for reading that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from headway.container.local.errors import validation_error
+
+# How Java, in which the platform's patterns are written, calls some sets of characters.
+_JAVA_SETS = {r"\p{ASCII}": r"[\x00-\x7f]", r"\p{Print}": r"\x20-\x7e", r"\A": "", r"\z": ""}
+# Looser in the model than in its words: a field's value of visible characters, and spaces between them.
+_VISIBLE = {"CustomAttributes": r"[\x20-\x7e]*"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    least: int
+    most: int
+    pattern: re.Pattern[str]
+    told_pattern: str
+
+
+def read_members(operation: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """By botocore's names, those that are there. ``headers`` has lower-case names. Raises PlatformError: ValidationError."""
+    found = {}
+    for header, member in _header_members(operation).items():
+        value = headers.get(header)
+        if value is not None:
+            _check(member, value)
+            found[member.name] = value
+    return found
+
+
+def check_endpoint_name(name: str) -> None:
+    """Raises PlatformError: ValidationError."""
+    _check(_endpoint_name(), name)
+
+
+def _check(member: _Member, value: str) -> None:
+    if len(value) < member.least:
+        problem = f"Member must have length greater than or equal to {member.least}"
+    elif len(value) > member.most:
+        problem = f"Member must have length less than or equal to {member.most}"
+    elif not member.pattern.fullmatch(value):
+        problem = f"Member must satisfy regular expression pattern: {member.told_pattern}"
+    else:
+        return
+    place = member.name[0].lower() + member.name[1:]
+    raise validation_error(f"1 validation error detected: Value '{value}' at '{place}' failed to satisfy constraint: {problem}")
+
+
+@cache
+def _header_members(operation: str) -> dict[str, _Member]:
+    return {header: member for location, header, member in _members(operation) if location == "header"}
+
+
+@cache
+def _endpoint_name() -> _Member:
+    return next(member for _, _, member in _members("InvokeEndpoint") if member.name == "EndpointName")
+
+
+def _members(operation: str) -> list[tuple[str, str, _Member]]:
+    """(where it stands, its header in lower case, what it may be)."""
+    import botocore.session
+
+    model = botocore.session.get_session().get_service_model("sagemaker-runtime").operation_model(operation)
+    found = []
+    for name, shape in model.input_shape.members.items():
+        if shape.type_name != "string":
+            continue
+        limits, place = shape.metadata, shape.serialization
+        told = limits.get("pattern", ".*")
+        pattern = _VISIBLE.get(name, told)
+        for java, python in _JAVA_SETS.items():
+            pattern = pattern.replace(java, python)
+        member = _Member(name, limits.get("min", 0), limits["max"], re.compile(pattern), told)
+        found.append((place["location"], place["name"].lower(), member))
+    return found

@@ -1,0 +1,118 @@
+"""The scripts of sagemaker_examples/ as they stand, against `headway local` in place of AWS."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from local_sagemaker import LocalSageMaker
+from tiny_adapters import make_adapter
+
+pytestmark = pytest.mark.e2e
+SCRIPTS = Path(__file__).resolve().parents[2] / "sagemaker_examples"
+BUCKET = "examples"
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalSageMaker]:
+    with LocalSageMaker("--process", "--autoscaling-interval", "1") as running:
+        boto3.client("s3", **running.client_options("s3")).create_bucket(Bucket=BUCKET)
+        yield running
+
+
+def run(local: LocalSageMaker, script: str, **variables: str) -> str:
+    """What an example prints; fails with all of it, and the runtime's log, if the example does."""
+    own = {"NAME": "example", "MODEL": "demo", "IMAGE": "headway", "ROLE": "arn:aws:iam::111122223333:role/local", "BUCKET": BUCKET}
+    environ = {**os.environ, **local.environ, **own, "INSTANCE": "ml.c6i.4xlarge", "NUM_GPUS": "0", **variables}
+    done = subprocess.run([sys.executable, SCRIPTS / script], env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{local.log()}"
+    assert not done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def deployed(local: LocalSageMaker) -> Iterator[str]:
+    """What deploy.py prints. Taken away by teardown.py."""
+    yield run(local, "deploy.py")
+    assert run(local, "teardown.py") == "example is gone\n"
+    assert boto3.client("sagemaker", **local.client_options("sagemaker")).list_endpoints()["Endpoints"] == []
+
+
+def test_deploy(deployed: str) -> None:
+    first, second, *answer, usage = deployed.splitlines()
+    assert first.startswith("example is being created")
+    assert second == "example is in service"
+    assert answer
+    assert "'prompt_tokens': " in usage
+
+
+def test_stream(local: LocalSageMaker, deployed: str) -> None:
+    output = run(local, "stream.py")
+    assert len(output.split()) > 20
+    assert "'completion_tokens': " in output.splitlines()[-1]
+
+
+def test_openai_client(local: LocalSageMaker, deployed: str) -> None:
+    whole, *streamed = run(local, "openai_client.py").splitlines()
+    assert whole
+    assert "".join(streamed)
+
+
+def test_sessions(local: LocalSageMaker, deployed: str) -> None:
+    lines = run(local, "sessions.py").splitlines()
+    assert lines[0].startswith("a session is open, Expires=20")
+    assert lines[-1] == "closed"
+    cached = [int(line.split("(")[-1].split()[0]) for line in lines[1:-1]]
+    assert len(cached) == 3
+    assert cached[0] < cached[1] < cached[2]
+
+
+def test_autoscaling(local: LocalSageMaker, deployed: str) -> None:
+    lines = run(local, "autoscaling.py").splitlines()
+    assert lines[0].endswith("(1, 1)")
+    assert lines[1].endswith("(2, 2)")
+    assert "2" in lines[2]
+
+
+def test_async_inference(local: LocalSageMaker) -> None:
+    place, *answer = run(local, "async_inference.py").splitlines()
+    assert place.startswith(f"the answer will be in s3://{BUCKET}/answers/")
+    assert "".join(answer).strip()
+
+
+def test_batch_transform(local: LocalSageMaker) -> None:
+    lines = run(local, "batch_transform.py").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["sea", "moon", "bread", "violin"]
+
+
+def test_adapters(local: LocalSageMaker, tmp_path: Path) -> None:
+    base, adapter = run(local, "adapters.py", ADAPTER=_adapter(local, tmp_path)).splitlines()
+    assert base.startswith("the base model: The sea is")
+    assert adapter.startswith("the adapter:    The sea is")
+    assert base.partition("is")[2] != adapter.partition("is")[2]
+
+
+def _adapter(local: LocalSageMaker, directory: Path) -> str:
+    """The S3 address of a random adapter for the demo model, packed as the platform wants it."""
+    from demo_model import demo_files
+
+    from headway.server.loading.loader import read_config
+
+    files = make_adapter(directory / "adapter", read_config(demo_files()), spread=0.05)
+    archive = directory / "adapter.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        for file in files.iterdir():
+            packed.add(file, file.name)
+    boto3.client("s3", **local.client_options("s3")).upload_file(str(archive), BUCKET, "adapter.tar.gz")
+    return f"s3://{BUCKET}/adapter.tar.gz"
+
+
+def test_every_example_is_run() -> None:
+    text = Path(__file__).read_text() + (Path(__file__).parents[1] / "image" / "test_examples.py").read_text()
+    assert all(script.name in text for script in SCRIPTS.glob("*.*") if script.suffix in (".py", ".sh"))
