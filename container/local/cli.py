@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sns-url", metavar="URL", help="an SNS in the place of one in this process")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--port", type=_port, default=8787, help="where to listen; 0 takes a free one")
+    parser.add_argument(
+        "--autoscaling-interval",
+        type=_seconds,
+        metavar="SECONDS",
+        help="how often metrics of scaling policies are looked at, instead of every 60 s, or 10 s of high resolution",
+    )
     parser.add_argument("--print-env", action="store_true", help="only print the variables for clients, for eval")
     parser.add_argument("--faults", default="", metavar="LIST", help="what goes wrong on purpose, as throttle=0.1,slow-ping=3s,seed=7")
     cuts = parser.add_mutually_exclusive_group()
@@ -120,6 +126,12 @@ def _names(text: str) -> list[str]:
     if not all(re.fullmatch(r"[\w-]+", name, re.ASCII) for name in names):
         raise argparse.ArgumentTypeError(f"must be the numbers or ids of GPUs, as 0,1, not {text!r}")
     return names
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text, re.ASCII) or not float(text):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, as 0.5 or 60, not {text!r}")
+    return float(text)
 
 
 def _port(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def _own_server() -> Iterator[str]:
             ["headway local keeps S3 and SNS with moto, which is not installed: pip install 'headway[toolkit]', or name them with --s3-url"]
         ) from error
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it would write a line for each request, whatever verbose says
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

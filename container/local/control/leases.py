@@ -45,6 +45,7 @@ class Leases:
             notices.get("SuccessTopic"),
             notices.get("ErrorTopic"),
             config.get("ClientConfig", {}).get("MaxConcurrentInvocationsPerInstance", _ASYNC_CONCURRENCY),
+            frozenset(notices.get("IncludeInferenceResponseIn", ())),
         )
 
     def open_session(self, endpoint: str, session: str, target: Target) -> None:

@@ -64,7 +64,7 @@ async def _pace(options: TransformOptions, url: str, client: httpx2.AsyncClient)
             answer = await client.get(f"{url}/execution-parameters")
     except (TimeoutError, httpx2.HTTPError) as error:
         raise JobFailed(f"AlgorithmError: GET /execution-parameters was not answered ({type(error).__name__}).") from error
-    if answer.status_code != 200:
+    if answer.status_code != 200 or not answer.content:
         return pace(options, {})
     try:
         told = answer.json()

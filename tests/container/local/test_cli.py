@@ -131,3 +131,10 @@ def test_a_port_that_others_reach_is_warned_of(capsys: pytest.CaptureFixture[str
     with pytest.raises(ConfigError):
         main(["--url", "http://127.0.0.1:1", "--host", "192.0.2.1"], {})
     assert "whoever reaches this port can call the endpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "soon", "99999"])
+def test_an_autoscaling_interval_is_a_time(interval: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--process", f"--autoscaling-interval={interval}"], {})
+    assert "must be a number of seconds above 0" in capsys.readouterr().err

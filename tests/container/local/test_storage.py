@@ -13,7 +13,7 @@ from headway.container.local.storage import open_storage
 from headway.server.errors import ConfigError
 
 
-def test_our_own_ends_with_the_runtime() -> None:
+def test_our_own_ends_with_the_runtime(capfd: pytest.CaptureFixture[str]) -> None:
     with open_storage({"AWS_REGION": "eu-west-1"}) as storage:
         assert storage.s3_url == storage.sns_url
         assert storage.region == "eu-west-1"
@@ -21,6 +21,7 @@ def test_our_own_ends_with_the_runtime() -> None:
         assert place.hostname == "127.0.0.1"
         aws("s3", storage.s3_url).create_bucket(Bucket="mine")
         assert "mine" in [bucket["Name"] for bucket in storage.s3.list_buckets()["Buckets"]]
+    assert "GET /" not in capfd.readouterr().err
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((place.hostname, place.port or 0), timeout=1)
 
