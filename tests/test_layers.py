@@ -114,6 +114,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.config",
         "server.api.protocol",
         "server.errors",
+        "server.remote",
         "server.say",
         "server.source",
         "server.words",
