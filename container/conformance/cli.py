@@ -13,9 +13,9 @@ from rich.console import Console
 from headway.container.conformance.check import Check
 from headway.container.conformance.engines.base import Engine
 from headway.container.conformance.junit import as_junit
-from headway.container.conformance.outcome import Result
 from headway.container.conformance.registry import chosen
-from headway.container.conformance.report import as_json, print_list, print_results
+from headway.container.conformance.report import as_json, markdown_list, print_list, print_results
+from headway.container.conformance.result import Result
 from headway.container.conformance.run import check_image, check_url
 from headway.container.conformance.shapes import shape_of_file
 from headway.container.conformance.starts import Starts
@@ -33,8 +33,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Raises ConfigError, HeadwayError."""
     given = _parser().parse_args(list(argv))
     checks = chosen(_names(given.only), _names(given.skip))
-    if given.list:
-        print_list(checks, Console())
+    if given.list or given.markdown:
+        if given.markdown:
+            sys.stdout.write(markdown_list(checks))
+        else:
+            print_list(checks, Console())
         return 0
     if bool(given.target) == bool(given.command):
         raise ConfigError(["name what to check: one of an address (http://..), an image, or --command"])
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="ID,..", help="these checks or topics alone")
     parser.add_argument("--skip", action="append", default=[], metavar="ID,..", help="all but these checks or topics")
     parser.add_argument("--list", action="store_true", help="show the checks, and make none")
+    parser.add_argument("--markdown", action="store_true", help="the same as a table of the documentation")
     parser.add_argument("--strict", action="store_true", help="a SHOULD that fails counts, too")
     parser.add_argument("--json", metavar="FILE", help="the results as JSON; - is standard output, without the table")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="the results as JUnit XML")
@@ -119,7 +123,7 @@ def _engine(given: argparse.Namespace, settings: Settings, environ: Mapping[str,
     if given.target:
         from headway.container.conformance.engines.docker import DockerEngine
 
-        return DockerEngine(given.target, given.network, settings.model_directory, given.gpus)
+        return DockerEngine(given.target, given.network, settings.model_directory, given.gpus, environ)
     from headway.container.conformance.engines.process import ProcessEngine
 
     if settings.model_directory or given.gpus:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from headway.container.conformance.outcome import Result, Verdict
+from headway.container.conformance.outcome import Verdict
+from headway.container.conformance.result import Result
 
 # XML 1.0 has no way to write these.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

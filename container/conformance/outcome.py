@@ -1,13 +1,11 @@
-"""How a check ends, and what is kept of it: bounded, printable, without secrets."""
+"""How a check ends, and how what it saw is shown: bounded, printable, without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from headway.container.conformance.check import Check, Severity
 from headway.server.words import cut
 
 _MAX_LINES = 12
@@ -43,25 +41,6 @@ class Skipped(CheckEnded):
     """Could not be tried here, through no fault of the container."""
 
     verdict = Verdict.SKIPPED
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """``reason`` is empty where the check passed."""
-
-    check: Check
-    verdict: Verdict
-    reason: str
-    evidence: tuple[str, ...]
-    duration_s: float
-
-    @property
-    def is_failure(self) -> bool:
-        return self.verdict is Verdict.FAILED
-
-    @property
-    def is_fatal(self) -> bool:
-        return self.is_failure and self.check.severity is Severity.MUST
 
 
 def require(condition: object, otherwise: str) -> None:

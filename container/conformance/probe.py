@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headway.container.conformance.exchange import Exchange
 from headway.container.conformance.outcome import Failed, NotApplicable, Skipped, require
 from headway.container.conformance.shapes import Shape
+from headway.container.conformance.starts import Starts
 from headway.container.conformance.subject import Subject
-
-if TYPE_CHECKING:
-    from headway.container.conformance.starts import Starts
 
 JSON = {"content-type": "application/json"}
 # A limit of time is broken only if it is in every round: one late answer may be this machine's doing.

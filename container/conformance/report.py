@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from headway import __version__
 from headway.container.conformance.check import Check
-from headway.container.conformance.outcome import Result, Verdict
+from headway.container.conformance.outcome import Verdict
+from headway.container.conformance.result import Result
 
 _STYLES = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.NOT_APPLICABLE: "dim", Verdict.SKIPPED: "yellow"}
 
 
 def print_results(target: str, results: Sequence[Result], console: Console) -> None:
     """A line a check, then what is known of each that failed, then the sums. Text, never markup: a server wrote some of it."""
-    table = Table("result", "", "check", "what it is about", title=Text(f"SageMaker's hosting contract: {target}"))
+    table = Table("result", "", Column("check", no_wrap=True), "what it is about", title=Text(f"SageMaker's hosting contract: {target}"))
     for result in results:
         about = result.check.title + (f"\n{result.reason}" if result.reason else "")
         table.add_row(Text(result.verdict, _STYLES[result.verdict]), result.check.severity, result.check.id, Text(about))
@@ -60,10 +61,20 @@ def as_json(target: str, results: Sequence[Result]) -> str:
 
 
 def print_list(checks: Sequence[Check], console: Console) -> None:
-    table = Table("check", "", "needs", "what it is about")
+    table = Table(Column("check", no_wrap=True), "", "needs", "what it is about")
     for check in checks:
         table.add_row(check.id, check.severity, check.needs, Text(check.title))
     console.print(table)
+
+
+def markdown_list(checks: Sequence[Check]) -> str:
+    """The table of docs/conformance.md."""
+    lines = ["| check | | needs | what it holds a container to | the contract |", "|---|---|---|---|---|"]
+    for check in checks:
+        clause = check.clause
+        source = clause.source if " " in clause.source else f"[{clause.page}]({clause.source})"
+        lines.append(f"| `{check.id}` | {check.severity} | {check.needs} | {check.title} | {clause.says} ({source}) |")
+    return "\n".join(lines) + "\n"
 
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from headway.container.conformance.check import Check, Needs
-from headway.container.conformance.outcome import CheckEnded, NotApplicable, Result, Verdict, shown, shown_lines
+from headway.container.conformance.outcome import CheckEnded, NotApplicable, Verdict, shown, shown_lines
 from headway.container.conformance.probe import Probe
+from headway.container.conformance.result import Result
 from headway.container.conformance.starts import Starts
 from headway.container.conformance.subject import Subject, Wishes
 from headway.server.errors import HeadwayError

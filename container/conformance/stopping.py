@@ -31,7 +31,7 @@ class Stop:
 
 
 def stop_with_stream(copy: Copy, subject: Subject) -> Stop:
-    """Raises Skipped where the model streams nothing."""
+    """Raises Skipped where the model streams nothing, or ends too soon."""
     shape = subject.shape
     if shape is None or not shape.generates:
         raise Skipped("there is no request that the model answers with a stream")
@@ -39,6 +39,8 @@ def stop_with_stream(copy: Copy, subject: Subject) -> Stop:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(_read, subject, shape.streamed(_STREAM_TOKENS), begun)
         begun.wait(subject.wishes.timeout_s)
+        if reading.done():
+            raise Skipped(f"the stream ended before SIGTERM could be sent: {reading.result()[1]}")
         started = time.monotonic()
         copy.terminate()
         turned_s = _wait_for_turn(subject, copy, started)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ class DockerEngine:
 
     isolates = True
 
-    def __init__(self, image: str, network: str, model_directory: Path | None, with_gpus: bool) -> None:
+    def __init__(self, image: str, network: str, model_directory: Path | None, with_gpus: bool, environ: Mapping[str, str]) -> None:
         self.has_networks = network != "host"
         self._image, self._network, self._with_gpus = image, network, with_gpus
         self._volumes = {str(model_directory.resolve()): {"bind": _MODEL_DIRECTORY, "mode": "ro"}} if model_directory else {}
-        self._client = _client()
+        self._client = _client(environ)
         self._attributes = self._find(image)
 
     def start(self, start: Start) -> Copy:
@@ -40,11 +40,11 @@ class DockerEngine:
 
         network = "none" if start.is_offline else self._network
         publishes = network == "bridge"
+        container = None
         try:
-            container = self._client.containers.run(
+            container = self._client.containers.create(
                 self._image,
                 list(start.words),
-                detach=True,
                 environment=dict(start.environ),
                 volumes=self._volumes,
                 network_mode=network,
@@ -55,7 +55,10 @@ class DockerEngine:
                 shm_size=_SHM,
                 device_requests=[docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._with_gpus else None,
             )
+            container.start()
         except docker.errors.DockerException as error:
+            if container is not None:
+                container.remove(force=True)
             raise HeadwayError(f"{self._image} can't be started: {_sentence(error)}.") from error
         return DockerCopy(container, start.port, publishes)
 
@@ -128,13 +131,14 @@ class DockerCopy:
         return int(bound[0]["HostPort"])
 
 
-def _client() -> Any:
+def _client(environ: Mapping[str, str]) -> Any:
+    """Of the engine that DOCKER_HOST names, else the one of this machine."""
     try:
         import docker
     except ImportError as error:
         raise ConfigError(["an image is started through the package docker: pip install 'headway[toolkit]'"]) from error
     try:
-        return docker.from_env()
+        return docker.from_env(environment=dict(environ))
     except docker.errors.DockerException as error:
         raise HeadwayError(f"No Docker engine answers: {_sentence(error)}.") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -11,18 +12,20 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from headway.container.conformance.engines.base import Copy, ImageFacts, Start
-from headway.server.errors import HeadwayError
+from headway.server.errors import ConfigError, HeadwayError
 
 _MAX_LOG_BYTES = 4 * 2**20
 
 
 class ProcessEngine:
-    """``command`` is run with this process' environment and the copy's own; it listens on this machine's ports."""
+    """``command`` is run with this process' environment and the copy's own; it listens on this machine's ports. Raises ConfigError."""
 
     has_networks = False
     isolates = False
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        if shutil.which(command[0]) is None:
+            raise ConfigError([f"--command: there is no program {command[0]}"])
         self._command, self._environ = list(command), dict(environ)
 
     def start(self, start: Start) -> Copy:

@@ -11,11 +11,13 @@ from stub_engine import StubEngine
 from stub_server import StubServer
 
 from headway.container.conformance.check import Check, Needs
-from headway.container.conformance.outcome import Result, Verdict
+from headway.container.conformance.outcome import Failed, Verdict
+from headway.container.conformance.probe import Probe
 from headway.container.conformance.registry import all_checks, chosen
+from headway.container.conformance.result import Result
 from headway.container.conformance.run import check_image, check_url
 from headway.container.conformance.starts import Starts
-from headway.container.conformance.subject import Wishes
+from headway.container.conformance.subject import Subject, Wishes
 
 WISHES = Wishes(KEY, adapter="/opt/ml/model/sql", timeout_s=20)
 BAD = ("SM_VLLM_MAX_NUM_SEQS", "many")
@@ -64,13 +66,9 @@ def test_each_check_of_a_server_can_fail(check: Check) -> None:
 
 
 def test_the_check_of_connections_can_fail(full_queue: str) -> None:
-    from headway.container.conformance.probe import Probe
-    from headway.container.conformance.run import _run
-    from headway.container.conformance.subject import Subject
-
     [check] = chosen(["ping.connect"], [])
-    with Subject(full_queue, WISHES) as subject:
-        assert _run(check, Probe(subject, None), lambda _: None).verdict is Verdict.FAILED
+    with Subject(full_queue, WISHES) as subject, pytest.raises(Failed, match=r"longer than 0.25 s in 3 rounds"):
+        check.run(Probe(subject, None))
 
 
 @pytest.mark.parametrize("check", OF_IMAGE, ids=lambda check: check.id)
