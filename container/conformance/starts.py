@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import time
@@ -14,6 +15,7 @@ import httpx2
 
 from headway.container.conformance.engines.base import DEFAULT_PORT, Copy, Engine, Start
 from headway.container.conformance.outcome import Failed, Skipped
+from headway.container.conformance.shapes import known_shapes
 from headway.container.conformance.stopping import Stop, stop_with_stream
 from headway.container.conformance.subject import Subject, Wishes
 from headway.server.config.environment import secret_variables
@@ -30,7 +32,7 @@ BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
 @dataclass(frozen=True, slots=True)
 class Boot:
     """What was seen of a start. ``statuses`` are those of /ping, each once in order, None for no connection; ``first_use`` is the status of
-    an invocation made at the first 200, None where there was no 200 or no request is known."""
+    an invocation made at the first 200, ``later_status`` of /ping after it; None without an answer."""
 
     first_line_s: float | None
     ready_s: float | None
@@ -78,6 +80,7 @@ class Starts:
 
     def __exit__(self, *exc: object) -> None:
         self.close_first()
+        self.engine.close()
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -180,9 +183,15 @@ class Starts:
             return Boot(first_line_s, None, tuple(statuses), None, None, problem)
         ready_s = time.monotonic() - started
         first_line_s = ready_s if first_line_s is None and copy.log().strip() else first_line_s
+        return Boot(first_line_s, ready_s, tuple(statuses), self._first_use(copy), ping_status(copy.url))
+
+    def _first_use(self, copy: Copy) -> int | None:
         with Subject(copy.url, self._wishes) as subject:
-            first_use = 200 if subject.shape is not None else None
-        return Boot(first_line_s, ready_s, tuple(statuses), first_use, ping_status(copy.url))
+            shape = subject.shape or known_shapes(None)[0]
+            try:
+                return subject.ask("POST", "/invocations", json.dumps(shape.body).encode(), {"content-type": "application/json"}).status
+            except Failed:
+                return None
 
     def _problem(self, copy: Copy, started: float) -> str:
         if (status := copy.exit_status()) is not None:

@@ -188,7 +188,7 @@ class Call:
             if stub.has("ping.load") or body.get("max_tokens", 0) > 100:
                 await asyncio.sleep(0.05)
             if body.get("stream") or (stub.has("streams.only-when-asked") and body.get("stream") is False):
-                await self._stream(0.3 if body.get("max_tokens", 0) > 1000 else stub.piece_s or 0.002)
+                await self._stream(0.3 if body.get("max_tokens", 0) > 500 else stub.piece_s or 0.002)
             else:
                 message = {"choices": [{"message": {"content": "one é two"}, "finish_reason": "stop"}]}
                 kind = "text/plain" if stub.has("invocations.content-type") else "application/json"

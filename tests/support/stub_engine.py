@@ -33,6 +33,9 @@ class StubEngine:
         labels = {} if self.fault == "image.label" else {"com.amazonaws.sagemaker.capabilities.accept-bind-to-port": "true"}
         return ImageFacts(entrypoint, labels)
 
+    def close(self) -> None:
+        pass
+
 
 class _StubCopy(ProcessCopy):
     def ping_inside(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -9,7 +10,7 @@ from time import monotonic
 
 from headway.container.conformance.check import Clause, Severity, check
 from headway.container.conformance.outcome import require
-from headway.container.conformance.probe import Probe
+from headway.container.conformance.probe import JSON, Probe
 
 _PAGE = "your-algorithms-inference-code"
 _PING_LIMIT_S = 2.0
@@ -49,11 +50,11 @@ def time(probe: Probe) -> None:
 
 @check("ping.load", "/ping is answered within 2 s while 8 invocations run", Clause(_PAGE, "An attempt has 2 seconds, whatever else runs."))
 def load(probe: Probe) -> None:
-    body = probe.shape.longer(_LONG_ANSWER_TOKENS)
+    content = json.dumps(probe.shape.longer(_LONG_ANSWER_TOKENS)).encode()
 
     def measure() -> list[float]:
         with ThreadPoolExecutor(_NUM_INVOCATIONS) as pool:
-            calls = [pool.submit(probe.invoke, body) for _ in range(_NUM_INVOCATIONS)]
+            calls = [pool.submit(probe.subject.ask, "POST", "/invocations", content, JSON) for _ in range(_NUM_INVOCATIONS)]
             seconds = [_ping_s(probe)]
             while not all(call.done() for call in calls):
                 seconds.append(_ping_s(probe))

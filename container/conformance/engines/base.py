@@ -61,3 +61,6 @@ class Engine(Protocol):
 
     def facts(self) -> ImageFacts | None:
         """None for what is no image."""
+
+    def close(self) -> None:
+        """After its last copy."""

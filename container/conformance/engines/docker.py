@@ -66,6 +66,9 @@ class DockerEngine:
         config = self._attributes["Config"]
         return ImageFacts(tuple(config.get("Entrypoint") or ()), config.get("Labels") or {})
 
+    def close(self) -> None:
+        self._client.close()
+
     def _find(self, image: str) -> dict[str, Any]:
         import docker
 

@@ -34,6 +34,9 @@ class ProcessEngine:
     def facts(self) -> ImageFacts | None:
         return None
 
+    def close(self) -> None:
+        """It holds nothing: copies are closed by themselves."""
+
 
 class ProcessCopy:
     """It leads a session of its own, so that all of it can be ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -129,6 +130,18 @@ def test_the_list_of_checks(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_what_cannot_be_done_is_one_sentence(words: list[str], sentence: str) -> None:
     assert problem_of(words) == sentence
+
+
+def test_an_image_without_the_package_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "docker", None)
+    assert problem_of(["headway"]) == "an image is started through the package docker: pip install 'headway[toolkit]'"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_image_without_an_engine() -> None:
+    with pytest.raises(HeadwayError, match="No Docker engine answers"):
+        main(["headway"], {"DOCKER_HOST": "unix:///no/such/socket"})
+    gc.collect()  # the package leaves a socket to the collector, which must not complain in another test
 
 
 def test_nobody_answers() -> None:
