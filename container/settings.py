@@ -54,11 +54,16 @@ class Settings:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every command about a container has."""
+    add_variable_arguments(parser)
+    parser.add_argument("words", nargs="*", metavar="WORD", help="Words after the image's name: `-- serve MODEL --max-model-len 4096`.")
+
+
+def add_variable_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of a command that chooses the words itself."""
     group = parser.add_argument_group("the container")
     group.add_argument("-e", "--env", action="append", default=[], metavar="NAME=VALUE", help="A variable of the container, repeated.")
     group.add_argument("--env-file", action="append", default=[], metavar="FILE", help="Lines NAME=VALUE, as for docker.")
     group.add_argument("--model-dir", type=Path, metavar="DIR", help="What the container would find at /opt/ml/model.")
-    group.add_argument("words", nargs="*", metavar="WORD", help="Words after the image's name: `-- serve MODEL --max-model-len 4096`.")
 
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:

@@ -14,6 +14,7 @@ from headway.server.say import say
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
 _TOOLKIT = {
     "check": "headway.container.check.cli",
+    "conformance": "headway.container.conformance.cli",
     "local": "headway.container.local.cli",
 }
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
@@ -28,6 +29,7 @@ usage: headway COMMAND ...
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
+  conformance URL|IMAGE     hold a container, ours or another, to SageMaker's hosting contract
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version

@@ -116,6 +116,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.config",
         "server.api.protocol",
         "server.errors",
+        "server.remote",
         "server.say",
         "server.sizing",
         "server.source",
