@@ -13,7 +13,7 @@ from headway.container.local.errors import PlatformError
 from headway.container.local.runtime import openai_door
 from headway.container.local.runtime.call import Call, CallerGone, Receive, Scope, Send
 from headway.container.local.runtime.invoke import invoke
-from headway.container.local.runtime.members import check_endpoint_name
+from headway.container.local.runtime.members import check_endpoint_name, prepare
 from headway.container.local.runtime.runtime import Runtime
 from headway.container.local.runtime.stream import invoke_streaming
 from headway.server.say import one_line, timestamp
@@ -40,6 +40,7 @@ class App:
     """ASGI. ``services`` by the name before the dot of X-Amz-Target; ``submit`` takes asynchronous calls."""
 
     def __init__(self, runtime: Runtime, services: Mapping[str, Service] | None = None, submit: Submit | None = None) -> None:
+        prepare()
         self._runtime = runtime
         self._services = dict(services or {})
         self._submit = submit

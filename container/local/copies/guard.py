@@ -40,6 +40,9 @@ def main(argv: list[str]) -> int:
     threading.Thread(target=_kill_at_end_of_input, daemon=True).start()
     status = _collect_until(child.pid)
     _kill_descendants()
+    with contextlib.suppress(ChildProcessError):  # there are none left
+        while os.waitpid(-1, 0):
+            pass
     return status if status >= 0 else 128 - status
 
 

@@ -35,6 +35,13 @@ def read_members(operation: str, headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def prepare() -> None:
+    """Reads the models of the operations now: the first call would block all others for as long."""
+    _endpoint_name()
+    for operation in ("InvokeEndpoint", "InvokeEndpointWithResponseStream"):
+        _header_members(operation)
+
+
 def check_endpoint_name(name: str) -> None:
     """Raises PlatformError: ValidationError."""
     _check(_endpoint_name(), name)

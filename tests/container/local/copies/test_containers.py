@@ -123,7 +123,7 @@ def test_what_a_runtime_that_was_killed_left_is_removed_by_the_next(pretend_imag
 
 def test_an_engine_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(HeadwayError, match="no Docker engine answers"):
-        ContainerStarter({"DOCKER_HOST": "unix:///nowhere/docker.sock"})
+        ContainerStarter({"DOCKER_HOST": "tcp://127.0.0.1:1"})
 
 
 def _get(live: LiveControlPlane, endpoint: str) -> str:
