@@ -29,7 +29,7 @@ class Settings:
     def resolve(self) -> Resolved:
         """The effective options, as the entrypoint would have them. Raises ConfigError with every problem."""
         own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
-        return read_options(self.words, {**own, **self.environ}, self.model_directory)
+        return read_options(list(self.words), {**own, **self.environ}, self.model_directory)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

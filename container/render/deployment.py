@@ -25,11 +25,12 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Bounds of the number of copies. ``concurrency``: open requests a copy that scaling aims at."""
+    """Bounds of the number of copies. ``concurrency``: open requests a copy that scaling aims at; ``rows``: most that one serves."""
 
     minimum: int
     maximum: int
     concurrency: float
+    rows: int
 
     @property
     def is_automatic(self) -> bool:

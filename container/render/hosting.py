@@ -6,7 +6,7 @@ import argparse
 import re
 
 from headway.container.instances import Instance
-from headway.container.render.deployment import AsyncOutput, Hosting
+from headway.container.render.deployment import AsyncOutput, Hosting, Scale
 from headway.container.render.image import ecr_image
 from headway.entrypoint.drivers import AMIS
 from headway.entrypoint.foreign import MODEL_DIRECTORY
@@ -24,7 +24,9 @@ _MAX_CONCURRENT = 1000
 _ASYNC_DETAILS = ("async_failure", "async_input", "success_topic", "error_topic")
 
 
-def read_hosting(given: argparse.Namespace, config: ServerConfig, instance: Instance | None, problems: list[str]) -> Hosting | None:
+def read_hosting(
+    given: argparse.Namespace, config: ServerConfig | None, instance: Instance | None, scale: Scale, problems: list[str]
+) -> Hosting | None:
     """None, with a sentence in ``problems``, where an instance or an image of ECR is missing; other problems are added too."""
     image = ecr_image(given.image)
     if image is None:
@@ -34,7 +36,7 @@ def read_hosting(given: argparse.Namespace, config: ServerConfig, instance: Inst
         )
     if given.instance is None:
         problems.append("--instance is missing, as in --instance ml.g6.xlarge; `headway check` tells which types fit the model")
-    problems += _argument_problems(given) + _container_problems(given, config)
+    problems += _argument_problems(given) + (_container_problems(given, config) if config else [])
     if image is None or instance is None:
         return None
     region = given.region or image.region
@@ -50,7 +52,7 @@ def read_hosting(given: argparse.Namespace, config: ServerConfig, instance: Inst
         kms_key=given.kms_key,
         volume_gb=given.volume_size,
         download_timeout_s=given.download_timeout,
-        asynchronous=_asynchronous(given, config, instance),
+        asynchronous=_asynchronous(given, scale),
     )
     if hosting.volume_gb and hosting.has_own_disk:
         problems.append(f"--volume-size: {instance.name} has a disk of its own, and SageMaker gives it no other: leave the option out")
@@ -121,13 +123,11 @@ def _ami(cuda: str, instance: Instance, problems: list[str]) -> str | None:
     return fitting[0]
 
 
-def _asynchronous(given: argparse.Namespace, config: ServerConfig, instance: Instance) -> AsyncOutput | None:
+def _asynchronous(given: argparse.Namespace, scale: Scale) -> AsyncOutput | None:
     if given.async_output is None:
         return None
-    rows = config.scheduler.max_num_seqs or (256 if instance.num_gpus else 64)
-    return AsyncOutput(
-        given.async_output, given.async_failure, given.async_input, given.success_topic, given.error_topic, min(rows, _MAX_CONCURRENT)
-    )
+    most = min(scale.rows, _MAX_CONCURRENT)
+    return AsyncOutput(given.async_output, given.async_failure, given.async_input, given.success_topic, given.error_topic, most)
 
 
 def _flag(name: str) -> str:

@@ -12,7 +12,7 @@ from headway.container.limits import environment_problems
 from headway.container.render.deployment import Adapter, Deployment, Scale
 from headway.container.render.environment import is_given, without_words
 from headway.container.render.hosting import read_hosting
-from headway.container.render.secrets import secret_problems, without_secrets
+from headway.container.render.secrets import secret_problems, without_places
 from headway.container.settings import Settings, read_settings
 from headway.entrypoint.foreign import MODEL_DIRECTORY
 from headway.server.config.server import ServerConfig
@@ -43,16 +43,16 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     tags = _tags(given.tag, problems)
     instance = _instance(given.instance, problems)
     problems += secret_problems(settings.environ, settings.words)
-    named = without_words(settings.environ, settings.words) if on_sagemaker else dict(settings.environ)
-    if adapters and not is_given("enable_lora", named):
-        named["SM_VLLM_ENABLE_LORA"] = "true"
+    own = dict(settings.environ)
+    if adapters and not is_given("enable_lora", without_words(own, settings.words)):
+        own["SM_VLLM_ENABLE_LORA"] = "true"
+    named = without_words(own, settings.words) if on_sagemaker else own
     if on_sagemaker:
         problems += environment_problems(named)
-    words = () if on_sagemaker else settings.words
-    config, warnings = _resolved(replace(settings, environ=named, words=words), given, problems)
+    config, warnings = _resolved(replace(settings, environ=own), given, problems)
     scale = _scale(given, config, instance, problems)
-    hosting = read_hosting(given, config, instance, problems) if on_sagemaker else None
-    if problems:
+    hosting = read_hosting(given, config, instance, scale, problems) if on_sagemaker else None
+    if problems or config is None:
         raise ConfigError(problems)
     if on_sagemaker and (config.security.api_key_file or is_given("api_key", named)):
         warnings = (*warnings, _KEY_IN_VAIN)
@@ -60,7 +60,7 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
         name=given.name,
         image=given.image,
         environ=named,
-        words=words,
+        words=() if on_sagemaker else settings.words,
         config=config,
         model_directory=settings.model_directory,
         model_data=given.model_data,
@@ -133,22 +133,22 @@ def _instance(name: str | None, problems: list[str]) -> Instance | None:
         return None
 
 
-def _resolved(settings: Settings, given: argparse.Namespace, problems: list[str]) -> tuple[ServerConfig, tuple[str, ...]]:
-    """The effective options, without secrets, of which only where they stand is rendered. Adds to ``problems``."""
-    named = without_secrets(settings.environ)
+def _resolved(settings: Settings, given: argparse.Namespace, problems: list[str]) -> tuple[ServerConfig | None, tuple[str, ...]]:
+    """The effective options and warnings, without what stands elsewhere; None, and sentences in ``problems``, if there are none."""
+    named = without_places(settings.environ)
     if given.model_data and settings.model_directory is None and not is_given("model", named):
         named["SM_VLLM_MODEL"] = str(MODEL_DIRECTORY)  # what SageMaker fetches goes there, and before HF_MODEL_ID
     try:
         resolved = replace(settings, environ=named).resolve()
     except ConfigError as error:
         problems += error.problems
-        return ServerConfig(), ()
+        return None, ()
     return resolved.config, resolved.warnings
 
 
-def _scale(given: argparse.Namespace, config: ServerConfig, instance: Instance | None, problems: list[str]) -> Scale:
+def _scale(given: argparse.Namespace, config: ServerConfig | None, instance: Instance | None, problems: list[str]) -> Scale:
     maximum = given.max_copies or given.min_copies
     if maximum < given.min_copies:
         problems.append(f"--max-copies ({maximum}) must be at least --min-copies ({given.min_copies})")
-    rows = config.scheduler.max_num_seqs or (256 if instance and instance.num_gpus else 64)
-    return Scale(given.min_copies, maximum, given.concurrency or max(1, int(rows * _BUSY_SHARE)))
+    rows = (config and config.scheduler.max_num_seqs) or (256 if instance and instance.num_gpus else 64)
+    return Scale(given.min_copies, maximum, given.concurrency or max(1, int(rows * _BUSY_SHARE)), rows)

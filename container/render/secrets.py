@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from headway.server.config.command_line import read_command_line
-from headway.server.config.environment import secret_variables, unquoted
+from headway.server.config.environment import read_environment, unquoted
 from headway.server.config.fields import ENVIRONMENT_PREFIX, Setting
-from headway.server.config.references import secret_place
+from headway.server.config.references import location, secret_place
 from headway.server.config.sources import all_names
 from headway.server.config.values import BadValue, parse_text
 from headway.server.config.variables import Form, Variable, find_variables
@@ -21,7 +21,8 @@ def secret_problems(environ: Mapping[str, str], words: Sequence[str]) -> list[st
     """A sentence for each secret that is given as itself. The secrets are in none of them."""
     variables = find_variables(environ, all_names())
     own = {variable.name for variable in variables.options}
-    found = []
+    secret = {variable.name for variable in variables.options if variable.meaning.setting.option.secret}
+    found = read_environment({name: environ[name] for name in secret}, all_names()).problems
     for base, group in _groups(variables.options).items():
         text = "".join(environ[variable.name] for variable in group)
         if problem := _problem(group[0].meaning.setting, unquoted(text), f"environment {base}", base):
@@ -33,10 +34,20 @@ def secret_problems(environ: Mapping[str, str], words: Sequence[str]) -> list[st
     return [*found, *(_foreign(name) for name, text in environ.items() if text and name not in own and _FOREIGN.fullmatch(name))]
 
 
-def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` without secrets and where they stand, which this machine need not be able to read."""
-    hidden = set(secret_variables(environ, all_names()))
+def without_places(environ: Mapping[str, str]) -> dict[str, str]:
+    """``environ`` without secrets and without what stands elsewhere: this machine need not be able to read it."""
+    hidden = {variable.name for variable in find_variables(environ, all_names()).options if _stands_elsewhere(variable, environ)}
     return {name: text for name, text in environ.items() if name not in hidden}
+
+
+def _stands_elsewhere(variable: Variable, environ: Mapping[str, str]) -> bool:
+    option = variable.meaning.setting.option
+    if option.secret or variable.form is Form.FILE:
+        return True
+    try:
+        return not option.location and location(unquoted(environ[variable.name])) is not None
+    except BadValue:
+        return False  # the sentence about it comes when the options are resolved
 
 
 def _groups(variables: Iterable[Variable]) -> dict[str, list[Variable]]:
@@ -53,8 +64,8 @@ def _problem(setting: Setting, text: str, place: str, name: str) -> str | None:
         return None
     try:
         value = parse_text(setting, text)
-    except BadValue as error:
-        return f"{place}: {error}"
+    except BadValue:
+        return None  # read_environment tells it
     texts = value if isinstance(value, list) else [value]
     return next(iter(_problem_of((item for item in texts if item is not None), place, name)), None)
 

@@ -63,7 +63,7 @@ def test_reference_of_cloudformation_is_refused() -> None:
         render(hostile)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-Z_]{1,8}", fullmatch=True), st.text(st.characters(exclude_categories=["Cs"]))))
 def test_no_value_gets_out_of_its_scalar(environ: dict[str, str]) -> None:
     read = yaml.safe_load(render(replace(PLAIN, environ=environ)))

@@ -110,9 +110,7 @@ def test_text_is_as_terraform_formats_it(case: str) -> None:
 
 
 @needs_terraform
-@pytest.mark.skipif(
-    _MIRROR is None, reason="HEADWAY_TERRAFORM_PROVIDERS names no mirror of hashicorp/aws"
-)
+@pytest.mark.skipif(_MIRROR is None, reason="HEADWAY_TERRAFORM_PROVIDERS names no mirror of hashicorp/aws")
 @pytest.mark.parametrize("case", CASES)
 def test_provider_takes_it(case: str, tmp_path: Path) -> None:
     (tmp_path / "main.tf").write_text(render(deployment(*CASES[case])))
@@ -133,7 +131,7 @@ def test_texts_mean_what_they_were(tmp_path: Path) -> None:
     assert json.loads(json.loads(done.stdout)) == environ
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-Z_]{1,8}", fullmatch=True), st.text(st.characters(exclude_categories=["Cs"])), max_size=4))
 def test_no_value_gets_out_of_its_literal(environ: dict[str, str]) -> None:
     found = resources(render(replace(PLAIN, environ=environ)))
