@@ -85,7 +85,7 @@ def _endpoint_config(deployment: Deployment) -> Call:
     if hosting.kms_key and not hosting.has_own_disk:
         parameters["KmsKeyId"] = hosting.kms_key
     parameters["MetricsConfig"] = {"EnableDetailedObservability": True}
-    why.append("EnableDetailedObservability: SageMaker reads the server's /metrics, docs/metrics.md, into CloudWatch.")
+    why.append("EnableDetailedObservability (on where it is not named, too): SageMaker reads the server's /metrics into CloudWatch.")
     return Call("endpoint_config", "CreateEndpointConfig", {**parameters, **tags(deployment)}, tuple(why))
 
 
