@@ -8,7 +8,7 @@ import re
 from headway.container.instances import Instance
 from headway.container.render.deployment import AsyncOutput, Hosting, Scale
 from headway.container.render.image import ecr_image
-from headway.entrypoint.drivers import AMIS
+from headway.entrypoint.drivers import AMIS, ami_for, shown
 from headway.entrypoint.foreign import MODEL_DIRECTORY
 from headway.entrypoint.sagemaker import unreachable_listeners
 from headway.server.config.server import ServerConfig
@@ -110,17 +110,14 @@ def _partition(region: str, problems: list[str]) -> str:
 
 
 def _ami(cuda: str, instance: Instance, problems: list[str]) -> str | None:
-    """The InferenceAmiVersion whose driver runs the image's CUDA: the oldest, which is the most proven."""
     if instance.gpu is None:
         return None
     match = _CUDA.fullmatch(cuda)
-    needed = (int(match[1]), int(match[2])) if match else None
-    fitting = [ami.name for ami in AMIS if needed and (ami.cuda >= needed or ami.cuda[0] == needed[0])]
-    if not fitting:
-        newest = ".".join(map(str, AMIS[-1].cuda))
-        problems.append(f"--cuda {cuda}: no InferenceAmiVersion has a driver for it; a version such as {newest} is wanted, and the newest")
+    ami = ami_for((int(match[1]), int(match[2]))) if match else None
+    if ami is None:
+        problems.append(f"--cuda {cuda}: no InferenceAmiVersion has a driver for it; the newest has one for {shown(AMIS[-1].cuda)}")
         return None
-    return fitting[0]
+    return ami.name
 
 
 def _asynchronous(given: argparse.Namespace, scale: Scale) -> AsyncOutput | None:

@@ -85,7 +85,7 @@ def test_script_is_clean(case: str, tmp_path: Path) -> None:
     path = tmp_path / "deploy.py"
     path.write_text(render(deployment(*CASES[case])))
     for words in (("check", "--select", "E4,E7,E9,F,W,I,B"), ("format", "--check", "--line-length", "140")):
-        done = subprocess.run(["ruff", *words, "--isolated", str(path)], capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "ruff", *words, "--isolated", str(path)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
@@ -166,6 +166,18 @@ def test_asynchronous_endpoint(run_script: Callable[..., Calls]) -> None:
     assert "KmsKeyId" not in named(calls, "CreateEndpointConfig")  # the instance has a disk of its own, encrypted
     tracked = named(calls, "PutScalingPolicy")["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
     assert tracked["MetricName"] == "ApproximateBacklogSizePerInstance"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "ami"),
+    [
+        ("12.1", "al2-ami-sagemaker-inference-gpu-2"),
+        ("12.4", "al2-ami-sagemaker-inference-gpu-3-1"),
+        ("13.2", "al2023-ami-sagemaker-inference-gpu-4-1"),
+    ],
+)
+def test_host_has_a_driver_for_the_images_cuda(cuda: str, ami: str) -> None:
+    assert deployment(*BASIC, "--cuda", cuda).on_sagemaker.ami == ami
 
 
 def test_words_become_variables(run_script: Callable[..., Calls]) -> None:
