@@ -48,6 +48,12 @@ def judge(device: str, gpus: Gpus, torch: TorchBuild | None) -> Verdict:
     return Verdict() if gpus.cuda >= torch.cuda else Verdict(warnings=(_minor(gpus.cuda, torch.cuda),))
 
 
+def ami_for(cuda: Version) -> Ami | None:
+    """The oldest whose driver has this CUDA or, where there is none, the same major version."""
+    fitting = [ami for ami in AMIS if ami.cuda >= cuda] or [ami for ami in AMIS if ami.cuda[0] == cuda[0]]
+    return fitting[0] if fitting else None
+
+
 def shown(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
@@ -90,5 +96,5 @@ def _driver(gpus: Gpus) -> str:
 def _advice(needed: Version) -> str:
     driver = _FIRST_DRIVER.get(needed[0])
     elsewhere = f"install driver {driver} or newer" if driver else "install a newer driver"
-    fitting = [ami for ami in AMIS if ami.cuda >= needed] or [ami for ami in AMIS if ami.cuda[0] == needed[0]]
-    return f"on SageMaker choose InferenceAmiVersion {fitting[0].name}; elsewhere {elsewhere}" if fitting else elsewhere
+    fitting = ami_for(needed)
+    return f"on SageMaker choose InferenceAmiVersion {fitting.name}; elsewhere {elsewhere}" if fitting else elsewhere
