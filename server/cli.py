@@ -12,7 +12,7 @@ from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
-_TOOLKIT: dict[str, str] = {}
+_TOOLKIT: dict[str, str] = {"push": "headway.container.push.cli"}
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
@@ -24,6 +24,7 @@ usage: headway COMMAND ...
   bench serve|engine ...    measure a server, or the engine alone
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
+  push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
 """
