@@ -22,7 +22,7 @@ def listener_problems(config: ServerConfig, environ: Mapping[str, str]) -> list[
     return [
         f"{flag} cannot be used on SageMaker, and {signs[0]} says that this is it: the platform speaks plain HTTP to a port and ends TLS "
         "itself; leave the option out, or the variable elsewhere"
-        for flag in _unreachable(config)
+        for flag in unreachable_listeners(config)
     ]
 
 
@@ -32,9 +32,10 @@ def listener_warnings(config: ServerConfig, environ: Mapping[str, str], platform
         return []
     return [
         f"{flag} is set; if this is SageMaker ({platform_directory} looks like it), leave it out: the platform speaks plain HTTP to a port"
-        for flag in _unreachable(config)
+        for flag in unreachable_listeners(config)
     ]
 
 
-def _unreachable(config: ServerConfig) -> list[str]:
+def unreachable_listeners(config: ServerConfig) -> list[str]:
+    """Flags of listeners that the platform could never reach."""
     return ["--ssl-certfile"] * config.tls.is_on + ["--uds"] * (config.network.uds is not None)

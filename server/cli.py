@@ -12,7 +12,7 @@ from headway.server.errors import ConfigError, HeadwayError, ModelSourceError
 from headway.server.say import say
 
 # Commands of the toolkit around the image: where each one's main(argv, environ) is.
-_TOOLKIT: dict[str, str] = {"push": "headway.container.push.cli"}
+_TOOLKIT: dict[str, str] = {"push": "headway.container.push.cli", "render": "headway.container.render.cli"}
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
@@ -25,6 +25,7 @@ usage: headway COMMAND ...
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
+  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
 """

@@ -29,11 +29,27 @@ _DESCRIPTION = "Builds the image, looks for secrets in it and pushes it to ECR. 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Returns 1 if the scan of ECR found what --fail-on names. Raises ConfigError, HeadwayError."""
     options = _parser().parse_args(list(argv))
-    console = Console(stderr=True)
     tags = checked_tags(options.tag)
     ecr = Ecr(options.region, checked_repository(options.repository), environ)
     wish = Wish(options.kms_key, dict(_tag(text) for text in options.repository_tag))
-    engine = Engine(environ)
+    console = Console(stderr=True)
+    with Engine(environ) as engine:
+        report = _done(options, environ, engine, ecr, wish, tags, console)
+    show(report, console)
+    sys.stdout.write(as_json(report) + "\n" if options.json else f"{report.uri}\n" if report.uri else "")
+    return _verdict(report, options.fail_on)
+
+
+def _done(
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    engine: Engine,
+    ecr: Ecr,
+    wish: Wish,
+    tags: list[str],
+    console: Console,
+) -> Report:
+    """Every step, in order. Nothing is changed at AWS before all that can be refused has been looked at."""
     builds = not (options.image or options.no_build or options.dry_run)
     if builds:
         build(options.checkout, options.variant, environ)
@@ -55,9 +71,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         _push(image, repository, missing, engine, ecr, report, console)
         with console.status("Waiting for ECR's scan"):
             report.scan = ecr.scan(str(report.digest), repository.scans_on_push, options.scan_timeout)
-    show(report, console)
-    sys.stdout.write(as_json(report) + "\n" if options.json else f"{report.uri}\n" if report.uri else "")
-    return _verdict(report, options.fail_on)
+    return report
 
 
 def _parser() -> argparse.ArgumentParser:

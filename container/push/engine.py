@@ -61,16 +61,14 @@ class Engine:
             raise HeadwayError(NO_SDK) from error
         with _told("asked for its version"):
             self._client = docker.from_env(environment=dict(environ), timeout=_TIMEOUT_S)
-            self._refuse_clear_text(str(self._client.api.base_url))
-            self._client.ping()
+        if problem := clear_text_problem(str(self._client.api.base_url)):
+            raise HeadwayError(problem)
 
-    def _refuse_clear_text(self, url: str) -> None:
-        where = urlsplit(url)
-        if where.scheme == "http" and not _is_loopback(where.hostname or ""):
-            raise HeadwayError(
-                f"the Docker engine at {where.hostname} is reached without TLS, and the registry's password would cross the network in "
-                "the clear; use DOCKER_HOST=ssh://..., or DOCKER_TLS_VERIFY=1 with certificates"
-            )
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
 
     def image(self, name: str) -> Image:
         with _told(f"asked for the image {name}", missing=f"the engine has no image {name}; `docker image ls` lists what it has"):
@@ -101,6 +99,17 @@ class Engine:
         if not digest:
             raise HeadwayError(f"the push of {repository}:{tag} ended without a digest; look at the engine's log")
         return digest
+
+
+def clear_text_problem(url: str) -> str | None:
+    """Why an engine at ``url`` is not to be given a password; None if it may be."""
+    where = urlsplit(url)
+    if where.scheme != "http" or _is_loopback(where.hostname or ""):
+        return None
+    return (
+        f"the Docker engine at {where.hostname} is reached without TLS, and the registry's password would cross the network in the "
+        "clear; use DOCKER_HOST=ssh://..., or DOCKER_TLS_VERIFY=1 with certificates"
+    )
 
 
 @contextmanager

@@ -22,8 +22,8 @@ def checked_repository(name: str) -> str:
 
 def checked_tags(tags: list[str]) -> list[str]:
     """``tags``, each once. Raises ConfigError."""
-    if wrong := next((tag for tag in tags if not _TAG.fullmatch(tag)), None):
-        raise ConfigError([f"--tag {wrong!r}: expected at most 128 letters, digits, dots, dashes and underscores"])
+    if wrong := [tag for tag in tags if not _TAG.fullmatch(tag)]:
+        raise ConfigError([f"--tag {tag!r}: expected 1 to 128 letters, digits, dots, dashes and underscores" for tag in wrong])
     return list(dict.fromkeys(tags))
 
 

@@ -1,0 +1,90 @@
+"""What is to run and where: what every target of `headway render` writes down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headway.container.instances import Instance
+from headway.container.render.image import EcrImage
+from headway.server.config.server import ServerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter: ``artifact`` is s3://BUCKET/KEY.tar.gz."""
+
+    name: str
+    artifact: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Bounds of the number of copies. ``concurrency``: open requests a copy that scaling aims at."""
+
+    minimum: int
+    maximum: int
+    concurrency: float
+
+    @property
+    def is_automatic(self) -> bool:
+        return self.maximum > self.minimum
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncOutput:
+    """Asynchronous inference. Addresses are s3://BUCKET/PREFIX; ``input_uri``: where the callers put requests."""
+
+    output_uri: str
+    failure_uri: str | None
+    input_uri: str | None
+    success_topic: str | None
+    error_topic: str | None
+    max_concurrent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What only SageMaker needs to know. ``role`` None: one is made with the rights that the deployment needs, or, without
+    ``makes_role``, it is asked for where the rendered text is run."""
+
+    instance: Instance
+    image: EcrImage
+    partition: str
+    region: str
+    account: str
+    role: str | None
+    makes_role: bool
+    ami: str | None
+    kms_key: str | None
+    volume_gb: int | None
+    download_timeout_s: int
+    asynchronous: AsyncOutput | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """``environ`` holds no secret, at most where one stands. ``words`` are those after the image's name, none on SageMaker: there
+    ``environ`` says what they said. ``model_data`` is s3://BUCKET/PREFIX/ or an archive there, ``model_directory`` one of this machine.
+    """
+
+    name: str
+    image: str
+    environ: Mapping[str, str]
+    words: tuple[str, ...]
+    config: ServerConfig
+    model_directory: Path | None
+    model_data: str | None
+    adapters: tuple[Adapter, ...]
+    num_gpus: int
+    scale: Scale
+    startup_timeout_s: int
+    tags: Mapping[str, str]
+    hosting: Hosting | None
+
+    @property
+    def on_sagemaker(self) -> Hosting:
+        """For SageMaker's targets, whose deployments all have one."""
+        assert self.hosting is not None
+        return self.hosting

@@ -1,0 +1,145 @@
+"""Arguments and settings to a Deployment; every problem at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from headway.container.instances import Instance, find_instance
+from headway.container.limits import environment_problems
+from headway.container.render.deployment import Adapter, Deployment, Scale
+from headway.container.render.environment import is_given, without_words
+from headway.container.render.hosting import read_hosting
+from headway.container.render.secrets import secret_problems, without_secrets
+from headway.container.settings import Settings, read_settings
+from headway.entrypoint.foreign import MODEL_DIRECTORY
+from headway.server.config.server import ServerConfig
+from headway.server.errors import ConfigError
+from headway.server.words import first_few
+
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
+_ARTIFACT = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+\.tar\.gz")
+_MODEL_DATA = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(\S+(/|\.tar\.gz|\.tgz))?")
+_TAG = re.compile(r"[\w .:/=+@-]{1,128}")
+_MAX_TAG_VALUE = 256
+_MAX_TAGS = 50
+_BUSY_SHARE = 0.7
+
+
+def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on_sagemaker: bool) -> tuple[Deployment, tuple[str, ...]]:
+    """(the deployment, warnings). ``on_sagemaker``: the target is one of SageMaker's. Raises ConfigError with every problem."""
+    settings = read_settings(given, environ)
+    if odd := _odd_variables(settings):
+        raise ConfigError([f"environment {first_few(odd)}: must be UTF-8 text without NUL characters"])
+    problems = _named_badly(given)
+    adapters = _adapters(given.adapter, problems)
+    tags = _tags(given.tag, problems)
+    instance = _instance(given.instance, problems)
+    problems += secret_problems(settings.environ, settings.words)
+    named = without_words(settings.environ, settings.words) if on_sagemaker else dict(settings.environ)
+    if adapters and not is_given("enable_lora", named):
+        named["SM_VLLM_ENABLE_LORA"] = "true"
+    if on_sagemaker:
+        problems += environment_problems(named)
+    words = () if on_sagemaker else settings.words
+    config, warnings = _resolved(replace(settings, environ=named, words=words), given, problems)
+    scale = _scale(given, config, instance, problems)
+    hosting = read_hosting(given, config, instance, problems) if on_sagemaker else None
+    if problems:
+        raise ConfigError(problems)
+    deployment = Deployment(
+        name=given.name,
+        image=given.image,
+        environ=named,
+        words=words,
+        config=config,
+        model_directory=settings.model_directory,
+        model_data=given.model_data,
+        adapters=adapters,
+        num_gpus=instance.num_gpus if instance else 0,
+        scale=scale,
+        startup_timeout_s=given.startup_timeout,
+        tags=tags,
+        hosting=hosting,
+    )
+    return deployment, warnings
+
+
+def _named_badly(given: argparse.Namespace) -> list[str]:
+    found = []
+    if not _NAME.fullmatch(given.name):
+        found.append(f"--name must be at most 63 letters, digits and hyphens, got {given.name!r}")
+    if given.model_data is not None and not _MODEL_DATA.fullmatch(given.model_data):
+        found.append(f"--model-data must be s3://BUCKET/PREFIX/ with a slash at its end, or a .tar.gz, got {given.model_data!r}")
+    return found
+
+
+def _odd_variables(settings: Settings) -> list[str]:
+    """Variables whose values no file of text can hold."""
+    return [name for name, text in settings.environ.items() if "\0" in text or not _is_utf8(text)]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _adapters(texts: list[str], problems: list[str]) -> tuple[Adapter, ...]:
+    found: list[Adapter] = []
+    for text in texts:
+        name, _, artifact = text.partition("=")
+        if not (_NAME.fullmatch(name) and _ARTIFACT.fullmatch(artifact)):
+            problems.append(f"--adapter must be NAME=s3://BUCKET/KEY.tar.gz with a name of letters, digits and hyphens, got {text!r}")
+        elif name in [adapter.name for adapter in found]:
+            problems.append(f"--adapter: {name} is named twice")
+        else:
+            found.append(Adapter(name, artifact))
+    return tuple(found)
+
+
+def _tags(texts: list[str], problems: list[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not _TAG.fullmatch(key) or len(value) > _MAX_TAG_VALUE or (value and not _TAG.fullmatch(value[:128])):
+            problems.append(f"--tag must be KEY=VALUE of letters, digits, blanks and _.:/=+@-, got {text!r}")
+        elif key.lower().startswith("aws:"):
+            problems.append(f"--tag: keys that begin with aws: are AWS' own, got {text!r}")
+        found[key] = value
+    if len(found) > _MAX_TAGS:
+        problems.append(f"--tag: SageMaker takes {_MAX_TAGS} tags, got {len(found)}")
+    return found
+
+
+def _instance(name: str | None, problems: list[str]) -> Instance | None:
+    try:
+        return find_instance(name) if name is not None else None
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _resolved(settings: Settings, given: argparse.Namespace, problems: list[str]) -> tuple[ServerConfig, tuple[str, ...]]:
+    """The effective options, without secrets, of which only where they stand is rendered. Adds to ``problems``."""
+    named = without_secrets(settings.environ)
+    if given.model_data and settings.model_directory is None and not is_given("model", named):
+        named["SM_VLLM_MODEL"] = str(MODEL_DIRECTORY)  # what SageMaker fetches goes there, and before HF_MODEL_ID
+    try:
+        resolved = replace(settings, environ=named).resolve()
+    except ConfigError as error:
+        problems += error.problems
+        return ServerConfig(), ()
+    return resolved.config, resolved.warnings
+
+
+def _scale(given: argparse.Namespace, config: ServerConfig, instance: Instance | None, problems: list[str]) -> Scale:
+    maximum = given.max_copies or given.min_copies
+    if maximum < given.min_copies:
+        problems.append(f"--max-copies ({maximum}) must be at least --min-copies ({given.min_copies})")
+    rows = config.scheduler.max_num_seqs or (256 if instance and instance.num_gpus else 64)
+    return Scale(given.min_copies, maximum, given.concurrency or max(1, int(rows * _BUSY_SHARE)))
