@@ -25,7 +25,7 @@ usage: headway COMMAND ...
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
-  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation
+  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation, compose, kubernetes
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   --version                 print the version
 """
