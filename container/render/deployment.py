@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from headway.container.instances import Instance
 from headway.container.render.image import EcrImage
 from headway.server.config.server import ServerConfig
+
+# ml.m5d, ml.c6gd: a d behind the generation is a disk of the instance's own; so has every GPU instance but the p3.
+_OWN_DISK = re.compile(r"ml\.[a-z]+\d+[a-z]*d[a-z]*\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class Hosting:
     download_timeout_s: int
     asynchronous: AsyncOutput | None
 
+    @property
+    def has_own_disk(self) -> bool:
+        """Whether the instance type brings a disk, encrypted by itself: SageMaker then takes neither a size nor a key for one."""
+        name = self.instance.name
+        return bool(_OWN_DISK.match(name)) or (self.instance.gpu is not None and not name.startswith("ml.p3."))
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
@@ -83,7 +93,7 @@ class Deployment:
     startup_timeout_s: int
     tags: Mapping[str, str]
     hosting: Hosting | None
-    prometheus: str | None = None
+    prometheus: str | None
 
     @property
     def num_gpus(self) -> int:

@@ -20,8 +20,6 @@ _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]*:\d{12}:[\w.-]+", re.ASCII)
 _PLACE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
 _ACCOUNT = re.compile(r"\d{12}", re.ASCII)
 _CUDA = re.compile(r"(\d{1,2})\.(\d{1,2})", re.ASCII)
-# ml.m5d, ml.c6gd: a d behind the generation is a disk of the instance's own; so has every GPU instance but the p3.
-_OWN_DISK = re.compile(r"ml\.[a-z]+\d+[a-z]*d[a-z]*\.")
 _MAX_CONCURRENT = 1000
 _ASYNC_DETAILS = ("async_failure", "async_input", "success_topic", "error_topic")
 
@@ -39,9 +37,8 @@ def read_hosting(given: argparse.Namespace, config: ServerConfig, instance: Inst
     problems += _argument_problems(given) + _container_problems(given, config)
     if image is None or instance is None:
         return None
-    problems += _disk_problems(given, instance)
     region = given.region or image.region
-    return Hosting(
+    hosting = Hosting(
         instance=instance,
         image=image,
         partition=_partition(region, problems),
@@ -55,6 +52,9 @@ def read_hosting(given: argparse.Namespace, config: ServerConfig, instance: Inst
         download_timeout_s=given.download_timeout,
         asynchronous=_asynchronous(given, config, instance),
     )
+    if hosting.volume_gb and hosting.has_own_disk:
+        problems.append(f"--volume-size: {instance.name} has a disk of its own, and SageMaker gives it no other: leave the option out")
+    return hosting
 
 
 def _argument_problems(given: argparse.Namespace) -> list[str]:
@@ -94,14 +94,6 @@ def _container_problems(given: argparse.Namespace, config: ServerConfig) -> list
             f"puts into {MODEL_DIRECTORY}"
         )
     return found
-
-
-def _disk_problems(given: argparse.Namespace, instance: Instance) -> list[str]:
-    if not (_OWN_DISK.match(instance.name) or (instance.gpu is not None and not instance.name.startswith("ml.p3."))):
-        return []
-    if given.volume_size is None:
-        return []
-    return [f"--volume-size: {instance.name} has a disk of its own, and SageMaker refuses to give it another: leave the option out"]
 
 
 def _partition(region: str, problems: list[str]) -> str:

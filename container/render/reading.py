@@ -24,8 +24,13 @@ _ARTIFACT = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+\.tar\.gz")
 _MODEL_DATA = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(\S+(/|\.tar\.gz|\.tgz))?")
 _PROMETHEUS = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]+(/[\w./-]*)?", re.ASCII)
 _TAG = re.compile(r"[\w .:/=+@-]{1,128}")
+_MAX_NAME = 63
 _MAX_TAG_VALUE = 256
 _MAX_TAGS = 50
+_KEY_IN_VAIN = (
+    "an API key is set: SageMaker takes the Authorization header off every call, so that all of them would be answered 401; leave it out, "
+    "IAM guards the endpoint"
+)
 _BUSY_SHARE = 0.7
 
 
@@ -35,7 +40,7 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     if odd := _odd_variables(settings):
         raise ConfigError([f"environment {first_few(odd)}: must be UTF-8 text without NUL characters"])
     problems = _named_badly(given)
-    adapters = _adapters(given.adapter, problems)
+    adapters = _adapters(given, problems)
     tags = _tags(given.tag, problems)
     instance = _instance(given.instance, problems)
     problems += secret_problems(settings.environ, settings.words)
@@ -50,6 +55,8 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     hosting = read_hosting(given, config, instance, problems) if on_sagemaker else None
     if problems:
         raise ConfigError(problems)
+    if on_sagemaker and (config.security.api_key_file or is_given("api_key", named)):
+        warnings = (*warnings, _KEY_IN_VAIN)
     deployment = Deployment(
         name=given.name,
         image=given.image,
@@ -93,12 +100,14 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _adapters(texts: list[str], problems: list[str]) -> tuple[Adapter, ...]:
+def _adapters(given: argparse.Namespace, problems: list[str]) -> tuple[Adapter, ...]:
     found: list[Adapter] = []
-    for text in texts:
+    for text in given.adapter:
         name, _, artifact = text.partition("=")
         if not (_NAME.fullmatch(name) and _ARTIFACT.fullmatch(artifact)):
             problems.append(f"--adapter must be NAME=s3://BUCKET/KEY.tar.gz with a name of letters, digits and hyphens, got {text!r}")
+        elif len(name) + len(given.name) >= _MAX_NAME:
+            problems.append(f"--adapter {name}: together with --name {given.name} its name is longer than {_MAX_NAME} characters")
         elif name in [adapter.name for adapter in found]:
             problems.append(f"--adapter: {name} is named twice")
         else:

@@ -1,56 +1,39 @@
-"""`headway render` as a user runs it, and what it printed as values."""
+"""Deployments for `headway render`, made as its command line makes them."""
 
 from __future__ import annotations
 
-from typing import Any
+from headway.container.render.arguments import parser
+from headway.container.render.deployment import Deployment
+from headway.container.render.reading import read_deployment
 
-import pytest
-import yaml
+IMAGE = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/headway:1.0"
+ROLE = "arn:aws:iam::123456789012:role/serving"
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:done"
+BASIC = ("--image", IMAGE, "--instance", "ml.g6.xlarge", "-e", "SM_VLLM_MODEL=demo")
 
-from headway.server.cli import main
-
-IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/headway:1.0"
-# Values that YAML 1.1, YAML 1.2, compose or Kubernetes would like to read as something else.
-HOSTILE = {
-    "A_BOOL": "yes",
-    "A_LETTER": "n",
-    "AN_OCTAL": "0o17",
-    "A_NUMBER": "1_000",
-    "A_SEXAGESIMAL": "12:30:45",
-    "A_DATE": "2026-11-25",
-    "A_NULL": "~",
-    "AN_EMPTY": "",
-    "A_VARIABLE": "$HOME ${HOME} $$ $(HOME) $",
-    "A_COMMENT": "a # b",
-    "A_MAPPING": "a: {b: [c]}",
-    "A_TAG": "!!python/object/apply:os.system ['true']",
-    "AN_ANCHOR": "&a *a",
-    "A_QUOTE": '"\'\\"',
-    "LINES": "---\nkind: Secret\n...\n\t- x\r\n",
-    "BLANKS": "  a  ",
-    "OTHERS": "é\u2028\x85\x07😀",
+# What one could ask for on SageMaker: each has what no other has.
+CASES: dict[str, tuple[str, ...]] = {
+    "basic": BASIC,
+    "role": (*BASIC, "--role", ROLE),
+    "no iam": (*BASIC, "--no-iam"),
+    "model data, scaled": (
+        *("--image", IMAGE, "--instance", "ml.g6.12xlarge", "--model-data", "s3://models/chat/", "--max-copies", "4"),
+        *("--tag", "team=chat", "--tag", "cost=", "-e", "HF_TOKEN=ssm:/hub/token", "-e", "SM_VLLM_MAX_NUM_SEQS=100"),
+    ),
+    "archive on a CPU": (
+        *("--image", IMAGE, "--instance", "ml.c6i.4xlarge", "--model-data", "s3://models/chat.tar.gz"),
+        *("--kms-key", KEY, "--volume-size", "100"),
+    ),
+    "adapters": (*BASIC, "--adapter", "sql=s3://adapters/sql.tar.gz", "--adapter", "fr=s3://adapters/fr.tar.gz", "--max-copies", "3"),
+    "asynchronous": (
+        *(*BASIC, "--async-output", "s3://answers/out", "--async-failure", "s3://answers/failed", "--async-input", "s3://requests/in"),
+        *("--success-topic", TOPIC, "--error-topic", TOPIC, "--max-copies", "2", "--kms-key", KEY),
+    ),
+    "words": (*BASIC, "--", "serve", "demo", "--max-model-len", "4k"),
 }
 
 
-def render(capsys: pytest.CaptureFixture[str], target: str, *words: str) -> str:
-    """What is printed; everything else of a run fails the test."""
-    capsys.readouterr()
-    status = main(["render", target, *words])
-    out, err = capsys.readouterr()
-    assert status == 0, err
-    return out
-
-
-def refusal(capsys: pytest.CaptureFixture[str], target: str, *words: str) -> str:
-    """What is said of settings that can't be rendered."""
-    capsys.readouterr()
-    assert main(["render", target, *words]) == 2
-    return capsys.readouterr().err
-
-
-def documents(text: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(text))
-
-
-def as_options(variables: dict[str, str]) -> list[str]:
-    return [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+def deployment(*words: str, target: str = "boto3", environ: dict[str, str] | None = None) -> Deployment:
+    given = parser((target,), (target,)).parse_intermixed_args([target, *words])
+    return read_deployment(given, environ or {}, on_sagemaker=target in ("boto3", "terraform", "cloudformation"))[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import HOSTILE, IMAGE, as_options, refusal, render
+from rendered_yaml import HOSTILE, IMAGE, as_options, refusal, render
 
 from headway.container.render.yaml_text import document
 

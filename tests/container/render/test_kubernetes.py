@@ -8,7 +8,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from rendering import HOSTILE, IMAGE, as_options, documents, refusal, render
+from rendered_yaml import HOSTILE, IMAGE, as_options, documents, refusal, render
 
 MODEL = ("-e", "SM_VLLM_MODEL=demo")
 VERSIONS = ("1.29", "1.37")  # the oldest that clusters still run, and the newest that there are schemas of
