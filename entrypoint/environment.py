@@ -19,7 +19,7 @@ _OTHER_COMMANDS |= {name: name for name in ("train", "headway", "bash", "sh", "p
 def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> Resolved:
     """Effective options: those of `headway serve`, over the image's own defaults. ``words`` may begin with `serve`, as SageMaker
     starts containers. Without ``directory`` a model is looked for where the environment says. Raises ConfigError with every problem."""
-    argv = list(words[1:] if words[:1] == ["serve"] else words)
+    argv = list(words[1:] if list(words[:1]) == ["serve"] else words)
     if words and words[0] in _OTHER_COMMANDS:
         raise ConfigError([_not_started(words[0])])
     foreign = read_foreign(environ)

@@ -48,11 +48,13 @@ def test_the_container_has_no_more_rights_than_it_needs(compose: Any) -> None:
 
 
 def test_it_is_given_time_to_start_and_to_end(compose: Any) -> None:
-    service = compose(*MODEL, "--startup-timeout", "600", "--", "--shutdown-timeout", "100", "--port", "9000")["services"]["headway"]
+    service = compose(*MODEL, "--startup-timeout", "600", "--", "serve", "--shutdown-timeout", "100", "--port", "9000")["services"][
+        "headway"
+    ]
     assert service["healthcheck"]["test"] == ["CMD", "headway", "health"]
     assert service["healthcheck"]["start_period"] == "600s"
     assert service["stop_grace_period"] == "105s"
-    assert service["command"] == ["--shutdown-timeout", "100", "--port", "9000"]
+    assert service["command"] == ["serve", "--shutdown-timeout", "100", "--port", "9000"]
     assert service["ports"] == ["127.0.0.1:9000:9000"]
 
 
