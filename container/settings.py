@@ -37,7 +37,7 @@ class Settings:
     def examine(self) -> tuple[Resolved, list[str]]:
         """The effective options, as the entrypoint would have them, and a sentence for each problem with them."""
         own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
-        return examine_options(list(self.words), {**own, **self.environ}, self.model_directory)
+        return examine_options(self.words, {**own, **self.environ}, self.model_directory)
 
     @property
     def place_here(self) -> Path:

@@ -28,7 +28,7 @@ def examine_options(words: Sequence[str], environ: Mapping[str, str], directory:
     """Effective options: those of `headway serve`, over the image's own defaults; and a sentence for each problem. ``words`` may begin
     with `serve`, as SageMaker starts containers. Without ``directory`` a model is looked for where the environment says. Raises
     ConfigError where ``words`` are another program's."""
-    argv = list(words[1:] if words[:1] == ["serve"] else words)
+    argv = list(words[1:] if list(words[:1]) == ["serve"] else words)
     if words and words[0] in _OTHER_COMMANDS:
         raise ConfigError([_not_started(words[0])])
     foreign = read_foreign(environ)

@@ -16,6 +16,7 @@ _TOOLKIT = {
     "check": "headway.container.check.cli",
     "conformance": "headway.container.conformance.cli",
     "local": "headway.container.local.cli",
+    "push": "headway.container.push.cli",
     "render": "headway.container.render.cli",
 }
 _COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
@@ -31,7 +32,8 @@ usage: headway COMMAND ...
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
   check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
   conformance URL|IMAGE     hold a container, ours or another, to SageMaker's hosting contract
-  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation
+  push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
+  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation, compose, kubernetes
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
   local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version

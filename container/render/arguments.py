@@ -29,6 +29,10 @@ def parser(targets: Sequence[str], hosted: Sequence[str]) -> argparse.ArgumentPa
     made.add_argument("--startup-timeout", type=_seconds, default=1800, metavar="S", help="until a copy must be ready (default: 1800)")
     made.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag of everything that is made, repeated")
     made.add_argument("--instance", metavar="TYPE", help="the instance type, as ml.g6.xlarge")
+    elsewhere = made.add_argument_group("on Kubernetes")
+    elsewhere.add_argument(
+        "--prometheus", metavar="URL", help="scale by KEDA, which asks this Prometheus (without: by the Prometheus adapter's metrics)"
+    )
     _add_hosting(made.add_argument_group(f"on SageMaker ({', '.join(hosted)})"))
     settings.add_arguments(made)
     return made

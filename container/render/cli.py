@@ -18,7 +18,10 @@ _ON_SAGEMAKER = {
     "terraform": "headway.container.render.terraform",
     "cloudformation": "headway.container.render.cloudformation",
 }
-_ELSEWHERE: dict[str, str] = {}
+_ELSEWHERE = {
+    "compose": "headway.container.render.compose",
+    "kubernetes": "headway.container.render.kubernetes",
+}
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -77,7 +77,8 @@ class Hosting:
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """``environ`` holds no secret, at most where one stands. ``words`` are those after the image's name, none on SageMaker: there
-    ``environ`` says what they said. ``model_data`` is s3://BUCKET/PREFIX/ or an archive there, ``model_directory`` one of this machine.
+    ``environ`` says what they said. ``model_data`` is s3://BUCKET/PREFIX/ or an archive there, ``model_directory`` one of this
+    machine. ``prometheus`` is the server that KEDA asks on Kubernetes, None without KEDA.
     """
 
     name: str
@@ -88,11 +89,16 @@ class Deployment:
     model_directory: Path | None
     model_data: str | None
     adapters: tuple[Adapter, ...]
-    num_gpus: int
+    instance: Instance | None
     scale: Scale
     startup_timeout_s: int
     tags: Mapping[str, str]
     hosting: Hosting | None
+    prometheus: str | None
+
+    @property
+    def num_gpus(self) -> int:
+        return self.instance.num_gpus if self.instance else 0
 
     @property
     def on_sagemaker(self) -> Hosting:

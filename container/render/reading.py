@@ -22,6 +22,7 @@ from headway.server.words import first_few
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
 _ARTIFACT = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+\.tar\.gz")
 _MODEL_DATA = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/(\S+(/|\.tar\.gz|\.tgz))?")
+_PROMETHEUS = re.compile(r"https?://[a-zA-Z0-9.\-\[\]:]+(/[\w./-]*)?", re.ASCII)
 _TAG = re.compile(r"[\w .:/=+@-]{1,128}")
 _MAX_NAME = 63
 _MAX_TAG_VALUE = 256
@@ -65,11 +66,12 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
         model_directory=settings.model_directory,
         model_data=given.model_data,
         adapters=adapters,
-        num_gpus=instance.num_gpus if instance else 0,
+        instance=instance,
         scale=scale,
         startup_timeout_s=given.startup_timeout,
         tags=tags,
         hosting=hosting,
+        prometheus=given.prometheus,
     )
     return deployment, warnings
 
@@ -80,6 +82,8 @@ def _named_badly(given: argparse.Namespace) -> list[str]:
         found.append(f"--name must be at most 63 letters, digits and hyphens, got {given.name!r}")
     if given.model_data is not None and not _MODEL_DATA.fullmatch(given.model_data):
         found.append(f"--model-data must be s3://BUCKET/PREFIX/ with a slash at its end, or a .tar.gz, got {given.model_data!r}")
+    if given.prometheus is not None and not _PROMETHEUS.fullmatch(given.prometheus):
+        found.append(f"--prometheus must be http(s)://HOST[:PORT][/PATH] without a password, got {given.prometheus.rpartition('@')[2]!r}")
     return found
 
 

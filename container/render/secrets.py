@@ -80,7 +80,8 @@ def _problem_of(texts: Iterable[str], place: str, name: str) -> list[str]:
 def _in_the_open(place: str, name: str) -> str:
     return (
         f"{place} is the secret itself, which everybody could read who sees the rendered text or may describe the model: keep it in "
-        f"Secrets Manager or SSM and write {name}_SECRET_ARN=arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME or {name}=ssm:/NAME "
+        f"Secrets Manager or SSM and write {name}_SECRET_ARN=arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME or {name}=ssm:/NAME, "
+        f"or outside of SageMaker keep it in a file and write {name}_FILE=/run/secrets/NAME "
         "(docs/configuration.md, values that stand elsewhere)"
     )
 
