@@ -10,8 +10,8 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-# Names below these are never public ones: nobody out there can have one lead here.
-_PRIVATE_SUFFIXES = (".localhost", ".internal", ".local")
+# Names below these are never public ones: nobody out there can have one lead here. Not .local: any neighbour answers for those.
+_PRIVATE_SUFFIXES = (".localhost", ".internal")
 
 
 def refusal(headers: Mapping[str, str], own_name: str = "") -> str | None:

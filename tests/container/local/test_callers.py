@@ -23,7 +23,9 @@ def test_programs_are_answered(host: str) -> None:
     assert refusal({"host": host}) is None
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:1", "a@evil.example", "[::1", ":80"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:1", "a@evil.example", "b.local", "[::1", ":80"]
+)
 def test_names_from_elsewhere_are_not(host: str) -> None:
     assert refusal({"host": host}) is not None
 

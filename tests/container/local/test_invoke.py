@@ -254,7 +254,7 @@ def test_a_line_of_log_for_each_call(runtime: Local, capfd: pytest.CaptureFixtur
     told = ""
     while told.count("\n") < 2:  # the last one is written when its answer is on its way
         told += capfd.readouterr().err
-    first, second = told.splitlines()[-2:]
+    first, second = sorted(told.splitlines()[-2:], key=lambda line: "/other/" in line)  # two connections: on a busy machine in any order
     assert " POST /endpoints/chat/invocations 200 " in first
     assert first.endswith("ms AllTraffic")
     assert " POST /endpoints/other/invocations 400 " in second
