@@ -14,6 +14,9 @@ from headway.container.conformance.outcome import Failed
 from headway.server.words import cut
 
 _MAX_ANSWER_BYTES = 32 * 2**20
+# A time limit between two pieces ends no answer that drips.
+_MAX_ANSWER_S = 480.0  # the platform's, of a stream
+_MAX_CHUNKS = 2**18
 _SHOWN_HEADERS = ("content-type", "content-length", "transfer-encoding")
 
 
@@ -58,6 +61,7 @@ def exchange(
     """Raises Failed where there is no answer, or one that is too large to keep."""
     request, started = f"{method} {path}", time.monotonic()
     timeout = client.timeout if timeout_s is None else timeout_s
+    deadline = started + _MAX_ANSWER_S
     chunks: list[bytes] = []
     is_whole, num_bytes = True, 0
     try:
@@ -68,6 +72,8 @@ def exchange(
                     num_bytes += len(chunk)
                     if num_bytes > _MAX_ANSWER_BYTES:
                         raise Failed(f"{request} answers with more than {_MAX_ANSWER_BYTES} bytes")
+                    if time.monotonic() > deadline or len(chunks) > _MAX_CHUNKS:
+                        raise Failed(f"{request} is answered in pieces without end: {len(chunks)} in {time.monotonic() - started:.0f} s")
             except (httpx2.RemoteProtocolError, httpx2.ReadError):
                 is_whole = False
     except httpx2.HTTPError as error:

@@ -17,6 +17,7 @@ from headway.container.conformance.subject import Subject
 LIMIT_S = 30.0  # then the platform sends SIGKILL
 _STREAM_TOKENS = 256
 _POLL_S = 0.02
+_MAX_STREAM_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ def _read(subject: Subject, body: dict[str, object], begun: Event) -> tuple[bool
             for chunk in response.iter_raw():
                 content += chunk
                 begun.set()
+                if len(content) > _MAX_STREAM_BYTES:
+                    return False, f"stream of more than {_MAX_STREAM_BYTES} bytes"
             events = events_of(bytes(content))
             is_whole = response.status_code == 200 and events[-1:] == [DONE] and _ends_well(events)
             return is_whole, f"stream -> {response.status_code}, {len(events)} events, the last {''.join(events[-1:])[:80]!r}"

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from headway.container.local.callers import refusal
 from headway.container.local.errors import PlatformError
 from headway.container.local.runtime import openai_door
 from headway.container.local.runtime.call import Call, CallerGone, Receive, Scope, Send
@@ -37,11 +38,14 @@ Submit = Callable[[str, Mapping[str, str], bytes], Accepted]
 
 
 class App:
-    """ASGI. ``services`` by the name before the dot of X-Amz-Target; ``submit`` takes asynchronous calls."""
+    """ASGI. ``services`` by the name before the dot of X-Amz-Target; ``submit`` takes asynchronous calls; ``host`` is `--host`."""
 
-    def __init__(self, runtime: Runtime, services: Mapping[str, Service] | None = None, submit: Submit | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, services: Mapping[str, Service] | None = None, submit: Submit | None = None, host: str = ""
+    ) -> None:
         prepare()
         self._runtime = runtime
+        self._host = host
         self._services = dict(services or {})
         self._submit = submit
 
@@ -60,6 +64,8 @@ class App:
         words = call.path.split("/")[1:]
         is_openai = tuple(words[-4:]) == openai_door.PATH
         try:
+            if (reason := refusal(call.headers, self._host)) is not None:
+                raise PlatformError(403, "AccessDeniedException", reason)
             if call.path == "/ping" and call.method == "GET":  # of the runtime itself, for scripts that start it
                 await call.answer(200, [], b"")
             elif words[0] == "endpoints" and len(words) >= 3:

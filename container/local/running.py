@@ -52,7 +52,7 @@ async def _serve_one(options: argparse.Namespace, faults: Faults, region: str, a
     async with _runtime(endpoint, options, faults, region) as runtime:
         pinging = asyncio.create_task(endpoint.keep_pinging(faults))
         try:
-            await _serve(App(runtime), options, lambda port: announce(port, None))
+            await _serve(App(runtime, host=options.host), options, lambda port: announce(port, None))
         finally:
             pinging.cancel()
             await asyncio.wait((pinging,))
@@ -71,7 +71,7 @@ async def _serve_managed(
         managed(options, settings, faults, region, storage, environ) as parts,
         _runtime(parts.targets, options, faults, region) as runtime,
     ):
-        await _serve(App(runtime, parts.services, parts.submit), options, lambda port: announce(port, storage))
+        await _serve(App(runtime, parts.services, parts.submit, options.host), options, lambda port: announce(port, storage))
 
 
 @asynccontextmanager

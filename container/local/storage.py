@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from headway.container.local.callers import refusal
 from headway.server.errors import ConfigError
 
 _URL = re.compile(r"https?://[^/\s]+(/\S*)?")
@@ -17,6 +19,9 @@ _DEFAULT_REGION = "us-east-1"
 _CONNECTIONS = 32
 # Signed with and never judged; moto has one account for everybody.
 _OWN_KEY = "headway-local"
+# Of moto's. Its others run containers (lambda, batch) and write files (moto_api), which is for nobody who finds the port. A topic's
+# messages are read from a queue.
+_SERVICES = frozenset({"s3", "sns", "sqs"})
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,40 @@ def _checked(url: str | None, where: str) -> str | None:
 @contextlib.contextmanager
 def _own_server() -> Iterator[str]:
     try:
-        from moto.server import ThreadedMotoServer
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+        from werkzeug.serving import make_server
     except ImportError as error:
         raise ConfigError(
             ["headway local keeps S3 and SNS with moto, which is not installed: pip install 'headway[toolkit]', or name them with --s3-url"]
         ) from error
 
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it would write a line for each request, whatever verbose says
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    def backend(service: Any) -> Any:
+        return create_backend_app(service) if service in _SERVICES else _not_here
+
+    moto = DomainDispatcherApplication(backend)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        named = {"host": "HTTP_HOST", "origin": "HTTP_ORIGIN", "sec-fetch-site": "HTTP_SEC_FETCH_SITE"}
+        reason = refusal({name: environ[key] for name, key in named.items() if key in environ})
+        return _refused(reason, start_response) if reason else moto(environ, start_response)
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it would write a line for each request
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True, name="storage")
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        wsgi = server._server
-        server.stop()
-        if wsgi is not None:  # stop() leaves the port open
-            wsgi.server_close()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _not_here(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    return _refused(f"Here are {', '.join(sorted(_SERVICES))} alone.", start_response)
+
+
+def _refused(reason: str, start_response: Any) -> list[bytes]:
+    start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Connection", "close")])
+    text = f"<Error><Code>AccessDenied</Code><Message>{reason}</Message></Error>"
+    return [text.encode()]

@@ -7,10 +7,12 @@ would fill the memory are refused.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
 import jinja2
+import jinja2.compiler
 import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
@@ -21,19 +23,36 @@ import jinja2.utils
 
 MAX_RENDERED_CHARS = 64 * 1024 * 1024
 _MAX_POWER_BITS = 4096
+# Of a conversion as %5d: a width or precision of seven digits and more, or one that stands among the values.
+_WIDE = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*?(?:\*|\d{7})")
 
 
 class TemplateRefusal(jinja2.TemplateError):
     """The template itself says that it can't take these messages (`raise_exception`)."""
 
 
+class _Compiler(jinja2.compiler.CodeGenerator):
+    """Computes nothing while it compiles: `{{ "a"|center(1000000000) }}` would fill the memory before anybody renders it."""
+
+    def _output_child_to_const(self, node: jinja2.nodes.Expr, frame: Any, finalize: Any) -> str:
+        if not isinstance(node, jinja2.nodes.TemplateData | jinja2.nodes.Const):
+            raise jinja2.nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def visit_EvalContextModifier(self, node: jinja2.nodes.EvalContextModifier, frame: Any) -> None:
+        if not all(isinstance(option.value, jinja2.nodes.Const) for option in node.options):
+            self.fail("autoescape takes true or false", node.lineno)
+        super().visit_EvalContextModifier(node, frame)
+
+
 class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Compiles chat templates. Immutable in use."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "%"})
+    code_generator_class = _Compiler
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_GenerationTag, jinja2.ext.loopcontrols])
         self.filters["tojson"] = _tojson
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
@@ -47,6 +66,8 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
                     raise jinja2.exceptions.SecurityError("the template repeats a text too often")
         elif operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _MAX_POWER_BITS:
             raise jinja2.exceptions.SecurityError("the template computes too large a power")
+        elif operator == "%" and isinstance(left, str) and _WIDE.search(left):
+            raise jinja2.exceptions.SecurityError("the template fills a text up to too great a width")
         return super().call_binop(context, operator, left, right)
 
 

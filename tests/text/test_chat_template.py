@@ -222,3 +222,33 @@ def test_where_the_option_points(tmp_path: Path) -> None:
         read_chat_template(str(tmp_path / "other.jinja"))
     with pytest.raises(ConfigError, match=r"no valid Jinja.* in line 2"):
         ChatTemplate("a\n{% for %}", {})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ '%1000d' % 1 }}",
+        "{{ '%1000d'|format(1) }}",
+        "{{ 'a'|center(1000) }}",
+        "{% set x = 'a'|center(1000) %}",
+        "{% if 'a'|center(1000) %}{% endif %}",
+    ],
+)
+def test_nothing_is_computed_while_a_template_is_compiled(source: str) -> None:
+    """With more zeros that fills the memory before anybody renders it, of `headway check` too."""
+    assert len(str(Sandbox().compile(source, raw=True))) < 1500
+
+
+def test_autoescape_is_not_computed_either() -> None:
+    with pytest.raises(ConfigError, match="autoescape takes true or false"):
+        ChatTemplate("{% autoescape 'a'|center(1000) %}{% endautoescape %}", {})
+
+
+@pytest.mark.parametrize("source", ["{{ '%9999999d' % 1 }}", "{{ '%.*f' % (9999999, 1.0) }}", "{{ '%(a)-9999999s' % {'a': 1} }}"])
+def test_wide_conversions_are_refused(source: str) -> None:
+    with pytest.raises(RequestError, match="too great a width"):
+        ChatTemplate(source, {}).render([USER])
+
+
+def test_usual_conversions_and_remainders() -> None:
+    assert ChatTemplate("{{ '%05.1f %s 100%%' % (2.5, 'x') }} {{ 7 % 2 }}", {}).render([USER]) == "002.5 x 100% 1"

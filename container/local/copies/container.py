@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 _PORT = 8080
 _SHM_BYTES = 64 * 1024 * 1024  # what endpoints have, and can't be told to have more of
-_LABEL = "headway.local"  # the process id of the runtime and when it began: what it leaves behind is found by it
+_LABEL = "headway.local"  # where the runtime is, its process id and when it began: what it leaves behind is found by it
+# A clock that is set moves what processes say of their beginning; no id is used again as soon as this by a runtime.
+_CLOCK_STEP_S = 300
 _API_PATIENCE_S = 120
 
 
@@ -86,7 +89,9 @@ class ContainerStarter:
             options["device_requests"] = [DeviceRequest(device_ids=list(gpus), capabilities=[["gpu"]])]
         if self._has_bridge:
             return {**options, "ports": {f"{_PORT}/tcp": ("127.0.0.1", None)}}
-        return {**options, "network_mode": "host", "environment": {**spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}}
+        # On the machine's own network, all interfaces would be more than the loopback port that others get.
+        environ = {"SM_VLLM_HOST": "127.0.0.1", **spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}
+        return {**options, "network_mode": "host", "environment": environ}
 
     def _image_for(self, named: str | None) -> str:
         from docker.errors import DockerException, ImageNotFound
@@ -198,13 +203,25 @@ def _told(problem: Exception) -> str:
 
 
 def _owner(pid: int) -> str:
-    return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    return f"{_place()}/{pid}@{psutil.Process(pid).create_time():.2f}"
+
+
+def _place() -> str:
+    """Whose process ids they are: an engine may be shared by machines, by containers that have its socket, and by users."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
+    return f"{platform.node()}/{os.getuid()}"
 
 
 def _is_alive(owner: str) -> bool:
-    """Process ids are used again: the time when the process began says whether it is still the same."""
-    pid = owner.partition("@")[0]
+    """Process ids are used again: the time when the process began says whether it is still the same. One of elsewhere counts as alive."""
+    place, _, process = owner.rpartition("/")
+    pid, _, began = process.partition("@")
+    if place != _place() or not pid.isdecimal():
+        return True
     try:
-        return pid.isdigit() and _owner(int(pid)) == owner
+        return abs(psutil.Process(int(pid)).create_time() - float(began)) < _CLOCK_STEP_S
+    except ValueError:
+        return True
     except psutil.NoSuchProcess:
         return False

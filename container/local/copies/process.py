@@ -30,7 +30,8 @@ class ProcessStarter:
         if spec.additional_directory is not None:
             raise CopyFailed("AdditionalModelDataSources lie below /opt/ml, where a process can't be given them: run containers (--image).")
         port = free_port()
-        environ = {**self._base, **spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}
+        # A container's own default is all interfaces, which on this machine's network are not the runtime's alone.
+        environ = {**self._base, "SM_VLLM_HOST": "127.0.0.1", **spec.environ, "SAGEMAKER_BIND_TO_PORT": str(port)}
         if spec.model_directory is not None:
             environ["SAGEMAKER_MODEL_PATH"] = str(spec.model_directory)
         if spec.adapters_directory is not None:

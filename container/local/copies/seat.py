@@ -15,6 +15,8 @@ from headway.container.local.copies.log import CopyLog
 from headway.container.local.health import Pace, Pinger
 from headway.server.errors import sentence_of
 
+_NUM_LOGS = 5  # that are kept of one seat's copies
+
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
@@ -127,6 +129,7 @@ class Seat:
     async def _one_copy(self) -> str:
         """From its start to its end, and why it ended. Raises CopyFailed if it was never in service."""
         self._num_started += 1
+        self._forget_log(self._num_started - _NUM_LOGS)
         log = CopyLog(self._workshop.logs / f"{self.name}.{self._num_started}.log", self._echo)
         try:
             with self._lent_gpus() as gpus:
@@ -140,6 +143,11 @@ class Seat:
             raise CopyFailed(f"{self._who} {problem}") from problem
         finally:
             log.close()
+
+    def _forget_log(self, number: int) -> None:
+        """A copy that dies every minute would fill the disk with them."""
+        for suffix in ("", ".1"):
+            (self._workshop.logs / f"{self.name}.{number}.log{suffix}").unlink(missing_ok=True)
 
     def _echo(self, line: str) -> None:
         self._workshop.say(f"{self.name}: {line}")

@@ -66,7 +66,8 @@ class Call:
     async def begin(self, status: int, headers: Headers) -> None:
         """The head of an answer of unknown length: ``write`` and ``end`` follow."""
         self.status = status
-        encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        # A container's values may hold anything but line ends: aiohttp reads them in this way, and they go out as they came.
+        encoded = [(name.encode("latin-1"), value.encode("utf-8", "surrogateescape")) for name, value in headers]
         await self.send({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def write(self, part: bytes) -> None:

@@ -116,7 +116,7 @@ def test_gpus_are_lent_least_used_first() -> None:
 
 
 def test_room_is_counted_by_instance() -> None:
-    instance = Instance("ml.g6.12xlarge", 48, 192 * 2**30, "L4", 4, 23034 * 2**20)
+    instance = Instance("ml.g6.12xlarge", 48, 192 * 2**30, "AMD EPYC 7R13", False, "L4", 4, 23034 * 2**20, (8, 9))
     three, half = Need(3, 0, 2**30), Need(0, 24, 96 * 2**30)
     assert have_room([three, three], instance, 2)
     assert not have_room([three, three], instance, 1)
