@@ -31,30 +31,33 @@ class Pace:
 
 
 class Pinger:
-    """Owns its connections; ``close`` it."""
+    """Owns its connections; ``aclose`` it."""
 
     def __init__(self, limit_s: float, faults: Faults) -> None:
         self._limit_s = limit_s
         self._faults = faults
         self._session: ClientSession | None = None
 
-    async def ping(self, url: str) -> bool:
-        """Whether the answer was 200, within the limit."""
+    async def ping(self, url: str) -> str | None:
+        """What is wrong with the answer; None for a 200 within the limit."""
         import aiohttp
 
         delay_s = self._faults.ping_delay_s()
+        late = f"no answer within {self._limit_s:g} s"
         if delay_s >= self._limit_s:
-            return False
+            return f"{late} (a fault)"
         if self._session is None:
             self._session = new_session()
         limit = aiohttp.ClientTimeout(total=self._limit_s - delay_s, sock_connect=_CONNECT_LIMIT_S)
         try:
             async with self._session.get(f"{url}/ping", timeout=limit, allow_redirects=False) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+                return None if answer.status == 200 else f"status {answer.status}"
+        except TimeoutError:
+            return late
+        except aiohttp.ClientError as error:
+            return f"no connection ({type(error).__name__})"
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
 
