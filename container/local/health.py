@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import aiohttp
 
 from headway.container.local.faults import Faults
-from headway.server.errors import HeadwayError
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 _CONNECT_LIMIT_S = 0.25
 
@@ -36,12 +33,10 @@ class Pinger:
     def __init__(self, limit_s: float, faults: Faults) -> None:
         self._limit_s = limit_s
         self._faults = faults
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def ping(self, url: str) -> str | None:
         """What is wrong with the answer; None for a 200 within the limit."""
-        import aiohttp
-
         delay_s = self._faults.ping_delay_s()
         late = f"no answer within {self._limit_s:g} s"
         if delay_s >= self._limit_s:
@@ -62,10 +57,6 @@ class Pinger:
             await self._session.close()
 
 
-def new_session() -> ClientSession:
-    """Each request on a connection of its own, straight to the copy. Raises HeadwayError without the library."""
-    try:
-        import aiohttp
-    except ImportError as problem:
-        raise HeadwayError("headway local needs aiohttp: pip install 'headway[toolkit]'") from problem
+def new_session() -> aiohttp.ClientSession:
+    """Each request on a connection of its own, straight to the copy."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), trust_env=False)
