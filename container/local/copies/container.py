@@ -14,7 +14,7 @@ import psutil
 from headway.container.docker_engine import connect, told
 from headway.container.local.copies.base import ADAPTERS_DIRECTORY, ADDITIONAL_DIRECTORY, MODEL_DIRECTORY, Copy, CopyFailed, CopySpec
 from headway.container.local.copies.log import CopyLog
-from headway.container.local.copies.ports import free_port
+from headway.server.bench.server_process import free_port
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

@@ -16,7 +16,7 @@ from stub_contract import KEY, Stub
 from stub_server import StubServer
 
 from headway.container.conformance.cli import main
-from headway.container.conformance.starts import free_port
+from headway.server.bench.server_process import free_port
 from headway.server.errors import ConfigError, HeadwayError
 
 ENVIRON = {"HEADWAY_API_KEY": KEY}
