@@ -40,7 +40,9 @@ from headway.server.bench.server_process import ServerProcess, free_port
 
 _CONCURRENCY = 32
 _ANSWER = json.dumps({"choices": [{"text": "word " * 40}]}).encode()
-_EVENT = b"data: " + json.dumps({"id": "cmpl-0123456789abcdef", "object": "text_completion", "choices": [{"text": " word"}]}).encode() + b"\n\n"
+_EVENT = (
+    b"data: " + json.dumps({"id": "cmpl-0123456789abcdef", "object": "text_completion", "choices": [{"text": " word"}]}).encode() + b"\n\n"
+)
 _NUM_TOKENS = 16
 
 

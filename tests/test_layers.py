@@ -114,12 +114,12 @@ ALLOWED: dict[str, set[str]] = {
     "container": {
         "entrypoint",
         "server.config",
-        "server.api.protocol",
+        "server.bench.server_process",
         "server.errors",
         "server.remote",
         "server.say",
-        "server.sizing",
-        "server.source",
+        "server.source.archive",
+        "server.source.space",
         "server.words",
     },
     # What reads a model's files as the server does, without torch.

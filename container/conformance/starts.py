@@ -18,6 +18,7 @@ from headway.container.conformance.outcome import Failed, Skipped
 from headway.container.conformance.shapes import known_shapes
 from headway.container.conformance.stopping import Stop, stop_with_stream
 from headway.container.conformance.subject import Subject, Wishes
+from headway.server.bench.server_process import free_port
 from headway.server.config.environment import secret_variables
 from headway.server.config.sources import all_names
 from headway.server.words import cut
@@ -212,13 +213,6 @@ def ping_status(url: str) -> int | None:
 def last_line(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()]
     return cut(lines[-1].strip(), _LAST_LINE_LENGTH) if lines else "(the log is empty)"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def require_free_default_port() -> None:

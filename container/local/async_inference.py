@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from headway.container.local.async_line import Expired, Line
 from headway.container.local.async_notice import notice
 from headway.container.local.async_request import AsyncRequest, read_request
-from headway.container.local.container_call import NoReply, Reply, invoke, new_client
+from headway.container.local.container_call import NoReply, Reply, invoke
 from headway.container.local.errors import PlatformError, validation_error
+from headway.container.local.runtime.container import Container
+from headway.container.local.runtime.members import container_headers
 from headway.container.local.s3_objects import S3Body, S3Uri, StorageError, open_object, read_piece, write_object
 from headway.container.local.storage import Storage
 from headway.container.local.targets import AsyncInference, Target, Targets
@@ -51,11 +53,11 @@ class _Failed(HeadwayError):
 class AsyncInferences:
     """Owns the lines of all endpoints, and the tasks that answer what stands in them. To be used inside of `async with`."""
 
-    def __init__(self, targets: Targets, storage: Storage, max_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, targets: Targets, storage: Storage, container: Container, max_waiting: int = MAX_WAITING) -> None:
         self._targets = targets
         self._storage = storage
         self._max_waiting = max_waiting
-        self._client = new_client()
+        self._container = container
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,7 +68,6 @@ class AsyncInferences:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.aclose()
 
     def num_waiting(self, endpoint: str) -> int:
         """What CloudWatch has as ApproximateBacklogSize."""
@@ -110,11 +111,10 @@ class AsyncInferences:
 
     async def _invoke(self, request: AsyncRequest, target: Target) -> Reply:
         """A reply that is a success. Raises _Failed, StorageError."""
-        adapter = {"X-Amzn-SageMaker-Adapter-Identifier": target.adapter} if target.adapter else {}
-        headers = {**request.headers, **adapter}
+        headers = container_headers(request.members, target.adapter)
         async with self._content(request) as (content, num_bytes):
             try:
-                reply = await invoke(self._client, target.url, headers, content, request.timeout_s, num_bytes)
+                reply = await invoke(self._container, target.url, headers, content, request.timeout_s, num_bytes)
             except NoReply as error:
                 raise _Failed(str(error)) from error
         if not reply.is_success:

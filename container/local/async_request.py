@@ -1,4 +1,4 @@
-"""An InvokeEndpointAsync call: its headers, held against botocore's own model of the operation, and where its answer will be. Pure."""
+"""An InvokeEndpointAsync call: what it asks for, and where its answer will be. Pure."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 from headway.container.local.errors import validation_error
+from headway.container.local.runtime.members import read_members
 from headway.container.local.s3_objects import S3Uri
 from headway.container.local.targets import AsyncInference
 
 _MAX_INLINE_BYTES = 128_000
 _DEFAULT_TTL_S = 21_600
 _DEFAULT_TIMEOUT_S = 900
-# How Java, in which the platform's patterns are written, calls some sets of characters.
-_JAVA_SETS = {r"\p{ASCII}": r"[\x00-\x7f]", r"\p{Print}": r"\x20-\x7e", r"\z": r"\Z"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +28,16 @@ class AsyncRequest:
     failure: S3Uri | None
     ttl_s: int
     timeout_s: int
-    headers: Mapping[str, str]  # for the container
+    members: Mapping[str, str]  # of the call, by botocore's names
 
     @property
     def content_type(self) -> str | None:
-        return self.headers.get("Content-Type")
+        return self.members.get("ContentType")
 
 
 def read_request(headers: Mapping[str, str], body: bytes, config: AsyncInference) -> AsyncRequest:
     """``headers`` has lower-case names. Raises PlatformError: ValidationError."""
-    given = _members(headers)
+    given = read_members("InvokeEndpointAsync", headers)
     location = given.get("InputLocation")
     if location and body:
         raise validation_error("Body and InputLocation are mutually exclusive: provide exactly one of them.")
@@ -64,57 +61,10 @@ def read_request(headers: Mapping[str, str], body: bytes, config: AsyncInference
         failure=failure.below(*extension, f"{stem or name}-error{dot}{suffix if dot else ''}") if failure else None,
         ttl_s=int(given.get("RequestTTLSeconds", _DEFAULT_TTL_S)),
         timeout_s=int(given.get("InvocationTimeoutSeconds", _DEFAULT_TIMEOUT_S)),
-        headers=_for_container(given, inference_id),
+        members={**given, "InferenceId": inference_id},
     )
 
 
 def _as_file_name(inference_id: str) -> str:
     """An id of the caller's may hold any printable character."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", inference_id)
-
-
-def _for_container(given: Mapping[str, str], inference_id: str) -> dict[str, str]:
-    passed = {"ContentType": "Content-Type", "Accept": "Accept", "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes"}
-    found = {name: given[member] for member, name in passed.items() if member in given}
-    return {**found, "X-Amzn-SageMaker-Inference-Id": inference_id}
-
-
-def _members(headers: Mapping[str, str]) -> dict[str, str]:
-    """The call's members by botocore's names, each within its limits."""
-    found = {}
-    for member, shape in _header_members().items():
-        value = headers.get(shape.serialization["name"].lower())
-        if value is not None:
-            if problem := _problem(shape, value):
-                place = f"{member[0].lower()}{member[1:]}"
-                raise validation_error(f"1 validation error detected: Value '{value}' at '{place}' failed to satisfy constraint: {problem}")
-            found[member] = value
-    return found
-
-
-@cache
-def _header_members() -> dict[str, Any]:
-    import botocore.session
-
-    operation = botocore.session.get_session().get_service_model("sagemaker-runtime").operation_model("InvokeEndpointAsync")
-    return {name: shape for name, shape in operation.input_shape.members.items() if shape.serialization.get("location") == "header"}
-
-
-def _problem(shape: Any, value: str) -> str | None:
-    limits = shape.metadata
-    if shape.type_name == "integer":
-        if not re.fullmatch(r"-?\d{1,10}", value, re.ASCII):
-            return "Member must be a number"
-        size, kind = int(value), "value"
-    else:
-        size, kind = len(value), "length"
-    if "min" in limits and size < limits["min"]:
-        return f"Member must have {kind} greater than or equal to {limits['min']}"
-    if "max" in limits and size > limits["max"]:
-        return f"Member must have {kind} less than or equal to {limits['max']}"
-    pattern = limits.get("pattern", "")
-    for java, python in _JAVA_SETS.items():
-        pattern = pattern.replace(java, python)
-    if pattern and not re.fullmatch(pattern, value):
-        return f"Member must satisfy regular expression pattern: {limits['pattern']}"
-    return None

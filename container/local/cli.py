@@ -112,8 +112,11 @@ def _problems_of_url(options: argparse.Namespace, faults: Faults) -> list[str]:
         problems.append(f"--url takes the address of a server, as http://127.0.0.1:8080; got {options.url!r}")
     if "death" in faults:
         problems.append("--faults: death needs a copy that was started here, and the server of --url was not; drop comes near it")
-    if _names_a_model(options) or options.gpus or options.s3_url or options.sns_url:
-        problems.append("--url: its server runs already; variables, --model-dir, words, --gpus and stores are for --image and --process")
+    if _names_a_model(options) or options.gpus or options.s3_url or options.sns_url or options.autoscaling_interval:
+        problems.append(
+            "--url: its server runs already; variables, --model-dir, words, --gpus, stores and --autoscaling-interval are for --image "
+            "and --process"
+        )
     return problems
 
 

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
-import httpx2
-
+from headway.container.local.runtime.container import Container, ContainerLost
 from headway.server.errors import HeadwayError
 
 # Answers up to this length stay in memory.
@@ -43,13 +42,8 @@ class Reply:
         return f'Received {side} error ({self.status}) from {variant} with message "{body}".'
 
 
-def new_client() -> httpx2.AsyncClient:
-    """For copies on this machine: a proxy of the environment is not for them, and the callers limit time and numbers."""
-    return httpx2.AsyncClient(trust_env=False, timeout=None, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64))
-
-
 async def invoke(
-    client: httpx2.AsyncClient,
+    container: Container,
     url: str,
     headers: Mapping[str, str],
     content: bytes | AsyncIterator[bytes],
@@ -57,13 +51,11 @@ async def invoke(
     num_bytes: int | None = None,
 ) -> Reply:
     """``num_bytes``: of a ``content`` that arrives in pieces; without it that goes out chunked. Raises NoReply."""
-    sent = {"Accept-Encoding": "identity", **headers}
-    if num_bytes is not None:
-        sent["Content-Length"] = str(num_bytes)
+    sent = dict(headers) if num_bytes is None else {**headers, "Content-Length": str(num_bytes)}
     received = tempfile.SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115 - the reply's
     try:
-        async with asyncio.timeout(timeout_s), client.stream("POST", f"{url}/invocations", headers=sent, content=content) as answer:
-            async for piece in answer.aiter_raw():
+        async with asyncio.timeout(timeout_s), container.post(f"{url}/invocations", sent, content) as answer:
+            async for piece in answer.content.iter_any():
                 received.write(piece)
     except BaseException as error:
         received.close()
@@ -71,8 +63,8 @@ async def invoke(
             raise NoReply(
                 f"Your invocation timed out while waiting for a response from the container, for {timeout_s:g} seconds."
             ) from error
-        if isinstance(error, httpx2.HTTPError | httpx2.InvalidURL):
-            raise NoReply(f"The container ended the connection without an answer ({type(error).__name__}).") from error
+        if isinstance(error, ContainerLost):
+            raise NoReply(f"The container ended the connection without an answer ({type(error.__cause__).__name__}).") from error
         raise
-    is_chunked = "transfer-encoding" in answer.headers
-    return Reply(answer.status_code, answer.headers.get("Content-Type", _DEFAULT_TYPE), received, is_chunked)
+    is_chunked = "Transfer-Encoding" in answer.headers
+    return Reply(answer.status, answer.headers.get("Content-Type", _DEFAULT_TYPE), received, is_chunked)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import aiohttp
 
 from headway.container.local.faults import Faults
-from headway.server.errors import HeadwayError
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 _CONNECT_LIMIT_S = 0.25
 
@@ -31,38 +28,35 @@ class Pace:
 
 
 class Pinger:
-    """Owns its connections; ``close`` it."""
+    """Owns its connections; ``aclose`` it."""
 
     def __init__(self, limit_s: float, faults: Faults) -> None:
         self._limit_s = limit_s
         self._faults = faults
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
-    async def ping(self, url: str) -> bool:
-        """Whether the answer was 200, within the limit."""
-        import aiohttp
-
+    async def ping(self, url: str) -> str | None:
+        """What is wrong with the answer; None for a 200 within the limit."""
         delay_s = self._faults.ping_delay_s()
+        late = f"no answer within {self._limit_s:g} s"
         if delay_s >= self._limit_s:
-            return False
+            return f"{late} (a fault)"
         if self._session is None:
             self._session = new_session()
         limit = aiohttp.ClientTimeout(total=self._limit_s - delay_s, sock_connect=_CONNECT_LIMIT_S)
         try:
             async with self._session.get(f"{url}/ping", timeout=limit, allow_redirects=False) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+                return None if answer.status == 200 else f"status {answer.status}"
+        except TimeoutError:
+            return late
+        except aiohttp.ClientError as error:
+            return f"no connection ({type(error).__name__})"
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
 
 
-def new_session() -> ClientSession:
-    """Each request on a connection of its own, straight to the copy. Raises HeadwayError without the library."""
-    try:
-        import aiohttp
-    except ImportError as problem:
-        raise HeadwayError("headway local needs aiohttp: pip install 'headway[toolkit]'") from problem
+def new_session() -> aiohttp.ClientSession:
+    """Each request on a connection of its own, straight to the copy."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), trust_env=False)

@@ -15,7 +15,6 @@ from headway.container.local.autoscaling.load import CountedTargets
 from headway.container.local.autoscaling.loop import AutoscalingLoop
 from headway.container.local.autoscaling.metrics import Metrics
 from headway.container.local.autoscaling.service import Autoscaling
-from headway.container.local.container_call import new_client
 from headway.container.local.control.plane import ControlPlane
 from headway.container.local.control.protocol import service
 from headway.container.local.control.shapes import check_input
@@ -23,6 +22,7 @@ from headway.container.local.copies.base import Starter
 from headway.container.local.copies.gpus import Gpus
 from headway.container.local.errors import PlatformError
 from headway.container.local.faults import Faults
+from headway.container.local.runtime.container import Container
 from headway.container.local.storage import Storage
 from headway.container.local.targets import Targets
 from headway.container.local.transform.jobs import TransformJobs
@@ -40,7 +40,13 @@ class Managed:
 
 @asynccontextmanager
 async def managed(
-    options: argparse.Namespace, settings: Settings | None, faults: Faults, region: str, storage: Storage, machine: Mapping[str, str]
+    options: argparse.Namespace,
+    settings: Settings | None,
+    faults: Faults,
+    region: str,
+    storage: Storage,
+    container: Container,
+    machine: Mapping[str, str],
 ) -> AsyncIterator[Managed]:
     """``settings``: of the endpoint that is made at once, None: callers create all. The exit stops every copy."""
     async with AsyncExitStack() as stack:
@@ -48,10 +54,10 @@ async def managed(
         plane = ControlPlane(_starter(options, machine), region, storage.s3, _print, faults=faults, gpus=gpus)
         await stack.enter_async_context(plane)
         load = CountedTargets(plane)
-        inferences = await stack.enter_async_context(AsyncInferences(load, storage))
-        jobs = await stack.enter_async_context(TransformJobs(region, plane.model_copies, storage.s3))
+        inferences = await stack.enter_async_context(AsyncInferences(load, storage, container))
+        jobs = await stack.enter_async_context(TransformJobs(region, plane.model_copies, storage.s3, container))
         scaling = Autoscaling(region, plane.scalables)
-        metrics = Metrics(load, inferences.num_waiting, await stack.enter_async_context(new_client()))
+        metrics = Metrics(load, inferences.num_waiting, container)
         await stack.enter_async_context(AutoscalingLoop(scaling, plane.scalables, metrics, options.autoscaling_interval))
         if settings is not None:
             words = settings.words or ("serve",)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-
-import aiohttp
 
 from headway.container.local.errors import PlatformError, validation_error
 from headway.container.local.faults import Faults
+from headway.container.local.health import Pace, Pinger
 from headway.container.local.targets import AsyncInference, Target, Wish
 from headway.server.say import say
 
 VARIANT = "AllTraffic"
-_PING_EVERY_S = 5.0
-_PING_LIMIT_S = 2.0
-_NUM_BAD_PINGS = 2  # in a row, until it gets no more calls
+_PACE = Pace()
 
 
 class OneEndpoint:
@@ -28,7 +25,7 @@ class OneEndpoint:
         self._bad_pings = 0
         self._problem = ""
 
-    @contextmanager
+    @contextlib.contextmanager
     def lease(self, endpoint: str, wish: Wish) -> Iterator[Target]:
         self._find(endpoint)
         if wish.variant not in (None, VARIANT):
@@ -37,7 +34,7 @@ class OneEndpoint:
             raise validation_error(f"Inference component {wish.component} not found: an endpoint of --url has none.")
         if wish.hostname is not None:
             raise validation_error(f"Container {wish.hostname} not found: an endpoint of --url has one container, without a host name.")
-        if self._bad_pings >= _NUM_BAD_PINGS:
+        if self._bad_pings >= _PACE.num_bad_pings:
             raise PlatformError(503, "ServiceUnavailable", f"The container of endpoint {endpoint} fails its pings: {self._problem}.")
         yield self._target
 
@@ -55,35 +52,19 @@ class OneEndpoint:
         if endpoint != self.name:
             raise validation_error(f"Endpoint {endpoint} not found: `headway local --url` serves {self.name}.")
 
-    async def keep_pinging(self, faults: Faults, every_s: float = _PING_EVERY_S) -> None:
+    async def keep_pinging(self, faults: Faults, every_s: float = _PACE.ping_every_s) -> None:
         """Until it is cancelled. Says when the answers turn bad, and when they are good again."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True), trust_env=False) as session:
+        async with contextlib.aclosing(Pinger(_PACE.ping_limit_s, faults)) as pinger:
             while True:
-                self._record(await _ping(session, self._target.url, faults.ping_delay_s()))
+                self._record(await pinger.ping(self._target.url))
                 await asyncio.sleep(every_s)
 
     def _record(self, problem: str | None) -> None:
-        was_bad = self._bad_pings >= _NUM_BAD_PINGS
+        was_bad = self._bad_pings >= _PACE.num_bad_pings
         self._bad_pings = self._bad_pings + 1 if problem else 0
         if problem:
             self._problem = problem
-        if not was_bad and self._bad_pings >= _NUM_BAD_PINGS:
+        if not was_bad and self._bad_pings >= _PACE.num_bad_pings:
             say("warning", f"{self._target.url}/ping: {problem}; calls get ServiceUnavailable until it is 200 again")
         elif was_bad and not problem:
             say("warning", f"{self._target.url}/ping is 200 again")
-
-
-async def _ping(session: aiohttp.ClientSession, url: str, delay_s: float) -> str | None:
-    """What is wrong with the answer; None if it is 200 in time."""
-    late = f"no answer within {_PING_LIMIT_S:g} s"
-    if delay_s >= _PING_LIMIT_S:
-        return f"{late} (a fault)"
-    try:
-        async with session.get(
-            f"{url}/ping", timeout=aiohttp.ClientTimeout(total=_PING_LIMIT_S - delay_s), allow_redirects=False
-        ) as answer:
-            return None if answer.status == 200 else f"status {answer.status}"
-    except TimeoutError:
-        return late
-    except aiohttp.ClientError as error:
-        return f"no connection ({type(error).__name__})"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 
 import uvloop
 
@@ -49,10 +48,11 @@ def run(
 
 async def _serve_one(options: argparse.Namespace, faults: Faults, region: str, announce: Announce) -> None:
     endpoint = OneEndpoint(options.endpoint_name, options.url.rstrip("/"))
-    async with _runtime(endpoint, options, faults, region) as runtime:
+    async with Container() as container:
         pinging = asyncio.create_task(endpoint.keep_pinging(faults))
         try:
-            await _serve(App(runtime, host=options.host), options, lambda port: announce(port, None))
+            app = App(_runtime(endpoint, container, options, faults, region), host=options.host)
+            await _serve(app, options, lambda port: announce(port, None))
         finally:
             pinging.cancel()
             await asyncio.wait((pinging,))
@@ -67,17 +67,13 @@ async def _serve_managed(
     announce: Announce,
     environ: Mapping[str, str],
 ) -> None:
-    async with (
-        managed(options, settings, faults, region, storage, environ) as parts,
-        _runtime(parts.targets, options, faults, region) as runtime,
-    ):
+    async with Container() as container, managed(options, settings, faults, region, storage, container, environ) as parts:
+        runtime = _runtime(parts.targets, container, options, faults, region)
         await _serve(App(runtime, parts.services, parts.submit, options.host), options, lambda port: announce(port, storage))
 
 
-@asynccontextmanager
-async def _runtime(targets: Targets, options: argparse.Namespace, faults: Faults, region: str) -> AsyncIterator[Runtime]:
-    async with Container() as container:
-        yield Runtime(targets, container, faults, Place(region), PartForm(options.split, options.coalesce_s))
+def _runtime(targets: Targets, container: Container, options: argparse.Namespace, faults: Faults, region: str) -> Runtime:
+    return Runtime(targets, container, faults, Place(region), PartForm(options.split, options.coalesce_s))
 
 
 async def _serve(app: App, options: argparse.Namespace, announce: Callable[[int], str]) -> None:

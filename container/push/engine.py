@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from headway.container.docker_engine import connect, told, unreachable
 from headway.server.errors import HeadwayError
 from headway.server.say import one_line
 from headway.server.words import cut
 
-NO_SDK = "the Docker SDK is not installed: pip install 'headway[toolkit]'"
 _PIECE_BYTES = 1024**2
 _TIMEOUT_S = 600  # between two words of the engine: it says nothing while it reads a large layer
 
@@ -55,12 +55,7 @@ class Engine:
     """The engine that the environment names (DOCKER_HOST, a context of docker's). Raises HeadwayError throughout."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        try:
-            import docker
-        except ImportError as error:
-            raise HeadwayError(NO_SDK) from error
-        with _told("asked for its version"):
-            self._client = docker.from_env(environment=dict(environ), timeout=_TIMEOUT_S)
+        self._client = connect(environ, _TIMEOUT_S)
         if problem := clear_text_problem(str(self._client.api.base_url)):
             raise HeadwayError(problem)
 
@@ -71,7 +66,7 @@ class Engine:
         self._client.close()
 
     def image(self, name: str) -> Image:
-        with _told(f"asked for the image {name}", missing=f"the engine has no image {name}; `docker image ls` lists what it has"):
+        with _sentences(f"asked for the image {name}", missing=f"the engine has no image {name}; `docker image ls` lists what it has"):
             found = self._client.images.get(name)
             facts = found.attrs
             platform = f"{facts.get('Os')}/{facts.get('Architecture')}"
@@ -79,19 +74,19 @@ class Engine:
 
     def saved(self, image: Image) -> Iterator[bytes]:
         """The image as a tar archive, as `docker save` writes it."""
-        with _told(f"asked for the layers of {image.name}"):
+        with _sentences(f"asked for the layers of {image.name}"):
             yield from self._client.images.get(image.identity).save(chunk_size=_PIECE_BYTES)
 
     def push(self, image: Image, repository: str, tag: str, login: Login, on_progress: Callable[[Progress], None]) -> str:
         """Returns the digest that the registry has it under."""
-        with _told(f"told to push {repository}:{tag}"):
+        with _sentences(f"told to push {repository}:{tag}"):
             self._client.api.tag(image.identity, repository, tag)
             login_header = {"username": login.user, "password": login.password}
             events = self._client.api.push(repository, tag, stream=True, decode=True, auth_config=login_header)
             digest = ""
             for event in events:
                 if "error" in event:
-                    raise HeadwayError(f"the push of {repository}:{tag} was refused: {_short(str(event['error']))}")
+                    raise HeadwayError(f"the push of {repository}:{tag} was refused: {cut(one_line(str(event['error'])), 300)}")
                 digest = str((event.get("aux") or {}).get("Digest") or digest)
                 detail = event.get("progressDetail") or {}
                 if event.get("id") and detail.get("total"):
@@ -113,7 +108,7 @@ def clear_text_problem(url: str) -> str | None:
 
 
 @contextmanager
-def _told(what: str, missing: str | None = None) -> Iterator[None]:
+def _sentences(what: str, missing: str | None = None) -> Iterator[None]:
     """The SDK's errors, and those of the connection below it, as sentences."""
     import docker.errors
     import requests
@@ -121,17 +116,11 @@ def _told(what: str, missing: str | None = None) -> Iterator[None]:
     try:
         yield
     except docker.errors.NotFound as error:
-        raise HeadwayError(missing or f"the Docker engine, {what}, answers: {_short(str(error.explanation))}") from error
+        raise HeadwayError(missing or f"the Docker engine, {what}, answers: {told(error)}") from error
     except docker.errors.APIError as error:
-        raise HeadwayError(f"the Docker engine, {what}, answers: {_short(str(error.explanation))}") from error
+        raise HeadwayError(f"the Docker engine, {what}, answers: {told(error)}") from error
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise HeadwayError(
-            f"the Docker engine can't be reached ({_short(str(error))}); start it, or set DOCKER_HOST to where it listens"
-        ) from error
-
-
-def _short(text: str) -> str:
-    return cut(one_line(text), 300)
+        raise unreachable(error) from error
 
 
 def _is_loopback(host: str) -> bool:

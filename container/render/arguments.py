@@ -38,6 +38,14 @@ def parser(targets: Sequence[str], hosted: Sequence[str]) -> argparse.ArgumentPa
     return made
 
 
+def in_vain(given: argparse.Namespace) -> list[str]:
+    """A sentence for each option of SageMaker's alone that is given for another target."""
+    bare = argparse.ArgumentParser(add_help=False)
+    _add_hosting(bare.add_argument_group())
+    unread = [name for name, default in vars(bare.parse_args([])).items() if getattr(given, name) != default]
+    return [f"--{name.replace('_', '-')}: {given.target} has no use for it, only targets on SageMaker; leave it out" for name in unread]
+
+
 def _add_hosting(group: argparse._ArgumentGroup) -> None:
     role = group.add_mutually_exclusive_group()
     role.add_argument("--role", metavar="ARN", help="an execution role that exists; without it one is made")

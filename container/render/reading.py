@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from headway.container.instances import Instance, find_instance
 from headway.container.limits import environment_problems
+from headway.container.render.arguments import in_vain
 from headway.container.render.deployment import Adapter, Deployment, Scale
 from headway.container.render.environment import is_given, without_words
 from headway.container.render.hosting import read_hosting
@@ -39,7 +40,7 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     settings = read_settings(given, environ)
     if odd := _odd_variables(settings):
         raise ConfigError([f"environment {first_few(odd)}: must be UTF-8 text without NUL characters"])
-    problems = _named_badly(given)
+    problems = _named_badly(given) + ([] if on_sagemaker else in_vain(given))
     adapters = _adapters(given, problems)
     tags = _tags(given.tag, problems)
     instance = _instance(given.instance, problems)

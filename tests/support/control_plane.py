@@ -22,9 +22,9 @@ from starlette.types import Receive, Scope, Send
 from headway.container.local.control.plane import ControlPlane
 from headway.container.local.control.protocol import service
 from headway.container.local.copies.base import Starter
-from headway.container.local.copies.ports import free_port
 from headway.container.local.copies.process import ProcessStarter
 from headway.container.local.health import Pace
+from headway.server.bench.server_process import free_port
 
 PRETEND = (sys.executable, str(Path(__file__).with_name("pretend_container.py")))
 QUICK = Pace(

@@ -10,7 +10,8 @@ from stub_container import FAULT, HOST, PUBLISHED, SCRIPT
 
 from headway.container.conformance.engines.base import Copy, ImageFacts, Start
 from headway.container.conformance.engines.process import ProcessCopy
-from headway.container.conformance.starts import free_port, ping_status
+from headway.container.conformance.starts import ping_status
+from headway.server.bench.server_process import free_port
 
 
 class StubEngine:

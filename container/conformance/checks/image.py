@@ -6,7 +6,8 @@ from headway.container.conformance.check import Clause, Needs, Severity, check
 from headway.container.conformance.engines.base import DEFAULT_PORT, ImageFacts, Start
 from headway.container.conformance.outcome import NotApplicable, require
 from headway.container.conformance.probe import Probe
-from headway.container.conformance.starts import BIND_TO_PORT, free_port, require_free_default_port
+from headway.container.conformance.starts import BIND_TO_PORT, require_free_default_port
+from headway.server.bench.server_process import free_port
 
 _CODE = "your-algorithms-inference-code"
 _PIPELINE = "inference-pipeline-real-time"

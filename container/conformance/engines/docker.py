@@ -8,11 +8,13 @@ from typing import Any
 
 from headway.container.conformance.engines.base import Copy, ImageFacts, Start
 from headway.container.conformance.outcome import Skipped
+from headway.container.docker_engine import connect, told
 from headway.server.errors import ConfigError, HeadwayError
 
 _SHM = "64m"  # what an endpoint gives
 _MODEL_DIRECTORY = "/opt/ml/model"
 _LOG_LINES = 20_000
+_PATIENCE_S = 60  # with an answer of the engine's
 # What may be inside of an image to ask with; each prints the status alone.
 _PYTHON = """\
 import sys, urllib.request, urllib.error
@@ -32,7 +34,7 @@ class DockerEngine:
         self.has_networks = network != "host"
         self._image, self._network, self._with_gpus = image, network, with_gpus
         self._volumes = {str(model_directory.resolve()): {"bind": _MODEL_DIRECTORY, "mode": "ro"}} if model_directory else {}
-        self._client = _client(environ)
+        self._client = connect(environ, _PATIENCE_S)
         self._attributes = self._find(image)
 
     def start(self, start: Start) -> Copy:
@@ -59,7 +61,7 @@ class DockerEngine:
         except docker.errors.DockerException as error:
             if container is not None:
                 container.remove(force=True)
-            raise HeadwayError(f"{self._image} can't be started: {_sentence(error)}.") from error
+            raise HeadwayError(f"{self._image} can't be started: {told(error)}.") from error
         return DockerCopy(container, start.port, publishes)
 
     def facts(self) -> ImageFacts | None:
@@ -79,7 +81,7 @@ class DockerEngine:
                 [f"the Docker engine has no image {image}: pull or build it first, or give an address with http://"]
             ) from error
         except docker.errors.DockerException as error:
-            raise HeadwayError(f"The Docker engine fails: {_sentence(error)}.") from error
+            raise HeadwayError(f"The Docker engine fails: {told(error)}.") from error
         return found
 
 
@@ -132,19 +134,3 @@ class DockerCopy:
         if not bound:
             raise HeadwayError(f"the container ended at once, with status {self.exit_status()}: {self.log().strip()[-200:]}")
         return int(bound[0]["HostPort"])
-
-
-def _client(environ: Mapping[str, str]) -> Any:
-    """Of the engine that DOCKER_HOST names, else the one of this machine."""
-    try:
-        import docker
-    except ImportError as error:
-        raise ConfigError(["an image is started through the package docker: pip install 'headway[toolkit]'"]) from error
-    try:
-        return docker.from_env(environment=dict(environ))
-    except docker.errors.DockerException as error:
-        raise HeadwayError(f"No Docker engine answers: {_sentence(error)}.") from error
-
-
-def _sentence(error: Exception) -> str:
-    return str(getattr(error, "explanation", None) or error).strip().rstrip(".")

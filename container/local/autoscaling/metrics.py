@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from headway.container.local.autoscaling.load import CountedTargets, Reading
 from headway.container.local.autoscaling.policies import BACKLOG, BACKLOG_PER_COPY, CONCURRENCY, INVOCATIONS, Metric
 from headway.container.local.autoscaling.resources import Resource
+from headway.container.local.runtime.container import Container, ContainerLost
 
 _SCRAPE_TIMEOUT_S = 5.0
 _MAX_SCRAPE_BYTES = 8 << 20
@@ -25,10 +25,10 @@ _AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
 class Metrics:
     """``num_waiting``: requests in an endpoint's asynchronous queue."""
 
-    def __init__(self, load: CountedTargets, num_waiting: Callable[[str], int], client: httpx2.AsyncClient) -> None:
+    def __init__(self, load: CountedTargets, num_waiting: Callable[[str], int], container: Container) -> None:
         self._load = load
         self._num_waiting = num_waiting
-        self._client = client
+        self._container = container
 
     def reading(self, resource: Resource) -> Reading:
         return self._load.reading(resource)
@@ -48,15 +48,10 @@ class Metrics:
 
     async def _scrape(self, url: str, metric: Metric) -> float | None:
         try:
-            async with asyncio.timeout(_SCRAPE_TIMEOUT_S), self._client.stream("GET", f"{url}/metrics") as answer:
-                content = b""
-                async for piece in answer.aiter_raw():
-                    content += piece
-                    if len(content) > _MAX_SCRAPE_BYTES:
-                        return None
-        except (TimeoutError, httpx2.HTTPError):
+            status, content = await self._container.get(f"{url}/metrics", _MAX_SCRAPE_BYTES, _SCRAPE_TIMEOUT_S)
+        except ContainerLost:
             return None
-        return sample(content.decode(errors="replace"), metric) if answer.status_code == 200 else None
+        return sample(content.decode(errors="replace"), metric) if status == 200 else None
 
 
 def sample(text: str, metric: Metric) -> float | None:

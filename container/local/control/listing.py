@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, TypeVar
 
+from headway.container.local.control.protocol import seconds_of
 from headway.container.local.control.registry import Record, refused
 
 _PAGE = 10
@@ -38,8 +39,9 @@ def _wanted(request: dict[str, Any], record: R, status: Callable[[R], str] | Non
 
 
 def _within(moment: datetime, after: float | None, before: float | None) -> bool:
-    """Moments in requests are seconds since 1970."""
-    return (after is None or moment.timestamp() > after) and (before is None or moment.timestamp() < before)
+    """By what answers tell of the moment, which a request is likely to repeat."""
+    told = seconds_of(moment)
+    return (after is None or told > after) and (before is None or told < before)
 
 
 def _order(sort_by: str, status: Callable[[R], str] | None) -> Callable[[R], Any]:

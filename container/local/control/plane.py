@@ -78,7 +78,7 @@ class ControlPlane:
         await self._work.close()
         await self._workshop.close()
         await self._components.close()
-        await self._pinger.close()
+        await self._pinger.aclose()
         await self._starter.close()
         await remove(self._directory)
 

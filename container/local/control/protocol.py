@@ -59,6 +59,11 @@ def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no JSON")
 
 
+def seconds_of(moment: datetime) -> float:
+    """Since 1970, to the millisecond: what answers tell, and calls ask for."""
+    return round(moment.timestamp(), 3)
+
+
 def _response(status: int, fields: dict[str, Any]) -> Response:
     headers = {"x-amzn-RequestId": str(uuid.uuid4())}
     text = json.dumps(fields, default=_seconds)
@@ -68,4 +73,4 @@ def _response(status: int, fields: dict[str, Any]) -> Response:
 def _seconds(value: object) -> float:
     """Moments are seconds since 1970; nothing else that isn't JSON stands in answers."""
     assert isinstance(value, datetime), f"{type(value)} in an answer"
-    return round(value.timestamp(), 3)
+    return seconds_of(value)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from headway.container.limits import environment_problems
 from headway.container.local.control.registry import refused
+from headway.container.local.service_models import service_model
 from headway.server.words import cut
 
 if TYPE_CHECKING:
-    from botocore.model import ServiceModel, Shape
+    from botocore.model import Shape
 
 
 def check_input(operation: str, body: dict[str, Any], service: str = "sagemaker") -> None:
@@ -29,13 +30,6 @@ def check_input(operation: str, body: dict[str, Any], service: str = "sagemaker"
         raise refused(f"{count}: {'; '.join(problems[:10])}")
     if too_much := list(_environment_problems(body)):
         raise refused("; ".join(too_much))
-
-
-@cache
-def service_model(service: str = "sagemaker") -> ServiceModel:
-    import botocore.session
-
-    return botocore.session.get_session().get_service_model(service)
 
 
 def _problems(value: Any, shape: Shape, path: str) -> Iterator[str]:

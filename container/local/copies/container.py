@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from headway.container.docker_engine import connect, told
 from headway.container.local.copies.base import ADAPTERS_DIRECTORY, ADDITIONAL_DIRECTORY, MODEL_DIRECTORY, Copy, CopyFailed, CopySpec
 from headway.container.local.copies.log import CopyLog
-from headway.container.local.copies.ports import free_port
-from headway.server.errors import HeadwayError
+from headway.server.bench.server_process import free_port
 
 if TYPE_CHECKING:
-    from docker import DockerClient
     from docker.models.containers import Container
 
 _PORT = 8080
@@ -33,7 +32,7 @@ class ContainerStarter:
     """``image`` stands for every Image that the engine hasn't got. Raises HeadwayError without the library or an engine."""
 
     def __init__(self, machine: Mapping[str, str], image: str | None = None) -> None:
-        self._client = _connected(machine)
+        self._client = connect(machine, _API_PATIENCE_S, ", or use --process or --url")
         self._stand_in = image
         self._has_bridge = bool(self._client.networks.list(names=["bridge"]))
 
@@ -61,14 +60,14 @@ class ContainerStarter:
         try:
             container = self._client.containers.create(image, list(spec.words), **self._options(spec, gpus, port))
         except DockerException as problem:
-            raise CopyFailed(f"The engine can't make a container of {image}: {_told(problem)}.") from problem
+            raise CopyFailed(f"The engine can't make a container of {image}: {told(problem)}.") from problem
         try:
             container.start()
             return container, f"http://127.0.0.1:{self._published(container) if self._has_bridge else port}"
         except BaseException as problem:
             _remove(container)
             if isinstance(problem, DockerException):
-                raise CopyFailed(f"The engine can't start a container of {image}: {_told(problem)}.") from problem
+                raise CopyFailed(f"The engine can't start a container of {image}: {told(problem)}.") from problem
             raise
 
     def _options(self, spec: CopySpec, gpus: Sequence[str], port: int) -> dict[str, Any]:
@@ -102,7 +101,7 @@ class ContainerStarter:
             except ImageNotFound:
                 continue
             except DockerException as problem:
-                raise CopyFailed(f"The engine can't be asked for {image}: {_told(problem)}.") from problem
+                raise CopyFailed(f"The engine can't be asked for {image}: {told(problem)}.") from problem
             return str(image)
         wanted = " nor ".join(filter(None, (named, self._stand_in))) or "an image"
         raise CopyFailed(f"The engine has not {wanted}: pull or build it, or name one that it has with --image.")
@@ -165,24 +164,6 @@ class _Container:
             self._status.set_result(status)
 
 
-def _connected(machine: Mapping[str, str]) -> DockerClient:
-    try:
-        import docker
-        from docker.errors import DockerException
-    except ImportError as problem:
-        raise HeadwayError("headway local --image needs Docker's library: pip install 'headway[toolkit]'") from problem
-    client = None
-    try:
-        client = docker.from_env(environment=dict(machine), timeout=_API_PATIENCE_S)
-        client.ping()
-    except DockerException as problem:
-        if client is not None:
-            client.close()
-        sentence = f"no Docker engine answers ({_told(problem)}): start one, set DOCKER_HOST, or use --process or --url"
-        raise HeadwayError(sentence) from problem
-    return client
-
-
 def _signal(container: Container, name: str) -> None:
     from docker.errors import APIError
 
@@ -195,11 +176,6 @@ def _remove(container: Container) -> None:
 
     with contextlib.suppress(APIError):  # it is gone, or is going
         container.remove(force=True, v=True)
-
-
-def _told(problem: Exception) -> str:
-    """The engine's own words, without the library's around them."""
-    return str(getattr(problem, "explanation", None) or problem).rstrip(".")
 
 
 def _owner(pid: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headway.container.local.copies.base import Copy, CopyFailed, CopySpec
 from headway.container.local.copies.log import CopyLog
-from headway.container.local.copies.ports import free_port
+from headway.server.bench.server_process import free_port
 
 ENTRYPOINT = (sys.executable, "-m", "headway.server.cli", "entrypoint")
 # Of the machine's variables these are not a container's: it gets what its model's Environment says, and no more.

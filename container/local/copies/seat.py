@@ -207,7 +207,8 @@ class Seat:
     async def _pings_until(self, copy: Copy, wanted: bool, in_a_row: int, every_s: float) -> None:
         streak = 0
         while streak < in_a_row:
-            streak = streak + 1 if await self._workshop.pinger.ping(copy.url) is wanted else 0
+            problem = await self._workshop.pinger.ping(copy.url)
+            streak = streak + 1 if (problem is None) is wanted else 0
             if streak < in_a_row:
                 await asyncio.sleep(every_s)
 

@@ -1,10 +1,11 @@
-"""POST to a copy of the container, on connections that are kept."""
+"""Calls to copies of the container, on connections that are kept."""
 
 from __future__ import annotations
 
+import asyncio
 import io
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -45,11 +46,38 @@ class Container:
         await self._session.close()
 
     @asynccontextmanager
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer's head; its content is there to be read inside of the block, where a lost connection is a ContainerLost too."""
-        data = body if len(body) <= _ONE_WRITE_BYTES else io.BytesIO(body)
-        try:
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes | AsyncIterator[bytes]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer's head; its content is there to be read inside of the block, where a lost connection is a ContainerLost too.
+
+        A body in pieces goes out chunked, unless ``headers`` has its Content-Length; a HeadwayError that it ends in is raised here.
+        """
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) > _ONE_WRITE_BYTES else body
+        with _losses(url):
             async with self._session.post(URL(url, encoded=True), headers=headers, data=data, allow_redirects=False) as answer:
                 yield answer
-        except (aiohttp.ClientError, aiohttp.ConnectionTimeoutError, OSError) as error:
-            raise ContainerLost(f"the container at {url} broke off: {type(error).__name__}") from error
+
+    async def get(self, url: str, most_bytes: int, timeout_s: float) -> tuple[int, bytes]:
+        """Status and content. Raises ContainerLost, also for what comes late or is longer."""
+        content = bytearray()
+        try:
+            with _losses(url):
+                async with asyncio.timeout(timeout_s), self._session.get(URL(url, encoded=True), allow_redirects=False) as answer:
+                    async for piece in answer.content.iter_any():
+                        content += piece
+                        if len(content) > most_bytes:
+                            raise ContainerLost(f"{url} answers with more than {most_bytes} bytes")
+        except TimeoutError as error:
+            raise ContainerLost(f"{url} was not answered within {timeout_s:g} s") from error
+        return answer.status, bytes(content)
+
+
+@contextmanager
+def _losses(url: str) -> Iterator[None]:
+    try:
+        yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise ContainerLost(f"the container at {url} took no connection") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        if isinstance(error.__cause__, HeadwayError):  # of the body, which aiohttp sends in a task of its own
+            raise error.__cause__ from None
+        raise ContainerLost(f"the container at {url} broke off: {type(error).__name__}") from error

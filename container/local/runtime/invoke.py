@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
-from headway.container.local.runtime.members import read_members
+from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
-from headway.container.local.runtime.runtime import Runtime, check_supported, container_headers, wish_of
+from headway.container.local.runtime.runtime import Runtime, check_supported, wish_of
 from headway.container.local.targets import Target
 
 VARIANT = "x-Amzn-Invoked-Production-Variant"
@@ -26,7 +26,7 @@ async def invoke(runtime: Runtime, call: Call, endpoint: str) -> None:
     body = await call.body(runtime.limits.body_bytes)
     with runtime.targets.lease(endpoint, wish_of(members)) as target:
         call.note = target.variant
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target), body))
+        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target.adapter), body))
 
 
 async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: Mapping[str, str], body: bytes) -> None:
@@ -43,9 +43,7 @@ async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, 
     if not 200 <= answer.status < 300:
         raise model_error(runtime.place, endpoint, target.variant, answer.status, content)
     _follow_sessions(runtime, endpoint, target, answer.headers)
-    passed = [
-        (name, answer.headers[name]) for name in ("Content-Type", ATTRIBUTES, _NEW_SESSION, _CLOSED_SESSION) if name in answer.headers
-    ]
+    passed = [(name, answer.headers[name]) for name in _ANSWERED if name in answer.headers]
     await call.answer(200, [*passed, (VARIANT, target.variant)], content)
 
 

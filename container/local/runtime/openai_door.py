@@ -11,9 +11,9 @@ from headway.container.local.errors import PlatformError, validation_error
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
 from headway.container.local.runtime.invoke import VARIANT
-from headway.container.local.runtime.members import read_members
+from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
-from headway.container.local.runtime.runtime import Runtime, container_headers
+from headway.container.local.runtime.runtime import Runtime
 from headway.container.local.targets import Target, Wish
 
 PATH = ("openai", "v1", "chat", "completions")
@@ -34,7 +34,7 @@ async def chat(runtime: Runtime, call: Call, endpoint: str, component: str | Non
     with runtime.targets.lease(endpoint, Wish(component=component)) as target:
         call.note = target.variant
         only = {name: value for name, value in members.items() if name in ("ContentType", "Accept")}
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(only, target), body))
+        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(only, target.adapter), body))
 
 
 async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: dict[str, str], body: bytes) -> None:

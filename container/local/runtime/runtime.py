@@ -11,17 +11,9 @@ from headway.container.local.runtime.call import Call, CallerGone
 from headway.container.local.runtime.container import Container
 from headway.container.local.runtime.model_error import Place
 from headway.container.local.runtime.parts import PartForm
-from headway.container.local.targets import Target, Targets, Wish
+from headway.container.local.targets import Targets, Wish
 
 NEW_SESSION = "NEW_SESSION"
-# Of the members that a caller gave, those that the container gets, and as what.
-_PASSED = {
-    "ContentType": "Content-Type",
-    "Accept": "Accept",
-    "CustomAttributes": "X-Amzn-SageMaker-Custom-Attributes",
-    "InferenceId": "X-Amzn-SageMaker-Inference-Id",
-    "SessionId": "X-Amzn-SageMaker-Session-Id",
-}
 _REFUSED = {
     "TargetModel": "is no multi-model endpoint: invoke it without TargetModel.",
     "EnableExplanations": "has no explainer: invoke it without EnableExplanations.",
@@ -77,11 +69,3 @@ def wish_of(members: dict[str, str]) -> Wish:
         hostname=members.get("TargetContainerHostname"),
         session=None if session == NEW_SESSION else session,
     )
-
-
-def container_headers(members: dict[str, str], target: Target) -> dict[str, str]:
-    """All other headers of the call, Authorization among them, end at the platform."""
-    found = {header: members[name] for name, header in _PASSED.items() if name in members}
-    if target.adapter is not None:
-        found["X-Amzn-SageMaker-Adapter-Identifier"] = target.adapter
-    return found

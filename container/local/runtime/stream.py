@@ -9,10 +9,10 @@ from headway.container.local.eventstream import CONTENT_TYPE, payload_part, stre
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
 from headway.container.local.runtime.invoke import ATTRIBUTES, VARIANT
-from headway.container.local.runtime.members import read_members
+from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
 from headway.container.local.runtime.parts import parts_of
-from headway.container.local.runtime.runtime import Runtime, check_supported, container_headers, wish_of
+from headway.container.local.runtime.runtime import Runtime, check_supported, wish_of
 from headway.container.local.targets import Target
 
 _LATE = "The model did not finish its answer within the time that is allowed."
@@ -26,7 +26,7 @@ async def invoke_streaming(runtime: Runtime, call: Call, endpoint: str) -> None:
     body = await call.body(runtime.limits.body_bytes)
     with runtime.targets.lease(endpoint, wish_of(members)) as target:
         call.note = target.variant
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target), body))
+        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target.adapter), body))
 
 
 async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: Mapping[str, str], body: bytes) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from headway.container.local.container_call import new_client
 from headway.container.local.control.listing import page
 from headway.container.local.control.names import Kind
 from headway.container.local.control.registry import Record, Registry, tags_of
+from headway.container.local.runtime.container import Container
 from headway.container.local.transform.options import TransformOptions, read_options
 from headway.container.local.transform.run import transform
 from headway.server.errors import HeadwayError
@@ -67,11 +67,11 @@ class TransformJob(Record):
 class TransformJobs:
     """To be used inside of `async with`. ``handle`` takes calls whose input has been validated."""
 
-    def __init__(self, region: str, copies: ModelCopies, s3: Any, retry_pause_s: float = _RETRY_PAUSE_S) -> None:
+    def __init__(self, region: str, copies: ModelCopies, s3: Any, container: Container, retry_pause_s: float = _RETRY_PAUSE_S) -> None:
         self._copies = copies
         self._s3 = s3
         self._retry_pause_s = retry_pause_s
-        self._client = new_client()
+        self._container = container
         self._jobs: Registry[TransformJob] = Registry(region, TRANSFORM_JOB)
         self.operations: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "CreateTransformJob": self._create,
@@ -88,7 +88,6 @@ class TransformJobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
 
     async def handle(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
         """An operation of ``operations``. Raises PlatformError."""
@@ -132,7 +131,7 @@ class TransformJobs:
                 ]
                 urls = [await stack.enter_async_context(start) for start in starts]
                 job.started = datetime.now(UTC)
-                await transform(options, urls, self._client, self._s3, self._retry_pause_s)
+                await transform(options, urls, self._container, self._s3, self._retry_pause_s)
             status, reason = "Completed", None
         except asyncio.CancelledError:
             status, reason = "Stopped", None

@@ -6,15 +6,15 @@ import asyncio
 import contextlib
 import gzip
 import io
+import json
 import tempfile
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-import httpx2
-
 from headway.container.local.container_call import NoReply, Reply, invoke
+from headway.container.local.runtime.container import Container, ContainerLost
 from headway.container.local.s3_objects import S3Uri, StorageError, explained, list_objects, open_object, write_object
 from headway.container.local.transform.options import Pace, TransformOptions, pace
 from headway.container.local.transform.records import TooLong, assembled, output_key, payloads, records, whole
@@ -36,12 +36,12 @@ class Work:
 
     options: TransformOptions
     pace: Pace
-    client: httpx2.AsyncClient
+    container: Container
     s3: Any
     retry_pause_s: float
 
 
-async def transform(options: TransformOptions, urls: Sequence[str], client: httpx2.AsyncClient, s3: Any, retry_pause_s: float) -> None:
+async def transform(options: TransformOptions, urls: Sequence[str], container: Container, s3: Any, retry_pause_s: float) -> None:
     """Objects go to the copies at ``urls`` in turn. What succeeds is written even if others fail. Raises JobFailed."""
     try:
         found = await asyncio.to_thread(list_objects, s3, options.source)
@@ -50,7 +50,7 @@ async def transform(options: TransformOptions, urls: Sequence[str], client: http
     keys = [key for key, _ in found if not key.endswith("/")]
     if not keys:
         raise JobFailed(f"ClientError: No S3 objects found under S3 URL {str(options.source)!r} given in input data source.")
-    work = Work(options, await _pace(options, urls[0], client), client, s3, retry_pause_s)
+    work = Work(options, await _pace(options, urls[0], container), container, s3, retry_pause_s)
     copies = [_through_copy(work, url, keys[number :: len(urls)]) for number, url in enumerate(urls)]
     failures = [failure for failed in await asyncio.gather(*copies) for failure in failed]
     if failures:
@@ -58,17 +58,16 @@ async def transform(options: TransformOptions, urls: Sequence[str], client: http
         raise JobFailed("; ".join(failures[:_MOST_FAILURES_TOLD]) + rest)
 
 
-async def _pace(options: TransformOptions, url: str, client: httpx2.AsyncClient) -> Pace:
+async def _pace(options: TransformOptions, url: str, container: Container) -> Pace:
     try:
-        async with asyncio.timeout(_PARAMETERS_TIMEOUT_S):
-            answer = await client.get(f"{url}/execution-parameters")
-    except (TimeoutError, httpx2.HTTPError) as error:
-        raise JobFailed(f"AlgorithmError: GET /execution-parameters was not answered ({type(error).__name__}).") from error
-    if answer.status_code != 200 or not answer.content:
+        status, content = await container.get(f"{url}/execution-parameters", _MOST_PARAMETERS_BYTES, _PARAMETERS_TIMEOUT_S)
+    except ContainerLost as error:
+        raise JobFailed(f"AlgorithmError: GET /execution-parameters failed: {error}.") from error
+    if status != 200 or not content:
         return pace(options, {})
     try:
-        told = answer.json()
-        if not isinstance(told, dict) or len(answer.content) > _MOST_PARAMETERS_BYTES:
+        told = json.loads(content)
+        if not isinstance(told, dict):
             raise ValueError("it is no JSON object")
         return pace(options, told)
     except (ValueError, RecursionError) as error:
@@ -144,7 +143,7 @@ async def _invoke(work: Work, url: str, payload: bytes, source: S3Uri) -> bytes:
     options = work.options
     for attempts_left in reversed(range(options.max_retries + 1)):
         try:
-            reply = await invoke(work.client, url, options.headers, payload, options.timeout_s)
+            reply = await invoke(work.container, url, options.headers, payload, options.timeout_s)
         except NoReply as error:
             problem = f"AlgorithmError: {source}: {error}"
         else:

@@ -20,6 +20,7 @@ from local_runtime import KEYS, FixedTargets, Script, aws, chunked, eventually, 
 from headway.container.local import async_inference
 from headway.container.local.async_inference import AsyncInferences
 from headway.container.local.errors import PlatformError
+from headway.container.local.runtime.container import Container
 from headway.container.local.storage import Storage, open_storage
 from headway.container.local.targets import AsyncInference
 
@@ -70,12 +71,12 @@ class Rig:
         return eventually(look)
 
 
-def _app(inferences: Callable[[], AsyncInferences]) -> FastAPI:
+def _app(inferences: Callable[[Container], AsyncInferences]) -> FastAPI:
     made: list[AsyncInferences] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI):  # type: ignore[no-untyped-def]
-        async with inferences() as running:
+        async with Container() as container, inferences(container) as running:
             made.append(running)
             yield
 
@@ -109,7 +110,7 @@ def rig(storage: Storage) -> Iterator[Rig]:
     script = Script()
     with serving(script.app()) as copy:
         targets = FixedTargets("ep", [copy], config)
-        with serving(_app(lambda: AsyncInferences(targets, storage, max_waiting=3))) as url:
+        with serving(_app(lambda container: AsyncInferences(targets, storage, container, max_waiting=3))) as url:
             yield Rig(aws("sagemaker-runtime", url), s3, storage, targets, script, config, queue, url)
             script.gate.set()
 

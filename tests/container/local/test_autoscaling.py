@@ -19,8 +19,8 @@ from headway.container.local.autoscaling.metrics import Metrics, sample
 from headway.container.local.autoscaling.policies import Metric
 from headway.container.local.autoscaling.resources import Resource
 from headway.container.local.autoscaling.service import Autoscaling
-from headway.container.local.container_call import new_client
 from headway.container.local.control.registry import refused
+from headway.container.local.runtime.container import Container
 from headway.container.local.targets import Wish
 from headway.server.errors import HeadwayError
 
@@ -99,8 +99,8 @@ def rig() -> Iterator[Rig]:
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             service = Autoscaling("us-east-1", copies)
             json_protocol(app, service.handle, "application-autoscaling")
-            async with new_client() as client:
-                metrics = Metrics(load, lambda endpoint: waiting.get(endpoint, 0), client)
+            async with Container() as container:
+                metrics = Metrics(load, lambda endpoint: waiting.get(endpoint, 0), container)
                 async with AutoscalingLoop(service, copies, metrics, interval_s=0.02):
                     yield
 

@@ -113,6 +113,7 @@ def test_print_env_only_prints(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "say what is to be called: --url"),
         (["--url", "http://127.0.0.1:1", "-e", "SM_VLLM_SEED=1"], "--url: its server runs already"),
+        (["--url", "http://127.0.0.1:1", "--autoscaling-interval", "1"], "--url: its server runs already"),
         (["--url", "127.0.0.1:8080"], "--url takes the address of a server"),
         (["--url", "http://user:word@host"], "--url takes the address of a server"),
         (["--url", "http://127.0.0.1:1", "--faults", "death=0.1"], "death needs a copy that was started here"),

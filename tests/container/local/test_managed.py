@@ -21,6 +21,7 @@ from headway.container.local.app import Service
 from headway.container.local.copies.process import ProcessStarter
 from headway.container.local.faults import Faults
 from headway.container.local.managed import Managed, managed
+from headway.container.local.runtime.container import Container
 from headway.container.local.storage import Storage, open_storage
 
 BUCKET = "background"
@@ -32,7 +33,7 @@ def _app(storage: Storage) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with managed(options, None, Faults(), "us-east-1", storage, os.environ) as parts:
+        async with Container() as container, managed(options, None, Faults(), "us-east-1", storage, container, os.environ) as parts:
             made.append(parts)
             yield
 

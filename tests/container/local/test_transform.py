@@ -14,6 +14,7 @@ from fastapi import FastAPI, Response
 from local_runtime import Script, aws, eventually, json_protocol, serving
 
 from headway.container.local.control.registry import refused
+from headway.container.local.runtime.container import Container
 from headway.container.local.storage import Storage, open_storage
 from headway.container.local.transform.jobs import TransformJobs
 from headway.server.errors import HeadwayError
@@ -103,7 +104,7 @@ def rig(storage: Storage) -> Iterator[Rig]:
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            async with TransformJobs("us-east-1", copies, storage.s3, retry_pause_s=0.0) as jobs:
+            async with Container() as container, TransformJobs("us-east-1", copies, storage.s3, container, retry_pause_s=0.0) as jobs:
                 json_protocol(app, jobs.handle, "sagemaker")
                 yield
 

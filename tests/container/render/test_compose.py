@@ -114,3 +114,9 @@ def test_what_is_not_for_this_target_is_said_at_once(capsys: pytest.CaptureFixtu
     said = refusal(capsys, "compose", "--image", IMAGE, *MODEL, "--adapter", "a=s3://bucket/a.tar.gz", "-e", "SM_VLLM_UDS=/tmp/x")
     assert "--adapter: only SageMaker fetches adapters" in said
     assert "--uds: nothing outside of the container" in said
+
+
+def test_what_only_sagemaker_has_a_use_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal(capsys, "compose", "--image", IMAGE, *MODEL, "--volume-size", "100", "--no-iam")
+    assert "--volume-size: compose has no use for it" in told
+    assert "--no-iam: compose has no use for it" in told
