@@ -102,7 +102,7 @@ def _adapter(local: LocalSageMaker, directory: Path) -> str:
     """The S3 address of a random adapter for the demo model, packed as the platform wants it."""
     from demo_model import demo_files
 
-    from headway.server.loading.loader import read_config
+    from headway.server.loading.model_config import read_config
 
     files = make_adapter(directory / "adapter", read_config(demo_files()), spread=0.05)
     archive = directory / "adapter.tar.gz"
