@@ -19,7 +19,7 @@ def wait_for(component: str) -> None:
     while (told := sagemaker.describe_inference_component(InferenceComponentName=component))["InferenceComponentStatus"] != "InService":
         if told["InferenceComponentStatus"] == "Failed":
             raise SystemExit(f"{component} failed: {told['FailureReason']}")
-        time.sleep(2)
+        time.sleep(1)
 
 
 def ask(component: str) -> str:
@@ -83,7 +83,7 @@ for component in (adapter, base):
     sagemaker.delete_inference_component(InferenceComponentName=component)
     try:
         while sagemaker.describe_inference_component(InferenceComponentName=component):
-            time.sleep(2)
+            time.sleep(1)
     except sagemaker.exceptions.ClientError:  # it is gone
         pass
 sagemaker.delete_endpoint(EndpointName=NAME)
