@@ -139,6 +139,6 @@ def test_every_example_has_its_section_and_its_variables_in_the_readme() -> None
         assert f"```console\n$ {command} {script.name}\n" in readme
         row = next(line for line in readme.splitlines() if line.startswith(f"| [{script.name}]({script.name}) |"))
         taken = re.findall(
-            r'environ(?:\.get\(|\[)"(\w+)"' if script.suffix == ".py" else r"^(\w+)=\$\{\1:-", script.read_text(), re.MULTILINE
+            r"environ(?:\.get\(|\[)[\"'](\w+)" if script.suffix == ".py" else r"^(\w+)=\$\{\1:-", script.read_text(), re.MULTILINE
         )
         assert sorted(re.findall(r"`(\w+)`", row.rsplit("|", 2)[1])) == sorted(taken)
