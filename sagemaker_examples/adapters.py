@@ -8,6 +8,7 @@ import boto3
 
 NAME = os.environ.get("NAME", "headway-example") + "-lora"
 ADAPTER = os.environ["ADAPTER"]  # s3://BUCKET/adapter.tar.gz with PEFT's adapter_config.json and adapter_model.safetensors
+NUM_GPUS = int(os.environ.get("NUM_GPUS", "1"))
 
 sagemaker = boto3.client("sagemaker")
 runtime = boto3.client("sagemaker-runtime")
@@ -18,7 +19,7 @@ def wait_for(component: str) -> None:
     while (told := sagemaker.describe_inference_component(InferenceComponentName=component))["InferenceComponentStatus"] != "InService":
         if told["InferenceComponentStatus"] == "Failed":
             raise SystemExit(f"{component} failed: {told['FailureReason']}")
-        time.sleep(2)
+        time.sleep(1)
 
 
 def ask(component: str) -> str:
@@ -43,7 +44,7 @@ sagemaker.create_endpoint_config(
     ],
 )
 sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
-sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 5, "MaxAttempts": 400})
+sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 2, "MaxAttempts": 1000})
 
 base, adapter = f"{NAME}-base", f"{NAME}-adapter"
 sagemaker.create_inference_component(
@@ -62,7 +63,7 @@ sagemaker.create_inference_component(
         },
         "ComputeResourceRequirements": {
             "MinMemoryRequiredInMb": 4096,
-            "NumberOfAcceleratorDevicesRequired": int(os.environ.get("NUM_GPUS", "1")),
+            **({"NumberOfAcceleratorDevicesRequired": NUM_GPUS} if NUM_GPUS else {"NumberOfCpuCoresRequired": 2}),
         },
         "StartupParameters": {"ContainerStartupHealthCheckTimeoutInSeconds": 1800},
     },
@@ -82,7 +83,7 @@ for component in (adapter, base):
     sagemaker.delete_inference_component(InferenceComponentName=component)
     try:
         while sagemaker.describe_inference_component(InferenceComponentName=component):
-            time.sleep(2)
+            time.sleep(1)
     except sagemaker.exceptions.ClientError:  # it is gone
         pass
 sagemaker.delete_endpoint(EndpointName=NAME)

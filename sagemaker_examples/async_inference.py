@@ -40,7 +40,7 @@ sagemaker.create_endpoint_config(
     },
 )
 sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
-sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 5, "MaxAttempts": 400})
+sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 2, "MaxAttempts": 1000})
 
 
 def wait_for(location: str, failure: str) -> bytes:

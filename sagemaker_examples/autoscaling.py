@@ -40,7 +40,7 @@ def num_instances() -> tuple[int, int]:
 
 
 def ask(number: int) -> None:
-    body = {"prompt": f"Chapter {number}.", "max_tokens": 200, "ignore_eos": True}
+    body = {"prompt": f"Chapter {number}.", "max_tokens": 64, "ignore_eos": True}
     runtime.invoke_endpoint(EndpointName=NAME, ContentType="application/json", Body=json.dumps(body))["Body"].read()
 
 

@@ -40,7 +40,7 @@ sagemaker.create_transform_job(
     BatchStrategy="MultiRecord",  # many lines in one call: the engine computes them side by side
     TransformResources={"InstanceType": os.environ.get("INSTANCE", "ml.g6.xlarge"), "InstanceCount": 1},
 )
-sagemaker.get_waiter("transform_job_completed_or_stopped").wait(TransformJobName=NAME, WaiterConfig={"Delay": 5, "MaxAttempts": 400})
+sagemaker.get_waiter("transform_job_completed_or_stopped").wait(TransformJobName=NAME, WaiterConfig={"Delay": 2, "MaxAttempts": 1000})
 
 output = s3.get_object(Bucket=BUCKET, Key=f"{NAME}/out/words.jsonl.out")["Body"].read().decode()
 for word, line in zip(words, output.splitlines(), strict=True):

@@ -42,7 +42,7 @@ sagemaker.create_endpoint_config(
 sagemaker.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
 print(f"{NAME} is being created: the log is in CloudWatch, /aws/sagemaker/Endpoints/{NAME}")
 # Raises WaiterError if it fails; describe_endpoint has the reason.
-sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 5, "MaxAttempts": 400})
+sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=NAME, WaiterConfig={"Delay": 2, "MaxAttempts": 1000})
 print(f"{NAME} is in service")
 
 answer = runtime.invoke_endpoint(

@@ -28,14 +28,14 @@ usage: headway COMMAND ...
   complete [MODEL] ...      the same with plain text
   run-batch -i IN -o OUT    answer the requests of an OpenAI batch file
   bench serve|engine ...    measure a server, or the engine alone
+  check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
+  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation, compose, kubernetes
+  push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
+  local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
+  conformance URL|IMAGE     hold a container, ours or another, to SageMaker's hosting contract
   options [PAGE ...]        print the table of all options, as in docs/options.md, or bring the tables on pages up to date
   entrypoint [serve] ...    what the container image starts: environment variables in, serve out
-  check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
-  conformance URL|IMAGE     hold a container, ours or another, to SageMaker's hosting contract
-  push [--image NAME] ...   build the image, look for secrets in it and push it to ECR
-  render TARGET ...         print what deploys a container: boto3, terraform, cloudformation, compose, kubernetes
   health                    ask the server of this machine or container whether it is ready; exit status 0 or 1
-  local --url|--image ...   a local SageMaker runtime: boto3 and OpenAI clients call a container as they call an endpoint
   --version                 print the version
 """
 

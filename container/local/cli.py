@@ -35,6 +35,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     if options.print_env:
         sys.stdout.write(_exports(options.host, options.port, region, environ))
+        say("warning", "S3 and SNS are left out, as their ports change: the lines that a running `headway local` printed name them")
         return 0
     faults = read_faults(options.faults)
     _check(options, faults)
