@@ -19,7 +19,7 @@ from headway.container.conformance.subject import Subject
 LIMIT_S = 30.0  # then the platform sends SIGKILL
 # The stream that SIGTERM meets is as long as the model can finish in good time, whatever machine it runs on: a check of the container,
 # not of its speed. At 4 tokens/s (a CPU that others use, too) 256 would take a minute.
-_STREAM_S = 8.0
+_STREAM_S = 3.0  # the pace may well be a fourth of what it was a second ago
 _NUM_TOKENS = (48, 256)
 _PACE_TOKENS = 16
 _POLL_S = 0.02

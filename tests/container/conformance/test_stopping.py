@@ -25,7 +25,7 @@ class Copy:
         return 0 if self._stub.is_draining else None
 
 
-@pytest.mark.parametrize(("piece_s", "least", "most"), [(0.0, 256, 256), (0.3, 48, 180), (0.75, 48, 48)])
+@pytest.mark.parametrize(("piece_s", "least", "most"), [(0.0, 256, 256), (0.1, 48, 120), (0.3, 48, 48)])
 def test_a_slow_model_is_asked_for_no_more_than_it_can_finish(piece_s: float, least: int, most: int) -> None:
     stub = Stub()
     stub.short_piece_s, stub.piece_s = piece_s, 0.1
