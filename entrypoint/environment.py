@@ -12,8 +12,12 @@ from headway.server.config.sources import Resolved, examine
 from headway.server.errors import ConfigError
 
 # Words that come first by mistake, and would be taken for a model of the Hub: the program that each is meant for.
-_OTHER_COMMANDS = dict.fromkeys(("bench", "options", "entrypoint", "health", "version"), "headway")
+_OTHER_COMMANDS = dict.fromkeys(
+    ("bench", "chat", "complete", "entrypoint", "health", "help", "options", "render", "run-batch", "version"), "headway"
+)
 _OTHER_COMMANDS |= {name: name for name in ("train", "headway", "bash", "sh", "python", "python3")}
+# They start or ask containers from outside, with packages that the image has not got.
+_BESIDE_THE_IMAGE = ("conformance", "local", "push")
 
 
 def read_options(words: Sequence[str], environ: Mapping[str, str], directory: Path | None = None) -> Resolved:
@@ -29,7 +33,7 @@ def examine_options(words: Sequence[str], environ: Mapping[str, str], directory:
     with `serve`, as SageMaker starts containers. Without ``directory`` a model is looked for where the environment says. Raises
     ConfigError where ``words`` are another program's."""
     argv = list(words[1:] if list(words[:1]) == ["serve"] else words)
-    if words and words[0] in _OTHER_COMMANDS:
+    if words and words[0] in (*_OTHER_COMMANDS, *_BESIDE_THE_IMAGE):
         raise ConfigError([_not_started(words[0])])
     foreign = read_foreign(environ)
     search = find_model(environ, directory or model_directory(environ))
@@ -44,6 +48,8 @@ def examine_options(words: Sequence[str], environ: Mapping[str, str], directory:
 def _not_started(word: str) -> str:
     if word == "train":
         return "train: this image serves models and trains none; SageMaker starts it with `serve`, as a model's container"
+    if word in _BESIDE_THE_IMAGE:
+        return f"{word}: `headway {word}` runs beside the image, not in it: pip install 'headway[toolkit]'"
     return (
         f"{word}: the words after the image's name are `serve`, a model and options; for another command name it before the image, with "
         f"`docker run --entrypoint {_OTHER_COMMANDS[word]}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +13,15 @@ import httpx2
 from headway.container.conformance.engines.base import Copy
 from headway.container.conformance.events import DONE, events_of, is_end, pieces_of
 from headway.container.conformance.outcome import CheckEnded, Skipped
+from headway.container.conformance.shapes import Shape
 from headway.container.conformance.subject import Subject
 
 LIMIT_S = 30.0  # then the platform sends SIGKILL
-_STREAM_TOKENS = 256
+# The stream that SIGTERM meets is as long as the model can finish in good time, whatever machine it runs on: a check of the container,
+# not of its speed. At 4 tokens/s (a CPU that others use, too) 256 would take a minute.
+_STREAM_S = 3.0  # the pace may well be a fourth of what it was a second ago
+_NUM_TOKENS = (48, 256)
+_PACE_TOKENS = 16
 _POLL_S = 0.02
 _MAX_STREAM_BYTES = 32 * 2**20
 
@@ -37,8 +43,9 @@ def stop_with_stream(copy: Copy, subject: Subject) -> Stop:
     if shape is None or not shape.generates:
         raise Skipped("there is no request that the model answers with a stream")
     begun = Event()
+    num_tokens = _num_tokens(subject, shape)
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(_read, subject, shape.streamed(_STREAM_TOKENS), begun)
+        reading = pool.submit(_read, subject, shape.streamed(num_tokens), begun)
         begun.wait(subject.wishes.timeout_s)
         if reading.done():
             raise Skipped(f"the stream ended before SIGTERM could be sent: {reading.result()[1]}")
@@ -52,6 +59,16 @@ def stop_with_stream(copy: Copy, subject: Subject) -> Stop:
             copy.close()  # else the stream might never end
         is_whole, described = reading.result()
     return Stop(turned_s, is_whole, described, status, duration_s)
+
+
+def _num_tokens(subject: Subject, shape: Shape) -> int:
+    """How many the model makes in _STREAM_S, by the pace of a short stream behind its first bytes."""
+    least, most = _NUM_TOKENS
+    times: list[float] = []
+    with contextlib.suppress(httpx2.HTTPError, CheckEnded), subject.open_stream(shape.streamed(_PACE_TOKENS)) as response:
+        times = [time.monotonic() for _ in response.iter_raw()]
+    duration_s = times[-1] - times[0] if times else 0.0
+    return most if duration_s * most <= _STREAM_S * _PACE_TOKENS else max(least, int(_STREAM_S * _PACE_TOKENS / duration_s))
 
 
 def _wait_for_turn(subject: Subject, copy: Copy, started: float) -> float | None:

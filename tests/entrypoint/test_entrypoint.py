@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from headway.entrypoint.handover import environment_for_server
 from headway.entrypoint.model_source import find_model
 from headway.entrypoint.sagemaker import listener_problems, listener_warnings
 from headway.entrypoint.secrets import key_warnings
+from headway.server.cli import main
 from headway.server.config.sources import resolve
 from headway.server.errors import ConfigError
 
@@ -58,12 +60,23 @@ def test_environment_becomes_typed_flags(words: list[str]) -> None:
             "bash: the words after the image's name are `serve`, a model and options; .* `docker run --entrypoint bash`",
         ),
         (["health"], "health: .* `docker run --entrypoint headway`"),
+        (["render", "compose"], "render: .* `docker run --entrypoint headway`"),
+        (["local", "--image", "x"], r"local: `headway local` runs beside the image, not in it: pip install 'headway\[toolkit\]'"),
     ],
 )
 def test_other_commands_are_no_models(words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         arguments(words, {"SM_VLLM_MODEL": "demo"})
     assert "--model=health" in arguments(["serve", "health"], {})
+
+
+def test_no_command_of_headway_is_taken_for_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    commands = re.findall(r"^  ([a-z][a-z-]+) ", capsys.readouterr().out, re.MULTILINE)
+    assert {"serve", "check", "run-batch", "local"} <= set(commands)
+    for command in sorted(set(commands) - {"serve", "check"}):  # those two are what the image does
+        with pytest.raises(ConfigError, match=f"^{command}: "):
+            read_options([command], {}, NOWHERE)
 
 
 def test_flags_win_over_the_environment_and_both_over_the_image() -> None:

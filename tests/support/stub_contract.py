@@ -22,12 +22,14 @@ class Refused(Exception):
 
 
 class Stub:
-    """An ASGI application. ``fault`` is the id of the check that must fail; ``is_draining`` and ``piece_s`` are for copies that stop."""
+    """An ASGI application. ``fault`` is the id of the check that must fail; ``is_draining`` and ``piece_s`` are for copies that stop;
+    ``short_piece_s`` is the pace of answers of up to 16 tokens; ``asked`` is max_tokens of each stream."""
 
     def __init__(self, fault: str = "", *, key: str = KEY) -> None:
         self.fault, self.key = fault, key
         self.is_draining = False
-        self.piece_s = 0.0
+        self.piece_s, self.short_piece_s = 0.0, 0.002
+        self.asked: list[int] = []
         self.num_running = 0
         self.is_broken = False
         self.adapters: dict[str, str] = {}
@@ -188,7 +190,8 @@ class Call:
             if stub.has("ping.load") or body.get("max_tokens", 0) > 100:
                 await asyncio.sleep(0.05)
             if body.get("stream") or (stub.has("streams.only-when-asked") and body.get("stream") is False):
-                await self._stream(0.3 if body.get("max_tokens", 0) > 500 else stub.piece_s or 0.002)
+                stub.asked.append(body.get("max_tokens", 0))
+                await self._stream(0.3 if stub.asked[-1] > 500 else stub.short_piece_s if stub.asked[-1] <= 16 else stub.piece_s or 0.002)
             else:
                 message = {"choices": [{"message": {"content": "one é two"}, "finish_reason": "stop"}]}
                 kind = "text/plain" if stub.has("invocations.content-type") else "application/json"
