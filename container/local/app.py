@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -53,6 +54,9 @@ class App:
             await self._answer(call)
         except CallerGone:
             call.note = "the caller has gone"
+        except asyncio.CancelledError:  # by nobody but the server, which ends and has waited long enough
+            call.note = "the runtime ends"
+            await _break_off(call)
         finally:
             _log(call, (time.perf_counter() - start) * 1000)
 
@@ -110,6 +114,13 @@ class App:
 
 def _unknown(path: str) -> PlatformError:
     return PlatformError(404, "UnknownOperationException", f"{path}: the local runtime has no such path.")
+
+
+async def _break_off(call: Call) -> None:
+    if call.status:
+        await call.drop()
+    else:
+        await _answer_error(call, PlatformError(503, "ServiceUnavailable", "The local runtime ends."))
 
 
 async def _answer_error(call: Call, problem: PlatformError) -> None:

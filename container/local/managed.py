@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,7 @@ class Managed:
     targets: Targets
     services: Mapping[str, Service]
     submit: Submit
+    hurry: Callable[[], None]  # copies that are being stopped are killed now
 
 
 @asynccontextmanager
@@ -56,7 +57,7 @@ async def managed(
         if settings is not None:
             words = settings.words or ("serve",)
             plane.make_endpoint(options.endpoint_name, settings.environ, words, settings.model_directory)
-        yield Managed(load, _services(plane, jobs, scaling), inferences.submit)
+        yield Managed(load, _services(plane, jobs, scaling), inferences.submit, plane.hurry)
 
 
 def _starter(options: argparse.Namespace, machine: Mapping[str, str]) -> Starter:

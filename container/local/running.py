@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 
 import uvloop
@@ -21,10 +23,12 @@ from headway.container.local.runtime.model_error import Place
 from headway.container.local.runtime.parts import PartForm
 from headway.container.local.runtime.runtime import Runtime
 from headway.container.local.serving import LocalServer, bind
+from headway.container.local.stopping import Stop, interruptible, until_stopped
 from headway.container.local.storage import Storage, open_storage
 from headway.container.local.targets import Targets
 from headway.container.settings import Settings
 from headway.server.errors import ConfigError
+from headway.server.signals import ignore_further_signals
 
 # Gets the text for clients once calls are taken: the port, and S3 and SNS if there are any.
 Announce = Callable[[int, Storage | None], str]
@@ -33,26 +37,34 @@ Announce = Callable[[int, Storage | None], str]
 def run(
     options: argparse.Namespace, settings: Settings | None, faults: Faults, region: str, announce: Announce, environ: Mapping[str, str]
 ) -> int:
-    """Until SIGINT or SIGTERM. Raises ConfigError, HeadwayError."""
+    """Until SIGINT or SIGTERM; the exit status. The port is taken before anything is started. Raises ConfigError, HeadwayError."""
     try:
         check_endpoint_name(options.endpoint_name)
     except PlatformError as problem:
         raise ConfigError([f"--endpoint-name: {problem}"]) from problem
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    listener = bind(options.host, options.port)
+    with contextlib.closing(listener), interruptible(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if options.url is not None:
-            runner.run(_serve_one(options, faults, region, announce))
+            status = runner.run(until_stopped(lambda stop: _serve_one(options, faults, region, listener, announce, stop)))
         else:
             with open_storage(environ, options.s3_url, options.sns_url) as storage:
-                runner.run(_serve_managed(options, settings, faults, region, storage, announce, environ))
-    return 0
+
+                def work(stop: Stop) -> Coroutine[None, None, None]:
+                    return _serve_managed(options, settings, faults, region, storage, listener, announce, environ, stop)
+
+                status = runner.run(until_stopped(work))
+    ignore_further_signals()
+    return status
 
 
-async def _serve_one(options: argparse.Namespace, faults: Faults, region: str, announce: Announce) -> None:
+async def _serve_one(
+    options: argparse.Namespace, faults: Faults, region: str, listener: socket.socket, announce: Announce, stop: Stop
+) -> None:
     endpoint = OneEndpoint(options.endpoint_name, options.url.rstrip("/"))
     async with _runtime(endpoint, options, faults, region) as runtime:
         pinging = asyncio.create_task(endpoint.keep_pinging(faults))
         try:
-            await _serve(App(runtime), options, lambda port: announce(port, None))
+            await _serve(App(runtime), listener, lambda port: announce(port, None), stop)
         finally:
             pinging.cancel()
             await asyncio.wait((pinging,))
@@ -64,14 +76,19 @@ async def _serve_managed(
     faults: Faults,
     region: str,
     storage: Storage,
+    listener: socket.socket,
     announce: Announce,
     environ: Mapping[str, str],
+    stop: Stop,
 ) -> None:
     async with (
         managed(options, settings, faults, region, storage, environ) as parts,
         _runtime(parts.targets, options, faults, region) as runtime,
     ):
-        await _serve(App(runtime, parts.services, parts.submit), options, lambda port: announce(port, storage))
+        stop.hurried_by(parts.hurry)
+        app = App(runtime, parts.services, parts.submit)
+        await _serve(app, listener, lambda port: announce(port, storage), stop)
+        sys.stderr.write("stopping; another signal kills the copies that do not end\n")
 
 
 @asynccontextmanager
@@ -80,8 +97,10 @@ async def _runtime(targets: Targets, options: argparse.Namespace, faults: Faults
         yield Runtime(targets, container, faults, Place(region), PartForm(options.split, options.coalesce_s))
 
 
-async def _serve(app: App, options: argparse.Namespace, announce: Callable[[int], str]) -> None:
-    listener = bind(options.host, options.port)
+async def _serve(app: App, listener: socket.socket, announce: Callable[[int], str], stop: Stop) -> None:
+    server = LocalServer(app)
+    stop.by(server.end)
+    stop.hurried_by(server.hurry)
     sys.stdout.write(announce(listener.getsockname()[1]))
     sys.stdout.flush()
-    await LocalServer(app).serve(sockets=[listener])
+    await server.serve(sockets=[listener])
