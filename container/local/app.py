@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -135,4 +136,5 @@ async def _answer_json(call: Call, status: int, fields: Mapping[str, Any], heade
 
 def _log(call: Call, duration_ms: float) -> None:
     words = [timestamp(time.time()), call.method, one_line(call.path), str(call.status or "-"), f"{duration_ms:.1f}ms", one_line(call.note)]
-    sys.stderr.write(" ".join(filter(None, words)) + "\n")
+    with contextlib.suppress(OSError):  # as of a pipe whose reader has gone
+        sys.stderr.write(" ".join(filter(None, words)) + "\n")

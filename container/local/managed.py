@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -88,4 +89,5 @@ def _services(plane: ControlPlane, jobs: TransformJobs, scaling: Autoscaling) ->
 
 
 def _print(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # as of a pipe whose reader has gone: copies go on
+        sys.stderr.write(f"{line}\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from control_plane import PRETEND, LiveControlPlane
 from polling import wait_until
 
-from headway.container.instances import Instance
+from headway.container.instances import all_instances
 from headway.container.local.control.placement import Need, have_room
 from headway.container.local.control.plane import ControlPlane
 from headway.container.local.copies.base import CopyFailed, CopySpec
@@ -116,10 +117,37 @@ def test_gpus_are_lent_least_used_first() -> None:
 
 
 def test_room_is_counted_by_instance() -> None:
-    instance = Instance("ml.g6.12xlarge", 48, 192 * 2**30, "L4", 4, 23034 * 2**20)
+    instance = dataclasses.replace(all_instances()["ml.g6.12xlarge"], vcpus=48, memory_bytes=192 * 2**30, num_gpus=4)
     three, half = Need(3, 0, 2**30), Need(0, 24, 96 * 2**30)
     assert have_room([three, three], instance, 2)
     assert not have_room([three, three], instance, 1)
     assert not have_room([three, three, Need(2, 0, 2**30)], instance, 2)  # 8 GPUs in all, but no instance with 2 left
     assert have_room([half, half], instance, 1)
     assert not have_room([half, half, Need(0, 0.25, 2**30)], instance, 1)
+
+
+def test_a_copy_goes_on_where_its_log_can_not_be_kept(tmp_path: Path) -> None:
+    echoed: list[str] = []
+    (tmp_path / "file").touch()
+    log = CopyLog(tmp_path / "file" / "copy.log", echoed.append)
+    assert "its log is kept no further: " in echoed[0]
+    log.write(b"ValueError: no such model\n")
+    log.close()
+    assert log.last_line() == echoed[1] == "ValueError: no such model"
+    full = CopyLog(Path("/dev/full"), echoed.append)
+    full.write(b"one\n")
+    full.write(b"two\n")
+    full.close()
+    assert "No space left on device" in echoed[2]
+    assert echoed[3:] == ["one", "two"]
+
+
+def test_a_progress_bar_is_shown_as_it_was_seen_last(tmp_path: Path) -> None:
+    echoed: list[str] = []
+    log = CopyLog(tmp_path / "copy.log", echoed.append)
+    log.write(b"0%\r50%")
+    assert log.last_line() == "50%"
+    log.write(b"\r100%\r\nand a line\r\n\x00\xff\x1b[2Jbinary without an end")
+    assert echoed == ["100%", "and a line"]
+    assert log.last_line() == "\\x00\ufffd\\x1b[2Jbinary without an end"
+    log.close()
