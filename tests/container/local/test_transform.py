@@ -108,8 +108,8 @@ def rig(storage: Storage) -> Iterator[Rig]:
                 json_protocol(app, running.handle, "sagemaker")
                 yield
 
-        with serving(FastAPI(lifespan=lifespan)) as url:
-            yield Rig(aws("sagemaker", url), storage.s3, script, copies)
+        with serving(FastAPI(lifespan=lifespan)) as url, contextlib.closing(aws("sagemaker", url)) as client:
+            yield Rig(client, storage.s3, script, copies)
             script.gate.set()
 
 
