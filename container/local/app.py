@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -57,6 +59,9 @@ class App:
             await self._answer(call)
         except CallerGone:
             call.note = "the caller has gone"
+        except asyncio.CancelledError:  # by nobody but the server, which ends and has waited long enough
+            call.note = "the runtime ends"
+            await _break_off(call)
         finally:
             _log(call, (time.perf_counter() - start) * 1000)
 
@@ -118,6 +123,13 @@ def _unknown(path: str) -> PlatformError:
     return PlatformError(404, "UnknownOperationException", f"{path}: the local runtime has no such path.")
 
 
+async def _break_off(call: Call) -> None:
+    if call.status:
+        await call.drop()
+    else:
+        await _answer_error(call, PlatformError(503, "ServiceUnavailable", "The local runtime ends."))
+
+
 async def _answer_error(call: Call, problem: PlatformError) -> None:
     fields = {"Message": str(problem), "message": str(problem), **problem.fields}
     await _answer_json(call, problem.status, fields, [("x-amzn-ErrorType", problem.code)])
@@ -130,4 +142,5 @@ async def _answer_json(call: Call, status: int, fields: Mapping[str, Any], heade
 
 def _log(call: Call, duration_ms: float) -> None:
     words = [timestamp(time.time()), call.method, one_line(call.path), str(call.status or "-"), f"{duration_ms:.1f}ms", one_line(call.note)]
-    sys.stderr.write(" ".join(filter(None, words)) + "\n")
+    with contextlib.suppress(OSError):  # as of a pipe whose reader has gone
+        sys.stderr.write(" ".join(filter(None, words)) + "\n")

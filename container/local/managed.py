@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Managed:
     targets: Targets
     services: Mapping[str, Service]
     submit: Submit
+    hurry: Callable[[], None]  # copies that are being stopped are killed now
 
 
 @asynccontextmanager
@@ -62,7 +64,7 @@ async def managed(
         if settings is not None:
             words = settings.words or ("serve",)
             plane.make_endpoint(options.endpoint_name, settings.environ, words, settings.model_directory)
-        yield Managed(load, _services(plane, jobs, scaling), inferences.submit)
+        yield Managed(load, _services(plane, jobs, scaling), inferences.submit, plane.hurry)
 
 
 def _starter(options: argparse.Namespace, machine: Mapping[str, str]) -> Starter:
@@ -93,4 +95,5 @@ def _services(plane: ControlPlane, jobs: TransformJobs, scaling: Autoscaling) ->
 
 
 def _print(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # as of a pipe whose reader has gone: copies go on
+        sys.stderr.write(f"{line}\n")

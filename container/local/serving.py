@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
 import socket
 from collections.abc import Iterator
 
@@ -37,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class LocalServer(uvicorn.Server):
-    """Ends at SIGINT and SIGTERM, which only record; what the caller started is the caller's to stop then."""
+    """Ends when it is told to, by ``end``; what the caller started is the caller's to stop then. Signals are the caller's too."""
 
     def __init__(self, app: App) -> None:
         super().__init__(
@@ -56,14 +54,11 @@ class LocalServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._end)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        yield
 
-    def _end(self) -> None:
+    def end(self) -> None:
         self.should_exit = True
+
+    def hurry(self) -> None:
+        """Requests that are open are not waited for."""
+        self.force_exit = True

@@ -1,4 +1,4 @@
-"""Runs `headway local` as a user would, on a free port, and tells the variables that it prints."""
+"""Runs `headway local` as a user would, on a port that it chooses, and tells the variables that it prints."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headway.server.bench.server_process import free_port
-
 
 class LocalSageMaker:
     """A running `headway local ARGUMENTS`. A context manager; ``environ`` is what it tells callers to export."""
 
     def __init__(self, *arguments: str) -> None:
-        self._argv = [sys.executable, "-m", "headway.server.cli", "local", *arguments, "--port", str(free_port())]
+        self._argv = [sys.executable, "-m", "headway.server.cli", "local", *arguments, "--port", "0"]
         self._log = Path(tempfile.mkstemp(prefix="headway-test-", suffix=".log")[1])
         self.environ: dict[str, str] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -15,11 +15,7 @@ from headway.container.local.serving import LocalServer, bind
 
 
 class _Server(LocalServer):
-    """Without signal handlers, which are the main thread's, and told to end instead of looking every 0.1 s."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    """Told to end instead of looking every 0.1 s."""
 
     async def main_loop(self) -> None:
         self.over = asyncio.Event()

@@ -22,7 +22,10 @@ def page(
 ) -> dict[str, Any]:
     """The answer of a List call: its ``member``, and NextToken where there is more. ``status`` for kinds that have one."""
     found = [record for record in records if _wanted(request, record, status)]
-    found.sort(key=_order(request.get("SortBy", "CreationTime"), status), reverse=request.get("SortOrder", "Descending") == "Descending")
+    is_descending = request.get("SortOrder", "Descending") == "Descending"
+    if is_descending:
+        found.reverse()  # records come as they were made, and sorting leaves those of one moment as they stand
+    found.sort(key=_order(request.get("SortBy", "CreationTime"), status), reverse=is_descending)
     start = _offset(request.get("NextToken", "0"))
     end = start + request.get("MaxResults", _PAGE)
     answer: dict[str, Any] = {member: [summary(record) for record in found[start:end]]}

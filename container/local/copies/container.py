@@ -54,19 +54,21 @@ class ContainerStarter:
 
     def _run(self, spec: CopySpec, gpus: Sequence[str]) -> tuple[Container, str]:
         from docker.errors import DockerException
+        from requests.exceptions import RequestException
 
         image = self._image_for(spec.image)
         port = _PORT if self._has_bridge else free_port()
+        lost = (DockerException, RequestException)  # the library lets the latter through where the engine is gone or too slow
         try:
             container = self._client.containers.create(image, list(spec.words), **self._options(spec, gpus, port))
-        except DockerException as problem:
+        except lost as problem:
             raise CopyFailed(f"The engine can't make a container of {image}: {told(problem)}.") from problem
         try:
             container.start()
             return container, f"http://127.0.0.1:{self._published(container) if self._has_bridge else port}"
         except BaseException as problem:
             _remove(container)
-            if isinstance(problem, DockerException):
+            if isinstance(problem, lost):
                 raise CopyFailed(f"The engine can't start a container of {image}: {told(problem)}.") from problem
             raise
 
@@ -94,13 +96,14 @@ class ContainerStarter:
 
     def _image_for(self, named: str | None) -> str:
         from docker.errors import DockerException, ImageNotFound
+        from requests.exceptions import RequestException
 
         for image in filter(None, (named, self._stand_in)):
             try:
                 self._client.images.get(image)
             except ImageNotFound:
                 continue
-            except DockerException as problem:
+            except (DockerException, RequestException) as problem:
                 raise CopyFailed(f"The engine can't be asked for {image}: {told(problem)}.") from problem
             return str(image)
         wanted = " nor ".join(filter(None, (named, self._stand_in))) or "an image"
@@ -166,15 +169,17 @@ class _Container:
 
 def _signal(container: Container, name: str) -> None:
     from docker.errors import APIError
+    from requests.exceptions import RequestException
 
-    with contextlib.suppress(APIError):  # it has ended
+    with contextlib.suppress(APIError, RequestException):  # it has ended, or the engine has
         container.kill(name)
 
 
 def _remove(container: Container) -> None:
     from docker.errors import APIError
+    from requests.exceptions import RequestException
 
-    with contextlib.suppress(APIError):  # it is gone, or is going
+    with contextlib.suppress(APIError, RequestException):  # it is gone, or is going; what an engine keeps, the next runtime sweeps
         container.remove(force=True, v=True)
 
 

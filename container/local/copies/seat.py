@@ -33,9 +33,13 @@ class Workshop:
     async def close(self) -> None:
         """Ends all that still lives, whoever it belongs to, without waiting for requests."""
         lives = list(self.lives)
-        for life in lives:
-            life.cancel()
+        self.hurry()
         await asyncio.gather(*lives, return_exceptions=True)
+
+    def hurry(self) -> None:
+        """Ends them too; those that are being ended already have no patience with their copies any more."""
+        for life in self.lives:
+            life.cancel()
 
 
 class Seat:

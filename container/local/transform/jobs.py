@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from headway.container.local.runtime.container import Container
 from headway.container.local.transform.options import TransformOptions, read_options
 from headway.container.local.transform.run import transform
 from headway.server.errors import HeadwayError
+from headway.server.say import announce
 from headway.server.words import cut
 
 TRANSFORM_JOB = Kind("transform-job", "transform job")
@@ -137,6 +139,9 @@ class TransformJobs:
             status, reason = "Stopped", None
         except HeadwayError as error:
             status, reason = "Failed", str(error)
+        except Exception as bug:  # the edge of this task: a job that stays InProgress for ever would say nothing, as of a full disk
+            announce(traceback.format_exception(bug))
+            status, reason = "Failed", f"InternalServerError: the local runtime failed: {type(bug).__name__}: {bug}"
         job.ended = datetime.now(UTC)
         job.to(status, reason)
 

@@ -111,8 +111,8 @@ def rig() -> Iterator[Rig]:
             with load.lease("ep", Wish()):
                 await asyncio.sleep(seconds)
 
-        with serving(app) as url:
-            yield Rig(aws("application-autoscaling", url), copies, script, load, waiting)
+        with serving(app) as url, contextlib.closing(aws("application-autoscaling", url)) as client:
+            yield Rig(client, copies, script, load, waiting)
 
 
 def test_targets(rig: Rig) -> None:

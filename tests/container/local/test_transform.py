@@ -16,6 +16,7 @@ from local_runtime import Script, aws, eventually, json_protocol, serving
 from headway.container.local.control.registry import refused
 from headway.container.local.runtime.container import Container
 from headway.container.local.storage import Storage, open_storage
+from headway.container.local.transform import jobs
 from headway.container.local.transform.jobs import TransformJobs
 from headway.server.errors import HeadwayError
 
@@ -71,7 +72,7 @@ class Rig:
     def wait(self, name: str = "job") -> dict[str, Any]:
         with contextlib.suppress(WaiterError):
             waiter = self.client.get_waiter("transform_job_completed_or_stopped")
-            waiter.wait(TransformJobName=name, WaiterConfig={"Delay": 0, "MaxAttempts": 2000})
+            waiter.wait(TransformJobName=name, WaiterConfig={"Delay": 0.02, "MaxAttempts": 2000})
         described: dict[str, Any] = self.client.describe_transform_job(TransformJobName=name)
         return described
 
@@ -108,8 +109,8 @@ def rig(storage: Storage) -> Iterator[Rig]:
                 json_protocol(app, jobs.handle, "sagemaker")
                 yield
 
-        with serving(FastAPI(lifespan=lifespan)) as url:
-            yield Rig(aws("sagemaker", url), storage.s3, script, copies)
+        with serving(FastAPI(lifespan=lifespan)) as url, contextlib.closing(aws("sagemaker", url)) as client:
+            yield Rig(client, storage.s3, script, copies)
             script.gate.set()
 
 
@@ -199,7 +200,7 @@ def test_an_object_that_fails_spoils_no_other(rig: Rig) -> None:
     rig.create()
     waiter = rig.client.get_waiter("transform_job_completed_or_stopped")
     with pytest.raises(WaiterError):
-        waiter.wait(TransformJobName="job", WaiterConfig={"Delay": 0, "MaxAttempts": 2000})
+        waiter.wait(TransformJobName="job", WaiterConfig={"Delay": 0.02, "MaxAttempts": 2000})
     job = rig.wait()
     assert job["TransformJobStatus"] == "Failed"
     assert job["FailureReason"] == f'ClientError: s3://{BUCKET}/in/b: Received client error (400) from the container with message "bad".'
@@ -293,3 +294,15 @@ def test_names_are_taken_once(rig: Rig) -> None:
         rig.create()
     with pytest.raises(ClientError, match="Could not find"):
         rig.client.describe_transform_job(TransformJobName="none")
+
+
+def test_a_job_that_meets_a_bug_fails_and_says_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs, "transform", full)
+    rig.put(**{"a.txt": b"x"})
+    described = rig.run()
+    assert described["TransformJobStatus"] == "Failed"
+    assert "No space left on device" in described["FailureReason"]
+    assert rig.copies.num_running == 0

@@ -6,13 +6,18 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from datetime import datetime, tzinfo
+from typing import Any, Self
 
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from control_plane import ROLE, LiveControlPlane
+
+from headway.container.local.control import registry
+from headway.container.local.control.listing import page
+from headway.container.local.control.registry import Record
 
 VARIANT = {"VariantName": "AllTraffic", "ModelName": "m", "InstanceType": "ml.g6.xlarge", "InitialInstanceCount": 1}
 
@@ -135,6 +140,21 @@ def test_what_was_made_is_described_as_given(live: LiveControlPlane) -> None:
     live.client.delete_tags(ResourceArn=arn, TagKeys=["k"])
     assert live.client.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "l", "Value": "w"}]
     live.client.delete_model(ModelName="shown")
+
+
+@pytest.mark.parametrize("microsecond", [0, 123_400, 123_600, 999_999])
+def test_a_moment_that_was_told_is_not_after_itself(microsecond: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls(2026, 11, 25, 12, 0, 0, microsecond, tz)
+
+    monkeypatch.setattr(registry, "datetime", Clock)
+    records = [Record(name, name, {}, {}) for name in ("first", "second")]
+    listed = page({}, records, "Models", lambda record: {"Name": record.name, "CreationTime": record.created})["Models"]
+    assert [one["Name"] for one in listed] == ["second", "first"]
+    told = round(listed[0]["CreationTime"].timestamp(), 3)
+    assert page({"CreationTimeAfter": told}, records, "Models", lambda record: {})["Models"] == []
 
 
 def test_paginators_see_each_once_and_in_order(live: LiveControlPlane) -> None:

@@ -123,3 +123,30 @@ def test_room_is_counted_by_instance() -> None:
     assert not have_room([three, three, Need(2, 0, 2**30)], instance, 2)  # 8 GPUs in all, but no instance with 2 left
     assert have_room([half, half], instance, 1)
     assert not have_room([half, half, Need(0, 0.25, 2**30)], instance, 1)
+
+
+def test_a_copy_goes_on_where_its_log_can_not_be_kept(tmp_path: Path) -> None:
+    echoed: list[str] = []
+    (tmp_path / "file").touch()
+    log = CopyLog(tmp_path / "file" / "copy.log", echoed.append)
+    assert "its log is kept no further: " in echoed[0]
+    log.write(b"ValueError: no such model\n")
+    log.close()
+    assert log.last_line() == echoed[1] == "ValueError: no such model"
+    full = CopyLog(Path("/dev/full"), echoed.append)
+    full.write(b"one\n")
+    full.write(b"two\n")
+    full.close()
+    assert "No space left on device" in echoed[2]
+    assert echoed[3:] == ["one", "two"]
+
+
+def test_a_progress_bar_is_shown_as_it_was_seen_last(tmp_path: Path) -> None:
+    echoed: list[str] = []
+    log = CopyLog(tmp_path / "copy.log", echoed.append)
+    log.write(b"0%\r50%")
+    assert log.last_line() == "50%"
+    log.write(b"\r100%\r\nand a line\r\n\x00\xff\x1b[2Jbinary without an end")
+    assert echoed == ["100%", "and a line"]
+    assert log.last_line() == "\\x00\ufffd\\x1b[2Jbinary without an end"
+    log.close()
