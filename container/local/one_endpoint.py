@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import aiohttp
 
-from headway.container.local.errors import PlatformError, validation_error
+from headway.container.local.errors import NO_COMPONENTS, PlatformError, unknown_endpoint, validation_error
 from headway.container.local.faults import Faults
 from headway.container.local.targets import AsyncInference, Target, Wish
 from headway.server.say import say
@@ -34,7 +34,7 @@ class OneEndpoint:
         if wish.variant not in (None, VARIANT):
             raise validation_error(f"Variant {wish.variant} of endpoint {endpoint} not found: there is {VARIANT}.")
         if wish.component is not None:
-            raise validation_error(f"Inference component {wish.component} not found: an endpoint of --url has none.")
+            raise validation_error(NO_COMPONENTS)
         if wish.hostname is not None:
             raise validation_error(f"Container {wish.hostname} not found: an endpoint of --url has one container, without a host name.")
         if self._bad_pings >= _NUM_BAD_PINGS:
@@ -53,7 +53,7 @@ class OneEndpoint:
 
     def _find(self, endpoint: str) -> None:
         if endpoint != self.name:
-            raise validation_error(f"Endpoint {endpoint} not found: `headway local --url` serves {self.name}.")
+            raise unknown_endpoint(endpoint, f"`headway local --url` serves {self.name}.")
 
     async def keep_pinging(self, faults: Faults, every_s: float = _PING_EVERY_S) -> None:
         """Until it is cancelled. Says when the answers turn bad, and when they are good again."""
