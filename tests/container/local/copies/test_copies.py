@@ -12,7 +12,7 @@ import pytest
 from control_plane import PRETEND, LiveControlPlane
 from polling import wait_until
 
-from headway.container.instances import Instance
+from headway.container.instances import find_instance
 from headway.container.local.control.placement import Need, have_room
 from headway.container.local.control.plane import ControlPlane
 from headway.container.local.copies.base import CopyFailed, CopySpec
@@ -116,7 +116,7 @@ def test_gpus_are_lent_least_used_first() -> None:
 
 
 def test_room_is_counted_by_instance() -> None:
-    instance = Instance("ml.g6.12xlarge", 48, 192 * 2**30, "L4", 4, 23034 * 2**20)
+    instance = find_instance("ml.g6.12xlarge")
     three, half = Need(3, 0, 2**30), Need(0, 24, 96 * 2**30)
     assert have_room([three, three], instance, 2)
     assert not have_room([three, three], instance, 1)
