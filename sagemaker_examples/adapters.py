@@ -61,7 +61,7 @@ sagemaker.create_inference_component(
             },
         },
         "ComputeResourceRequirements": {
-            "MinMemoryRequiredInMb": 4096,
+            "MinMemoryRequiredInMb": 1024,
             "NumberOfAcceleratorDevicesRequired": int(os.environ.get("NUM_GPUS", "1")),
         },
         "StartupParameters": {"ContainerStartupHealthCheckTimeoutInSeconds": 1800},
