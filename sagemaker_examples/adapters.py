@@ -62,7 +62,7 @@ sagemaker.create_inference_component(
             },
         },
         "ComputeResourceRequirements": {
-            "MinMemoryRequiredInMb": 4096,
+            "MinMemoryRequiredInMb": 1024,
             **({"NumberOfAcceleratorDevicesRequired": NUM_GPUS} if NUM_GPUS else {"NumberOfCpuCoresRequired": 2}),
         },
         "StartupParameters": {"ContainerStartupHealthCheckTimeoutInSeconds": 1800},

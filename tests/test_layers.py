@@ -118,6 +118,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.errors",
         "server.remote",
         "server.say",
+        "server.signals",
         "server.source.archive",
         "server.source.space",
         "server.words",

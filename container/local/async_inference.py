@@ -24,6 +24,8 @@ from headway.server.say import say
 
 MAX_WAITING = 2_000  # an endpoint; with the longest inline bodies 256 MB
 _MAX_INPUT_BYTES = 1 << 30
+# In the failureReason of a notice, as public code that reads such notices quotes it. What the container said is in S3.
+_REFUSED = "ClientError: Received {} error ({}) from model. See the SageMaker Endpoint logs in your account for more information."
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class AsyncInferences:
             except NoReply as error:
                 raise _Failed(str(error)) from error
         if not reply.is_success:
-            raise _Failed(reply.problem(target.variant), reply)
+            raise _Failed(_REFUSED.format(reply.side, reply.status), reply)
         if reply.is_chunked:
             reply.content.close()
             raise _Failed("The container's reply is chunked, which asynchronous inference does not take: send it with Content-Length.")

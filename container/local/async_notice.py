@@ -28,7 +28,12 @@ def notice(
     included: Collection[str],
 ) -> str:
     """The message, JSON. ``reason`` is None for a success; ``reply`` is the container's, if it gave one."""
-    asked = {"contentType": request.content_type, "endpointName": endpoint, "inputLocation": str(request.input_uri or "") or None}
+    asked = {
+        "accept": request.members.get("Accept"),
+        "contentType": request.content_type,
+        "endpointName": endpoint,
+        "inputLocation": str(request.input_uri or "") or None,
+    }
     message: dict[str, Any] = {
         "awsRegion": region,
         "eventTime": timestamp(time.time()),

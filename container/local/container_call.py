@@ -34,12 +34,16 @@ class Reply:
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def side(self) -> str:
+        """Whose fault the platform calls it."""
+        return "client" if 400 <= self.status < 500 else "server"
+
     def problem(self, variant: str) -> str:
         """What the platform says of an answer that is no success."""
         self.content.seek(0)
         body = self.content.read(_SHOWN_BYTES).decode(errors="replace")
-        side = "client" if 400 <= self.status < 500 else "server"
-        return f'Received {side} error ({self.status}) from {variant} with message "{body}".'
+        return f'Received {self.side} error ({self.status}) from {variant} with message "{body}".'
 
 
 async def invoke(

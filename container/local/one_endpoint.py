@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from headway.container.local.errors import PlatformError, validation_error
+from headway.container.local.errors import NO_COMPONENTS, PlatformError, unknown_endpoint, validation_error
 from headway.container.local.faults import Faults
 from headway.container.local.health import Pace, Pinger
 from headway.container.local.targets import AsyncInference, Target, Wish
@@ -31,7 +31,7 @@ class OneEndpoint:
         if wish.variant not in (None, VARIANT):
             raise validation_error(f"Variant {wish.variant} of endpoint {endpoint} not found: there is {VARIANT}.")
         if wish.component is not None:
-            raise validation_error(f"Inference component {wish.component} not found: an endpoint of --url has none.")
+            raise validation_error(NO_COMPONENTS)
         if wish.hostname is not None:
             raise validation_error(f"Container {wish.hostname} not found: an endpoint of --url has one container, without a host name.")
         if self._bad_pings >= _PACE.num_bad_pings:
@@ -50,7 +50,7 @@ class OneEndpoint:
 
     def _find(self, endpoint: str) -> None:
         if endpoint != self.name:
-            raise validation_error(f"Endpoint {endpoint} not found: `headway local --url` serves {self.name}.")
+            raise unknown_endpoint(endpoint, f"`headway local --url` serves {self.name}.")
 
     async def keep_pinging(self, faults: Faults, every_s: float = _PACE.ping_every_s) -> None:
         """Until it is cancelled. Says when the answers turn bad, and when they are good again."""

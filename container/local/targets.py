@@ -19,11 +19,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One running copy. ``url`` has no slash at its end; ``adapter`` is what an adapter's inference component is called there."""
+    """One running copy. ``url`` has no slash at its end; ``adapter`` is what an adapter's inference component is called there.
+
+    ``component`` is the inference component whose copy it is: of an adapter, its base.
+    """
 
     url: str
     variant: str
     adapter: str | None = None
+    component: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

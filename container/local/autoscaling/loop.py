@@ -6,13 +6,13 @@ import asyncio
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from headway.container.local.autoscaling.load import Reading
 from headway.container.local.autoscaling.metrics import Metrics
 from headway.container.local.autoscaling.resources import Scalables
 from headway.container.local.autoscaling.service import Autoscaling, Policy, ScalableTarget, end_activity, new_activity
-from headway.container.local.autoscaling.tracking import NUM_IN_POINTS, agreed, proposal
+from headway.container.local.autoscaling.tracking import NUM_IN_POINTS, agreed, num_in_points, proposal
 from headway.server.errors import HeadwayError
 
 _SMALLEST_PERIOD_S = 10.0
@@ -24,7 +24,7 @@ class _Watch:
 
     before: Reading
     due: float
-    points: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_IN_POINTS))
+    points: deque[float]
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class AutoscalingLoop:
         now, period_s = time.monotonic(), self._interval_s or policy.tracking.metric.period_s
         watch = self._watches.get(policy)
         if watch is None:
-            self._watches[policy] = _Watch(self._metrics.reading(target.resource), now + period_s)
+            self._watches[policy] = _Watch(self._metrics.reading(target.resource), now + period_s, deque(maxlen=self._num_in(policy)))
         elif now >= watch.due:
             urls = self._scalables.urls(target.resource)
             value = await self._metrics.value(policy.tracking.metric, target.resource, urls, watch.before)
@@ -98,13 +98,20 @@ class AutoscalingLoop:
         """How many copies there shall be, and why; ``num_copies`` if nothing shall change now."""
         if (bounded := target.bounds.within(num_copies)) != num_copies:
             return bounded, f"the capacity {num_copies} was outside of the scalable target's bounds"
-        asked = {policy: proposal(tuple(self._points(policy)), num_copies, policy.tracking.target) for policy in target.policies.values()}
+        asked = {
+            policy: proposal(tuple(self._points(policy)), num_copies, policy.tracking.target, self._num_in(policy))
+            for policy in target.policies.values()
+        }
         wanted = agreed([(number, policy.tracking.may_scale_in) for policy, number in asked.items()], num_copies)
         deciding = [policy for policy, number in asked.items() if number == wanted] or list(asked)
         if self._rests(target, past, wanted - num_copies, deciding[0]):
             return num_copies, ""
         state = "above its target" if wanted > num_copies else "below 90% of its target"
         return target.bounds.within(wanted), f"policy {deciding[0].name}: the metric {deciding[0].tracking.metric.name} was {state}"
+
+    def _num_in(self, policy: Policy) -> int:
+        """How many low points scale in; with an interval of its own, the loop knows no minutes."""
+        return NUM_IN_POINTS if self._interval_s else num_in_points(policy.tracking.metric.period_s)
 
     def _points(self, policy: Policy) -> deque[float]:
         watch = self._watches.get(policy)

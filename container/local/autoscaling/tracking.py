@@ -1,6 +1,8 @@
 """Target tracking: how many copies a measured value asks for. Pure.
 
-The platform makes two alarms of a policy: above the target in three points on end, and below 90% of it in fifteen.
+The platform makes two alarms of a policy: above the target in three points on end, and below 90% of it for fifteen minutes. With metrics
+that have a point every 10 s it scales out sooner, and in as slowly as with others
+(https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-add-code-define.html).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 NUM_OUT_POINTS = 3
-NUM_IN_POINTS = 15
+NUM_IN_POINTS = 15  # of a metric with one a minute
 _IN_SHARE = 0.9
 # A quotient that should have been whole may be a little more.
 _ROUNDING = 1 - 1e-9
@@ -25,15 +27,20 @@ class Bounds:
         return max(self.least, min(self.most, num_copies))
 
 
-def proposal(points: Sequence[float], num_copies: int, target: float) -> int:
+def num_in_points(period_s: float) -> int:
+    """Of fifteen minutes, for a metric with a point every ``period_s``."""
+    return round(NUM_IN_POINTS * 60 / period_s)
+
+
+def proposal(points: Sequence[float], num_copies: int, target: float, num_in: int = NUM_IN_POINTS) -> int:
     """How many copies a policy's ``points`` (a value a copy, oldest first) ask for; ``num_copies`` where they ask for no change.
 
     With no copy at all a value is taken as if there were one.
     """
-    out, low = points[-NUM_OUT_POINTS:], points[-NUM_IN_POINTS:]
+    out, low = points[-NUM_OUT_POINTS:], points[-num_in:]
     if len(out) == NUM_OUT_POINTS and min(out) > target:
         return max(num_copies + 1, _needed(out[-1], max(num_copies, 1), target))
-    if len(low) == NUM_IN_POINTS and max(low) < _IN_SHARE * target:
+    if len(low) == num_in and max(low) < _IN_SHARE * target:
         return min(num_copies, _needed(max(low), num_copies, target))
     return num_copies
 

@@ -27,7 +27,7 @@ from headway.container.local.copies.fleet import Fleet
 from headway.container.local.copies.seat import Seat
 
 _NO_ROOM = (
-    "There is not enough hardware resource on the instances to create a copy for your inference component: change "
+    "There is not enough hardware resources on the instances for this endpoint to create a copy of the inference component. Change "
     "ComputeResourceRequirements or CopyCount, or give the variant more or larger instances."
 )
 

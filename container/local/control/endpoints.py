@@ -171,7 +171,7 @@ def _summary(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _in_progress(endpoint: Endpoint) -> Exception:
-    return refused(f'Cannot update in-progress endpoint "{endpoint.arn}": it is {endpoint.status}.')
+    return refused(f'Cannot update in-progress endpoint "{endpoint.arn}".')
 
 
 def _variant(endpoint: Endpoint, name: str) -> Variant:

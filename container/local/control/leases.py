@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from headway.container.local.control.components import Components
 from headway.container.local.control.endpoints import Endpoint, Endpoints
-from headway.container.local.control.names import ACCOUNT
 from headway.container.local.control.routing import choose_seat, choose_variant
 from headway.container.local.copies.seat import Seat
-from headway.container.local.errors import PlatformError, validation_error
+from headway.container.local.errors import NO_COMPONENTS, PlatformError, unknown_endpoint, validation_error
 from headway.container.local.faults import Faults
 from headway.container.local.targets import AsyncInference, Target, Wish
 
@@ -32,7 +31,7 @@ class Leases:
         if self._faults.kills():
             seat.kill()
         with seat.busy() as copy:
-            yield Target(copy.url, variant, adapter)
+            yield Target(copy.url, variant, adapter, self._host(wish.component))
 
     def async_inference(self, endpoint: str) -> AsyncInference | None:
         config = self._find(endpoint).deployment.config.request.get("AsyncInferenceConfig")
@@ -73,8 +72,7 @@ class Leases:
     def _find(self, name: str) -> Endpoint:
         endpoint = self._endpoints.registry.find(name)
         if endpoint is None or not endpoint.takes_requests:
-            status = f": it is {endpoint.status}" if endpoint else ""
-            raise validation_error(f"Endpoint {name} of account {ACCOUNT} not found{status}.")
+            raise unknown_endpoint(name, f"It is {endpoint.status}." if endpoint else "")
         return endpoint
 
     def _candidates(self, endpoint: Endpoint, wish: Wish) -> tuple[Sequence[Seat], str, str, str | None]:
@@ -94,14 +92,25 @@ class Leases:
             raise PlatformError(503, "ServiceUnavailable", f"No copy of variant {variant.name} is in service now.")
         return variant.fleet.in_service, variant.name, variant.strategy, None
 
+    def _host(self, name: str | None) -> str | None:
+        """The inference component whose copies take the requests of ``name``."""
+        component = self._components.registry.find(name) if name is not None else None
+        return (component.base or component).name if component else None
+
     def _of_component(self, endpoint: Endpoint, name: str) -> tuple[Sequence[Seat], str, str, str | None]:
+        if all(variant.model is not None for variant in endpoint.deployment.variants.values()):
+            raise validation_error(NO_COMPONENTS)
         component = self._components.registry.find(name)
         if component is None or component.endpoint is not endpoint:
             raise validation_error(f"Inference Component Name {name} not found on endpoint {endpoint.name}.")
         if component.status not in ("InService", "Updating"):
             raise validation_error(f"Inference Component {name} is {component.status}, and takes no requests.")
         if not component.seats:
-            raise validation_error(f"InferenceComponent has no capacity. InferenceComponentName: {name}")
+            # As AWS' machine learning blog shows it ("Unlock cost savings with the new scale down to zero feature", 2024).
+            raise validation_error(
+                "Inference Component has no capacity to process this request. ApplicationAutoScaling may be in-progress (if configured) "
+                "or try to increase the capacity by invoking UpdateInferenceComponentRuntimeConfig API."
+            )
         variant = endpoint.deployment.variants[component.variant]
         return component.seats, variant.name, variant.strategy, component.name if component.base else None
 

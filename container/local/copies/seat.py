@@ -188,8 +188,8 @@ class Seat:
                 return
         finally:
             ready.cancel()
-        how = f"it {ended.result()}" if ended.done() else f"no lasting 200 within {self._window_s:g} s"
-        raise CopyFailed(f"did not pass the ping health check: {how}. {_last_words(log)}")
+        how = f"It {ended.result()}" if ended.done() else f"No lasting 200 within {self._window_s:g} s"
+        raise CopyFailed(f"did not pass the ping health check. {how}. {_last_words(log)}")
 
     async def _until_bad(self, copy: Copy, ended: asyncio.Task[str], log: CopyLog) -> str:
         pace = self._workshop.pace

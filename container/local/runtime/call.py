@@ -105,4 +105,5 @@ class Call:
 
 
 def _too_large(most: int) -> PlatformError:
-    return PlatformError(413, "413", f"The request has more than {most} bytes, the most that an endpoint takes.")
+    # Code and words as users have reported them (aws/sagemaker-python-sdk#171, when the limit was 5 MB).
+    return PlatformError(413, "413", f"HTTP content length exceeded {most} bytes.")

@@ -37,11 +37,11 @@ async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, 
         ):
             content = await answer.read()
     except TimeoutError:
-        raise timed_out(runtime.place, endpoint, target.variant) from None
+        raise timed_out(runtime.place, endpoint, target) from None
     except ContainerLost as lost:
-        raise connection_lost(runtime.place, endpoint, target.variant) from lost
+        raise connection_lost(runtime.place, endpoint, target) from lost
     if not 200 <= answer.status < 300:
-        raise model_error(runtime.place, endpoint, target.variant, answer.status, content)
+        raise model_error(runtime.place, endpoint, target, answer.status, content)
     _follow_sessions(runtime, endpoint, target, answer.headers)
     passed = [(name, answer.headers[name]) for name in _ANSWERED if name in answer.headers]
     await call.answer(200, [*passed, (VARIANT, target.variant)], content)

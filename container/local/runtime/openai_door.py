@@ -57,9 +57,9 @@ async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, 
             await call.drop()
             return
         told = timed_out if isinstance(problem, TimeoutError) else connection_lost
-        raise told(runtime.place, endpoint, target.variant) from problem
+        raise told(runtime.place, endpoint, target) from problem
     if not 200 <= answer.status < 300:
-        raise model_error(runtime.place, endpoint, target.variant, answer.status, content)
+        raise model_error(runtime.place, endpoint, target, answer.status, content)
     await call.answer(200, passed, content)
 
 

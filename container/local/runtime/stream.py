@@ -36,17 +36,17 @@ async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, 
             runtime.container.post(f"{target.url}/invocations", headers, body) as answer,
         ):
             if not 200 <= answer.status < 300:
-                raise model_error(runtime.place, endpoint, target.variant, answer.status, await answer.read())
+                raise model_error(runtime.place, endpoint, target, answer.status, await answer.read())
             await call.begin(200, _head(answer.headers, target))
             async for part in parts_of(answer.content, runtime.parts, runtime.faults):
                 await call.write(payload_part(part))
     except TimeoutError:
         if not call.status:
-            raise timed_out(runtime.place, endpoint, target.variant) from None
+            raise timed_out(runtime.place, endpoint, target) from None
         await call.write(stream_error("ModelStreamError", _LATE, "ModelInvocationTimeExceeded"))
     except ContainerLost as lost:
         if not call.status:
-            raise connection_lost(runtime.place, endpoint, target.variant) from lost
+            raise connection_lost(runtime.place, endpoint, target) from lost
         await call.write(stream_error("ModelStreamError", _BROKEN, "StreamBroken"))
     await call.end()
 

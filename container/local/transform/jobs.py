@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from headway.container.local.control.listing import page
 from headway.container.local.control.names import Kind
-from headway.container.local.control.registry import Record, Registry, tags_of
+from headway.container.local.control.registry import Record, Registry, refused, tags_of
+from headway.container.local.errors import PlatformError
 from headway.container.local.runtime.container import Container
 from headway.container.local.transform.options import TransformOptions, read_options
 from headway.container.local.transform.run import transform
@@ -98,6 +99,13 @@ class TransformJobs:
     async def _create(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request["TransformJobName"]
         options = read_options(request)
+        if found := self._jobs.find(name):
+            # Jobs have words of their own: this code is in the API's model, for the others see _get.
+            raise PlatformError(
+                400,
+                "ResourceInUse",
+                f"Job name must be unique within an AWS account and region, and a job with this name already exists ({found.arn})",
+            )
         self._jobs.check_free(name)
         self._copies.check_model(request["ModelName"])
         job = TransformJob(name, self._jobs.arn(name), request, tags_of(request))
@@ -105,15 +113,22 @@ class TransformJobs:
         job.task = asyncio.create_task(self._run(job, options))
         return {"TransformJobArn": job.arn}
 
+    def _get(self, name: str) -> TransformJob:
+        """Raises PlatformError: as the platform answers of jobs, though the API's model has ResourceNotFound."""
+        job = self._jobs.find(name)
+        if job is None:
+            raise refused(f"Could not find requested job with name: {name}")
+        return job
+
     async def _describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        job = self._jobs.get(request["TransformJobName"])
+        job = self._get(request["TransformJobName"])
         shown = {name: job.request[name] for name in _SHOWN if name in job.request}
         times = {"CreationTime": job.created, "TransformStartTime": job.started, "TransformEndTime": job.ended}
         facts = {"TransformJobName": job.name, "TransformJobArn": job.arn, "TransformJobStatus": job.status, "FailureReason": job.reason}
         return shown | {name: value for name, value in (facts | times).items() if value is not None}
 
     async def _stop(self, request: dict[str, Any]) -> dict[str, Any]:
-        job = self._jobs.get(request["TransformJobName"])
+        job = self._get(request["TransformJobName"])
         if job.status == "InProgress" and job.task:
             job.to("Stopping")
             job.task.cancel()

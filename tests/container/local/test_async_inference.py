@@ -139,6 +139,7 @@ def test_an_answer_to_an_input_in_s3(rig: Rig) -> None:
     assert said["invocationStatus"] == "Completed"
     assert said["eventName"] == "InferenceResult"
     assert said["requestParameters"] == {
+        "accept": "text/x",
         "contentType": "application/json",
         "endpointName": "ep",
         "inputLocation": f"s3://{BUCKET}/in.json",
@@ -193,7 +194,9 @@ def test_a_failure_of_the_container(rig: Rig) -> None:
     assert rig.object(answer["FailureLocation"]) == {"body": b'{"error":"no"}', "type": "application/json"}
     said = rig.notice("bad")
     assert said["invocationStatus"] == "Failed"
-    assert said["failureReason"] == 'Received client error (400) from AllTraffic with message "{"error":"no"}".'
+    assert said["failureReason"] == (
+        "ClientError: Received client error (400) from model. See the SageMaker Endpoint logs in your account for more information."
+    )
     assert "responseBody" not in said
     assert len(rig.script.requests) == 1
 

@@ -15,6 +15,7 @@ from data_plane import ENDPOINT, Local, Starter
 
 from headway.container.local.errors import validation_error
 from headway.container.local.one_endpoint import OneEndpoint
+from headway.container.local.runtime.model_error import Place, model_error
 from headway.container.local.runtime.runtime import Limits
 from headway.container.local.targets import AsyncInference, Target, Wish
 
@@ -95,8 +96,13 @@ def test_errors_of_the_container_are_model_errors(runtime: Local, status: int, s
     assert response["OriginalMessage"] == '{"error": "why"}'
     assert response["LogStreamArn"] == "arn:aws:logs:us-west-2:123456789012:log-group:/aws/sagemaker/Endpoints/chat"
     message = response["Error"]["Message"]
-    assert message.startswith(f'Received {side} error ({status}) from AllTraffic with message "{{"error": "why"}}". See https://us-west-2.')
+    assert message.startswith(f'Received {side} error ({status}) from primary with message "{{"error": "why"}}". See https://us-west-2.')
     assert message.endswith("/aws/sagemaker/Endpoints/chat in account 123456789012 for more information.")
+
+
+def test_errors_of_an_inference_component_name_its_log_group() -> None:
+    error = model_error(Place("us-west-2"), "chat", Target("http://127.0.0.1:1", "AllTraffic", "adapter", "base"), 500, b"")
+    assert str(error.fields["LogStreamArn"]).endswith(":log-group:/aws/sagemaker/InferenceComponents/base")
 
 
 def test_long_errors_are_cut(runtime: Local) -> None:
@@ -122,7 +128,7 @@ def test_a_container_that_takes_too_long(start: Starter) -> None:
     local = start(limits=Limits(answer_s=0.05))
     response = refused(local, {"hang": "late"})
     assert response["Error"]["Code"] == "ModelError"
-    assert response["OriginalMessage"].startswith("Your invocation timed out while waiting for a response from container AllTraffic.")
+    assert response["OriginalMessage"].startswith("Your invocation timed out while waiting for a response from container primary.")
     local.container.wait_for_gone("late")  # its connection was closed
 
 
@@ -130,7 +136,9 @@ def test_bodies_up_to_the_limit(runtime: Local) -> None:
     limit = Limits().body_bytes
     assert len(call(runtime, b"x" * limit)["Body"].read()) == limit
     num_arrived = len(runtime.container.arrived)
-    assert refused(runtime, b"x" * (limit + 1))["ResponseMetadata"]["HTTPStatusCode"] == 413
+    too_much = refused(runtime, b"x" * (limit + 1))
+    assert too_much["ResponseMetadata"]["HTTPStatusCode"] == 413
+    assert too_much["Error"] == {"Code": "413", "Message": f"HTTP content length exceeded {limit} bytes."}
     assert len(runtime.container.arrived) == num_arrived
 
 
@@ -144,9 +152,9 @@ def test_a_chunked_body_has_the_same_limit(start: Starter) -> None:
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
-        ({"EndpointName": "other"}, "Endpoint other not found"),
+        ({"EndpointName": "other"}, "Endpoint other of account 123456789012 not found. "),
         ({"TargetVariant": "blue"}, "Variant blue of endpoint chat not found"),
-        ({"InferenceComponentName": "ic"}, "Inference component ic not found"),
+        ({"InferenceComponentName": "ic"}, "Inference Component Name header is not allowed for endpoints"),
         ({"TargetContainerHostname": "second"}, "Container second not found"),
         ({"TargetModel": "a.tar.gz"}, "is no multi-model endpoint"),
         ({"EnableExplanations": "true"}, "has no explainer"),

@@ -61,11 +61,11 @@ def test_errors_of_the_container(runtime: Local) -> None:
     assert caught.value.status_code == 424
     assert caught.value.type == "server_error"
     assert caught.value.code == "model_error"
-    assert 'Received client error (400) from AllTraffic with message "why"' in caught.value.message
+    assert 'Received client error (400) from primary with message "why"' in caught.value.message
 
 
 def test_refusals(runtime: Local) -> None:
-    with pytest.raises(openai.BadRequestError, match="Inference component ic not found") as caught:
+    with pytest.raises(openai.BadRequestError, match="Inference Component Name header is not allowed") as caught:
         chat(runtime, {}, "/inference-components/ic")
     assert (caught.value.type, caught.value.code) == ("invalid_request_error", "validation_error")
     with pytest.raises(openai.BadRequestError, match="stands in the path here"):

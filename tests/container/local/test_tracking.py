@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headway.container.local.autoscaling.tracking import NUM_IN_POINTS, NUM_OUT_POINTS, Bounds, agreed, proposal
+from headway.container.local.autoscaling.tracking import NUM_IN_POINTS, NUM_OUT_POINTS, Bounds, agreed, num_in_points, proposal
 
 TARGETS = st.floats(0.01, 1000)
 COPIES = st.integers(1, 100)
@@ -70,6 +70,12 @@ def test_examples(points: list[float], num_copies: int, wanted: int) -> None:
 )
 def test_several_policies(proposals: list[tuple[int, bool]], wanted: int) -> None:
     assert agreed(proposals, 5) == wanted
+
+
+def test_frequent_points_scale_in_as_late_as_others() -> None:
+    assert (num_in_points(60), num_in_points(10)) == (15, 90)
+    assert proposal([0] * 89, 4, 10, num_in_points(10)) == 4
+    assert proposal([0] * 90, 4, 10, num_in_points(10)) == 0
 
 
 def test_bounds() -> None:

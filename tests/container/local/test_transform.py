@@ -290,10 +290,11 @@ def test_what_is_refused(changes: dict[str, Any], message: str, rig: Rig) -> Non
 def test_names_are_taken_once(rig: Rig) -> None:
     rig.put(a=b"a")
     rig.run()
-    with pytest.raises(ClientError, match="already existing"):
+    with pytest.raises(rig.client.exceptions.ResourceInUse, match=r"a job with this name already exists \(arn:aws:sagemaker:.*/job\)"):
         rig.create()
-    with pytest.raises(ClientError, match="Could not find"):
+    with pytest.raises(ClientError, match="Could not find requested job with name: none") as caught:
         rig.client.describe_transform_job(TransformJobName="none")
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
 
 
 def test_a_job_that_meets_a_bug_fails_and_says_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,7 @@ def test_adapters_are_components_of_a_base(run_script: Callable[..., Calls]) -> 
     assert "ModelName" not in config["ProductionVariants"][0]
     assert config["ProductionVariants"][0]["ManagedInstanceScaling"] == {"Status": "ENABLED", "MinInstanceCount": 1, "MaxInstanceCount": 3}
     base, *adapters = [parameters for name, parameters in calls if name == "CreateInferenceComponent"]
+    assert base["Specification"]["ComputeResourceRequirements"] == {"NumberOfAcceleratorDevicesRequired": 1, "MinMemoryRequiredInMb": 1024}
     assert base["Specification"]["ModelName"] == "headway"
     assert base["Specification"]["ComputeResourceRequirements"]["NumberOfAcceleratorDevicesRequired"] == 1
     assert [(adapter["InferenceComponentName"], adapter["Specification"]) for adapter in adapters] == [

@@ -43,7 +43,7 @@ def test_components_have_copies_of_their_own(live: LiveControlPlane, tmp_path: P
         assert (target.variant, target.adapter) == ("AllTraffic", None)
         live.client.update_inference_component_runtime_config(InferenceComponentName=name, DesiredRuntimeConfig={"CopyCount": 0})
         assert _settled(live, name)["RuntimeConfig"]["CurrentCopyCount"] == 0
-        with pytest.raises(PlatformError, match="has no capacity"):
+        with pytest.raises(PlatformError, match="Inference Component has no capacity to process this request"):
             _lease(live, Wish(component=name))
         with pytest.raises(PlatformError, match="Inference Component Name header is required"):
             _lease(live, Wish())
@@ -60,7 +60,10 @@ def test_a_component_without_room_fails_and_one_that_outgrows_it_stays(live: Liv
         live.client.update_inference_component_runtime_config(InferenceComponentName="roomy", DesiredRuntimeConfig={"CopyCount": 5})
         outgrown = _settled(live, "roomy")
         assert (outgrown["InferenceComponentStatus"], outgrown["RuntimeConfig"]["CurrentCopyCount"]) == ("InService", 1)
-        assert "not enough hardware resource" in outgrown["FailureReason"]
+        assert (
+            "There is not enough hardware resources on the instances for this endpoint to create a copy of the inference component"
+            in outgrown["FailureReason"]
+        )
         _create(live, "second", {"Container": {"Image": "pretend"}, "ComputeResourceRequirements": {**COMPUTE}}, 4)
         second = _settled(live, "second")
         assert (second["InferenceComponentStatus"], second["RuntimeConfig"]["CurrentCopyCount"]) == ("Failed", 0)

@@ -72,11 +72,11 @@ def test_a_start_that_fails_is_told_with_the_last_log_line(live: LiveControlPlan
         live.wait_in_service("dies")
     reason = live.client.describe_endpoint(EndpointName="dies")["FailureReason"]
     assert reason.startswith(
-        "The primary container for production variant AllTraffic did not pass the ping health check: it exited with status 3."
+        "The primary container for production variant AllTraffic did not pass the ping health check. It exited with status 3."
     )
     assert '"ValueError: the weights are of another model"' in reason
     assert Path(reason.rpartition("All of it: ")[2]).read_text().splitlines()[0] == "begins with serve"
-    with pytest.raises(PlatformError, match="not found: it is Failed"):
+    with pytest.raises(PlatformError, match=r"of account 123456789012 not found\. It is Failed"):
         _targets(live, "dies")
     assert "can only be deleted" in _refusal(live.client.update_endpoint, EndpointName="dies", EndpointConfigName="dies")
     live.client.delete_endpoint(EndpointName="dies")
@@ -90,7 +90,7 @@ def test_a_container_that_is_never_ready_fails_at_the_end_of_the_window(tmp_path
         with pytest.raises(WaiterError):
             live.wait_in_service("never")
         reason = live.client.describe_endpoint(EndpointName="never")["FailureReason"]
-        assert "no lasting 200 within 1.5 s" in reason
+        assert "No lasting 200 within 1.5 s" in reason
         assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
 
 
@@ -116,7 +116,8 @@ def test_an_update_takes_the_place_or_is_rolled_back(live: LiveControlPlane) -> 
         live.make_model(name, environ)
         live.make_config(name, name)
     live.client.update_endpoint(EndpointName="updated", EndpointConfigName="updated-bad")
-    assert "in-progress" in _refusal(live.client.update_endpoint, EndpointName="updated", EndpointConfigName="updated-good")
+    in_progress = f'Cannot update in-progress endpoint "{live.client.describe_endpoint(EndpointName="updated")["EndpointArn"]}".'
+    assert _refusal(live.client.update_endpoint, EndpointName="updated", EndpointConfigName="updated-good").endswith(in_progress)
     assert "in-progress" in _refusal(live.client.delete_endpoint, EndpointName="updated")
     rolled_back = live.wait_in_service("updated")
     assert "the weights are of another model" in rolled_back["FailureReason"]

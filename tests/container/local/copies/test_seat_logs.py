@@ -15,8 +15,8 @@ from headway.container.local.health import Pace, Pinger
 
 
 class _Good(Pinger):
-    async def ping(self, url: str) -> bool:
-        return True
+    async def ping(self, url: str) -> str | None:
+        return None
 
 
 class _Short:
