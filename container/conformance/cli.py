@@ -25,6 +25,8 @@ from headway.server.errors import ConfigError
 from headway.server.remote.endpoint import KEY_NAMES
 
 _DESCRIPTION = "Holds a container to SageMaker's hosting contract. A URL is asked only; an image is started, several times, and stopped."
+_BAD_VARIABLE = "SM_VLLM_MAX_NUM_SEQS=many"
+_STARTUP_TIMEOUT_S = 480.0  # of SageMaker
 _KEY_NAMES = (*KEY_NAMES, "SM_VLLM_API_KEY")
 _EPILOG = f"The server's API key is taken from {', '.join(_KEY_NAMES)}. Exit status 1: a MUST failed (with --strict a SHOULD, too)."
 
@@ -69,14 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     about.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="SECONDS", help="for one answer (default: 60, as SageMaker has it)"
     )
-    about.add_argument("--startup-timeout", type=_seconds, default=480.0, metavar="SECONDS", help="until /ping is 200 (default: 480)")
+    about.add_argument("--startup-timeout", type=_seconds, metavar="SECONDS", help="until /ping is 200 (default: 480)")
     about.add_argument(
         "--bad-env",
-        default="SM_VLLM_MAX_NUM_SEQS=many",
         metavar="NAME=VALUE",
-        help="a variable that the container must refuse (default: %(default)s)",
+        help=f"a variable that the container must refuse (default: {_BAD_VARIABLE})",
     )
-    about.add_argument("--network", choices=("bridge", "host"), default="bridge", help="of an image's containers (default: bridge)")
+    about.add_argument("--network", choices=("bridge", "host"), help="of an image's containers (default: bridge)")
     about.add_argument("--gpus", action="store_true", help="give an image's containers all GPUs")
     add_variable_arguments(parser)
     parser.set_defaults(words=[])
@@ -106,15 +107,25 @@ def _results(given: argparse.Namespace, checks: list[Check], environ: Mapping[st
     if given.target and given.target.startswith(("http://", "https://")):
         _refuse_container_options(given)
         return check_url(checks, checked_url(given.target), wishes, on_check)
-    variable, equals, value = given.bad_env.partition("=")
+    variable, equals, value = (given.bad_env or _BAD_VARIABLE).partition("=")
     if not variable or not equals:
         raise ConfigError([f"--bad-env must be NAME=VALUE, got {given.bad_env!r}"])
-    with Starts(_engine(given, settings, environ), settings.environ, wishes, given.startup_timeout, (variable, value)) as starts:
+    with Starts(
+        _engine(given, settings, environ), settings.environ, wishes, given.startup_timeout or _STARTUP_TIMEOUT_S, (variable, value)
+    ) as starts:
         return check_image(checks, starts, wishes, on_check)
 
 
 def _refuse_container_options(given: argparse.Namespace) -> None:
-    options = {"-e": given.env, "--env-file": given.env_file, "--model-dir": given.model_dir, "--gpus": given.gpus}
+    options = {
+        "-e": given.env,
+        "--env-file": given.env_file,
+        "--model-dir": given.model_dir,
+        "--gpus": given.gpus,
+        "--network": given.network,
+        "--bad-env": given.bad_env,
+        "--startup-timeout": given.startup_timeout,
+    }
     if named := [option for option, value in options.items() if value]:
         raise ConfigError([f"{named[0]}: the server at {given.target} runs already; this is for an image or --command"])
 
@@ -123,11 +134,11 @@ def _engine(given: argparse.Namespace, settings: Settings, environ: Mapping[str,
     if given.target:
         from headway.container.conformance.engines.docker import DockerEngine
 
-        return DockerEngine(given.target, given.network, settings.model_directory, given.gpus, environ)
+        return DockerEngine(given.target, given.network or "bridge", settings.model_directory, given.gpus, environ)
     from headway.container.conformance.engines.process import ProcessEngine
 
-    if settings.model_directory or given.gpus:
-        raise ConfigError(["--model-dir and --gpus are for an image; tell a command its model with -e"])
+    if settings.model_directory or given.gpus or given.network:
+        raise ConfigError(["--model-dir, --gpus and --network are for an image; tell a command its model with -e"])
     try:
         words = shlex.split(given.command)
     except ValueError as error:

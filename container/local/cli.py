@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from headway.container.local.faults import FAULTS, Faults, read_faults
-from headway.container.settings import add_arguments, read_settings
+from headway.container.settings import add_arguments, parse_arguments, read_settings
 from headway.server.errors import ConfigError, HeadwayError
 from headway.server.say import say
 
@@ -25,13 +25,14 @@ _EPILOG = (
     + ". Each takes how often, from 0 to 1; delay and slow-ping take how long, as 3s or 200ms@0.1; seed=7 repeats a run."
 )
 _SERVICES = ("SAGEMAKER", "SAGEMAKER_RUNTIME", "APPLICATION_AUTO_SCALING")
+_ENDPOINT_NAME = "local"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _COALESCE_S = 0.1
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Runs until SIGINT or SIGTERM. Raises ConfigError; HeadwayError without the extra packages."""
-    options = _parser().parse_args(list(argv))
+    options = parse_arguments(_parser(), argv)
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     if options.print_env:
         sys.stdout.write(_exports(options.host, options.port, region, environ))
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     called.add_argument("--process", action="store_true", help="processes of this installation, without an engine")
     parser.add_argument(
         "--endpoint-name",
-        default="local",
+        default=_ENDPOINT_NAME,
         metavar="NAME",
         help="of the endpoint of --url, or of -e, --model-dir or words",
     )
@@ -98,6 +99,11 @@ def _check(options: argparse.Namespace, faults: Faults) -> None:
     if options.url is None and options.image is None and not options.process:
         raise ConfigError(["say what is to be called: --url of a server that runs, --image for containers, or --process for processes"])
     problems = _problems_of_url(options, faults) if options.url is not None else []
+    if options.url is None and options.endpoint_name != _ENDPOINT_NAME and not _names_a_model(options):
+        problems.append(
+            f"--endpoint-name {options.endpoint_name}: no endpoint is made at once without a model: name it with -e, --model-dir or "
+            "words behind --, or leave the name out and create endpoints with boto3"
+        )
     if problems:
         raise ConfigError(problems)
 

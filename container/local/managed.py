@@ -60,7 +60,7 @@ async def managed(
         jobs = await stack.enter_async_context(TransformJobs(region, plane.model_copies, storage.s3, container))
         scaling = Autoscaling(region, plane.scalables)
         metrics = Metrics(load, inferences.num_waiting, container)
-        await stack.enter_async_context(AutoscalingLoop(scaling, plane.scalables, metrics, options.autoscaling_interval))
+        await stack.enter_async_context(AutoscalingLoop(scaling, plane.scalables, metrics, _print, options.autoscaling_interval))
         if settings is not None:
             words = settings.words or ("serve",)
             plane.make_endpoint(options.endpoint_name, settings.environ, words, settings.model_directory)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from headway.container.local.autoscaling.load import Reading
@@ -13,7 +15,7 @@ from headway.container.local.autoscaling.metrics import Metrics
 from headway.container.local.autoscaling.resources import Scalables
 from headway.container.local.autoscaling.service import Autoscaling, Policy, ScalableTarget, end_activity, new_activity
 from headway.container.local.autoscaling.tracking import NUM_IN_POINTS, agreed, num_in_points, proposal
-from headway.server.errors import HeadwayError
+from headway.server.errors import HeadwayError, sentence_of
 
 _SMALLEST_PERIOD_S = 10.0
 
@@ -37,10 +39,15 @@ class _Past:
 
 
 class AutoscalingLoop:
-    """``interval_s`` takes the place of the metrics' own periods (60 s, or 10 s of high resolution). To be used inside of `async with`."""
+    """``interval_s`` takes the place of the metrics' own periods (60 s, or 10 s of high resolution). ``say`` prints a line for people.
 
-    def __init__(self, service: Autoscaling, scalables: Scalables, metrics: Metrics, interval_s: float | None = None) -> None:
-        self._service, self._scalables, self._metrics = service, scalables, metrics
+    To be used inside of `async with`.
+    """
+
+    def __init__(
+        self, service: Autoscaling, scalables: Scalables, metrics: Metrics, say: Callable[[str], None], interval_s: float | None = None
+    ) -> None:
+        self._service, self._scalables, self._metrics, self._say = service, scalables, metrics, say
         self._interval_s = interval_s
         self._watches: dict[Policy, _Watch] = {}
         self._past: dict[ScalableTarget, _Past] = {}
@@ -59,7 +66,9 @@ class AutoscalingLoop:
         while True:
             targets = list(self._service.targets.values())
             self._forget(targets)
-            await asyncio.gather(*(self._look(target) for target in targets))
+            for bug in await asyncio.gather(*(self._look(target) for target in targets), return_exceptions=True):
+                if isinstance(bug, Exception):  # told, and the other targets are scaled all the same
+                    self._say("".join(traceback.format_exception(bug)))
             await asyncio.sleep(self._interval_s or _SMALLEST_PERIOD_S)
 
     def _forget(self, targets: list[ScalableTarget]) -> None:
@@ -132,8 +141,8 @@ class AutoscalingLoop:
         try:
             await self._scalables.scale(target.resource, wanted)
             status, message = "Successful", f"Successfully set the capacity to {wanted}."
-        except HeadwayError as error:
-            message = f"Failed to set the capacity to {wanted}: {error}"
+        except Exception as error:  # the task's edge: the activity tells it
+            message = f"Failed to set the capacity to {wanted}: {sentence_of(error)}"
         finally:
             end_activity(activity, status, message)
             if wanted > before:

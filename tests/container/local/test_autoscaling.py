@@ -40,7 +40,7 @@ COMPONENT = {
 class Copies:
     url: str = ""
     num: int = 1
-    problem: str | None = None
+    problem: Exception | None = None
     scaled: list[int] = field(default_factory=list)
 
     def num_desired(self, resource: Resource) -> int:
@@ -54,7 +54,7 @@ class Copies:
     async def scale(self, resource: Resource, num_copies: int) -> None:
         self.scaled.append(num_copies)
         if self.problem:
-            raise HeadwayError(self.problem)
+            raise self.problem
         self.num = num_copies
 
 
@@ -65,6 +65,7 @@ class Rig:
     script: Script
     load: CountedTargets
     waiting: dict[str, int]
+    said: list[str]
 
     def register(self, least: int = 1, most: int = 4, place: dict[str, str] = VARIANT, **more: Any) -> Any:
         return self.client.register_scalable_target(**place, MinCapacity=least, MaxCapacity=most, **more)
@@ -91,7 +92,7 @@ def predefined(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    script, waiting = Script(), dict[str, int]()
+    script, waiting, said = Script(), dict[str, int](), list[str]()
     with serving(script.app()) as copy:
         copies, load = Copies(copy), CountedTargets(FixedTargets("ep", [copy], None))
 
@@ -101,7 +102,7 @@ def rig() -> Iterator[Rig]:
             json_protocol(app, service.handle, "application-autoscaling")
             async with Container() as container:
                 metrics = Metrics(load, lambda endpoint: waiting.get(endpoint, 0), container)
-                async with AutoscalingLoop(service, copies, metrics, interval_s=0.02):
+                async with AutoscalingLoop(service, copies, metrics, said.append, interval_s=0.02):
                     yield
 
         app = FastAPI(lifespan=lifespan)
@@ -112,7 +113,7 @@ def rig() -> Iterator[Rig]:
                 await asyncio.sleep(seconds)
 
         with serving(app) as url, contextlib.closing(aws("application-autoscaling", url)) as client:
-            yield Rig(client, copies, script, load, waiting)
+            yield Rig(client, copies, script, load, waiting, said)
 
 
 def test_targets(rig: Rig) -> None:
@@ -251,12 +252,32 @@ def test_scaling_that_rests(how: str, rig: Rig) -> None:
     assert ids.count(VARIANT["ResourceId"]) == (1 if how == "cool-down" else 0)
 
 
-def test_scaling_that_fails(rig: Rig) -> None:
-    rig.copies.problem = "no memory"
+@pytest.mark.parametrize(
+    ("problem", "told"), [(HeadwayError("no memory"), "no memory"), (KeyError("seat"), "KeyError: 'seat'")], ids=["refused", "bug"]
+)
+def test_scaling_that_fails(problem: Exception, told: str, rig: Rig) -> None:
+    rig.copies.problem = problem
     rig.register(least=2)
     rig.put(**customized("none"), ScaleOutCooldown=300)
     failed = eventually(lambda: [one for one in rig.activities() if one["StatusCode"] == "Failed"])
-    assert failed[0]["StatusMessage"] == "Failed to set the capacity to 2: no memory"
+    assert failed[0]["StatusMessage"].startswith(f"Failed to set the capacity to 2: {told}")
+
+
+def test_a_bug_at_one_target_is_told_and_the_others_are_scaled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = rig.copies.num_desired
+
+    def num_desired(resource: Resource) -> int:
+        if resource.component:
+            raise KeyError("lost")
+        return look(resource)
+
+    rig.register(place=COMPONENT)
+    rig.put(place=COMPONENT, **customized("none"))
+    monkeypatch.setattr(rig.copies, "num_desired", num_desired)
+    assert eventually(lambda: any("KeyError: 'lost'" in text for text in rig.said))
+    rig.register(least=3)
+    rig.put(name="other", **customized("none"))
+    assert eventually(lambda: rig.copies.num == 3)
 
 
 def test_samples() -> None:

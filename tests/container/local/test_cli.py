@@ -120,6 +120,7 @@ def test_print_env_only_prints(capsys: pytest.CaptureFixture[str]) -> None:
         (["--url", "http://user:word@host"], "--url takes the address of a server"),
         (["--url", "http://127.0.0.1:1", "--faults", "death=0.1"], "death needs a copy that was started here"),
         (["--url", "http://127.0.0.1:1", "--faults", "rain=0.1"], "'rain' is no fault"),
+        (["--process", "--endpoint-name", "mine"], "--endpoint-name mine: no endpoint is made at once without a model"),
         (["--url", "http://127.0.0.1:1", "--endpoint-name", "a b"], "--endpoint-name: 1 validation error detected"),
         (["--url", "http://127.0.0.1:1", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
     ],
