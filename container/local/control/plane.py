@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,7 +12,7 @@ from headway.container.local.control.components import Components
 from headway.container.local.control.configs import Configs
 from headway.container.local.control.endpoints import Endpoints
 from headway.container.local.control.leases import Leases
-from headway.container.local.control.materials import Site, remove
+from headway.container.local.control.materials import Site
 from headway.container.local.control.model_copies import ModelCopies
 from headway.container.local.control.models import Model, Models
 from headway.container.local.control.registry import Registry
@@ -27,6 +27,7 @@ from headway.container.local.errors import PlatformError
 from headway.container.local.faults import Faults
 from headway.container.local.health import Pace, Pinger
 from headway.container.local.targets import AsyncInference, Target, Wish
+from headway.container.local.work_directory import WorkDirectory
 from headway.server.words import plural
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
@@ -52,12 +53,12 @@ class ControlPlane:
     ) -> None:
         self._starter, self._say = starter, say
         self._faults, pace = faults or Faults(), pace or Pace()
-        self._directory = Path(tempfile.mkdtemp(prefix="headway-local-"))
-        self.logs = self._directory / "logs"
+        self._directory = WorkDirectory()
+        self.logs = self._directory.path / "logs"
         self._pinger = Pinger(pace.ping_limit_s, self._faults)
         self._work = Work(say)
         self._workshop = Workshop(starter, self._pinger, pace, self.logs, say, gpus)
-        site = Site(region, self._directory, self._workshop, s3)
+        site = Site(region, self._directory.path, self._workshop, s3)
         self._models = Models(region)
         self._configs = Configs(region, self._models.registry)
         self._endpoints = Endpoints(
@@ -72,6 +73,8 @@ class ControlPlane:
     async def __aenter__(self) -> ControlPlane:
         if num_left := await self._starter.sweep():
             self._say(f"removed {plural(num_left, 'container')} that a runtime before this one had left")
+        if self._directory.left:
+            self._say(f"removed the files of {plural(self._directory.left, 'runtime')} that had been killed")
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -80,7 +83,7 @@ class ControlPlane:
         await self._components.close()
         await self._pinger.aclose()
         await self._starter.close()
-        await remove(self._directory)
+        await asyncio.to_thread(self._directory.remove)
 
     def hurry(self) -> None:
         """On the way out: copies that have got SIGTERM get SIGKILL, and no request is waited for."""
