@@ -64,12 +64,15 @@ async def run(
                 tally.num_failed += result["error"] is not None
                 on_result()
 
+        unreachable: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(max_concurrency):
                     group.create_task(work())
         except* ServerUnreachable as errors:
-            raise errors.exceptions[0] from None
+            unreachable = errors.exceptions[0]
+        if unreachable is not None:  # raised in there it would be wrapped in a group, by Python 3.11.2 at least
+            raise unreachable
 
 
 async def _result(client: httpx2.AsyncClient, line: BatchLine, max_attempts: int) -> dict[str, Any]:
