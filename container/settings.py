@@ -14,7 +14,7 @@ from headway.server.config.sources import Resolved
 from headway.server.errors import ConfigError
 
 # Of this process' environment, what a deployment would carry; the rest (PATH, HOME, AWS credentials) is the machine's own.
-_CARRIED = ("SM_", "SAGEMAKER_", "HF_", "VLLM_", "HEADWAY_")
+CARRIED = ("SM_", "SAGEMAKER_", "HF_", "VLLM_", "HEADWAY_")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -36,7 +36,7 @@ class Settings:
 
     def examine(self) -> tuple[Resolved, list[str]]:
         """The effective options, as the entrypoint would have them, and a sentence for each problem with them."""
-        own = {name: value for name, value in self.machine.items() if not name.startswith(_CARRIED)}
+        own = {name: value for name, value in self.machine.items() if not name.startswith(CARRIED)}
         return examine_options(self.words, {**own, **self.environ}, self.model_directory)
 
     @property
@@ -84,7 +84,7 @@ def read_settings(given: argparse.Namespace, environ: Mapping[str, str]) -> Sett
         named = dict(pair for path in given.env_file for pair in _file_pairs(path, environ))
         named |= dict(pair for word in given.env for pair in _pairs(word, environ, "--env"))
     else:
-        named = {name: value for name, value in environ.items() if name.startswith(_CARRIED)}
+        named = {name: value for name, value in environ.items() if name.startswith(CARRIED)}
     return Settings(named, tuple(given.words), given.model_dir, environ)
 
 

@@ -80,7 +80,7 @@ def _connected_to(uds: str, deadline: float) -> socket.socket:
 
 def _is_refusal(problem: OSError) -> bool:
     """Whether the server ended the handshake, with an alert or without: as it does where it wants a certificate."""
-    return isinstance(problem, ConnectionResetError) or any(word in str(getattr(problem, "reason", "")) for word in ("ALERT", "EOF"))
+    return isinstance(problem, ConnectionResetError) or any(word in str(problem) for word in ("_ALERT_", "EOF"))
 
 
 def _left(deadline: float) -> float:

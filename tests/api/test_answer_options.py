@@ -225,4 +225,4 @@ def test_a_template_of_a_request_does_not_hold_up_the_others(path: str) -> None:
         while not slow.done():
             num_answers += server.client.get("/ping").status_code == 200
         assert slow.result().status_code == 200
-    assert num_answers > 15
+    assert num_answers > 4  # where it held them up: the one that waited, and the one before

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
+from headway.container.settings import CARRIED
 from headway.server.cli import main
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/headway:1.0"
@@ -35,7 +40,8 @@ HOSTILE = {
 def render(capsys: pytest.CaptureFixture[str], target: str, *words: str) -> str:
     """What is printed; everything else of a run fails the test."""
     capsys.readouterr()
-    status = main(["render", target, *words])
+    with _nothing_carried():
+        status = main(["render", target, *words])
     out, err = capsys.readouterr()
     assert status == 0, err
     return out
@@ -44,8 +50,17 @@ def render(capsys: pytest.CaptureFixture[str], target: str, *words: str) -> str:
 def refusal(capsys: pytest.CaptureFixture[str], target: str, *words: str) -> str:
     """What is said of settings that can't be rendered."""
     capsys.readouterr()
-    assert main(["render", target, *words]) == 2
+    with _nothing_carried():
+        assert main(["render", target, *words]) == 2
     return capsys.readouterr().err
+
+
+@contextmanager
+def _nothing_carried() -> Iterator[None]:
+    """Without the variables of this process that a deployment would be given where no -e stands."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(CARRIED)}
+    with patch.dict(os.environ, bare, clear=True):
+        yield
 
 
 def documents(text: str) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def test_a_container_that_dies_is_told_with_its_last_line(live: LiveControlPlane
     live.make_endpoint("dead", {"MODE": "dies"})
     wait_until(lambda: live.client.describe_endpoint(EndpointName="dead")["EndpointStatus"] == "Failed")
     reason = live.client.describe_endpoint(EndpointName="dead")["FailureReason"]
-    assert "it exited with status 3" in reason
+    assert "It exited with status 3" in reason
     assert '"the last word"' in reason
     assert _all() == []
 
