@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -130,9 +131,9 @@ def test_without_credentials(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_denied_by_the_role(aws: AwsValues, monkeypatch: pytest.MonkeyPatch) -> None:
     """moto enforces policies when asked to: a user without any may read nothing."""
-    iam = boto3.client("iam", region_name=REGION)
-    iam.create_user(UserName="u")
-    made = iam.create_access_key(UserName="u")["AccessKey"]
+    with contextlib.closing(boto3.client("iam", region_name=REGION)) as iam:
+        iam.create_user(UserName="u")
+        made = iam.create_access_key(UserName="u")["AccessKey"]
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
     monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
+from aws_clients import client, close_connections
 from local_sagemaker import LocalSageMaker
 from tiny_adapters import make_adapter
 
@@ -24,8 +24,14 @@ BUCKET = "examples"
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalSageMaker]:
     with LocalSageMaker("--process", "--autoscaling-interval", "1") as running:
-        boto3.client("s3", **running.client_options("s3")).create_bucket(Bucket=BUCKET)
+        client("s3", **running.client_options("s3")).create_bucket(Bucket=BUCKET)
         yield running
+
+
+@pytest.fixture(autouse=True)
+def no_connection_left() -> Iterator[None]:
+    yield
+    close_connections()
 
 
 def run(local: LocalSageMaker, script: str, **variables: str) -> str:
@@ -43,7 +49,7 @@ def deployed(local: LocalSageMaker) -> Iterator[str]:
     """What deploy.py prints. Taken away by teardown.py."""
     yield run(local, "deploy.py")
     assert run(local, "teardown.py") == "example is gone\n"
-    assert boto3.client("sagemaker", **local.client_options("sagemaker")).list_endpoints()["Endpoints"] == []
+    assert client("sagemaker", **local.client_options("sagemaker")).list_endpoints()["Endpoints"] == []
 
 
 def test_deploy(deployed: str) -> None:
@@ -120,7 +126,7 @@ def _adapter(local: LocalSageMaker, directory: Path) -> str:
     with tarfile.open(archive, "w:gz") as packed:
         for file in files.iterdir():
             packed.add(file, file.name)
-    boto3.client("s3", **local.client_options("s3")).upload_file(str(archive), BUCKET, "adapter.tar.gz")
+    client("s3", **local.client_options("s3")).upload_file(str(archive), BUCKET, "adapter.tar.gz")
     return f"s3://{BUCKET}/adapter.tar.gz"
 
 

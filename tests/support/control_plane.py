@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import boto3
 import uvicorn
+from aws_clients import client
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import Mount
@@ -55,7 +55,7 @@ class LiveControlPlane:
         self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="on"))
         self._thread = threading.Thread(target=self._server.run)
         self._up = threading.Event()
-        self.client = boto3.client(
+        self.client = client(
             "sagemaker",
             region_name="us-east-1",
             endpoint_url=f"http://127.0.0.1:{port}",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import boto3
+from aws_clients import client
 from botocore.config import Config
 from hostile_container import HostileContainer
 from threaded_server import ThreadedServer
@@ -26,7 +26,7 @@ ENDPOINT = "chat"
 
 def boto(url: str, attempts: int = 1, service: str = "sagemaker-runtime") -> Any:
     config = Config(retries={"total_max_attempts": attempts, "mode": "standard"}, read_timeout=20)
-    return boto3.client(
+    return client(
         service,
         endpoint_url=url,
         region_name="us-west-2",

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import boto3
 import uvicorn
+from aws_clients import client
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
@@ -49,7 +49,7 @@ def eventually(look: Callable[[], _T], within_s: float = 15.0) -> _T:
 
 
 def aws(service: str, url: str) -> Any:
-    return boto3.client(service, endpoint_url=url, **KEYS)  # type: ignore[call-overload]
+    return client(service, endpoint_url=url, **KEYS)
 
 
 @dataclass

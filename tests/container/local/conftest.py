@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
+from aws_clients import close_connections
 from data_plane import Local, Starter
 from hostile_container import HostileContainer
 from threaded_server import ThreadedServer
@@ -21,3 +22,9 @@ def start() -> Iterator[Starter]:
 @pytest.fixture(scope="module")
 def runtime(start: Starter) -> Local:
     return start()
+
+
+@pytest.fixture(autouse=True)
+def no_connection_left() -> Iterator[None]:
+    yield
+    close_connections()

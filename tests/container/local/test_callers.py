@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import boto3
 import httpx
 import pytest
 from botocore.exceptions import ClientError
 from data_plane import Local
-from local_runtime import KEYS, aws
+from local_runtime import aws
 
 from headway.container.local.callers import refusal
 from headway.container.local.storage import open_storage
@@ -68,7 +67,7 @@ def test_motos_own_doors_are_shut(path: str) -> None:
 @pytest.mark.parametrize(("service", "operation"), [("lambda", "list_functions"), ("batch", "describe_jobs"), ("iam", "list_users")])
 def test_services_that_run_things_are_not_there(service: str, operation: str) -> None:
     with open_storage({}) as storage:
-        client = boto3.client(service, endpoint_url=storage.s3_url, **KEYS)  # type: ignore[call-overload]
+        client = aws(service, storage.s3_url)
         arguments = {"jobs": ["x"]} if service == "batch" else {}
         with pytest.raises(ClientError) as caught:
             getattr(client, operation)(**arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -12,7 +13,8 @@ from headway.container.local.faults import read_faults
 
 
 def call(local: Local, attempts: int = 1) -> object:
-    return boto(local.url, attempts).invoke_endpoint(EndpointName=ENDPOINT, Body=b"x")
+    with contextlib.closing(boto(local.url, attempts)) as client:  # at once: the collector may come before the end of the test
+        return client.invoke_endpoint(EndpointName=ENDPOINT, Body=b"x")
 
 
 def test_a_throttled_call_is_tried_again(start: Starter) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime, tzinfo
 from typing import Any, Self
 
-import boto3
 import pytest
+from aws_clients import client
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from control_plane import ROLE, LiveControlPlane
@@ -33,7 +33,7 @@ def live() -> Iterator[LiveControlPlane]:
 @pytest.fixture(scope="module")
 def unchecked(live: LiveControlPlane) -> Any:
     """A client that sends whatever it is given."""
-    return boto3.client(
+    return client(
         "sagemaker",
         region_name="us-east-1",
         endpoint_url=live.client.meta.endpoint_url,
