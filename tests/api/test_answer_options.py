@@ -219,10 +219,10 @@ def test_any_model_name_with_its_check_off() -> None:
 def test_a_template_of_a_request_does_not_hold_up_the_others(path: str) -> None:
     with ApiServer(chat={"trust_request_chat_template": True}) as server, ThreadPoolExecutor(1) as client:
         server.post(path, {"messages": MESSAGES, "chat_template": "x"})  # what is made for a first request is made now
-        loops = "{% for i in range(10000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}x"
+        loops = "{% for i in range(40000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}x"
         slow = client.submit(server.post, path, {"messages": MESSAGES, "chat_template": loops})
         num_answers = 0
         while not slow.done():
             num_answers += server.client.get("/ping").status_code == 200
         assert slow.result().status_code == 200
-    assert num_answers > 4  # where it held them up: the one that waited, and the one before
+    assert num_answers > 15
