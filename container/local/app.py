@@ -114,13 +114,20 @@ class App:
         if not dot or call.path != "/" or call.method != "POST":
             raise _unknown(call.path)
         if service not in self._services:
-            raise PlatformError(400, "UnknownOperationException", f"{service}.{operation}: not answered here in this mode.")
+            raise _not_emulated(f"{service}.{operation}", has_others=bool(self._services))
         call.note = f"{service}.{operation}"
         await self._services[service](operation, call.scope, call.receive, call.send_and_note)
 
 
 def _unknown(path: str) -> PlatformError:
     return PlatformError(404, "UnknownOperationException", f"{path}: the local runtime has no such path.")
+
+
+def _not_emulated(target: str, *, has_others: bool) -> PlatformError:
+    """With the code in the body too, where clients of services that speak AWS JSON look for it."""
+    code = "UnknownOperationException"
+    hint = "" if has_others else " `headway local --url` has one endpoint and no control plane; with --image or --process there is one."
+    return PlatformError(400, code, f"{target} is not emulated.{hint}", {"__type": code})
 
 
 async def _break_off(call: Call) -> None:

@@ -25,16 +25,18 @@ _DESCRIPTION = "Builds the image, looks for secrets in it and pushes it to ECR. 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Returns 1 if the scan of ECR found what --fail-on names. Raises ConfigError, HeadwayError."""
     options = _parser().parse_args(list(argv))
-    tags = checked_tags(options.tag)
+    if problems := _in_vain(options):
+        raise ConfigError(problems)
+    tags, variant = checked_tags(options.tag), options.variant or "cpu"
     ecr = Ecr(options.region, checked_repository(options.repository), environ)
     wish = Wish(options.kms_key, dict(_tag(text) for text in options.repository_tag))
     console = Console(stderr=True)
     with Engine(environ) as engine:
         builds = not (options.image or options.no_build or options.dry_run)
         if builds:
-            build(options.checkout, options.variant, environ)
-        image = engine.image(options.image or VARIANTS[options.variant])
-        tags = tags or [tag_of(image.labels, is_dirty=builds and is_dirty(options.checkout, environ))]
+            build(options.checkout or Path(), variant, environ)
+        image = engine.image(options.image or VARIANTS[variant])
+        tags = tags or [tag_of(image.labels, is_dirty=builds and is_dirty(options.checkout or Path(), environ))]
         report = Report(image.name, image.platform, image.num_bytes, ecr.name, tags, options.dry_run)
         push = Push(image, engine, ecr, console, report)
         push.look_into(allow_secrets=options.allow_secrets)
@@ -52,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--image", metavar="NAME", help="An image that the engine has; nothing is built.")
     source.add_argument("--no-build", action="store_true", help="Take the image that the last `make image` left.")
-    parser.add_argument("--variant", choices=tuple(VARIANTS), default="cpu", help="What is built: cpu (default) or cuda.")
-    parser.add_argument("--checkout", type=Path, default=Path(), metavar="DIR", help="Where Headway's Dockerfile is; default: here.")
+    parser.add_argument("--variant", choices=tuple(VARIANTS), help="What is built: cpu (default) or cuda.")
+    parser.add_argument("--checkout", type=Path, metavar="DIR", help="Where Headway's Dockerfile is; default: here.")
     parser.add_argument("--allow-secrets", action="store_true", help="Push although secrets were found in the image.")
     parser.add_argument("--region", help="AWS region; default: AWS_REGION, then the profile's.")
     parser.add_argument("--repository", default="headway", metavar="NAME", help="The repository in ECR; default: headway.")
@@ -65,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="Change nothing: look into the image that is there, and ask ECR.")
     parser.add_argument("--json", action="store_true", help="Write what was done and found as JSON to stdout.")
     return parser
+
+
+def _in_vain(options: argparse.Namespace) -> list[str]:
+    """A sentence for each option that says how to build where nothing is built. A dry run takes all: it is another's rehearsal."""
+    unread = {"--variant": options.image and options.variant, "--checkout": (options.image or options.no_build) and options.checkout}
+    source = "--image" if options.image else "--no-build"
+    return [f"{flag}: nothing is built with {source}; leave one of them out" for flag, is_given in unread.items() if is_given]
 
 
 def _seconds(text: str) -> float:

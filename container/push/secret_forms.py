@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headway.container.secret_names import is_secret_name
 from headway.server.config.environment import secret_variables
 from headway.server.config.references import secret_place
 from headway.server.config.sources import all_names
@@ -37,7 +38,6 @@ _FORMS = (
     ("a URL with a password", re.compile(r"\bhttps?://[^\s/:@\"'$]+:[^\s/:@\"'${]+@")),
 )
 _FOREIGN_SECRETS = frozenset(("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
-_LAST_WORDS = frozenset(("TOKEN", "SECRET", "PASSWORD", "PASSWD", "KEY", "CREDENTIALS"))
 _ASSIGNMENT = re.compile(r"""(?:^|[\s;|&])([A-Za-z_][A-Za-z0-9_]*)=("[^"]*"|'[^']*'|[^\s;|&]*)""")
 
 
@@ -57,7 +57,7 @@ def in_variables(variables: Mapping[str, str], place: str) -> list[Finding]:
             found.append(Finding(f"{place} {name}", what, True))
         elif name in known:
             found.append(Finding(f"{place} {name}", "a secret", True))
-        elif name.upper().rpartition("_")[2] in _LAST_WORDS:
+        elif is_secret_name(name) or name.upper().rpartition("_")[2] == "KEY":
             found.append(Finding(f"{place} {name}", "a secret, to judge by the name", False))
     return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from headway.container import settings
+
+DOWNLOAD_TIMEOUT_S = 1800
 
 
 def parser(targets: Sequence[str], hosted: Sequence[str]) -> argparse.ArgumentParser:
@@ -29,21 +31,37 @@ def parser(targets: Sequence[str], hosted: Sequence[str]) -> argparse.ArgumentPa
     made.add_argument("--startup-timeout", type=_seconds, default=1800, metavar="S", help="until a copy must be ready (default: 1800)")
     made.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag of everything that is made, repeated")
     made.add_argument("--instance", metavar="TYPE", help="the instance type, as ml.g6.xlarge")
-    elsewhere = made.add_argument_group("on Kubernetes")
-    elsewhere.add_argument(
-        "--prometheus", metavar="URL", help="scale by KEDA, which asks this Prometheus (without: by the Prometheus adapter's metrics)"
-    )
+    _add_cluster(made.add_argument_group("on Kubernetes"))
     _add_hosting(made.add_argument_group(f"on SageMaker ({', '.join(hosted)})"))
     settings.add_arguments(made)
     return made
 
 
-def in_vain(given: argparse.Namespace) -> list[str]:
-    """A sentence for each option of SageMaker's alone that is given for another target."""
+def in_vain(given: argparse.Namespace, *, on_sagemaker: bool) -> list[str]:
+    """A sentence for each option that is given and that the target does not read, with the others as they are."""
+    found = [] if on_sagemaker else _unread(given, _add_hosting, "targets on SageMaker")
+    scaling = {"--concurrency": given.concurrency}
+    if given.target == "kubernetes":
+        scaling["--prometheus"] = given.prometheus
+    else:
+        found += _unread(given, _add_cluster, "kubernetes")
+    if (given.max_copies or 0) <= given.min_copies:
+        unread = [flag for flag, value in scaling.items() if value is not None]
+        found += [f"{flag}: copies follow the load only with --max-copies above --min-copies; set that, or leave it out" for flag in unread]
+    return found
+
+
+def _unread(given: argparse.Namespace, add: Callable[[argparse._ArgumentGroup], None], readers: str) -> list[str]:
     bare = argparse.ArgumentParser(add_help=False)
-    _add_hosting(bare.add_argument_group())
+    add(bare.add_argument_group())
     unread = [name for name, default in vars(bare.parse_args([])).items() if getattr(given, name) != default]
-    return [f"--{name.replace('_', '-')}: {given.target} has no use for it, only targets on SageMaker; leave it out" for name in unread]
+    return [f"--{name.replace('_', '-')}: {given.target} has no use for it, only {readers}; leave it out" for name in unread]
+
+
+def _add_cluster(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--prometheus", metavar="URL", help="scale by KEDA, which asks this Prometheus (without: by the Prometheus adapter's metrics)"
+    )
 
 
 def _add_hosting(group: argparse._ArgumentGroup) -> None:
@@ -55,7 +73,9 @@ def _add_hosting(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cuda", default="13.0", metavar="VERSION", help="the CUDA version of the image (default: 13.0)")
     group.add_argument("--kms-key", metavar="ARN", help="a key that encrypts what is stored, and the model in S3")
     group.add_argument("--volume-size", type=_gigabytes, metavar="GB", help="of the disk, on instance types without one of their own")
-    group.add_argument("--download-timeout", type=_seconds, default=1800, metavar="S", help="for --model-data (default: 1800)")
+    group.add_argument(
+        "--download-timeout", type=_seconds, default=DOWNLOAD_TIMEOUT_S, metavar="S", help="for --model-data (default: 1800)"
+    )
     group.add_argument("--async-output", metavar="S3URI", help="asynchronous inference: where answers go")
     group.add_argument("--async-failure", metavar="S3URI", help="where failures go")
     group.add_argument("--async-input", metavar="S3URI", help="where requests lie, for the role's rights")

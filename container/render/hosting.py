@@ -6,6 +6,7 @@ import argparse
 import re
 
 from headway.container.instances import Instance
+from headway.container.render.arguments import DOWNLOAD_TIMEOUT_S
 from headway.container.render.deployment import AsyncOutput, Hosting, Scale
 from headway.container.render.image import ecr_image
 from headway.entrypoint.drivers import AMIS, ami_for, shown
@@ -56,6 +57,8 @@ def read_hosting(
     )
     if hosting.volume_gb and hosting.has_own_disk:
         problems.append(f"--volume-size: {instance.name} has a disk of its own, and SageMaker gives it no other: leave the option out")
+    if hosting.kms_key and hosting.has_own_disk and not hosting.makes_role and hosting.asynchronous is None:
+        problems.append(f"--kms-key: {instance.name} encrypts its disk by itself, and nothing else here takes a key: leave the option out")
     return hosting
 
 
@@ -78,6 +81,10 @@ def _argument_problems(given: argparse.Namespace) -> list[str]:
     ]
     if given.async_output is None and (alone := [_flag(name) for name in _ASYNC_DETAILS if values[name] is not None]):
         found.append(f"{', '.join(alone)}: asynchronous inference needs --async-output too")
+    if given.download_timeout != DOWNLOAD_TIMEOUT_S and given.model_data is None:
+        found.append("--download-timeout: SageMaker downloads nothing without --model-data; --startup-timeout covers the container's own")
+    if given.account is not None and (given.role is not None or given.no_iam):
+        found.append("--account: only a role that is made here names it; leave it out")
     if given.async_output is not None and given.adapter:
         found.append("--async-output and --adapter: SageMaker has no asynchronous inference components; deploy two endpoints")
     return found

@@ -40,7 +40,7 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     settings = read_settings(given, environ)
     if odd := _odd_variables(settings):
         raise ConfigError([f"environment {first_few(odd)}: must be UTF-8 text without NUL characters"])
-    problems = _named_badly(given) + ([] if on_sagemaker else in_vain(given))
+    problems = _named_badly(given) + in_vain(given, on_sagemaker=on_sagemaker)
     adapters = _adapters(given, problems)
     tags = _tags(given.tag, problems)
     instance = _instance(given.instance, problems)

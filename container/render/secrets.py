@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from headway.container.secret_names import is_secret_name
 from headway.server.config.command_line import read_command_line
 from headway.server.config.environment import read_environment, unquoted
 from headway.server.config.fields import ENVIRONMENT_PREFIX, Setting
@@ -12,9 +12,6 @@ from headway.server.config.references import location, secret_place
 from headway.server.config.sources import all_names
 from headway.server.config.values import BadValue, parse_text
 from headway.server.config.variables import Form, Variable, find_variables
-
-# What a variable of somebody else is called that holds a secret; Headway follows no reference there.
-_FOREIGN = re.compile(r"(?i:.*(SECRET|PASSWORD|PASSWD|CREDENTIAL).*|.*(TOKEN|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY))")
 
 
 def secret_problems(environ: Mapping[str, str], words: Sequence[str]) -> list[str]:
@@ -31,7 +28,8 @@ def secret_problems(environ: Mapping[str, str], words: Sequence[str]) -> list[st
         if given.setting.option.secret:
             texts = given.value if isinstance(given.value, list) else [given.value]
             found += _problem_of(map(str, texts), given.setting.flag, ENVIRONMENT_PREFIX + given.setting.name.upper())
-    return [*found, *(_foreign(name) for name, text in environ.items() if text and name not in own and _FOREIGN.fullmatch(name))]
+    # Headway follows no reference in variables of others, so that theirs is the secret itself.
+    return [*found, *(_foreign(name) for name, text in environ.items() if text and name not in own and is_secret_name(name))]
 
 
 def without_places(environ: Mapping[str, str]) -> dict[str, str]:

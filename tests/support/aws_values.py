@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import boto3
-from moto.server import ThreadedMotoServer
+from moto_server import running_moto
 
 REGION = "eu-west-1"
 
@@ -27,16 +27,14 @@ class AwsValues:
 @contextmanager
 def serving() -> Iterator[AwsValues]:
     # Every server in a test run shows the same state: what is made here must bear being made twice.
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environ = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    session = boto3.session.Session("a", "b", region_name=REGION)
+    with running_moto() as (url, _):
+        port = url.rpartition(":")[2]
+        environ = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        session = boto3.session.Session("a", "b", region_name=REGION)
 
-    def client(service: str, region: str = REGION):  # type: ignore[no-untyped-def]
-        return session.client(service, region_name=region, endpoint_url=environ["AWS_ENDPOINT_URL"])
+        def client(service: str, region: str = REGION):  # type: ignore[no-untyped-def]
+            return session.client(service, region_name=region, endpoint_url=environ["AWS_ENDPOINT_URL"])
 
-    try:
         ssm, secrets, s3 = client("ssm"), client("secretsmanager"), client("s3", "us-east-1")
         ssm.put_parameter(Name="/prod/key", Value="s3cret-ssm", Type="SecureString", Overwrite=True)
         ssm.put_parameter(Name="/prod/nested", Value="ssm:/prod/key", Type="SecureString", Overwrite=True)
@@ -56,5 +54,3 @@ def serving() -> Iterator[AwsValues]:
             secrets.create_secret(Name=f"binary-{port}", SecretBinary=b"s3cret-binary")["ARN"],
             "values",
         )
-    finally:
-        server.stop()

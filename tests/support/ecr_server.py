@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +12,8 @@ from typing import Any
 
 import boto3
 import httpx
-from moto.server import ThreadedMotoServer
+from moto_server import KEYS, REGION, environment, running_moto
 
-_KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing-secret"}
 _AWS_REGISTRY = re.compile(rb"123456789012\.dkr\.ecr\.us-east-1\.amazonaws\.com")
 
 
@@ -33,15 +31,7 @@ class EcrServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ENDPOINT_URL_ECR": self.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return environment("ECR", self.url)
 
     @property
     def asked(self) -> list[str]:
@@ -59,20 +49,13 @@ class EcrServer:
 
 @contextlib.contextmanager
 def running_ecr() -> Iterator[EcrServer]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    ecr = EcrServer(url, boto3.client("ecr", endpoint_url=url, region_name="us-east-1", **_KEYS))
-    wsgi = server._server
-    assert wsgi is not None
-    wsgi.app = _Directed(ecr, wsgi.app)
-    try:
-        yield ecr
-    finally:
-        ecr.client.close()
-        server.stop()
-        wsgi.server_close()
+    with running_moto() as (url, wsgi):
+        ecr = EcrServer(url, boto3.client("ecr", endpoint_url=url, region_name=REGION, **KEYS))
+        wsgi.app = _Directed(ecr, wsgi.app)
+        try:
+            yield ecr
+        finally:
+            ecr.client.close()
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 import boto3
 import httpx
-from moto.server import ThreadedMotoServer
+from moto_server import KEYS, REGION, environment, running_moto
 
 BUCKET = "models"
 
@@ -35,15 +34,7 @@ class S3:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that make boto3 ask here."""
-        return {
-            "AWS_ENDPOINT_URL_S3": self.url,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return environment("S3", self.url)
 
     @property
     def ranges(self) -> list[str]:
@@ -79,24 +70,14 @@ class S3:
 
 @contextlib.contextmanager
 def running_s3() -> Iterator[S3]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing-secret"
-    )
-    s3 = S3(url, client)
-    wsgi = server._server
-    assert wsgi is not None
-    wsgi.app = _Listening(s3, wsgi.app)
-    s3.reset()
-    try:
-        yield s3
-    finally:
-        client.close()
-        server.stop()
-        wsgi.server_close()
+    with running_moto() as (url, wsgi):
+        s3 = S3(url, boto3.client("s3", endpoint_url=url, region_name=REGION, **KEYS))
+        wsgi.app = _Listening(s3, wsgi.app)
+        s3.reset()
+        try:
+            yield s3
+        finally:
+            s3.client.close()
 
 
 @dataclass

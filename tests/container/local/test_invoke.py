@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError
-from data_plane import ENDPOINT, Local, Starter
+from data_plane import ENDPOINT, Local, Starter, boto
 
 from headway.container.local.errors import validation_error
 from headway.container.local.one_endpoint import OneEndpoint
@@ -247,8 +247,10 @@ def test_paths_and_services_that_are_none(runtime: Local) -> None:
     assert httpx.get(f"{runtime.url}/endpoints/{ENDPOINT}/invocations").status_code == 405
     assert httpx.get(f"{runtime.url}/").status_code == 404
     assert httpx.get(f"{runtime.url}/ping").status_code == 200
-    answer = httpx.post(runtime.url, headers={"X-Amz-Target": "SageMaker.DescribeEndpoint"})
-    assert (answer.status_code, answer.headers["x-amzn-errortype"]) == (400, "UnknownOperationException")
+    sagemaker = boto(runtime.url, service="sagemaker")
+    with pytest.raises(ClientError, match=r"SageMaker\.DescribeEndpoint is not emulated\. `headway local --url` has one end") as caught:
+        sagemaker.describe_endpoint(EndpointName=ENDPOINT)
+    assert caught.value.response["Error"]["Code"] == "UnknownOperationException"
 
 
 def test_asynchronous_calls_need_an_endpoint_made_for_them(runtime: Local) -> None:

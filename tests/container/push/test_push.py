@@ -203,6 +203,20 @@ def test_an_engine_that_nobody_answers_for(monkeypatch: pytest.MonkeyPatch, caps
     assert "no Docker engine answers" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--image", "a", "--variant", "cpu"), "--variant: nothing is built with --image"),
+        (("--image", "a", "--checkout", "."), "--checkout: nothing is built with --image"),
+        (("--no-build", "--checkout", "."), "--checkout: nothing is built with --no-build"),
+    ],
+)
+@pytest.mark.usefixtures("ecr")
+def test_how_to_build_is_refused_where_nothing_is_built(words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["http://192.0.2.1:2375", "http://engine.example:2375"])
 def test_a_password_is_not_sent_to_an_engine_in_the_clear(url: str) -> None:
     assert "reached without TLS" in str(clear_text_problem(url))

@@ -50,6 +50,7 @@ def test_a_variable_is_judged_by_its_value_then_by_its_name() -> None:
         "SM_VLLM_API_KEY": "k",
         "AWS_SECRET_ACCESS_KEY": "s",
         "GPG_KEY": "7169605F62C751356D054A26A821E680E5FA6305",
+        "DB_PASSWORD_OLD": "p",
         "TOKENIZERS_PARALLELISM": "false",
         "PATH": "/usr/bin",
     }
@@ -60,6 +61,7 @@ def test_a_variable_is_judged_by_its_value_then_by_its_name() -> None:
         "environment SM_VLLM_API_KEY": ("a secret", True),
         "environment AWS_SECRET_ACCESS_KEY": ("a secret", True),
         "environment GPG_KEY": ("a secret, to judge by the name", False),
+        "environment DB_PASSWORD_OLD": ("a secret, to judge by the name", False),
     }
 
 

@@ -116,7 +116,8 @@ def test_what_is_not_for_this_target_is_said_at_once(capsys: pytest.CaptureFixtu
     assert "--uds: nothing outside of the container" in said
 
 
-def test_what_only_sagemaker_has_a_use_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    told = refusal(capsys, "compose", "--image", IMAGE, *MODEL, "--volume-size", "100", "--no-iam")
+def test_what_only_other_targets_have_a_use_for_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    told = refusal(capsys, "compose", "--image", IMAGE, *MODEL, "--volume-size", "100", "--no-iam", "--prometheus", "http://p")
     assert "--volume-size: compose has no use for it" in told
     assert "--no-iam: compose has no use for it" in told
+    assert "--prometheus: compose has no use for it, only kubernetes" in told

@@ -187,6 +187,7 @@ def test_hostile_values_come_out_as_they_were(pod: Any) -> None:
     [
         (("--name", "1chat"), "--name 1chat: a Service's name begins with a letter"),
         (("--prometheus", "prometheus:9090"), "--prometheus must be http(s)://HOST"),
+        (("--prometheus", "http://prometheus:9090"), "--prometheus: copies follow the load only with --max-copies above --min-copies"),
         (("--prometheus", "http://me:hunter2@prometheus"), "--prometheus must be http(s)://HOST"),
         (("--adapter", "a=s3://bucket/a.tar.gz"), "--adapter: only SageMaker fetches adapters"),
     ],

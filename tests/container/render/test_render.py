@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rendering import BASIC, IMAGE, deployment
+from rendering import BASIC, IMAGE, KEY, ROLE, deployment
 
 from headway.container.render.cli import main
 from headway.server.errors import ConfigError
@@ -73,6 +73,12 @@ def test_every_problem_is_told_at_once() -> None:
             "bash: the words after the image's name",
         ),
         (("--volume-size", "50"), "--volume-size: ml.g6.xlarge has a disk of its own"),
+        (("--prometheus", "http://prometheus:9090"), "--prometheus: boto3 has no use for it, only kubernetes"),
+        (("--concurrency", "9"), "--concurrency: copies follow the load only with --max-copies above --min-copies"),
+        (("--concurrency", "9", "--min-copies", "2", "--max-copies", "2"), "--concurrency: copies follow the load only with --max-copies"),
+        (("--download-timeout", "600"), "--download-timeout: SageMaker downloads nothing without --model-data"),
+        (("--account", "123456789013", "--role", ROLE), "--account: only a role that is made here names it"),
+        (("--kms-key", KEY, "--no-iam"), "--kms-key: ml.g6.xlarge encrypts its disk by itself"),
         (("--cuda", "14.0"), "--cuda 14.0: no InferenceAmiVersion"),
         (("--region", "mars"), "--region mars: unknown region"),
         (("--min-copies", "3", "--max-copies", "2"), "--max-copies (2) must be at least --min-copies (3)"),
