@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from checked_models import look_at, write_whole_model
 from hub_server import Hub, running_hub
-from s3_server import BUCKET, S3, running_s3
+from s3_server import BUCKET, S3
 
 from headway.container.check.model_look import ModelLook
 from headway.container.check.remote import look_at_hub
@@ -29,20 +29,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def hub() -> Iterator[Hub]:
     with running_hub() as hub:
         yield hub
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[S3]:
-    with running_s3() as s3:
-        yield s3
-
-
-@pytest.fixture
-def s3(shared: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in shared.environment.items():
-        monkeypatch.setenv(name, value)
-    shared.reset()
-    return shared
 
 
 def seen_on(hub: Hub, name: str, **environ: str) -> ModelLook:
