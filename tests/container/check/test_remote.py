@@ -56,6 +56,9 @@ def test_faults_that_a_listing_shows(hub: Hub, files: dict[str, bytes]) -> None:
     incomplete, no_tokenizer = seen_on(hub, "org/lacking").problems
     assert incomplete.endswith(f"is incomplete: 1 weight file missing, such as {FIRST}; upload all of them")
     assert "org/lacking has no tokenizer" in no_tokenizer
+    for name in ("qwen.tiktoken", "vocab.txt"):  # forms that are converted
+        hub.repositories["org/old"] = without(files, "tokenizer.json") | {name: b"x"}
+        assert seen_on(hub, "org/old").problems == []
     hub.repositories["org/other"] = files | {"config.json": b'{"architectures": ["FalconForCausalLM"]}'}
     assert "which is not supported" in seen_on(hub, "org/other").problems[0]
     hub.repositories["org/pickled"] = {"config.json": b"{}", "pytorch_model.bin": b""}
