@@ -11,7 +11,7 @@ MAX_ENTRIES = 100
 MAX_NAME_BYTES = 1024
 MAX_VALUE_BYTES = 1024
 MAX_TOTAL_BYTES = 32 * 1024
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
 
 
 def environment_problems(environ: Mapping[str, str]) -> list[str]:
@@ -19,7 +19,7 @@ def environment_problems(environ: Mapping[str, str]) -> list[str]:
     found = []
     if len(environ) > MAX_ENTRIES:
         found.append(f"Environment has {len(environ)} entries, and SageMaker takes {MAX_ENTRIES}: move options into a --config file")
-    if odd := [name for name in environ if not _NAME.fullmatch(name) or len(name) > MAX_NAME_BYTES]:
+    if odd := [name for name in environ if not VARIABLE_NAME.fullmatch(name) or len(name) > MAX_NAME_BYTES]:
         found.append(f"Environment names must be letters, digits and underscores, at most {MAX_NAME_BYTES}: rename {first_few(odd)}")
     for name, value in environ.items():
         if (size := len(value.encode())) > MAX_VALUE_BYTES:

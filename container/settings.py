@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from headway.container.limits import VARIABLE_NAME
 from headway.entrypoint.environment import examine_options
 from headway.entrypoint.foreign import model_directory
 from headway.server.config.sources import Resolved
@@ -15,7 +15,6 @@ from headway.server.errors import ConfigError
 
 # Of this process' environment, what a deployment would carry; the rest (PATH, HOME, AWS credentials) is the machine's own.
 CARRIED = ("SM_", "SAGEMAKER_", "HF_", "VLLM_", "HEADWAY_")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _pairs(text: str, environ: Mapping[str, str], place: str) -> list[tuple[str,
     """NAME=VALUE, or NAME alone for this process' value (none if it is not set), as docker has it."""
     name, equals, value = text.partition("=")
     name = name.strip()
-    if not _NAME.fullmatch(name):
+    if not VARIABLE_NAME.fullmatch(name):
         raise ConfigError([f"{place}: expected NAME=VALUE, and a name of letters, digits and underscores; got {name!r}"])
     if equals:
         return [(name, value)]

@@ -13,7 +13,15 @@ from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, pl
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.dtypes import itemsize
-from headway.server.sizing.memory import activation_bytes, bytes_per_block, kv_spec, logits_bytes, pooled_num_blocks, rope_table_bytes
+from headway.server.sizing.memory import (
+    activation_bytes,
+    bytes_per_block,
+    cpu_step_bytes,
+    kv_spec,
+    logits_bytes,
+    pooled_num_blocks,
+    rope_table_bytes,
+)
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.tensor_parallel import tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
@@ -146,12 +154,12 @@ def _activation_bytes(shape: ModelShape, plan: Plan, *, on_gpu: bool) -> int:
     """On a CPU what the engine itself reckons with. On a GPU it runs the largest step, in a cache made for it, and takes the peak: this
     is that step's in the plan's dtype."""
     config = shape.config
-    logits = logits_bytes(plan, config.hidden_size if shape.facts.pools else config.vocab_size)
+    num_outputs = config.hidden_size if shape.facts.pools else config.vocab_size
     if not on_gpu:
-        return activation_bytes(config, plan, itemsize("float32")) + logits
+        return cpu_step_bytes(config, plan, num_outputs)
     num_blocks = -(-plan.max_num_batched_tokens // plan.block_size)
     cache = num_blocks * bytes_per_block(kv_spec(config), plan)
-    return activation_bytes(config, plan, itemsize(plan.dtype)) + cache + logits
+    return activation_bytes(config, plan, itemsize(plan.dtype)) + cache + logits_bytes(plan, num_outputs)
 
 
 def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from headway.container.check.model_look import ModelLook
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ModelSourceError
-from headway.server.source.choice import model_files
+from headway.server.source.choice import has_tokenizer, model_files
 from headway.server.source.files import ModelFiles
 from headway.server.source.hub import HubModel, HubUnreachable
 from headway.server.source.s3 import chosen_objects
 from headway.server.source.s3_bucket import S3Bucket, S3Location, S3Unreachable
+from headway.server.source.weights import is_archive
 from headway.server.words import plural
 
 BUDGET_S = 8.0
@@ -24,7 +25,6 @@ _MAX_CONFIG_BYTES = 32 * 1024**2
 # What says which model it is, and whether it pools.
 _CONFIGS = ("config.json", "modules.json")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class _TooLate(ModelSourceError):
@@ -75,7 +75,7 @@ def _look(look: ModelLook, ask: Callable[[Path], dict[str, int]], config: Server
         if (Path(folder) / "config.json").is_file():
             files = ModelFiles("safetensors", Path(folder), None, look.name)
             look.keep_problems(lambda: look.read_shape(config, files))
-        elif any(name.endswith((".gguf", ".tar.gz", ".tgz", ".tar")) for name in look.sizes):
+        elif any(is_archive(name) or name.lower().endswith(".gguf") for name in look.sizes):
             look.not_checked.append(f"what is inside {next(iter(look.sizes))}: it is read once it is on a machine")
         else:
             look.problems.append(f"{look.name} has no config.json; put the model's config.json beside its weights")
@@ -96,7 +96,7 @@ def _problems(look: ModelLook, config: ServerConfig) -> list[str]:
                 f"{stem}-{missing:05}-of-{total}.safetensors; upload all of them"
             )
     has_safetensors = any(name.endswith(".safetensors") for name in look.sizes)
-    if has_safetensors and config.model.tokenizer is None and not any(name in look.sizes for name in _TOKENIZERS):
+    if has_safetensors and config.model.tokenizer is None and not has_tokenizer(look.sizes):
         found.append(f"{look.name} has no tokenizer; put tokenizer.json beside its weights, or name a tokenizer with --tokenizer")
     return found
 

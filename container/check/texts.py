@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from headway.server.errors import ConfigError, ModelSourceError
-from headway.server.source.choice import text_files
+from headway.server.source.choice import has_tokenizer, text_files
 from headway.server.source.directory import names_in
 from headway.server.source.weights import INDEX
 from headway.server.text.chat_template import ChatTemplate
@@ -19,7 +19,6 @@ _MIB = 1024**2
 # The largest that are known: a tokenizer.json of 35 MB, a chat template of 20 kB.
 _MAX_BYTES = {"tokenizer.json": 256 * _MIB, "tokenizer.model": 256 * _MIB}
 _MAX_OTHER_BYTES = 32 * _MIB
-_CONVERTIBLE = ("tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken")
 
 
 def unreadable_texts(directory: Path) -> list[str]:
@@ -56,9 +55,8 @@ def tokenizer_problems(directory: Path) -> Iterator[str]:
 
 def needs_conversion(directory: Path) -> bool:
     """Whether there is a tokenizer, in a form that only transformers reads."""
-    return not (directory / "tokenizer.json").is_file() and any(
-        path.is_file() for pattern in _CONVERTIBLE for path in directory.glob(pattern)
-    )
+    names = [name for name in names_in(directory) if (directory / name).is_file()]
+    return "tokenizer.json" not in names and has_tokenizer(names)
 
 
 def templates_of(directory: Path) -> dict[str, str]:

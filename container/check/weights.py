@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from headway.server.source.weights import INDEX, weight_files
-from headway.server.text.model_json import read_json
+from headway.server.source.weights import weight_files, weight_map
 from headway.server.words import first_few, plural
 
 
@@ -43,10 +41,8 @@ def safetensors_problems(directory: Path) -> Iterator[str]:
 
 
 def _named_by_index(directory: Path) -> dict[str, set[str]]:
-    """A weight file's name -> the tensors that it should have. source.weights has judged the index's form."""
-    index = directory / INDEX
-    weight_map: dict[str, Any] = read_json(index)["weight_map"] if index.is_file() else {}
+    """A weight file's name -> the tensors that it should have."""
     named: dict[str, set[str]] = {}
-    for tensor, name in weight_map.items():
+    for tensor, name in (weight_map(directory) or {}).items():
         named.setdefault(name, set()).add(tensor)
     return named

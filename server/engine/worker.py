@@ -22,7 +22,7 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import LoadedModel, Model
-from headway.server.sizing.memory import activation_bytes, bytes_per_block, logits_bytes
+from headway.server.sizing.memory import bytes_per_block, cpu_step_bytes, logits_bytes
 from headway.server.text.tokenizer import Tokenizer
 
 
@@ -86,13 +86,12 @@ class Worker:
         """Peak bytes that the largest step needs beside weights and cache: run on a GPU, estimated on a CPU. ``num_outputs``: of a
         request in a step."""
         config, plan = self.loaded.config, self._plan
-        logits = logits_bytes(plan, num_outputs)
         if self._device.type != "cuda":
-            return activation_bytes(config, plan, torch.float32.itemsize) + logits
+            return cpu_step_bytes(config, plan, num_outputs)
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         self._forward_dummy(self.loaded.model, plan.max_num_batched_tokens)
-        peak = torch.cuda.max_memory_allocated(self._device) - before + logits
+        peak = torch.cuda.max_memory_allocated(self._device) - before + logits_bytes(plan, num_outputs)
         gc.collect()
         torch.cuda.empty_cache()
         return peak

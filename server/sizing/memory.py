@@ -37,6 +37,11 @@ def activation_bytes(config: ModelConfig, plan: Plan, size: int) -> int:
     return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * size
 
 
+def cpu_step_bytes(config: ModelConfig, plan: Plan, num_outputs: int) -> int:
+    """Peak of the largest step, its logits among it, that the engine plans with on a CPU: in fp32, whatever the plan's dtype."""
+    return activation_bytes(config, plan, itemsize("float32")) + logits_bytes(plan, num_outputs)
+
+
 def rope_table_bytes(config: ModelConfig, plan: Plan) -> int:
     """Cosines and sines in fp32 for each position that may be asked for."""
     if isinstance(config, DecoderConfig):

@@ -11,6 +11,8 @@ from headway.server.words import first_few, plural
 
 # Everything about a model but its weights. Never *.bin, *.pt, *.py.
 _TEXT_FILES = ("*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "chat_templates/*.jinja")
+# Any of these is a tokenizer; all but the first are converted when the server starts (text/conversion.py).
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "vocab.json", "vocab.txt")
 # What sentence-transformers keeps in folders beside the model.
 _MODULES = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safetensors")
 
@@ -18,6 +20,11 @@ _MODULES = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safet
 def text_files(names: Iterable[str]) -> list[str]:
     """Configuration, tokenizer and templates among the names of a model's files, which are relative to its directory."""
     return [name for name in names if _matches(name, _TEXT_FILES)]
+
+
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Whether a tokenizer is among such names, in whichever form."""
+    return any(_matches(name, _TOKENIZERS) for name in names)
 
 
 def model_files(names: Sequence[str], load_format: str, where: str, one_gguf: str) -> list[str]:

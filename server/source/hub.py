@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.choice import model_files, text_files
+from headway.server.source.choice import has_tokenizer, model_files, text_files
 from headway.server.source.progress import Progress
 from headway.server.source.space import require_space
 from headway.server.source.weights import missing_shards
@@ -51,7 +51,7 @@ class HubModel:
     def fetch_tokenizer(self, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the snapshot with at least the tokenizer's files. Raises ModelSourceError."""
         cached = self._cached()
-        if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        if cached is not None and has_tokenizer(path.name for path in cached.iterdir() if path.is_file()):
             return cached
         sizes = self.list_files()
         return self._download(text_files(sizes), sizes, on_progress)

@@ -23,7 +23,7 @@ from pathlib import Path
 from headway.server.errors import ModelSourceError
 from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
 from headway.server.source.checksums import Checksum, checksum_of, digest_of
-from headway.server.source.choice import model_files_below, text_files
+from headway.server.source.choice import has_tokenizer, model_files_below, text_files
 from headway.server.source.progress import Progress
 from headway.server.source.ranged import NUM_THREADS, PART_BYTES, Part, PartialFile, fetch_missing
 from headway.server.source.s3_bucket import S3BrokenOff, S3Bucket, S3Location, S3Object, S3Unreachable
@@ -80,8 +80,8 @@ def chosen_objects(objects: Sequence[S3Object], wanted: str, location: S3Locatio
         names = [item.name for item in objects]
     elif wanted == "tokenizer":
         names = text_files(item.name for item in objects)
-        if not any(name in ("tokenizer.json", "tokenizer.model", "vocab.json") for name in names):
-            raise ModelSourceError(f"{location.uri} holds no tokenizer (tokenizer.json, tokenizer.model or vocab.json); check the prefix.")
+        if not has_tokenizer(names):
+            raise ModelSourceError(f"{location.uri} holds no tokenizer, such as tokenizer.json or tokenizer.model; check the prefix.")
     else:
         one_gguf = f"name the one to serve, such as {location.uri}{next((o.name for o in objects if o.name.endswith('.gguf')), '')}"
         names = model_files_below([item.name for item in objects], wanted, location.uri, one_gguf)

@@ -18,22 +18,28 @@ _MAX_INDEX_BYTES = 64 * 1024**2  # that of a model with 100,000 tensors has 10 M
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
-def shards(directory: Path) -> list[str] | None:
-    """Names of the weight files that the safetensors index of a directory lists; None without an index. Raises ModelSourceError."""
+def weight_map(directory: Path) -> dict[str, str] | None:
+    """Each tensor's weight file, as the safetensors index of a directory has it; None without an index. Raises ModelSourceError."""
     index = directory / INDEX
     if not index.is_file():
         return None
     if index.stat().st_size > _MAX_INDEX_BYTES:
         raise ModelSourceError(f"{index} is no safetensors index: it is larger than {_MAX_INDEX_BYTES // 1024**2} MiB; copy it again.")
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         # A path would lead out of the model's directory.
-        odd = next((name for name in names if "/" in name or "\0" in name), None)
+        odd = next((name for name in sorted(set(found.values())) if "/" in name or "\0" in name), None)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelSourceError(f"{index} is not a safetensors index ({error}); copy or download it again.") from error
     if odd is not None:
         raise ModelSourceError(f"{index} is refused: it names {odd[:80]!r}, which is no file beside it; put all weight files there.")
-    return names
+    return found
+
+
+def shards(directory: Path) -> list[str] | None:
+    """Names of the weight files that the index lists; None without one. Raises ModelSourceError."""
+    listed = weight_map(directory)
+    return None if listed is None else sorted(set(listed.values()))
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3_server import BUCKET, S3, running_s3
+from s3_server import BUCKET, S3
 from trees import contents
 
 from headway.server.errors import ModelSourceError
@@ -32,20 +31,6 @@ MODEL = {
 }
 NOT_NEEDED = {"pytorch_model.bin": b"pickle", "model.py": b"code", "README.md": b"", "original/model.safetensors": b"twice"}
 URI = f"s3://{BUCKET}/org/m/"
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[S3]:
-    with running_s3() as s3:
-        yield s3
-
-
-@pytest.fixture
-def s3(shared: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in shared.environment.items():
-        monkeypatch.setenv(name, value)
-    shared.reset()
-    return shared
 
 
 def below(prefix: str, files: dict[str, bytes]) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import boto3
 import httpx
+import pytest
 from moto_server import KEYS, REGION, environment, running_moto
 
 BUCKET = "models"
@@ -78,6 +79,21 @@ def running_s3() -> Iterator[S3]:
             yield s3
         finally:
             s3.client.close()
+
+
+@pytest.fixture(scope="module")
+def shared_s3() -> Iterator[S3]:
+    with running_s3() as s3:
+        yield s3
+
+
+@pytest.fixture
+def s3(shared_s3: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """What boto3 asks in a test: empty, and well."""
+    for name, value in shared_s3.environment.items():
+        monkeypatch.setenv(name, value)
+    shared_s3.reset()
+    return shared_s3
 
 
 @dataclass

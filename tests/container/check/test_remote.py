@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from checked_models import look_at, write_whole_model
 from hub_server import Hub, running_hub
-from s3_server import BUCKET, S3, running_s3
+from s3_server import BUCKET, S3
 
 from headway.container.check.model_look import ModelLook
 from headway.container.check.remote import look_at_hub
@@ -29,20 +29,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def hub() -> Iterator[Hub]:
     with running_hub() as hub:
         yield hub
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[S3]:
-    with running_s3() as s3:
-        yield s3
-
-
-@pytest.fixture
-def s3(shared: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
-    for name, value in shared.environment.items():
-        monkeypatch.setenv(name, value)
-    shared.reset()
-    return shared
 
 
 def seen_on(hub: Hub, name: str, **environ: str) -> ModelLook:
@@ -70,6 +56,9 @@ def test_faults_that_a_listing_shows(hub: Hub, files: dict[str, bytes]) -> None:
     incomplete, no_tokenizer = seen_on(hub, "org/lacking").problems
     assert incomplete.endswith(f"is incomplete: 1 weight file missing, such as {FIRST}; upload all of them")
     assert "org/lacking has no tokenizer" in no_tokenizer
+    for name in ("qwen.tiktoken", "vocab.txt"):  # forms that are converted
+        hub.repositories["org/old"] = without(files, "tokenizer.json") | {name: b"x"}
+        assert seen_on(hub, "org/old").problems == []
     hub.repositories["org/other"] = files | {"config.json": b'{"architectures": ["FalconForCausalLM"]}'}
     assert "which is not supported" in seen_on(hub, "org/other").problems[0]
     hub.repositories["org/pickled"] = {"config.json": b"{}", "pytorch_model.bin": b""}
