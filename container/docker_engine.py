@@ -1,9 +1,15 @@
-"""The Docker engine that the environment names (DOCKER_HOST, a context of docker's): the way to it, and its words when it refuses."""
+"""The Docker engine that the environment names (DOCKER_HOST, a context of docker's): the way to it, its words when it refuses,
+and what a program that was killed left there."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import psutil
 
 from headway.server.errors import HeadwayError
 from headway.server.say import one_line
@@ -11,8 +17,11 @@ from headway.server.words import cut
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.models.containers import Container
 
 _MOST_SHOWN = 300
+# A clock that is set moves what processes say of their beginning; no id is used again as soon as this by a program of ours.
+_CLOCK_STEP_S = 300
 
 
 def connect(environ: Mapping[str, str], timeout_s: float, otherwise: str = "") -> DockerClient:
@@ -38,3 +47,49 @@ def unreachable(error: Exception, otherwise: str = "") -> HeadwayError:
 def told(error: Exception) -> str:
     """The engine's own words, without the library's around them."""
     return cut(one_line(str(getattr(error, "explanation", None) or error)).strip().rstrip("."), _MOST_SHOWN)
+
+
+def sweep(client: DockerClient, label: str) -> int:
+    """Removes the containers whose ``label`` names an owner that is dead, and returns how many there were."""
+    left = [
+        container
+        for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True)
+        if not _is_alive(container.labels[label])
+    ]
+    for container in left:
+        remove(container)
+    return len(left)
+
+
+def remove(container: Container) -> None:
+    from docker.errors import APIError
+    from requests.exceptions import RequestException
+
+    with contextlib.suppress(APIError, RequestException):  # it is gone, or is going; what an engine keeps, the next sweep finds
+        container.remove(force=True, v=True)
+
+
+def owner(pid: int) -> str:
+    """The value of a container's label: where its maker is, the maker's process id and when it began."""
+    return f"{_place()}/{pid}@{psutil.Process(pid).create_time():.2f}"
+
+
+def _place() -> str:
+    """Whose process ids they are: an engine may be shared by machines, by containers that have its socket, and by users."""
+    with contextlib.suppress(OSError):
+        return f"{platform.node()}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
+    return f"{platform.node()}/{os.getuid()}"
+
+
+def _is_alive(label: str) -> bool:
+    """Process ids are used again: the time when the process began says whether it is still the same. One of elsewhere counts as alive."""
+    place, _, process = label.rpartition("/")
+    pid, _, began = process.partition("@")
+    if place != _place() or not pid.isdecimal():
+        return True
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(began)) < _CLOCK_STEP_S
+    except ValueError:
+        return True
+    except psutil.NoSuchProcess:
+        return False

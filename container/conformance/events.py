@@ -29,23 +29,25 @@ def pieces_of(events: list[str]) -> list[Any]:
     """The JSON of each event but [DONE]. Raises Failed."""
     try:
         return [json.loads(event) for event in events if event != DONE]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failed(f"an event is no JSON ({error}): {cut(next(iter(events), ''), 80)!r}") from error
 
 
 def text_of(piece: Any) -> str:
     """What a chunk of a chat or a completion, or a whole answer, adds to the text."""
-    choices = piece.get("choices") if isinstance(piece, dict) else None
-    if not choices or not isinstance(choices[0], dict):
-        return ""
-    message = choices[0].get("delta") or choices[0].get("message") or {}
-    texts = (choices[0].get("text"), message.get("content"), message.get("reasoning_content"), message.get("reasoning"))
+    choice = first_choice(piece)
+    message = choice.get("delta") or choice.get("message")
+    said = [message.get(name) for name in ("content", "reasoning_content", "reasoning")] if isinstance(message, dict) else []
+    texts = (choice.get("text"), *said)
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def is_end(piece: Any) -> bool:
     """A chunk that says why the answer ends, or that it failed."""
-    if not isinstance(piece, dict):
-        return False
-    choices = piece.get("choices") or [{}]
-    return "error" in piece or bool(isinstance(choices[0], dict) and choices[0].get("finish_reason"))
+    return (isinstance(piece, dict) and "error" in piece) or bool(first_choice(piece).get("finish_reason"))
+
+
+def first_choice(piece: Any) -> dict[str, Any]:
+    """Empty where an answer, or a chunk of one, has none: a server may send any JSON."""
+    choices = piece.get("choices") if isinstance(piece, dict) else None
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from headway.container.conformance.exchange import describe
 from headway.container.conformance.outcome import Failed
 
 # How servers call the number of requests that are being computed.
@@ -19,7 +20,7 @@ def series_of(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
             for sample in family.samples
         }
     except (ValueError, KeyError, IndexError) as error:
-        raise Failed(f"/metrics is no Prometheus text: {error}") from error
+        raise Failed(f"/metrics is no Prometheus text: {describe(error)}") from error
 
 
 def running_requests(text: str) -> float | None:

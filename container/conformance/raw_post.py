@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from urllib.parse import urlsplit
 
 from headway.container.conformance.outcome import Failed
 from headway.container.conformance.subject import Subject
@@ -15,7 +16,7 @@ def post_large(subject: Subject, path: str, num_bytes: int) -> int:
     """The status of a JSON body of that size. Raises Failed where none comes."""
     host, port = subject.address
     headers = {
-        "host": f"{host}:{port}",
+        "host": urlsplit(subject.url).netloc,
         "content-type": "application/json",
         "content-length": str(num_bytes),
         "connection": "close",

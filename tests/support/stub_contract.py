@@ -138,7 +138,7 @@ class Call:
         if ("requestType" in body or "x-amzn-sagemaker-session-id" in headers) and await self._session(body):
             return
         adapter = headers.get("x-amzn-sagemaker-adapter-identifier")
-        if adapter is not None and adapter not in stub.adapters and not stub.has("adapters.unknown", "adapters.life"):
+        if adapter is not None and adapter not in stub.adapters and not stub.has("adapters.unknown"):
             raise Refused(404)
         if "route=/metrics" in headers.get(ATTRIBUTES, "") and stub.has("security.routes"):
             await self._metrics(b"")
@@ -174,7 +174,9 @@ class Call:
         if not isinstance(body, dict) or not isinstance(body.get("messages", []), list) or not (set(body) & {"messages", "requestType"}):
             raise Refused(500 if stub.has("errors.wrong-types") else 400, "wrong types")
         empty_fails = stub.has("invocations.model-empty") or (stub.has("openai.model-empty") and self.path.startswith("/v1"))
-        if (stub.has("invocations.model-missing") and "model" not in body) or (empty_fails and body.get("model") == ""):
+        if (stub.has("invocations.model-missing") and "messages" in body and "model" not in body) or (
+            empty_fails and body.get("model") == ""
+        ):
             raise Refused(404)
         return body
 
@@ -257,6 +259,8 @@ class Call:
                 raise Refused(400)
             stub.adapters[fields["name"]] = fields["src"]
             await self.send_json({})
+        elif stub.has("adapters.life") and name in stub.adapters:
+            await self.send_json({})  # and it stays
         elif stub.adapters.pop(name, None) is None and not stub.has("adapters.remove-unknown"):
             raise Refused(404)
         else:

@@ -58,6 +58,8 @@ def key(probe: Probe) -> None:
     except InvalidStatus as error:
         probe.note(f"handshake without a key -> {error.response.status_code}")
         require(error.response.status_code in (401, 403), f"the handshake without a key is answered {error.response.status_code}")
+    except (WebSocketException, TimeoutError, OSError) as error:
+        raise Failed(f"the handshake without a key is not answered: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

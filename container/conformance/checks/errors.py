@@ -6,7 +6,7 @@ import re
 
 from headway.container.conformance.check import Clause, Severity, check
 from headway.container.conformance.exchange import Exchange
-from headway.container.conformance.outcome import require
+from headway.container.conformance.outcome import Skipped, require
 from headway.container.conformance.probe import JSON, Probe
 from headway.container.conformance.raw_post import post_large
 
@@ -66,7 +66,7 @@ def mapping(probe: Probe) -> None:
     Severity.SHOULD,
 )
 def as_json(probe: Probe) -> None:
-    for answer in _bad_requests(probe):
+    for answer in _refusals(probe):
         fields = answer.json()
         require(isinstance(fields, dict) and _message(fields), f"the error of {answer.request} has no message")
 
@@ -77,7 +77,7 @@ def as_json(probe: Probe) -> None:
     Clause(_RUNTIME, "The body of an error reaches the caller as it is, through the OpenAI routes too."),
 )
 def no_traceback(probe: Probe) -> None:
-    for answer in _bad_requests(probe):
+    for answer in _refusals(probe):
         trace = _TRACE.search(answer.text)
         require(trace is None, f"the error of {answer.request} shows the server's code: {trace and trace[0]}")
 
@@ -91,10 +91,16 @@ def survived(probe: Probe) -> None:
     require(probe.invoke().status == 200, "/invocations is not 200 after bad requests")
 
 
+def _refusals(probe: Probe) -> list[Exchange]:
+    """Of bad requests those that were refused: other checks tell which were not. Raises Skipped where none was."""
+    refused = [answer for answer in _bad_requests(probe) if answer.status >= 400]
+    if not refused:
+        raise Skipped("no bad request is refused (see errors.bad-json), so there is no error to read")
+    return refused
+
+
 def _bad_requests(probe: Probe) -> list[Exchange]:
-    """Those of them that were refused: errors.* tell which were not."""
-    answers = [_post(probe, b'{"messages": '), _post(probe, b""), probe.invoke(probe.shape.with_wrong_types()), probe.invoke([1, 2])]
-    return [answer for answer in answers if answer.status >= 400]
+    return [_post(probe, b'{"messages": '), _post(probe, b""), probe.invoke(probe.shape.with_wrong_types()), probe.invoke([1, 2])]
 
 
 def _post(probe: Probe, content: bytes) -> Exchange:

@@ -6,7 +6,7 @@ import secrets
 
 from headway.container.conformance.check import Clause, Severity, check
 from headway.container.conformance.exposition import series_of
-from headway.container.conformance.outcome import require
+from headway.container.conformance.outcome import NotApplicable, require
 from headway.container.conformance.probe import Probe
 
 _PAGE = "monitoring-detailed-observability-getting-started"
@@ -44,6 +44,8 @@ def bounded(probe: Probe) -> None:
             probe.subject.ask("GET", f"/{secrets.token_hex(6)}", b"", {})
 
     before = len(series_of(probe.ask("GET", "/metrics").text))
+    if not before:
+        raise NotApplicable("/metrics has no series")
     ask_unknown_paths()
     num_new = len(series_of(probe.ask("GET", "/metrics").text)) - before
     probe.note(f"{_NUM_PATHS} random paths: {num_new} new series beside {before}")

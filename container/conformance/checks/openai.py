@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headway.container.conformance.check import Clause, Severity, check
-from headway.container.conformance.events import DONE, events_of, pieces_of, text_of
+from headway.container.conformance.events import DONE, events_of, first_choice, pieces_of, text_of
 from headway.container.conformance.outcome import NotApplicable, require
 from headway.container.conformance.probe import Probe
 
@@ -19,8 +19,7 @@ _PATH = "/v1/chat/completions"
 def chat(probe: Probe) -> None:
     answer = probe.post(_PATH, _body(probe))
     require(answer.status == 200, f"{_PATH} is answered {answer.status}")
-    choices = answer.json().get("choices")
-    require(choices and isinstance(choices[0].get("message"), dict), "the answer has no choices[0].message")
+    require(isinstance(first_choice(answer.json()).get("message"), dict), "the answer has no choices[0].message")
 
 
 @check(
@@ -51,7 +50,8 @@ def stream(probe: Probe) -> None:
 def errors(probe: Probe) -> None:
     answer = probe.post(_PATH, {**_body(probe), "messages": 7})
     require(400 <= answer.status < 500, f"messages that are a number are answered {answer.status}")
-    error = answer.json().get("error")
+    fields = answer.json()
+    error = fields.get("error") if isinstance(fields, dict) else None
     require(isinstance(error, dict) and error.get("message"), "the error has no error.message")
 
 

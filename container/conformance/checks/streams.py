@@ -132,4 +132,5 @@ def _leave(probe: Probe) -> None:
 
 
 def _running(probe: Probe) -> float | None:
-    return running_requests(probe.subject.ask("GET", "/metrics", b"", {}).text)
+    answer = probe.subject.ask("GET", "/metrics", b"", {})
+    return running_requests(answer.text) if answer.status == 200 else None

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headway.container.conformance.engines.base import Copy, ImageFacts, Start
 from headway.container.conformance.outcome import Skipped
-from headway.container.docker_engine import connect, told
+from headway.container.docker_engine import connect, owner, remove, sweep, told
+from headway.server.bench.server_process import free_port
 from headway.server.errors import ConfigError, HeadwayError
 
 _SHM = "64m"  # what an endpoint gives
 _MODEL_DIRECTORY = "/opt/ml/model"
+_LABEL = "headway.conformance"  # its value is docker_engine.owner
 _LOG_LINES = 20_000
+_MAX_LOG_BYTES = 32 * 2**20
 _PATIENCE_S = 60  # with an answer of the engine's
 # What may be inside of an image to ask with; each prints the status alone.
 _PYTHON = """\
@@ -35,19 +40,21 @@ class DockerEngine:
         self._image, self._network, self._with_gpus = image, network, with_gpus
         self._volumes = {str(model_directory.resolve()): {"bind": _MODEL_DIRECTORY, "mode": "ro"}} if model_directory else {}
         self._client = connect(environ, _PATIENCE_S)
+        with _asking():
+            sweep(self._client, _LABEL)
         self._attributes = self._find(image)
 
     def start(self, start: Start) -> Copy:
-        import docker
+        from docker.types import DeviceRequest
 
         network = "none" if start.is_offline else self._network
         publishes = network == "bridge"
-        container = None
-        try:
+        with _asking(f"{self._image} can't be started"):
             container = self._client.containers.create(
                 self._image,
                 list(start.words),
                 environment=dict(start.environ),
+                labels={_LABEL: owner(os.getpid())},
                 volumes=self._volumes,
                 network_mode=network,
                 ports={f"{start.port}/tcp": ("127.0.0.1", None)} if publishes else None,
@@ -55,14 +62,14 @@ class DockerEngine:
                 read_only=start.is_read_only,
                 tmpfs={"/tmp": ""} if start.is_read_only else None,
                 shm_size=_SHM,
-                device_requests=[docker.types.DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._with_gpus else None,
+                device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._with_gpus else None,
             )
-            container.start()
-        except docker.errors.DockerException as error:
-            if container is not None:
-                container.remove(force=True)
-            raise HeadwayError(f"{self._image} can't be started: {told(error)}.") from error
-        return DockerCopy(container, start.port, publishes)
+            try:
+                container.start()
+                return DockerCopy(container, start.port, publishes)
+            except BaseException:
+                remove(container)
+                raise
 
     def facts(self) -> ImageFacts | None:
         config = self._attributes["Config"]
@@ -72,16 +79,15 @@ class DockerEngine:
         self._client.close()
 
     def _find(self, image: str) -> dict[str, Any]:
-        import docker
+        from docker.errors import ImageNotFound
 
-        try:
-            found: dict[str, Any] = self._client.images.get(image).attrs
-        except docker.errors.ImageNotFound as error:
-            raise ConfigError(
-                [f"the Docker engine has no image {image}: pull or build it first, or give an address with http://"]
-            ) from error
-        except docker.errors.DockerException as error:
-            raise HeadwayError(f"The Docker engine fails: {told(error)}.") from error
+        with _asking():
+            try:
+                found: dict[str, Any] = self._client.images.get(image).attrs
+            except ImageNotFound as error:
+                raise ConfigError(
+                    [f"the Docker engine has no image {image}: pull or build it first, or give an address with http://"]
+                ) from error
         return found
 
 
@@ -91,27 +97,36 @@ class DockerCopy:
         self.url = f"http://127.0.0.1:{self._published() if is_published else port}"
 
     def log(self) -> str:
-        text: bytes = self._container.logs(tail=_LOG_LINES)
-        return text.decode(errors="replace")
+        """The end of it: so many lines, and so many bytes of them."""
+        text = bytearray()
+        with _asking():
+            for piece in self._container.logs(stream=True, follow=False, tail=_LOG_LINES):
+                text += piece
+                if len(text) > 2 * _MAX_LOG_BYTES:
+                    del text[:-_MAX_LOG_BYTES]
+        return text[-_MAX_LOG_BYTES:].decode(errors="replace")
 
     def exit_status(self) -> int | None:
-        self._container.reload()
+        with _asking():
+            self._container.reload()
         state = self._container.attrs["State"]
         return None if state["Status"] in ("created", "running", "restarting") else int(state["ExitCode"])
 
     def terminate(self) -> None:
-        self._container.kill("SIGTERM")
+        with _asking():
+            self._container.kill("SIGTERM")
 
     def command_lines(self) -> str:
-        return "\n".join(" ".join(process) for process in self._container.top()["Processes"])
+        with _asking():
+            return "\n".join(" ".join(process) for process in self._container.top()["Processes"])
 
     def ping_inside(self) -> int | None:
-        import docker
+        from docker.errors import APIError
 
         for asker in _ASKERS:
             try:
                 status, output = self._container.exec_run([*asker, f"http://127.0.0.1:{self._port}/ping"])
-            except docker.errors.APIError:  # the container has just ended
+            except APIError:  # the container has just ended
                 return None
             text = output.decode(errors="replace").strip()
             if status == 0 and text.isdecimal():
@@ -121,16 +136,22 @@ class DockerCopy:
         raise Skipped("there is neither Python nor curl in the image to ask from inside")
 
     def close(self) -> None:
-        import docker
-
-        try:
-            self._container.remove(force=True, v=True)
-        except docker.errors.NotFound:
-            return
+        remove(self._container)
 
     def _published(self) -> int:
+        """The loopback port that the engine chose. One that has ended already has none: nothing answers on any free one."""
         self._container.reload()
         bound: Sequence[dict[str, str]] = self._container.attrs["NetworkSettings"]["Ports"].get(f"{self._port}/tcp") or ()
-        if not bound:
-            raise HeadwayError(f"the container ended at once, with status {self.exit_status()}: {self.log().strip()[-200:]}")
-        return int(bound[0]["HostPort"])
+        return int(bound[0]["HostPort"]) if bound else free_port()
+
+
+@contextlib.contextmanager
+def _asking(what: str = "The Docker engine fails") -> Iterator[None]:
+    """Raises HeadwayError for what the library raises; it lets errors of the library below it through, too."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    try:
+        yield
+    except (DockerException, RequestException) as error:
+        raise HeadwayError(f"{what}: {told(error)}.") from error

@@ -53,7 +53,11 @@ class ProcessCopy:
             raise HeadwayError(f"--command: {argv[0]} can't be started: {error.strerror}.") from error
 
     def log(self) -> str:
-        return os.pread(self._log.fileno(), _MAX_LOG_BYTES, 0).decode(errors="replace")
+        """Of a long one the beginning and the end."""
+        number = self._log.fileno()
+        beginning = os.pread(number, _MAX_LOG_BYTES, 0)
+        end = os.pread(number, _MAX_LOG_BYTES, max(len(beginning), os.fstat(number).st_size - _MAX_LOG_BYTES))
+        return (beginning + end).decode(errors="replace")
 
     def exit_status(self) -> int | None:
         return self._process.poll()

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from headway.container.docker_engine import connect, told
+from headway.container.docker_engine import connect, owner, remove, sweep, told
 from headway.container.local.copies.base import ADAPTERS_DIRECTORY, ADDITIONAL_DIRECTORY, MODEL_DIRECTORY, Copy, CopyFailed, CopySpec
 from headway.container.local.copies.log import CopyLog
 from headway.server.bench.server_process import free_port
@@ -22,9 +19,7 @@ if TYPE_CHECKING:
 
 _PORT = 8080
 _SHM_BYTES = 64 * 1024 * 1024  # what endpoints have, and can't be told to have more of
-_LABEL = "headway.local"  # where the runtime is, its process id and when it began: what it leaves behind is found by it
-# A clock that is set moves what processes say of their beginning; no id is used again as soon as this by a runtime.
-_CLOCK_STEP_S = 300
+_LABEL = "headway.local"  # its value is docker_engine.owner
 _API_PATIENCE_S = 120
 
 
@@ -42,12 +37,12 @@ class ContainerStarter:
             container, url = await asyncio.shield(made)
         except asyncio.CancelledError:
             with contextlib.suppress(CopyFailed):  # a thread can't be cancelled: what it makes is taken away again
-                await asyncio.to_thread(_remove, (await made)[0])
+                await asyncio.to_thread(remove, (await made)[0])
             raise
         return _Container(container, url, log)
 
     async def sweep(self) -> int:
-        return await asyncio.to_thread(self._sweep)
+        return await asyncio.to_thread(sweep, self._client, _LABEL)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._client.close)
@@ -67,7 +62,7 @@ class ContainerStarter:
             container.start()
             return container, f"http://127.0.0.1:{self._published(container) if self._has_bridge else port}"
         except BaseException as problem:
-            _remove(container)
+            remove(container)
             if isinstance(problem, lost):
                 raise CopyFailed(f"The engine can't start a container of {image}: {told(problem)}.") from problem
             raise
@@ -82,7 +77,7 @@ class ContainerStarter:
         }
         options: dict[str, Any] = {
             "environment": dict(spec.environ),
-            "labels": {_LABEL: _owner(os.getpid())},
+            "labels": {_LABEL: owner(os.getpid())},
             "volumes": [f"{host}:{inside}:ro" for inside, host in mounts.items() if host is not None],
             "shm_size": _SHM_BYTES,
         }
@@ -115,16 +110,6 @@ class ContainerStarter:
         ports = container.attrs["NetworkSettings"]["Ports"].get(f"{_PORT}/tcp")
         return str(ports[0]["HostPort"]) if ports else str(_PORT)
 
-    def _sweep(self) -> int:
-        left = [
-            container
-            for container in self._client.containers.list(all=True, filters={"label": _LABEL}, ignore_removed=True)
-            if not _is_alive(container.labels[_LABEL])
-        ]
-        for container in left:
-            _remove(container)
-        return len(left)
-
 
 class _Container:
     def __init__(self, container: Container, url: str, log: CopyLog) -> None:
@@ -145,7 +130,7 @@ class _Container:
             await asyncio.to_thread(_signal, self._container, "SIGTERM")
             await asyncio.wait([self._status], timeout=patience_s)
         finally:
-            await asyncio.shield(asyncio.to_thread(_remove, self._container))
+            await asyncio.shield(asyncio.to_thread(remove, self._container))
             await asyncio.shield(self._status)
 
     def _follow(self, log: CopyLog) -> None:
@@ -173,36 +158,3 @@ def _signal(container: Container, name: str) -> None:
 
     with contextlib.suppress(APIError, RequestException):  # it has ended, or the engine has
         container.kill(name)
-
-
-def _remove(container: Container) -> None:
-    from docker.errors import APIError
-    from requests.exceptions import RequestException
-
-    with contextlib.suppress(APIError, RequestException):  # it is gone, or is going; what an engine keeps, the next runtime sweeps
-        container.remove(force=True, v=True)
-
-
-def _owner(pid: int) -> str:
-    return f"{_place()}/{pid}@{psutil.Process(pid).create_time():.2f}"
-
-
-def _place() -> str:
-    """Whose process ids they are: an engine may be shared by machines, by containers that have its socket, and by users."""
-    with contextlib.suppress(OSError):
-        return f"{platform.node()}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
-    return f"{platform.node()}/{os.getuid()}"
-
-
-def _is_alive(owner: str) -> bool:
-    """Process ids are used again: the time when the process began says whether it is still the same. One of elsewhere counts as alive."""
-    place, _, process = owner.rpartition("/")
-    pid, _, began = process.partition("@")
-    if place != _place() or not pid.isdecimal():
-        return True
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(began)) < _CLOCK_STEP_S
-    except ValueError:
-        return True
-    except psutil.NoSuchProcess:
-        return False

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from headway.container.docker_engine import _is_alive, _place, owner
 from headway.container.local.copies.base import CopySpec
-from headway.container.local.copies.container import _is_alive, _owner, _place
 from headway.container.local.copies.log import CopyLog
 from headway.container.local.copies.process import ProcessStarter
 
@@ -24,13 +24,13 @@ def test_a_dead_runtime_of_ours_is_found() -> None:
 
 
 def test_ours_is_alive_after_the_clock_was_set() -> None:
-    assert _is_alive(_owner(os.getpid()))
+    assert _is_alive(owner(os.getpid()))
     assert _is_alive(f"{_place()}/{os.getpid()}@{psutil.Process().create_time() + 30:.2f}")
 
 
-@pytest.mark.parametrize("owner", [f"other/pid:[1]/0/{_NOBODY}@1.00", f"{_NOBODY}@1.00", "", "somebody's", f"{_place()}/x@1"])
-def test_what_is_of_elsewhere_is_left_alone(owner: str) -> None:
-    assert _is_alive(owner)
+@pytest.mark.parametrize("label", [f"other/pid:[1]/0/{_NOBODY}@1.00", f"{_NOBODY}@1.00", "", "somebody's", f"{_place()}/x@1"])
+def test_what_is_of_elsewhere_is_left_alone(label: str) -> None:
+    assert _is_alive(label)
 
 
 @pytest.mark.parametrize(("given", "host"), [({}, "127.0.0.1"), ({"SM_VLLM_HOST": "0.0.0.0"}, "0.0.0.0")])
