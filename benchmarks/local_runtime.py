@@ -9,9 +9,10 @@ messages. The servers:
 - `paced` takes as long as a model on an accelerator and uses none of this machine's time for it: 50 ms for an answer, one part every
   10 ms of a stream.
 - `demo` is the demo model on the same cores, the most that the runtime can take from a model. Every answer has as many tokens.
+  Its latency is not judged: it scatters by more than the runtime adds.
 
 Client, runtime and server share the machine, so whatever the runtime uses is missing elsewhere. Prints each round and the medians of all
-as a table; exit status 1 above --most-ms (of any server), or below --least (of `paced` and `demo`, whole and streamed). A machine on
+as a table; exit status 1 above --most-ms (of `stub` and `paced`), or below --least (of `paced` and `demo`), whole or streamed. A machine on
 which others are at work makes the figures of `demo` useless: how many cores they used is in the last column.
 """
 
@@ -52,7 +53,8 @@ class Work:
     command: Callable[[int], list[str]]  # for a port
     num_alone: int  # requests of a round, one at a time
     num_together: int
-    is_judged: bool  # by the throughput that is kept
+    is_latency_judged: bool
+    is_throughput_judged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,9 @@ def works(model: str) -> list[Work]:
         return lambda port: [sys.executable, __file__, "--stub", name, str(port)]
 
     return [
-        Work("stub", serve_stub("stub"), 800, 3200, is_judged=False),
-        Work("paced", serve_stub("paced"), 10, 640, is_judged=True),
-        Work("demo", serve, 4, 64, is_judged=True),
+        Work("stub", serve_stub("stub"), 800, 3200, is_latency_judged=True, is_throughput_judged=False),
+        Work("paced", serve_stub("paced"), 10, 640, is_latency_judged=True, is_throughput_judged=True),
+        Work("demo", serve, 4, 64, is_latency_judged=False, is_throughput_judged=True),
     ]
 
 
@@ -247,7 +249,7 @@ def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--only", choices=("stub", "paced", "demo"), help="one of the servers")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--most-ms", type=float, default=2.0, help="the added median above which the exit status is 1")
+    parser.add_argument("--most-ms", type=float, default=2.0, help="the added median above which the exit status is 1, but for the demo")
     parser.add_argument("--least", type=float, default=0.95, help="the kept throughput below which the exit status is 1, but for the stub")
     parser.add_argument("--stub", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -262,8 +264,8 @@ def main() -> int:
             continue
         for form, median in run(work, options.rounds, console):
             rows.append(_row(work, form, median))
-            is_good &= work.name == "demo" or max(median.first_byte, median.whole) <= options.most_ms
-            is_good &= not work.is_judged or median.kept >= options.least
+            is_good &= not work.is_latency_judged or max(median.first_byte, median.whole) <= options.most_ms
+            is_good &= not work.is_throughput_judged or median.kept >= options.least
     console.print(_HEAD, *rows, sep="\n", style="bold", highlight=False, soft_wrap=True)
     console.print(" ".join(f"{name}: {value}" for name, value in describe_machine().items()), soft_wrap=True)
     return 0 if is_good else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 # Names below these are never public ones: nobody out there can have one lead here. Not .local: any neighbour answers for those.
@@ -24,6 +25,7 @@ def refusal(headers: Mapping[str, str], own_name: str = "") -> str | None:
     return None
 
 
+@lru_cache(maxsize=64)  # the same for all calls of a client, and 4 us each
 def _is_ours(host: str, own_name: str) -> bool:
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")

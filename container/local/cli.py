@@ -158,8 +158,9 @@ def _size(text: str) -> int:
 
 def _exports(host: str, port: int, region: str, environ: Mapping[str, str], stores: tuple[str, str] | None = None) -> str:
     """Lines for a shell. Credentials are made up where there are none: clients sign with something."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(host, host)
-    values = {f"AWS_ENDPOINT_URL_{service}": f"http://{name}:{port}" for service in _SERVICES}
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    values = {f"AWS_ENDPOINT_URL_{service}": url for service in _SERVICES}
     if stores:
         values |= {"AWS_ENDPOINT_URL_S3": stores[0], "AWS_ENDPOINT_URL_SNS": stores[1]}
     values["AWS_DEFAULT_REGION"] = region

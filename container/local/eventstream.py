@@ -2,7 +2,11 @@
 
     u32 length of all | u32 length of the headers | u32 crc32 of these eight bytes | headers | payload | u32 crc32 of all before
 
-A header is u8 length | name | u8 7, a string | u16 length | value; numbers are big-endian. awscrt and botocore can only read them.
+A header is u8 length | name | u8 7, a string | u16 length | value; numbers are big-endian.
+
+None of the libraries here writes them for a server: botocore only reads them, awscrt 0.38 writes them only into a client's connection of
+its RPC protocol. moto 5.2.5 has an encoder inside of its core, which 5.2.0 has not: its import takes 0.4 s, and a part of 200 bytes 5 us
+instead of 0.6 (2026-11-26).
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ def stream_error(kind: str, message: str, code: str | None = None) -> bytes:
 
 def _message(headers: bytes, payload: bytes) -> bytes:
     lengths = struct.pack(">II", _OVERHEAD + len(headers) + len(payload), len(headers))
-    message = b"".join((lengths, struct.pack(">I", crc32(lengths)), headers, payload))
-    return message + struct.pack(">I", crc32(message))
+    begin = b"".join((lengths, struct.pack(">I", crc32(lengths)), headers))
+    return b"".join((begin, payload, struct.pack(">I", crc32(payload, crc32(begin)))))  # the payload is copied once
 
 
 def _headers(values: Mapping[str, str]) -> bytes:

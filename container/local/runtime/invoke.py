@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
-from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
-from headway.container.local.runtime.runtime import Runtime, check_supported, wish_of
+from headway.container.local.runtime.runtime import Runtime, forward_operation
 from headway.container.local.targets import Target
 
 VARIANT = "x-Amzn-Invoked-Production-Variant"
@@ -21,12 +20,7 @@ _ANSWERED = ("Content-Type", ATTRIBUTES, _NEW_SESSION, _CLOSED_SESSION)
 
 async def invoke(runtime: Runtime, call: Call, endpoint: str) -> None:
     """Raises PlatformError."""
-    members = read_members("InvokeEndpoint", call.headers)
-    check_supported(endpoint, members)
-    body = await call.body(runtime.limits.body_bytes)
-    with runtime.targets.lease(endpoint, wish_of(members)) as target:
-        call.note = target.variant
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target.adapter), body))
+    await forward_operation(runtime, call, "InvokeEndpoint", endpoint, _forward)
 
 
 async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: Mapping[str, str], body: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 
 import aiohttp
 
@@ -11,7 +12,7 @@ from headway.container.local.errors import PlatformError, validation_error
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
 from headway.container.local.runtime.invoke import VARIANT
-from headway.container.local.runtime.members import container_headers, read_members
+from headway.container.local.runtime.members import read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
 from headway.container.local.runtime.runtime import Runtime
 from headway.container.local.targets import Target, Wish
@@ -30,14 +31,11 @@ async def chat(runtime: Runtime, call: Call, endpoint: str, component: str | Non
         raise validation_error(
             "The inference component stands in the path here: leave out the header X-Amzn-SageMaker-Inference-Component."
         )
-    body = await call.body(runtime.limits.body_bytes)
-    with runtime.targets.lease(endpoint, Wish(component=component)) as target:
-        call.note = target.variant
-        only = {name: value for name, value in members.items() if name in ("ContentType", "Accept")}
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(only, target.adapter), body))
+    only = {name: value for name, value in members.items() if name in ("ContentType", "Accept")}
+    await runtime.forward_to_copy(call, endpoint, Wish(component=component), only, _forward)
 
 
-async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: dict[str, str], body: bytes) -> None:
+async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: Mapping[str, str], body: bytes) -> None:
     """Which of the two time limits holds, the container's answer tells."""
     limits, start = runtime.limits, asyncio.get_running_loop().time()
     try:

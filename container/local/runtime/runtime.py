@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from headway.container.local.errors import PlatformError, validation_error
 from headway.container.local.faults import Faults
 from headway.container.local.runtime.call import Call, CallerGone
 from headway.container.local.runtime.container import Container
+from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import Place
 from headway.container.local.runtime.parts import PartForm
-from headway.container.local.targets import Targets, Wish
+from headway.container.local.targets import Target, Targets, Wish
 
-NEW_SESSION = "NEW_SESSION"
+_NEW_SESSION = "NEW_SESSION"
 _REFUSED = {
     "TargetModel": "is no multi-model endpoint: invoke it without TargetModel.",
     "EnableExplanations": "has no explainer: invoke it without EnableExplanations.",
@@ -53,19 +56,40 @@ class Runtime:
             case "InternalFailure":
                 raise PlatformError(500, "InternalFailure", "An internal failure occurred.")
 
+    async def forward_to_copy(self, call: Call, endpoint: str, wish: Wish, members: Mapping[str, str], forward: Forward) -> None:
+        """Reads the body, and has a copy called for as long as the caller waits. ``members``: those that may reach it.
 
-def check_supported(endpoint: str, members: dict[str, str]) -> None:
+        Raises PlatformError, CallerGone.
+        """
+        body = await call.body(self.limits.body_bytes)
+        with self.targets.lease(endpoint, wish) as target:
+            call.note = target.variant
+            await call.while_connected(forward(self, call, endpoint, target, container_headers(members, target.adapter), body))
+
+
+# Calls the copy with these headers and this body, and answers the call. Raises PlatformError.
+Forward = Callable[[Runtime, Call, str, Target, Mapping[str, str], bytes], Coroutine[Any, Any, None]]
+
+
+async def forward_operation(runtime: Runtime, call: Call, operation: str, endpoint: str, forward: Forward) -> None:
+    """An operation of the runtime's API, by botocore's name. Raises PlatformError, CallerGone."""
+    members = read_members(operation, call.headers)
+    _check_supported(endpoint, members)
+    await runtime.forward_to_copy(call, endpoint, _wish_of(members), members, forward)
+
+
+def _check_supported(endpoint: str, members: Mapping[str, str]) -> None:
     """Raises PlatformError: ValidationError, of members that no endpoint here has a use for."""
     for name, problem in _REFUSED.items():
         if name in members:
             raise validation_error(f"Endpoint {endpoint} {problem}")
 
 
-def wish_of(members: dict[str, str]) -> Wish:
+def _wish_of(members: Mapping[str, str]) -> Wish:
     session = members.get("SessionId")
     return Wish(
         variant=members.get("TargetVariant"),
         component=members.get("InferenceComponentName"),
         hostname=members.get("TargetContainerHostname"),
-        session=None if session == NEW_SESSION else session,
+        session=None if session == _NEW_SESSION else session,
     )

@@ -9,10 +9,9 @@ from headway.container.local.eventstream import CONTENT_TYPE, payload_part, stre
 from headway.container.local.runtime.call import Call
 from headway.container.local.runtime.container import ContainerLost
 from headway.container.local.runtime.invoke import ATTRIBUTES, VARIANT
-from headway.container.local.runtime.members import container_headers, read_members
 from headway.container.local.runtime.model_error import connection_lost, model_error, timed_out
 from headway.container.local.runtime.parts import parts_of
-from headway.container.local.runtime.runtime import Runtime, check_supported, wish_of
+from headway.container.local.runtime.runtime import Runtime, forward_operation
 from headway.container.local.targets import Target
 
 _LATE = "The model did not finish its answer within the time that is allowed."
@@ -21,12 +20,7 @@ _BROKEN = "The connection to the model was reset or closed."
 
 async def invoke_streaming(runtime: Runtime, call: Call, endpoint: str) -> None:
     """Raises PlatformError; once the answer has begun, its last message is the error."""
-    members = read_members("InvokeEndpointWithResponseStream", call.headers)
-    check_supported(endpoint, members)
-    body = await call.body(runtime.limits.body_bytes)
-    with runtime.targets.lease(endpoint, wish_of(members)) as target:
-        call.note = target.variant
-        await call.while_connected(_forward(runtime, call, endpoint, target, container_headers(members, target.adapter), body))
+    await forward_operation(runtime, call, "InvokeEndpointWithResponseStream", endpoint, _forward)
 
 
 async def _forward(runtime: Runtime, call: Call, endpoint: str, target: Target, headers: Mapping[str, str], body: bytes) -> None:

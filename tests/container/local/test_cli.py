@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def test_print_env_only_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert "export AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:9000" in lines
     assert "export AWS_DEFAULT_REGION=eu-west-1" in lines
     assert not any("ACCESS_KEY" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("2001:db8::5", "[2001:db8::5]"), ("gpu.local", "gpu.local")],
+)
+def test_clients_get_an_address_that_they_can_call(host: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print-env", "--host", host, "--port", "9000"], {}) == 0
+    assert f"export AWS_ENDPOINT_URL_SAGEMAKER={shlex.quote(f'http://{name}:9000')}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
