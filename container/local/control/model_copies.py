@@ -36,9 +36,7 @@ class ModelCopies:
         directory = self._site.directory / "data" / "alone" / str(next(self._serials))
         try:
             spec = await self._site.spec(model.container, directory, None, instance.num_gpus if instance else 0)
-            spec = dataclasses.replace(spec, environ={**spec.environ, **environ}, words=model.words)
-            if model.model_directory is not None:
-                spec = dataclasses.replace(spec, model_directory=model.model_directory)
+            spec = dataclasses.replace(model.completed(spec), environ={**spec.environ, **environ})
             seat = Seat(f"{place}/{directory.name}", f"The container of {place}", spec, self._site.workshop)
             try:
                 await seat.wait_in_service()
