@@ -262,8 +262,8 @@ class Components:
         adapters = component.directory / "adapters"
         adapters.mkdir(parents=True, exist_ok=True)
         num_gpus = int(need_of(specification["ComputeResourceRequirements"]).num_gpus)
-        if "ModelName" in specification:
-            model = self._models.get(specification["ModelName"])
+        model = self._models.get(specification["ModelName"]) if "ModelName" in specification else None
+        if model is not None:
             own = specification.get("Container", {}).get("Environment", {})
             container = {**model.container, "Environment": {**model.container.get("Environment", {}), **own}}
         else:
@@ -271,7 +271,7 @@ class Components:
             container = {**given, **({"ModelDataUrl": given["ArtifactUrl"]} if "ArtifactUrl" in given else {})}
         check_container(container)
         spec = await self._site.spec(container, component.directory / f"data-{next(self._serials)}", _limit_s(specification), num_gpus)
-        return dataclasses.replace(spec, adapters_directory=adapters)
+        return dataclasses.replace(model.completed(spec) if model else spec, adapters_directory=adapters)
 
     def _fleet(self, component: Component, specification: dict[str, Any], spec: CopySpec) -> Fleet:
         place = f"{component.endpoint.name}/{component.name}-{next(self._serials)}"

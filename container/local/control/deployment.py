@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ class Variant:
         instance = all_instances().get(self.settings.get("InstanceType", ""))
         limit_s = self.settings.get("ModelDataDownloadTimeoutInSeconds")
         spec = await self._site.spec(model.container, self._directory, limit_s, instance.num_gpus if instance else 0)
-        return dataclasses.replace(spec, words=model.words, model_directory=model.model_directory or spec.model_directory)
+        return model.completed(spec)
 
     def _new_seat(self, number: int) -> Seat:
         assert self._spec is not None, "prepared by resize"

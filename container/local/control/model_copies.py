@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from itertools import count
 
+from headway.container.instances import all_instances
 from headway.container.local.control.materials import Site, remove
 from headway.container.local.control.models import Model
 from headway.container.local.control.registry import Registry
@@ -24,18 +25,18 @@ class ModelCopies:
         self._models.get(model_name)
 
     @contextlib.asynccontextmanager
-    async def running(self, model_name: str, environ: Mapping[str, str], place: str) -> AsyncIterator[str]:
+    async def running(self, model_name: str, environ: Mapping[str, str], place: str, instance_type: str) -> AsyncIterator[str]:
         """The URL of a copy that is in service, for the block. ``environ`` stands over the model's own; ``place`` names its log.
+        It gets as many GPUs as an ``instance_type`` has, as an endpoint's copy does.
 
         Raises CopyFailed if it does not start, PlatformError if there is no such model.
         """
         model = self._models.get(model_name)
+        instance = all_instances().get(instance_type)
         directory = self._site.directory / "data" / "alone" / str(next(self._serials))
         try:
-            spec = await self._site.spec(model.container, directory, None, 0)
-            spec = dataclasses.replace(spec, environ={**spec.environ, **environ}, words=model.words)
-            if model.model_directory is not None:
-                spec = dataclasses.replace(spec, model_directory=model.model_directory)
+            spec = await self._site.spec(model.container, directory, None, instance.num_gpus if instance else 0)
+            spec = dataclasses.replace(model.completed(spec), environ={**spec.environ, **environ})
             seat = Seat(f"{place}/{directory.name}", f"The container of {place}", spec, self._site.workshop)
             try:
                 await seat.wait_in_service()

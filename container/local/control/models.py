@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from headway.container.local.control.listing import page
 from headway.container.local.control.names import MODEL
 from headway.container.local.control.registry import Record, Registry, refused, tags_of
+from headway.container.local.copies.base import CopySpec
 
 _NOT_EMULATED = ("ModelPackageName", "MultiModelConfig")
 
@@ -25,6 +27,10 @@ class Model(Record):
         """Its ContainerDefinition."""
         definition: dict[str, Any] = self.request.get("PrimaryContainer") or self.request["Containers"][0]
         return definition
+
+    def completed(self, spec: CopySpec) -> CopySpec:
+        """With what the command line said of it."""
+        return dataclasses.replace(spec, words=self.words, model_directory=self.model_directory or spec.model_directory)
 
 
 class Models:

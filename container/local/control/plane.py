@@ -19,6 +19,7 @@ from headway.container.local.control.registry import Registry
 from headway.container.local.control.scalables import ScalableCopies
 from headway.container.local.control.shapes import check_input
 from headway.container.local.control.tagging import Tagging
+from headway.container.local.control.unheeded import unheeded
 from headway.container.local.control.work import Work
 from headway.container.local.copies.base import Starter
 from headway.container.local.copies.gpus import Gpus
@@ -96,7 +97,10 @@ class ControlPlane:
             names = ", ".join(sorted(self._operations))
             raise PlatformError(400, "UnknownOperationException", f"{operation[:100]!r} is not emulated. There are: {names}.")
         check_input(operation, body)
-        return known(body)
+        answer = known(body)
+        if ignored := unheeded(operation, body):
+            self._say(f"{operation}: kept as given, without any effect in this runtime: {', '.join(ignored)}")
+        return answer
 
     def make_endpoint(
         self, name: str, environ: Mapping[str, str], words: tuple[str, ...] = ("serve",), model_directory: Path | None = None

@@ -44,8 +44,11 @@ class ModelCopies(Protocol):
         """Raises PlatformError if there is no such model."""
         ...
 
-    def running(self, model_name: str, environ: Mapping[str, str], place: str) -> contextlib.AbstractAsyncContextManager[str]:
+    def running(
+        self, model_name: str, environ: Mapping[str, str], place: str, instance_type: str
+    ) -> contextlib.AbstractAsyncContextManager[str]:
         """One copy that answers its pings, for the block; its URL. ``environ`` stands over the model's own, ``place`` is for logs.
+        It gets as many GPUs as an ``instance_type`` has.
 
         Raises HeadwayError with what it ended of, its last log line included.
         """
@@ -141,9 +144,10 @@ class TransformJobs:
         """Ends the job in exactly one way."""
         try:
             environ = {**job.request.get("Environment", {}), **options.environment()}
+            instance_type = job.request["TransformResources"]["InstanceType"]
             async with contextlib.AsyncExitStack() as stack:
                 starts = [
-                    self._copies.running(job.request["ModelName"], environ, f"transform-{job.name}-{number}")
+                    self._copies.running(job.request["ModelName"], environ, f"transform-{job.name}-{number}", instance_type)
                     for number in range(options.num_copies)
                 ]
                 urls = [await stack.enter_async_context(start) for start in starts]

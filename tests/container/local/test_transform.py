@@ -29,7 +29,7 @@ class Copies:
 
     url: str
     problem: str | None = None
-    started: list[tuple[Mapping[str, str], str]] = field(default_factory=list)
+    started: list[tuple[Mapping[str, str], str, str]] = field(default_factory=list)
     num_running: int = 0
 
     def check_model(self, model_name: str) -> None:
@@ -37,10 +37,10 @@ class Copies:
             raise refused(f"Could not find model {model_name}.")
 
     @contextlib.asynccontextmanager
-    async def running(self, model_name: str, environ: Mapping[str, str], place: str) -> AsyncIterator[str]:
+    async def running(self, model_name: str, environ: Mapping[str, str], place: str, instance_type: str) -> AsyncIterator[str]:
         if self.problem:
             raise HeadwayError(self.problem)
-        self.started.append((environ, place))
+        self.started.append((environ, place, instance_type))
         self.num_running += 1
         try:
             yield self.url
@@ -128,7 +128,7 @@ def test_whole_objects(rig: Rig) -> None:
     assert job["TransformEndTime"] >= job["TransformStartTime"] >= job["CreationTime"]
     assert rig.output() == {"out/a.json.out": b"ONE\nTWO", "out/sub/b.json.out": b"THREE"}
     assert rig.script.requests[0][0]["accept"] == "application/json"
-    assert rig.copies.started == [({"MINE": "1", "SAGEMAKER_BATCH": "true"}, "transform-job-0")]
+    assert rig.copies.started == [({"MINE": "1", "SAGEMAKER_BATCH": "true"}, "transform-job-0", "ml.m5.large")]
     assert rig.copies.num_running == 0
 
 
@@ -190,7 +190,7 @@ def test_input_that_is_not_gzip(rig: Rig) -> None:
 def test_copies_share_the_objects(rig: Rig) -> None:
     rig.put(a=b"a", b=b"b", c=b"c")
     rig.run(TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 2})
-    assert [place for _, place in rig.copies.started] == ["transform-job-0", "transform-job-1"]
+    assert [place for _, place, _ in rig.copies.started] == ["transform-job-0", "transform-job-1"]
     assert len(rig.output()) == 3
 
 

@@ -15,9 +15,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from control_plane import ROLE, LiveControlPlane
 
-from headway.container.local.control import registry
+from headway.container.local.control import registry, unheeded
 from headway.container.local.control.listing import page
 from headway.container.local.control.registry import Record
+from headway.container.local.service_models import service_model
 
 VARIANT = {"VariantName": "AllTraffic", "ModelName": "m", "InstanceType": "ml.g6.xlarge", "InitialInstanceCount": 1}
 
@@ -102,6 +103,32 @@ def test_what_is_refused(unchecked: Any, operation: str, request_: dict[str, Any
     assert sentence in error["Message"]
     assert "s3cret" not in error["Message"]
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
+def test_what_is_kept_without_an_effect_is_told(live: LiveControlPlane) -> None:
+    vpc = {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1"]}
+    container = {"Image": "i", "Environment": {"A": "1"}, "ImageConfig": {"RepositoryAccessMode": "Vpc"}}
+    kept = {"VpcConfig": vpc, "EnableNetworkIsolation": True}
+    live.client.create_model(ModelName="told", PrimaryContainer=container, ExecutionRoleArn=ROLE, **kept)
+    assert live.said[-1].startswith("CreateModel: ")
+    assert live.said[-1].endswith(": PrimaryContainer.ImageConfig, VpcConfig, EnableNetworkIsolation")
+    dump = {"DestinationS3Uri": "s3://bucket/dumps"}
+    scaling = {"Status": "ENABLED", "MinInstanceCount": 1, "MaxInstanceCount": 2}
+    variants = [{**VARIANT, "VariantName": name, "CoreDumpConfig": dump, "ManagedInstanceScaling": scaling} for name in ("a", "b")]
+    live.client.create_endpoint_config(EndpointConfigName="told", ProductionVariants=variants)
+    assert live.said[-1].endswith(": ProductionVariants.CoreDumpConfig, ProductionVariants.ManagedInstanceScaling.MinInstanceCount")
+    num_said = len(live.said)
+    live.client.create_model(ModelName="untold", PrimaryContainer={"Image": "i"}, ExecutionRoleArn=ROLE, EnableNetworkIsolation=False)
+    assert len(live.said) == num_said
+    live.client.delete_endpoint_config(EndpointConfigName="told")
+
+
+def test_what_is_said_to_be_heeded_is_in_the_api() -> None:
+    for operation, paths in unheeded._HEEDED.items():
+        for path in paths:
+            shape: Any = service_model("sagemaker").operation_model(operation).input_shape
+            for name in path.split("."):
+                shape = (shape.member if shape.type_name == "list" else shape).members[name]
 
 
 def test_an_operation_that_is_not_emulated_names_those_that_are(live: LiveControlPlane) -> None:

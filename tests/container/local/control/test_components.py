@@ -70,6 +70,17 @@ def test_a_component_without_room_fails_and_one_that_outgrows_it_stays(live: Liv
         _delete(live, "second")
 
 
+def test_a_model_of_the_command_line_keeps_its_words(live: LiveControlPlane) -> None:
+    async def make(plane: ControlPlane) -> None:
+        plane.make_endpoint("typed", {}, ("serve", "--typed"))
+
+    live.run(make)
+    _create(live, "worded", {"ModelName": "typed", "ComputeResourceRequirements": {**COMPUTE}}, 1)
+    assert _settled(live, "worded")["InferenceComponentStatus"] == "InService"
+    assert any(line.startswith("shared/worded-") and line.endswith("begins with serve --typed") for line in live.said)
+    _delete(live, "worded")
+
+
 def test_adapters_are_given_to_every_copy_and_to_those_that_follow(live: LiveControlPlane, tmp_path: Path) -> None:
     with _component(live, "base", tmp_path, num_copies=2) as base:
         _create(live, "sql", {"BaseInferenceComponentName": base, "Container": {"ArtifactUrl": f"s3://{BUCKET}/good.tar.gz"}})

@@ -18,6 +18,7 @@ from polling import wait_until
 
 from headway.container.local.autoscaling.resources import Resource
 from headway.container.local.control.plane import ControlPlane
+from headway.container.local.copies.gpus import Gpus
 from headway.container.local.errors import PlatformError
 from headway.container.local.targets import Target, Wish
 from headway.server.errors import HeadwayError
@@ -163,18 +164,29 @@ def test_a_model_runs_alone_for_batch_transform(live: LiveControlPlane) -> None:
     live.make_model("alone-dies", {"MODE": "dies"})
 
     async def environ(plane: ControlPlane) -> dict[str, str]:
-        async with plane.model_copies.running("alone", {"B": "2"}, "job") as url:
+        async with plane.model_copies.running("alone", {"B": "2"}, "job", "ml.m5.large") as url:
             environ: dict[str, str] = (await asyncio.to_thread(_facts, url))["environ"]
             return environ
 
     async def failure(plane: ControlPlane) -> str:
         with pytest.raises(HeadwayError) as failed:
-            async with plane.model_copies.running("alone-dies", {}, "other"):
+            async with plane.model_copies.running("alone-dies", {}, "other", "ml.m5.large"):
                 pass
         return str(failed.value)
 
     assert {"A": "1", "B": "2"}.items() <= live.run(environ).items()
     assert '"ValueError: the weights are of another model"' in live.run(failure)
+
+
+def test_a_model_that_runs_alone_gets_the_gpus_of_its_instance_type() -> None:
+    async def visible(plane: ControlPlane) -> str | None:
+        async with plane.model_copies.running("m", {}, "job", "ml.g6.12xlarge") as url:
+            environ: dict[str, str] = (await asyncio.to_thread(_facts, url))["environ"]
+            return environ.get("CUDA_VISIBLE_DEVICES")
+
+    with LiveControlPlane(gpus=Gpus(["0", "1", "2", "3", "4"])) as plane:
+        plane.make_model("m")
+        assert plane.run(visible) == "0,1,2,3"
 
 
 def test_a_copy_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
