@@ -54,8 +54,9 @@ class Line:
             config = self._targets.async_inference(self._endpoint)
             # There may be no copy now: an endpoint that is scaled to none lets its requests wait.
             with contextlib.suppress(PlatformError), contextlib.ExitStack() as attempt:
-                target = attempt.enter_context(self._targets.lease(self._endpoint, Wish()))
-                if config is None or self._busy[target.url] < config.max_concurrent_per_copy:
+                full = frozenset(url for url, num in self._busy.items() if config and num >= config.max_concurrent_per_copy)
+                target = attempt.enter_context(self._targets.lease(self._endpoint, Wish(full=full)))
+                if target.url not in full:
                     lease.push(attempt.pop_all())
                     return target
             with contextlib.suppress(TimeoutError):

@@ -15,6 +15,7 @@ class Wish:
     component: str | None = None  # an inference component
     hostname: str | None = None  # TargetContainerHostname
     session: str | None = None  # the id of an open session: its copy takes all of its requests
+    full: frozenset[str] = frozenset()  # URLs of copies that are passed over while another one is there
 
 
 @dataclass(frozen=True, slots=True)

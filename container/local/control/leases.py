@@ -27,7 +27,8 @@ class Leases:
         seats, variant, strategy, adapter = self._candidates(found, wish)
         seat = found.sessions.seat(wish.session)
         if seat is None or seat not in seats:
-            seat = choose_seat(seats, strategy)
+            with_room = [one for one in seats if one.copy and one.copy.url not in wish.full] if wish.full else seats
+            seat = choose_seat(with_room or seats, strategy)
         if self._faults.kills():
             seat.kill()
         with seat.busy() as copy:

@@ -59,6 +59,9 @@ def test_an_endpoint_lives_and_leaves_nothing(live: LiveControlPlane) -> None:
     assert described["ProductionVariants"][0]["CurrentInstanceCount"] == 2
     urls = {seat.copy.url for seat in live.run(_copies("life")) if seat.copy}
     assert len(urls) == 2
+    for url in urls:
+        assert {_targets(live, "life", Wish(full=frozenset({url}))).url for _ in range(10)} == urls - {url}
+    assert _targets(live, "life", Wish(full=frozenset(urls))).url in urls
     facts = [_facts(url) for url in urls]
     assert {one["environ"]["SM_VLLM_MAX_MODEL_LEN"] for one in facts} == {"64"}
     live.client.delete_endpoint(EndpointName="life")
