@@ -6,7 +6,7 @@ from typing import Any
 
 from rendering import BASIC, CASES, KEY, TOPIC, deployment
 
-from headway.container.render.iam import permissions
+from headway.container.render.iam import permissions, trust_policy
 
 SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:hub"
 
@@ -22,6 +22,12 @@ def test_plain_deployment_pulls_one_repository_and_reads_nothing() -> None:
     assert found["WriteLogs"]["Resource"] == ["arn:aws:logs:eu-west-1:123456789012:log-group:/aws/sagemaker/*"]
     assert found["PutMetrics"]["Condition"]["StringLike"]["cloudwatch:namespace"] == ["/aws/sagemaker/*", "AWS/SageMaker"]
     assert all("*" not in action for statement in found.values() for action in statement["Action"])
+
+
+def test_the_service_takes_the_role_for_its_own_account_alone() -> None:
+    (statement,) = trust_policy(deployment(*BASIC).on_sagemaker)["Statement"]
+    assert statement["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
 
 
 def test_only_the_prefix_is_read_and_listed() -> None:
