@@ -8,11 +8,13 @@ from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
 from kernel_comparisons import (
     ACTIVATION_SHAPES,
     DTYPES,
+    LORA_CASES,
     MASK_SHAPES,
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
     compare_decode,
+    compare_lora,
     compare_norm,
     compare_prefill,
     compare_rope,
@@ -84,3 +86,12 @@ def test_prefill(case: AttentionCase, strided: bool) -> None:
     from headway.kernels.gpu import prefill_attention
 
     compare_prefill(prefill_attention, case, "cuda", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
+def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import lora
+
+    compare_lora(lora, case, dtype, "cuda", strided=strided)

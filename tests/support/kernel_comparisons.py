@@ -8,6 +8,7 @@ import torch
 from kernel_cases import AttentionCase, assert_near, make_attention, odd_strides, run_decode, run_prefill
 
 from headway.kernels.reference import activation as reference_activation
+from headway.kernels.reference import lora as reference_lora
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import paged_attention as reference_decode
 from headway.kernels.reference import prefill_attention as reference_prefill
@@ -95,3 +96,40 @@ def compare_decode(module: ModuleType, case: AttentionCase, device: str, *, stri
 def compare_prefill(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
     inputs = make_attention(case, device, strided=strided)
     assert_near(run_prefill(module, case, inputs), run_prefill(reference_prefill, case, inputs))
+
+
+# (slots of the tokens, ranks of the slots, R, K, N)
+LORA_CASES = [
+    ([-1, 2, 2, -1, 0], [3, 0, 4], 4, 123, 37),
+    ([1, 1, 1], [8, 16, 0], 16, 64, 130),
+    ([2, 0, 2, 0, -1, 2, 1] * 6, [20, 0, 33], 40, 257, 70),
+    ([0] * 70 + [-1], [80], 96, 300, 48),
+    ([1, 0], [0, 0], 8, 32, 16),
+    ([-1, -1], [4], 4, 32, 16),
+    ([], [4], 4, 32, 16),
+]
+
+
+def compare_lora(
+    module: ModuleType, case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, device: str, *, strided: bool
+) -> None:
+    """``out`` is some columns of a wider tensor, whose others must stay; what no rank reaches may hold anything."""
+    slots, ranks, max_rank, num_columns, num_rows = case
+    generator = torch.Generator().manual_seed(num_columns)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).to(device)
+
+    x, wide = random(len(slots), num_columns), random(len(slots), num_rows + 9)
+    a, b = random(len(ranks), max_rank, num_columns) / num_columns**0.5, random(len(ranks), num_rows, max_rank) / max_rank**0.5
+    for slot, rank in enumerate(ranks):
+        a[slot, rank:], b[slot, :, rank:] = float("nan"), float("nan")
+    if strided:
+        x, a, b = odd_strides(x), odd_strides(a), odd_strides(b)
+    results = []
+    for implementation in (module, reference_lora):
+        plan = implementation.prepare_lora(torch.tensor(slots, dtype=torch.int64), torch.device(device))
+        out = wide.clone()
+        implementation.add_lora(out[:, 5 : 5 + num_rows], x, a, b, ranks, plan)
+        results.append(out)
+    assert_near(*results)
