@@ -12,17 +12,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
+from matmul_kernels import Case, matmul_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
-
-# Name, kernel, types of the run-time arguments that are not integers, constants: constexprs, strides of 1 and options.
-Case = tuple[str, Any, dict[str, str], dict[str, Any]]
 
 
 def cases(dtype: str) -> list[Case]:
@@ -54,7 +51,7 @@ def cases(dtype: str) -> list[Case]:
     found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype)
+    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer)
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:

@@ -1,0 +1,29 @@
+"""Quantised matrix products in Triton against the reference on a CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_comparisons import DTYPES
+from matmul_comparisons import MATMUL_SHAPES, compare_int8
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+SHAPE = pytest.mark.parametrize("shape", [*MATMUL_SHAPES, (7, 4096, 1024), (300, 1024, 4096)], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _exact_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference's own fp32 products must not be rounded to tf32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@STRIDED
+@DTYPE
+@SHAPE
+def test_int8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import quant_matmul
+
+    compare_int8(quant_matmul, shape, dtype, "cuda", strided=strided)

@@ -1,0 +1,34 @@
+"""Quantised matrix products in Triton against the reference, run by Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_comparisons import DTYPES
+from matmul_comparisons import MATMUL_SHAPES, compare_int8
+
+from headway.kernels.backend import is_interpreting
+
+pytest.importorskip("triton")
+if not is_interpreting():
+    pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
+
+from headway.kernels.gpu import quant_matmul
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+SHAPE = pytest.mark.parametrize("shape", MATMUL_SHAPES, ids=str)
+
+
+@STRIDED
+@DTYPE
+@SHAPE
+def test_int8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    compare_int8(quant_matmul, shape, dtype, "cpu", strided=strided)
+
+
+def test_int8_token_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    x, data = torch.randn(70, 1024), quant_matmul.pack_int8(torch.randn(40, 1024))
+    together = quant_matmul.int8_linear(x, data, None)
+    assert torch.equal(quant_matmul.int8_linear(x[3:4], data, None)[0], together[3])

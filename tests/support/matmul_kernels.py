@@ -1,0 +1,55 @@
+"""The quantised matrix products as their launchers call them, to be compiled by compile_kernels.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headway.kernels.gpu import quant_matmul, quantize, split_k
+from headway.kernels.tuned import Tiles
+
+# Name, kernel, types of the run-time arguments that are not integers, constants: constexprs, strides of 1 and options.
+Case = tuple[str, Any, dict[str, str], dict[str, Any]]
+
+MULTIPROCESSORS = 108
+
+
+def matmul_cases(pointer: str) -> list[Case]:
+    """For a layer 4096 -> 4096, in dtype ``pointer``."""
+    return _sums(pointer) + _quantisers(pointer) + _int8(pointer)
+
+
+def _sums(pointer: str) -> list[Case]:
+    types = {"row_scale_ptr": "*fp32", "column_scale_ptr": "*fp32", "bias_ptr": pointer, "out_ptr": pointer}
+    constants = {"NUM_SPLITS": 4, "HAS_BIAS": True, "BLOCK": 256}
+    return [
+        ("sum_parts", split_k.sum_parts_kernel, types | {"parts_ptr": "*i32"}, constants | {"HAS_SCALES": True}),
+        ("sum_parts", split_k.sum_parts_kernel, types | {"parts_ptr": "*fp32"}, constants | {"HAS_SCALES": False}),
+    ]
+
+
+def _quantisers(pointer: str) -> list[Case]:
+    types = {"x_ptr": pointer, "scale_ptr": "*fp32"}
+    rows = {"x_stride_column": 1, "BLOCK": quantize.MAX_BLOCK, "num_warps": 8}
+    int8 = rows | {"SMALLEST": 1e-20, "LIMIT": 127.0, "IS_INTEGER": True}
+    fp8 = {"SMALLEST": 1e-10, "LIMIT": 448.0}
+    groups = fp8 | {"x_stride_column": 1, "GROUPS": quantize.GROUPS, "GROUP_SIZE": 128}
+    return [
+        ("quantize_rows", quantize.quantize_rows_kernel, types | {"out_ptr": "*i8"}, int8),
+        ("quantize_rows", quantize.quantize_rows_kernel, types | {"out_ptr": "*bf16"}, rows | fp8 | {"IS_INTEGER": False}),
+        ("quantize_groups", quantize.quantize_groups_kernel, types | {"out_ptr": "*bf16"}, groups),
+    ]
+
+
+def _int8(pointer: str) -> list[Case]:
+    types = {"x_ptr": "*i8", "weight_ptr": "*i8", "x_scale_ptr": "*fp32", "weight_scale_ptr": "*fp32", "bias_ptr": pointer}
+    found = []
+    for num_rows in (16, 64, 128, 1024):
+        tiles = split_k.estimate_tiles(num_rows, 4096, 4096, quant_matmul.BLOCK_K, MULTIPROCESSORS)
+        out = {"out_ptr": "*i32" if tiles.num_splits > 1 else pointer}
+        found.append(("int8", quant_matmul.int8_kernel, types | out, _constants(tiles) | {"HAS_BIAS": True}))
+    return found
+
+
+def _constants(tiles: Tiles) -> dict[str, Any]:
+    found = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, "NUM_SPLITS": tiles.num_splits}
+    return found | {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
