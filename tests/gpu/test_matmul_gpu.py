@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_comparisons import DTYPES
-from matmul_comparisons import MATMUL_SHAPES, compare_int8
+from matmul_comparisons import FP8_GROUPS, MATMUL_SHAPES, compare_fp8, compare_int8, compare_quantize_fp8
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -27,3 +27,29 @@ def test_int8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) ->
     from headway.kernels.gpu import quant_matmul
 
     compare_int8(quant_matmul, shape, dtype, "cuda", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@SHAPE
+def test_fp8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import fp8_matmul
+
+    compare_fp8(fp8_matmul, shape, dtype, "cuda", strided=strided)
+
+
+@DTYPE
+@SHAPE
+def test_fp8_without_fp8_units(shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headway.kernels.gpu import fp8_matmul
+
+    monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: False)
+    compare_fp8(fp8_matmul, shape, dtype, "cuda", strided=False)
+
+
+@DTYPE
+@pytest.mark.parametrize(("shape", "group_size"), [*FP8_GROUPS, ((300, 8192), 0), ((300, 8192), 128)], ids=str)
+def test_quantize_fp8(shape: tuple[int, int], group_size: int, dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import fp8_matmul
+
+    compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cuda")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_comparisons import DTYPES
-from matmul_comparisons import MATMUL_SHAPES, compare_int8
+from matmul_comparisons import FP8_GROUPS, MATMUL_SHAPES, compare_fp8, compare_int8, compare_quantize_fp8
 
 from headway.kernels.backend import is_interpreting
 
@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import quant_matmul
+from headway.kernels.gpu import fp8_matmul, quant_matmul
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -32,3 +32,26 @@ def test_int8_token_does_not_depend_on_its_batch() -> None:
     x, data = torch.randn(70, 1024), quant_matmul.pack_int8(torch.randn(40, 1024))
     together = quant_matmul.int8_linear(x, data, None)
     assert torch.equal(quant_matmul.int8_linear(x[3:4], data, None)[0], together[3])
+
+
+@DTYPE
+@SHAPE
+def test_fp8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    compare_fp8(fp8_matmul, shape, dtype, "cpu", strided=True)
+
+
+@DTYPE
+@SHAPE
+def test_fp8_without_fp8_units(shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: False)
+    compare_fp8(fp8_matmul, shape, dtype, "cpu", strided=False)
+
+
+@DTYPE
+@pytest.mark.parametrize(("shape", "group_size"), FP8_GROUPS, ids=str)
+@pytest.mark.parametrize("is_native", [True, False], ids=["fp8", "bf16"])
+def test_quantize_fp8(
+    shape: tuple[int, int], group_size: int, dtype: torch.dtype, is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: is_native)
+    compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cpu")

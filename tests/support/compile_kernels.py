@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
 
 
-def cases(dtype: str) -> list[Case]:
+def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
     """As the launchers call them for ``dtype``."""
     pointer = "*" + dtype
     attention = {"q_ptr": pointer, "k_cache_ptr": pointer, "v_cache_ptr": pointer, "out_ptr": pointer, "scale": "fp32", "softcap": "fp32"}
@@ -51,7 +51,7 @@ def cases(dtype: str) -> list[Case]:
     found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer)
+    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=has_fp8)
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
@@ -68,7 +68,7 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
 
 
 def compile_all(capability: int, dtype: str) -> None:
-    for name, kernel, types, constants in cases(dtype):
+    for name, kernel, types, constants in cases(dtype, has_fp8=capability >= 89):
         options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
         signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
         multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}

@@ -8,8 +8,11 @@ import torch
 from kernel_cases import odd_strides
 from torch import Tensor
 
+from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import quant_matmul as reference_int8
 
+# (M, K), group
+FP8_GROUPS = [((5, 123), 0), ((4, 300), 128), ((3, 5000), 0), ((2, 64), 32), ((0, 64), 128)]
 # (M, K, N)
 MATMUL_SHAPES = [(1, 64, 48), (5, 123, 37), (17, 300, 70), (33, 576, 96), (70, 130, 130), (130, 96, 200), (0, 64, 48)]
 
@@ -43,3 +46,28 @@ def assert_close(actual: Tensor, expected: Tensor, *, error: float = 1.0) -> Non
     size = expected.float().abs().amax(dim=1, keepdim=True)
     difference = (actual.float() - expected.float()).abs()
     assert (difference <= step * size + 1e-9).all(), f"{(difference / size.clamp(min=1e-9)).max():.2e} of the row's largest value"
+
+
+def compare_fp8(module: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """Each kind of scale, with and without rounding of the input."""
+    _, k, n = shape
+    x, weight, bias = make_linear(shape, dtype, device, strided=strided)
+    per_channel, scale = reference_fp8.quantize_fp8(weight)
+    blocks = scale[0] * (torch.rand(-(-n // 128), -(-k // 128), generator=torch.Generator().manual_seed(n)).to(device) + 0.5)
+    for rounded, weight_scale, add in ((per_channel, scale[:, 0], bias), (per_channel, scale[:1, 0], None), (per_channel, blocks, bias)):
+        weight = torch.cat([rounded, rounded], dim=1)[:, : x.shape[1]] if strided else rounded
+        for quantize_input in (True, False):
+            expected = reference_fp8.fp8_linear(x, rounded, weight_scale.contiguous(), add, quantize_input=quantize_input)
+            actual = module.fp8_linear(x, weight, weight_scale.contiguous(), add, quantize_input=quantize_input)
+            # On a GPU Hopper's units cut the sums of 128 products.
+            assert_close(actual, expected, error=200 if device == "cuda" and dtype == torch.float32 else 2)
+
+
+def compare_quantize_fp8(module: ModuleType, shape: tuple[int, int], group_size: int, dtype: torch.dtype, device: str) -> None:
+    """The same bits."""
+    x = odd_strides(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).to(device))
+    x[1:2], x[2:3] = 0, 1e-4 * x[2:3]
+    x[:1, 0] = 300  # most other values of this row are below 2^-6 of its scale
+    for actual, expected in zip(module.quantize_fp8(x, group_size), reference_fp8.quantize_fp8(x, group_size), strict=True):
+        assert actual.dtype == expected.dtype
+        assert torch.equal(actual.float(), expected.float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headway.kernels.gpu import quant_matmul, quantize, split_k
+from headway.kernels.gpu import fp8_matmul, quant_matmul, quantize, split_k
 from headway.kernels.tuned import Tiles
 
 # Name, kernel, types of the run-time arguments that are not integers, constants: constexprs, strides of 1 and options.
@@ -13,9 +13,9 @@ Case = tuple[str, Any, dict[str, str], dict[str, Any]]
 MULTIPROCESSORS = 108
 
 
-def matmul_cases(pointer: str) -> list[Case]:
-    """For a layer 4096 -> 4096, in dtype ``pointer``."""
-    return _sums(pointer) + _quantisers(pointer) + _int8(pointer)
+def matmul_cases(pointer: str, *, has_fp8: bool) -> list[Case]:
+    """For a layer 4096 -> 4096, in dtype ``pointer``, as on a chip with fp8 arithmetic or without."""
+    return _sums(pointer) + _quantisers(pointer, has_fp8) + _int8(pointer) + _fp8(pointer, has_fp8)
 
 
 def _sums(pointer: str) -> list[Case]:
@@ -27,16 +27,17 @@ def _sums(pointer: str) -> list[Case]:
     ]
 
 
-def _quantisers(pointer: str) -> list[Case]:
+def _quantisers(pointer: str, has_fp8: bool) -> list[Case]:
     types = {"x_ptr": pointer, "scale_ptr": "*fp32"}
+    values = {"out_ptr": "*fp8e4nv" if has_fp8 else "*bf16"}
     rows = {"x_stride_column": 1, "BLOCK": quantize.MAX_BLOCK, "num_warps": 8}
     int8 = rows | {"SMALLEST": 1e-20, "LIMIT": 127.0, "IS_INTEGER": True}
     fp8 = {"SMALLEST": 1e-10, "LIMIT": 448.0}
     groups = fp8 | {"x_stride_column": 1, "GROUPS": quantize.GROUPS, "GROUP_SIZE": 128}
     return [
         ("quantize_rows", quantize.quantize_rows_kernel, types | {"out_ptr": "*i8"}, int8),
-        ("quantize_rows", quantize.quantize_rows_kernel, types | {"out_ptr": "*bf16"}, rows | fp8 | {"IS_INTEGER": False}),
-        ("quantize_groups", quantize.quantize_groups_kernel, types | {"out_ptr": "*bf16"}, groups),
+        ("quantize_rows", quantize.quantize_rows_kernel, types | values, rows | fp8 | {"IS_INTEGER": False}),
+        ("quantize_groups", quantize.quantize_groups_kernel, types | values, groups),
     ]
 
 
@@ -47,6 +48,20 @@ def _int8(pointer: str) -> list[Case]:
         tiles = split_k.estimate_tiles(num_rows, 4096, 4096, quant_matmul.BLOCK_K, MULTIPROCESSORS)
         out = {"out_ptr": "*i32" if tiles.num_splits > 1 else pointer}
         found.append(("int8", quant_matmul.int8_kernel, types | out, _constants(tiles) | {"HAS_BIAS": True}))
+    return found
+
+
+def _fp8(pointer: str, has_fp8: bool) -> list[Case]:
+    types = {"x_scale_ptr": "*fp32", "weight_scale_ptr": "*fp32", "bias_ptr": pointer, "weight_ptr": "*fp8e4nv" if has_fp8 else "*u8"}
+    values = "*fp8e4nv" if has_fp8 else "*bf16"
+    found = []
+    for num_rows in (16, 64, 128, 1024):
+        for is_blocked, x in ((False, values), (True, values), (True, pointer)):
+            tiles = fp8_matmul.estimate(num_rows, 4096, 4096, 1 if x == "*fp8e4nv" else 2, MULTIPROCESSORS)
+            constants = {"HAS_X_SCALE": x == values, "IS_BLOCKED": is_blocked, "IS_PER_CHANNEL": True, "SCALE_BLOCK": 128}
+            constants |= _constants(tiles) | {"IS_BYTES": not has_fp8, "HAS_BIAS": True, "UPCAST": False, "x_stride_k": 1}
+            out = {"x_ptr": x, "out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
+            found.append(("fp8", fp8_matmul.fp8_kernel, types | out, constants))
     return found
 
 
