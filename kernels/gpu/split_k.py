@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headway.kernels.tuned import Tiles
 
-MAX_SPLITS = 16  # parts are written and read again: 16 of them cost half of a 4-bit weight's bytes at 8 rows
+MAX_SPLITS = 16
 FEW_ROWS = 64  # up to here K is split (an estimate: not yet measured on a GPU)
 _BLOCK = 256
 
@@ -80,15 +80,21 @@ def sum_parts(parts: Tensor, row_scale: Tensor | None, column_scale: Tensor | No
     )
 
 
+def choose_num_splits(num_rows: int, num_tiles: int, in_features: int, chunk: int, max_parts: int, num_multiprocessors: int) -> int:
+    """How many programs share the K of a tile: enough for two programs a multiprocessor.
+
+    None gets less than two chunks of K, and parts, written and read, are kept to a quarter of the weight's bytes: ``max_parts`` rows.
+    """
+    wanted = triton.cdiv(2 * num_multiprocessors, num_tiles)
+    return max(1, min(int(wanted), in_features // (2 * chunk), max_parts // num_rows, MAX_SPLITS))
+
+
 def estimate_tiles(num_rows: int, out_features: int, in_features: int, block_k: int, num_multiprocessors: int) -> Tiles:
     """Tiles for operands of one byte an element with ``block_k`` at most 128: three stages stay under the 99 KiB of sm_86 and sm_89."""
     if num_rows <= FEW_ROWS:
-        block_m = max(16, triton.next_power_of_2(num_rows))
-        block_n = 64
-        num_programs = triton.cdiv(out_features, block_n)
-        wanted = triton.cdiv(2 * num_multiprocessors, num_programs)
-        num_splits = max(1, min(int(wanted), in_features // (2 * block_k), MAX_SPLITS))
-        return Tiles(block_m, block_n, block_k, num_splits, num_warps=4, num_stages=4)
+        num_tiles = triton.cdiv(out_features, 64)
+        num_splits = choose_num_splits(num_rows, num_tiles, in_features, block_k, in_features // 32, num_multiprocessors)
+        return Tiles(max(16, triton.next_power_of_2(num_rows)), 64, block_k, num_splits, num_warps=4, num_stages=4)
     if num_rows <= 2 * FEW_ROWS:
         return Tiles(64, 128, block_k, num_warps=4, num_stages=3)
     return Tiles(128, 128, block_k, num_warps=8, num_stages=3)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_comparisons import DTYPES
-from matmul_comparisons import FP8_GROUPS, MATMUL_SHAPES, compare_fp8, compare_int8, compare_quantize_fp8
+from matmul_comparisons import (
+    FP8_GROUPS,
+    INT4_CASES,
+    MATMUL_SHAPES,
+    Int4Case,
+    compare_fp8,
+    compare_int4,
+    compare_int8,
+    compare_quantize_fp8,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -53,3 +62,12 @@ def test_quantize_fp8(shape: tuple[int, int], group_size: int, dtype: torch.dtyp
     from headway.kernels.gpu import fp8_matmul
 
     compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cuda")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", [*INT4_CASES, ((7, 4096, 1024), 128, False), ((300, 1024, 4096), 32, True)], ids=str)
+def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import int4_matmul
+
+    compare_int4(int4_matmul, case, dtype, "cuda", strided=strided)

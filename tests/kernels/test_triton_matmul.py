@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_comparisons import DTYPES
-from matmul_comparisons import FP8_GROUPS, MATMUL_SHAPES, compare_fp8, compare_int8, compare_quantize_fp8
+from matmul_comparisons import (
+    FP8_GROUPS,
+    INT4_CASES,
+    MATMUL_SHAPES,
+    Int4Case,
+    compare_fp8,
+    compare_int4,
+    compare_int8,
+    compare_quantize_fp8,
+)
 
 from headway.kernels.backend import is_interpreting
 
@@ -13,18 +22,17 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import fp8_matmul, quant_matmul
+from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 SHAPE = pytest.mark.parametrize("shape", MATMUL_SHAPES, ids=str)
 
 
-@STRIDED
 @DTYPE
 @SHAPE
-def test_int8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) -> None:
-    compare_int8(quant_matmul, shape, dtype, "cpu", strided=strided)
+def test_int8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    compare_int8(quant_matmul, shape, dtype, "cpu", strided=True)
 
 
 def test_int8_token_does_not_depend_on_its_batch() -> None:
@@ -40,11 +48,10 @@ def test_fp8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     compare_fp8(fp8_matmul, shape, dtype, "cpu", strided=True)
 
 
-@DTYPE
 @SHAPE
-def test_fp8_without_fp8_units(shape: tuple[int, int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_without_fp8_units(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: False)
-    compare_fp8(fp8_matmul, shape, dtype, "cpu", strided=False)
+    compare_fp8(fp8_matmul, shape, torch.bfloat16, "cpu", strided=False)
 
 
 @DTYPE
@@ -55,3 +62,10 @@ def test_quantize_fp8(
 ) -> None:
     monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: is_native)
     compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cpu")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", INT4_CASES, ids=str)
+def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
+    compare_int4(int4_matmul, case, dtype, "cpu", strided=strided)

@@ -8,7 +8,9 @@ import torch
 from kernel_cases import odd_strides
 from torch import Tensor
 
+from headway.kernels.int4_layout import pack_int4
 from headway.kernels.reference import fp8_matmul as reference_fp8
+from headway.kernels.reference import int4_matmul as reference_int4
 from headway.kernels.reference import quant_matmul as reference_int8
 
 # (M, K), group
@@ -71,3 +73,33 @@ def compare_quantize_fp8(module: ModuleType, shape: tuple[int, int], group_size:
     for actual, expected in zip(module.quantize_fp8(x, group_size), reference_fp8.quantize_fp8(x, group_size), strict=True):
         assert actual.dtype == expected.dtype
         assert torch.equal(actual.float(), expected.float())
+
+
+# (M, K, N), columns a group, whether inputs are permuted
+INT4_CASES = [
+    ((1, 64, 48), 32, False),
+    ((5, 123, 37), 123, True),
+    ((17, 300, 70), 96, False),
+    ((33, 1152, 96), 128, True),
+    ((3, 600, 130), 64, False),
+    ((70, 130, 130), 32, True),
+    ((130, 256, 200), 128, False),
+    ((0, 64, 48), 64, True),
+]
+Int4Case = tuple[tuple[int, int, int], int, bool]
+
+
+def compare_int4(module: ModuleType, case: Int4Case, dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """Parameters in fp16 and, offsets, in fp32."""
+    shape, group_size, is_permuted = case
+    _, k, n = shape
+    generator = torch.Generator().manual_seed(k)
+    values = torch.randint(0, 16, (n, k), generator=generator)
+    scale = ((torch.rand(-(-k // group_size), n, generator=generator) + 0.5) / k**0.5).half()
+    offset = -scale.float() * torch.randint(0, 16, scale.shape, generator=generator)
+    order = torch.randperm(k, generator=generator).to(device) if is_permuted else None
+    packed = pack_int4(values.to(device), scale.to(device), offset.to(device), group_size, order)
+    x, _, bias = make_linear(shape, dtype, device, strided=strided)
+    for add in (None, bias):
+        # Where weights are rounded to x's dtype, it is as if each product had one rounding more.
+        assert_close(module.int4_linear(x, packed, add), reference_int4.int4_linear(x, packed, add), error=4)

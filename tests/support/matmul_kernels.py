@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from headway.kernels.gpu import fp8_matmul, quant_matmul, quantize, split_k
+import torch
+
+from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul, quantize, split_k
 from headway.kernels.tuned import Tiles
 
 # Name, kernel, types of the run-time arguments that are not integers, constants: constexprs, strides of 1 and options.
@@ -15,7 +17,7 @@ MULTIPROCESSORS = 108
 
 def matmul_cases(pointer: str, *, has_fp8: bool) -> list[Case]:
     """For a layer 4096 -> 4096, in dtype ``pointer``, as on a chip with fp8 arithmetic or without."""
-    return _sums(pointer) + _quantisers(pointer, has_fp8) + _int8(pointer) + _fp8(pointer, has_fp8)
+    return _sums(pointer) + _quantisers(pointer, has_fp8) + _int8(pointer) + _fp8(pointer, has_fp8) + _int4(pointer)
 
 
 def _sums(pointer: str) -> list[Case]:
@@ -62,6 +64,21 @@ def _fp8(pointer: str, has_fp8: bool) -> list[Case]:
             constants |= _constants(tiles) | {"IS_BYTES": not has_fp8, "HAS_BIAS": True, "UPCAST": False, "x_stride_k": 1}
             out = {"x_ptr": x, "out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
             found.append(("fp8", fp8_matmul.fp8_kernel, types | out, constants))
+    return found
+
+
+def _int4(pointer: str) -> list[Case]:
+    types = {"order_ptr": "*i64", "weight_ptr": "*u8", "scale_ptr": "*fp16", "offset_ptr": "*fp16", "bias_ptr": pointer, "x_ptr": pointer}
+    found = []
+    for group_size, has_order in ((128, False), (32, True)):
+        half = min(64, group_size)
+        for num_rows in (1, 16, 64, 128, 1024):
+            tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, torch.bfloat16, MULTIPROCESSORS)
+            constants = _constants(tiles) | {"HAS_ORDER": has_order and num_rows <= 64, "SCALE_AFTER": num_rows <= 64, "HAS_BIAS": True}
+            del constants["BLOCK_K"]
+            out = {"out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
+            constants |= {"HALF": half, "UPCAST": False, "x_stride_k": 1}
+            found.append(("int4", int4_matmul.int4_kernel, types | out, constants))
     return found
 
 
