@@ -56,11 +56,12 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 
 
 @DTYPE
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
-def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     from headway.kernels.gpu import rope
 
-    compare_rope(rope, shape, dtype, "cuda")
+    compare_rope(rope, shape, dtype, "cuda", has_norm=has_norm)
 
 
 @STRIDED

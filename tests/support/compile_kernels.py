@@ -36,10 +36,18 @@ def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
         found.append((kind, activation.gated_kernel, types, {"KIND": kind, "BLOCK": activation.BLOCK}))
     types = {"logits_ptr": pointer, "allowed_ptr": "*i32", "lines_ptr": "*i64"}
     found.append(("forbid", token_mask.forbid_kernel, types, {"BLOCK": token_mask.BLOCK}))
-    for interleaved, rest in ((False, 0), (True, 64)):
-        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr"), pointer)
-        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}
-        constants = {"HALF": 32, "INTERLEAVED": interleaved, "HEADS": 32, "KV_HEADS": 8, "HALF_BLOCK": 32, "PASS_BLOCK": rest}
+    for interleaved, rest, has_norm in ((False, 0, False), (True, 64, False), (False, 0, True), (True, 64, True)):
+        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr", "q_weight_ptr", "k_weight_ptr"), pointer)
+        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64", "eps": "fp32"}
+        constants = {
+            "HAS_NORM": has_norm,
+            "HALF": 32 if rest else 64,
+            "INTERLEAVED": interleaved,
+            "HEADS": 32,
+            "KV_HEADS": 8,
+            "HALF_BLOCK": 64,
+            "PASS_BLOCK": rest,
+        }
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     block_n = paged_attention.block_n(128, torch_dtype)

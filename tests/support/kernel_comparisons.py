@@ -14,6 +14,7 @@ from headway.kernels.reference import paged_attention as reference_decode
 from headway.kernels.reference import prefill_attention as reference_prefill
 from headway.kernels.reference import rope as reference_rope
 from headway.kernels.reference import token_mask as reference_token_mask
+from headway.kernels.rope import QKNorm
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORM_SHAPES = [(5, 123), (1, 576), (2, 3, 80), (0, 64), (1, 2, 2, 16)]
@@ -66,7 +67,9 @@ def compare_activation(module: ModuleType, shape: tuple[int, ...], dtype: torch.
         assert_near(module.gelu_and_mul(x, tanh=tanh), reference_activation.gelu_and_mul(x, tanh=tanh))
 
 
-def compare_rope(module: ModuleType, shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, device: str) -> None:
+def compare_rope(
+    module: ModuleType, shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, device: str, *, has_norm: bool = False
+) -> None:
     """q, k and v are slices of one fused tensor; one token has slot -1; untouched slots keep their values."""
     num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved = shape
     generator = torch.Generator().manual_seed(num_tokens)
@@ -77,11 +80,15 @@ def compare_rope(module: ModuleType, shape: tuple[int, int, int, int, int, bool]
     slots = torch.randperm(3 * 16, generator=generator)[:num_tokens]
     if num_tokens > 2:
         slots[1] = -1
+    norm = None
+    if has_norm:
+        weights = torch.randn(2, head_dim, generator=generator).to(dtype).to(device)
+        norm = QKNorm(weights[0], weights[1], 1e-6)
     results = []
     for implementation in (module, reference_rope):
         caches = [odd_strides(torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=dtype, device=device)) for _ in range(2)]
         before = qkv.clone()
-        out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), interleaved=interleaved)
+        out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), interleaved=interleaved, qk_norm=norm)
         assert torch.equal(qkv, before)
         results.append((out, *caches))
     for actual, expected in zip(*results, strict=True):
