@@ -1,4 +1,8 @@
-"""float8 matrix product in Triton. Chips without fp8 decode the weight's bytes in registers and multiply the same values in bf16."""
+"""float8 matrix product in Triton. Chips without fp8 decode the weight's bytes in registers and multiply the same values in bf16.
+
+Products are computed transposed, weights first: that operand may come from registers, and Hopper's units want 64 rows of it. With 16
+tokens first, Triton multiplies in fp16 what it has converted from fp8.
+"""
 
 # mypy: allow-incomplete-defs
 
@@ -53,7 +57,7 @@ def fp8_kernel(
     weight_rows = weight_ptr + n[:, None] * weight_stride
     weight_scales = weight_scale_ptr + tile_n * BLOCK_N // SCALE_BLOCK * num_groups  # a tile has one scale for all of its columns
     begin, end = part_of(in_features, split, NUM_SPLITS, BLOCK_K)
-    acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+    acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
     for start in range(begin, end, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         in_k = k < end
@@ -68,14 +72,15 @@ def fp8_kernel(
         # Hopper's fp8 units keep about 14 bits of a sum; after BLOCK_K products it moves on to fp32.
         if IS_BLOCKED:
             group = start // SCALE_BLOCK
-            product = tl.dot(x, tl.trans(weight), input_precision="ieee", max_num_imprecise_acc=BLOCK_K)
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee", max_num_imprecise_acc=BLOCK_K)
             scale = tl.load(weight_scales + group)
             if HAS_X_SCALE:
-                acc += product * (tl.load(x_scale_ptr + m * num_groups + group, mask=in_m, other=0.0) * scale)[:, None]
+                acc += product * (tl.load(x_scale_ptr + m * num_groups + group, mask=in_m, other=0.0) * scale)[None, :]
             else:
                 acc += product * scale
         else:
-            acc = tl.dot(x, tl.trans(weight), acc, input_precision="ieee", max_num_imprecise_acc=BLOCK_K)
+            acc = tl.dot(weight, tl.trans(x), acc, input_precision="ieee", max_num_imprecise_acc=BLOCK_K)
+    acc = tl.trans(acc)
     if IS_BYTES:
         acc = acc * 256.0
     if not IS_BLOCKED:

@@ -1,4 +1,7 @@
-"""8-bit matrix product in Triton: activations rounded a token at a time, integer products summed exactly, scales at the end."""
+"""8-bit matrix product in Triton: activations rounded a token at a time, integer products summed exactly, scales at the end.
+
+Products are computed transposed, weights first: Hopper's matrix units want 64 rows of their first operand, and 16 of the second do.
+"""
 
 # mypy: allow-incomplete-defs
 
@@ -43,12 +46,13 @@ def int8_kernel(
     x_rows = x_ptr + m[:, None] * x_stride
     weight_rows = weight_ptr + n[:, None] * weight_stride
     begin, end = part_of(in_features, split, NUM_SPLITS, BLOCK_K)
-    acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
+    acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.int32)
     for start in range(begin, end, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         x = tl.load(x_rows + k[None, :], mask=in_m[:, None] & (k < end)[None, :], other=0)
         weight = tl.load(weight_rows + k[None, :], mask=in_n[:, None] & (k < end)[None, :], other=0)
-        acc = tl.dot(x, tl.trans(weight), acc, out_dtype=tl.int32)
+        acc = tl.dot(weight, tl.trans(x), acc, out_dtype=tl.int32)
+    acc = tl.trans(acc)
     mask = in_m[:, None] & in_n[None, :]
     if NUM_SPLITS > 1:
         rows = split.to(tl.int64) * num_rows + m
