@@ -146,7 +146,7 @@ def estimate(num_rows: int, size: tuple[int, int], half: int, dtype: torch.dtype
     if num_rows <= FEW_ROWS:
         # The work on x is shared by a tile's columns: of 128 instead of 64, 11.8 instead of 8.7 bytes of weights an issue slot (sm_90).
         block_m = max(16, triton.next_power_of_2(num_rows))
-        block_n = 128 if block_m <= 32 else 64
+        block_n = 128 if block_m <= 32 and dtype.itemsize == 2 else 64
         num_tiles = triton.cdiv(out_features, block_n)
         num_splits = choose_num_splits(num_rows, num_tiles, in_features, chunk, in_features // 64, num_multiprocessors)
         num_stages = 4 if block_m <= 32 and dtype.itemsize == 2 else 2

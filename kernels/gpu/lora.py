@@ -129,7 +129,10 @@ def expand_kernel(
 
 
 def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int], plan: LoraPlan) -> None:
-    """See headway.kernels.lora.add_lora. Each token is in one tile, so nothing is added atomically: results do not vary."""
+    """See headway.kernels.lora.add_lora. Each token is in one tile, so nothing is added atomically: results do not vary.
+
+    A CUDA graph of this keeps the ranks and the number of tiles that it was captured with; tiles of slot -1 fill up a shorter plan.
+    """
     tiles = plan.tiles
     assert tiles is not None, "a plan is for the device that it was prepared for"
     largest_rank = max((ranks[slot] for slot in tiles.slots), default=0)

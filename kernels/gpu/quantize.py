@@ -37,11 +37,12 @@ def quantize_rows_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     x_row = x_ptr + row * x_stride_row
-    largest = tl.zeros([BLOCK], dtype=tl.float32)
+    largest, poison = tl.zeros([BLOCK], dtype=tl.float32), tl.zeros([BLOCK], dtype=tl.float32)
     for start in range(0, size, BLOCK):
         x = tl.load(x_row + (start + column) * x_stride_column, mask=start + column < size, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(x))
-    scale = tl.div_rn(tl.maximum(tl.max(largest, axis=0), SMALLEST), LIMIT)
+        poison += x * 0.0  # NaN where x is not finite: maximum and casts would hide it
+    scale = tl.div_rn(tl.maximum(tl.max(largest, axis=0), SMALLEST), LIMIT) + tl.sum(poison, axis=0)
     tl.store(scale_ptr + row, scale)
     for start in range(0, size, BLOCK):  # the row is in the cache now
         inside = start + column < size
@@ -69,7 +70,7 @@ def quantize_groups_kernel(
     column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
     inside = column < size
     x = tl.load(x_ptr + row * x_stride_row + column * x_stride_column, mask=inside, other=0.0).to(tl.float32)
-    scale = tl.div_rn(tl.maximum(tl.max(tl.abs(x), axis=1), SMALLEST), LIMIT)
+    scale = tl.div_rn(tl.maximum(tl.max(tl.abs(x), axis=1), SMALLEST), LIMIT) + tl.sum(x * 0.0, axis=1)
     tl.store(scale_ptr + row * num_groups + group, scale, mask=group < num_groups)
     value = _rounded(x, tl.broadcast_to(scale[:, None], x.shape), LIMIT, False)
     tl.store(out_ptr + row * size + column, value.to(out_ptr.dtype.element_ty), mask=inside)

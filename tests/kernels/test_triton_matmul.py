@@ -69,3 +69,18 @@ def test_quantize_fp8(
 @pytest.mark.parametrize("case", INT4_CASES, ids=str)
 def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
     compare_int4(int4_matmul, case, dtype, "cpu", strided=strided)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_a_number_stays_so_in_its_row() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 200), torch.randn(40, 200)
+    x[1, 77] = float("nan")
+    rounded, scale = fp8_matmul.quantize_fp8(weight)
+    for out in (
+        quant_matmul.int8_linear(x, quant_matmul.pack_int8(weight), None),
+        fp8_matmul.fp8_linear(x, rounded, scale[:, 0], None, quantize_input=True),
+        fp8_matmul.fp8_linear(x, rounded, torch.ones(1, 2), None, quantize_input=True),
+    ):
+        assert out.isnan().all(dim=1).tolist() == [False, True, False, False]
+        assert out[[0, 2, 3]].isfinite().all()

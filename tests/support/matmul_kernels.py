@@ -13,6 +13,7 @@ from headway.kernels.tuned import Tiles
 Case = tuple[str, Any, dict[str, str], dict[str, Any]]
 
 MULTIPROCESSORS = 108
+ITEM_SIZES = {"*fp8e4nv": 1, "*bf16": 2, "*fp32": 4}
 
 
 def matmul_cases(pointer: str, *, has_fp8: bool) -> list[Case]:
@@ -59,7 +60,7 @@ def _fp8(pointer: str, has_fp8: bool) -> list[Case]:
     found = []
     for num_rows in (16, 64, 128, 1024):
         for is_blocked, x in ((False, values), (True, values), (True, pointer)):
-            tiles = fp8_matmul.estimate(num_rows, 4096, 4096, 1 if x == "*fp8e4nv" else 2, MULTIPROCESSORS)
+            tiles = fp8_matmul.estimate(num_rows, 4096, 4096, ITEM_SIZES[x], MULTIPROCESSORS)
             constants = {"HAS_X_SCALE": x == values, "IS_BLOCKED": is_blocked, "IS_PER_CHANNEL": True, "SCALE_BLOCK": 128}
             constants |= _constants(tiles) | {"IS_BYTES": not has_fp8, "HAS_BIAS": True, "UPCAST": False, "x_stride_k": 1}
             out = {"x_ptr": x, "out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
@@ -68,12 +69,13 @@ def _fp8(pointer: str, has_fp8: bool) -> list[Case]:
 
 
 def _int4(pointer: str) -> list[Case]:
+    dtype = torch.float32 if pointer == "*fp32" else torch.bfloat16
     types = {"order_ptr": "*i64", "weight_ptr": "*u8", "scale_ptr": "*fp16", "offset_ptr": "*fp16", "bias_ptr": pointer, "x_ptr": pointer}
     found = []
     for group_size, has_order in ((128, False), (32, True)):
         half = min(64, group_size)
         for num_rows in (1, 16, 64, 128, 1024):
-            tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, torch.bfloat16, MULTIPROCESSORS)
+            tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, dtype, MULTIPROCESSORS)
             constants = _constants(tiles) | {"HAS_ORDER": has_order and num_rows <= 64, "SCALE_AFTER": num_rows <= 64, "HAS_BIAS": True}
             del constants["BLOCK_K"]
             out = {"out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
