@@ -71,7 +71,18 @@ class LoraGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraTiles:
+    """The tokens of all adapters, sorted by slot and cut into tiles of one slot each, for kernels that do all in one launch."""
+
+    tokens: Tensor  # [T'] int32, the tokens that have an adapter, those of one slot together
+    tiles: Tensor  # [num_tiles, 3] int32: slot, first and last + 1 entry of tokens. Slot -1: an empty tile
+    slots: tuple[int, ...]  # those that occur
+    block_m: int  # tokens a tile at most
+
+
+@dataclass(frozen=True, slots=True)
 class LoraPlan:
     """The adapters of a step that has any."""
 
     groups: tuple[LoraGroup, ...]
+    tiles: LoraTiles | None = None

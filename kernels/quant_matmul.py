@@ -1,4 +1,4 @@
-"""Matrix products with 8-bit weights and 8-bit activations quantised on the fly, for CPUs."""
+"""Matrix products with 8-bit weights and 8-bit activations quantised on the fly."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_shape
+from headway.kernels.checks import check_float, check_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class PackedInt8:
 
 
 def pack_int8(weight: Tensor) -> PackedInt8:
-    """Quantise a weight [N, K] (fp32, fp16, bf16, on the CPU): ``w ~ scale[n] * round(w / scale[n])``, ``scale[n] = max |w[n]| / 127``.
+    """Quantise a weight [N, K] (fp32, fp16, bf16): ``w ~ scale[n] * round(w / scale[n])``, ``scale[n] = max |w[n]| / 127``.
 
     Symmetric, per output channel. The packed copy is independent of ``weight``, which may be freed.
     """
@@ -34,14 +33,14 @@ def pack_int8(weight: Tensor) -> PackedInt8:
 
 
 def int8_linear(x: Tensor, packed: PackedInt8, bias: Tensor | None = None) -> Tensor:
-    """``x @ w.T + bias`` with x quantised to 8 bits for the call; x [M, K] fp32, bias [N] fp32 -> [M, N] fp32.
+    """``x @ w.T + bias`` with x quantised to 8 bits for the call; x [M, K], bias [N] -> [M, N] in x's dtype.
 
-    Each token has its own scale, ``x[m] ~ s[m] * round(x[m] / s[m])`` with ``s[m] = max |x[m]| / 127``, and products are summed
-    exactly in int32: a token's result does not depend on the others of the call. The relative error is about 1 %, of which the
-    activations make two thirds. (On a CPU without AVX-512 VNNI activations have 7 bits: ``s[m] = max |x[m]| / 63``.)
+    x and bias are fp32, fp16 or bf16 (on the CPU fp32). Each token has its own scale, ``x[m] ~ s[m] * round(x[m] / s[m])`` with
+    ``s[m] = max |x[m]| / 127``, and products are summed exactly in int32: a token's result does not depend on the others of the
+    call. The relative error is about 1 %, of which the activations make two thirds. (On a CPU without AVX-512 VNNI activations have
+    7 bits: ``s[m] = max |x[m]| / 63``.)
     """
     check_shape("x", x, -1, packed.in_features)
-    if x.dtype != torch.float32:
-        raise ValueError(f"x is {x.dtype}, expected torch.float32")
+    check_float("x", x)
     out: Tensor = packed.implementation.int8_linear(x, packed.data, bias)
     return out

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_cache, check_float, check_inner_stride, check_shape
 from headway.kernels.plans import RopePlan
+
+
+@dataclass(frozen=True, slots=True)
+class QKNorm:
+    """RMS normalisation of each head of q and k before they are rotated (Henry et al., arXiv:2010.04245; Qwen3's form)."""
+
+    q_weight: Tensor  # [D]
+    k_weight: Tensor  # [D]
+    eps: float
 
 
 def rope_and_cache(
@@ -21,6 +32,7 @@ def rope_and_cache(
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
+    qk_norm: QKNorm | None = None,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """Rotate q and k by their positions, write k and v into their cache slots, return the rotated q.
@@ -28,6 +40,8 @@ def rope_and_cache(
     With ``c, s = cos_sin[position]``, split in halves, each pair of the first ``rotary_dim`` elements of a head becomes
     ``(a * c - b * s, b * c + a * s)``, computed in fp32. Pairs are ``(i, i + rotary_dim / 2)`` (NeoX, the default) or
     ``(2 i, 2 i + 1)`` (``interleaved``, GPT-J); elements from ``rotary_dim`` on pass unchanged.
+
+    With ``qk_norm``, heads of q and k are first replaced by their ``rms_norm`` with these weights, rounded as that function does.
 
     q [T, Hq, D], k and v [T, Hkv, D] (one dtype, any outer strides: slices of a fused QKV output are fine); cos_sin
     [P, rotary_dim] fp32, the cosines then the sines; positions [T] int64 below P; k_cache, v_cache
@@ -44,8 +58,11 @@ def rope_and_cache(
     check_inner_stride("v", v)
     if cos_sin.shape[1] > head_dim or cos_sin.shape[1] % 2 or cos_sin.dtype != torch.float32:
         raise ValueError(f"cos_sin {tuple(cos_sin.shape)} {cos_sin.dtype}: expected fp32, an even rotary_dim of at most {head_dim}")
+    if qk_norm is not None:
+        check_shape("qk_norm.q_weight", qk_norm.q_weight, head_dim)
+        check_shape("qk_norm.k_weight", qk_norm.k_weight, head_dim)
     out: Tensor = implementation("rope", q.device.type).rope_and_cache(
-        q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, plan=plan
+        q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, qk_norm=qk_norm, plan=plan
     )
     return out
 

@@ -79,6 +79,8 @@ def _pack_for_fbgemm(weight: Tensor) -> _Packed:
 
 def int8_linear(x: Tensor, data: _Packed | _PackedForKernels, bias: Tensor | None) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
+    if x.dtype != torch.float32:
+        raise ValueError(f"x is {x.dtype}, expected torch.float32")
     if isinstance(data, _PackedForKernels):
         return _with_kernels(x.contiguous(), data, bias)
     if x.shape[0] == 0:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from headway.kernels.cpu.native.library import RopeShape, function
+from headway.kernels.cpu.norm import rms_norm
 from headway.kernels.plans import RopePlan
+from headway.kernels.rope import QKNorm
 
 
 def prepare_rope(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan | None:
@@ -40,9 +42,12 @@ def rope_and_cache(
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
+    qk_norm: QKNorm | None = None,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
+    if qk_norm is not None:
+        q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
     kernel = function("rope_and_cache", q.dtype)
     if kernel is not None and _fits(q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping):
         return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)

@@ -17,3 +17,26 @@ def tanh(x):
     small = tl.exp(-2.0 * tl.abs(x))
     value = (1.0 - small) / (1.0 + small)
     return tl.where(x >= 0, value, -value)
+
+
+@triton.jit
+def round_even(x):
+    """The nearest integer, halves to the even one, of fp32 values below 2^22: beyond 1.5 * 2^23 fp32 has no fractions."""
+    return (x + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def round_e4m3(x):
+    """The nearest value of float8_e4m3fn, ties to even, as fp32; |x| is at most 448."""
+    bits = x.to(tl.int32, bitcast=True)
+    # Normal: keep 3 of 23 bits of the fraction. Below 2^-6: multiples of 2^-9.
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000).to(tl.float32, bitcast=True)
+    small = (x + 24576.0) - 24576.0
+    return tl.where(tl.abs(x) < 0.015625, small, normal)
+
+
+@triton.jit
+def e4m3_to_fp16(byte):
+    """A byte of float8_e4m3fn as fp16, 256 times too small: the bits moved to where fp16 has them. Exact, also below 2^-6."""
+    byte = byte.to(tl.int16)
+    return (((byte & 0x80) << 8) | ((byte & 0x7F) << 7)).to(tl.float16, bitcast=True)

@@ -6,14 +6,13 @@ parts; each part leaves its normalised output and log-sum-exp, and a second kern
 
 # mypy: allow-incomplete-defs
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.device import num_multiprocessors
 from headway.kernels.gpu.softmax import accumulate, scores_log2
 
 MIN_SPLIT_TOKENS = 256  # below that the merge costs more than the parallelism gains (an estimate: not yet measured on a GPU)
@@ -132,7 +131,7 @@ def paged_attention(
     if num_rows == 0:
         return out
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
-    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, _num_multiprocessors(q.device))
+    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device))
     parts, lse = out.unsqueeze(2), out
     if num_splits > 1:
         parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
@@ -189,9 +188,3 @@ def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int) ->
 def block_n(block_d: int, dtype: torch.dtype) -> int:
     """Keys a tile: two stages of keys and values stay under the 99 KiB of shared memory of the smallest chips (sm_86, sm_89)."""
     return 64 if block_d * dtype.itemsize <= 256 else 32 if block_d * dtype.itemsize <= 512 else 16
-
-
-@functools.cache
-def _num_multiprocessors(device: torch.device) -> int:
-    # The interpreter has none; any number will do to choose the splits.
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 16

@@ -1,4 +1,4 @@
-"""Rotary embedding and cache write in Triton: two programs a token, one for its queries, one for its keys and values."""
+"""Rotary embedding and cache write in Triton, with or without the norm of q and k: two programs a token, one of them for its queries."""
 
 # mypy: allow-incomplete-defs
 
@@ -6,6 +6,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from headway.kernels.rope import QKNorm
+
+
+@triton.jit
+def _weigh(normed, weight, dtype):
+    return (normed.to(dtype).to(tl.float32) * weight.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
 
 
 @triton.jit
@@ -15,8 +22,11 @@ def _rotate_heads(
     in_stride_head,
     out_stride_head,
     cos_sin_row,
+    weight_ptr,
+    eps,
     num_heads,
     head_dim,
+    HAS_NORM: tl.constexpr,
     HALF: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     HEADS: tl.constexpr,
@@ -35,13 +45,20 @@ def _rotate_heads(
     a = tl.load(in_row + head * in_stride_head + first, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(in_row + head * in_stride_head + second, mask=mask, other=0.0).to(tl.float32)
     dtype = out_row.dtype.element_ty
+    rest = 2 * HALF + tl.arange(0, PASS_BLOCK if PASS_BLOCK > 0 else 1)[None, :]
+    rest_mask = (head < num_heads) & (rest < head_dim)
+    value = tl.load(in_row + head * in_stride_head + rest, mask=rest_mask, other=0.0)
+    if HAS_NORM:
+        other = value.to(tl.float32)
+        scale = tl.rsqrt((tl.sum(a * a + b * b, axis=1) + tl.sum(other * other, axis=1)) / head_dim + eps)[:, None]
+        # Rounded where rms_norm rounds: before the weight and after it.
+        a = _weigh(a * scale, tl.load(weight_ptr + first, mask=pair[None, :] < HALF, other=0.0), dtype)
+        b = _weigh(b * scale, tl.load(weight_ptr + second, mask=pair[None, :] < HALF, other=0.0), dtype)
+        value = _weigh(other * scale, tl.load(weight_ptr + rest, mask=rest < head_dim, other=0.0), dtype).to(dtype)
     tl.store(out_row + head * out_stride_head + first, (a * cos - b * sin).to(dtype), mask=mask)
     tl.store(out_row + head * out_stride_head + second, (b * cos + a * sin).to(dtype), mask=mask)
     if PASS_BLOCK > 0:
-        rest = 2 * HALF + tl.arange(0, PASS_BLOCK)[None, :]
-        mask = (head < num_heads) & (rest < head_dim)
-        value = tl.load(in_row + head * in_stride_head + rest, mask=mask)
-        tl.store(out_row + head * out_stride_head + rest, value, mask=mask)
+        tl.store(out_row + head * out_stride_head + rest, value, mask=rest_mask)
 
 
 @triton.jit
@@ -55,6 +72,9 @@ def rope_and_cache_kernel(
     v_cache_ptr,
     slots_ptr,
     out_ptr,
+    q_weight_ptr,
+    k_weight_ptr,
+    eps,
     q_stride_token,
     q_stride_head,
     k_stride_token,
@@ -72,6 +92,7 @@ def rope_and_cache_kernel(
     num_kv_heads,
     head_dim,
     block_size,
+    HAS_NORM: tl.constexpr,
     HALF: tl.constexpr,
     INTERLEAVED: tl.constexpr,
     HEADS: tl.constexpr,
@@ -90,8 +111,11 @@ def rope_and_cache_kernel(
             q_stride_head,
             head_dim,
             cos_sin_row,
+            q_weight_ptr,
+            eps,
             num_heads,
             head_dim,
+            HAS_NORM,
             HALF,
             INTERLEAVED,
             HEADS,
@@ -108,8 +132,11 @@ def rope_and_cache_kernel(
             k_stride_head,
             k_cache_stride_head,
             cos_sin_row,
+            k_weight_ptr,
+            eps,
             heads_written,
             head_dim,
+            HAS_NORM,
             HALF,
             INTERLEAVED,
             KV_HEADS,
@@ -135,6 +162,7 @@ def rope_and_cache(
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
+    qk_norm: QKNorm | None = None,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
@@ -155,6 +183,9 @@ def rope_and_cache(
         v_cache,
         slot_mapping,
         out,
+        out if qk_norm is None else qk_norm.q_weight.contiguous(),
+        out if qk_norm is None else qk_norm.k_weight.contiguous(),
+        0.0 if qk_norm is None else qk_norm.eps,
         *q.stride()[:2],
         *k.stride()[:2],
         *v.stride()[:2],
@@ -165,6 +196,7 @@ def rope_and_cache(
         num_kv_heads,
         head_dim,
         k_cache.shape[1],
+        HAS_NORM=qk_norm is not None,
         HALF=half,
         INTERLEAVED=interleaved,
         HEADS=triton.next_power_of_2(num_heads),

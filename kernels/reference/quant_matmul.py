@@ -16,6 +16,7 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
     weight, weight_scale = data
+    dtype, x = x.dtype, x.float()
     scale = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-20) / 127
     out = torch.round(x / scale) @ weight.float().T * scale * weight_scale
-    return out if bias is None else out + bias
+    return (out if bias is None else out + bias).to(dtype)

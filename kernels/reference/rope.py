@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headway.kernels.reference.norm import rms_norm
+from headway.kernels.rope import QKNorm
+
 
 def rope_and_cache(
     q: Tensor,
@@ -17,10 +20,13 @@ def rope_and_cache(
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
+    qk_norm: QKNorm | None = None,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
     del plan  # nothing to share: the reference computes everything from its arguments
+    if qk_norm is not None:
+        q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
     cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
     write = slot_mapping >= 0
     block, offset = slot_mapping[write] // k_cache.shape[1], slot_mapping[write] % k_cache.shape[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
-from headway.kernels.rope import prepare_rope, rope_and_cache
+from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.norm import RMSNorm
 from headway.server.layers.weight import Layer
@@ -127,9 +127,11 @@ class Attention(Layer):
 
     def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
         q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self._head_dim), self._head_counts, dim=1)
+        norms = None
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = rope_and_cache(q, k, v, step.cos_sin, step.positions, kv.k, kv.v, step.slot_mapping, plan=step.rope_plan)
+            norms = QKNorm(self.q_norm.loaded_weight, self.k_norm.loaded_weight, self.q_norm.eps)
+        slots, plan = step.slot_mapping, step.rope_plan
+        q = rope_and_cache(q, k, v, step.cos_sin, step.positions, kv.k, kv.v, slots, qk_norm=norms, plan=plan)
         if step.prefill is None:
             out = self._decode(q, kv, step.decode)
         elif step.decode is None:

@@ -15,15 +15,19 @@ class RMSNorm(Layer):
 
     def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
         self.weight = Weight((size,), whole((size,)), self._keep, dtype=dtype, device=device)
-        self._eps = eps
+        self.eps = eps
         self._weight: Tensor
 
+    @property
+    def loaded_weight(self) -> Tensor:
+        return self._weight
+
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self._weight, self._eps)
+        return rms_norm(x, self._weight, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (normalised x + residual, x + residual): the layer's input, and the stream carried on."""
-        return fused_add_rms_norm(x, residual, self._weight, self._eps)
+        return fused_add_rms_norm(x, residual, self._weight, self.eps)
 
     def _keep(self, weight: Tensor) -> int:
         self._weight = weight

@@ -8,11 +8,13 @@ from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
 from kernel_comparisons import (
     ACTIVATION_SHAPES,
     DTYPES,
+    LORA_CASES,
     MASK_SHAPES,
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
     compare_decode,
+    compare_lora,
     compare_norm,
     compare_prefill,
     compare_rope,
@@ -54,11 +56,12 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 
 
 @DTYPE
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
-def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     from headway.kernels.gpu import rope
 
-    compare_rope(rope, shape, dtype, "cuda")
+    compare_rope(rope, shape, dtype, "cuda", has_norm=has_norm)
 
 
 @STRIDED
@@ -84,3 +87,12 @@ def test_prefill(case: AttentionCase, strided: bool) -> None:
     from headway.kernels.gpu import prefill_attention
 
     compare_prefill(prefill_attention, case, "cuda", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
+def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import lora
+
+    compare_lora(lora, case, dtype, "cuda", strided=strided)

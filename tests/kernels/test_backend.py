@@ -20,7 +20,7 @@ def test_cpu_takes_the_cpu_version_where_there_is_one() -> None:
 
 def test_other_devices_fall_back_to_the_reference() -> None:
     assert implementation("norm", "mps").__name__ == "headway.kernels.reference.norm"
-    assert implementation("quant_matmul", "cuda").__name__ == "headway.kernels.reference.quant_matmul"
+    assert implementation("linear", "cuda").__name__ == "headway.kernels.reference.linear"
 
 
 def test_cuda_takes_triton() -> None:
@@ -32,7 +32,7 @@ def test_cuda_takes_triton() -> None:
     ("choice", "op", "device", "message"),
     [
         ("fast", "norm", "cpu", "'fast' is not one of reference, triton, cpu"),
-        ("triton", "quant_matmul", "cpu", "'quant_matmul' has no triton implementation"),
+        ("triton", "linear", "cpu", "'linear' has no triton implementation"),
         ("cpu", "norm", "cuda", "tensors are on cuda"),
     ],
 )

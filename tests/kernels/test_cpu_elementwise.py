@@ -43,9 +43,10 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 
 
 @DTYPE
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
-def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
-    compare_rope(rope, shape, dtype, "cpu")
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
 
 
 @STRIDED

@@ -10,11 +10,13 @@ from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
 from kernel_comparisons import (
     ACTIVATION_SHAPES,
     DTYPES,
+    LORA_CASES,
     MASK_SHAPES,
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
     compare_decode,
+    compare_lora,
     compare_norm,
     compare_prefill,
     compare_rope,
@@ -27,7 +29,7 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -48,9 +50,10 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 
 
 @DTYPE
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
-def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
-    compare_rope(rope, shape, dtype, "cpu")
+def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
 
 
 @STRIDED
@@ -76,3 +79,10 @@ def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyP
 def test_prefill(case: AttentionCase) -> None:
     compare_prefill(prefill_attention, case, "cpu", strided=False)
     compare_prefill(prefill_attention, case, "cpu", strided=True)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
+def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    compare_lora(lora, case, dtype, "cpu", strided=strided)

@@ -1,28 +1,33 @@
 """Compiles every Triton kernel ahead of time and prints what it takes, as JSON lines. Needs ptxas, no GPU.
 
-Run as a script without TRITON_INTERPRET: a kernel imported under the interpreter cannot be compiled.
+Run as a script without TRITON_INTERPRET: a kernel imported under the interpreter cannot be compiled. Pointers and integers are
+taken as multiples of 16, as they are in practice: loads are then copied ahead of time, which is what takes shared memory.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
-from typing import Any
+import tempfile
+from pathlib import Path
 
 import torch
 import triton
+from matmul_kernels import Case, matmul_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headway.kernels.gpu import activation, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
 
 
-def cases(dtype: str) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
-    """(name, kernel, types of the run-time arguments that are not integers, constexprs), as the launchers call them for ``dtype``."""
+def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
+    """As the launchers call them for ``dtype``."""
     pointer = "*" + dtype
     attention = {"q_ptr": pointer, "k_cache_ptr": pointer, "v_cache_ptr": pointer, "out_ptr": pointer, "scale": "fp32", "softcap": "fp32"}
     attention |= {"tables_ptr": "*i32", "seq_lens_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
-    found = []
+    found: list[Case] = []
     for residual in (False, True):
         types = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "out_ptr", "total_ptr"), pointer) | {"eps": "fp32"}
         found.append(("norm", norm.rms_norm_kernel, types, {"HAS_RESIDUAL": residual, "BLOCK": 4096}))
@@ -31,10 +36,18 @@ def cases(dtype: str) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
         found.append((kind, activation.gated_kernel, types, {"KIND": kind, "BLOCK": activation.BLOCK}))
     types = {"logits_ptr": pointer, "allowed_ptr": "*i32", "lines_ptr": "*i64"}
     found.append(("forbid", token_mask.forbid_kernel, types, {"BLOCK": token_mask.BLOCK}))
-    for interleaved, rest in ((False, 0), (True, 64)):
-        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr"), pointer)
-        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}
-        constants = {"HALF": 32, "INTERLEAVED": interleaved, "HEADS": 32, "KV_HEADS": 8, "HALF_BLOCK": 32, "PASS_BLOCK": rest}
+    for interleaved, rest, has_norm in ((False, 0, False), (True, 64, False), (False, 0, True), (True, 64, True)):
+        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr", "q_weight_ptr", "k_weight_ptr"), pointer)
+        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64", "eps": "fp32"}
+        constants = {
+            "HAS_NORM": has_norm,
+            "HALF": 32 if rest else 64,
+            "INTERLEAVED": interleaved,
+            "HEADS": 32,
+            "KV_HEADS": 8,
+            "HALF_BLOCK": 64,
+            "PASS_BLOCK": rest,
+        }
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     block_n = paged_attention.block_n(128, torch_dtype)
@@ -46,16 +59,41 @@ def cases(dtype: str) -> list[tuple[str, Any, dict[str, str], dict[str, Any]]]:
     found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
+    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=has_fp8)
+
+
+def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
+    types = dict.fromkeys(("x_ptr", "a_ptr", "b_ptr", "out_ptr"), pointer)
+    types |= {"parts_ptr": "*fp32"} | dict.fromkeys(("tokens_ptr", "tiles_ptr", "ranks_ptr"), "*i32")
+    found: list[Case] = []
+    for block_m, max_rank, splits in ((16, 16, 8), (64, 256, 1)):
+        block_r, block_k = lora.blocks(max_rank, dtype)
+        constants = {"NUM_SPLITS": splits, "BLOCK_M": block_m, "BLOCK_R": block_r, "UPCAST": False}
+        shrink = {"x_stride_k": 1, "a_stride_k": 1, "BLOCK_K": block_k, "num_stages": 3}
+        found.append(("shrink", lora.shrink_kernel, types, constants | shrink))
+        found.append(("expand", lora.expand_kernel, types, constants | {"b_stride_rank": 1, "BLOCK_N": lora.BLOCK_N}))
     return found
 
 
 def compile_all(capability: int, dtype: str) -> None:
-    for name, kernel, types, constants in cases(dtype):
+    for name, kernel, types, constants in cases(dtype, has_fp8=capability >= 89):
+        options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
         signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-        options = {"num_warps": 4, "num_stages": 2}
+        multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        print(json.dumps({"kernel": name, "sm": capability, "dtype": dtype, "shared": compiled.metadata.shared}), flush=True)
+        taken = {"shared": compiled.metadata.shared} | _registers(compiled.asm["cubin"])
+        print(json.dumps({"kernel": name, "sm": capability, "dtype": dtype} | taken), flush=True)
+
+
+def _registers(cubin: bytes) -> dict[str, int]:
+    """Registers a thread, and bytes of stack (spills) a thread, as cuobjdump reports them."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        report = subprocess.run([str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(re.search(rf"{key}:(\d+)", report)[1]) for name, key in (("registers", "REG"), ("stack", "STACK"))}  # type: ignore[index]
 
 
 if __name__ == "__main__":

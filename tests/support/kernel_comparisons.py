@@ -8,11 +8,13 @@ import torch
 from kernel_cases import AttentionCase, assert_near, make_attention, odd_strides, run_decode, run_prefill
 
 from headway.kernels.reference import activation as reference_activation
+from headway.kernels.reference import lora as reference_lora
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import paged_attention as reference_decode
 from headway.kernels.reference import prefill_attention as reference_prefill
 from headway.kernels.reference import rope as reference_rope
 from headway.kernels.reference import token_mask as reference_token_mask
+from headway.kernels.rope import QKNorm
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NORM_SHAPES = [(5, 123), (1, 576), (2, 3, 80), (0, 64), (1, 2, 2, 16)]
@@ -65,7 +67,9 @@ def compare_activation(module: ModuleType, shape: tuple[int, ...], dtype: torch.
         assert_near(module.gelu_and_mul(x, tanh=tanh), reference_activation.gelu_and_mul(x, tanh=tanh))
 
 
-def compare_rope(module: ModuleType, shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, device: str) -> None:
+def compare_rope(
+    module: ModuleType, shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, device: str, *, has_norm: bool = False
+) -> None:
     """q, k and v are slices of one fused tensor; one token has slot -1; untouched slots keep their values."""
     num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved = shape
     generator = torch.Generator().manual_seed(num_tokens)
@@ -76,11 +80,15 @@ def compare_rope(module: ModuleType, shape: tuple[int, int, int, int, int, bool]
     slots = torch.randperm(3 * 16, generator=generator)[:num_tokens]
     if num_tokens > 2:
         slots[1] = -1
+    norm = None
+    if has_norm:
+        weights = torch.randn(2, head_dim, generator=generator).to(dtype).to(device)
+        norm = QKNorm(weights[0], weights[1], 1e-6)
     results = []
     for implementation in (module, reference_rope):
         caches = [odd_strides(torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=dtype, device=device)) for _ in range(2)]
         before = qkv.clone()
-        out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), interleaved=interleaved)
+        out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), interleaved=interleaved, qk_norm=norm)
         assert torch.equal(qkv, before)
         results.append((out, *caches))
     for actual, expected in zip(*results, strict=True):
@@ -95,3 +103,40 @@ def compare_decode(module: ModuleType, case: AttentionCase, device: str, *, stri
 def compare_prefill(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
     inputs = make_attention(case, device, strided=strided)
     assert_near(run_prefill(module, case, inputs), run_prefill(reference_prefill, case, inputs))
+
+
+# (slots of the tokens, ranks of the slots, R, K, N)
+LORA_CASES = [
+    ([-1, 2, 2, -1, 0], [3, 0, 4], 4, 123, 37),
+    ([1, 1, 1], [8, 16, 0], 16, 64, 130),
+    ([2, 0, 2, 0, -1, 2, 1] * 6, [20, 0, 33], 40, 257, 70),
+    ([0] * 70 + [-1], [80], 96, 300, 48),
+    ([1, 0], [0, 0], 8, 32, 16),
+    ([-1, -1], [4], 4, 32, 16),
+    ([], [4], 4, 32, 16),
+]
+
+
+def compare_lora(
+    module: ModuleType, case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, device: str, *, strided: bool
+) -> None:
+    """``out`` is some columns of a wider tensor, whose others must stay; what no rank reaches may hold anything."""
+    slots, ranks, max_rank, num_columns, num_rows = case
+    generator = torch.Generator().manual_seed(num_columns)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).to(device)
+
+    x, wide = random(len(slots), num_columns), random(len(slots), num_rows + 9)
+    a, b = random(len(ranks), max_rank, num_columns) / num_columns**0.5, random(len(ranks), num_rows, max_rank) / max_rank**0.5
+    for slot, rank in enumerate(ranks):
+        a[slot, rank:], b[slot, :, rank:] = float("nan"), float("nan")
+    if strided:
+        x, a, b = odd_strides(x), odd_strides(a), odd_strides(b)
+    results = []
+    for implementation in (module, reference_lora):
+        plan = implementation.prepare_lora(torch.tensor(slots, dtype=torch.int64), torch.device(device))
+        out = wide.clone()
+        implementation.add_lora(out[:, 5 : 5 + num_rows], x, a, b, ranks, plan)
+        results.append(out)
+    assert_near(*results)

@@ -1,0 +1,29 @@
+"""Facts about the device that launchers choose by. Under the interpreter, where there is no GPU, fixed ones."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+INTERPRETED_MULTIPROCESSORS = 16  # any number will do
+
+
+@functools.cache
+def num_multiprocessors(device: torch.device) -> int:
+    """What programs are spread over."""
+    if device.type != "cuda":
+        return INTERPRETED_MULTIPROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def has_fp8(device: torch.device) -> bool:
+    """Whether Triton can load, convert and multiply e4m3 there: Ada, Hopper and later. The interpreter can."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+@functools.cache
+def chip(device: torch.device) -> str:
+    """The name of a chip in tables of tuned tiles, such as "nvidia_h100_80gb_hbm3"; "" under the interpreter."""
+    return "" if device.type != "cuda" else "_".join(torch.cuda.get_device_name(device).lower().replace("-", " ").split())

@@ -1,0 +1,129 @@
+"""Activations rounded to 8 bits on the fly, with a scale for each token or for each group of a token's channels."""
+
+# mypy: allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headway.kernels.gpu.functions import round_e4m3, round_even
+
+MAX_BLOCK = 4096
+GROUPS = 8  # groups a program
+
+
+@triton.jit
+def _rounded(x, scale, LIMIT: tl.constexpr, IS_INTEGER: tl.constexpr):
+    value = tl.div_rn(x, scale)
+    if IS_INTEGER:
+        return round_even(value)
+    return round_e4m3(tl.minimum(tl.maximum(value, -LIMIT), LIMIT))
+
+
+@triton.jit
+def quantize_rows_kernel(
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    x_stride_row,
+    x_stride_column,
+    size,
+    SMALLEST: tl.constexpr,
+    LIMIT: tl.constexpr,
+    IS_INTEGER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    x_row = x_ptr + row * x_stride_row
+    largest, poison = tl.zeros([BLOCK], dtype=tl.float32), tl.zeros([BLOCK], dtype=tl.float32)
+    for start in range(0, size, BLOCK):
+        x = tl.load(x_row + (start + column) * x_stride_column, mask=start + column < size, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x))
+        poison += x * 0.0  # NaN where x is not finite: maximum and casts would hide it
+    scale = tl.div_rn(tl.maximum(tl.max(largest, axis=0), SMALLEST), LIMIT) + tl.sum(poison, axis=0)
+    tl.store(scale_ptr + row, scale)
+    for start in range(0, size, BLOCK):  # the row is in the cache now
+        inside = start + column < size
+        x = tl.load(x_row + (start + column) * x_stride_column, mask=inside, other=0.0).to(tl.float32)
+        value = _rounded(x, scale, LIMIT, IS_INTEGER)
+        tl.store(out_ptr + row * size + start + column, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def quantize_groups_kernel(
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    x_stride_row,
+    x_stride_column,
+    size,
+    num_groups,
+    SMALLEST: tl.constexpr,
+    LIMIT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
+    inside = column < size
+    x = tl.load(x_ptr + row * x_stride_row + column * x_stride_column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.div_rn(tl.maximum(tl.max(tl.abs(x), axis=1), SMALLEST), LIMIT) + tl.sum(x * 0.0, axis=1)
+    tl.store(scale_ptr + row * num_groups + group, scale, mask=group < num_groups)
+    value = _rounded(x, tl.broadcast_to(scale[:, None], x.shape), LIMIT, False)
+    tl.store(out_ptr + row * size + column, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [M, K], any strides -> (int8 [M, K], scale [M] fp32), ``x[m] ~ scale[m] * q[m]``, scale[m] = max |x[m]| / 127."""
+    out = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    return out, _quantize_rows(x, out, smallest=1e-20, limit=127.0)
+
+
+def quantize_fp8(x: Tensor, group_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x [M, K], any strides -> (values of e4m3 [M, K] in ``dtype``, scales fp32), as headway.kernels.fp8_matmul.quantize_fp8.
+
+    ``dtype`` is float8_e4m3fn, or bfloat16, which holds the same values, where the chip has no fp8.
+    """
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    num_rows, size = x.shape
+    if not group_size:
+        return out, _quantize_rows(x, out, smallest=1e-10, limit=448.0)[:, None]
+    num_groups = triton.cdiv(size, group_size)
+    scale = torch.empty((num_rows, num_groups), dtype=torch.float32, device=x.device)
+    if out.numel():
+        quantize_groups_kernel[(num_rows, triton.cdiv(num_groups, GROUPS))](
+            x,
+            out,
+            scale,
+            *x.stride(),
+            size,
+            num_groups,
+            SMALLEST=1e-10,
+            LIMIT=448.0,
+            GROUPS=GROUPS,
+            GROUP_SIZE=group_size,
+            num_warps=4,
+        )
+    return out, scale
+
+
+def _quantize_rows(x: Tensor, out: Tensor, *, smallest: float, limit: float) -> Tensor:
+    scale = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    if out.numel():
+        block = min(triton.next_power_of_2(x.shape[1]), MAX_BLOCK)
+        quantize_rows_kernel[(x.shape[0],)](
+            x,
+            out,
+            scale,
+            *x.stride(),
+            x.shape[1],
+            SMALLEST=smallest,
+            LIMIT=limit,
+            IS_INTEGER=out.dtype == torch.int8,
+            BLOCK=block,
+            num_warps=8 if block > 1024 else 4,
+        )
+    return scale

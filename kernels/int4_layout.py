@@ -1,0 +1,141 @@
+"""4-bit weights in the one layout that int4_linear takes, and how checkpoints' own layouts are brought into it when they are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.kernels.checks import check_float, check_shape
+
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of 8 columns is in the lowest 4 bits of a word, in the next, ...
+_GGUF_SIZES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q4_K": (256, 144)}  # weights and bytes of a block
+
+
+@dataclass(frozen=True, slots=True)
+class PackedInt4:
+    """An [N, K] weight, ``w[n, order[i]] = scale[g, n] * q[n, i] + offset[g, n]`` with ``g = i // group_size`` and q in 0 to 15.
+
+    Columns are cut into chunks of ``2 half``. Byte ``c half + j`` of a row has column ``j`` of chunk c in its low 4 bits and column
+    ``half + j`` in its high ones, so that either half of a tile of bytes is a tile of neighbouring columns, all of one group:
+
+        byte      |  0      1   ...  half-1  |  half    ...
+        low bits  |  q0     q1  ...  q(h-1)  |  q(2h)   ...
+        high bits |  q(h)   ...      q(2h-1) |  q(3h)   ...
+    """
+
+    out_features: int  # N
+    in_features: int  # K
+    group_size: int
+    half: int
+    weight: Tensor  # [N, ceil(K / 2 half) half] uint8
+    scale: Tensor  # [G, N] fp32, fp16 or bf16, G = ceil(K / group_size)
+    offset: Tensor  # [G, N], the same or another of these dtypes
+    order: Tensor | None  # [K] int64; None: columns are in order
+
+
+def pack_int4(values: Tensor, scale: Tensor, offset: Tensor, group_size: int, order: Tensor | None = None) -> PackedInt4:
+    """values [N, K], integers in 0 to 15; scale and offset [G, N]; order [K], see PackedInt4. All on one device, where the result is.
+
+    ``group_size`` is a multiple of 32, or at least K: one scale a row.
+    """
+    n, k = values.shape
+    if group_size % 32 and group_size < k:
+        raise ValueError(f"group_size is {group_size}; expected a multiple of 32, or at least the {k} columns")
+    num_groups = -(-k // group_size)
+    for name, tensor in (("scale", scale), ("offset", offset)):
+        check_float(name, tensor)
+        check_shape(name, tensor, num_groups, n)
+    half = 64 if group_size % 64 == 0 or group_size >= k else 32
+    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -k % (2 * half))).view(n, -1, 2, half)
+    weight = (padded[:, :, 0] | padded[:, :, 1] << 4).reshape(n, -1)
+    return PackedInt4(n, k, group_size, half, weight, scale.contiguous(), offset.contiguous(), order)
+
+
+def unpack_int4(packed: PackedInt4) -> Tensor:
+    """The values [N, K] uint8 in packed order: what pack_int4 was given."""
+    n, k = packed.out_features, packed.in_features
+    chunks = packed.weight.view(n, -1, packed.half)
+    return torch.stack((chunks & 15, chunks >> 4), dim=2).view(n, -1)[:, :k]
+
+
+def pack_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> PackedInt4:
+    """AWQ's GEMM format (Lin et al., arXiv:2306.00978): qweight [K, N / 8] and qzeros [G, N / 8] int32, scales [G, N]."""
+    check_shape("qzeros", qzeros, scales.shape[0], qweight.shape[1])
+    group_size = qweight.shape[0] // scales.shape[0]
+    values, zeros = (_awq_columns(words) for words in (qweight, qzeros))
+    return pack_int4(values.t(), scales, _offset(scales, zeros), group_size)
+
+
+def pack_gptq(
+    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None = None, *, zeros_are_less_one: bool = True
+) -> PackedInt4:
+    """GPTQ (Frantar et al., arXiv:2210.17323): qweight [K / 8, N] and qzeros [G, N / 8] int32, scales [G, N], g_idx [K] int32.
+
+    ``g_idx`` is each input's group; where it is not in order (act-order), columns are sorted by group and inputs permuted alike.
+    ``zeros_are_less_one``: the first version of the format, where zero points are stored less one; the second stores them as they are.
+    """
+    num_columns = 8 * qweight.shape[0]
+    check_shape("qweight", qweight, -1, scales.shape[1])
+    group_size = -(-num_columns // scales.shape[0])
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=qweight.device)
+    values = (qweight[:, None, :] >> shifts[None, :, None] & 15).reshape(num_columns, -1)
+    zeros = (qzeros[:, :, None] >> shifts & 15).reshape(len(qzeros), -1)
+    if zeros_are_less_one:
+        zeros = zeros + 1 & 15
+    order = None
+    in_order = torch.arange(num_columns, device=qweight.device) // group_size
+    if g_idx is not None and not torch.equal(g_idx.long(), in_order):
+        order = torch.argsort(g_idx, stable=True)
+        if not torch.equal(g_idx[order].long(), in_order):
+            raise ValueError(f"g_idx does not give each of {len(scales)} groups {group_size} inputs")
+        values = values[order]
+    return pack_int4(values.t(), scales, _offset(scales, zeros), group_size, order)
+
+
+def pack_gguf(blocks: Tensor, kind: str) -> PackedInt4:
+    """GGUF's Q4_0, Q4_1 and Q4_K: blocks [N, bytes of a row] uint8, as they are in the file. Scales become fp16."""
+    if kind not in _GGUF_SIZES:
+        raise ValueError(f"{kind!r} is not one of {', '.join(_GGUF_SIZES)}")
+    size, num_bytes = _GGUF_SIZES[kind]
+    if blocks.dtype != torch.uint8 or blocks.shape[1] % num_bytes:
+        raise ValueError(f"blocks is {blocks.dtype} {tuple(blocks.shape)}; rows of {kind} are uint8, {num_bytes} bytes for {size} weights")
+    rows = blocks.reshape(len(blocks), -1, num_bytes)
+    header = rows[:, :, : num_bytes - size // 2]
+    nibbles = rows[:, :, num_bytes - size // 2 :].reshape(len(blocks), -1, min(size, 64) // 2)  # low bits first, then high
+    values = torch.stack((nibbles & 15, nibbles >> 4), dim=2).reshape(len(blocks), -1)
+    scale = _halves(header[:, :, 0:2])
+    if kind == "Q4_0":
+        offset = -8 * scale
+    elif kind == "Q4_1":
+        offset = _halves(header[:, :, 2:4])
+    else:
+        scales, offsets = _q4_k_scales(header[:, :, 4:])
+        offset = (-_halves(header[:, :, 2:4])[:, :, None] * offsets).flatten(1)
+        scale = (scale[:, :, None] * scales).flatten(1)
+    return pack_int4(values, scale.t().half(), offset.t().half(), 32)
+
+
+def _awq_columns(words: Tensor) -> Tensor:
+    """[rows, N / 8] int32 -> [rows, N]."""
+    shift = [4 * _AWQ_ORDER.index(column) for column in range(8)]
+    return (words[:, :, None] >> torch.tensor(shift, dtype=torch.int32, device=words.device) & 15).reshape(len(words), -1)
+
+
+def _offset(scales: Tensor, zeros: Tensor) -> Tensor:
+    """``-scale * zero``, in fp16 only if the scales are: in bf16 it would be wrong by up to 0.03 steps."""
+    return (-scales.float() * zeros).to(torch.float16 if scales.dtype == torch.float16 else torch.float32)
+
+
+def _halves(two_bytes: Tensor) -> Tensor:
+    """[..., 2] uint8 -> [...] fp32."""
+    return two_bytes.contiguous().view(torch.float16)[..., 0].float()
+
+
+def _q4_k_scales(header: Tensor) -> tuple[Tensor, Tensor]:
+    """12 bytes -> 8 scales and 8 offsets of 6 bits: four of each as low 6 bits, the others in pieces of 4 and 2."""
+    first, second, third = header[:, :, 0:4], header[:, :, 4:8], header[:, :, 8:12]
+    scales = torch.cat((first & 63, third & 15 | first >> 6 << 4), dim=2)
+    offsets = torch.cat((second & 63, third >> 4 | second >> 6 << 4), dim=2)
+    return scales.float(), offsets.float()

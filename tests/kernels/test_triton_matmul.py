@@ -1,0 +1,86 @@
+"""Quantised matrix products in Triton against the reference, run by Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_comparisons import DTYPES
+from matmul_comparisons import (
+    FP8_GROUPS,
+    INT4_CASES,
+    MATMUL_SHAPES,
+    Int4Case,
+    compare_fp8,
+    compare_int4,
+    compare_int8,
+    compare_quantize_fp8,
+)
+
+from headway.kernels.backend import is_interpreting
+
+pytest.importorskip("triton")
+if not is_interpreting():
+    pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
+
+from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+SHAPE = pytest.mark.parametrize("shape", MATMUL_SHAPES, ids=str)
+
+
+@DTYPE
+@SHAPE
+def test_int8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    compare_int8(quant_matmul, shape, dtype, "cpu", strided=True)
+
+
+def test_int8_token_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    x, data = torch.randn(70, 1024), quant_matmul.pack_int8(torch.randn(40, 1024))
+    together = quant_matmul.int8_linear(x, data, None)
+    assert torch.equal(quant_matmul.int8_linear(x[3:4], data, None)[0], together[3])
+
+
+@DTYPE
+@SHAPE
+def test_fp8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    compare_fp8(fp8_matmul, shape, dtype, "cpu", strided=True)
+
+
+@SHAPE
+def test_fp8_without_fp8_units(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: False)
+    compare_fp8(fp8_matmul, shape, torch.bfloat16, "cpu", strided=False)
+
+
+@DTYPE
+@pytest.mark.parametrize(("shape", "group_size"), FP8_GROUPS, ids=str)
+@pytest.mark.parametrize("is_native", [True, False], ids=["fp8", "bf16"])
+def test_quantize_fp8(
+    shape: tuple[int, int], group_size: int, dtype: torch.dtype, is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fp8_matmul, "has_fp8", lambda device: is_native)
+    compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cpu")
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", INT4_CASES, ids=str)
+def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
+    compare_int4(int4_matmul, case, dtype, "cpu", strided=strided)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_what_is_not_a_number_stays_so_in_its_row() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 200), torch.randn(40, 200)
+    x[1, 77] = float("nan")
+    rounded, scale = fp8_matmul.quantize_fp8(weight)
+    for out in (
+        quant_matmul.int8_linear(x, quant_matmul.pack_int8(weight), None),
+        fp8_matmul.fp8_linear(x, rounded, scale[:, 0], None, quantize_input=True),
+        fp8_matmul.fp8_linear(x, rounded, torch.ones(1, 2), None, quantize_input=True),
+    ):
+        assert out.isnan().all(dim=1).tolist() == [False, True, False, False]
+        assert out[[0, 2, 3]].isfinite().all()

@@ -1,0 +1,105 @@
+"""Quantised matrix products in Triton against the reference, on any device, as in kernel_comparisons."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from kernel_cases import odd_strides
+from torch import Tensor
+
+from headway.kernels.int4_layout import pack_int4
+from headway.kernels.reference import fp8_matmul as reference_fp8
+from headway.kernels.reference import int4_matmul as reference_int4
+from headway.kernels.reference import quant_matmul as reference_int8
+
+# (M, K), group
+FP8_GROUPS = [((5, 123), 0), ((4, 300), 128), ((3, 5000), 0), ((2, 64), 32), ((0, 64), 128)]
+# (M, K, N)
+MATMUL_SHAPES = [(1, 64, 48), (5, 123, 37), (17, 300, 70), (33, 576, 96), (70, 130, 130), (130, 96, 200), (0, 64, 48)]
+
+
+def compare_int8(module: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """Integers are summed exactly and rounding is the same, so only the last product with the scales may differ."""
+    x, weight, bias = make_linear(shape, dtype, device, strided=strided)
+    for add in (None, bias):
+        expected = reference_int8.int8_linear(x, reference_int8.pack_int8(weight.float()), add)
+        actual = module.int8_linear(x, module.pack_int8(weight.float()), add)
+        assert_close(actual, expected)
+
+
+def make_linear(shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """x [M, K] with one token of zeros and one that is large, weight [N, K] in fp32, bias [N]."""
+    m, k, n = shape
+    generator = torch.Generator().manual_seed(k)
+    x, weight, bias = (torch.randn(size, generator=generator) for size in ((m, k), (n, k), (n,)))
+    x[1:2], x[2:3] = 0, 50 * x[2:3]
+    x = x.to(dtype).to(device)
+    return odd_strides(x) if strided else x, weight.to(device) / k**0.5, bias.to(dtype).to(device)
+
+
+def assert_close(actual: Tensor, expected: Tensor, *, error: float = 1.0) -> None:
+    """Within a rounding to the dtype of the value, or of the largest value of its row where sums cancel; times ``error``."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    if not expected.numel():
+        return
+    step = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[expected.dtype] * error
+    size = expected.float().abs().amax(dim=1, keepdim=True)
+    difference = (actual.float() - expected.float()).abs()
+    assert (difference <= step * size + 1e-9).all(), f"{(difference / size.clamp(min=1e-9)).max():.2e} of the row's largest value"
+
+
+def compare_fp8(module: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """Each kind of scale, with and without rounding of the input."""
+    _, k, n = shape
+    x, weight, bias = make_linear(shape, dtype, device, strided=strided)
+    per_channel, scale = reference_fp8.quantize_fp8(weight)
+    blocks = scale[0] * (torch.rand(-(-n // 128), -(-k // 128), generator=torch.Generator().manual_seed(n)).to(device) + 0.5)
+    for rounded, weight_scale, add in ((per_channel, scale[:, 0], bias), (per_channel, scale[:1, 0], None), (per_channel, blocks, bias)):
+        weight = torch.cat([rounded, rounded], dim=1)[:, : x.shape[1]] if strided else rounded
+        for quantize_input in (True, False):
+            expected = reference_fp8.fp8_linear(x, rounded, weight_scale.contiguous(), add, quantize_input=quantize_input)
+            actual = module.fp8_linear(x, weight, weight_scale.contiguous(), add, quantize_input=quantize_input)
+            # On a GPU Hopper's units cut the sums of 128 products.
+            assert_close(actual, expected, error=200 if device == "cuda" and dtype == torch.float32 else 2)
+
+
+def compare_quantize_fp8(module: ModuleType, shape: tuple[int, int], group_size: int, dtype: torch.dtype, device: str) -> None:
+    """The same bits."""
+    x = odd_strides(torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).to(device))
+    x[1:2], x[2:3] = 0, 1e-4 * x[2:3]
+    x[:1, 0] = 300  # most other values of this row are below 2^-6 of its scale
+    for actual, expected in zip(module.quantize_fp8(x, group_size), reference_fp8.quantize_fp8(x, group_size), strict=True):
+        assert actual.dtype == expected.dtype
+        assert torch.equal(actual.float(), expected.float())
+
+
+# (M, K, N), columns a group, whether inputs are permuted
+INT4_CASES = [
+    ((1, 64, 48), 32, False),
+    ((5, 123, 37), 123, True),
+    ((17, 300, 70), 96, False),
+    ((33, 1152, 96), 128, True),
+    ((3, 600, 130), 64, False),
+    ((70, 130, 130), 32, True),
+    ((130, 256, 200), 128, False),
+    ((0, 64, 48), 64, True),
+]
+Int4Case = tuple[tuple[int, int, int], int, bool]
+
+
+def compare_int4(module: ModuleType, case: Int4Case, dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """Parameters in fp16 and, offsets, in fp32."""
+    shape, group_size, is_permuted = case
+    _, k, n = shape
+    generator = torch.Generator().manual_seed(k)
+    values = torch.randint(0, 16, (n, k), generator=generator)
+    scale = ((torch.rand(-(-k // group_size), n, generator=generator) + 0.5) / k**0.5).half()
+    offset = -scale.float() * torch.randint(0, 16, scale.shape, generator=generator)
+    order = torch.randperm(k, generator=generator).to(device) if is_permuted else None
+    packed = pack_int4(values.to(device), scale.to(device), offset.to(device), group_size, order)
+    x, _, bias = make_linear(shape, dtype, device, strided=strided)
+    for add in (None, bias):
+        # Where weights are rounded to x's dtype, it is as if each product had one rounding more.
+        assert_close(module.int4_linear(x, packed, add), reference_int4.int4_linear(x, packed, add), error=4)
