@@ -15,7 +15,8 @@ def quantize_fp8(x: Tensor, group_size: int = 0) -> tuple[Tensor, Tensor]:
     group = group_size or size
     num_groups = -(-size // group)
     padded = functional.pad(x.float(), (0, num_groups * group - size)).view(num_rows, num_groups, group)
-    scale = padded.abs().amax(dim=2).clamp(min=1e-10) / 448
+    largest = padded.abs().amax(dim=2).clamp(min=1e-10)
+    scale = largest / torch.full_like(largest, 448)  # by a number CUDA would multiply with its inverse: another rounding
     rounded = (padded / scale[:, :, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
     return rounded.view(num_rows, num_groups * group)[:, :size].contiguous(), scale
 

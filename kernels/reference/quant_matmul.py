@@ -8,7 +8,8 @@ from torch import Tensor
 
 def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """[N, K] fp32 -> (int8 [N, K], scale [N] fp32). A row of zeros gets scale 1."""
-    scale = weight.abs().amax(dim=1) / 127
+    largest = weight.abs().amax(dim=1)
+    scale = largest / torch.full_like(largest, 127)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
 
@@ -17,6 +18,7 @@ def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> 
     """See headway.kernels.quant_matmul.int8_linear."""
     weight, weight_scale = data
     dtype, x = x.dtype, x.float()
-    scale = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-20) / 127
+    largest = x.abs().amax(dim=1, keepdim=True).clamp(min=1e-20)
+    scale = largest / torch.full_like(largest, 127)  # by a number CUDA would multiply with its inverse: another rounding
     out = torch.round(x / scale) @ weight.float().T * scale * weight_scale
     return (out if bias is None else out + bias).to(dtype)
