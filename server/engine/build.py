@@ -104,7 +104,14 @@ def _build_generating(
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
     info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
-    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
+    return EngineCore(
+        scheduler,
+        InlineExecutor(worker),
+        info,
+        kv,
+        sleep_patience_s=config.network.shutdown_timeout,
+        overlaps_steps=plan.overlaps_steps,
+    )
 
 
 def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:

@@ -22,7 +22,7 @@ class Arrival:
         self._tensors = list(tensors)
         if tensors and tensors[0].is_cuda:
             self._tensors = [_pinned(tensor).copy_(tensor, non_blocking=True) for tensor in tensors]
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def wait(self) -> list[Tensor]:

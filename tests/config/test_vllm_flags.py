@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    async-scheduling logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -38,7 +38,6 @@ REFUSED = {
     "logging-config": ('{"log_level": "INFO"}', "write --log-level"),
     "allowed-local-media-path": ("/media", "serves text only"),
     "allowed-media-domains": ("a.example", "serves text only"),
-    "async-scheduling": ("true", "a step is scheduled when the one before it has ended"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
     "compilation-config": ('{"mode": 3}', "nothing is compiled"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
@@ -89,7 +88,6 @@ MET = [
     ("model-impl", "auto"),
     ("trust-remote-code", "false"),
     ("enforce-eager", "true"),
-    ("async-scheduling", "false"),
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
