@@ -164,17 +164,24 @@ class EngineCore:
         overlapped steps the one before, so that the device has work while the host makes the next plan."""
         self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
-        started = time.perf_counter()
-        plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
-        if plan is not None:
-            self._under_way.append((plan, self._executor.submit(plan), started))
-        if len(self._under_way) > (self._num_ahead if plan is not None and self._sleeper.is_awake else 0):
+        num_ahead = self._num_ahead if self._sleeper.is_awake else 0  # nothing may be under way when the engine falls asleep
+        has_begun = len(self._under_way) <= num_ahead and self._begin_step()
+        if self._under_way and not (has_begun and len(self._under_way) <= num_ahead):
             deltas += self._finish_step()
         deltas += self._scheduler.take_refused()
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._awaited.forget(delta.request_id)
         return StepOutput(deltas, self.stats())
+
+    def _begin_step(self) -> bool:
+        """Whether there was one to begin."""
+        started = time.perf_counter()
+        plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
+        if plan is None:
+            return False
+        self._under_way.append((plan, self._executor.submit(plan), started))
+        return True
 
     def _finish_step(self) -> list[TokenDelta]:
         """Takes in the oldest step that is under way."""
