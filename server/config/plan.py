@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from headway.server.config.graphs import graph_sizes
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
@@ -49,6 +50,7 @@ class Plan:
     max_num_seqs: int
     max_num_scheduled_tokens: int  # of these tokens
     max_num_active_seqs: int  # of these requests
+    graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
     overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
 
 
@@ -100,6 +102,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
+        graph_sizes=graph_sizes(config.graphs, active) if on_gpu and not model.pools else (),
         overlaps_steps=_overlaps_steps(config, model, device),
     )
 
