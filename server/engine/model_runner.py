@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
 from headway.server.engine.sampler import ChosenTokens, SamplingState
+from headway.server.engine.step_forward import StepForward
 from headway.server.engine.transfers import upload
-from headway.server.layers.forward import ForwardBatch
 from headway.server.types import SamplingParams, TokenLogprobs
 
 log = logging.getLogger(__name__)
@@ -43,6 +42,7 @@ class ModelRunner:
     def __init__(
         self,
         resident: Resident,
+        forward: StepForward,
         rows: RowTable,
         sampling: SamplingState,
         device: torch.device,
@@ -50,6 +50,7 @@ class ModelRunner:
     ) -> None:
         """``adapters`` are those of the model; None: no request has one."""
         self._resident = resident
+        self._forward = forward
         self._rows = rows
         self._sampling = sampling
         self._device = device
@@ -104,8 +105,10 @@ class ModelRunner:
     def _launch(self, scheduled: list[ScheduledRow]) -> _Launched:
         inputs = self._rows.inputs(scheduled)
         sampled = self._rows.samples(inputs)
-        batch = self._to_device(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1)
-        hidden = self._resident.model.forward(self._token_ids(inputs), self._resident.kv, batch)
+        lora = self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None
+        token_ids, batch = self._forward.load(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1, lora)
+        self._take_newest(token_ids, inputs)
+        hidden = self._forward.run(token_ids, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
@@ -116,13 +119,12 @@ class ModelRunner:
         self._rows.commit(inputs, sampled)
         return _Launched(inputs, sampled.tolist(), chosen, results)
 
-    def _token_ids(self, inputs: StepInputs) -> Tensor:
-        token_ids = self._tensor(inputs.token_ids)
+    def _take_newest(self, token_ids: Tensor, inputs: StepInputs) -> None:
+        """In the place of those that are awaited."""
         if inputs.has_awaited:
             decoding = token_ids[: inputs.num_decodes]
             newest = self._newest_tokens[upload(torch.from_numpy(inputs.rows[: inputs.num_decodes]), self._device)]
             decoding.copy_(torch.where(decoding == AWAITED, newest, decoding))
-        return token_ids
 
     def _choose(self, rows: LongArray, logits: Tensor) -> ChosenTokens:
         chosen = self._sampling.choose(logits, rows.tolist())
@@ -164,22 +166,3 @@ class ModelRunner:
             targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
             entries += prompt_logprobs(self._resident.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
         return entries
-
-    def _to_device(self, inputs: StepInputs, wanted: LongArray) -> ForwardBatch:
-        return ForwardBatch(
-            positions=self._tensor(inputs.positions),
-            slot_mapping=self._tensor(inputs.slot_mapping),
-            query_start_loc=self._tensor(inputs.query_start_loc),
-            seq_lens=self._tensor(np.array(inputs.seq_lens, dtype=np.int32)),
-            block_tables=self._tensor(inputs.block_tables),
-            num_decodes=inputs.num_decodes,
-            max_query_len=max(inputs.query_lens),
-            max_seq_len=max(inputs.seq_lens),
-            logits_indices=self._tensor(wanted),
-            query_lens=inputs.query_lens,
-            seq_lens_host=inputs.seq_lens,
-            lora=self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None,
-        )
-
-    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
