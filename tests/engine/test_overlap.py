@@ -232,7 +232,7 @@ def test_a_row_that_breaks_the_step_ahead_ends_alone(engine: EngineCore) -> None
         assert (run.tokens[name], run.ends[name].finish_reason) == (expected[name], FinishReason.LENGTH)
 
 
-def test_a_row_without_a_token_is_in_the_step_ahead_all_the_same(engine: EngineCore) -> None:
+def test_a_row_without_a_token_is_in_the_step_ahead_all_the_same(engine: EngineCore, caplog: pytest.LogCaptureFixture) -> None:
     good = request("good", [5, 6, 7], max_tokens=8, ignore_eos=True)
     bad = request("bad", [5, 6, 8], max_tokens=8, allowed_token_ids=(V + 5,))
     for one in (good, bad):
@@ -240,6 +240,7 @@ def test_a_row_without_a_token_is_in_the_step_ahead_all_the_same(engine: EngineC
     run = Run().finish(engine)
     assert "allowed_token_ids leave no token" in str(run.ends["bad"].error)
     assert run.tokens["good"] == alone([good]).tokens["good"]
+    assert not caplog.records, "the step ahead has not broken"
 
 
 def test_who_ends_while_its_step_is_under_way_may_come_again(engine: EngineCore) -> None:
@@ -265,6 +266,8 @@ def test_the_engine_falls_asleep_with_nothing_under_way(engine: EngineCore, leve
     for _ in range(4):
         run.turn(engine)
     engine.sleep(level, "keep", answers.append)
+    engine.settle()
+    assert answers == []
     run.turn(engine)
     assert answers == [None]
     assert run.turn(engine) == []
