@@ -97,7 +97,8 @@ def raw_rows(logits: Tensor, samplings: Sequence[SamplingParams]) -> RawRows | N
         return None
     wanted = [samplings[index] for index in indices]
     num_top = [0 if sampling.logprob_token_ids else sampling.logprobs or 0 for sampling in wanted]
-    return RawRows(indices, num_top, logits[indices], [sampling.logprob_token_ids for sampling in wanted])
+    lines = upload(torch.tensor(indices), logits.device)
+    return RawRows(indices, num_top, logits[lines], [sampling.logprob_token_ids for sampling in wanted])
 
 
 def prompt_logprobs(logits: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
