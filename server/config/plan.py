@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from headway.server.config.graphs import graph_sizes
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
@@ -49,6 +50,8 @@ class Plan:
     max_num_seqs: int
     max_num_scheduled_tokens: int  # of these tokens
     max_num_active_seqs: int  # of these requests
+    graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
+    overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
 
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
@@ -82,6 +85,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
             f"--max-num-batched-tokens {budget} is below the {max_model_len} tokens of this encoder's longest text, which must fit "
             "in one step: raise it, or lower --max-model-len"
         )
+    if model.pools and config.scheduler.async_scheduling:
+        problems.append("--async-scheduling is for models that generate, and this one pools texts: leave it out")
     scheduled, active = config.scheduler.max_num_scheduled_tokens or budget, config.scheduler.max_num_active_seqs or seqs
     problems += _lower_limit_problems(config, budget, scheduled, seqs, active)
     if problems:
@@ -97,6 +102,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
+        graph_sizes=graph_sizes(config.graphs, active) if on_gpu and not model.pools else (),
+        overlaps_steps=_overlaps_steps(config, model, device),
     )
 
 
@@ -111,6 +118,12 @@ def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seq
             "--max-num-scheduled-tokens splits prompts over steps, which --no-enable-chunked-prefill forbids: leave one of them out"
         )
     return found
+
+
+def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> bool:
+    """A CPU computes a step while it is handed over: overlapping it with the next brings nothing, and each answer one step later."""
+    asked = config.scheduler.async_scheduling
+    return not model.pools and (device.kind == "cuda" if asked is None else asked)
 
 
 def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Literal["none", "int8"]]:

@@ -15,6 +15,9 @@ class SchedulerConfig(Topic):
     )
     max_num_seqs: int | None = option(None, "Most requests in one step. Default: 256 on a GPU, 64 on a CPU.", ge=1)
     enable_chunked_prefill: bool = option(True, "Split long prompts over steps, beside running decodes.")
+    async_scheduling: bool | None = option(
+        None, "Plan and begin a step while the one before it still runs, so that the device never waits. Default: on a GPU."
+    )
     max_num_scheduled_tokens: int | None = option(
         None, "Most tokens that are scheduled in one step, below --max-num-batched-tokens, for which memory is set aside.", ge=1, human=True
     )

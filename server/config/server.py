@@ -9,6 +9,7 @@ from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
 from headway.server.config.development import DevelopmentConfig, development_warnings
 from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
+from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
@@ -35,6 +36,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
     structured: StructuredConfig = StructuredConfig()
@@ -82,6 +84,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
+        *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
         *structured_problems(config.structured),

@@ -12,7 +12,9 @@ from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.info import engine_info
+from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.pooling.build import build_pooling
@@ -21,6 +23,7 @@ from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.start_phases import StartPhases
+from headway.server.engine.step_forward import StepForward
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model
@@ -77,12 +80,12 @@ def _build_generating(
         max_model_len=plan.max_model_len,
         overrides=config.model.hf_overrides,
     )
-    worker = Worker(load, plan, device, config.lora, load_tokenizer)
+    buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, -(-plan.max_model_len // plan.block_size), device)
+    graphs = _graphs(plan, buffers, device)
+    worker = Worker(load, plan, device, config.lora, load_tokenizer, graphs)
     phases.begin("sizing the KV cache")
-    activations = worker.measure_activations(shape.vocab_size)
-    num_blocks = plan_num_blocks(
-        config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=activations
-    )
+    peak = worker.measure_activations(shape.vocab_size) + worker.measure_graphs()
+    num_blocks = plan_num_blocks(config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
     max_model_len = fitted_max_model_len(plan, num_blocks)
 
     def make_runner(resident: Resident) -> ModelRunner:
@@ -95,16 +98,32 @@ def _build_generating(
             processors=UserProcessors(processors),
             grammars=worker.grammars,
         )
-        return ModelRunner(resident, rows, sampling, device, worker.adapters)
+        return ModelRunner(resident, StepForward(resident, buffers, graphs), rows, sampling, device, worker.adapters)
 
     worker.start(num_blocks, make_runner)
     phases.begin("warming up")
     worker.warm_up()
+    if graphs is not None:
+        phases.begin("capturing CUDA graphs")
+        worker.record_graphs()
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
     info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
-    return EngineCore(scheduler, InlineExecutor(worker), info, kv, sleep_patience_s=config.network.shutdown_timeout)
+    return EngineCore(
+        scheduler,
+        InlineExecutor(worker),
+        info,
+        kv,
+        sleep_patience_s=config.network.shutdown_timeout,
+        overlaps_steps=plan.overlaps_steps,
+    )
+
+
+def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:
+    if not plan.graph_sizes:
+        return None
+    return DecodeGraphs(plan.graph_sizes, buffers, CudaRecorder(device), lambda: device_facts(device).free_bytes)
 
 
 def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:

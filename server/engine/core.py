@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
 from headway.server.engine.executor.base import Executor
+from headway.server.engine.handle import StepHandle
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.messages import StepOutput
 from headway.server.engine.sleep import Done, Sleeper
-from headway.server.engine.step_scheduler import StepScheduler
+from headway.server.engine.step_scheduler import StepPlan, StepScheduler
 from headway.server.engine.structured.awaited import AwaitedGrammars
 from headway.server.errors import AdapterError
 from headway.server.types import (
@@ -28,14 +31,24 @@ from headway.server.types import (
     TokenDelta,
 )
 
+_NUM_AHEAD = 1  # steps set going beside the one whose result is awaited; more would bring nothing: the device never waits as it is
+
 
 class EngineCore:
     """Owns the scheduler and the executor; every accepted request ends in exactly one terminal delta."""
 
     def __init__(
-        self, scheduler: StepScheduler, executor: Executor, info: EngineInfo, kv: KVCacheManager, *, sleep_patience_s: float = 0.0
+        self,
+        scheduler: StepScheduler,
+        executor: Executor,
+        info: EngineInfo,
+        kv: KVCacheManager,
+        *,
+        sleep_patience_s: float = 0.0,
+        overlaps_steps: bool = False,
     ) -> None:
-        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them."""
+        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``overlaps_steps``: a step is set
+        going before the result of the one before is looked at."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
@@ -45,13 +58,18 @@ class EngineCore:
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
+        self._num_ahead = _NUM_AHEAD if overlaps_steps else 0
+        self._under_way: deque[tuple[StepPlan, StepHandle[Any], float]] = deque()
         self._num_steps = 0
+        self._last_end = 0.0  # of a step
         self._last_step = (0, 0.0)  # tokens, seconds; of a step that computed nothing: 0
 
     @property
     def has_work(self) -> bool:
         """Whether ``step`` has something to do or to tell. What is frozen in a sleep is nothing to do."""
-        return bool(self._pending) or self._has_news or (self._scheduler.has_work and not self._sleeper.state.is_asleep)
+        if self._pending or self._has_news or self._under_way:
+            return True
+        return self._scheduler.has_work and not self._sleeper.state.is_asleep
 
     def add_request(self, request: EngineRequest) -> None:
         try:
@@ -107,10 +125,12 @@ class EngineCore:
         return len(self._awaited) > 0
 
     def settle(self) -> None:
-        """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time. To be called after each
-        step, and where there was none to run."""
+        """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time: not while a step is under
+        way. To be called after each step, and where there was none to run."""
         for request in self._awaited.release():
             self.add_request(request)
+        if self._under_way:
+            return
         before = self._sleeper.state
         self._pending += self._sleeper.settle()
         self._has_news |= self._sleeper.state != before
@@ -140,21 +160,39 @@ class EngineCore:
         self._adapter_ids.remove(adapter_id)
 
     def step(self) -> StepOutput:
-        """Runs one step, if there is one to run, and returns what became of the requests."""
-        started = time.perf_counter()
+        """Sets a step going, if there is one, and returns what became of the requests in the oldest that is under way: this one, or with
+        overlapped steps the one before, so that the device has work while the host makes the next plan."""
         self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
-        plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
-        if plan is not None:
-            result = self._executor.execute(plan)
-            deltas += self._scheduler.update(plan, result)
-            self._num_steps += 1
-            self._last_step = (plan.num_tokens, time.perf_counter() - started)
+        num_ahead = self._num_ahead if self._sleeper.is_awake else 0  # nothing may be under way when the engine falls asleep
+        has_begun = len(self._under_way) <= num_ahead and self._begin_step()
+        if self._under_way and not (has_begun and len(self._under_way) <= num_ahead):
+            deltas += self._finish_step()
         deltas += self._scheduler.take_refused()
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._awaited.forget(delta.request_id)
         return StepOutput(deltas, self.stats())
+
+    def _begin_step(self) -> bool:
+        """Whether there was one to begin."""
+        started = time.perf_counter()
+        plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
+        if plan is None:
+            return False
+        self._under_way.append((plan, self._executor.submit(plan), started))
+        return True
+
+    def _finish_step(self) -> list[TokenDelta]:
+        """Takes in the oldest step that is under way."""
+        plan, handle, started = self._under_way.popleft()
+        deltas = self._scheduler.update(plan, handle.result())
+        ended = time.perf_counter()
+        # A step that was set going while another ran had the device to itself from the end of that one.
+        self._last_step = (plan.num_tokens, ended - max(started, self._last_end))
+        self._last_end = ended
+        self._num_steps += 1
+        return deltas
 
     def stats(self) -> EngineStats:
         tokens, seconds = self._last_step

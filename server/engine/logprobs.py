@@ -4,17 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
+from headway.server.engine.transfers import Arrival, upload
 from headway.server.types import SamplingParams, TokenLogprobs
 
 _CHUNK_ELEMENTS = 1 << 23  # logits worked on at once: 32 MB a temporary
 
 
-@dataclass(slots=True)
+class Scores:
+    """How likely one token of each line of logits was, on its way to the host."""
+
+    def __init__(self, logits: Tensor, token_ids: Tensor, num_top: Sequence[int]) -> None:
+        """Scores ``token_ids`` [n] int64 under ``logits`` [n, V], both on the device, n at once or in parts as memory allows. ``num_top``
+        of a line: how many of the most likely tokens are told beside it, -1: the whole vocabulary."""
+        vocab_size = logits.shape[1]
+        self._widths = [vocab_size if count < 0 else min(count, vocab_size) for count in num_top]
+        size = max(1, _CHUNK_ELEMENTS // vocab_size)
+        parts = [slice(start, start + size) for start in range(0, len(self._widths), size)]
+        self._arrivals = [Arrival(_score(logits[part].float(), token_ids[part], max(self._widths[part]))) for part in parts]
+
+    def finish(self) -> list[TokenLogprobs]:
+        """Waits for them."""
+        entries: list[TokenLogprobs] = []
+        for arrival in self._arrivals:
+            columns: list[Any] = [tensor.tolist() for tensor in arrival.wait()]
+            widths = self._widths[len(entries) : len(entries) + len(columns[0])]
+            entries += [
+                TokenLogprobs(token, value, rank, list(zip(top_ids[:width], top_values[:width], strict=True)))
+                for width, token, value, rank, top_values, top_ids in zip(widths, *columns, strict=True)
+            ]
+        return entries
+
+
+@dataclass(slots=True, frozen=True)
 class RawRows:
     """The untouched logits of the rows that asked for logprobs, kept while options change the batch's logits."""
 
@@ -23,18 +50,44 @@ class RawRows:
     logits: Tensor  # [len(indices), V]
     token_ids: list[tuple[int, ...]]  # whose logprobs are wanted in the place of the most likely ones; empty: these
 
-    def finish(self, token_ids: Sequence[int]) -> dict[int, TokenLogprobs]:
-        """``token_ids`` is the whole batch's; returns {line: logprobs}. Lines whose token is negative are left out."""
-        good = [place for place, index in enumerate(self.indices) if token_ids[index] >= 0]
-        chosen = [token_ids[self.indices[place]] for place in good]
-        scored = token_logprobs(self.logits[good], chosen, [self.num_top[place] for place in good])
-        if any(self.token_ids):
-            wanted = [self.token_ids[place] for place in good]
-            scored = [
-                entry if not ids else msgspec.structs.replace(entry, top=_of_tokens(row, ids))
-                for entry, ids, row in zip(scored, wanted, self.logits[good], strict=True)
-            ]
-        return {self.indices[place]: entry for place, entry in zip(good, scored, strict=True)}
+    def score(self, chosen: Tensor) -> RawScores:
+        """``chosen`` is the whole batch's, [L] int64 on the device; a negative one is scored as any token, for nobody."""
+        lines = upload(torch.tensor(self.indices), chosen.device)
+        scores = Scores(self.logits, chosen[lines].clamp_(min=0), self.num_top)
+        named = {place: NamedScores(self.logits[place], ids) for place, ids in enumerate(self.token_ids) if ids}
+        return RawScores(self.indices, scores, named)
+
+
+@dataclass(slots=True, frozen=True)
+class RawScores:
+    """Logprobs of a step's rows on their way to the host."""
+
+    indices: list[int]  # lines of the batch
+    scores: Scores
+    named: dict[int, NamedScores]  # by place among the indices
+
+    def finish(self) -> dict[int, TokenLogprobs]:
+        """{line: logprobs}; those of a line that got no token mean nothing."""
+        entries = self.scores.finish()
+        for place, named in self.named.items():
+            entries[place] = msgspec.structs.replace(entries[place], top=named.finish())
+        return dict(zip(self.indices, entries, strict=True))
+
+
+class NamedScores:
+    """Logprobs of tokens that a request named, on their way to the host."""
+
+    def __init__(self, logits: Tensor, token_ids: Sequence[int]) -> None:
+        """Under ``logits`` [V]; ids that the model does not have are left out."""
+        self._known = [token_id for token_id in token_ids if 0 <= token_id < logits.shape[0]]
+        row = logits.float()
+        index = upload(torch.tensor(self._known, dtype=torch.int64), row.device)
+        self._arrival = Arrival([row[index] - row.logsumexp(dim=-1)])
+
+    def finish(self) -> list[tuple[int, float]]:
+        """(token id, logprob), most likely first."""
+        (values,) = self._arrival.wait()
+        return sorted(zip(self._known, values.tolist(), strict=True), key=lambda pair: -pair[1])
 
 
 def raw_rows(logits: Tensor, samplings: Sequence[SamplingParams]) -> RawRows | None:
@@ -44,48 +97,24 @@ def raw_rows(logits: Tensor, samplings: Sequence[SamplingParams]) -> RawRows | N
         return None
     wanted = [samplings[index] for index in indices]
     num_top = [0 if sampling.logprob_token_ids else sampling.logprobs or 0 for sampling in wanted]
-    return RawRows(indices, num_top, logits[indices], [sampling.logprob_token_ids for sampling in wanted])
+    lines = upload(torch.tensor(indices), logits.device)
+    return RawRows(indices, num_top, logits[lines], [sampling.logprob_token_ids for sampling in wanted])
 
 
 def prompt_logprobs(logits: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
-    """How likely each prompt token was: ``logits`` [n, V] predicts ``target_ids`` [n]; ``num_top`` -1 is the whole vocabulary."""
-    return token_logprobs(logits, target_ids, [num_top] * len(target_ids))
+    """How likely each prompt token was: ``logits`` [n, V] predicts ``target_ids`` [n]; ``num_top`` -1 is the whole vocabulary. Waits for
+    the device."""
+    targets = upload(torch.tensor(target_ids, dtype=torch.int64), logits.device)
+    return Scores(logits, targets, [num_top] * len(target_ids)).finish()
 
 
-def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
-    """Scores ``token_ids`` [n] under ``logits`` [n, V], n at once or in parts as memory allows. Waits for the device."""
-    size = max(1, _CHUNK_ELEMENTS // logits.shape[1])
-    scored: list[TokenLogprobs] = []
-    for start in range(0, len(token_ids), size):
-        part = slice(start, start + size)
-        scored += _score(logits[part].float(), token_ids[part], num_top[part])
-    return scored
-
-
-def _score(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
-    vocab_size = logits.shape[1]
-    widths = [vocab_size if count < 0 else min(count, vocab_size) for count in num_top]
-    ids = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)[:, None]
-    chosen = logits.gather(1, ids)
+def _score(logits: Tensor, token_ids: Tensor, width: int) -> tuple[Tensor, ...]:
+    """(token ids, logprobs, ranks [n]; logprobs and ids of the most likely [n, width])."""
+    chosen = logits.gather(1, token_ids[:, None])
     norm = logits.logsumexp(dim=-1, keepdim=True)
     ranks = (logits > chosen).sum(dim=-1) + 1
-    top_values, top_ids = _top(logits, max(widths))
-    values, rank_list = (chosen - norm)[:, 0].tolist(), ranks.tolist()
-    top_value_lists, top_id_lists = (top_values - norm).tolist(), top_ids.tolist()
-    return [
-        TokenLogprobs(token, value, rank, list(zip(row_ids[:width], row_values[:width], strict=True)))
-        for token, value, rank, width, row_ids, row_values in zip(
-            token_ids, values, rank_list, widths, top_id_lists, top_value_lists, strict=True
-        )
-    ]
-
-
-def _of_tokens(logits: Tensor, token_ids: Sequence[int]) -> list[tuple[int, float]]:
-    """(token id, logprob) of these tokens under ``logits`` [V], most likely first; ids that the model does not have are left out."""
-    known = [token_id for token_id in token_ids if 0 <= token_id < logits.shape[0]]
-    row = logits.float()
-    values = (row[torch.tensor(known, dtype=torch.int64, device=row.device)] - row.logsumexp(dim=-1)).tolist()
-    return sorted(zip(known, values, strict=True), key=lambda pair: -pair[1])
+    top_values, top_ids = _top(logits, width)
+    return token_ids, (chosen - norm)[:, 0], ranks, top_values - norm, top_ids
 
 
 def _top(logits: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -1,26 +1,39 @@
-"""Runs one step on one device: rows to tensors, forward, sample, commit. Orchestrates; every feature lives in a file of its own."""
+"""Runs steps on one device: rows to tensors, forward, choose, commit. Orchestrates; every feature lives in a file of its own."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowResult, ScheduledRow
+from headway.server.engine.handle import StepHandle
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.resident import Resident
-from headway.server.engine.rows import RowTable, StepInputs
-from headway.server.engine.sampler import SamplingState
-from headway.server.layers.forward import ForwardBatch
+from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
+from headway.server.engine.sampler import ChosenTokens, SamplingState
+from headway.server.engine.step_forward import StepForward
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams, TokenLogprobs
 
 log = logging.getLogger(__name__)
 
 _SCORED_AT_ONCE = 128  # prompt positions whose logits are held together
+
+
+@dataclass(slots=True, frozen=True)
+class _Launched:
+    """A step that is under way on the device."""
+
+    inputs: StepInputs
+    sampled: list[int]  # places of the inputs
+    chosen: ChosenTokens | None  # parallel; None: no place is sampled
+    results: list[RowResult]  # parallel to the plan; they lack what was chosen
 
 
 class ModelRunner:
@@ -29,6 +42,7 @@ class ModelRunner:
     def __init__(
         self,
         resident: Resident,
+        forward: StepForward,
         rows: RowTable,
         sampling: SamplingState,
         device: torch.device,
@@ -36,34 +50,43 @@ class ModelRunner:
     ) -> None:
         """``adapters`` are those of the model; None: no request has one."""
         self._resident = resident
+        self._forward = forward
         self._rows = rows
         self._sampling = sampling
         self._device = device
         self._adapters = adapters
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
+        self._newest_tokens = torch.zeros(rows.max_rows, dtype=torch.int64, device=device)  # of each row, before the host knows it
+        self._newest_step: StepHandle[BatchResult] = StepHandle.computed(BatchResult([]))
 
-    def execute(self, plan: BatchPlan) -> BatchResult:
-        """Applies the plan to the rows and computes it. Rows that break the step are found and end alone.
+    def submit(self, plan: BatchPlan) -> StepHandle[BatchResult]:
+        """Applies the plan to the rows and sets it going. Rows that break the step are found and end alone.
 
+        The model may run ahead: it takes the tokens that the step before chooses from the device. Choosing does not: it knows all tokens
+        of its rows, so that every option is as exact as in a step on its own, and waits for the end of the step before, not of this one.
         Raises only when the model can't compute anything any more.
         """
         self._apply(plan)
         try:
-            return BatchResult(self._run(plan.scheduled))
+            self._newest_step = StepHandle(partial(self._finish, self._launch(plan.scheduled)))
         except Exception as cause:
-            log.exception("A step of %d requests broke; running each alone to find the one at fault", len(plan.scheduled))
-            results = [result for item in plan.scheduled for result in self._run_alone(item)]
-            if all(result.error for result in results):
-                self._resident.check_alive(cause)
-            return BatchResult(results)
+            self._newest_step = StepHandle.computed(self._recover(plan.scheduled, cause))
+        return self._newest_step
 
-    def _run_alone(self, item: ScheduledRow) -> list[RowResult]:
-        """Nothing was committed by the step that broke, and writing the same keys and values again changes nothing."""
+    def _recover(self, scheduled: list[ScheduledRow], cause: Exception) -> BatchResult:
+        """From a step that broke before anything of it was committed. Writing the same keys and values again changes nothing."""
+        log.exception("A step of %d requests broke; running each alone to find the one at fault", len(scheduled))
+        results = [self._run_alone(item) for item in scheduled]
+        if all(result.error for result in results):
+            self._resident.check_alive(cause)
+        return BatchResult(results)
+
+    def _run_alone(self, item: ScheduledRow) -> RowResult:
         try:
-            return self._run([item])
+            return self._finish(self._launch([item])).rows[0]
         except Exception as fault:
-            return [RowResult([], error=RowError(f"the model could not compute this request: {type(fault).__name__}: {fault}"))]
+            return RowResult([], error=RowError(f"the model could not compute this request: {type(fault).__name__}: {fault}"))
 
     def _apply(self, plan: BatchPlan) -> None:
         for request_id in plan.removed:
@@ -79,21 +102,55 @@ class ModelRunner:
         self._rows.extend(plan.scheduled)
 
     @torch.inference_mode()
-    def _run(self, scheduled: list[ScheduledRow]) -> list[RowResult]:
+    def _launch(self, scheduled: list[ScheduledRow]) -> _Launched:
         inputs = self._rows.inputs(scheduled)
-        samples = self._rows.samples(inputs)
-        last_tokens = [int(inputs.query_start_loc[at + 1]) - 1 for at, does in enumerate(samples) if does]
-        batch = self._to_device(inputs, last_tokens)
-        hidden = self._resident.model.forward(self._tensor(inputs.token_ids), self._resident.kv, batch)
+        sampled = self._rows.samples(inputs)
+        lora = self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None
+        token_ids, batch = self._forward.load(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1, lora)
+        self._take_newest(token_ids, inputs)
+        hidden = self._forward.run(token_ids, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
-        if last_tokens:
-            self._sample(inputs, samples, self._resident.model.logits(hidden[batch.logits_indices]), results)
-        else:
-            self._rows.commit(inputs, {})
-        return results
+        logits = self._resident.model.logits(hidden[batch.logits_indices]) if len(sampled) else None
+        self._newest_step.result()
+        chosen = self._choose(inputs.rows[sampled], logits) if logits is not None else None
+        self._rows.commit(inputs, sampled)
+        return _Launched(inputs, sampled.tolist(), chosen, results)
+
+    def _take_newest(self, token_ids: Tensor, inputs: StepInputs) -> None:
+        """In the place of those that are awaited."""
+        if inputs.has_awaited:
+            decoding = token_ids[: inputs.num_decodes]
+            newest = self._newest_tokens[upload(torch.from_numpy(inputs.rows[: inputs.num_decodes]), self._device)]
+            decoding.copy_(torch.where(decoding == AWAITED, newest, decoding))
+
+    def _choose(self, rows: LongArray, logits: Tensor) -> ChosenTokens:
+        chosen = self._sampling.choose(logits, rows.tolist())
+        # A row that got none ends, but may be in the next step already: it must be given a token that the model has.
+        self._newest_tokens[upload(torch.from_numpy(rows), self._device)] = chosen.on_device.clamp(min=0)
+        return chosen
+
+    def _finish(self, step: _Launched) -> BatchResult:
+        """Waits for the step. Tokens of requests that have left their rows meanwhile are told to nobody but the caller."""
+        if step.chosen is None:
+            return BatchResult(step.results)
+        sampled = step.chosen.finish()
+        kept: dict[int, int] = {}
+        for k, place in enumerate(step.sampled):
+            result = step.results[step.inputs.order[place]]
+            result.error = sampled.errors.get(k)
+            result.is_complete = k in sampled.complete
+            if result.error is None and not result.is_complete:
+                result.token_ids = [sampled.token_ids[k]]
+                scores = sampled.logprobs[k]
+                result.logprobs = None if scores is None else [scores]
+                if self._rows.has_stayed(step.inputs, place):
+                    kept[place] = sampled.token_ids[k]
+        self._rows.fill(step.inputs, kept)
+        self._sampling.append(step.inputs.rows[list(kept)].tolist(), list(kept.values()))
+        return BatchResult(step.results)
 
     def _score_prompt(self, item: ScheduledRow, inputs: StepInputs, at: int, hidden: Tensor) -> list[TokenLogprobs]:
         """The prompt tokens that this row's chunk predicts; a slice at a time, since logits are as wide as the vocabulary."""
@@ -109,39 +166,3 @@ class ModelRunner:
             targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
             entries += prompt_logprobs(self._resident.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
         return entries
-
-    def _sample(self, inputs: StepInputs, samples: list[bool], logits: Tensor, results: list[RowResult]) -> None:
-        sampling = [at for at, does in enumerate(samples) if does]
-        rows = inputs.rows[sampling].tolist()
-        sampled = self._sampling.sample(logits, rows)
-        committed: dict[int, int] = {}
-        for k, at in enumerate(sampling):
-            result = results[inputs.order[at]]
-            result.error = sampled.errors.get(k)
-            result.is_complete = k in sampled.complete
-            if result.error is None and not result.is_complete:
-                result.token_ids = [sampled.token_ids[k]]
-                scores = sampled.logprobs[k]
-                result.logprobs = None if scores is None else [scores]
-                committed[rows[k]] = sampled.token_ids[k]
-        self._rows.commit(inputs, committed)
-        self._sampling.append(list(committed), list(committed.values()))
-
-    def _to_device(self, inputs: StepInputs, wanted: list[int]) -> ForwardBatch:
-        return ForwardBatch(
-            positions=self._tensor(inputs.positions),
-            slot_mapping=self._tensor(inputs.slot_mapping),
-            query_start_loc=self._tensor(inputs.query_start_loc),
-            seq_lens=self._tensor(np.array(inputs.seq_lens, dtype=np.int32)),
-            block_tables=self._tensor(inputs.block_tables),
-            num_decodes=inputs.num_decodes,
-            max_query_len=max(inputs.query_lens),
-            max_seq_len=max(inputs.seq_lens),
-            logits_indices=self._tensor(np.array(wanted, dtype=np.int64)),
-            query_lens=inputs.query_lens,
-            seq_lens_host=inputs.seq_lens,
-            lora=self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None,
-        )
-
-    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
 
@@ -90,7 +91,7 @@ class PenaltyState:
 
     def _known_ids(self, token_ids: Sequence[int]) -> Tensor:
         ids = np.asarray(token_ids, dtype=np.int64)
-        return torch.from_numpy(ids[(ids >= 0) & (ids < self._vocab_size)]).to(self._output_counts.device)
+        return upload(torch.from_numpy(ids[(ids >= 0) & (ids < self._vocab_size)]), self._output_counts.device)
 
     def _grow(self) -> None:
         old = self._output_counts.shape[0]

@@ -21,11 +21,12 @@ class Request:
 
     ::
 
-        token_ids   [ prompt .................. | generated ..... ]
+        token_ids   [ prompt .................. | generated ..... ] awaited ...
                       num_computed_tokens ^         ^ num_scheduled_tokens
 
     ``num_scheduled_tokens`` counts tokens in plans already handed out, ``num_computed_tokens`` those whose step has come back;
-    they differ only while a step runs. Both fall to 0 at a preemption.
+    they differ only while a step runs. ``num_awaited_tokens`` counts those that plans handed out will bring: they are there for the
+    plans behind, which compute them before anyone here knows what they are. All three fall to 0 at a preemption.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Request:
     state: RequestState = RequestState.WAITING
     num_scheduled_tokens: int = 0
     num_computed_tokens: int = 0
+    num_awaited_tokens: int = 0
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran
     num_preemptions: int = 0
     has_answered: bool = False  # its first delta is out
@@ -77,8 +79,15 @@ class Request:
 
     @property
     def num_unscheduled_tokens(self) -> int:
-        """Known tokens that no plan has computed yet: 1 in decode, more in prefill, 0 while the next one is being sampled."""
-        return len(self.token_ids) - self.num_scheduled_tokens
+        """Tokens that no plan has computed yet, known or awaited: 1 in decode, more in prefill."""
+        return len(self.token_ids) + self.num_awaited_tokens - self.num_scheduled_tokens
+
+    def awaits_its_last(self, max_len: int) -> bool:
+        """Whether a plan handed out brings the token that ends it by its length, of at most ``max_len`` tokens."""
+        num_awaited = self.num_awaited_tokens
+        if num_awaited == 0:
+            return False
+        return self.num_output_tokens + num_awaited >= self.sampling.max_tokens or self.num_tokens + num_awaited >= max_len
 
     @property
     def wants_prompt_logprobs(self) -> bool:
@@ -88,6 +97,15 @@ class Request:
     @property
     def times(self) -> RequestTimes:
         return RequestTimes(self.arrival_time, self.scheduled_time, self.first_token_time, self.last_token_time, self.num_preemptions)
+
+    def gather(self, num_tokens: int, entries: list[TokenLogprobs]) -> None:
+        """Appends the prompt logprobs of a chunk, before it counts as computed. A prompt that is computed anew is gathered anew."""
+        if self.num_computed_tokens == 0:
+            self.prompt_logprobs = [None]
+        self.prompt_logprobs += entries
+        expected = min(self.num_computed_tokens + num_tokens + 1, self.num_prompt_tokens)
+        got = len(self.prompt_logprobs)
+        assert got == expected, f"request {self.request_id} has prompt logprobs of {got} tokens, not {expected}"
 
 
 def aborted(request: EngineRequest) -> TokenDelta:

@@ -15,13 +15,19 @@ from headway.server.engine.batch import NewRow, ScheduledRow
 IntArray = NDArray[np.int32]
 LongArray = NDArray[np.int64]
 
+AWAITED = -1  # stands for a token that a step under way is about to choose
+
 
 @dataclass(slots=True)
 class StepInputs:
-    """A step's inputs on the host. Rows with one query token come first; ``order`` maps them back to the plan."""
+    """A step's inputs on the host. Rows with one query token come first; ``order`` maps them back to the plan.
+
+    A place is the number of a row here. A token that is AWAITED is its row's only one.
+    """
 
     order: list[int]  # position in the plan's ``scheduled`` of each row here
     rows: LongArray  # [B] row numbers
+    tenants: LongArray  # [B] who has the rows, see RowTable.has_stayed
     token_ids: LongArray  # [T]
     positions: LongArray  # [T]
     slot_mapping: LongArray  # [T]
@@ -31,11 +37,19 @@ class StepInputs:
     block_tables: IntArray  # [B, M]
     num_decodes: int
 
+    @property
+    def has_awaited(self) -> bool:
+        return bool((self.token_ids[: self.num_decodes] == AWAITED).any())
+
 
 class RowTable:
-    """Owns which row a request has, its tokens, block ids and how many tokens are computed."""
+    """Owns which row a request has, its tokens, block ids and how many tokens are computed.
+
+    Of a step that is set going the tokens count at once (``commit``); what the new ones are is told later (``fill``).
+    """
 
     def __init__(self, max_rows: int, max_model_len: int, block_size: int) -> None:
+        self.max_rows = max_rows
         max_blocks = -(-max_model_len // block_size)
         self._block_size = block_size
         # One column more than the context: the last sampled token is stored though it is never computed.
@@ -44,6 +58,8 @@ class RowTable:
         self._num_tokens = np.zeros(max_rows, dtype=np.int64)
         self._num_computed = np.zeros(max_rows, dtype=np.int64)
         self._num_blocks = [0] * max_rows
+        self._tenants = np.zeros(max_rows, dtype=np.int64)  # a number for each request that had a row; 0: the row is free
+        self._num_tenants = 0
         self._row_of: dict[str, int] = {}
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -53,6 +69,8 @@ class RowTable:
     def add(self, new: NewRow) -> int:
         row = self._free.pop()
         self._row_of[new.request_id] = row
+        self._num_tenants += 1
+        self._tenants[row] = self._num_tenants
         self._tokens[row, : len(new.token_ids)] = new.token_ids
         self._num_tokens[row] = len(new.token_ids)
         self._num_computed[row] = new.num_computed_tokens
@@ -63,6 +81,7 @@ class RowTable:
     def remove(self, request_id: str) -> int:
         row = self._row_of.pop(request_id)
         self._free.append(row)
+        self._tenants[row] = 0
         return row
 
     def extend(self, scheduled: list[ScheduledRow]) -> None:
@@ -91,6 +110,7 @@ class RowTable:
         return StepInputs(
             order=order,
             rows=rows,
+            tenants=self._tenants[rows],
             token_ids=self._tokens[row_of_token, positions].astype(np.int64),
             positions=positions,
             slot_mapping=blocks * self._block_size + positions % self._block_size,
@@ -101,20 +121,25 @@ class RowTable:
             num_decodes=int((lens == 1).sum()),
         )
 
-    def samples(self, inputs: StepInputs) -> list[bool]:
-        """Which rows of a step reach the end of their known tokens, and so get a new one."""
-        ends: list[bool] = (self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens)).tolist()
-        return ends
+    def samples(self, inputs: StepInputs) -> LongArray:
+        """The places of a step that reach the end of their tokens, and so get a new one."""
+        return np.flatnonzero(self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens))
 
-    def commit(self, inputs: StepInputs, sampled: dict[int, int]) -> None:
-        """After a step: its tokens are computed, and ``sampled`` (row -> token) are appended."""
+    def commit(self, inputs: StepInputs, sampled: LongArray) -> None:
+        """A step is set going: its tokens are computed, and each of the places ``sampled`` has another, which is awaited."""
         self._num_computed[inputs.rows] = inputs.seq_lens
-        for row, token in sampled.items():
-            self._tokens[row, self._num_tokens[row]] = token
-            self._num_tokens[row] += 1
+        rows = inputs.rows[sampled]
+        self._tokens[rows, self._num_tokens[rows]] = AWAITED
+        self._num_tokens[rows] += 1
 
-    def token(self, row: int, position: int) -> int:
-        return int(self._tokens[row, position])
+    def has_stayed(self, inputs: StepInputs, place: int) -> bool:
+        """Whether the row at this place of a step is still the same request's: it may have ended, or have come back to start over."""
+        return bool(self._tenants[inputs.rows[place]] == inputs.tenants[place])
+
+    def fill(self, inputs: StepInputs, chosen: dict[int, int]) -> None:
+        """Tells what a step chose, by place, of rows that have stayed."""
+        for place, token in chosen.items():
+            self._tokens[inputs.rows[place], inputs.seq_lens[place]] = token
 
     def tokens(self, row: int, start: int, stop: int) -> IntArray:
         return self._tokens[row, start:stop]

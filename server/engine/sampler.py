@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,13 +12,14 @@ from headway.server.engine.batch import RowError
 from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logits_state import LogitsState
-from headway.server.engine.logprobs import raw_rows
+from headway.server.engine.logprobs import RawScores, raw_rows
 from headway.server.engine.penalties import PenaltyState
 from headway.server.engine.randomness import KeySource, UniformStream
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.structured.state import GrammarState
 from headway.server.engine.thinking import ThinkingState
 from headway.server.engine.token_bans import TokenBanState
+from headway.server.engine.transfers import Arrival
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -28,6 +29,7 @@ class _Row:
     sampling: SamplingParams
     num_output_tokens: int
     uniforms: UniformStream | None  # None: the row takes the argmax
+    bans: list[str]  # the options that may leave it no token
     error: RowError | None = None  # why it can't be sampled
 
 
@@ -40,6 +42,28 @@ class SampledTokens:
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, RowError]
     complete: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True, frozen=True)
+class ChosenTokens:
+    """What a step chose, on its way to the host."""
+
+    on_device: Tensor  # [L] int64, BROKEN where a row's logits gave none
+    bans: list[list[str]]  # parallel: the options that may leave a row no token
+    failed: Mapping[int, RowError]
+    complete: frozenset[int]
+    arrival: Arrival  # of ``on_device`` and, if any row has bans, of which rows have no token left
+    scores: RawScores | None
+
+    def finish(self) -> SampledTokens:
+        """Waits for this step, and for none behind it."""
+        chosen, *has_none = [tensor.tolist() for tensor in self.arrival.wait()]
+        token_ids = [BROKEN if line in self.failed or line in self.complete else token for line, token in enumerate(chosen)]
+        scored = self.scores.finish() if self.scores is not None else {}
+        logprobs = [None if token == BROKEN else scored.get(line) for line, token in enumerate(token_ids)]
+        broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in self.complete]
+        errors = {line: self.failed.get(line) or _broken(self.bans[line] if has_none and has_none[0][line] else []) for line in broken}
+        return SampledTokens(token_ids, logprobs, errors, self.complete)
 
 
 class SamplingState:
@@ -77,7 +101,7 @@ class SamplingState:
         """
         assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
-        self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms)
+        self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms, _bans_of(sampling))
         for option in self._options:
             error = option.add(row, sampling, token_ids, num_prompt_tokens)
             state.error = state.error or error
@@ -90,18 +114,18 @@ class SamplingState:
 
     @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """Says which tokens were generated and kept, one an entry, before the next ``sample`` of these rows."""
+        """Says which tokens were generated and kept, one an entry, before the next ``choose`` of these rows."""
         for row in rows:
             self._known(row).num_output_tokens += 1
         for option in self._options:
             option.append(rows, token_ids)
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, rows: Sequence[int]) -> SampledTokens:
+    def choose(self, logits: Tensor, rows: Sequence[int]) -> ChosenTokens:
         """Chooses one token a row from ``logits`` [L, V] float32, line i for ``rows[i]``. Overwrites ``logits``.
 
         The result of a row depends on its own logits, options, seed and number of output tokens only. Changes no state: the
-        same call gives the same tokens until ``append``. Waits for the device once (again if a row wants logprobs).
+        same call gives the same tokens until ``append``. Does not wait for the device.
         """
         assert logits.dtype == torch.float32, f"sampling is done in float32, not {logits.dtype}"
         known = [self._known(row) for row in rows]
@@ -117,12 +141,11 @@ class SamplingState:
             for line, row in enumerate(known)
             if row.uniforms is not None
         ]
-        chosen: list[int] = choose_tokens(logits, random_rows).tolist()
-        token_ids = [BROKEN if line in failed or line in complete else token for line, token in enumerate(chosen)]
-        scored = raw.finish(token_ids) if raw is not None else {}
-        broken = [line for line, token in enumerate(token_ids) if token == BROKEN and line not in complete]
-        errors = {line: failed.get(line) or _broken(known[line].sampling, logits[line]) for line in broken}
-        return SampledTokens(token_ids, [scored.get(line) for line in range(len(rows))], errors, complete)
+        chosen = choose_tokens(logits, random_rows)
+        bans = [row.bans for row in known]
+        has_none = [logits.amax(dim=-1).isneginf()] if any(bans) else []  # a pass over all logits
+        scores = raw.score(chosen) if raw is not None else None
+        return ChosenTokens(chosen, bans, failed, complete, Arrival([chosen, *has_none]), scores)
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]
@@ -130,9 +153,13 @@ class SamplingState:
         return state
 
 
-def _broken(sampling: SamplingParams, logits: Tensor) -> RowError:
-    """Of a row whose changed ``logits`` [V] have no finite maximum."""
-    bans = [name for name in ("allowed_token_ids", "bad_words", "min_tokens", "logits_processors", "grammar") if getattr(sampling, name)]
-    if bans and bool(logits.isneginf().all()):
+def _bans_of(sampling: SamplingParams) -> list[str]:
+    names = ("allowed_token_ids", "bad_words", "min_tokens", "logits_processors", "grammar")
+    return [name for name in names if getattr(sampling, name)]
+
+
+def _broken(bans: list[str]) -> RowError:
+    """Of a row whose changed logits have no finite maximum; ``bans`` are what forbids every token, if they do."""
+    if bans:
         return RowError(f"The request's {' and '.join(bans)} leave no token to choose; it ends here.", is_request_fault=True)
     return RowError("The model gave no usable scores for the next token (NaN or infinite); this request ends here.")

@@ -22,7 +22,7 @@ from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
 from headway.server.engine.request import Request, RequestState
 from headway.server.engine.waiting import Policy, make_waiting_queue
-from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta, TokenLogprobs
+from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 
 @dataclass(slots=True)
@@ -53,8 +53,10 @@ class Scheduler:
     """Owns the queues and the state of every open request. Not thread-safe.
 
     Use: ``add`` and ``abort`` at any time; ``schedule``, run the plan, ``update`` with what came of it. Plans are run and updated in
-    the order in which they were made. ``schedule`` may be called again before ``update``: the next plan then holds what does not
-    depend on the one that runs.
+    the order in which they were made. ``schedule`` may be called again before ``update``: the next plan then computes the very tokens
+    that the one before it chooses. What such a plan does for a request that ends or gives way meanwhile is dropped when it comes back.
+    The blocks are given back at once all the same: plans run in order, so whoever gets a block next writes it after that, and a block
+    that others find by its content is full of tokens that have come back, which a plan that is out never writes.
 
     A request gets the blocks of all its known tokens when it is admitted, so that a prefill once begun is never short of blocks;
     while it decodes it gets a block whenever one is full. When none is left the request that the policy puts last gives up all of
@@ -187,7 +189,7 @@ class Scheduler:
         while index < len(self._running) and step.budget > 0:
             request = self._running[index]
             index += 1
-            if request.num_unscheduled_tokens != 1:
+            if request.num_unscheduled_tokens != 1 or request.awaits_its_last(self._max_len):
                 continue
             block_ids = self._allocate_or_preempt(request, step)
             if block_ids is not None:
@@ -195,7 +197,7 @@ class Scheduler:
 
     def _allocate_or_preempt(self, request: Request, step: _Step) -> list[int] | None:
         """The blocks for the request's next token, or None if it was itself the last and had to give way."""
-        while (block_ids := self._kv.allocate(request, request.num_tokens)) is None:
+        while (block_ids := self._kv.allocate(request, request.num_scheduled_tokens + 1)) is None:
             assert len(self._running) > 1, f"request {request.request_id} does not fit an empty cache"
             victim = self._running[-1]
             self._preempt(victim)
@@ -245,11 +247,13 @@ class Scheduler:
         step.requests.append(_InFlight(request, request.num_preemptions))
         step.budget -= num_tokens
         request.num_scheduled_tokens += num_tokens
+        if request.num_unscheduled_tokens == 0:
+            request.num_awaited_tokens += 1
 
     def _preempt(self, request: Request) -> None:
         self._leave_runner(request)
         request.state = RequestState.WAITING
-        request.num_scheduled_tokens = request.num_computed_tokens = 0
+        request.num_scheduled_tokens = request.num_computed_tokens = request.num_awaited_tokens = 0
         request.num_preemptions += 1
         self._num_preemptions += 1
         self._waiting.put_back(request)
@@ -278,13 +282,14 @@ class Scheduler:
             delta = TokenDelta(request.request_id, is_request_fault=row.error.is_request_fault)
             return self._end(request, FinishReason.ERROR, error=row.error.text, delta=delta)
         if request.wants_prompt_logprobs:
-            _gather(request, num_tokens, row.prompt_logprobs or [])
+            request.gather(num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += num_tokens
         self._kv.publish(request)
         if row.is_complete:
             return self._end(request, FinishReason.STOP)
         if not row.token_ids:
             return None
+        request.num_awaited_tokens -= 1
         kept, end = self._append(request, row.token_ids)
         if kept:
             request.last_token_time = now
@@ -364,7 +369,9 @@ class Scheduler:
             is_running = request.state is RequestState.RUNNING
             assert is_running == (request in self._running), f"request {request.request_id} is in the wrong queue"
             assert (num_held > 0) == is_running, f"request {request.request_id} waits with blocks or runs without"
-            assert request.num_computed_tokens <= request.num_scheduled_tokens <= request.num_tokens, "tokens computed before planned"
+            num_there = request.num_tokens + request.num_awaited_tokens
+            assert request.num_computed_tokens <= request.num_scheduled_tokens <= num_there, "tokens computed before planned"
+            assert request.num_awaited_tokens <= len(self._in_flight), f"request {request.request_id} awaits tokens of no plan"
             assert not is_running or num_held >= request.num_scheduled_tokens, f"request {request.request_id} has too few blocks"
         if not self._open:
             assert self._kv.num_used_blocks == 0, f"{self._kv.num_used_blocks} blocks are used by nobody"
@@ -383,13 +390,3 @@ def _new_row(request: Request, block_ids: list[int]) -> NewRow:
         request.num_scheduled_tokens,
         request.adapter_id,
     )
-
-
-def _gather(request: Request, num_tokens: int, entries: list[TokenLogprobs]) -> None:
-    """Appends a chunk's prompt logprobs; a prompt that is computed anew after a preemption is gathered anew."""
-    if request.num_computed_tokens == 0:
-        request.prompt_logprobs = [None]
-    request.prompt_logprobs += entries
-    expected = min(request.num_computed_tokens + num_tokens + 1, request.num_prompt_tokens)
-    got = len(request.prompt_logprobs)
-    assert got == expected, f"request {request.request_id} has prompt logprobs of {got} tokens, not {expected}"

@@ -44,11 +44,11 @@ class StepScheduler(Protocol):
         ...
 
     def schedule(self) -> StepPlan | None:
-        """The next step, None if there is nothing to compute."""
+        """The next step, None if there is nothing to compute. With overlapped steps it is asked while plans are out."""
         ...
 
     def update(self, plan: Any, result: Any) -> list[TokenDelta]:
-        """Takes in what came of a plan."""
+        """Takes in what came of the oldest plan that is out."""
         ...
 
     def stats(self) -> EngineStats: ...

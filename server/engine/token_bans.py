@@ -86,7 +86,7 @@ class TokenBanState:
             logits.index_fill_(0, step.closed_lines, -math.inf)
             logits.index_put_(step.allowed, kept)
         if step.banned[0].numel():
-            logits.index_put_(step.banned, logits.new_tensor(-math.inf))
+            logits.index_put_(step.banned, logits.new_full((), -math.inf))
 
     def _build(self, key: _Key) -> _Step:
         closed = [(line, allowed) for line, (row, _) in enumerate(key) if row >= 0 and (allowed := self._rows[row].allowed) is not None]

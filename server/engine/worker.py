@@ -15,8 +15,10 @@ from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.engine.device import give_back_memory
 from headway.server.engine.executor.base import Runner
+from headway.server.engine.graphs import Compute, DecodeGraphs
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
+from headway.server.engine.pooling.inputs import Piece, forward_batch
 from headway.server.engine.resident import Resident
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
@@ -36,9 +38,10 @@ class Worker:
         device: torch.device,
         lora: LoraConfig,
         load_tokenizer: Callable[[], Tokenizer] | None = None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
-        the first grammar comes; None: no request has one."""
+        the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there."""
         self._load = load
         self._loaded: LoadedModel | None = load()
         self.adapters: AdapterSlots | None = None
@@ -47,6 +50,7 @@ class Worker:
         self.grammars: GrammarCompiler | None = None
         if load_tokenizer is not None:
             self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)
+        self._graphs = graphs
         self._plan = plan
         self._device = device
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
@@ -88,27 +92,51 @@ class Worker:
         config, plan = self.loaded.config, self._plan
         if self._device.type != "cuda":
             return cpu_step_bytes(config, plan, num_outputs)
+        whole, rest = divmod(plan.max_num_batched_tokens, plan.max_model_len)
+        query_lens = [1] * (rest == 1) + [plan.max_model_len] * whole + [rest] * (rest > 1)
+        pages = self._pages_for(query_lens)
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
-        self._forward_dummy(self.loaded.model, plan.max_num_batched_tokens)
+        self._forward_dummy(self.loaded.model, pages, query_lens)
         peak = torch.cuda.max_memory_allocated(self._device) - before + logits_bytes(plan, num_outputs)
+        del pages
         gc.collect()
         torch.cuda.empty_cache()
         return peak
 
+    def measure_graphs(self) -> int:
+        """Bytes that ``record_graphs`` will take."""
+        return 0 if self._graphs is None else self._graphs.measure(self._compute(self._allocate(1)))
+
     def start(self, num_blocks: int, make_runner: Callable[[Resident], Runner]) -> None:
         self._num_blocks = num_blocks
-        self._resident = Resident(self.loaded.model, self._allocate(num_blocks), lambda model: self._forward_dummy(model, 1))
+        self._resident = Resident(self.loaded.model, self._allocate(num_blocks), self._probe)
         self._runner = make_runner(self._resident)
 
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""
-        for num_tokens in (1, min(16, self._plan.max_num_batched_tokens)):
-            self._forward_dummy(self.loaded.model, num_tokens)
+        longest = min(16, self._plan.max_num_batched_tokens, self._plan.max_model_len)
+        for query_lens in ([1], [longest], [1, longest]):
+            self._forward_dummy(self.loaded.model, self._pages_for(query_lens), query_lens)
+
+    def record_graphs(self) -> None:
+        """After ``start`` and each time that weights or pages have moved; does nothing while either is away."""
+        if self._graphs is not None and self._loaded is not None and self._copies is None and self.resident.kv:
+            self._graphs.record(self._compute(self.resident.kv))
+
+    def _compute(self, kv: list[LayerKV]) -> Compute:
+        model = self.loaded.model
+
+        @torch.inference_mode()
+        def compute(token_ids: Tensor, batch: ForwardBatch) -> Tensor:
+            return model.forward(token_ids, kv, batch)
+
+        return compute
 
     def sleep(self, level: int) -> None:
         """See Executor.sleep. On a CPU level 1 frees the cache only: its weights are in the host's memory as it is. Adapters are kept at
-        every level, since their files may be gone; a GPU's go to the host's memory."""
+        every level, since their files may be gone; a GPU's go to the host's memory. Graphs,
+        which hold addresses, are dropped."""
         if self._device.type != "cpu" and self._copies is None:
             moved = [self._loaded.model.tensors()] if level == 1 and self._loaded is not None else []
             self._copies = HostCopies(chain(*moved, self.adapters.tensors() if self.adapters is not None else ()))
@@ -116,6 +144,8 @@ class Worker:
             self._loaded = None
             self.resident.give_model(None)
         self.resident.kv = []
+        if self._graphs is not None:
+            self._graphs.drop()
         give_back_memory(self._device)
 
     def wake_weights(self) -> None:
@@ -131,9 +161,15 @@ class Worker:
         if self._copies is not None:
             self._copies.restore()
             self._copies = None
+        self.record_graphs()
 
     def wake_cache(self) -> None:
         self.resident.kv = self._allocate(self._num_blocks)
+        try:
+            self.record_graphs()
+        except BaseException:
+            self.resident.kv = []
+            raise
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
@@ -147,27 +183,17 @@ class Worker:
         num_bytes = math.prod(shape) * self._kv_dtype.itemsize
         return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(self._kv_dtype).view(shape)
 
+    def _pages_for(self, query_lens: list[int]) -> list[LayerKV]:
+        return self._allocate(sum(-(-length // self._plan.block_size) for length in query_lens))
+
+    def _probe(self, model: Model) -> None:
+        self._forward_dummy(model, self._pages_for([1]), [1])
+
     @torch.inference_mode()
-    def _forward_dummy(self, model: Model, num_tokens: int) -> None:
-        """One row of ``num_tokens``, which may be longer than the context, in a cache made for it."""
-        block_size = self._plan.block_size
-        num_blocks = -(-num_tokens // block_size)
-        tokens = torch.arange(num_tokens, device=self._device)
-        batch = ForwardBatch(
-            positions=tokens % self._plan.max_model_len,
-            slot_mapping=tokens,
-            query_start_loc=torch.tensor([0, num_tokens], dtype=torch.int32, device=self._device),
-            seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=self._device),
-            block_tables=torch.arange(num_blocks, dtype=torch.int32, device=self._device)[None],
-            num_decodes=int(num_tokens == 1),
-            max_query_len=num_tokens,
-            max_seq_len=num_tokens,
-            logits_indices=tokens[-1:],
-            query_lens=[num_tokens],
-            seq_lens_host=[num_tokens],
-        )
-        hidden = model.forward(torch.zeros_like(tokens), self._allocate(num_blocks), batch)
-        model.logits(hidden[batch.logits_indices])
+    def _forward_dummy(self, model: Model, pages: list[LayerKV], query_lens: list[int]) -> None:
+        """Rows of so many tokens, those with one first, in ``pages`` made for them."""
+        token_ids, batch = forward_batch([Piece([0] * length) for length in query_lens], self._plan.block_size, self._device)
+        model.logits(model.forward(token_ids, pages, batch)[-1:])
 
     def release(self) -> None:
         self._runner = self._resident = None

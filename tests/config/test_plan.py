@@ -51,6 +51,19 @@ def test_budgets_by_device() -> None:
     assert whole.max_num_batched_tokens == BF16.max_model_len
 
 
+@pytest.mark.parametrize(("asked", "on_cpu", "on_gpu"), [(None, False, True), (True, True, True), (False, False, False)])
+def test_steps_overlap_on_a_gpu(asked: bool | None, on_cpu: bool, on_gpu: bool) -> None:
+    wanted = config(scheduler={"async_scheduling": asked})
+    assert (make_plan(wanted, BF16, CPU).overlaps_steps, make_plan(wanted, BF16, GPU).overlaps_steps) == (on_cpu, on_gpu)
+
+
+def test_steps_of_a_model_that_pools_do_not_overlap() -> None:
+    pools = replace(BF16, pools=True)
+    assert not make_plan(config(), pools, GPU).overlaps_steps
+    with pytest.raises(ConfigError, match="--async-scheduling is for models that generate"):
+        make_plan(config(scheduler={"async_scheduling": True}), pools, GPU)
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

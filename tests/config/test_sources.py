@@ -199,7 +199,7 @@ def test_yaml_is_read_by_option_type(tmp_path: Path) -> None:
         ("port: [", "--config {path}: is not valid YAML: "),
         ("override-generation-config: {a: !!python/name:os.system x}", "--config {path}: has the tag !!python/name:os.system (line 1)"),
         ("swap-space: 4", "YAML {path}:swap-space: no longer exists; preempted requests are recomputed"),
-        ("enforce-eager: false", "YAML {path}:enforce-eager: is an option of vLLM that is not supported by this version of Headway; "),
+        ("enable-dbo: true", "YAML {path}:enable-dbo: is an option of vLLM that is not supported by this version of Headway; "),
     ],
 )  # fmt: skip
 def test_yaml_problems(text: str, sentence: str, tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["--task", "generate"], f"--task: no longer exists; {TASK}"),
         (["--logging-config.formatter", "json"], "--logging-config: is an option of vLLM that is not supported by this version of Headway; "
          "write --log-level, --log-format, --log-config and --no-configure-logging"),
-        (["--no-enforce-eager"], "--no-enforce-eager: is an option of vLLM that is not supported by this version of Headway; "
-         "nothing is compiled or captured, every step is run eagerly: leave it out"),
+        (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; nothing is compiled, and CUDA graphs have "
+         "options of their own: leave it out, or write --cudagraph-capture-sizes or --enforce-eager"),
         (["--enable-dbo"], "--enable-dbo: is an option of vLLM that is not supported by this version of Headway; leave it out"),
         (["--tensor-parallel", "2"], "--tensor-parallel: unknown option; vLLM's --tensor-parallel-size, if that is meant, is not "
          "supported by this version of Headway; leave it out"),

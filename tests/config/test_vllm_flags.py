@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    async-scheduling logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -38,25 +38,21 @@ REFUSED = {
     "logging-config": ('{"log_level": "INFO"}', "write --log-level"),
     "allowed-local-media-path": ("/media", "serves text only"),
     "allowed-media-domains": ("a.example", "serves text only"),
-    "async-scheduling": ("true", "a step is scheduled when the one before it has ended"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
     "compilation-config": ('{"mode": 3}', "nothing is compiled"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
-    "cudagraph-capture-sizes": ("8", "nothing is compiled or captured"),
     "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
     "device-ids": ("0", "CUDA_VISIBLE_DEVICES"),
     "distributed-executor-backend": ("ray", "runs a model on one device"),
     "enable-expert-parallel": ("true", "runs a model on one device"),
-    "enforce-eager": ("false", "nothing is compiled or captured"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
     "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "max-cpu-loras": ("8", "raise --max-loras"),
-    "max-cudagraph-capture-size": ("8", "nothing is compiled or captured"),
     "mm-processor-cache-gb": ("4", "serves text only"),
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
     "model-impl": ("transformers", "only the implementations of Headway are there"),
-    "optimization-level": ("3", "nothing is compiled or captured"),
+    "optimization-level": ("3", "CUDA graphs have options of their own"),
     "pipeline-parallel-size": ("2", "runs a model on one device"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "spec-method": ("ngram", "speculative decoding is not done"),
@@ -88,8 +84,6 @@ MET = [
     ("config-format", "hf"),
     ("model-impl", "auto"),
     ("trust-remote-code", "false"),
-    ("enforce-eager", "true"),
-    ("async-scheduling", "false"),
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
@@ -138,7 +132,6 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--enforce-eager"],
         ["--no-trust-remote-code"],
         ["--no-enable-expert-parallel"],
         ["--disable-expert-parallel"],
@@ -165,7 +158,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["-tp4"], "-tp4"),
         (["-O3"], "-O3"),
         (["-ep"], "-ep"),
-        (["--no-enforce-eager"], "--no-enforce-eager"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
         (["--tensor-parallel-size"], "--tensor-parallel-size"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from engine_driver import make_engine, request, run
+from faulty_model import make_faulty
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
@@ -26,27 +25,6 @@ def engine(files: ModelFiles) -> Iterator[EngineCore]:
     built = make_engine(files, model={"max_model_len": 64}, cache={"num_gpu_blocks_override": 64, "block_size": 4})
     yield built
     built.shutdown()
-
-
-class FaultyModel:
-    """The real model, but for one token (None: any) that breaks the forward pass of any batch that holds it."""
-
-    def __init__(self, model: Any, bad_token: int | None) -> None:
-        self._model, self._bad_token = model, bad_token
-
-    def forward(self, token_ids: torch.Tensor, *rest: Any) -> torch.Tensor:
-        if self._bad_token is None or (token_ids == self._bad_token).any():
-            raise RuntimeError("a kernel refused this token")
-        result: torch.Tensor = self._model.forward(token_ids, *rest)
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def make_faulty(engine: EngineCore, bad_token: int | None) -> None:
-    resident = engine._executor._worker.resident  # type: ignore[attr-defined]
-    resident.give_model(FaultyModel(resident.model, bad_token))
 
 
 def test_the_request_that_breaks_a_step_ends_alone(engine: EngineCore) -> None:

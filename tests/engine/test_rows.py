@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.server.engine.batch import NewRow, ScheduledRow
-from headway.server.engine.rows import RowTable
+from headway.server.engine.rows import AWAITED, RowTable, StepInputs
 from headway.server.types import SamplingParams
 
 BLOCK = 4
@@ -27,7 +28,8 @@ def test_inputs_equal_counting_by_hand(rng: random.Random) -> None:
     table = RowTable(max_rows=5, max_model_len=32, block_size=BLOCK)
     known: dict[str, ByHand] = {}
     free_blocks = list(range(100))
-    for step in range(12):
+    under_way: list[tuple[StepInputs, dict[int, ByHand]]] = []  # steps whose tokens are not told yet, with their rows by place
+    for _ in range(12):
         for name in [n for n in known if rng.random() < 0.2]:
             table.remove(name)
             del known[name]
@@ -35,7 +37,7 @@ def test_inputs_equal_counting_by_hand(rng: random.Random) -> None:
             tokens = [rng.randrange(1000) for _ in range(rng.randint(1, 20))]
             blocks = [free_blocks.pop() for _ in range(-(-len(tokens) // BLOCK))]
             computed = rng.randrange(len(tokens))
-            name = f"{step}-{len(known)}-{rng.random()}"
+            name = rng.choice([n for n in "abcdef" if n not in known])  # a name may come back, and be another request's
             table.add(NewRow(name, tokens, len(tokens), SamplingParams(), blocks, computed))
             known[name] = ByHand(tokens, blocks, computed)
         if not known or len(free_blocks) < 20:
@@ -66,13 +68,51 @@ def test_inputs_equal_counting_by_hand(rng: random.Random) -> None:
         assert inputs.query_lens == lens
         assert lens[: inputs.num_decodes] == [1] * inputs.num_decodes
         assert all(count > 1 for count in lens[inputs.num_decodes :])
-        samples = table.samples(inputs)
+        samples = table.samples(inputs).tolist()
         sampled = {}
-        for at, does in zip(inputs.order, samples, strict=True):
+        for place, at in enumerate(inputs.order):
             row = known[scheduled[at].request_id]
             row.computed += scheduled[at].num_tokens
-            assert does == (row.computed == len(row.tokens))
-            if does:
-                row.tokens.append(rng.randrange(1000))
-                sampled[table.row_of(scheduled[at].request_id)] = row.tokens[-1]
-        table.commit(inputs, sampled)
+            assert (place in samples) == (row.computed == len(row.tokens))
+            if place in samples:
+                row.tokens.append(AWAITED)
+                sampled[place] = row
+        table.commit(inputs, np.array(samples, dtype=np.int64))
+        under_way.append((inputs, sampled))
+        while len(under_way) > rng.randrange(3):
+            tell(table, *under_way.pop(0), known, rng)
+
+
+def tell(table: RowTable, inputs: StepInputs, sampled: dict[int, ByHand], known: dict[str, ByHand], rng: random.Random) -> None:
+    chosen = {place: rng.randrange(1000) for place in sampled}
+    for place, row in sampled.items():
+        assert table.has_stayed(inputs, place) == (row in known.values())
+        row.tokens[inputs.seq_lens[place]] = chosen[place]
+    table.fill(inputs, {place: token for place, token in chosen.items() if table.has_stayed(inputs, place)})
+
+
+def test_a_row_that_went_to_another_request_hears_nothing_of_the_first() -> None:
+    table = RowTable(max_rows=1, max_model_len=32, block_size=BLOCK)
+    step = [ScheduledRow("a", 2, [])]
+    for tokens in ([1, 2], [3, 4]):  # the second time the same name, another request
+        table.add(NewRow("a", tokens, 2, SamplingParams(), [0], 0))
+        inputs = table.inputs(step)
+        table.commit(inputs, table.samples(inputs))
+        assert table.has_stayed(inputs, 0)
+        table.remove("a")
+        assert not table.has_stayed(inputs, 0)
+    table.add(NewRow("b", [5, 6], 2, SamplingParams(), [0], 0))
+    assert not table.has_stayed(inputs, 0)
+
+
+def test_a_token_that_is_not_known_yet_is_marked() -> None:
+    table = RowTable(max_rows=2, max_model_len=32, block_size=BLOCK)
+    table.add(NewRow("a", [1, 2], 2, SamplingParams(), [0], 0))
+    first = table.inputs([ScheduledRow("a", 2, [])])
+    assert not first.has_awaited
+    table.commit(first, table.samples(first))
+    ahead = table.inputs([ScheduledRow("a", 1, [])])
+    assert (ahead.has_awaited, ahead.token_ids.tolist(), ahead.positions.tolist()) == (True, [AWAITED], [2])
+    table.fill(first, {0: 7})
+    known = table.inputs([ScheduledRow("a", 1, [])])
+    assert (known.has_awaited, known.token_ids.tolist()) == (False, [7])

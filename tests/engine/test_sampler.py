@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_sampling import change_logits, distribution
+from sampling import sample
 
 from headway.server.engine.sampler import SampledTokens, SamplingState
 from headway.server.types import SamplingParams
@@ -27,7 +28,7 @@ def generate(state: SamplingState, row: int, sampling: SamplingParams, length: i
     state.add(row, sampling, [1, 2], 2)
     tokens: list[int] = []
     for position in range(length):
-        tokens += state.sample(logits_at(position, request=request)[None], [row]).token_ids
+        tokens += sample(state, logits_at(position, request=request)[None], [row]).token_ids
         state.append([row], tokens[-1:])
     state.remove(row)
     return tokens
@@ -36,7 +37,7 @@ def generate(state: SamplingState, row: int, sampling: SamplingParams, length: i
 def once(sampling: SamplingParams, logits: torch.Tensor, token_ids: Sequence[int] = (0,), num_prompt_tokens: int = 1) -> SampledTokens:
     state = SamplingState(1, logits.shape[-1], CPU)
     state.add(0, sampling, token_ids, num_prompt_tokens)
-    return state.sample(logits.clone().reshape(1, -1), [0])
+    return sample(state, logits.clone().reshape(1, -1), [0])
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_draws_follow_the_distribution(sampling: SamplingParams) -> None:
     state.add(0, sampling, [0], 1)
     tokens = []
     for _ in range(draws):
-        tokens += state.sample(logits[None].clone(), [0]).token_ids
+        tokens += sample(state, logits[None].clone(), [0]).token_ids
         state.append([0], tokens[-1:])
     observed = np.bincount(tokens, minlength=V)
     assert not observed[expected == 0].any()
@@ -80,7 +81,7 @@ def test_a_seed_gives_the_same_tokens_in_any_company() -> None:
             state.add(row, others[i % len(others)], [i], 1)
         rows = [*company, 0] if position % 2 else [0, *company]
         logits = torch.stack([logits_at(position) if row == 0 else logits_at(position, request=row) for row in rows])
-        tokens.append(state.sample(logits, rows).token_ids[rows.index(0)])
+        tokens.append(sample(state, logits, rows).token_ids[rows.index(0)])
         state.append([0], tokens[-1:])
         for row in company:
             state.remove(row)
@@ -93,7 +94,7 @@ def test_a_seed_goes_on_where_it_was_after_preemption() -> None:
     for cut in range(9):
         state = SamplingState(2, V, CPU)
         state.add(1, sampling, [1, 2, *whole[:cut]], 2)
-        assert state.sample(logits_at(cut)[None], [1]).token_ids == [whole[cut]]
+        assert sample(state, logits_at(cut)[None], [1]).token_ids == [whole[cut]]
 
 
 def test_seeds_differ_and_the_servers_seed_repeats() -> None:
@@ -110,7 +111,7 @@ def test_seeds_differ_and_the_servers_seed_repeats() -> None:
 def test_sampling_again_without_append_gives_the_same() -> None:
     state = SamplingState(1, V, CPU)
     state.add(0, SamplingParams(seed=5), [0], 1)
-    assert state.sample(logits_at(0)[None], [0]) == state.sample(logits_at(0)[None], [0])
+    assert sample(state, logits_at(0)[None], [0]) == sample(state, logits_at(0)[None], [0])
 
 
 tokens_strategy = st.lists(st.integers(0, 14), max_size=12)
@@ -147,7 +148,7 @@ def test_changed_logits_equal_a_naive_recount(data: st.DataObject, prompts: list
         here = data.draw(st.lists(st.sampled_from(range(len(prompts))), unique=True, min_size=1))
         logits = torch.randn(len(here), vocab_size, generator=generator)
         expected = [change_logits(logits[k].tolist(), samplings[i], prompts[i], outputs[i]) for k, i in enumerate(here)]
-        chosen = state.sample(logits, [rows[i] for i in here]).token_ids
+        chosen = sample(state, logits, [rows[i] for i in here]).token_ids
         np.testing.assert_allclose(logits.numpy(), np.array(expected), rtol=1e-5, atol=1e-5)
         assert chosen == logits.argmax(-1).tolist()
         state.append([rows[i] for i in here], chosen)
@@ -166,7 +167,7 @@ def test_rows_without_features_are_not_touched() -> None:
     state.add(2, SamplingParams(seed=1), [1], 1)
     logits = torch.stack([logits_at(i) for i in range(3)])
     before = logits.clone()
-    state.sample(logits, [2, 1, 0])
+    sample(state, logits, [2, 1, 0])
     assert torch.equal(logits[[0, 2]], before[[0, 2]])
     assert logits[1, 5] == pytest.approx(before[1, 5].item() + 2.0 - 1.0)
 
@@ -177,7 +178,7 @@ def test_mixed_batch_gives_greedy_rows_their_argmax() -> None:
         state.add(row, SamplingParams(temperature=0.0 if row % 2 else 1.5), [0], 1)
     logits = torch.stack([logits_at(i) for i in range(6)])
     greedy = logits.argmax(-1).tolist()
-    assert state.sample(logits, list(range(6))).token_ids[1::2] == greedy[1::2]
+    assert sample(state, logits, list(range(6))).token_ids[1::2] == greedy[1::2]
 
 
 def test_token_ids_outside_the_models_vocabulary_do_no_harm() -> None:
@@ -196,7 +197,7 @@ def test_a_broken_row_ends_with_an_error_and_the_others_go_on() -> None:
     logits = torch.stack([logits_at(i) for i in range(3)])
     expected = logits.argmax(-1).tolist()
     logits[1, 7] = torch.nan
-    sampled = state.sample(logits, [0, 1, 2])
+    sampled = sample(state, logits, [0, 1, 2])
     assert sampled.token_ids == [expected[0], -1, expected[2]]
     assert list(sampled.errors) == [1]
     assert [entry is None for entry in sampled.logprobs] == [False, True, False]
@@ -233,6 +234,6 @@ def test_logprobs_only_for_the_rows_that_asked() -> None:
     wanted = [None, 0, 5, 2]
     for row, count in enumerate(wanted):
         state.add(row, SamplingParams(logprobs=count), [0], 1)
-    sampled = state.sample(torch.stack([logits_at(i) for i in range(4)]), [0, 1, 2, 3])
+    sampled = sample(state, torch.stack([logits_at(i) for i in range(4)]), [0, 1, 2, 3])
     assert [None if entry is None else len(entry.top) for entry in sampled.logprobs] == wanted
     assert all(entry is None or entry.token_id == token for entry, token in zip(sampled.logprobs, sampled.token_ids, strict=True))

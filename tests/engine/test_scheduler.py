@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from paged_runner import SchedulerDriver, expected_tokens
+from paged_runner import SchedulerDriver, expected_tokens, next_token
 
 from headway.server.engine.batch import BatchPlan
 from headway.server.types import FinishReason
@@ -311,6 +311,72 @@ def test_the_next_step_can_be_planned_while_one_runs() -> None:
     assert plans[3] is None, "what comes next depends on tokens that are not there yet"
     driver.run()
     assert (len(driver.tokens("a")), len(driver.tokens("b"))) == (1, 1)
+
+
+def run_ahead(driver: SchedulerDriver, steps: int) -> None:
+    """Each step is planned before the result of the one before it is there."""
+    for _ in range(steps):
+        driver.schedule()
+        if len(driver.plans) > 1:
+            driver.finish_step()
+
+
+def test_a_token_is_computed_before_it_is_known() -> None:
+    driver = SchedulerDriver(block_size=4)
+    driver.add("a", [1, 2, 3, 4, 5], max_tokens=3)
+    plans = [driver.schedule() for _ in range(4)]
+    assert [amounts(plan) for plan in plans[:3]] == [{"a": 5}, {"a": 1}, {"a": 1}]
+    assert plans[3] is None, "the last of its tokens is on its way"
+    driver.run()
+    assert len(driver.tokens("a")) == 3
+
+
+def test_what_would_outgrow_the_context_is_not_planned_ahead() -> None:
+    driver = SchedulerDriver(max_model_len=4)
+    driver.add("a", [1, 2], max_tokens=50)
+    assert [driver.schedule() is not None for _ in range(3)] == [True, True, False]
+    driver.run()
+    assert len(driver.tokens("a")) == 2
+
+
+def test_a_stop_drops_the_step_that_went_ahead() -> None:
+    driver = SchedulerDriver(block_size=1)
+    first, second = next_token([1]), next_token([1, next_token([1])])
+    assert first != second
+    driver.add("a", [1], max_tokens=9, stop_token_ids=(second,))
+    run_ahead(driver, 3)
+    assert [amounts(plan) for plan in driver.plans] == [{"a": 1}] * 3, "the third computes a token behind the end"
+    assert (driver.tokens("a"), driver.last("a").stop_reason) == ([first, second], second)
+    assert driver.kv.num_used_blocks == 0, "nothing waits for the step that is out"
+    driver.add("b", [1, first, second], max_tokens=1)
+    assert amounts(driver.schedule()) == {"b": 1}
+    assert driver.plans[-1].added[0].num_computed_tokens == 2, "only what had come back is shared"
+    driver.run()
+    assert len(driver.deltas["a"]) == 2, "nothing comes after the end"
+
+
+def test_who_gives_way_ahead_of_its_token_gets_it_again() -> None:
+    driver = SchedulerDriver(num_blocks=5, block_size=2, enable_prefix_caching=False)
+    driver.add("a", [1, 2, 3], max_tokens=6)
+    driver.add("b", [4], max_tokens=8)
+    while not driver.scheduler.stats().num_preemptions:
+        run_ahead(driver, 1)
+    assert any(item.request_id == "b" for item in driver.plans[-2].scheduled), "its step was out when it gave way"
+    driver.run()
+    times = driver.last("b").times
+    assert times is not None
+    assert times.num_preemptions >= 1
+
+
+def test_a_row_that_breaks_takes_the_step_ahead_of_it_along() -> None:
+    driver = SchedulerDriver(block_size=4)
+    driver.add("bad", [1] * 3, max_tokens=9)
+    driver.add("good", [2] * 3, max_tokens=9)
+    run_ahead(driver, 2)
+    driver.runner.breaks.add("bad")
+    driver.run()
+    assert [delta.finish_reason for delta in driver.deltas["bad"]] == [None, FinishReason.ERROR]
+    assert driver.last("good").finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])

@@ -68,10 +68,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def step_ahead(self) -> None:
-        """Plans the next step before the result of the last one is there."""
+        """Plans the next step before the result of the last one is there, and so will all steps behind it."""
         self.driver.schedule()
         self.driver.schedule()
         self.driver.finish_step()
+
+    @rule()
+    def catch_up(self) -> None:
+        while self.driver.num_under_way:
+            self.driver.finish_step()
 
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:

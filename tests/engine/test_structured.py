@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from engine_driver import Output, make_engine, request, run
+from sampling import sample
 from tiny_models import make_tiny_model
 from tiny_tokenizers import byte_level_tokenizer
 
@@ -49,7 +50,7 @@ def state(compiler: GrammarCompiler) -> SamplingState:
 
 def allowed(state: SamplingState, row: int = 0) -> set[int]:
     logits = torch.zeros(1, V)
-    state.sample(logits, [row])
+    sample(state, logits, [row])
     return set(logits[0].isfinite().nonzero().flatten().tolist())
 
 
@@ -78,7 +79,7 @@ def test_rows_without_a_grammar_are_left_alone(state: SamplingState) -> None:
     state.add(0, params(regex("a")), [1], 1)
     state.add(1, params(None), [1], 1)
     logits = torch.zeros(2, V)
-    state.sample(logits, [1, 0])
+    sample(state, logits, [1, 0])
     assert logits[0].eq(0).all()
     assert logits[1].isfinite().sum() == 1
 
@@ -86,7 +87,7 @@ def test_rows_without_a_grammar_are_left_alone(state: SamplingState) -> None:
 def test_complete_where_nothing_can_follow(state: SamplingState) -> None:
     state.add(0, params(regex("a")), [1], 1)
     state.append([0], [A])
-    sampled = state.sample(torch.zeros(1, V), [0])
+    sampled = sample(state, torch.zeros(1, V), [0])
     assert sampled.complete == {0}
     assert sampled.token_ids == [-1]
     assert not sampled.errors
@@ -111,7 +112,7 @@ def test_a_row_whose_grammar_fails_ends_alone(state: SamplingState) -> None:
     ambiguous = grammar("grammar", 'start: start "a" | start start start | ""')
     state.add(0, params(ambiguous), [1, *[A] * 600], 1)
     state.add(1, params(regex("a")), [1], 1)
-    sampled = state.sample(torch.zeros(2, V), [0, 1])
+    sampled = sample(state, torch.zeros(2, V), [0, 1])
     assert "max is 500" in sampled.errors[0].text
     assert sampled.errors[0].is_request_fault
     assert sampled.token_ids[1] == A
@@ -121,14 +122,14 @@ def test_a_row_whose_grammar_fails_ends_alone(state: SamplingState) -> None:
 def test_a_token_outside_of_the_grammar_is_an_error_of_its_row(state: SamplingState) -> None:
     state.add(0, params(regex("ab")), [1], 1)
     state.append([0], [X])
-    assert "left its grammar" in state.sample(torch.zeros(1, V), [0]).errors[0].text
+    assert "left its grammar" in sample(state, torch.zeros(1, V), [0]).errors[0].text
 
 
 def test_bias_that_leaves_no_allowed_token_is_said(state: SamplingState) -> None:
     logits = torch.full((1, V), float("-inf"))
     logits[0, X] = 1.0
     state.add(0, params(regex("ab")), [1], 1)
-    assert "grammar leave no token" in state.sample(logits, [0]).errors[0].text
+    assert "grammar leave no token" in sample(state, logits, [0]).errors[0].text
 
 
 def test_tokens_that_the_tokenizer_lacks_are_never_allowed(state: SamplingState) -> None:

@@ -9,6 +9,7 @@ import torch
 from engine_driver import make_engine, request, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import sample
 from tiny_models import make_tiny_model
 
 from headway.server.engine.sampler import SamplingState
@@ -34,7 +35,7 @@ def answers(budget: ThinkingBudget, wanted: list[int], preempt_at: frozenset[int
             state.add(row, params, prompt + output, len(prompt))
         logits = torch.zeros(1, V)
         logits[0, token] = 5.0
-        output += state.sample(logits, [row]).token_ids
+        output += sample(state, logits, [row]).token_ids
         state.append([row], output[-1:])
     return output
 
@@ -93,7 +94,7 @@ def test_rows_without_a_budget_are_not_touched() -> None:
     state.add(1, SamplingParams(temperature=0.0, thinking=ThinkingBudget(0, (), END, (END,), is_open=True)), [1], 1)
     logits = torch.randn(2, V)
     before = logits[0].clone()
-    assert state.sample(logits, [0, 1]).token_ids == [int(before.argmax()), END]
+    assert sample(state, logits, [0, 1]).token_ids == [int(before.argmax()), END]
     assert torch.equal(logits[0], before)
 
 

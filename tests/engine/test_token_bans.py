@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import sample
 
 from headway.server.engine.sampler import SamplingState
 from headway.server.types import SamplingParams
@@ -49,7 +50,7 @@ def test_every_step_bans_what_a_recount_bans(
         here = data.draw(st.lists(st.sampled_from(range(len(samplings))), unique=True, min_size=1))
         logits = torch.randn(len(here), V, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
         before = logits.clone()
-        sampled = state.sample(logits, [rows[i] for i in here])
+        sampled = sample(state, logits, [rows[i] for i in here])
         for k, i in enumerate(here):
             bans = banned(samplings[i], outputs[i])
             expected = [-math.inf if token in bans else before[k, token].item() for token in range(V)]
@@ -69,7 +70,7 @@ def test_nothing_lifts_a_ban_and_nothing_left_is_the_requests_own_fault() -> Non
     state = SamplingState(2, V, CPU)
     state.add(0, SamplingParams(temperature=0.0, allowed_token_ids=(3, 4), bad_words=((4,),), logit_bias={5: 100.0, 4: 100.0}), [0], 1)
     state.add(1, SamplingParams(temperature=0.0, allowed_token_ids=(3,), bad_words=((3,),)), [0], 1)
-    sampled = state.sample(torch.zeros(2, V), [0, 1])
+    sampled = sample(state, torch.zeros(2, V), [0, 1])
     assert sampled.token_ids == [3, -1]
     assert sampled.errors[1].text == "The request's allowed_token_ids and bad_words leave no token to choose; it ends here."
     assert sampled.errors[1].is_request_fault
@@ -78,13 +79,13 @@ def test_nothing_lifts_a_ban_and_nothing_left_is_the_requests_own_fault() -> Non
 def test_a_broken_model_is_not_the_requests_fault() -> None:
     state = SamplingState(1, V, CPU)
     state.add(0, SamplingParams(temperature=0.0, allowed_token_ids=(3,)), [0], 1)
-    assert not state.sample(torch.full((1, V), math.nan), [0]).errors[0].is_request_fault
+    assert not sample(state, torch.full((1, V), math.nan), [0]).errors[0].is_request_fault
 
 
 def test_the_prompt_does_not_begin_a_bad_word_and_other_vocabularies_do_no_harm() -> None:
     state = SamplingState(1, V, CPU)
     state.add(0, SamplingParams(temperature=0.0, allowed_token_ids=(3, V + 4), bad_words=((1, 3), (V,), (V + 1, 3))), [1], 1)
-    assert state.sample(torch.zeros(1, V), [0]).token_ids == [3]
+    assert sample(state, torch.zeros(1, V), [0]).token_ids == [3]
 
 
 @pytest.mark.parametrize("ids", [(5,), (7, 2, 5), (V - 1, 0, V + 3)])
@@ -95,7 +96,7 @@ def test_logprobs_of_asked_tokens(ids: tuple[int, ...]) -> None:
     state.add(2, SamplingParams(temperature=0.0), [0], 1)
     logits = torch.randn(3, V, generator=torch.Generator().manual_seed(4))
     own = torch.log_softmax(logits.double(), -1)
-    asked, likeliest, none = state.sample(logits, [0, 1, 2]).logprobs
+    asked, likeliest, none = sample(state, logits, [0, 1, 2]).logprobs
     known = sorted((token for token in ids if token < V), key=lambda token: -own[0, token].item())
     assert asked is not None
     assert [token for token, _ in asked.top] == known

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampling import sample
 
 from headway.server.config.server import ServerConfig
 from headway.server.engine.processor_loading import load_processors
@@ -37,7 +38,7 @@ def step(state: SamplingState, rows: list[int]) -> SampledTokens:
     logits = torch.arange(V, dtype=torch.float32).repeat(len(rows), 1)
     for line, row in enumerate(rows):
         logits[line, 10 - row] = 50.0
-    sampled = state.sample(logits, rows)
+    sampled = sample(state, logits, rows)
     kept = [(row, token) for row, token in zip(rows, sampled.token_ids, strict=True) if token >= 0]
     state.append([row for row, _ in kept], [token for _, token in kept])
     return sampled

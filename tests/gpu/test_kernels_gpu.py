@@ -13,6 +13,7 @@ from kernel_comparisons import (
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
+    compare_bounded_decode,
     compare_decode,
     compare_lora,
     compare_norm,
@@ -79,6 +80,13 @@ def test_decode(case: AttentionCase, strided: bool) -> None:
     from headway.kernels.gpu import paged_attention
 
     compare_decode(paged_attention, case, "cuda", strided=strided)
+
+
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_decode_bounded_by_the_longest_context(case: AttentionCase) -> None:
+    from headway.kernels.gpu import paged_attention
+
+    compare_bounded_decode(paged_attention, case, "cuda")
 
 
 @STRIDED

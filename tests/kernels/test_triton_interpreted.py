@@ -15,6 +15,7 @@ from kernel_comparisons import (
     NORM_SHAPES,
     ROPE_SHAPES,
     compare_activation,
+    compare_bounded_decode,
     compare_decode,
     compare_lora,
     compare_norm,
@@ -73,6 +74,11 @@ def test_decode(case: AttentionCase) -> None:
 def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_attention, "MIN_SPLIT_TOKENS", 16)
     compare_decode(paged_attention, case, "cpu", strided=False)
+
+
+@pytest.mark.parametrize("case", [AttentionCase((1, 300, 1)), AttentionCase((40, 1), sliding_window=9)], ids=str)
+def test_decode_bounded_by_the_longest_context(case: AttentionCase) -> None:
+    compare_bounded_decode(paged_attention, case, "cpu")
 
 
 @pytest.mark.parametrize("case", PREFILL_CASES, ids=str)

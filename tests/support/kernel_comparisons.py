@@ -100,6 +100,25 @@ def compare_decode(module: ModuleType, case: AttentionCase, device: str, *, stri
     assert_near(run_decode(module, case, inputs), run_decode(reference_decode, case, inputs))
 
 
+def compare_bounded_decode(module: ModuleType, case: AttentionCase, device: str) -> None:
+    """As a CUDA graph calls it: tables as wide as the longest context, and that as max_seq_len, so that many splits have no keys."""
+    inputs = make_attention(case, device)
+    width = 3 * inputs.block_tables.shape[1]
+    tables = torch.nn.functional.pad(inputs.block_tables, (0, width - inputs.block_tables.shape[1]))
+    out = module.paged_attention(
+        inputs.q,
+        inputs.k_cache,
+        inputs.v_cache,
+        tables,
+        inputs.seq_lens,
+        case.head_dim**-0.5,
+        max_seq_len=width * case.block_size,
+        sliding_window=case.sliding_window,
+        softcap=case.softcap,
+    )
+    assert_near(out, run_decode(reference_decode, case, inputs))
+
+
 def compare_prefill(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
     inputs = make_attention(case, device, strided=strided)
     assert_near(run_prefill(module, case, inputs), run_prefill(reference_prefill, case, inputs))

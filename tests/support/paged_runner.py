@@ -223,6 +223,11 @@ class SchedulerDriver:
         self.num_steps += 1
         return plan
 
+    @property
+    def num_under_way(self) -> int:
+        """Plans that are out."""
+        return len(self._out)
+
     def finish_step(self) -> list[TokenDelta]:
         """Runs the oldest plan that is out, if there is one, and takes in its result."""
         deltas: list[TokenDelta] = []

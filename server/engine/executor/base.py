@@ -5,22 +5,24 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from headway.server.engine.handle import StepHandle
 from headway.server.types import AdapterRef, Grammar, SleepPart
 
 
 class Runner(Protocol):
     """What computes steps. Plans and results are those of its scheduler: engine/batch.py, engine/pooling/batch.py."""
 
-    def execute(self, plan: Any) -> Any:
-        """Rows that break are isolated in the result; raises only when nothing works any more."""
+    def submit(self, plan: Any) -> StepHandle[Any]:
+        """Sets a step going behind those that were handed over before; its result may be asked for later. Rows that break are isolated
+        in the result. Raises only when nothing works any more."""
         ...
 
 
 class Executor(Protocol):
     """Where a step's tensors live: in this process, or in workers."""
 
-    def execute(self, plan: Any) -> Any:
-        """Runs one step, as Runner.execute."""
+    def submit(self, plan: Any) -> StepHandle[Any]:
+        """As Runner.submit."""
         ...
 
     def compile_grammar(self, grammar: Grammar) -> Future[Any]:

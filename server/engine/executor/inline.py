@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
+from headway.server.engine.handle import StepHandle
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
 from headway.server.errors import AdapterError
@@ -15,8 +16,8 @@ class InlineExecutor:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
 
-    def execute(self, plan: Any) -> Any:
-        return self._worker.runner.execute(plan)
+    def submit(self, plan: Any) -> StepHandle[Any]:
+        return self._worker.runner.submit(plan)
 
     def compile_grammar(self, grammar: Grammar) -> Future[Any]:
         if self._worker.grammars is None:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from headway.server.engine.transfers import upload
 from headway.server.layers.forward import ForwardBatch
 
 
@@ -31,7 +32,7 @@ def forward_batch(pieces: Sequence[Piece], block_size: int, device: torch.device
     """(token ids [T], the batch). Pieces of one token come first. Each has the pages behind those of the one before it."""
 
     def tensor(array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        return upload(torch.from_numpy(array), device)
 
     lengths = np.array([len(piece.token_ids) for piece in pieces])
     num_blocks = np.array([-(-piece.end // block_size) for piece in pieces])

@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import Tensor
 
+from headway.server.engine.handle import StepHandle
 from headway.server.engine.pooling.batch import PoolingPlan, PoolingResult, PoolingRow
 from headway.server.engine.pooling.inputs import Piece, forward_batch
 from headway.server.engine.pooling.pooler import NotFinite, Pooler
@@ -35,20 +36,20 @@ class PoolingRunner:
         self._max_piece = max_piece
         self._device = device
 
-    def execute(self, plan: PoolingPlan) -> PoolingResult:
-        """Computes the plan. Texts that break the step are found and end alone.
+    def submit(self, plan: PoolingPlan) -> StepHandle[PoolingResult]:
+        """Computes the plan, all of it. Texts that break the step are found and end alone.
 
         Raises only when the model can't compute anything any more.
         """
         try:
-            return PoolingResult(self._run(plan.requests))
+            return StepHandle.computed(PoolingResult(self._run(plan.requests)))
         except Exception as cause:
             if len(plan.requests) > 1 or not isinstance(cause, NotFinite):
                 log.exception("A step of %d texts broke; running each alone to find the one at fault", len(plan.requests))
             rows = [self._run_alone(request) for request in plan.requests]
             if all(row.error for row in rows):
                 self._resident.check_alive(cause)
-            return PoolingResult(rows)
+            return StepHandle.computed(PoolingResult(rows))
 
     def _run_alone(self, request: PoolRequest) -> PoolingRow:
         try:

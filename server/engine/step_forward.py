@@ -1,0 +1,35 @@
+"""A step's forward pass: its inputs brought to the device, and the hidden states computed by a graph where there is one, else eagerly."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from headway.kernels.plans import LoraPlan
+from headway.server.engine.graphs import DecodeGraphs
+from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.resident import Resident
+from headway.server.engine.rows import LongArray, StepInputs
+from headway.server.layers.forward import ForwardBatch
+
+
+class StepForward:
+    """``load``, then ``run``; between them token ids may be changed on the device. Neither waits for it."""
+
+    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None) -> None:
+        self._resident = resident
+        self._buffers = buffers
+        self._graphs = graphs
+
+    def load(self, inputs: StepInputs, wanted: LongArray, lora: LoraPlan | None) -> tuple[Tensor, ForwardBatch]:
+        """(token ids, batch): the step's own rows, then those that only fill a graph. See InputBuffers.load."""
+        num_rows = len(inputs.query_lens)
+        if self._graphs is not None and lora is None and inputs.num_decodes == num_rows:
+            num_rows = self._graphs.padded_size(num_rows)
+        return self._buffers.load(inputs, wanted, num_rows, lora)
+
+    def run(self, token_ids: Tensor, batch: ForwardBatch) -> Tensor:
+        """Hidden states [T, H], on the device valid until the work of the next step."""
+        recording = self._graphs.find(batch) if self._graphs is not None else None
+        if recording is not None:
+            return recording.replay(token_ids, batch)
+        return self._resident.model.forward(token_ids, self._resident.kv, batch)
