@@ -7,6 +7,7 @@ import functools
 import torch
 
 INTERPRETED_MULTIPROCESSORS = 16  # any number will do
+SMALLEST_SHARED_MEMORY_BYTES = 99 * 1024  # a program's, on sm_86 and sm_89 (A10G, L4, L40S)
 
 
 @functools.cache
@@ -15,6 +16,14 @@ def num_multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":
         return INTERPRETED_MULTIPROCESSORS
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def shared_memory_bytes(device: torch.device) -> int:
+    """What a program may take."""
+    if device.type != "cuda":
+        return SMALLEST_SHARED_MEMORY_BYTES
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
 
 
 @functools.cache
