@@ -23,7 +23,7 @@ def shared_memory_bytes(device: torch.device) -> int:
     """What a program may take."""
     if device.type != "cuda":
         return SMALLEST_SHARED_MEMORY_BYTES
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]  # the stub lacks it
 
 
 @functools.cache
