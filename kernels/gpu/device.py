@@ -33,6 +33,12 @@ def has_fp8(device: torch.device) -> bool:
 
 
 @functools.cache
+def has_warpgroups(device: torch.device) -> bool:
+    """Whether its matrix products are done by warpgroups, from shared memory: Hopper and the Blackwell of data centres."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)
+
+
+@functools.cache
 def chip(device: torch.device) -> str:
     """The name of a chip in tables of tuned tiles, such as "nvidia_h100_80gb_hbm3"; "" under the interpreter."""
     return "" if device.type != "cuda" else "_".join(torch.cuda.get_device_name(device).lower().replace("-", " ").split())
