@@ -27,7 +27,7 @@ def paged_attention(
 ) -> Tensor:
     """``out[b, h] = softmax(cap(scale * q[b, h] . K[b, h // G])) V[b, h // G]`` over the row's ``seq_lens[b]`` keys.
 
-    ``G = Hq / Hkv`` query heads share a key-value head. ``cap(s) = softcap * tanh(s / softcap)``, off at 0. The query is the
+    ``scale`` is above 0. ``G = Hq / Hkv`` query heads share a key-value head. ``cap(s) = softcap * tanh(s / softcap)``, off at 0. The query is the
     sequence's last token (position ``seq_lens - 1``); its key and value are in the cache already. With ``sliding_window`` w > 0
     it sees the last w keys, its own included.
 

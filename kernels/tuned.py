@@ -26,6 +26,9 @@ class Tiles:
     num_stages: int = 3
 
 
+LIBRARY = Tiles(0, 0, 0)  # in a table: the device's own library is faster than our kernel
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def tuned_tiles(operation: str, chip: str, sizes: tuple[int, ...], num_rows: int) -> Tiles | None:
     """The measured tiles for a weight of these sizes and ``num_rows`` rows of input; None if there are none."""

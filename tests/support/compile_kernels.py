@@ -22,7 +22,7 @@ from triton.compiler import ASTSource
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
 
 
-def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
+def cases(dtype: str, *, capability: int) -> list[Case]:
     """As the launchers call them for ``dtype``."""
     pointer = "*" + dtype
     attention = {"q_ptr": pointer, "k_cache_ptr": pointer, "v_cache_ptr": pointer, "out_ptr": pointer, "scale": "fp32", "softcap": "fp32"}
@@ -51,15 +51,17 @@ def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     block_n = paged_attention.block_n(128, torch_dtype)
-    constants = {"GROUP": 4, "HAS_SOFTCAP": False, "BLOCK_N": block_n, "BLOCK_D": 128, "UPCAST": False}
+    constants = {"GROUP": 4, "BLOCK_SIZE": 16, "HAS_SOFTCAP": False, "BLOCK_N": block_n, "BLOCK_D": 128, "UPCAST": False}
     for splits in (1, 8):
         types = attention | ({"out_ptr": "*fp32"} if splits > 1 else {})
         found.append(("decode", paged_attention.decode_kernel, types, constants | {"NUM_SPLITS": splits, "BLOCK_M": 16}))
-    block_m = prefill_attention.block_m(128, torch_dtype)
-    found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
+    block_m, block_n = prefill_attention.block_sizes(128, torch_dtype, has_warpgroups=capability == 90)
+    for has_softcap, has_window in ((False, False), (True, False), (True, True)):
+        options = {"BLOCK_M": block_m, "BLOCK_N": block_n, "HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window}
+        found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | options))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=has_fp8)
+    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=capability >= 89)
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
@@ -76,7 +78,7 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
 
 
 def compile_all(capability: int, dtype: str) -> None:
-    for name, kernel, types, constants in cases(dtype, has_fp8=capability >= 89):
+    for name, kernel, types, constants in cases(dtype, capability=capability):
         options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
         signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
         multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
