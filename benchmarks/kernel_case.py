@@ -28,6 +28,7 @@ class Shapes:
     """Sizes of a model and of the steps that its kernels are measured at."""
 
     dtype: torch.dtype
+    num_layers: int
     hidden_size: int
     num_heads: int
     num_kv_heads: int
@@ -62,6 +63,7 @@ class Shapes:
 
 LLAMA_8B = Shapes(
     dtype=torch.bfloat16,
+    num_layers=32,
     hidden_size=4096,
     num_heads=32,
     num_kv_heads=8,
@@ -79,6 +81,7 @@ LLAMA_8B = Shapes(
 
 SMOLLM2_135M = Shapes(
     dtype=torch.float32,
+    num_layers=30,
     hidden_size=576,
     num_heads=9,
     num_kv_heads=3,
@@ -96,6 +99,7 @@ SMOLLM2_135M = Shapes(
 
 TINY = Shapes(
     dtype=torch.float32,
+    num_layers=2,
     hidden_size=64,
     num_heads=4,
     num_kv_heads=2,
