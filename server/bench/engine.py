@@ -7,7 +7,7 @@ import datetime
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ def bench_engine(options: argparse.Namespace, environ: Mapping[str, str], consol
 
     Raises ConfigError or ModelSourceError for what the engine can't be built from.
     """
-    core = _build(options, environ, console)
+    core = build_core(options.model, options.engine_options, environ, console)
     info = core.info
     try:
         warmup = EngineLoad(core, _requests(options, options.warmup, info.vocab_size, "warmup"))
@@ -95,12 +95,13 @@ class EngineLoad:
                 outcome.error = delta.error or f"ended with {delta.finish_reason.value}"
 
 
-def _build(options: argparse.Namespace, environ: Mapping[str, str], console: Console) -> EngineCore:
+def build_core(name: str, engine_options: Sequence[str], environ: Mapping[str, str], console: Console) -> EngineCore:
+    """The engine of the model that the user calls ``name``, in this process. Raises ConfigError or ModelSourceError."""
     from headway.server.config.sources import resolve
     from headway.server.source.cache import cache_directory
     from headway.server.source.resolve import resolve_model
 
-    config = resolve([options.model, *options.engine_options], environ).config
+    config = resolve([name, *engine_options], environ).config
     model = config.model
     assert model.model is not None
     with console.status("looking for the model") as status:
