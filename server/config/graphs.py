@@ -16,8 +16,8 @@ class GraphsConfig(Topic):
     enforce_eager: bool = option(
         False, "Launch each kernel of a step from the host. Else a GPU replays CUDA graphs for steps that give each request one token."
     )
-    cudagraph_capture_sizes: list[str] | None = option(
-        None,
+    cudagraph_capture_sizes: list[str] = option(
+        [],
         "Numbers of requests for which a GPU captures a step; one with fewer is padded, one with more launched from the host. Default: 1, "
         "2, 4, every 8th up to 256, then every 16th.",
     )
@@ -29,10 +29,8 @@ class GraphsConfig(Topic):
 def graphs_problems(graphs: GraphsConfig) -> list[str]:
     """A sentence for each thing that can't be served."""
     sizes, largest = graphs.cudagraph_capture_sizes, graphs.max_cudagraph_capture_size
-    if sizes is None:
-        return []
     found = [f"--cudagraph-capture-sizes: expected whole numbers from 1, got {text!r}" for text in sizes if not _is_size(text)]
-    if not found and largest is not None and largest != max(map(int, sizes), default=0):
+    if sizes and not found and largest is not None and largest != max(map(int, sizes)):
         found.append(
             f"--max-cudagraph-capture-size {largest} is not the largest of --cudagraph-capture-sizes {' '.join(sizes)}: leave it out"
         )
@@ -43,7 +41,7 @@ def graph_sizes(graphs: GraphsConfig, max_num_seqs: int) -> tuple[int, ...]:
     """In rising order; none above ``max_num_seqs``, which no step exceeds. Of options that have no problems."""
     if graphs.enforce_eager:
         return ()
-    if graphs.cudagraph_capture_sizes is not None:
+    if graphs.cudagraph_capture_sizes:
         return tuple(sorted({size for size in map(int, graphs.cudagraph_capture_sizes) if size <= max_num_seqs}))
     asked = graphs.max_cudagraph_capture_size
     largest = min(_LARGEST_BY_DEFAULT if asked is None else asked, max_num_seqs)

@@ -120,6 +120,7 @@ class CudaRecorder:
         # Other threads, which compile grammars or talk to sockets, may go on meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             hidden = compute(token_ids, batch)
+        torch.cuda.empty_cache()  # of what the first call left, so that free memory tells what the graph took
         return _CudaRecording(graph, hidden)
 
     def drop(self) -> None:

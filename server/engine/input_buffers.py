@@ -10,8 +10,9 @@ anew on the device, with rows as long as the longest context.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,27 @@ from headway.server.engine.rows import LongArray, StepInputs
 from headway.server.layers.forward import ForwardBatch
 
 _ALIGNMENT = 4  # words: Triton compiles a kernel anew for a pointer that is not a multiple of 16 bytes
+_NUM_KEPT = 256  # shapes whose views are kept: making them takes longer than filling them
+
+
+class _Shape(NamedTuple):
+    num_tokens: int  # T
+    num_rows: int  # B
+    num_wanted: int  # L
+    width: int  # M
+
+
+class _Parts(NamedTuple):
+    """Of a packed step, as views of its buffer."""
+
+    token_ids: Tensor
+    positions: Tensor
+    slot_mapping: Tensor
+    query_start_loc: Tensor
+    seq_lens: Tensor
+    logits_indices: Tensor
+    block_tables: Tensor
+    whole: Tensor  # all of them, and what lies between
 
 
 class InputBuffers:
@@ -32,10 +54,11 @@ class InputBuffers:
     """
 
     def __init__(self, max_tokens: int, max_rows: int, max_blocks: int, device: torch.device) -> None:
-        num_words = _places(max_tokens, max_rows, max_rows, max_blocks)[-1].stop
+        num_words = _places(_Shape(max_tokens, max_rows, max_rows, max_blocks))[-1].stop
         self._stages = cycle([_Stage(num_words, device), _Stage(num_words, device)])
         self._packed = torch.zeros(num_words, dtype=torch.int32, device=device)
         self._tables = torch.zeros((max_rows, max_blocks), dtype=torch.int32, device=device)
+        self._parts = lru_cache(_NUM_KEPT)(lambda shape: _parts_of(self._packed, shape))
 
     def load(self, inputs: StepInputs, wanted: LongArray, num_rows: int, lora: LoraPlan | None = None) -> tuple[Tensor, ForwardBatch]:
         """(token ids [T] int64, the batch). ``wanted`` [L]: tokens whose logits are wanted.
@@ -44,26 +67,24 @@ class InputBuffers:
         """
         num_added = num_rows - len(inputs.query_lens)
         assert num_added == 0 or inputs.num_decodes == len(inputs.query_lens), "only decode steps are padded"
-        width = inputs.block_tables.shape[1]
-        places = _places(len(inputs.token_ids) + num_added, num_rows, len(wanted), width)
-        stage = next(self._stages)
-        _pack(stage.begin(), places, inputs, wanted)
-        stage.send(self._packed, places[-1].stop)
+        shape = _Shape(len(inputs.token_ids) + num_added, num_rows, len(wanted), inputs.block_tables.shape[1])
+        parts = self._parts(shape)
+        next(self._stages).send(inputs, wanted, shape, parts.whole)
         tables = self._tables[:num_rows]
-        tables[:, :width].copy_(self._packed[places[-1]].view(num_rows, width))
-        token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_indices = (self._packed[place] for place in places[:-1])
+        used = tables[:, : shape.width]
+        used.copy_(parts.block_tables)
         query_lens, seq_lens_host = inputs.query_lens + [1] * num_added, inputs.seq_lens + [1] * num_added
-        return token_ids.view(torch.int64), ForwardBatch(
-            positions=positions.view(torch.int64),
-            slot_mapping=slot_mapping.view(torch.int64),
-            query_start_loc=query_start_loc,
-            seq_lens=seq_lens,
+        return parts.token_ids, ForwardBatch(
+            positions=parts.positions,
+            slot_mapping=parts.slot_mapping,
+            query_start_loc=parts.query_start_loc,
+            seq_lens=parts.seq_lens,
             # Whole rows on a GPU, so that each step of B rows has the same ones; a CPU's implementations may look at all columns.
-            block_tables=tables if tables.is_cuda else tables[:, :width],
+            block_tables=tables if tables.is_cuda else used,
             num_decodes=inputs.num_decodes + num_added,
             max_query_len=max(query_lens),
             max_seq_len=max(seq_lens_host),
-            logits_indices=logits_indices.view(torch.int64),
+            logits_indices=parts.logits_indices,
             query_lens=query_lens,
             seq_lens_host=seq_lens_host,
             lora=lora,
@@ -75,26 +96,24 @@ class _Stage:
 
     def __init__(self, num_words: int, device: torch.device) -> None:
         self._memory = torch.zeros(num_words, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._parts = lru_cache(_NUM_KEPT)(lambda shape: [part.numpy() for part in _parts_of(self._memory, shape)])
         self._copied: torch.cuda.Event | None = None
         if device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
-    def begin(self) -> NDArray[np.int32]:
-        """The words to fill, once the step that they hold is on the device."""
+    def send(self, inputs: StepInputs, wanted: LongArray, shape: _Shape, packed: Tensor) -> None:
+        """Fills the device's ``packed`` step, once the last one from here has arrived."""
         if self._copied is not None:
-            self._copied.synchronize()  # returns at once before the first ``send``
-        words: NDArray[np.int32] = self._memory.numpy()
-        return words
-
-    def send(self, packed: Tensor, num_words: int) -> None:
-        packed[:num_words].copy_(self._memory[:num_words], non_blocking=True)
+            self._copied.synchronize()  # returns at once before the first ``record``
+        _pack(inputs, wanted, *self._parts(shape)[:-1])
+        packed.copy_(self._memory[: len(packed)], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
 
 
-def _places(num_tokens: int, num_rows: int, num_wanted: int, width: int) -> list[slice]:
-    """Of each part in the packed buffer, in words."""
-    sizes = (*[2 * num_tokens] * 3, num_rows + 1, num_rows, 2 * num_wanted, num_rows * width)
+def _places(shape: _Shape) -> list[slice]:
+    """Of each part, in words."""
+    sizes = (*[2 * shape.num_tokens] * 3, shape.num_rows + 1, shape.num_rows, 2 * shape.num_wanted, shape.num_rows * shape.width)
     places, start = [], 0
     for size in sizes:
         places.append(slice(start, start + size))
@@ -102,18 +121,44 @@ def _places(num_tokens: int, num_rows: int, num_wanted: int, width: int) -> list
     return places
 
 
-def _pack(words: NDArray[np.int32], places: list[slice], inputs: StepInputs, wanted: LongArray) -> None:
-    token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_indices, tables = (words[place] for place in places)
-    num_rows, num_tokens = len(inputs.query_lens), len(inputs.token_ids)
-    _put(token_ids.view(np.int64), inputs.token_ids, 0)
-    _put(positions.view(np.int64), inputs.positions, 0)
-    _put(slot_mapping.view(np.int64), inputs.slot_mapping, -1)
-    _put(query_start_loc, inputs.query_start_loc, np.arange(num_tokens + 1, num_tokens + len(query_start_loc) - num_rows))
-    _put(seq_lens, inputs.seq_lens, 1)
-    _put(logits_indices.view(np.int64), wanted, 0)
-    _put(tables.reshape(len(seq_lens), -1), inputs.block_tables, 0)
+def _parts_of(memory: Tensor, shape: _Shape) -> _Parts:
+    places = _places(shape)
+    token_ids, positions, slot_mapping, query_start_loc, seq_lens, logits_indices, tables = (memory[place] for place in places)
+    return _Parts(
+        token_ids.view(torch.int64),
+        positions.view(torch.int64),
+        slot_mapping.view(torch.int64),
+        query_start_loc,
+        seq_lens,
+        logits_indices.view(torch.int64),
+        tables.view(shape.num_rows, shape.width),
+        memory[: places[-1].stop],
+    )
 
 
-def _put(into: NDArray[Any], values: NDArray[Any] | list[int], padding: int | NDArray[Any]) -> None:
-    into[: len(values)] = values
-    into[len(values) :] = padding
+def _pack(
+    inputs: StepInputs,
+    wanted: LongArray,
+    token_ids: NDArray[Any],
+    positions: NDArray[Any],
+    slot_mapping: NDArray[Any],
+    query_start_loc: NDArray[Any],
+    seq_lens: NDArray[Any],
+    logits_indices: NDArray[Any],
+    block_tables: NDArray[Any],
+) -> None:
+    num_tokens, num_rows = len(inputs.token_ids), len(inputs.query_lens)
+    token_ids[:num_tokens] = inputs.token_ids
+    positions[:num_tokens] = inputs.positions
+    slot_mapping[:num_tokens] = inputs.slot_mapping
+    query_start_loc[: num_rows + 1] = inputs.query_start_loc
+    seq_lens[:num_rows] = inputs.seq_lens
+    logits_indices[:] = wanted
+    block_tables[:num_rows] = inputs.block_tables
+    if num_rows < len(seq_lens):
+        token_ids[num_tokens:] = 0
+        positions[num_tokens:] = 0
+        slot_mapping[num_tokens:] = -1
+        query_start_loc[num_rows + 1 :] = np.arange(num_tokens + 1, len(token_ids) + 1)
+        seq_lens[num_rows:] = 1
+        block_tables[num_rows:] = 0

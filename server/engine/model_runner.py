@@ -137,7 +137,8 @@ class ModelRunner:
         if step.chosen is None:
             return BatchResult(step.results)
         sampled = step.chosen.finish()
-        kept: dict[int, int] = {}
+        have_stayed = self._rows.have_stayed(step.inputs)
+        places, token_ids = [], []
         for k, place in enumerate(step.sampled):
             result = step.results[step.inputs.order[place]]
             result.error = sampled.errors.get(k)
@@ -146,10 +147,10 @@ class ModelRunner:
                 result.token_ids = [sampled.token_ids[k]]
                 scores = sampled.logprobs[k]
                 result.logprobs = None if scores is None else [scores]
-                if self._rows.has_stayed(step.inputs, place):
-                    kept[place] = sampled.token_ids[k]
-        self._rows.fill(step.inputs, kept)
-        self._sampling.append(step.inputs.rows[list(kept)].tolist(), list(kept.values()))
+                if have_stayed[place]:
+                    places.append(place)
+                    token_ids.append(sampled.token_ids[k])
+        self._sampling.append(self._rows.fill(step.inputs, places, token_ids), token_ids)
         return BatchResult(step.results)
 
     def _score_prompt(self, item: ScheduledRow, inputs: StepInputs, at: int, hidden: Tensor) -> list[TokenLogprobs]:

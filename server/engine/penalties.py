@@ -58,7 +58,7 @@ class PenaltyState:
         pairs = [(self._lines[row], token) for row, token in zip(rows, token_ids, strict=True) if row in self._lines]
         pairs = [(line, token) for line, token in pairs if 0 <= token < self._vocab_size]
         if pairs:
-            lines, tokens = torch.tensor(pairs, dtype=torch.int64).to(self._output_counts.device, non_blocking=True).unbind(1)
+            lines, tokens = upload(torch.tensor(pairs, dtype=torch.int64), self._output_counts.device).unbind(1)
             ones = torch.ones_like(tokens, dtype=torch.float32)
             self._output_counts.index_put_((lines, tokens), ones, accumulate=True)
 
@@ -70,9 +70,9 @@ class PenaltyState:
             return
         known = [rows[index] for index in indices]
         device = logits.device
-        index, line = torch.tensor([indices, [self._lines[row] for row in known]]).to(device, non_blocking=True)
+        index, line = upload(torch.tensor([indices, [self._lines[row] for row in known]]), device)
         table = [self._params[row] for row in known]
-        presence, frequency, repetition = torch.tensor(table, dtype=logits.dtype).to(device, non_blocking=True).T[:, :, None]
+        presence, frequency, repetition = upload(torch.tensor(table, dtype=logits.dtype), device).T[:, :, None]
         values, counts = logits[index], self._output_counts[line]
         # Each pass over [rows, V] is memory traffic, so what no row asks for is left out: 32 rows of 49,152 with a presence penalty
         # take 7 to 10 ms of one busy core, and took 48 with every pass (2026-11-24).

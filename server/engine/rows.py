@@ -27,7 +27,7 @@ class StepInputs:
 
     order: list[int]  # position in the plan's ``scheduled`` of each row here
     rows: LongArray  # [B] row numbers
-    tenants: LongArray  # [B] who has the rows, see RowTable.has_stayed
+    tenants: LongArray  # [B] who has the rows, see RowTable.have_stayed
     token_ids: LongArray  # [T]
     positions: LongArray  # [T]
     slot_mapping: LongArray  # [T]
@@ -132,14 +132,17 @@ class RowTable:
         self._tokens[rows, self._num_tokens[rows]] = AWAITED
         self._num_tokens[rows] += 1
 
-    def has_stayed(self, inputs: StepInputs, place: int) -> bool:
-        """Whether the row at this place of a step is still the same request's: it may have ended, or have come back to start over."""
-        return bool(self._tenants[inputs.rows[place]] == inputs.tenants[place])
+    def have_stayed(self, inputs: StepInputs) -> list[bool]:
+        """Whether each row of a step is still the same request's: it may have ended, or have come back to start over."""
+        stayed: list[bool] = (self._tenants[inputs.rows] == inputs.tenants).tolist()
+        return stayed
 
-    def fill(self, inputs: StepInputs, chosen: dict[int, int]) -> None:
-        """Tells what a step chose, by place, of rows that have stayed."""
-        for place, token in chosen.items():
-            self._tokens[inputs.rows[place], inputs.seq_lens[place]] = token
+    def fill(self, inputs: StepInputs, places: list[int], token_ids: list[int]) -> list[int]:
+        """Tells what a step chose for places whose rows have stayed. Returns the rows."""
+        rows = inputs.rows[places]
+        self._tokens[rows, np.asarray(inputs.seq_lens)[places]] = token_ids
+        told: list[int] = rows.tolist()
+        return told
 
     def tokens(self, row: int, start: int, stop: int) -> IntArray:
         return self._tokens[row, start:stop]

@@ -197,3 +197,5 @@ class Worker:
 
     def release(self) -> None:
         self._runner = self._resident = None
+        if self._graphs is not None:
+            self._graphs.drop()

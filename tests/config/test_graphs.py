@@ -19,7 +19,6 @@ from headway.server.config.graphs import GraphsConfig, graph_sizes, graphs_probl
         ({"max_cudagraph_capture_size": 999}, 5, (1, 2, 4, 5)),
         ({"max_cudagraph_capture_size": 0}, 256, ()),
         ({"cudagraph_capture_sizes": ["8", "1", "8", "300"]}, 256, (1, 8)),
-        ({"cudagraph_capture_sizes": []}, 256, ()),
         ({"enforce_eager": True}, 256, ()),
         ({"enforce_eager": True, "cudagraph_capture_sizes": ["8"]}, 256, ()),
     ],

@@ -74,6 +74,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.lists(st.from_regex(r"https?://[a-z]{1,5}(\.[a-z]{1,5})?(:808[0-9])?", fullmatch=True), max_size=3, unique=True)
     if setting.name in ("allowed_methods", "allowed_headers"):
         values = st.lists(st.from_regex(r"[A-Z]{1,8}(-[A-Z]{1,3})?|\*", fullmatch=True), max_size=3, unique=True)
+    if setting.name == "cudagraph_capture_sizes":
+        values = st.lists(st.integers(1, 999).map(str), max_size=3, unique=True)
     if setting.name == "metrics_prefix":
         values = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,20}", fullmatch=True).filter(lambda text: text not in UNMARKED)
     if setting.name == "custom_histogram_buckets":

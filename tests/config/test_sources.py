@@ -277,10 +277,10 @@ def test_environment_problems(name: str, text: str, problem: str) -> None:
 
 
 def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
-    met = {"SM_VLLM_TENSOR_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_ENFORCE_EAGER": ""}
+    met = {"SM_VLLM_TENSOR_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
     assert resolve(["demo"], met).sources.keys() == {"model"}
     problems = problems_of(
-        ["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_ENFORCE_EAGER": "no", "SM_VLLM_PIPELINE_PARALLEL_SIZE": "01"}
+        ["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_PIPELINE_PARALLEL_SIZE": "01"}
     )
     assert len(problems) == 3
     assert all("is not supported by this version" in problem for problem in problems)

