@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
-from headway.kernels.gpu.device import num_multiprocessors
+from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.softmax import accumulate, scores_log2
+from headway.kernels.tuned import DecodeTiles, tuned_decode
 
 MIN_SPLIT_TOKENS = 256  # below that the merge costs more than the parallelism gains (an estimate: not yet measured on a GPU)
 MAX_SPLITS = 64
@@ -131,12 +132,14 @@ def paged_attention(
     if num_rows == 0:
         return out
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
-    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device))
+    block_d, group = max(16, triton.next_power_of_2(head_dim)), num_heads // num_kv_heads
+    tiles = tuned_decode(chip(q.device), (group, head_dim, k_cache.itemsize), num_rows * num_kv_heads)
+    tiles = tiles or DecodeTiles(block_n(block_d, q.dtype), MIN_SPLIT_TOKENS)
+    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device), tiles)
     parts, lse = out.unsqueeze(2), out
     if num_splits > 1:
         parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
-    block_d = max(16, triton.next_power_of_2(head_dim))
     decode_kernel[(num_rows, num_kv_heads, num_splits)](
         q,
         k_cache,
@@ -155,15 +158,15 @@ def paged_attention(
         block_size,
         head_dim,
         sliding_window,
-        GROUP=num_heads // num_kv_heads,
+        GROUP=group,
         HAS_SOFTCAP=softcap > 0,
         NUM_SPLITS=num_splits,
-        BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
-        BLOCK_N=block_n(block_d, q.dtype),
+        BLOCK_M=max(16, triton.next_power_of_2(group)),
+        BLOCK_N=tiles.block_n,
         BLOCK_D=block_d,
         UPCAST=is_interpreting(),
-        num_warps=4,
-        num_stages=2,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
     )
     if num_splits > 1:
         merge_kernel[(num_rows * num_heads,)](
@@ -179,10 +182,10 @@ def paged_attention(
     return out
 
 
-def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int) -> int:
-    """How many programs share a row's keys: enough for two programs a multiprocessor, none with less than MIN_SPLIT_TOKENS."""
-    wanted = triton.cdiv(2 * num_multiprocessors, num_tiles)
-    return max(1, min(int(wanted), longest // MIN_SPLIT_TOKENS, MAX_SPLITS))
+def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int, tiles: DecodeTiles) -> int:
+    """How many programs share a row's keys: enough for ``tiles``' programs a multiprocessor, none with less than its tokens."""
+    wanted = triton.cdiv(tiles.programs_per_multiprocessor * num_multiprocessors, num_tiles)
+    return max(1, min(int(wanted), longest // tiles.min_split_tokens, MAX_SPLITS))
 
 
 def block_n(block_d: int, dtype: torch.dtype) -> int:
