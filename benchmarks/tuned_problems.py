@@ -20,7 +20,7 @@ from headway.kernels import paged_attention
 from headway.kernels.fp8_matmul import SCALE_BLOCK
 from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul, split_k
 from headway.kernels.gpu import paged_attention as gpu_attention
-from headway.kernels.gpu.device import num_multiprocessors
+from headway.kernels.gpu.device import has_fp8, num_multiprocessors
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
 from headway.kernels.reference import paged_attention as reference_attention
@@ -96,7 +96,8 @@ def problems(shapes: Shapes, rows: tuple[int, ...], device: torch.device) -> Ite
 def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int, size: tuple[int, int], device: torch.device) -> Problem:
     n, k = size
     is_blocked = operation.form.endswith("block")
-    more = {"fp8_linear": (1, SCALE_BLOCK if is_blocked else 0), "int4_linear": (min(GROUP_SIZE, k),)}.get(operation.name, ())
+    item_size = 1 if has_fp8(device) else shapes.dtype.itemsize  # of x, once it is rounded to fp8
+    more = {"fp8_linear": (item_size, SCALE_BLOCK if is_blocked else 0), "int4_linear": (min(GROUP_SIZE, k),)}.get(operation.name, ())
     options = dict(_FEW_OPTIONS if num_rows <= split_k.FEW_ROWS else _MANY_OPTIONS)
     if operation.name == "linear":
         options = dict(_SINGLE_ROW_OPTIONS) if num_rows == 1 else options | {"num_splits": (1,)}
@@ -104,7 +105,7 @@ def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int,
         del options["block_k"]  # a chunk of its layout
     if is_blocked:
         options |= {name: tuple(value for value in options[name] if value <= SCALE_BLOCK) for name in ("block_n", "block_k")}
-    start = _start(operation.name, num_rows, size, shapes.dtype, num_multiprocessors(device))
+    start = _start(operation.name, num_rows, size, shapes.dtype, item_size, num_multiprocessors(device))
     others = (_LIBRARY,) if operation.name == "linear" else ()
 
     def make() -> list[Inputs]:
@@ -117,14 +118,14 @@ def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int,
     return Problem(operation.name, (n, k, *more), num_rows, start, options, make, others)
 
 
-def _start(operation: str, num_rows: int, size: tuple[int, int], dtype: torch.dtype, num_multiprocessors: int) -> Tiles:
+def _start(operation: str, num_rows: int, size: tuple[int, int], dtype: torch.dtype, item_size: int, num_multiprocessors: int) -> Tiles:
     n, k = size
     if operation == "linear":
         return Tiles(1, 4, 2048, num_stages=1) if num_rows == 1 else Tiles(_NARROW_ROWS, 64, 128, num_stages=4)
     if operation == "int8_linear":
         return split_k.estimate_tiles(num_rows, n, k, quant_matmul.BLOCK_K, num_multiprocessors)
     if operation == "fp8_linear":
-        return fp8_matmul.estimate(num_rows, n, k, 1, num_multiprocessors)
+        return fp8_matmul.estimate(num_rows, n, k, item_size, num_multiprocessors)
     return int4_matmul.estimate(num_rows, size, GROUP_SIZE // 2, dtype, num_multiprocessors)
 
 
@@ -135,7 +136,7 @@ def _expected(operation: _Operation, x: Tensor, weight: Any) -> Tensor:
         return reference_int8.int8_linear(x, weight.data, None)
     if operation.reference is reference_int4:
         return reference_int4.int4_linear(x, weight, None)
-    return torch.nn.functional.linear(x.float(), weight.data.float())
+    return torch.nn.functional.linear(x.float(), weight.data.float()).to(x.dtype)
 
 
 def _decode(shapes: Shapes, batch: int, device: torch.device) -> Problem:
