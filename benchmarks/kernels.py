@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gc
 import json
 import re
 import sys
@@ -63,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
     device = torch.device(options.device)
     options.shapes = options.shapes or ("llama-8b" if device.type == "cuda" else "smollm2-135m")
     torch.manual_seed(0)
-    gc.freeze()  # each capture of a graph collects garbage
     shapes = ALL_SHAPES[options.shapes]
     limits = measure_limits(device, (shapes.arithmetic, "fp8", "int8") if device.type == "cuda" else (shapes.arithmetic, "int8"))
     print(f"{_device_name(device)}, torch {torch.__version__}, {options.shapes}, {datetime.date.today()}\n")
