@@ -18,17 +18,15 @@ from tuning import Inputs, Problem
 
 from headway.kernels import paged_attention
 from headway.kernels.fp8_matmul import SCALE_BLOCK
-from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul, split_k
+from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul, split_k
 from headway.kernels.gpu import paged_attention as gpu_attention
-from headway.kernels.gpu.device import has_fp8, num_multiprocessors
+from headway.kernels.gpu.device import has_fp8, num_multiprocessors, shared_memory_bytes
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
 from headway.kernels.reference import paged_attention as reference_attention
 from headway.kernels.reference import quant_matmul as reference_int8
-from headway.kernels.tuned import DecodeTiles, Tiles
+from headway.kernels.tuned import LIBRARY, DecodeTiles, Tiles
 
-_LIBRARY = Tiles(0, 0, 0)  # of ``linear``: the device's own product
-_NARROW_ROWS = 16  # beyond, ``linear`` is the device's own product
 _DECODE_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MAX_DECODE_TOKENS = 1 << 20  # of keys that one input holds: 4.3 GB in Llama's shape
 _DECODE_OPTIONS = {
@@ -89,7 +87,7 @@ def problems(shapes: Shapes, rows: tuple[int, ...], device: torch.device) -> Ite
             if name == "lm_head" and operation.name != "linear":
                 continue
             for num_rows in rows:
-                if operation.name != "linear" or num_rows <= _NARROW_ROWS:
+                if operation.name != "linear" or num_rows <= linear.MAX_ROWS:
                     yield _product(operation, form, shapes, num_rows, size, device)
 
 
@@ -105,8 +103,8 @@ def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int,
         del options["block_k"]  # a chunk of its layout
     if is_blocked:
         options |= {name: tuple(value for value in options[name] if value <= SCALE_BLOCK) for name in ("block_n", "block_k")}
-    start = _start(operation.name, num_rows, size, shapes.dtype, item_size, num_multiprocessors(device))
-    others = (_LIBRARY,) if operation.name == "linear" else ()
+    start = _start(operation.name, num_rows, size, shapes.dtype, item_size, device)
+    others = (LIBRARY,) if operation.name == "linear" else ()
 
     def make() -> list[Inputs]:
         num_sets = num_input_sets(device, round(form.weight_bytes(n, k)))
@@ -118,15 +116,15 @@ def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int,
     return Problem(operation.name, (n, k, *more), num_rows, start, options, make, others)
 
 
-def _start(operation: str, num_rows: int, size: tuple[int, int], dtype: torch.dtype, item_size: int, num_multiprocessors: int) -> Tiles:
+def _start(operation: str, num_rows: int, size: tuple[int, int], dtype: torch.dtype, item_size: int, device: torch.device) -> Tiles:
     n, k = size
     if operation == "linear":
-        return Tiles(1, 4, 2048, num_stages=1) if num_rows == 1 else Tiles(_NARROW_ROWS, 64, 128, num_stages=4)
+        return linear.estimate(num_rows, n, k, num_multiprocessors(device), shared_memory_bytes(device))
     if operation == "int8_linear":
-        return split_k.estimate_tiles(num_rows, n, k, quant_matmul.BLOCK_K, num_multiprocessors)
+        return split_k.estimate_tiles(num_rows, n, k, quant_matmul.BLOCK_K, num_multiprocessors(device))
     if operation == "fp8_linear":
-        return fp8_matmul.estimate(num_rows, n, k, item_size, num_multiprocessors)
-    return int4_matmul.estimate(num_rows, size, GROUP_SIZE // 2, dtype, num_multiprocessors)
+        return fp8_matmul.estimate(num_rows, n, k, item_size, num_multiprocessors(device))
+    return int4_matmul.estimate(num_rows, size, GROUP_SIZE // 2, dtype, num_multiprocessors(device))
 
 
 def _expected(operation: _Operation, x: Tensor, weight: Any) -> Tensor:

@@ -8,11 +8,14 @@ from kernel_comparisons import DTYPES
 from matmul_comparisons import (
     FP8_GROUPS,
     INT4_CASES,
+    LINEAR_CASES,
     MATMUL_SHAPES,
     Int4Case,
+    LinearCase,
     compare_fp8,
     compare_int4,
     compare_int8,
+    compare_linear,
     compare_quantize_fp8,
 )
 
@@ -71,3 +74,12 @@ def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
     from headway.kernels.gpu import int4_matmul
 
     compare_int4(int4_matmul, case, dtype, "cuda", strided=strided)
+
+
+@STRIDED
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("case", [*LINEAR_CASES, *[((m, 4096, n), None) for m in (1, 8) for n in (4096, 28672)]], ids=str)
+def test_linear(case: LinearCase, dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import linear
+
+    compare_linear(linear, case, dtype, "cuda", strided=strided)

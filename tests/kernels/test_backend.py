@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headway.kernels import norm
+from headway.kernels import backend, norm
 from headway.kernels.backend import OVERRIDE, KernelUnavailable, implementation, is_interpreting
 
 
@@ -20,7 +20,13 @@ def test_cpu_takes_the_cpu_version_where_there_is_one() -> None:
 
 def test_other_devices_fall_back_to_the_reference() -> None:
     assert implementation("norm", "mps").__name__ == "headway.kernels.reference.norm"
-    assert implementation("linear", "cuda").__name__ == "headway.kernels.reference.linear"
+
+
+def test_cuda_without_triton_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_has_triton", lambda: False)
+    backend._implementation.cache_clear()
+    assert implementation("norm", "cuda").__name__ == "headway.kernels.reference.norm"
+    backend._implementation.cache_clear()
 
 
 def test_cuda_takes_triton() -> None:
@@ -32,7 +38,7 @@ def test_cuda_takes_triton() -> None:
     ("choice", "op", "device", "message"),
     [
         ("fast", "norm", "cpu", "'fast' is not one of reference, triton, cpu"),
-        ("triton", "linear", "cpu", "'linear' has no triton implementation"),
+        ("cpu", "lora", "cpu", "'lora' has no cpu implementation"),
         ("cpu", "norm", "cuda", "tensors are on cuda"),
     ],
 )

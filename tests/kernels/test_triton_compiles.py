@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SMALLEST_SHARED_MEMORY = 99 * 1024  # bytes a program may use on sm_86 and sm_89 (A10G, L4, L40S)
-MOST_SPILT = 64  # bytes a thread; prefill with a soft cap spills 56 on sm_80
+MOST_SPILT = {"int4": 64, "prefill": 32}  # bytes a thread, on sm_80; prefill: with fp8 pages and a window
 
 
 def _ptxas_runs() -> bool:
@@ -37,7 +37,7 @@ def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     names = {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill", "forbid", "shrink", "expand"}
-    names |= {"sum_parts", "quantize_rows", "quantize_groups", "int8", "fp8", "int4"}
+    names |= {"single_row", "few_rows", "sum_parts", "quantize_rows", "quantize_groups", "int8", "fp8", "int4"}
     assert {kernel["kernel"] for kernel in kernels} >= names
     assert max(kernel["shared"] for kernel in kernels) <= SMALLEST_SHARED_MEMORY
-    assert not [kernel for kernel in kernels if kernel["stack"] > MOST_SPILT]
+    assert not [kernel for kernel in kernels if kernel["stack"] > MOST_SPILT.get(kernel["kernel"], 0)]

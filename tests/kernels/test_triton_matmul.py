@@ -8,11 +8,14 @@ from kernel_comparisons import DTYPES
 from matmul_comparisons import (
     FP8_GROUPS,
     INT4_CASES,
+    LINEAR_CASES,
     MATMUL_SHAPES,
     Int4Case,
+    LinearCase,
     compare_fp8,
     compare_int4,
     compare_int8,
+    compare_linear,
     compare_quantize_fp8,
 )
 
@@ -22,7 +25,8 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul
+from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul
+from headway.kernels.tuned import LIBRARY, Tiles
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -69,6 +73,47 @@ def test_quantize_fp8(
 @pytest.mark.parametrize("case", INT4_CASES, ids=str)
 def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
     compare_int4(int4_matmul, case, dtype, "cpu", strided=strided)
+
+
+@STRIDED
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("case", LINEAR_CASES, ids=str)
+def test_linear(case: LinearCase, dtype: torch.dtype, strided: bool) -> None:
+    compare_linear(linear, case, dtype, "cpu", strided=strided)
+
+
+def test_linear_row_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(16, 300).half(), torch.randn(40, 300).half()
+    together = linear.packed_linear(x, weight, None)
+    assert torch.equal(linear.packed_linear(x[3:5], weight, None), together[3:5])
+
+
+@pytest.mark.parametrize(
+    ("x", "is_ours"),
+    [
+        (torch.randn(1, 64).half(), True),
+        (torch.randn(16, 64).bfloat16(), True),
+        (torch.randn(17, 64).half(), False),
+        (torch.randn(0, 64).half(), False),
+        (torch.randn(2, 64), False),
+        (torch.randn(2, 128).half()[:, ::2], False),
+        (torch.randn(64, 2).half().T, False),
+    ],
+    ids=["one", "sixteen", "many", "none", "fp32", "every second", "transposed"],
+)
+def test_linear_takes_few_rows_of_two_bytes(x: torch.Tensor, is_ours: bool) -> None:
+    weight = torch.randn(40, 64).to(x.dtype)
+    assert (linear.choose_tiles(x, weight) != LIBRARY) == is_ours
+    torch.testing.assert_close(linear.packed_linear(x, weight, None), torch.nn.functional.linear(x, weight), atol=0.05, rtol=0.05)
+
+
+def test_linear_takes_tiles_from_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(2, 3, 64).half(), torch.randn(40, 64).half()
+    for found in (Tiles(16, 16, 32), LIBRARY):
+        monkeypatch.setattr(linear, "tuned_tiles", lambda *_, found=found: found)
+        assert linear.choose_tiles(x[0], weight) == found
+        assert linear.packed_linear(x, weight, None).shape == (2, 3, 40)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")

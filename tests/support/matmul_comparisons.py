@@ -12,6 +12,7 @@ from headway.kernels.int4_layout import pack_int4
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
 from headway.kernels.reference import quant_matmul as reference_int8
+from headway.kernels.tuned import Tiles
 
 # (M, K), group
 FP8_GROUPS = [((5, 123), 0), ((4, 300), 128), ((3, 5000), 0), ((2, 64), 32), ((0, 64), 128)]
@@ -103,3 +104,29 @@ def compare_int4(module: ModuleType, case: Int4Case, dtype: torch.dtype, device:
     for add in (None, bias):
         # Where weights are rounded to x's dtype, it is as if each product had one rounding more.
         assert_close(module.int4_linear(x, packed, add), reference_int4.int4_linear(x, packed, add), error=4)
+
+
+# (M, K, N), tiles as of a table, None: the estimate
+LINEAR_CASES = [
+    ((1, 64, 48), None),
+    ((1, 123, 37), None),
+    ((1, 4100, 9), None),
+    ((1, 300, 40), Tiles(16, 32, 64)),
+    ((2, 64, 48), None),
+    ((5, 123, 37), None),
+    ((16, 600, 130), None),
+    ((16, 576, 70), Tiles(16, 64, 128)),
+]
+LinearCase = tuple[tuple[int, int, int], Tiles | None]
+
+
+def compare_linear(module: ModuleType, case: LinearCase, dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    shape, tiles = case
+    x, weight, bias = make_linear(shape, dtype, device, strided=strided)
+    weight = weight.to(dtype)
+    if strided:
+        weight = odd_strides(weight)
+    for add in (None, bias):
+        actual = module.narrow_linear(x, weight, add, tiles or module.estimate(*shape[::2], shape[1], 16, 99 * 1024))
+        expected = x.float() @ weight.float().T + (0 if add is None else add.float())
+        assert_close(actual, expected.to(dtype))

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from headway.kernels.gpu import fp8_matmul, int4_matmul, quant_matmul, quantize, split_k
+from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul, quantize, split_k
+from headway.kernels.gpu.device import SMALLEST_SHARED_MEMORY_BYTES
 from headway.kernels.tuned import Tiles
 
 # Name, kernel, types of the run-time arguments that are not integers, constants: constexprs, strides of 1 and options.
@@ -18,7 +19,17 @@ ITEM_SIZES = {"*fp8e4nv": 1, "*bf16": 2, "*fp32": 4}
 
 def matmul_cases(pointer: str, *, has_fp8: bool) -> list[Case]:
     """For a layer 4096 -> 4096, in dtype ``pointer``, as on a chip with fp8 arithmetic or without."""
-    return _sums(pointer) + _quantisers(pointer, has_fp8) + _int8(pointer) + _fp8(pointer, has_fp8) + _int4(pointer)
+    return _linear(pointer) + _sums(pointer) + _quantisers(pointer, has_fp8) + _int8(pointer) + _fp8(pointer, has_fp8) + _int4(pointer)
+
+
+def _linear(pointer: str) -> list[Case]:
+    types = dict.fromkeys(("x_ptr", "weight_ptr", "bias_ptr", "out_ptr"), pointer)
+    single, few = (linear.estimate(num_rows, 4096, 4096, MULTIPROCESSORS, SMALLEST_SHARED_MEMORY_BYTES) for num_rows in (1, 16))
+    one = _constants(single) | {"HAS_BIAS": True}
+    del one["BLOCK_M"], one["NUM_SPLITS"]
+    more = _constants(few) | {"HAS_BIAS": True, "UPCAST": False}
+    del more["NUM_SPLITS"]
+    return [("single_row", linear.single_row_kernel, types, one), ("few_rows", linear.few_rows_kernel, types, more)]
 
 
 def _sums(pointer: str) -> list[Case]:

@@ -1,0 +1,146 @@
+"""Dense matrix product for few rows in Triton: a program makes some columns of the result from all of K. More rows are the BLAS's.
+
+Such a product is bound by reading the weight. On an H200 with cold weights in bf16, microseconds, in brackets the share of its copy
+bandwidth (2026-11):
+
+    N x K            1 row: BLAS    ours          16 rows: BLAS    ours
+    4096 x 4096      13.4 (58%)     10.2 (76%)    13.5             11.7
+    6144 x 4096      17.3 (67%)     14.4 (81%)    17.4             15.0
+    4096 x 14336     32.6 (84%)     29.0 (94%)    33.5             31.2
+    28672 x 4096     58.1 (94%)     54.7 (100%)   59.4             56.2
+
+From 17 rows on the BLAS is as fast. Splitting K over programs gained nothing, so no parts need adding up, and a row's result depends
+neither on scheduling nor, from 2 to 16 rows, on the other rows.
+"""
+
+# mypy: allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional
+
+from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.device import chip, num_multiprocessors, shared_memory_bytes
+from headway.kernels.tuned import LIBRARY, Tiles, tuned_tiles
+
+MAX_ROWS = 16
+
+
+@triton.jit
+def single_row_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    out_features,
+    in_features,
+    weight_stride,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    in_n = n < out_features
+    acc = tl.zeros([BLOCK_N, BLOCK_K], dtype=tl.float32)  # summed once, at the end: within the loop threads exchange nothing
+    for start in range(0, in_features, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        in_k = k < in_features
+        x = tl.load(x_ptr + k, mask=in_k, other=0.0).to(tl.float32)
+        weight = tl.load(weight_ptr + n[:, None] * weight_stride + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
+        acc += weight.to(tl.float32) * x[None, :]
+    value = tl.sum(acc, axis=1)
+    if HAS_BIAS:
+        value += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)
+    tl.store(out_ptr + n, value.to(out_ptr.dtype.element_ty), mask=in_n)
+
+
+@triton.jit
+def few_rows_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    num_rows,
+    out_features,
+    in_features,
+    x_stride,
+    weight_stride,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, BLOCK_M)
+    in_n, in_m = n < out_features, m < num_rows
+    acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)  # weights first: Hopper's matrix units want 64 rows of that operand
+    for start in range(0, in_features, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        in_k = k < in_features
+        weight = tl.load(weight_ptr + n[:, None] * weight_stride + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
+        x = tl.load(x_ptr + m[:, None] * x_stride + k[None, :], mask=in_m[:, None] & in_k[None, :], other=0.0)
+        if UPCAST:
+            weight, x = weight.to(tl.float32), x.to(tl.float32)
+        acc = tl.dot(weight, tl.trans(x), acc, input_precision="ieee")
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
+    mask = in_n[:, None] & in_m[None, :]
+    tl.store(out_ptr + m[None, :] * out_features + n[:, None], acc.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """See headway.kernels.linear.pack_linear."""
+    return weight
+
+
+def packed_linear(x: Tensor, data: Tensor, bias: Tensor | None) -> Tensor:
+    """See headway.kernels.linear.packed_linear."""
+    rows = x.reshape(-1, x.shape[-1])
+    tiles = choose_tiles(rows, data)
+    if tiles == LIBRARY:
+        return functional.linear(x, data, bias)
+    return narrow_linear(rows, data, bias, tiles).view(*x.shape[:-1], data.shape[0])
+
+
+def choose_tiles(x: Tensor, weight: Tensor) -> Tiles:
+    """Of ``narrow_linear`` for x [M, K] and weight [N, K], or LIBRARY: from the chip's table, or else an estimate."""
+    (num_rows, in_features), out_features = x.shape, weight.shape[0]
+    is_narrow = 0 < num_rows <= MAX_ROWS and x.itemsize == 2 and x.stride(1) == weight.stride(1) == 1
+    if not is_narrow:
+        return LIBRARY
+    tiles = tuned_tiles("linear", chip(x.device), (out_features, in_features), num_rows)
+    return tiles or estimate(num_rows, out_features, in_features, num_multiprocessors(x.device), shared_memory_bytes(x.device))
+
+
+def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) -> Tensor:
+    """``x @ weight.T + bias``: x [M, K] of 1 to tiles.block_m rows, weight [N, K] -> [M, N], fp16 or bf16, inner strides of 1.
+
+    One row is multiplied without the matrix units (block_m 1), more with them (block_m 16). K is not split.
+    """
+    (num_rows, in_features), out_features = x.shape, weight.shape[0]
+    assert num_rows <= tiles.block_m, f"{tiles} are for fewer than {num_rows} rows"
+    assert tiles.num_splits == 1, f"{tiles}: K is not split here"
+    out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
+    grid, options = (triton.cdiv(out_features, tiles.block_n),), {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+    tensors = (x, weight, out if bias is None else bias, out)
+    blocks = {"HAS_BIAS": bias is not None, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
+    if tiles.block_m == 1:
+        single_row_kernel[grid](*tensors, out_features, in_features, weight.stride(0), **blocks, **options)
+    else:
+        sizes = (num_rows, out_features, in_features, x.stride(0), weight.stride(0))
+        few_rows_kernel[grid](*tensors, *sizes, BLOCK_M=tiles.block_m, UPCAST=is_interpreting(), **blocks, **options)
+    return out
+
+
+def estimate(num_rows: int, out_features: int, in_features: int, num_multiprocessors: int, shared_memory_bytes: int) -> Tiles:
+    """The best on an H200 (2026-11). With few columns a program takes fewer of them, so that a third of the GPU has work."""
+    longest = max(16, triton.next_power_of_2(in_features))
+    if num_rows == 1:
+        return Tiles(1, 4, min(2048, longest), num_warps=4, num_stages=1)
+    block_n = next((size for size in (64, 32) if 3 * triton.cdiv(out_features, size) >= num_multiprocessors), 16)
+    block_k = min(256 if out_features <= 128 * num_multiprocessors else 128, longest)
+    stage_bytes = 2 * (block_n + MAX_ROWS) * block_k
+    return Tiles(MAX_ROWS, block_n, block_k, num_warps=4, num_stages=min(4, max(2, shared_memory_bytes // stage_bytes)))
