@@ -22,13 +22,14 @@ def attention_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
         yield _decode(shapes, batch, context, device)
     for num_rows, num_new, num_before in shapes.prefills:
         yield _prefill(shapes, [(num_new, num_before)] * num_rows, device)
-    (_, num_new, _), (_, last_new, last_before) = shapes.prefills[0], shapes.prefills[-1]
-    yield _prefill(shapes, [(last_new, last_before), (num_new, 0), *[(1, num_new)] * 8], device)  # a chunk among others
-    yield _prefill(shapes, [(num_new, 0)], device, sliding_window=shapes.sliding_window)
-    yield _torch_prefill(shapes, num_new, device)
+    (_, first, _), (_, second, _), *_, (_, last, before) = shapes.prefills
+    yield _prefill(shapes, [(last, before), (first, 0)], device)  # a chunk of a long prompt beside a short one
+    yield _prefill(shapes, [(second, 0)], device, sliding_window=shapes.sliding_window)
+    for num_new in (first, second):
+        yield _torch_prefill(shapes, num_new, device)
 
 
-class _Pages:
+class Pages:
     """Random keys and values of rows of ``lengths`` tokens in pages that lie anywhere."""
 
     def __init__(self, shapes: Shapes, lengths: list[int], device: torch.device) -> None:
@@ -48,7 +49,7 @@ def _decode(shapes: Shapes, batch: int, context: int, device: torch.device) -> C
     q_size, kv_size = shapes.num_heads * shapes.head_dim, shapes.num_kv_heads * shapes.head_dim
 
     def make() -> Call:
-        pages = _Pages(shapes, [context] * batch, device)
+        pages = Pages(shapes, [context] * batch, device)
         q = torch.randn(batch, shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
         plan = prepare_decode(pages.tables, pages.lengths, block_size=BLOCK_SIZE, dtype=shapes.dtype, seq_lens_host=[context] * batch)
         return lambda: paged_attention(q, pages.k, pages.v, pages.tables, pages.lengths, scale, max_seq_len=context, plan=plan)
@@ -65,7 +66,7 @@ def _prefill(shapes: Shapes, rows: list[tuple[int, int]], device: torch.device, 
     q_size, kv_size = shapes.num_heads * shapes.head_dim, shapes.num_kv_heads * shapes.head_dim
 
     def make() -> Call:
-        pages = _Pages(shapes, lengths, device)
+        pages = Pages(shapes, lengths, device)
         q = torch.randn(sum(query_lens), shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
         starts = torch.tensor([0, *accumulate(query_lens)], dtype=torch.int32, device=device)
         plan = prepare_prefill(
@@ -103,8 +104,8 @@ def _torch_prefill(shapes: Shapes, num_tokens: int, device: torch.device) -> Cas
     q_size, kv_size = shapes.num_heads * shapes.head_dim, shapes.num_kv_heads * shapes.head_dim
 
     def make() -> Call:
-        q, k, v = (_heads(count, num_tokens, shapes, device) for count in (shapes.num_heads, shapes.num_kv_heads, shapes.num_kv_heads))
-        return lambda: scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        q, k, v = (_heads(shapes.num_heads, num_tokens, shapes, device) for _ in range(3))  # not all of its kernels share keys of heads
+        return lambda: scaled_dot_product_attention(q, k, v, is_causal=True)
 
     moved = num_tokens * (2 * q_size + 2 * kv_size) * shapes.dtype.itemsize
     flops = 4.0 * _num_seen(num_tokens, 0, 0) * q_size

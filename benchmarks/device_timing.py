@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from headway.kernels.quant_matmul import int8_linear, pack_int8
+
 Call = Callable[[], object]
 
 CPU_CACHE_BYTES = 32 << 20  # the last level of most; where it is larger some of what is read a second time is in it
@@ -89,6 +91,9 @@ def _bandwidths(device: torch.device) -> tuple[float, float]:
 
 
 def _square_product(arithmetic: str, edge: int, device: torch.device) -> Call:
+    if arithmetic == "int8" and device.type != "cuda":  # torch's own is plain loops there
+        packed, x = pack_int8(torch.randn(edge, edge)), torch.randn(edge, edge)
+        return lambda: int8_linear(x, packed)
     if arithmetic == "int8":
         a, b = (torch.randint(-127, 128, (edge, edge), dtype=torch.int8, device=device) for _ in range(2))
         return lambda: torch._int_mm(a, b.t())

@@ -110,7 +110,7 @@ TINY = Shapes(
     num_rows=(1, 16),
     step_tokens=(1, 16),
     decodes=((1, 64), (4, 128)),
-    prefills=((1, 64, 0), (2, 16, 48)),
+    prefills=((1, 16, 0), (1, 64, 0), (2, 16, 48)),
     sliding_window=32,
     num_choices=(1, 4),
 )

@@ -27,14 +27,8 @@ def check_inner_stride(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} has strides {tensor.stride()}; its last dimension must be contiguous")
 
 
-def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
-    """``q`` [T, Hq, D] fits the pages [num_blocks, block_size, Hkv, D]: same D and dtype, Hq a multiple of Hkv."""
-    if q.dim() != 3 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or k_cache.shape[3] != q.shape[2]:
-        raise ValueError(f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)} do not fit together")
-    if k_cache.shape[2] == 0 or q.shape[1] % k_cache.shape[2]:
-        raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k_cache.shape[2]} key-value heads")
-    if k_cache.dtype != q.dtype or v_cache.dtype != q.dtype:
-        raise ValueError(f"q is {q.dtype}, k_cache {k_cache.dtype}, v_cache {v_cache.dtype}; all must be the same")
-    check_inner_stride("q", q)
-    check_inner_stride("k_cache", k_cache)
-    check_inner_stride("v_cache", v_cache)
+def check_heads(name: str, tensor: Tensor | None, num_heads: int) -> None:
+    """``tensor``, if there is one, has a float for each query head."""
+    if tensor is not None:
+        check_float(name, tensor)
+        check_shape(name, tensor, num_heads)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_cache, check_float, check_shape
+from headway.kernels.checks import check_float, check_heads, check_shape
+from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
 from headway.kernels.plans import DecodePlan
 
 
@@ -23,23 +24,27 @@ def paged_attention(
     max_seq_len: int,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """``out[b, h] = softmax(cap(scale * q[b, h] . K[b, h // G])) V[b, h // G]`` over the row's ``seq_lens[b]`` keys.
 
-    ``scale`` is above 0. ``G = Hq / Hkv`` query heads share a key-value head. ``cap(s) = softcap * tanh(s / softcap)``, off at 0. The query is the
-    sequence's last token (position ``seq_lens - 1``); its key and value are in the cache already. With ``sliding_window`` w > 0
-    it sees the last w keys, its own included.
+    ``scale`` is above 0. ``G = Hq / Hkv`` query heads share a key-value head. ``cap(s) = softcap * tanh(s / softcap)``, off at 0. The
+    query is the sequence's last token (position ``seq_lens - 1``); its key and value are in the cache already. With
+    ``sliding_window`` w > 0 it sees the last w keys, its own included. ``sinks`` [Hq]: one more score of each head, uncapped, whose
+    key has no value: the softmax's denominator gains ``exp(sinks[h])`` (gpt-oss; Xiao et al., arXiv:2309.17453).
 
     q [B, Hq, D] (any outer strides); k_cache, v_cache [num_blocks, block_size, Hkv, D], same dtype: fp32, fp16 or bf16, summed
-    in fp32; block_tables [B, M] int32, entries past a row's length are not read as keys but must be valid block ids; seq_lens
-    [B] int32 of at least 1 and at most max_seq_len <= M * block_size. Pages must be finite everywhere (zero them once): what is
-    hidden is multiplied by 0, not skipped. Returns a new contiguous [B, Hq, D].
+    in fp32, or float8_e4m3fn, multiplied by ``kv_scales``; block_tables [B, M] int32, entries past a row's length are not read as
+    keys but must be valid block ids; seq_lens [B] int32 of at least 1 and at most max_seq_len <= M * block_size. Pages must be finite
+    everywhere (zero them once): what is hidden is multiplied by 0, not skipped. Returns a new contiguous [B, Hq, D].
     ``plan`` comes from ``prepare_decode`` for this step and window; without it each call does that work.
     """
     num_rows = q.shape[0]
     check_float("q", q)
-    check_cache(q, k_cache, v_cache)
+    check_cache(q, k_cache, v_cache, kv_scales)
+    check_heads("sinks", sinks, q.shape[1])
     check_shape("block_tables", block_tables, num_rows, -1)
     check_shape("seq_lens", seq_lens, num_rows)
     if max_seq_len > block_tables.shape[1] * k_cache.shape[1]:
@@ -56,6 +61,8 @@ def paged_attention(
         max_seq_len=max_seq_len,
         sliding_window=sliding_window,
         softcap=softcap,
+        sinks=sinks,
+        kv_scales=kv_scales,
         plan=plan,
     )
     return out
@@ -73,7 +80,7 @@ def prepare_decode(
     """What the layers of one step share; None where the implementation has no use for it (CUDA, reference).
 
     Valid for calls with the same block_tables [B, M] and seq_lens [B], unchanged, the same window and pages of this block_size
-    and dtype (fp32, fp16 or bf16). seq_lens_host: a host copy of seq_lens, saves a synchronisation.
+    and dtype. seq_lens_host: a host copy of seq_lens, saves a synchronisation.
     """
     prepare = getattr(implementation("paged_attention", block_tables.device.type), "prepare_decode", None)
     if prepare is None:

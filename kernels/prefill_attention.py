@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_cache, check_float, check_shape
+from headway.kernels.checks import check_float, check_heads, check_shape
+from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
 from headway.kernels.plans import PrefillPlan
 
 
@@ -27,6 +28,8 @@ def prefill_attention(
     seq_lens_host: Sequence[int] | None = None,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: PrefillPlan | None = None,
 ) -> Tensor:
     """Attention as in paged_attention for the last ``query_len`` positions of each row, each seeing the keys up to its own.
@@ -36,14 +39,15 @@ def prefill_attention(
     of this chunk are in the cache pages already.
 
     q [T, Hq, D] (any outer strides), T = query_start_loc[B] - query_start_loc[0] and query_start_loc[0] = 0; k_cache, v_cache
-    [num_blocks, block_size, Hkv, D] in q's dtype (fp32, fp16, bf16; summed in fp32); block_tables [B, M] int32, seq_lens [B]
-    int32, query_start_loc [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with one
-    query or none are right too. Returns a new contiguous [T, Hq, D].
+    [num_blocks, block_size, Hkv, D] in q's dtype (fp32, fp16, bf16; summed in fp32) or float8_e4m3fn; block_tables [B, M] int32,
+    seq_lens [B] int32, query_start_loc [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with
+    one query or none are right too. Returns a new contiguous [T, Hq, D].
     ``plan`` comes from ``prepare_prefill`` for this step and window; without it each call does that work.
     """
     num_rows = block_tables.shape[0]
     check_float("q", q)
-    check_cache(q, k_cache, v_cache)
+    check_cache(q, k_cache, v_cache, kv_scales)
+    check_heads("sinks", sinks, q.shape[1])
     check_shape("block_tables", block_tables, num_rows, -1)
     check_shape("seq_lens", seq_lens, num_rows)
     check_shape("query_start_loc", query_start_loc, num_rows + 1)
@@ -61,6 +65,8 @@ def prefill_attention(
         seq_lens_host=seq_lens_host,
         sliding_window=sliding_window,
         softcap=softcap,
+        sinks=sinks,
+        kv_scales=kv_scales,
         plan=plan,
     )
     return out

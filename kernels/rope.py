@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_cache, check_float, check_inner_stride, check_shape
+from headway.kernels.checks import check_float, check_inner_stride, check_shape
+from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
 from headway.kernels.plans import RopePlan
 
 
@@ -33,6 +34,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """Rotate q and k by their positions, write k and v into their cache slots, return the rotated q.
@@ -45,13 +47,14 @@ def rope_and_cache(
 
     q [T, Hq, D], k and v [T, Hkv, D] (one dtype, any outer strides: slices of a fused QKV output are fine); cos_sin
     [P, rotary_dim] fp32, the cosines then the sines; positions [T] int64 below P; k_cache, v_cache
-    [num_blocks, block_size, Hkv, D] in q's dtype; slot_mapping [T] int64, ``block * block_size + offset``, unique, -1: do not
+    [num_blocks, block_size, Hkv, D] in q's dtype, or in float8_e4m3fn: what would be written is divided by ``kv_scales``, cut off at
+    +-448 and rounded to the nearest, ties to even; slot_mapping [T] int64, ``block * block_size + offset``, unique, -1: do not
     write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are, the caches change in place.
     ``plan`` comes from ``prepare_rope`` with the same arguments; without it each call does that work. (Su et al., arXiv:2104.09864)
     """
     num_tokens, _, head_dim = q.shape
     check_float("q", q)
-    check_cache(q, k_cache, v_cache)
+    check_cache(q, k_cache, v_cache, kv_scales)
     check_shape("k", k, num_tokens, k_cache.shape[2], head_dim)
     check_shape("v", v, num_tokens, k_cache.shape[2], head_dim)
     check_inner_stride("k", k)
@@ -62,7 +65,18 @@ def rope_and_cache(
         check_shape("qk_norm.q_weight", qk_norm.q_weight, head_dim)
         check_shape("qk_norm.k_weight", qk_norm.k_weight, head_dim)
     out: Tensor = implementation("rope", q.device.type).rope_and_cache(
-        q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, qk_norm=qk_norm, plan=plan
+        q,
+        k,
+        v,
+        cos_sin,
+        positions,
+        k_cache,
+        v_cache,
+        slot_mapping,
+        interleaved=interleaved,
+        qk_norm=qk_norm,
+        kv_scales=kv_scales,
+        plan=plan,
     )
     return out
 

@@ -4,6 +4,8 @@ Query heads that share a key-value head become the kernel's queries, so keys are
 32 rows of 130-190 tokens, 9 + 3 heads of 64, pages of 32, 2 threads, EPYC with AVX-512, 2026-11 (bf16 in brackets): 29 ms
 (23), of which the gather 11 (6.5). Alternatives: a loop over rows 72 (57); batched matmul and softmax on the gathered pages 48 (22),
 on a gather by head 30 (20, but scores rounded to bf16); embedding_bag for the values 47 (21); enable_gqa 28 (104).
+
+Pages in fp8 and sinks, which models too large for a CPU have, are left to the reference.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import DecodeShape, function
 from headway.kernels.cpu.prefill_attention import attend
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
 from headway.kernels.plans import DecodeGroup, DecodePlan
+from headway.kernels.reference import paged_attention as reference
 
 # A padded page costs about 5 us a layer to gather and attend, one more call about 50 us (as measured above).
 MAX_WASTED_PAGES = 12
@@ -31,8 +35,8 @@ def prepare_decode(
     sliding_window: int = 0,
     seq_lens_host: Sequence[int] | None = None,
 ) -> DecodePlan | None:
-    """See headway.kernels.paged_attention.prepare_decode. The compiled kernel needs no plan."""
-    if function("paged_decode", dtype) is not None:
+    """See headway.kernels.paged_attention.prepare_decode. The compiled kernel and the reference need no plan."""
+    if dtype == FP8 or function("paged_decode", dtype) is not None:
         return None
     return _plan(block_tables, seq_lens, block_size, dtype, sliding_window, seq_lens_host)
 
@@ -68,10 +72,25 @@ def paged_attention(
     max_seq_len: int,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""
-    del max_seq_len  # a hint for implementations that launch one grid for all rows
+    if sinks is not None or k_cache.dtype != q.dtype:
+        return reference.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            block_tables,
+            seq_lens,
+            scale,
+            max_seq_len=max_seq_len,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=sinks,
+            kv_scales=kv_scales,
+        )
     kernel = function("paged_decode", q.dtype)
     if kernel is not None and plan is None and _fits(q, k_cache, v_cache, block_tables, seq_lens):
         out = torch.empty(q.shape, dtype=q.dtype)

@@ -31,7 +31,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from headway.kernels.cpu.native.library import PrefillShape, function
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
 from headway.kernels.plans import PrefillPlan, PrefillRow
+from headway.kernels.reference import prefill_attention as reference
 
 TILE = 256
 
@@ -47,8 +49,8 @@ def prepare_prefill(
     seq_lens_host: Sequence[int] | None = None,
     sliding_window: int = 0,
 ) -> PrefillPlan | None:
-    """See headway.kernels.prefill_attention.prepare_prefill. The compiled kernel needs no plan."""
-    if function("prefill_attention", dtype) is not None:
+    """See headway.kernels.prefill_attention.prepare_prefill. The compiled kernel and the reference need no plan."""
+    if dtype == FP8 or function("prefill_attention", dtype) is not None:
         return None
     return _plan(block_tables, seq_lens, query_start_loc, block_size, dtype, query_lens, seq_lens_host, sliding_window)
 
@@ -94,10 +96,27 @@ def prefill_attention(
     seq_lens_host: Sequence[int] | None = None,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: PrefillPlan | None = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
-    del max_query_len, max_seq_len  # hints for implementations that launch one grid for all rows
+    if sinks is not None or k_cache.dtype != q.dtype:
+        return reference.prefill_attention(
+            q,
+            k_cache,
+            v_cache,
+            block_tables,
+            seq_lens,
+            query_start_loc,
+            scale,
+            max_query_len=max_query_len,
+            max_seq_len=max_seq_len,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=sinks,
+            kv_scales=kv_scales,
+        )
     out = torch.empty(q.shape, dtype=q.dtype)
     kernel = function("prefill_attention", q.dtype)
     if kernel is not None and plan is None and _fits(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc):

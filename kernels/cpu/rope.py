@@ -14,7 +14,9 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import RopeShape, function
 from headway.kernels.cpu.norm import rms_norm
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
 from headway.kernels.plans import RopePlan
+from headway.kernels.reference import rope as reference
 from headway.kernels.rope import QKNorm
 
 
@@ -43,9 +45,13 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
-    """See headway.kernels.rope.rope_and_cache."""
+    """See headway.kernels.rope.rope_and_cache. Pages in fp8 are left to the reference."""
+    if k_cache.dtype == FP8:
+        tensors = (q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping)
+        return reference.rope_and_cache(*tensors, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales)
     if qk_norm is not None:
         q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
     kernel = function("rope_and_cache", q.dtype)

@@ -40,5 +40,11 @@ def has_warpgroups(device: torch.device) -> bool:
 
 @functools.cache
 def chip(device: torch.device) -> str:
-    """The name of a chip in tables of tuned tiles, such as "nvidia_h100_80gb_hbm3"; "" under the interpreter."""
-    return "" if device.type != "cuda" else "_".join(torch.cuda.get_device_name(device).lower().replace("-", " ").split())
+    """What tables of tuned tiles go by: "sm90_132", an architecture and its multiprocessors, is an H100 or an H200; "" when interpreting.
+
+    So an H100 for PCIe, which has fewer, is told apart; chips that differ in memory alone share a table.
+    """
+    if device.type != "cuda":
+        return ""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm{major}{minor}_{num_multiprocessors(device)}"

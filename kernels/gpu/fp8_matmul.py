@@ -113,7 +113,8 @@ def fp8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | N
     if quantize_input:
         dtype = torch.float8_e4m3fn if is_native else torch.bfloat16
         x, x_scale = quantize_values(x, SCALE_BLOCK if is_blocked else 0, dtype)
-    tiles = tuned_tiles("fp8_linear", chip(x.device), (out_features, in_features, x.itemsize), num_rows)
+    sizes = (out_features, in_features, x.itemsize, SCALE_BLOCK if is_blocked else 0)
+    tiles = tuned_tiles("fp8_linear", chip(x.device), sizes, num_rows)
     tiles = tiles or estimate(num_rows, out_features, in_features, x.itemsize, num_multiprocessors(x.device))
     assert not is_blocked or SCALE_BLOCK % tiles.block_n == SCALE_BLOCK % tiles.block_k == 0, f"{tiles} reach over blocks of scales"
     parts = out

@@ -12,8 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
-from headway.kernels.gpu.device import num_multiprocessors
-from headway.kernels.gpu.softmax import accumulate, exponent_factor, scores_of
+from headway.kernels.gpu.device import chip, num_multiprocessors
+from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
+from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
+from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.tuned import DecodeTiles, tuned_decode
 
 MIN_SPLIT_TOKENS = 64  # one row of 2048 tokens, 32 and 8 heads of 128, bf16, H200: 9.0 us; with 256 13.1 (2026-11)
 MAX_SPLITS = 64
@@ -26,9 +29,11 @@ def decode_kernel(
     v_cache_ptr,
     tables_ptr,
     seq_lens_ptr,
+    sinks_ptr,
     out_ptr,
     lse_ptr,
     scale,
+    v_scale,
     softcap,
     q_stride_row,
     q_stride_head,
@@ -46,6 +51,7 @@ def decode_kernel(
     sliding_window,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -65,8 +71,9 @@ def decode_kernel(
     in_group, in_dim = member < GROUP, dim < head_dim
     q_mask = in_group[:, None] & in_dim[None, :]
     q = tl.load(q_ptr + row * q_stride_row + head[:, None] * q_stride_head + dim[None, :], mask=q_mask, other=0.0)
-    peak = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    dtype = q.dtype
+    q = operand(q, dtype, UPCAST)
+    peak, total = begin_softmax(sinks_ptr, head, in_group, split == 0, HAS_SINKS, BLOCK_M)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     factor = exponent_factor(scale, HAS_SOFTCAP)
     for start in range(begin, end, BLOCK_N):
@@ -77,12 +84,12 @@ def decode_kernel(
         kv_mask = exists[:, None] & in_dim[None, :]
         k_rows = k_cache_ptr + block * k_stride_block + offset * k_stride_token + kv_head * k_stride_head
         v_rows = v_cache_ptr + block * v_stride_block + offset * v_stride_token + kv_head * v_stride_head
-        k = tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
-        scores = tl.where(exists[None, :], scores_of(q, k, scale, softcap, HAS_SOFTCAP, UPCAST), float("-inf"))
-        v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
-        peak, total, acc = accumulate(scores, v, peak, total, acc, factor, UPCAST)
+        k = operand(tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), dtype, UPCAST)
+        scores = tl.where(exists[None, :], scores_of(q, k, scale, softcap, HAS_SOFTCAP), float("-inf"))
+        v = operand(tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), dtype, UPCAST)
+        peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
 
-    value = acc / tl.where(total > 0, total, 1.0)[:, None]  # a split without keys leaves zeros and -inf
+    value = normalised(acc, total, v_scale)  # a split without keys leaves zeros and -inf
     out_rows = out_ptr + row * out_stride_row + head[:, None] * out_stride_head + split.to(tl.int64) * out_stride_split
     tl.store(out_rows + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=q_mask)
     if NUM_SPLITS > 1:
@@ -122,6 +129,8 @@ def paged_attention(
     max_seq_len: int,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention. The grid depends on shapes and max_seq_len only (CUDA graphs)."""
@@ -132,21 +141,26 @@ def paged_attention(
     if num_rows == 0:
         return out
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
-    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device))
+    block_d, group = max(16, triton.next_power_of_2(head_dim)), num_heads // num_kv_heads
+    tiles = tuned_decode(chip(q.device), (group, head_dim, k_cache.itemsize), num_rows * num_kv_heads)
+    tiles = tiles or DecodeTiles(block_n(block_d, q.dtype), MIN_SPLIT_TOKENS)
+    num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device), tiles)
     parts, lse = out.unsqueeze(2), out
     if num_splits > 1:
         parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
         lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
-    block_d = max(16, triton.next_power_of_2(head_dim))
+    scales = loaded_scales(k_cache, kv_scales)
     decode_kernel[(num_rows, num_kv_heads, num_splits)](
         q,
-        k_cache,
-        v_cache,
+        as_loaded(k_cache),
+        as_loaded(v_cache),
         block_tables,
         seq_lens,
+        out if sinks is None else sinks,
         parts,
         lse,
-        scale,
+        scale * scales.k,
+        scales.v,
         softcap,
         *q.stride()[:2],
         *k_cache.stride()[:3],
@@ -155,16 +169,17 @@ def paged_attention(
         *parts.stride()[:3],
         head_dim,
         sliding_window,
-        GROUP=num_heads // num_kv_heads,
+        GROUP=group,
         BLOCK_SIZE=block_size,
+        HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
         NUM_SPLITS=num_splits,
-        BLOCK_M=max(16, triton.next_power_of_2(num_heads // num_kv_heads)),
-        BLOCK_N=block_n(block_d, q.dtype),
+        BLOCK_M=max(16, triton.next_power_of_2(group)),
+        BLOCK_N=tiles.block_n,
         BLOCK_D=block_d,
         UPCAST=is_interpreting(),
-        num_warps=4,
-        num_stages=2,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
     )
     if num_splits > 1:
         merge_kernel[(num_rows * num_heads,)](
@@ -180,10 +195,10 @@ def paged_attention(
     return out
 
 
-def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int) -> int:
-    """How many programs share a row's keys: enough for two programs a multiprocessor, none with less than MIN_SPLIT_TOKENS."""
-    wanted = triton.cdiv(2 * num_multiprocessors, num_tiles)
-    return max(1, min(int(wanted), longest // MIN_SPLIT_TOKENS, MAX_SPLITS))
+def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int, tiles: DecodeTiles) -> int:
+    """How many programs share a row's keys: enough for ``tiles``' programs a multiprocessor, none with less than its tokens."""
+    wanted = triton.cdiv(tiles.programs_per_multiprocessor * num_multiprocessors, num_tiles)
+    return max(1, min(int(wanted), longest // tiles.min_split_tokens, MAX_SPLITS))
 
 
 def block_n(block_d: int, dtype: torch.dtype) -> int:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import has_warpgroups
+from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.paged_attention import block_n as decode_block_n
-from headway.kernels.gpu.softmax import accumulate, exponent_factor, scores_of
+from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
+from headway.kernels.kv_cache import UNSCALED, KVScales
 
 
 @triton.jit
@@ -47,6 +49,7 @@ def _attend_keys(
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    DTYPE: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """Adds the keys begin .. end, in tiles of BLOCK_N. Without HAS_MASK all of them are seen by all queries of the tile."""
@@ -64,15 +67,15 @@ def _attend_keys(
         offset = key % BLOCK_SIZE
         k_rows = k_head + block * k_stride_block + offset * k_stride_token
         v_rows = v_head + block * v_stride_block + offset * v_stride_token
-        k = tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
-        scores = scores_of(q, k, scale, softcap, HAS_SOFTCAP, UPCAST)
+        k = operand(tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), DTYPE, UPCAST)
+        scores = scores_of(q, k, scale, softcap, HAS_SOFTCAP)
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
             if HAS_WINDOW:
                 visible = visible & (key[None, :] > position[:, None] - sliding_window)
             scores = tl.where(visible, scores, float("-inf"))
-        v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
-        peak, total, acc = accumulate(scores, v, peak, total, acc, factor, UPCAST)
+        v = operand(tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), DTYPE, UPCAST)
+        peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
     return peak, total, acc
 
 
@@ -84,8 +87,10 @@ def prefill_kernel(
     tables_ptr,
     seq_lens_ptr,
     starts_ptr,
+    sinks_ptr,
     out_ptr,
     scale,
+    v_scale,
     softcap,
     q_stride_token,
     q_stride_head,
@@ -103,6 +108,7 @@ def prefill_kernel(
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
+    HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -131,8 +137,7 @@ def prefill_kernel(
     if HAS_WINDOW:
         begin = tl.maximum(first - sliding_window + 1, 0) // BLOCK_N * BLOCK_N
         unmasked = tl.minimum(tl.cdiv(tl.maximum(last - sliding_window + 1, 0), BLOCK_N) * BLOCK_N, masked)
-    peak = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    peak, total = begin_softmax(sinks_ptr, head, query < query_len, True, HAS_SINKS, BLOCK_M)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     k_head, v_head = k_cache_ptr + kv_head * k_stride_head, v_cache_ptr + kv_head * v_stride_head
     table = tables_ptr + row * tables_stride
@@ -144,7 +149,7 @@ def prefill_kernel(
         else:
             start, end = begin, unmasked
         peak, total, acc = _attend_keys(
-            q,
+            operand(q, q.dtype, UPCAST),
             peak,
             total,
             acc,
@@ -169,10 +174,11 @@ def prefill_kernel(
             BLOCK_SIZE,
             BLOCK_N,
             BLOCK_D,
+            q.dtype,
             UPCAST,
         )
 
-    value = acc / tl.where(total > 0, total, 1.0)[:, None]
+    value = normalised(acc, total, v_scale)
     out_rows = out_ptr + token * out_stride_token + head * out_stride_head
     tl.store(out_rows[:, None] + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=q_mask)
 
@@ -192,6 +198,8 @@ def prefill_attention(
     seq_lens_host: Sequence[int] | None = None,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
@@ -204,15 +212,18 @@ def prefill_attention(
     block_d = max(16, triton.next_power_of_2(head_dim))
     block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
     group = num_heads // num_kv_heads
+    scales = loaded_scales(k_cache, kv_scales)
     prefill_kernel[(triton.cdiv(max_query_len * group, block_m), num_kv_heads, block_tables.shape[0])](
         q,
-        k_cache,
-        v_cache,
+        as_loaded(k_cache),
+        as_loaded(v_cache),
         block_tables,
         seq_lens,
         query_start_loc,
+        out if sinks is None else sinks,
         out,
-        scale,
+        scale * scales.k,
+        scales.v,
         softcap,
         *q.stride()[:2],
         *k_cache.stride()[:3],
@@ -224,6 +235,7 @@ def prefill_attention(
         GROUP=group,
         BLOCK_SIZE=block_size,
         HAS_WINDOW=sliding_window > 0,
+        HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
         BLOCK_M=block_m,
         BLOCK_N=block_n,

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.fp8_cache import as_loaded, to_page
+from headway.kernels.kv_cache import UNSCALED, KVScales
 from headway.kernels.rope import QKNorm
 
 
@@ -24,6 +26,7 @@ def _rotate_heads(
     cos_sin_row,
     weight_ptr,
     eps,
+    page_scale,
     num_heads,
     head_dim,
     HAS_NORM: tl.constexpr,
@@ -44,7 +47,8 @@ def _rotate_heads(
     mask = (head < num_heads) & (pair[None, :] < HALF)
     a = tl.load(in_row + head * in_stride_head + first, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(in_row + head * in_stride_head + second, mask=mask, other=0.0).to(tl.float32)
-    dtype = out_row.dtype.element_ty
+    dtype = in_row.dtype.element_ty
+    page_type = out_row.dtype.element_ty
     rest = 2 * HALF + tl.arange(0, PASS_BLOCK if PASS_BLOCK > 0 else 1)[None, :]
     rest_mask = (head < num_heads) & (rest < head_dim)
     value = tl.load(in_row + head * in_stride_head + rest, mask=rest_mask, other=0.0)
@@ -55,10 +59,11 @@ def _rotate_heads(
         a = _weigh(a * scale, tl.load(weight_ptr + first, mask=pair[None, :] < HALF, other=0.0), dtype)
         b = _weigh(b * scale, tl.load(weight_ptr + second, mask=pair[None, :] < HALF, other=0.0), dtype)
         value = _weigh(other * scale, tl.load(weight_ptr + rest, mask=rest < head_dim, other=0.0), dtype).to(dtype)
-    tl.store(out_row + head * out_stride_head + first, (a * cos - b * sin).to(dtype), mask=mask)
-    tl.store(out_row + head * out_stride_head + second, (b * cos + a * sin).to(dtype), mask=mask)
+    first_rotated, second_rotated = (a * cos - b * sin).to(dtype).to(tl.float32), (b * cos + a * sin).to(dtype).to(tl.float32)
+    tl.store(out_row + head * out_stride_head + first, to_page(first_rotated, page_scale, page_type), mask=mask)
+    tl.store(out_row + head * out_stride_head + second, to_page(second_rotated, page_scale, page_type), mask=mask)
     if PASS_BLOCK > 0:
-        tl.store(out_row + head * out_stride_head + rest, value, mask=rest_mask)
+        tl.store(out_row + head * out_stride_head + rest, to_page(value.to(tl.float32), page_scale, page_type), mask=rest_mask)
 
 
 @triton.jit
@@ -75,6 +80,8 @@ def rope_and_cache_kernel(
     q_weight_ptr,
     k_weight_ptr,
     eps,
+    k_scale,
+    v_scale,
     q_stride_token,
     q_stride_head,
     k_stride_token,
@@ -113,6 +120,7 @@ def rope_and_cache_kernel(
             cos_sin_row,
             q_weight_ptr,
             eps,
+            1.0,
             num_heads,
             head_dim,
             HAS_NORM,
@@ -134,6 +142,7 @@ def rope_and_cache_kernel(
             cos_sin_row,
             k_weight_ptr,
             eps,
+            k_scale,
             heads_written,
             head_dim,
             HAS_NORM,
@@ -148,6 +157,7 @@ def rope_and_cache_kernel(
         mask = (head < heads_written) & (dim < head_dim)
         value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
         v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
+        value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
         tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
 
 
@@ -163,6 +173,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
@@ -179,13 +190,15 @@ def rope_and_cache(
         v,
         cos_sin,
         positions,
-        k_cache,
-        v_cache,
+        as_loaded(k_cache),
+        as_loaded(v_cache),
         slot_mapping,
         out,
         out if qk_norm is None else qk_norm.q_weight.contiguous(),
         out if qk_norm is None else qk_norm.k_weight.contiguous(),
         0.0 if qk_norm is None else qk_norm.eps,
+        kv_scales.k,
+        kv_scales.v,
         *q.stride()[:2],
         *k.stride()[:2],
         *v.stride()[:2],

@@ -1,4 +1,4 @@
-"""One step of the online softmax, shared by the attention kernels. (Dao et al. 2022, arXiv:2205.14135)
+"""The online softmax, shared by the attention kernels. (Dao et al. 2022, arXiv:2205.14135)
 
 Exponentials are of base 2 and the scale, above 0, is multiplied within them: ``2^(score * factor - peak)`` is one instruction to form.
 """
@@ -14,16 +14,26 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def begin_softmax(sinks_ptr, head, mask, begins, HAS_SINKS: tl.constexpr, BLOCK_M: tl.constexpr):
+    """(peak, total) [M] before the first key: nothing, or where ``begins`` the sink of each line's head."""
+    peak = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    if HAS_SINKS:
+        sink = tl.load(sinks_ptr + head, mask=mask, other=0.0).to(tl.float32)
+        peak = tl.where(begins, sink * LOG2_E, peak)
+        total = tl.where(begins, 1.0, total)
+    return peak, total
+
+
+@triton.jit
 def exponent_factor(scale, HAS_SOFTCAP: tl.constexpr):
     """What scores_of leaves to be multiplied."""
     return LOG2_E if HAS_SOFTCAP else scale * LOG2_E
 
 
 @triton.jit
-def scores_of(q, k, scale, softcap, HAS_SOFTCAP: tl.constexpr, UPCAST: tl.constexpr):
+def scores_of(q, k, scale, softcap, HAS_SOFTCAP: tl.constexpr):
     """q [M, D], k [N, D] -> q k^T, or cap(scale * q k^T)."""
-    if UPCAST:
-        q, k = q.to(tl.float32), k.to(tl.float32)
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if HAS_SOFTCAP:
         scores = softcap * tanh(scores * (scale / softcap))
@@ -31,7 +41,7 @@ def scores_of(q, k, scale, softcap, HAS_SOFTCAP: tl.constexpr, UPCAST: tl.conste
 
 
 @triton.jit
-def accumulate(scores, v, peak, total, acc, factor, UPCAST: tl.constexpr):
+def accumulate(scores, v, peak, total, acc, factor):
     """Adds a tile of keys to the running peak [M], total [M] (of 2^(score * factor - peak)) and weighted values acc [M, D].
 
     Hidden keys have a score of -inf.
@@ -42,9 +52,11 @@ def accumulate(scores, v, peak, total, acc, factor, UPCAST: tl.constexpr):
     weight = tl.exp2(scores * factor - base[:, None])
     decay = tl.exp2(peak - base)
     total = total * decay + tl.sum(weight, axis=1)
-    acc = acc * decay[:, None]
-    if UPCAST:
-        acc = tl.dot(weight, v.to(tl.float32), acc, input_precision="ieee")
-    else:
-        acc = tl.dot(weight.to(v.dtype), v, acc, input_precision="ieee")
+    acc = tl.dot(weight.to(v.dtype), v, acc * decay[:, None], input_precision="ieee")
     return new_peak, total, acc
+
+
+@triton.jit
+def normalised(acc, total, v_scale):
+    """The weighted mean of the values; 0 for a line that has seen no key."""
+    return acc * (v_scale / tl.where(total > 0, total, 1.0))[:, None]

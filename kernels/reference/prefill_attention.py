@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import UNSCALED, KVScales
+
 
 def prefill_attention(
     q: Tensor,
@@ -23,6 +25,8 @@ def prefill_attention(
     seq_lens_host: Sequence[int] | None = None,
     sliding_window: int = 0,
     softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
@@ -31,17 +35,18 @@ def prefill_attention(
     starts = query_start_loc.tolist()
     for row, seq_len in enumerate(seq_lens.tolist()):
         queries = slice(starts[row], starts[row + 1])
-        keys, values = gather_row(k_cache, block_tables[row], seq_len), gather_row(v_cache, block_tables[row], seq_len)
-        out[queries] = attend(q[queries], keys, values, scale, sliding_window, softcap)
+        keys = gather_row(k_cache, block_tables[row], seq_len, kv_scales.k)
+        values = gather_row(v_cache, block_tables[row], seq_len, kv_scales.v)
+        out[queries] = attend(q[queries], keys, values, scale, sliding_window, softcap, sinks)
     return out
 
 
-def gather_row(cache: Tensor, block_table: Tensor, seq_len: int) -> Tensor:
-    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D], from its pages."""
-    return cache[block_table.long()].flatten(0, 1)[:seq_len]
+def gather_row(cache: Tensor, block_table: Tensor, seq_len: int, scale: float) -> Tensor:
+    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D] fp32, from its pages."""
+    return cache[block_table.long()].flatten(0, 1)[:seq_len].float() * scale
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, softcap: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, softcap: float, sinks: Tensor | None = None) -> Tensor:
     """Causal attention of the last positions of one sequence: q [S, Hq, D], k and v [L, Hkv, D] -> [S, Hq, D] in q's dtype."""
     group = q.shape[1] // k.shape[1]
     k, v = (x.float().repeat_interleave(group, dim=1) for x in (k, v))
@@ -53,5 +58,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, sliding_window: int, s
     hidden = key > position
     if sliding_window > 0:
         hidden |= key <= position - sliding_window
-    probabilities = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
+    scores = scores.masked_fill(hidden, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.float()[:, None, None].expand(-1, q.shape[0], 1)], dim=2)
+    probabilities = scores.softmax(dim=-1)[:, :, : k.shape[0]]
     return torch.einsum("hsl,lhd->shd", probabilities, v).to(q.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import FP8, FP8_MAX, UNSCALED, KVScales
 from headway.kernels.reference.norm import rms_norm
 from headway.kernels.rope import QKNorm
 
@@ -21,6 +22,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
+    kv_scales: KVScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
@@ -30,9 +32,16 @@ def rope_and_cache(
     cos, sin = cos_sin[positions].unsqueeze(1).chunk(2, dim=-1)
     write = slot_mapping >= 0
     block, offset = slot_mapping[write] // k_cache.shape[1], slot_mapping[write] % k_cache.shape[1]
-    k_cache[block, offset] = _rotate(k, cos, sin, interleaved)[write]
-    v_cache[block, offset] = v[write]
+    _write(k_cache, block, offset, _rotate(k, cos, sin, interleaved)[write], kv_scales.k)
+    _write(v_cache, block, offset, v[write], kv_scales.v)
     return _rotate(q, cos, sin, interleaved)
+
+
+def _write(cache: Tensor, block: Tensor, offset: Tensor, values: Tensor, scale: float) -> None:
+    if cache.dtype == FP8:
+        # By a tensor: CUDA multiplies by the reciprocal of a number.
+        values = (values.float() / torch.tensor(scale, device=values.device)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
+    cache[block, offset] = values
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

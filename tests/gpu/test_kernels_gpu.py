@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import DECODE_CASES, PREFILL_CASES, AttentionCase
@@ -22,6 +24,8 @@ from kernel_comparisons import (
     compare_token_mask,
 )
 
+from headway.kernels.kv_cache import KVScales
+
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
@@ -29,7 +33,9 @@ DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 LONG = [
     AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16),
     AttentionCase((3000, 2999), num_heads=9, num_kv_heads=3, block_size=32, sliding_window=1000),
+    AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16, fp8=KVScales(0.02, 0.5), has_sinks=True),
 ]
+LONG_PREFILL = [replace(case, query_lens=tuple(min(n, 700) for n in case.seq_lens)) for case in LONG]
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +71,19 @@ def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, h
     compare_rope(rope, shape, dtype, "cuda", has_norm=has_norm)
 
 
+@DTYPE
+@pytest.mark.parametrize("is_native", [True, False], ids=["fp8", "bytes"])
+@pytest.mark.parametrize("shape", ROPE_SHAPES[:4], ids=str)
+def test_rope_into_fp8_pages(
+    shape: tuple[int, int, int, int, int, bool], is_native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headway.kernels.gpu import fp8_cache, rope
+
+    if not is_native:
+        monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: False)
+    compare_rope(rope, shape, dtype, "cuda", fp8=KVScales(0.004, 0.7))
+
+
 @STRIDED
 @DTYPE
 @pytest.mark.parametrize("shape", [*MASK_SHAPES, (256, 151936, [*range(100, 200)])], ids=str)
@@ -90,7 +109,7 @@ def test_decode_bounded_by_the_longest_context(case: AttentionCase) -> None:
 
 
 @STRIDED
-@pytest.mark.parametrize("case", PREFILL_CASES, ids=str)
+@pytest.mark.parametrize("case", PREFILL_CASES + LONG_PREFILL, ids=str)
 def test_prefill(case: AttentionCase, strided: bool) -> None:
     from headway.kernels.gpu import prefill_attention
 

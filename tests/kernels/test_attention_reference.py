@@ -28,7 +28,10 @@ def naive(case: AttentionCase, inputs: AttentionInputs) -> Tensor:
                 if case.softcap:
                     scores = case.softcap * torch.tanh(scores / case.softcap)
                 weights = torch.exp(scores - scores.max())
-                rows.append(weights @ values / weights.sum())
+                total = weights.sum()
+                if inputs.sinks is not None:
+                    total += torch.exp(inputs.sinks[head].double() - scores.max())
+                rows.append(weights @ values / total)
         start += query_len
     return torch.stack(rows).view(inputs.q.shape).to(case.dtype) if rows else torch.empty_like(inputs.q)
 

@@ -19,6 +19,7 @@ from kernel_comparisons import (
 
 from headway.kernels import token_mask as token_mask_op
 from headway.kernels.cpu import activation, norm, rope, token_mask
+from headway.kernels.kv_cache import KVScales
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import rope as reference_rope
 
@@ -47,6 +48,7 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, fp8=KVScales(0.004, 0.7))
 
 
 @STRIDED

@@ -30,7 +30,8 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu import activation, fp8_cache, lora, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.kv_cache import KVScales
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -55,6 +56,28 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
+
+
+@DTYPE
+@pytest.mark.parametrize("is_native", [True, False], ids=["fp8", "bytes"])
+@pytest.mark.parametrize("shape", ROPE_SHAPES[:4], ids=str)
+def test_rope_into_fp8_pages(
+    shape: tuple[int, int, int, int, int, bool], is_native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: is_native)
+    compare_rope(rope, shape, dtype, "cpu", fp8=KVScales(0.004, 0.7))
+
+
+@pytest.mark.parametrize("case", [case for case in DECODE_CASES if case.fp8], ids=str)
+def test_decode_of_fp8_bytes(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: False)
+    compare_decode(paged_attention, case, "cpu", strided=True)
+
+
+@pytest.mark.parametrize("case", [case for case in PREFILL_CASES if case.fp8], ids=str)
+def test_prefill_of_fp8_bytes(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: False)
+    compare_prefill(prefill_attention, case, "cpu", strided=True)
 
 
 @STRIDED

@@ -25,8 +25,6 @@ from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill
 def cases(dtype: str, *, capability: int) -> list[Case]:
     """As the launchers call them for ``dtype``."""
     pointer = "*" + dtype
-    attention = {"q_ptr": pointer, "k_cache_ptr": pointer, "v_cache_ptr": pointer, "out_ptr": pointer, "scale": "fp32", "softcap": "fp32"}
-    attention |= {"tables_ptr": "*i32", "seq_lens_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
     found: list[Case] = []
     for residual in (False, True):
         types = dict.fromkeys(("x_ptr", "residual_ptr", "weight_ptr", "out_ptr", "total_ptr"), pointer) | {"eps": "fp32"}
@@ -37,8 +35,10 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
     types = {"logits_ptr": pointer, "allowed_ptr": "*i32", "lines_ptr": "*i64"}
     found.append(("forbid", token_mask.forbid_kernel, types, {"BLOCK": token_mask.BLOCK}))
     for interleaved, rest, has_norm in ((False, 0, False), (True, 64, False), (False, 0, True), (True, 64, True)):
-        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "out_ptr", "q_weight_ptr", "k_weight_ptr"), pointer)
-        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64", "eps": "fp32"}
+        page = pointer if interleaved else _fp8_pages(capability)
+        types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "q_weight_ptr", "k_weight_ptr"), pointer)
+        types |= dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page) | dict.fromkeys(("eps", "k_scale", "v_scale"), "fp32")
+        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}
         constants = {
             "HAS_NORM": has_norm,
             "HALF": 32 if rest else 64,
@@ -50,18 +50,35 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
         }
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    block_n = paged_attention.block_n(128, torch_dtype)
-    constants = {"GROUP": 4, "BLOCK_SIZE": 16, "HAS_SOFTCAP": False, "BLOCK_N": block_n, "BLOCK_D": 128, "UPCAST": False}
-    for splits in (1, 8):
-        types = attention | ({"out_ptr": "*fp32"} if splits > 1 else {})
-        found.append(("decode", paged_attention.decode_kernel, types, constants | {"NUM_SPLITS": splits, "BLOCK_M": 16}))
-    block_m, block_n = prefill_attention.block_sizes(128, torch_dtype, has_warpgroups=capability == 90)
-    for has_softcap, has_window in ((False, False), (True, False), (True, True)):
-        options = {"BLOCK_M": block_m, "BLOCK_N": block_n, "HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window}
-        found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | options))
+    found += attention_cases(pointer, torch_dtype, capability)
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
     return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=capability >= 89)
+
+
+def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[Case]:
+    """Pages in ``dtype`` and in fp8."""
+    types = dict.fromkeys(("q_ptr", "sinks_ptr", "out_ptr"), pointer) | dict.fromkeys(("scale", "v_scale", "softcap"), "fp32")
+    types |= {"tables_ptr": "*i32", "seq_lens_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
+    constants = {"GROUP": 4, "BLOCK_SIZE": 16, "BLOCK_D": 128, "UPCAST": False}
+    decode = constants | {"BLOCK_M": 16, "BLOCK_N": paged_attention.block_n(128, dtype), "HAS_SOFTCAP": False}
+    block_m, block_n = prefill_attention.block_sizes(128, dtype, has_warpgroups=capability == 90)
+    prefill = constants | {"BLOCK_M": block_m, "BLOCK_N": block_n}
+    found: list[Case] = []
+    for page in (pointer, _fp8_pages(capability)):
+        pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
+        for splits in (1, 8):
+            options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1}
+            out = {"out_ptr": "*fp32" if splits > 1 else pointer}
+            found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
+        for has_softcap, has_window in ((False, False), (True, False), (False, True), (True, True)):
+            options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window}
+            found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options))
+    return found
+
+
+def _fp8_pages(capability: int) -> str:
+    return "*fp8e4nv" if capability >= 89 else "*u8"
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:

@@ -8,6 +8,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+
 # Largest absolute error of values of order 1. bf16 has 8 bits of mantissa, fp16 has 11.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -39,11 +41,14 @@ class AttentionCase:
     dtype: torch.dtype = torch.float32
     sliding_window: int = 0
     softcap: float = 0.0
+    fp8: KVScales | None = None  # of pages in fp8; None: they are in dtype
+    has_sinks: bool = False
 
     def __str__(self) -> str:
         heads = f"{self.num_heads}/{self.num_kv_heads}x{self.head_dim}"
         rows = ",".join(map(str, self.seq_lens)) + (":" + ",".join(map(str, self.query_lens)) if self.query_lens else "")
-        return f"{rows} {heads} b{self.block_size} w{self.sliding_window} c{self.softcap:g} {str(self.dtype)[6:]}"
+        options = f"{' fp8' if self.fp8 else ''}{' sinks' if self.has_sinks else ''}"
+        return f"{rows} {heads} b{self.block_size} w{self.sliding_window} c{self.softcap:g} {str(self.dtype)[6:]}{options}"
 
 
 @dataclass
@@ -56,8 +61,9 @@ class AttentionInputs:
     block_tables: Tensor
     seq_lens: Tensor
     query_start_loc: Tensor
-    keys: list[Tensor]  # per row [L, Hkv, D], what the pages hold
+    keys: list[Tensor]  # per row [L, Hkv, D] fp32, what the pages hold
     values: list[Tensor]
+    sinks: Tensor | None
 
 
 def make_attention(case: AttentionCase, device: str = "cpu", *, strided: bool = False, shared_pages: int = 0) -> AttentionInputs:
@@ -69,27 +75,29 @@ def make_attention(case: AttentionCase, device: str = "cpu", *, strided: bool = 
     order = torch.randperm(num_blocks - 1, generator=generator) + 1  # page 0, the padding, belongs to no row
     tables = torch.zeros(num_rows, max(widths, default=0) + 1, dtype=torch.int32)
     shape = (num_blocks, case.block_size, case.num_kv_heads, case.head_dim)
-    k_cache, v_cache = torch.zeros(shape, dtype=case.dtype), torch.zeros(shape, dtype=case.dtype)
+    scales, page_dtype = (case.fp8, FP8) if case.fp8 else (UNSCALED, case.dtype)
+    k_cache, v_cache = torch.zeros(shape, dtype=page_dtype), torch.zeros(shape, dtype=page_dtype)
     taken = 0
     for row, width in enumerate(widths):
         tables[row, :width] = order[taken : taken + width]
         taken += width
         if row and shared_pages:
             tables[row, :shared_pages] = tables[0, :shared_pages]
-    for cache in (k_cache, v_cache):
+    for cache, page_scale in ((k_cache, scales.k), (v_cache, scales.v)):
         used = tables.flatten().unique().long()
-        cache[used] = torch.randn(len(used), *shape[1:], generator=generator).to(case.dtype)
+        cache[used] = (torch.randn(len(used), *shape[1:], generator=generator) / page_scale).to(page_dtype)
     num_tokens = sum(case.query_lens) if case.query_lens else num_rows
     q = torch.randn(num_tokens, case.num_heads, case.head_dim, generator=generator).to(case.dtype)
     starts = torch.tensor([0, *case.query_lens], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     rows = [(tables[row].long(), n) for row, n in enumerate(case.seq_lens)]
-    keys = [k_cache[table].flatten(0, 1)[:n].clone() for table, n in rows]
-    values = [v_cache[table].flatten(0, 1)[:n].clone() for table, n in rows]
+    keys = [k_cache[table].flatten(0, 1)[:n].float() * scales.k for table, n in rows]
+    values = [v_cache[table].flatten(0, 1)[:n].float() * scales.v for table, n in rows]
+    sinks = torch.randn(case.num_heads, generator=generator).to(case.dtype).to(device) if case.has_sinks else None
     q, k_cache, v_cache = q.to(device), k_cache.to(device), v_cache.to(device)
     if strided:
         q, k_cache, v_cache = odd_strides(q), odd_strides(k_cache), odd_strides(v_cache)
     lens = torch.tensor(case.seq_lens, dtype=torch.int32)
-    return AttentionInputs(q, k_cache, v_cache, tables.to(device), lens.to(device), starts.to(device), keys, values)
+    return AttentionInputs(q, k_cache, v_cache, tables.to(device), lens.to(device), starts.to(device), keys, values, sinks)
 
 
 def run_decode(module: ModuleType, case: AttentionCase, inputs: AttentionInputs, *, plan: object = None) -> Tensor:
@@ -103,6 +111,8 @@ def run_decode(module: ModuleType, case: AttentionCase, inputs: AttentionInputs,
         max_seq_len=max(case.seq_lens, default=0),
         sliding_window=case.sliding_window,
         softcap=case.softcap,
+        sinks=inputs.sinks,
+        kv_scales=case.fp8 or UNSCALED,
         plan=plan,
     )
     return out
@@ -123,6 +133,8 @@ def run_prefill(module: ModuleType, case: AttentionCase, inputs: AttentionInputs
         seq_lens_host=case.seq_lens,
         sliding_window=case.sliding_window,
         softcap=case.softcap,
+        sinks=inputs.sinks,
+        kv_scales=case.fp8 or UNSCALED,
         plan=plan,
     )
     return out
@@ -139,6 +151,11 @@ DECODE_CASES = [
     AttentionCase((90, 20, 7), sliding_window=16),
     AttentionCase((90, 20), num_heads=2, num_kv_heads=2, sliding_window=33, softcap=2.0, block_size=32),
     AttentionCase((50, 3), softcap=1.5, dtype=F16),
+    AttentionCase((40, 5), num_heads=8, num_kv_heads=2, dtype=BF16, fp8=KVScales(0.02, 0.5)),
+    AttentionCase((70, 15), num_heads=3, head_dim=80, softcap=2.0, fp8=KVScales(1.5, 0.01)),
+    AttentionCase((40, 5), num_heads=8, num_kv_heads=2, dtype=F16, sliding_window=9, fp8=UNSCALED, has_sinks=True),
+    AttentionCase((33, 100), num_heads=6, num_kv_heads=2, dtype=BF16, has_sinks=True),
+    AttentionCase((90, 20), num_heads=2, num_kv_heads=2, sliding_window=16, softcap=2.0, has_sinks=True),
     AttentionCase(()),
 ]
 
@@ -152,5 +169,12 @@ PREFILL_CASES = [
     AttentionCase((60, 40), (60, 5), sliding_window=33, softcap=2.0, block_size=32),
     AttentionCase((30, 8), (30, 3), softcap=1.5, dtype=BF16),
     AttentionCase((30, 20), (0, 20)),
+    AttentionCase((200, 70), (150, 70), num_heads=7, sliding_window=50, head_dim=16),
+    AttentionCase((190,), (5,), num_heads=8, num_kv_heads=2, sliding_window=150),
+    AttentionCase((45, 30), (20, 30), num_heads=8, num_kv_heads=2, dtype=BF16, fp8=KVScales(0.02, 0.5)),
+    AttentionCase((100, 18), (35, 17), num_heads=2, head_dim=80, softcap=2.0, fp8=KVScales(1.5, 0.01)),
+    AttentionCase((45, 30), (20, 30), num_heads=4, num_kv_heads=2, dtype=F16, sliding_window=9, fp8=UNSCALED, has_sinks=True),
+    AttentionCase((60, 33), (25, 33), num_heads=6, num_kv_heads=2, dtype=BF16, has_sinks=True),
+    AttentionCase((60, 40), (60, 5), sliding_window=33, softcap=2.0, has_sinks=True),
     AttentionCase((), ()),
 ]

@@ -1,0 +1,42 @@
+"""Pages in float8_e4m3fn: how kernels write and read them. Chips without fp8 see bytes, and read values 256 times too small."""
+
+# mypy: allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from headway.kernels.gpu.device import has_fp8
+from headway.kernels.gpu.functions import e4m3_to_fp16, round_e4m3
+from headway.kernels.kv_cache import FP8, KVScales
+
+
+@triton.jit
+def operand(x, dtype: tl.constexpr, UPCAST: tl.constexpr):
+    """What was loaded of q or of pages as the matrix units take it: in ``dtype``, fp32 under the interpreter."""
+    if x.dtype == tl.uint8:
+        x = e4m3_to_fp16(x)
+    return x.to(tl.float32) if UPCAST else x.to(dtype)
+
+
+@triton.jit
+def to_page(x, scale, page_type: tl.constexpr):
+    """fp32 numbers as pages of ``page_type`` have them; e4m3 is divided by ``scale`` and cut off at +-448, and NaN stays NaN."""
+    if page_type == tl.float8e4nv or page_type == tl.uint8:
+        x = tl.div_rn(x, scale)
+        x = round_e4m3(tl.where(x > 448.0, 448.0, tl.where(x < -448.0, -448.0, x)))
+    if page_type == tl.uint8:
+        bits = (x * 0.00390625).to(tl.float16).to(tl.int16, bitcast=True)
+        return (((bits >> 8) & 0x80) | ((bits >> 7) & 0x7F)).to(tl.uint8)
+    return x.to(page_type)
+
+
+def as_loaded(cache: Tensor) -> Tensor:
+    """The pages as a kernel on their device reads and writes them."""
+    return cache.view(torch.uint8) if cache.dtype == FP8 and not has_fp8(cache.device) else cache
+
+
+def loaded_scales(cache: Tensor, scales: KVScales) -> KVScales:
+    """What values that ``operand`` gave are multiplied by."""
+    return KVScales(256 * scales.k, 256 * scales.v) if as_loaded(cache).dtype == torch.uint8 else scales
