@@ -76,6 +76,7 @@ def test_the_same_tokens(engines: tuple[EngineCore, EngineCore]) -> None:
         assert [entry.logprob for entry in overlapped[name].logprobs] == pytest.approx([e.logprob for e in expected.logprobs], abs=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_unasked(engines: tuple[EngineCore, EngineCore]) -> None:
     """Torch raises where a call would wait for all that the device has to do."""
     overlapped, _ = engines
