@@ -38,18 +38,25 @@ def single_row_kernel(
     in_features,
     weight_stride,
     HAS_BIAS: tl.constexpr,
+    IS_EVEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = n < out_features
     acc = tl.zeros([BLOCK_N, BLOCK_K], dtype=tl.float32)  # summed once, at the end: within the loop threads exchange nothing
+    k = tl.arange(0, BLOCK_K)
+    weights = weight_ptr + n[:, None] * weight_stride + k[None, :]
     for start in range(0, in_features, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        in_k = k < in_features
-        x = tl.load(x_ptr + k, mask=in_k, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + n[:, None] * weight_stride + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
-        acc += weight.to(tl.float32) * x[None, :]
+        # With a mask over k, or addresses made anew, loads wait for each other: 81 us for 28672 x 4096 on an H200 instead of 55 (2026-11).
+        if IS_EVEN:
+            weight = tl.load(weights + start, mask=in_n[:, None], other=0.0)
+            x = tl.load(x_ptr + start + k)
+        else:
+            in_k = start + k < in_features
+            weight = tl.load(weights + start, mask=in_n[:, None] & in_k[None, :], other=0.0)
+            x = tl.load(x_ptr + start + k, mask=in_k, other=0.0)
+        acc += weight.to(tl.float32) * x.to(tl.float32)[None, :]
     value = tl.sum(acc, axis=1)
     if HAS_BIAS:
         value += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)
@@ -128,7 +135,8 @@ def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) 
     tensors = (x, weight, out if bias is None else bias, out)
     blocks = {"HAS_BIAS": bias is not None, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
     if tiles.block_m == 1:
-        single_row_kernel[grid](*tensors, out_features, in_features, weight.stride(0), **blocks, **options)
+        is_even = in_features % tiles.block_k == 0
+        single_row_kernel[grid](*tensors, out_features, in_features, weight.stride(0), IS_EVEN=is_even, **blocks, **options)
     else:
         sizes = (num_rows, out_features, in_features, x.stride(0), weight.stride(0))
         few_rows_kernel[grid](*tensors, *sizes, BLOCK_M=tiles.block_m, UPCAST=is_interpreting(), **blocks, **options)
@@ -139,7 +147,9 @@ def estimate(num_rows: int, out_features: int, in_features: int, num_multiproces
     """The best on an H200 (2026-11). With few columns a program takes fewer of them, so that a third of the GPU has work."""
     longest = max(16, triton.next_power_of_2(in_features))
     if num_rows == 1:
-        return Tiles(1, 4, min(2048, longest), num_warps=4, num_stages=1)
+        block_k = next((size for size in (2048, 1024, 512) if in_features % size == 0), 0)  # needs no mask
+        block_n, block_k = (8192 // block_k, block_k) if block_k else (4, min(2048, longest))
+        return Tiles(1, block_n, block_k, num_warps=4, num_stages=1)
     block_n = next((size for size in (64, 32) if 3 * triton.cdiv(out_features, size) >= num_multiprocessors), 16)
     block_k = min(256 if out_features <= 128 * num_multiprocessors else 128, longest)
     stage_bytes = 2 * (block_n + MAX_ROWS) * block_k

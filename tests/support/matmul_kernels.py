@@ -25,7 +25,7 @@ def matmul_cases(pointer: str, *, has_fp8: bool) -> list[Case]:
 def _linear(pointer: str) -> list[Case]:
     types = dict.fromkeys(("x_ptr", "weight_ptr", "bias_ptr", "out_ptr"), pointer)
     single, few = (linear.estimate(num_rows, 4096, 4096, MULTIPROCESSORS, SMALLEST_SHARED_MEMORY_BYTES) for num_rows in (1, 16))
-    one = _constants(single) | {"HAS_BIAS": True}
+    one = _constants(single) | {"HAS_BIAS": True, "IS_EVEN": True}
     del one["BLOCK_M"], one["NUM_SPLITS"]
     more = _constants(few) | {"HAS_BIAS": True, "UPCAST": False}
     del more["NUM_SPLITS"]
