@@ -15,7 +15,7 @@ from typing import Any
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import CONFIG_FLAG, Meaning, Names, dashed
-from headway.server.config.values import BadValue, parse_bool, parse_human_int, parse_words
+from headway.server.config.values import BadValue, opposite, parse_bool, parse_human_int, parse_words
 
 _OPTION = re.compile(r"--?[A-Za-z]")
 _POSITIONAL = "MODEL argument"
@@ -161,7 +161,7 @@ class _Walk:
         except BadValue as error:
             self._problem(label, str(error))
             return
-        self._give(setting, (not value) if meaning.negated else value, label)
+        self._give(setting, opposite(value) if meaning.negated else value, label)
 
     def _takes_many(self, setting: Setting) -> bool:
         """A JSON array is a whole list, so that the model may follow it; but what follows secrets may be one more."""

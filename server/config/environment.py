@@ -10,7 +10,7 @@ from headway.server.config.fields import ENVIRONMENT_PREFIX, Kind
 from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Names
 from headway.server.config.references import Place, Reference, location, secret_place
-from headway.server.config.values import BadValue, parse_text
+from headway.server.config.values import BadValue, opposite, parse_text
 from headway.server.config.variables import Form, Variable, find_variables
 
 
@@ -92,7 +92,7 @@ def _value(variable: Variable, text: str) -> Any:
     if not text and setting.kind is Kind.BOOL:
         text = "true"  # the vLLM image turns an empty value into a bare flag
     value = parse_text(setting, text)
-    return (not value) if variable.meaning.negated else value
+    return opposite(value) if variable.meaning.negated else value
 
 
 def unquoted(text: str) -> str:

@@ -83,6 +83,11 @@ def parse_bool(text: str) -> bool | None:
     return True if word in _TRUE else False if word in _FALSE else None
 
 
+def opposite(value: bool | None) -> bool | None:
+    """What a name that turns an option off means by ``value``; what is left open stays so."""
+    return None if value is None else not value
+
+
 def parse_human_int(text: str) -> int | None:
     """k m g t are powers of 1000 and may follow a decimal; K M G T are powers of 1024 and follow a whole number. None: neither."""
     match = _HUMAN.fullmatch(text)
@@ -141,7 +146,7 @@ def to_text(setting: Setting, value: Any) -> str:
 
 def to_flags(setting: Setting, value: Any) -> list[str]:
     """The command line words that set the option to ``value``; one word, so that nothing can be taken for another option."""
-    if setting.kind is Kind.BOOL:
+    if setting.kind is Kind.BOOL and value is not None:
         return [setting.flag if value else f"--no-{setting.key}"]
     return [f"{setting.flag}={to_text(setting, value)}"]
 

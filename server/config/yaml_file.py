@@ -12,7 +12,7 @@ from headway.server.config.given import Findings, Given, Origin, Source
 from headway.server.config.names import Meaning, Names
 from headway.server.config.places import Places
 from headway.server.config.references import Place, Reference, location
-from headway.server.config.values import BadValue, bad_value, checked, parse_text
+from headway.server.config.values import BadValue, bad_value, checked, opposite, parse_text
 from headway.server.config.yaml_document import Loader, composed, sentence_of
 
 # To look for what each of thousands of wrong keys may have meant takes minutes.
@@ -75,7 +75,7 @@ def _value(meaning: Meaning, loader: Loader, node: yaml.Node) -> Any:
         if node.tag == _NULL:
             return checked(setting, setting.default) if setting.option.secret else setting.default
         value = parse_text(setting, _scalar(node))
-        return (not value) if meaning.negated else value
+        return opposite(value) if meaning.negated else value
     if isinstance(node, yaml.SequenceNode) and setting.kind is Kind.LIST:
         return checked(setting, [_item(setting, loader, item) for item in node.value])
     if isinstance(node, yaml.MappingNode) and setting.kind is Kind.JSON:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from headway.server.config.buckets import FAMILIES
 from headway.server.config.fields import Kind, Setting
 from headway.server.config.sources import all_settings, resolve
-from headway.server.config.values import MASK, to_flags, to_text
+from headway.server.config.values import MASK, opposite, to_flags, to_text
 from headway.server.errors import ConfigError
 
 SETTINGS = all_settings()
@@ -179,7 +179,7 @@ def test_show_config_is_a_config_file(data: st.DataObject, tmp_path: Path) -> No
 def spelled(setting: Setting, value: Any, data: st.DataObject) -> tuple[str, Any]:
     """One of the option's names, in dashes, and the value under that name: the opposite where the name turns a boolean off."""
     name = data.draw(st.sampled_from([*setting.names, *setting.negative_names]))
-    return name, (not value) if name in setting.negative_names else value
+    return name, opposite(value) if name in setting.negative_names else value
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
