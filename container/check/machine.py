@@ -43,6 +43,7 @@ def instance_facts(instance: Instance, *, on_gpu: bool, used_bytes: int) -> Devi
     total = instance.gpu_bytes if on_gpu else instance.memory_bytes
     free = max(total - reserved_bytes(instance, on_gpu=on_gpu) - used_bytes, 0)
     if on_gpu:
-        return DeviceFacts("cuda", f"{instance.name} ({instance.gpu})", total, free, has_fast_bf16=True, has_fast_int8=False)
+        has_bf16 = instance.compute_capability is None or instance.compute_capability >= (8, 0)
+        return DeviceFacts("cuda", f"{instance.name} ({instance.gpu})", total, free, has_fast_bf16=has_bf16, has_fast_int8=False)
     # Every processor in the table has AVX2.
     return DeviceFacts("cpu", f"{instance.name} ({instance.cpu})", total, free, instance.has_fast_bf16, has_fast_int8=True)

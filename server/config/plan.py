@@ -21,7 +21,7 @@ class DeviceFacts:
     name: str
     total_bytes: int
     free_bytes: int
-    has_fast_bf16: bool  # bf16 matrix products faster than fp32
+    has_fast_bf16: bool  # bf16 matrix products faster than fp32; a GPU without can't compute in it
     has_fast_int8: bool
 
 
@@ -131,7 +131,10 @@ def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tu
     if device.kind == "cuda":
         if quantization == "int8":
             raise ConfigError(["--quantization int8 is for CPUs: leave it out on a GPU, or add --device cpu"])
-        auto = "bfloat16" if model.dtype == "bfloat16" else "float16"
+        if asked == "bfloat16" and not device.has_fast_bf16:
+            needed = "which GPUs have from compute capability 8.0 on"
+            raise ConfigError([f"--dtype bfloat16: {device.name} has no units for it, {needed}: use --dtype float16 or auto"])
+        auto = "bfloat16" if model.dtype == "bfloat16" and device.has_fast_bf16 else "float16"
         return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), "none"
     # bf16 where the chip multiplies it natively: SmolLM2-135M steps as fast as in int8 (2026-11, EPYC with AVX512-BF16) and keeps its
     # perplexity. Elsewhere a quantised GGUF's users already accept 8-bit activations. --dtype float32 is the reference arithmetic.

@@ -30,7 +30,8 @@ def device_facts(device: torch.device) -> DeviceFacts:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         name = f"{device} {torch.cuda.get_device_name(device)}"
-        return DeviceFacts("cuda", name, total, free, has_fast_bf16=True, has_fast_int8=False)
+        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        return DeviceFacts("cuda", name, total, free, has_fast_bf16=has_bf16, has_fast_int8=False)
     total, available = _host_memory()
     capabilities = torch.cpu.get_capabilities()
     # torch's 8-bit products need AVX2 at least; bf16 ones without native instructions are slower than fp32.

@@ -35,12 +35,26 @@ def config(**topics: dict[str, Any]) -> ServerConfig:
         (GGUF, GPU, {}, "float16", "none"),
         (BF16, GPU, {}, "bfloat16", "none"),
         (BF16, GPU, {"dtype": "float"}, "float32", "none"),
+        (BF16, replace(GPU, has_fast_bf16=False), {}, "float16", "none"),
     ],
 )
 def test_weights(model: ModelFacts, device: DeviceFacts, asked: dict[str, Any], dtype: str, quantization: str) -> None:
     plan = make_plan(config(model=asked), model, device)
     assert (plan.dtype, plan.quantization) == (dtype, quantization)
     assert plan.kv_cache_dtype == dtype
+
+
+def test_bf16_on_a_gpu_without() -> None:
+    with pytest.raises(ConfigError, match=r"--dtype bfloat16: cuda:0 has no units for it.*: use --dtype float16 or auto"):
+        make_plan(config(model={"dtype": "bfloat16"}), BF16, replace(GPU, has_fast_bf16=False))
+
+
+def test_graphs_are_for_gpus_that_generate() -> None:
+    asked = config(graphs={"cudagraph_capture_sizes": ["1", "4"]})
+    assert make_plan(asked, BF16, GPU).graph_sizes == (1, 4)
+    assert make_plan(asked, BF16, CPU).graph_sizes == ()
+    assert make_plan(asked, replace(BF16, pools=True), GPU).graph_sizes == ()
+    assert make_plan(config(scheduler={"max_num_active_seqs": 3}), BF16, GPU).graph_sizes == (1, 2, 3)
 
 
 def test_budgets_by_device() -> None:

@@ -123,7 +123,7 @@ def test_the_largest_step_takes_what_is_estimated_for_a_gpu(tmp_path: Path, dtyp
     load = partial(load_model, files, dtype=dtype, device=device, quantization="none", load_format="auto", group=SINGLE, seed=0)
     worker = Worker(load, plan, device, config.lora)
     with torch.profiler.profile(profile_memory=True) as profile:
-        worker._forward_dummy(worker.loaded.model, 512)
+        worker._forward_dummy(worker.loaded.model, worker._pages_for([512]), [512])
     events = (event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]")
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
