@@ -12,7 +12,7 @@ import torch
 
 from headway.kernels import tuned
 from headway.kernels.gpu import quant_matmul
-from headway.kernels.tuned import DecodeTiles, Tiles, forget_tables, tuned_decode, tuned_tiles
+from headway.kernels.tuned import LIBRARY, DecodeTiles, Tiles, forget_tables, tuned_decode, tuned_tiles
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--device", "cpu", "--shapes", "tiny", "--jobs", "1", "--rows", "1"]
@@ -84,6 +84,24 @@ def test_what_gives_wrong_results_is_not_taken(
     assert tune_kernels.main([*TINY, "--only", "int8_linear 128x", "--out", str(out)]) == 0
     assert json.loads(out.read_text())["int8_linear"]["128x64"]["1"]["num_warps"] == 4
     assert "wrong by 5.0e-01" in capsys.readouterr().out
+
+
+def test_the_library_is_taken_where_it_is_faster(tune_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no start for others: its blocks are empty."""
+    from tuning import Inputs, Problem, search
+
+    def product() -> torch.Tensor:
+        tiles = tuned_tiles("linear", "", (1, 1), 1)
+        assert tiles is not None
+        assert tiles == LIBRARY or tiles.block_n in (4, 8)
+        return torch.ones(1)
+
+    problem = Problem("linear", (1, 1), 1, Tiles(1, 4, 16), {"block_n": (8,)}, lambda: [Inputs([product], torch.ones(1))], (LIBRARY,))
+    for library_s, expected in ((1.0, LIBRARY), (3.0, Tiles(1, 8, 16))):
+        quick_times(monkeypatch, lambda tiles, library_s=library_s: library_s if tiles == LIBRARY else 16 / tiles.block_n)
+        found = search(problem, torch.device("cpu"), float("inf"), None)
+        assert found is not None
+        assert (found.tiles, found.estimate_s, found.num_timed, found.failures) == (expected, 4.0, 3, {})
 
 
 def test_a_second_run_adds_to_the_table(tune_kernels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
