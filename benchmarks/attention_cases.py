@@ -11,6 +11,7 @@ from kernel_case import Case, Shapes
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from headway.kernels.kv_cache import FP8
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 
@@ -18,8 +19,9 @@ BLOCK_SIZE = 16
 
 
 def attention_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for batch, context in shapes.decodes:
-        yield _decode(shapes, batch, context, device)
+    for cache_dtype in (shapes.dtype, FP8):
+        for batch, context in shapes.decodes:
+            yield _decode(shapes, batch, context, cache_dtype, device)
     for num_rows, num_new, num_before in shapes.prefills:
         yield _prefill(shapes, [(num_new, num_before)] * num_rows, device)
     (_, first, _), (_, second, _), *_, (_, last, before) = shapes.prefills
@@ -32,10 +34,10 @@ def attention_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
 class Pages:
     """Random keys and values of rows of ``lengths`` tokens in pages that lie anywhere."""
 
-    def __init__(self, shapes: Shapes, lengths: list[int], device: torch.device) -> None:
+    def __init__(self, shapes: Shapes, lengths: list[int], dtype: torch.dtype, device: torch.device) -> None:
         widths = [-(-length // BLOCK_SIZE) for length in lengths]
         pages = (sum(widths), BLOCK_SIZE, shapes.num_kv_heads, shapes.head_dim)
-        self.k, self.v = (torch.empty(pages, device=device, dtype=shapes.dtype).normal_() for _ in range(2))
+        self.k, self.v = (torch.empty(pages, device=device, dtype=shapes.dtype).normal_().to(dtype) for _ in range(2))
         order = torch.randperm(pages[0], dtype=torch.int32)
         tables = torch.zeros(len(lengths), max(widths), dtype=torch.int32)
         for row, (width, end) in enumerate(zip(widths, accumulate(widths), strict=True)):
@@ -44,19 +46,20 @@ class Pages:
         self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
 
 
-def _decode(shapes: Shapes, batch: int, context: int, device: torch.device) -> Case:
+def _decode(shapes: Shapes, batch: int, context: int, cache_dtype: torch.dtype, device: torch.device) -> Case:
     scale = shapes.head_dim**-0.5
     q_size, kv_size = shapes.num_heads * shapes.head_dim, shapes.num_kv_heads * shapes.head_dim
 
     def make() -> Call:
-        pages = Pages(shapes, [context] * batch, device)
+        pages = Pages(shapes, [context] * batch, cache_dtype, device)
         q = torch.randn(batch, shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
-        plan = prepare_decode(pages.tables, pages.lengths, block_size=BLOCK_SIZE, dtype=shapes.dtype, seq_lens_host=[context] * batch)
+        plan = prepare_decode(pages.tables, pages.lengths, block_size=BLOCK_SIZE, dtype=cache_dtype, seq_lens_host=[context] * batch)
         return lambda: paged_attention(q, pages.k, pages.v, pages.tables, pages.lengths, scale, max_seq_len=context, plan=plan)
 
-    moved = batch * (2 * context * kv_size + 2 * q_size) * shapes.dtype.itemsize
+    moved = batch * 2 * (context * kv_size * cache_dtype.itemsize + q_size * shapes.dtype.itemsize)
     flops = 4.0 * batch * context * q_size
-    return Case("paged_attention", f"batch {batch}, context {context}", moved, flops, make, shapes.arithmetic, is_cold=True)
+    name = "paged_attention" + (", fp8 pages" if cache_dtype == FP8 else "")
+    return Case(name, f"batch {batch}, context {context}", moved, flops, make, shapes.arithmetic, is_cold=True)
 
 
 def _prefill(shapes: Shapes, rows: list[tuple[int, int]], device: torch.device, *, sliding_window: int = 0) -> Case:
@@ -66,7 +69,7 @@ def _prefill(shapes: Shapes, rows: list[tuple[int, int]], device: torch.device, 
     q_size, kv_size = shapes.num_heads * shapes.head_dim, shapes.num_kv_heads * shapes.head_dim
 
     def make() -> Call:
-        pages = Pages(shapes, lengths, device)
+        pages = Pages(shapes, lengths, shapes.dtype, device)
         q = torch.randn(sum(query_lens), shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
         starts = torch.tensor([0, *accumulate(query_lens)], dtype=torch.int32, device=device)
         plan = prepare_prefill(

@@ -10,6 +10,7 @@ from kernel_case import Case, Shapes
 from torch import Tensor
 
 from headway.kernels.activation import silu_and_mul
+from headway.kernels.kv_cache import FP8
 from headway.kernels.lora import add_lora, prepare_lora
 from headway.kernels.norm import fused_add_rms_norm
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
@@ -23,8 +24,9 @@ LORA_RANK, NUM_ADAPTERS = 16, 4
 def step_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     for num_tokens in shapes.step_tokens:
         yield _norm(shapes, num_tokens, device)
-        yield _rope(shapes, num_tokens, device, has_norm=False)
+        yield _rope(shapes, num_tokens, device)
         yield _rope(shapes, num_tokens, device, has_norm=True)
+        yield _rope(shapes, num_tokens, device, has_fp8_pages=True)
         yield _silu(shapes, num_tokens, device)
         yield _lora(shapes, num_tokens, device)
     for num_rows in shapes.num_choices:
@@ -54,13 +56,14 @@ def _silu(shapes: Shapes, num_tokens: int, device: torch.device) -> Case:
     return Case("silu_and_mul", f"{num_tokens}x{size}", 3 * num_tokens * size * shapes.dtype.itemsize, 0, make)
 
 
-def _rope(shapes: Shapes, num_tokens: int, device: torch.device, *, has_norm: bool) -> Case:
+def _rope(shapes: Shapes, num_tokens: int, device: torch.device, *, has_norm: bool = False, has_fp8_pages: bool = False) -> Case:
     num_heads, num_kv_heads, dim = shapes.num_heads, shapes.num_kv_heads, shapes.head_dim
+    cache_dtype = FP8 if has_fp8_pages else shapes.dtype
 
     def make() -> Call:
         qkv = torch.randn(num_tokens, num_heads + 2 * num_kv_heads, dim, device=device, dtype=shapes.dtype)
         q, k, v = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-        cache = torch.zeros(2, -(-num_tokens // BLOCK_SIZE), BLOCK_SIZE, num_kv_heads, dim, device=device, dtype=shapes.dtype)
+        cache = torch.zeros(2, -(-num_tokens // BLOCK_SIZE), BLOCK_SIZE, num_kv_heads, dim, device=device, dtype=cache_dtype)
         cos_sin = torch.rand(MAX_POSITION, dim, device=device)
         positions = torch.randint(MAX_POSITION, (num_tokens,), device=device)
         slots = torch.arange(num_tokens, device=device)
@@ -69,9 +72,9 @@ def _rope(shapes: Shapes, num_tokens: int, device: torch.device, *, has_norm: bo
         plan = prepare_rope(cos_sin, positions, slots)
         return lambda: rope_and_cache(q, k, v, cos_sin, positions, *cache, slots, qk_norm=norm, plan=plan)
 
-    moved = 2 * num_tokens * (num_heads + 2 * num_kv_heads) * dim * shapes.dtype.itemsize + 4 * num_tokens * dim
-    shape = f"{num_tokens} tokens, {num_heads}/{num_kv_heads} heads of {dim}"
-    return Case("rope_and_cache" + (" with QK norm" if has_norm else ""), shape, moved, 0, make)
+    moved = num_tokens * dim * ((2 * num_heads + 2 * num_kv_heads) * shapes.dtype.itemsize + 2 * num_kv_heads * cache_dtype.itemsize + 4)
+    name = "rope_and_cache" + (" with QK norm" if has_norm else "") + (", fp8 pages" if has_fp8_pages else "")
+    return Case(name, f"{num_tokens} tokens, {num_heads}/{num_kv_heads} heads of {dim}", moved, 0, make)
 
 
 def _lora(shapes: Shapes, num_tokens: int, device: torch.device) -> Case:

@@ -21,6 +21,7 @@ from headway.kernels.fp8_matmul import SCALE_BLOCK
 from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul, split_k
 from headway.kernels.gpu import paged_attention as gpu_attention
 from headway.kernels.gpu.device import has_fp8, num_multiprocessors, shared_memory_bytes
+from headway.kernels.kv_cache import FP8
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
 from headway.kernels.reference import paged_attention as reference_attention
@@ -78,9 +79,10 @@ _OPERATIONS = (
 
 
 def problems(shapes: Shapes, rows: tuple[int, ...], device: torch.device) -> Iterator[Problem]:
-    for batch in _DECODE_BATCHES:
-        if batch <= max(size for size, _ in shapes.decodes):
-            yield _decode(shapes, batch, device)
+    for cache_dtype in (shapes.dtype, FP8):
+        for batch in _DECODE_BATCHES:
+            if batch <= max(size for size, _ in shapes.decodes):
+                yield _decode(shapes, batch, cache_dtype, device)
     for operation in _OPERATIONS:
         form = formats(shapes)[operation.form]
         for name, size in shapes.products.items():
@@ -137,14 +139,14 @@ def _expected(operation: _Operation, x: Tensor, weight: Any) -> Tensor:
     return torch.nn.functional.linear(x.float(), weight.data.float()).to(x.dtype)
 
 
-def _decode(shapes: Shapes, batch: int, device: torch.device) -> Problem:
+def _decode(shapes: Shapes, batch: int, cache_dtype: torch.dtype, device: torch.device) -> Problem:
     """At several contexts together: tiles are chosen by the number of rows alone."""
     contexts = sorted({context for _, context in shapes.decodes})
     contexts = [context for context in contexts if batch * context <= _MAX_DECODE_TOKENS] or contexts[:1]
     scale = shapes.head_dim**-0.5
 
     def draw(context: int) -> partial[Tensor]:
-        pages = Pages(shapes, [context] * batch, device)
+        pages = Pages(shapes, [context] * batch, cache_dtype, device)
         q = torch.randn(batch, shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
         arguments = (q, pages.k, pages.v, pages.tables, pages.lengths, scale)
         return partial(paged_attention.paged_attention, *arguments, max_seq_len=context)
@@ -152,11 +154,11 @@ def _decode(shapes: Shapes, batch: int, device: torch.device) -> Problem:
     def make() -> list[Inputs]:
         found = []
         for context in contexts:
-            num_bytes = 2 * batch * context * shapes.num_kv_heads * shapes.head_dim * shapes.dtype.itemsize
+            num_bytes = 2 * batch * context * shapes.num_kv_heads * shapes.head_dim * cache_dtype.itemsize
             calls = [draw(context) for _ in range(num_input_sets(device, num_bytes))]
             found.append(Inputs(calls, reference_attention.paged_attention(*calls[0].args, max_seq_len=context)))
         return found
 
     start = DecodeTiles(gpu_attention.block_n(max(16, shapes.head_dim), shapes.dtype), gpu_attention.MIN_SPLIT_TOKENS)
-    sizes = (shapes.num_heads // shapes.num_kv_heads, shapes.head_dim, shapes.dtype.itemsize)
+    sizes = (shapes.num_heads // shapes.num_kv_heads, shapes.head_dim, cache_dtype.itemsize)
     return Problem("paged_attention", sizes, batch * shapes.num_kv_heads, start, _DECODE_OPTIONS, make)

@@ -60,16 +60,8 @@ def search(problem: Problem, device: torch.device, deadline: float, pool: Execut
     """None if nothing worked. Stops at ``deadline`` (of time.perf_counter) with the best so far. ``pool`` compiles."""
     with torch.inference_mode():
         trial = _Trial(problem.make(), device, deadline, pool)
-        trial.run([problem.start])
-        best = trial.best()
-        for _ in range(_ROUNDS if best else 0):
-            before = best
-            for name, values in problem.options.items():
-                trial.run([replace(best, **{name: value}) for value in values])
-                best = trial.best()
-            if best == before:
-                break
-        trial.run(problem.others)
+        trial.run([problem.start, *problem.others])
+        trial.climb(problem.options, problem.others)
     best = trial.best()
     if best is None:
         return None
@@ -87,8 +79,18 @@ class _Trial:
         self.times: dict[AnyTiles, float] = {}
         self.failures: dict[AnyTiles, str] = {}
 
-    def best(self) -> AnyTiles | None:
-        return min(self.times, key=self.times.__getitem__, default=None)
+    def best(self, but: Sequence[AnyTiles] = ()) -> AnyTiles | None:
+        return min((tiles for tiles in self.times if tiles not in but), key=self.times.__getitem__, default=None)
+
+    def climb(self, options: Mapping[str, tuple[int, ...]], but: Sequence[AnyTiles]) -> None:
+        """Varies one field of the best (``but`` these) after the other, until a round of all of them finds nothing better."""
+        for _ in range(_ROUNDS):
+            before = self.best(but)
+            for name, values in options.items():
+                if (best := self.best(but)) is not None:
+                    self.run([replace(best, **{name: value}) for value in values])
+            if self.best(but) == before:
+                break
 
     def run(self, candidates: Sequence[AnyTiles]) -> None:
         """Times those that are new and give the right result; the first of all whatever the time."""

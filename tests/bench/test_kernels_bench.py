@@ -39,6 +39,7 @@ def test_every_kernel_has_a_row(tmp_path: Path) -> None:
     kinds = {"fused_add_rms_norm", "rope_and_cache", "rope_and_cache with QK norm", "silu_and_mul", "add_lora", "forbid_tokens"}
     kinds |= {"paged_attention", "prefill_attention", "linear (torch)", "linear (packed)", "int8_linear", "int4_linear"}
     kinds |= {"fp8_linear, tensor", "fp8_linear, channel", "fp8_linear, block", "sampling, greedy", "sampling, top-p 0.9"}
+    kinds |= {"paged_attention, fp8 pages", "rope_and_cache, fp8 pages"}
     assert kinds <= names
     assert done.stdout.count("\n| ") == 2 + len(record["rows"])
 
@@ -69,6 +70,8 @@ def test_bytes_and_operations_are_those_of_the_work(kernels: ModuleType) -> None
     decode = cases["paged_attention batch 4, context 128"]
     assert decode.num_bytes == 4 * 4 * (2 * 128 * 2 * 16 + 2 * 4 * 16)
     assert decode.flops == 4 * 4 * 128 * 4 * 16
+    in_fp8 = cases["paged_attention, fp8 pages batch 4, context 128"]
+    assert in_fp8.num_bytes == 4 * (2 * 128 * 2 * 16 + 2 * 4 * 16 * 4)
     windowed = cases["prefill_attention 1x64, window 32"]
     assert windowed.flops == 4 * (32 * 33 // 2 + 32 * 32) * 4 * 16
     chunk = cases["prefill_attention 2x16 after 48"]

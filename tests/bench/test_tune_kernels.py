@@ -12,7 +12,7 @@ import torch
 
 from headway.kernels import tuned
 from headway.kernels.gpu import quant_matmul
-from headway.kernels.tuned import DecodeTiles, Tiles, forget_tables, tuned_decode, tuned_tiles
+from headway.kernels.tuned import LIBRARY, DecodeTiles, Tiles, forget_tables, tuned_decode, tuned_tiles
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--device", "cpu", "--shapes", "tiny", "--jobs", "1", "--rows", "1"]
@@ -64,7 +64,8 @@ def test_a_table_holds_the_fastest_tiles(tune_kernels: ModuleType, tmp_path: Pat
         tiles = tuned_tiles(operation, "a_chip", sizes, 1)
         assert tiles is not None
         assert (tiles.block_n, tiles.num_warps, tiles.num_splits) == (32, 8, 2)
-    assert tuned_decode("a_chip", (2, 16, 4), 2) == DecodeTiles(32, 64, programs_per_multiprocessor=3, num_warps=8)
+    for key_bytes in (4, 1):
+        assert tuned_decode("a_chip", (2, 16, key_bytes), 2) == DecodeTiles(32, 64, programs_per_multiprocessor=3, num_warps=8)
     forget_tables()
 
 
@@ -85,6 +86,24 @@ def test_what_gives_wrong_results_is_not_taken(
     assert "wrong by 5.0e-01" in capsys.readouterr().out
 
 
+def test_the_library_is_taken_where_it_is_faster(tune_kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no start for others: its blocks are empty."""
+    from tuning import Inputs, Problem, search
+
+    def product() -> torch.Tensor:
+        tiles = tuned_tiles("linear", "", (1, 1), 1)
+        assert tiles is not None
+        assert tiles == LIBRARY or tiles.block_n in (4, 8)
+        return torch.ones(1)
+
+    problem = Problem("linear", (1, 1), 1, Tiles(1, 4, 16), {"block_n": (8,)}, lambda: [Inputs([product], torch.ones(1))], (LIBRARY,))
+    for library_s, expected in ((1.0, LIBRARY), (3.0, Tiles(1, 8, 16))):
+        quick_times(monkeypatch, lambda tiles, library_s=library_s: library_s if tiles == LIBRARY else 16 / tiles.block_n)
+        found = search(problem, torch.device("cpu"), float("inf"), None)
+        assert found is not None
+        assert (found.tiles, found.estimate_s, found.num_timed, found.failures) == (expected, 4.0, 3, {})
+
+
 def test_a_second_run_adds_to_the_table(tune_kernels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick_times(monkeypatch, lambda tiles: 1.0)
     out = tmp_path / "a_chip.json"
@@ -100,7 +119,7 @@ def test_a_second_run_adds_to_the_table(tune_kernels: ModuleType, tmp_path: Path
 def test_what_there_is_no_time_for_is_told(tune_kernels: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a_chip.json"
     assert tune_kernels.main([*TINY, "--only", ONE_OF_EACH, "--seconds", "0", "--out", str(out)]) == 0
-    assert "no time left for 5 problems, from 'paged_attention 2x16x4 2' on" in capsys.readouterr().out
+    assert "no time left for 6 problems, from 'paged_attention 2x16x4 2' on" in capsys.readouterr().out
     assert not out.exists()
 
 

@@ -29,7 +29,7 @@ def test_kernels_have_rows(tmp_path: Path) -> None:
     assert kernels.main(["--only", only, "--json", str(file)]) == 0
     record = json.loads(file.read_text())
     assert record["limits"]["errors"] == {}
-    assert len(record["rows"]) == 11
+    assert len(record["rows"]) == 12
     assert all(row["seconds"] > 0 for row in record["rows"])
 
 
