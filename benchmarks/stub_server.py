@@ -7,7 +7,6 @@ position p of a sequence is FIRST_TOKEN + p % NUM_TOKENS, whatever the prompt, s
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from typing import Any
