@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from headway.server.engine.structured.awaited import AwaitedGrammars
-from headway.server.types import FinishReason, Grammar, GenerateRequest, SamplingParams
+from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams
 
 
 class Compiler:
