@@ -114,7 +114,7 @@ class ServerPathBench:
     def _measure(self, work: Work, round_index: int, port: int, pid: int) -> None:
         requests = work.requests(port)
         uvloop.run(load(port, requests, 2 * work.num_connections, work.num_connections, pid))  # warms up
-        sampler = self._sampler(pid) if round_index == 0 and work.is_streamed and not self.results else None
+        sampler = None if self.results else self._sampler(pid)
         meter = CpuMeter(pid)
         done = uvloop.run(load(port, requests, work.num_requests, work.num_connections, pid))
         others = meter.read().others
@@ -131,8 +131,10 @@ class ServerPathBench:
         """py-spy at the API process, until it is interrupted."""
         if self._options.flame_graph is None:
             return None
-        argv = ["py-spy", "record", "--pid", str(pid), "--output", self._options.flame_graph, "--rate", str(_SAMPLES_PER_S), "--function"]
-        return subprocess.Popen([*argv, "--duration", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        path = Path(self._options.flame_graph)
+        argv = ["py-spy", "record", "--pid", str(pid), "--output", path.name, "--rate", str(_SAMPLES_PER_S), "--function", "--duration", "600"]
+        # In the picture's own directory: it shows this command.
+        return subprocess.Popen(argv, cwd=path.absolute().parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def main(argv: Sequence[str]) -> int:
