@@ -132,7 +132,8 @@ class ServerPathBench:
         if self._options.flame_graph is None:
             return None
         path = Path(self._options.flame_graph)
-        argv = ["py-spy", "record", "--pid", str(pid), "--output", path.name, "--rate", str(_SAMPLES_PER_S), "--function", "--duration", "600"]
+        argv = ["py-spy", "record", "--function", "--rate", str(_SAMPLES_PER_S), "--duration", "600"]
+        argv += ["--pid", str(pid), "--output", path.name]
         # In the picture's own directory: it shows this command.
         return subprocess.Popen(argv, cwd=path.absolute().parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
