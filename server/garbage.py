@@ -18,3 +18,12 @@ def spare_long_lived() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+
+
+def collect_spared() -> None:
+    """A full collection that looks at what was spared too: for a model that is given up after all, as when its engine sleeps."""
+    was_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()
+    gc.collect()
+    if was_frozen:
+        gc.freeze()
