@@ -20,7 +20,7 @@ class WrongAnswer(Exception):
     """An answer that is no answer to its request; the message says why."""
 
 
-class _Usage(msgspec.Struct):
+class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
 
@@ -36,14 +36,22 @@ class _Choice(msgspec.Struct):
     delta: _Delta | None = None
 
 
-class _Answer(msgspec.Struct):
+class Answer(msgspec.Struct):
     id: str
     model: str
     choices: list[_Choice]
-    usage: _Usage | None = None
+    usage: Usage | None = None
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+def events_of(stream: bytes) -> list[bytes]:
+    """The JSON objects in a stream. Raises WrongAnswer for one that has no proper end."""
+    *events, done, rest = stream.split(b"\n\n")
+    if done != b"data: [DONE]" or rest:
+        raise WrongAnswer(f"the stream ended with {stream[-100:]!r}")
+    return [event.removeprefix(b"data: ") for event in events]
 
 
 class Work(ABC):
@@ -66,7 +74,7 @@ class Work(ABC):
     def check(self, index: int, request_id: str, content: bytes) -> None:
         """Raises WrongAnswer where ``content`` is not the whole answer to request ``index``, sent under ``request_id``."""
         try:
-            answers = [_decode(part) for part in self._objects(content)]
+            answers = [decode_answer(part) for part in self._objects(content)]
         except msgspec.MsgspecError as error:
             raise WrongAnswer(f"{error}: {content[:200]!r}") from error
         if not all(request_id in answer.id and answer.model == MODEL for answer in answers):
@@ -82,7 +90,7 @@ class Work(ABC):
         """The JSON objects in an answer."""
 
     @abstractmethod
-    def _check(self, answers: list[_Answer], num_prompt_tokens: int) -> None:
+    def _check(self, answers: list[Answer], num_prompt_tokens: int) -> None:
         """Raises WrongAnswer."""
 
 
@@ -98,10 +106,10 @@ class Completions(Work):
     def _objects(self, content: bytes) -> list[bytes]:
         return [content]
 
-    def _check(self, answers: list[_Answer], num_prompt_tokens: int) -> None:
+    def _check(self, answers: list[Answer], num_prompt_tokens: int) -> None:
         (answer,) = answers
         reasons = [choice.finish_reason for choice in answer.choices]
-        if reasons != ["length"] or answer.usage != _Usage(num_prompt_tokens, 1):
+        if reasons != ["length"] or answer.usage != Usage(num_prompt_tokens, 1):
             raise WrongAnswer(f"finished by {reasons}, usage {answer.usage} instead of {num_prompt_tokens} and 1 tokens")
 
 
@@ -116,12 +124,9 @@ class ChatStreams(Work):
         return {"messages": messages, "max_tokens": _CHAT_TOKENS, "stream": True, "stream_options": {"include_usage": True}}
 
     def _objects(self, content: bytes) -> list[bytes]:
-        *events, done, rest = content.split(b"\n\n")
-        if done != b"data: [DONE]" or rest:
-            raise WrongAnswer(f"the stream ended with {content[-100:]!r}")
-        return [event.removeprefix(b"data: ") for event in events]
+        return events_of(content)
 
-    def _check(self, answers: list[_Answer], num_prompt_tokens: int) -> None:
+    def _check(self, answers: list[Answer], num_prompt_tokens: int) -> None:
         """The template adds to the prompt's tokens."""
         choices = [choice for answer in answers for choice in answer.choices]
         roles = [choice.delta.role for choice in choices if choice.delta and choice.delta.role]

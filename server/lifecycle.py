@@ -26,6 +26,7 @@ from headway.server.counts import Count, Counts
 from headway.server.engine.links import LinkAddresses
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import HeadwayError, sentence_of
+from headway.server.garbage import spare_long_lived
 from headway.server.log import masked
 from headway.server.phases import told
 from headway.server.reaper import Reaper
@@ -177,6 +178,7 @@ class Lifecycle:
             loading_since = time.monotonic()
             await self._served.load(self._config, files, self._starter.cache_dir)
             told("loading the tokenizer", time.monotonic() - loading_since)
+            spare_long_lived()  # now, since the engine takes longer
             await self._client.became_ready.wait()
             info = self._client.info
             assert info is not None

@@ -16,6 +16,7 @@ from headway.server.api_processes.serving import hush_stages, yield_to_engine
 from headway.server.counts import Count, Counts
 from headway.server.engine.links import LinkAddresses
 from headway.server.engine.process_client import ProcessEngineClient
+from headway.server.garbage import spare_long_lived
 from headway.server.source.files import ModelFiles
 
 
@@ -64,6 +65,7 @@ class _Follower:
     async def _get_ready(self) -> None:
         files = await self._files
         await self._served.load(self._config, files, self._arguments.cache_dir)
+        spare_long_lived()
         await self._client.became_ready.wait()
         info = self._client.info
         assert info is not None

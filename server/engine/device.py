@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import platform
 
 import psutil
@@ -11,6 +10,7 @@ import torch
 
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
+from headway.server.garbage import collect_spared
 from headway.server.machine import memory_limit
 
 
@@ -42,7 +42,7 @@ def device_facts(device: torch.device) -> DeviceFacts:
 
 def give_back_memory(device: torch.device) -> None:
     """What torch and the C library keep of freed memory goes back to the device, or to the system."""
-    gc.collect()
+    collect_spared()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     # glibc keeps what lies between blocks in use: of the demo model in fp32, asleep at level 2, 423 of 702 MiB (2026-11).

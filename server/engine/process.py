@@ -33,6 +33,7 @@ from headway.server.engine.messages import (
     WakeUp,
 )
 from headway.server.errors import AdapterError, HeadwayError, SleepConflict, sentence_of
+from headway.server.garbage import spare_long_lived
 from headway.server.log import log_uncaught_in_threads
 from headway.server.log_setup import set_up_logging
 from headway.server.source.files import ModelFiles
@@ -94,6 +95,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
     ready = Ready(core.info, time.monotonic())
     links.send_to_all(ready)
+    spare_long_lived()
     was_busy = False
     while True:
         for client, message in links.receive(not core.has_work, _GRAMMAR_POLL_MS if core.awaits_grammars else IDLE_POLL_MS):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -17,6 +17,7 @@ from headway.server.engine.calls import Calls
 from headway.server.engine.client import DeltaStream
 from headway.server.engine.engine_process import EngineProcess
 from headway.server.engine.links import LinkAddresses
+from headway.server.engine.mailbox import Mailbox
 from headway.server.engine.messages import (
     AbortRequests,
     AddClient,
@@ -51,6 +52,7 @@ from headway.server.types import (
 
 READY = "ready"
 DEAD = "dead"
+_LAST_WORDS_S = 0.5  # how long those of an engine that has ended may still be on their way
 
 
 class ProcessEngineClient:
@@ -71,8 +73,11 @@ class ProcessEngineClient:
         self._on_phase = on_phase
         self._now = now
         self._context = zmq.asyncio.Context()
-        self._inbox = self._bind(zmq.PUSH, addresses.inbox)
-        self._outbox = self._bind(zmq.PULL, addresses.outbox)
+        self._inbox = self._context.socket(zmq.PUSH)
+        self._outbox: zmq.Socket[bytes] = zmq.Context.shadow(self._context).socket(zmq.PULL)
+        _bind(self._inbox, addresses.inbox)
+        _bind(self._outbox, addresses.outbox)
+        self._mailbox: Mailbox | None = None
         self._streams: dict[str, RequestStream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
         self._calls = Calls(self._send)
@@ -87,14 +92,6 @@ class ProcessEngineClient:
         self._watchers: list[Callable[[EngineStats], None]] = []
         self.ended = asyncio.Event()  # dead, for whatever reason
         self.became_ready = asyncio.Event()
-
-    def _bind(self, kind: int, address: str) -> zmq.asyncio.Socket:
-        end = self._context.socket(kind)
-        end.setsockopt(zmq.SNDHWM, 0)
-        end.setsockopt(zmq.RCVHWM, 0)
-        end.setsockopt(zmq.LINGER, 1000)
-        end.bind(address)
-        return end
 
     @property
     def phase(self) -> str:
@@ -143,19 +140,19 @@ class ProcessEngineClient:
         Start it once the engine's process has been started.
         """
         gone = asyncio.ensure_future(engine_end)
+        mailbox = self._mailbox = Mailbox(self._outbox)
+        gone.add_done_callback(lambda _: mailbox.ring())
         try:
             while self._dead_cause is None:
-                arrival = asyncio.ensure_future(self._outbox.recv())
-                await asyncio.wait({arrival, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if arrival.done():
-                    self._receive(arrival.result())
-                    continue
-                # Its last words may still be in the socket.
-                with contextlib.suppress(TimeoutError):
-                    self._receive(await asyncio.wait_for(arrival, 0.5))
-                    continue
-                self.die("the engine was stopped" if self._closing else gone.result())
+                has_gone = gone.done()
+                data = await mailbox.take(_LAST_WORDS_S if has_gone else None)
+                if data is not None:
+                    self._receive(data)
+                    await asyncio.sleep(0)  # whoever waits gets each step's tokens before those of the next
+                elif has_gone:
+                    self.die("the engine was stopped" if self._closing else gone.result())
         finally:
+            mailbox.close()
             gone.cancel()
 
     def _receive(self, data: bytes) -> None:
@@ -298,6 +295,15 @@ class ProcessEngineClient:
     def close(self) -> None:
         """Ends what is open; the engine, if it lives, goes on."""
         self.die("the server is stopping")
+        if self._mailbox is not None:
+            self._mailbox.close()
         self._inbox.close()
         self._outbox.close()
         self._context.term()
+
+
+def _bind(end: zmq.Socket[Any], address: str) -> None:
+    end.setsockopt(zmq.SNDHWM, 0)
+    end.setsockopt(zmq.RCVHWM, 0)
+    end.setsockopt(zmq.LINGER, 1000)
+    end.bind(address)

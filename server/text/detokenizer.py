@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from headway.server.text.stop_strings import StopChecker
 from headway.server.text.tokenizer import Tokenizer
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 _MAX_PENDING = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """New text. `stopped_by`: the stop string that ended the answer; `num_tokens_used`: how many of the pushed tokens belong to it."""
 
     text: str

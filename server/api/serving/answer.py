@@ -78,9 +78,9 @@ class GeneratedAnswer:
 
     async def whole(self) -> bytes:
         whole: dict[int, ChoiceDelta] = {}
-        async with aclosing(self._batches()) as batches:
+        async with aclosing(self._generation.batches()) as batches:
             async for batch in batches:
-                for delta in batch:
+                for delta in self._parsed(batch):
                     if (so_far := whole.get(delta.index)) is None:
                         whole[delta.index] = delta
                     else:
@@ -100,21 +100,20 @@ class GeneratedAnswer:
         options = self._request.stream_options
         has_usage = self._forces_usage or (options is not None and options.include_usage)
         is_continuous = self._forces_usage or (options is not None and options.include_usage and options.continuous_usage_stats)
-        async with aclosing(self._batches()) as batches:
+        async with aclosing(self._generation.batches()) as batches:
             async for batch in batches:
+                due = self._intervals.due(self._parsed(batch))
                 usage = self._generation.usage() if is_continuous else None
-                if chunks := [chunk for delta in self._intervals.due(batch) for chunk in self._form.chunks(delta, usage)]:
+                if chunks := [chunk for delta in due for chunk in self._form.chunks(delta, usage)]:
                     yield chunks
         if has_usage:
             yield [self._form.usage_chunk(self._generation.usage(), self._generation.timing())]
 
-    async def _batches(self) -> AsyncGenerator[list[ChoiceDelta], None]:
-        async with aclosing(self._generation.batches()) as batches:
-            async for batch in batches:
-                if self._parse is not None:
-                    for delta in batch:
-                        self._parse(delta)
-                yield batch
+    def _parsed(self, batch: list[ChoiceDelta]) -> list[ChoiceDelta]:
+        if self._parse is not None:
+            for delta in batch:
+                self._parse(delta)
+        return batch
 
     async def aclose(self) -> None:
         await self._generation.aclose()

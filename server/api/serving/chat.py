@@ -46,6 +46,8 @@ class _ChatFormat:
         self._reasoning_names = ("reasoning", "reasoning_content") if has_old_name else ("reasoning",)
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
+        if usage is None and delta.is_plain and delta.index in self._begun and not self._request.return_token_ids:
+            return [self._writer.plain(delta.index, b'"delta":{"content":', delta.text, b"}")]
         chunks = []
         if delta.index not in self._begun:
             self._begun.add(delta.index)

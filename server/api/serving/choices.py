@@ -29,6 +29,11 @@ class ChoiceDelta:
     reasoning: str = ""
     tool_calls: list[ToolCallPiece] = field(default_factory=list)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it brings text and nothing else, as most do."""
+        return bool(self.text) and not (self.finish_reason or self.reasoning or self.tool_calls or self.logprobs)
+
     def extend(self, later: ChoiceDelta) -> None:
         """Appends a later piece of the same choice."""
         self.text += later.text

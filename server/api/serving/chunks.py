@@ -16,6 +16,10 @@ class ChunkWriter:
         self._start = head[:-1] + b',"choices":['
         self._fingerprint = b"" if fingerprint is None else b',"system_fingerprint":' + encode(fingerprint)
 
+    def plain(self, index: int, before: bytes, text: str, after: bytes) -> bytes:
+        """As ``choice`` writes a chunk that brings ``text`` and nothing else; ``before`` and ``after`` make a member of it."""
+        return b'%b{"index":%d,%b%b%b,"logprobs":null,"finish_reason":null}]}' % (self._start, index, before, encode(text), after)
+
     def choice(
         self,
         index: int,

@@ -66,9 +66,12 @@ class _CompletionFormat:
         self._fingerprint = state.fingerprint
         self._created = int(time.time())
         self._writer = ChunkWriter("text_completion", public_id, self._created, name, self._fingerprint)
+        self._is_text_only = request.wanted_logprobs is None and not request.return_token_ids
         self._offsets: dict[int, int] = {}  # choice that has begun -> characters of its tokens so far
 
     def chunks(self, delta: ChoiceDelta, usage: Usage | None) -> list[bytes]:
+        if usage is None and delta.is_plain and delta.index in self._offsets and self._is_text_only:
+            return [self._writer.plain(delta.index, b'"text":', delta.text, b"")]
         is_first = delta.index not in self._offsets
         text, logprobs = self._text_and_logprobs(delta, is_first)
         extra = self._ids(delta, is_first) if self._request.return_token_ids else {}

@@ -11,7 +11,7 @@ from headway.server.api.protocol.chat import ChatCompletionRequest
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation
 from headway.server.errors import RequestError
-from headway.server.text.output import OutputParser, PlainParser
+from headway.server.text.output import OutputParser, PlainParser, joined
 from headway.server.text.parsers import READ_WITH_REASONING
 from headway.server.text.reasoning import registry as reasoning
 from headway.server.text.reasoning.budget import thinking_budget
@@ -110,19 +110,17 @@ class AnswerReader:
 
     def __call__(self, delta: ChoiceDelta) -> None:
         parser = self._parsers[delta.index]
-        pieces = [parser.push(delta.text, delta.token_ids)]
+        piece = parser.push(delta.text, delta.token_ids)
         if delta.finish_reason is not None:
-            pieces.append(parser.finish())
-        delta.text = "".join(piece.content for piece in pieces)
-        delta.reasoning = "".join(piece.reasoning for piece in pieces)
-        calls = [call for piece in pieces for call in piece.tool_calls]
-        delta.tool_calls = [call for call in calls if call.index == 0 or not self._has_one_call]
-        num_reasoning_tokens = sum(piece.num_reasoning_tokens for piece in pieces)
+            piece = joined(piece, parser.finish())
+        delta.text, delta.reasoning = piece.content, piece.reasoning
+        if piece.tool_calls:
+            delta.tool_calls = [call for call in piece.tool_calls if call.index == 0 or not self._has_one_call]
         if self._generation.num_reasoning_tokens is not None:
-            self._generation.num_reasoning_tokens += num_reasoning_tokens
+            self._generation.num_reasoning_tokens += piece.num_reasoning_tokens
         if self._is_hiding:
             delta.reasoning = ""
-            self._hidden[delta.index].hide(delta, num_reasoning_tokens)
+            self._hidden[delta.index].hide(delta, piece.num_reasoning_tokens)
 
 
 class _Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -21,6 +22,7 @@ class AwaitedGrammars:
         self._executor = executor
         self._compiling: dict[str, Future[Any]] = {}  # of each open request with a grammar
         self._held: dict[str, GenerateRequest] = {}
+        self._compiled: deque[str] = deque()  # ids of those whose grammar is done, which the compiler's thread puts here
 
     def __len__(self) -> int:
         """How many requests wait."""
@@ -33,6 +35,7 @@ class AwaitedGrammars:
         compiling = self._compiling.setdefault(request.request_id, self._executor.compile_grammar(grammar))
         if not compiling.done():
             self._held[request.request_id] = request
+            compiling.add_done_callback(lambda _: self._compiled.append(request.request_id))
             return True
         problem = compiling.exception()
         if problem is not None:
@@ -40,9 +43,13 @@ class AwaitedGrammars:
         return False
 
     def release(self) -> list[GenerateRequest]:
-        """What has nothing to wait for any more, in the order of arrival."""
-        done = [request_id for request_id in self._held if self._compiling[request_id].done()]
-        return [self._held.pop(request_id) for request_id in done]
+        """What has nothing to wait for any more, in the order of arrival. Costs nothing for what goes on waiting."""
+        released = []
+        while self._compiled:
+            request = self._held.pop(self._compiled.popleft(), None)
+            if request is not None:  # else it was aborted
+                released.append(request)
+        return sorted(released, key=lambda request: request.arrival_time)
 
     def request_ids(self) -> list[str]:
         """Of those that wait."""
