@@ -10,6 +10,8 @@ import pytest
 from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
+from headway.server.models.base import KVSpec
+from headway.server.sizing.memory import bytes_per_block
 from headway.server.words import GIB
 
 CPU = DeviceFacts("cpu", "cpu", 24 * GIB, 20 * GIB, has_fast_bf16=False, has_fast_int8=True)
@@ -41,6 +43,16 @@ def test_weights(model: ModelFacts, device: DeviceFacts, asked: dict[str, Any], 
     plan = make_plan(config(model=asked), model, device)
     assert (plan.dtype, plan.quantization) == (dtype, quantization)
     assert plan.kv_cache_dtype == dtype
+
+
+@pytest.mark.parametrize("asked", ["fp8", "fp8_e4m3"])
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "gpu"])
+def test_keys_and_values_in_fp8(device: DeviceFacts, asked: str) -> None:
+    plan, plain = make_plan(config(cache={"kv_cache_dtype": asked}), BF16, device), make_plan(config(), BF16, device)
+    assert plan == replace(plain, kv_cache_dtype="float8_e4m3fn")
+    spec = KVSpec(2, 4, 64)
+    assert bytes_per_block(spec, plan) == 2 * 2 * plan.block_size * 4 * 64
+    assert bytes_per_block(spec, plain) == bytes_per_block(spec, plan) * (2 if device is GPU else 4)
 
 
 def test_budgets_by_device() -> None:
