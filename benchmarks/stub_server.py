@@ -14,6 +14,7 @@ from typing import Any
 from headway.server import cli
 from headway.server.engine import engine_process
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
+from headway.server.engine.handle import StepHandle
 from headway.server.engine.process import EngineArguments, run_engine
 
 # Of bench/stub_model.py's vocabulary: behind two special tokens and the bytes, merges that are plain words and parts of them.
@@ -28,7 +29,7 @@ class StubRunner:
         self._next_step = 0.0
         self._rows: dict[str, list[int]] = {}  # tokens known, tokens computed
 
-    def execute(self, plan: BatchPlan) -> BatchResult:
+    def submit(self, plan: BatchPlan) -> StepHandle[BatchResult]:
         for request_id in plan.removed:
             del self._rows[request_id]
         for new in plan.added:
@@ -41,7 +42,7 @@ class StubRunner:
             row[0] += len(token_ids)
             results.append(RowResult(token_ids))
         self._wait()
-        return BatchResult(results)
+        return StepHandle.computed(BatchResult(results))
 
     def _wait(self) -> None:
         """Until the step's end; the time that the engine takes between two steps counts towards the next one, but is not made up for."""

@@ -15,6 +15,8 @@ neither on scheduling nor, from 2 to 16 rows, on the other rows.
 
 # mypy: allow-incomplete-defs
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -143,6 +145,7 @@ def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) 
     return out
 
 
+@functools.cache
 def estimate(num_rows: int, out_features: int, in_features: int, num_multiprocessors: int, shared_memory_bytes: int) -> Tiles:
     """The best on an H200 (2026-11). With few columns a program takes fewer of them, so that a third of the GPU has work."""
     longest = max(16, triton.next_power_of_2(in_features))

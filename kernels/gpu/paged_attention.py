@@ -196,9 +196,9 @@ def paged_attention(
 
 
 def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int, tiles: DecodeTiles) -> int:
-    """How many programs share a row's keys: enough for ``tiles``' programs a multiprocessor, none with less than its tokens."""
-    wanted = triton.cdiv(tiles.programs_per_multiprocessor * num_multiprocessors, num_tiles)
-    return max(1, min(int(wanted), longest // tiles.min_split_tokens, MAX_SPLITS))
+    """How many programs share a row's keys: nearest to ``tiles``' programs a multiprocessor, none with less than its tokens."""
+    wanted = (tiles.programs_per_multiprocessor * num_multiprocessors + num_tiles // 2) // num_tiles
+    return max(1, min(wanted, longest // tiles.min_split_tokens, MAX_SPLITS))
 
 
 def block_n(block_d: int, dtype: torch.dtype) -> int:

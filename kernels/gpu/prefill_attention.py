@@ -41,11 +41,11 @@ def _attend_keys(
     k_stride_token,
     v_stride_block,
     v_stride_token,
-    head_dim,
     sliding_window,
     HAS_MASK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -57,24 +57,30 @@ def _attend_keys(
     factor = exponent_factor(scale, HAS_SOFTCAP)
     for start in range(begin, end, BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
-        kv_mask = (dim < head_dim)[None, :]
         if HAS_MASK:
             exists = key < seq_len
-            kv_mask = exists[:, None] & kv_mask
             block = tl.load(table + key // BLOCK_SIZE, mask=exists, other=0).to(tl.int64)
         else:
             block = tl.load(table + key // BLOCK_SIZE).to(tl.int64)
         offset = key % BLOCK_SIZE
         k_rows = k_head + block * k_stride_block + offset * k_stride_token
         v_rows = v_head + block * v_stride_block + offset * v_stride_token
-        k = operand(tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), DTYPE, UPCAST)
+        if HAS_MASK or HEAD_DIM != BLOCK_D:
+            kv_mask = (dim < HEAD_DIM)[None, :]
+            if HAS_MASK:
+                kv_mask = exists[:, None] & kv_mask
+            k = tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+            v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+        else:
+            k = tl.load(k_rows[:, None] + dim[None, :])
+            v = tl.load(v_rows[:, None] + dim[None, :])
+        k, v = operand(k, DTYPE, UPCAST), operand(v, DTYPE, UPCAST)
         scores = scores_of(q, k, scale, softcap, HAS_SOFTCAP)
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
             if HAS_WINDOW:
                 visible = visible & (key[None, :] > position[:, None] - sliding_window)
             scores = tl.where(visible, scores, float("-inf"))
-        v = operand(tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), DTYPE, UPCAST)
         peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
     return peak, total, acc
 
@@ -103,8 +109,8 @@ def prefill_kernel(
     tables_stride,
     out_stride_token,
     out_stride_head,
-    head_dim,
     sliding_window,
+    HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
@@ -126,7 +132,7 @@ def prefill_kernel(
     query, head = line // GROUP, kv_head * GROUP + line % GROUP
     position = seq_len - query_len + query
     token = (query_start + query).to(tl.int64)
-    q_mask = (query < query_len)[:, None] & (dim < head_dim)[None, :]
+    q_mask = (query < query_len)[:, None] & (dim < HEAD_DIM)[None, :]
     q = tl.load(q_ptr + (token * q_stride_token + head * q_stride_head)[:, None] + dim[None, :], mask=q_mask, other=0.0)
 
     # Keys before ``unmasked`` are out of some query's window; from ``masked`` on they are after some query.
@@ -166,11 +172,11 @@ def prefill_kernel(
             k_stride_token,
             v_stride_block,
             v_stride_token,
-            head_dim,
             sliding_window,
             part > 0,
             HAS_WINDOW,
             HAS_SOFTCAP,
+            HEAD_DIM,
             BLOCK_SIZE,
             BLOCK_N,
             BLOCK_D,
@@ -230,8 +236,8 @@ def prefill_attention(
         *v_cache.stride()[:3],
         block_tables.stride(0),
         *out.stride()[:2],
-        head_dim,
         sliding_window,
+        HEAD_DIM=head_dim,
         GROUP=group,
         BLOCK_SIZE=block_size,
         HAS_WINDOW=sliding_window > 0,

@@ -11,6 +11,7 @@ from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
+_FP8_NAMES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Plan:
 
     dtype: str
     quantization: Literal["none", "int8"]
-    kv_cache_dtype: str
+    kv_cache_dtype: str  # as torch calls it
     block_size: int
     max_model_len: int
     fit_max_model_len: bool  # shorten max_model_len to what the KV cache holds instead of refusing
@@ -69,8 +70,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         seqs = min(256 if on_gpu or model.pools else 64, budget)
     problems = []
     kv_dtype = config.cache.kv_cache_dtype
-    if kv_dtype not in ("auto", dtype):
-        problems.append(f"--kv-cache-dtype {kv_dtype} differs from the model's {dtype}: use auto, or --dtype {kv_dtype} for both")
+    if kv_dtype not in ("auto", dtype, *_FP8_NAMES):
+        problems.append(f"--kv-cache-dtype {kv_dtype} differs from the model's {dtype}: use auto or fp8, or --dtype {kv_dtype} for both")
     if budget < seqs:
         problems.append(
             f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
@@ -94,7 +95,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     return Plan(
         dtype=dtype,
         quantization=quantization,
-        kv_cache_dtype=dtype,
+        kv_cache_dtype=_FP8_NAMES.get(kv_dtype, dtype),
         block_size=config.cache.block_size or (16 if on_gpu else 32),
         max_model_len=max_model_len,
         fit_max_model_len=fit,

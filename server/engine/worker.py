@@ -178,10 +178,12 @@ class Worker:
 
     def _pages(self, shape: tuple[int, ...]) -> Tensor:
         """Zeroed, so that no stray NaN poisons a masked read; on a CPU the system maps each page when it is first written."""
-        if self._device.type != "cpu":
-            return torch.zeros(shape, dtype=self._kv_dtype, device=self._device)
         num_bytes = math.prod(shape) * self._kv_dtype.itemsize
-        return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(self._kv_dtype).view(shape)
+        if self._device.type != "cpu":
+            zeros = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
+        else:
+            zeros = torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8))
+        return zeros.view(self._kv_dtype).view(shape)
 
     def _pages_for(self, query_lens: list[int]) -> list[LayerKV]:
         return self._allocate(sum(-(-length // self._plan.block_size) for length in query_lens))

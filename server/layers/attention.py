@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
@@ -121,19 +122,35 @@ class Attention(Layer):
     ) -> None:
         self.q_norm = q_norm
         self.k_norm = k_norm
+        self.kv_scales = UNSCALED  # of pages in fp8
         self._head_dim = head_dim
         self._head_counts = [num_heads, num_kv_heads, num_kv_heads]
         self._out_size = num_heads * head_dim
         self._scale = head_dim**-0.5
         self._window = sliding_window
 
+    def set_kv_scales(self, k: float = 1.0, v: float = 1.0) -> None:
+        """What a checkpoint says of keys and values in fp8; pages of another type have none."""
+        self.kv_scales = KVScales(k, v)
+
     def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
         q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self._head_dim), self._head_counts, dim=1)
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = QKNorm(self.q_norm.loaded_weight, self.k_norm.loaded_weight, self.q_norm.eps)
-        slots, plan = step.slot_mapping, step.rope_plan
-        q = rope_and_cache(q, k, v, step.cos_sin, step.positions, kv.k, kv.v, slots, qk_norm=norms, plan=plan)
+        q = rope_and_cache(
+            q,
+            k,
+            v,
+            step.cos_sin,
+            step.positions,
+            kv.k,
+            kv.v,
+            step.slot_mapping,
+            qk_norm=norms,
+            kv_scales=self._scales(kv),
+            plan=step.rope_plan,
+        )
         if step.prefill is None:
             out = self._decode(q, kv, step.decode)
         elif step.decode is None:
@@ -142,6 +159,9 @@ class Attention(Layer):
             n = step.num_decodes
             out = torch.cat([self._decode(q[:n], kv, step.decode), self._prefill(q[n:], kv, step.prefill)])
         return out.view(-1, self._out_size)
+
+    def _scales(self, kv: LayerKV) -> KVScales:
+        return self.kv_scales if kv.k.dtype == FP8 else UNSCALED
 
     def _decode(self, q: Tensor, kv: LayerKV, rows: DecodeRows | None) -> Tensor:
         assert rows is not None, "a step has at least one row"
@@ -154,6 +174,7 @@ class Attention(Layer):
             self._scale,
             max_seq_len=rows.max_seq_len,
             sliding_window=self._window,
+            kv_scales=self._scales(kv),
             plan=rows.plans[self._window],
         )
 
@@ -171,5 +192,6 @@ class Attention(Layer):
             query_lens=rows.query_lens,
             seq_lens_host=rows.seq_lens_host,
             sliding_window=self._window,
+            kv_scales=self._scales(kv),
             plan=rows.plans[self._window],
         )

@@ -16,6 +16,7 @@ from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint
+from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
@@ -65,6 +66,7 @@ def load_model(
     else:
         assert files.directory is not None
         checkpoint = SafetensorsCheckpoint(files.directory)
+        set_kv_scales(model, checkpoint)
     fill(places, checkpoint, _ignored_names(config), rotation)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
@@ -83,6 +85,6 @@ def _tied_twice(names: tuple[WeightName, ...], family: Family) -> tuple[WeightNa
 
 
 def _ignored_names(config: DecoderConfig) -> tuple[str, ...]:
-    """Endings of tensors that say nothing new: tables computed from the config, and the copy of a tied embedding."""
-    computed = ("rotary_emb.inv_freq", "rope_freqs.weight")
+    """Endings of tensors that have no place in a weight: tables computed from the config, scales, and the copy of a tied embedding."""
+    computed = ("rotary_emb.inv_freq", "rope_freqs.weight", *KV_SCALE_ENDINGS)
     return (*computed, "lm_head.weight") if config.tie_word_embeddings else computed

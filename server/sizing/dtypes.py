@@ -1,8 +1,8 @@
-"""Bytes of a number of each type that models compute in."""
+"""Bytes of a number of each type that models compute in or keep keys and values in."""
 
 from __future__ import annotations
 
-_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
 
 
 def itemsize(dtype: str) -> int:

@@ -10,6 +10,8 @@ import pytest
 from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
+from headway.server.models.base import KVSpec
+from headway.server.sizing.memory import bytes_per_block
 from headway.server.words import GIB
 
 CPU = DeviceFacts("cpu", "cpu", 24 * GIB, 20 * GIB, has_fast_bf16=False, has_fast_int8=True)
@@ -55,6 +57,16 @@ def test_graphs_are_for_gpus_that_generate() -> None:
     assert make_plan(asked, BF16, CPU).graph_sizes == ()
     assert make_plan(asked, replace(BF16, pools=True), GPU).graph_sizes == ()
     assert make_plan(config(scheduler={"max_num_active_seqs": 3}), BF16, GPU).graph_sizes == (1, 2, 3)
+
+
+@pytest.mark.parametrize("asked", ["fp8", "fp8_e4m3"])
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "gpu"])
+def test_keys_and_values_in_fp8(device: DeviceFacts, asked: str) -> None:
+    plan, plain = make_plan(config(cache={"kv_cache_dtype": asked}), BF16, device), make_plan(config(), BF16, device)
+    assert plan == replace(plain, kv_cache_dtype="float8_e4m3fn")
+    spec = KVSpec(2, 4, 64)
+    assert bytes_per_block(spec, plan) == 2 * 2 * plan.block_size * 4 * 64
+    assert bytes_per_block(spec, plain) == bytes_per_block(spec, plan) * (2 if device is GPU else 4)
 
 
 def test_budgets_by_device() -> None:

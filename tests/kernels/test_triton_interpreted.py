@@ -115,3 +115,11 @@ def test_prefill(case: AttentionCase) -> None:
 @pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
 def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
     compare_lora(lora, case, dtype, "cpu", strided=strided)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "longest", "expected"),
+    [(1, 2048, 32), (1, 32768, 64), (8, 2048, 8), (40, 2048, 2), (64, 2048, 1), (1, 63, 1), (300, 2048, 1)],
+)
+def test_decode_is_split_until_the_gpu_is_full(num_rows: int, longest: int, expected: int) -> None:
+    assert paged_attention.choose_num_splits(8 * num_rows, longest, 132) == expected

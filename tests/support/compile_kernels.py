@@ -63,7 +63,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     constants = {"GROUP": 4, "BLOCK_SIZE": 16, "BLOCK_D": 128, "UPCAST": False}
     decode = constants | {"BLOCK_M": 16, "BLOCK_N": paged_attention.block_n(128, dtype), "HAS_SOFTCAP": False}
     block_m, block_n = prefill_attention.block_sizes(128, dtype, has_warpgroups=capability == 90)
-    prefill = constants | {"BLOCK_M": block_m, "BLOCK_N": block_n}
+    prefill = constants | {"BLOCK_M": block_m, "BLOCK_N": block_n, "HEAD_DIM": 128}
     found: list[Case] = []
     for page in (pointer, _fp8_pages(capability)):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)

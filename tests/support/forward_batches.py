@@ -30,7 +30,8 @@ class Stepper:
         spec = model.kv_spec
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         # Large where nothing was written, so that reading a slot too many is seen.
-        self.kv = [LayerKV(torch.full(shape, 1e4, dtype=dtype), torch.full(shape, 1e4, dtype=dtype)) for _ in range(spec.num_layers)]
+        large = min(1e4, torch.finfo(dtype).max)
+        self.kv = [LayerKV(torch.full(shape, large, dtype=dtype), torch.full(shape, large, dtype=dtype)) for _ in range(spec.num_layers)]
         self._free = list(range(num_blocks))
         random.Random(seed).shuffle(self._free)
 
