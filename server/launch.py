@@ -16,7 +16,7 @@ from headway.server.errors import HeadwayError, sentence_of
 from headway.server.listen import listening
 from headway.server.log import log_uncaught_in_threads, masked
 from headway.server.log_setup import set_up_logging
-from headway.server.phases import PhaseLog
+from headway.server.phases import PhaseLog, told
 from headway.server.private_directory import private_directory
 from headway.server.say import say
 from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
@@ -78,8 +78,10 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         try:
             starter.begin()
             followers.begin()
+            importing_since = time.monotonic()
             from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
+            told("importing the HTTP server", time.monotonic() - importing_since)
             return Lifecycle(config, starter, followers, counts, listeners, tls, early, started, custom, tracing).run()
         finally:
             ignore_further_signals()
