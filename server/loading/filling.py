@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.weight import Weight
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
+from headway.server.loading.staging import copy_for
 from headway.server.models.base import Model
 from headway.server.models.names import WeightName
 
@@ -42,7 +44,14 @@ def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int) -> d
     return places
 
 
-def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[str, ...], rotation: ResidualRotation | None) -> None:
+def fill(
+    places: dict[str, list[Place]],
+    checkpoint: Checkpoint,
+    ignored: tuple[str, ...],
+    rotation: ResidualRotation | None,
+    device: torch.device,
+) -> None:
+    copy = copy_for(device)
     tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
     _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
@@ -54,7 +63,8 @@ def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[
         tensors.sort(key=lambda tensor: not rotation.is_norm(places[tensor.name][0].name))  # linears take them in
     for tensor, values in _read_ahead(tensors):
         for place in places[tensor.name]:
-            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
+            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values), copy)
+        tensor.done()
 
 
 def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:
