@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_one_start_is_split_and_weighed(tmp_path: Path) -> None:
     assert start["pss_bytes"] >= start["uss_bytes"] > 50e6
     assert report["imports"]["engine process"]["packages"]["torch"] > 0
     assert done.returncode == (0 if start["pss_bytes"] <= 1.3 * start["weight_bytes"] + 400e6 else 1)
+
+
+@pytest.mark.e2e
+def test_a_load_is_timed_and_its_peak_told() -> None:
+    words = ["--mb", "80", "--forms", "bfloat16,int8", "--most", "100"]
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "load_peak.py"), *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(
+        r"^(\w+): (\d+) MB of files, (\d+) MB of weights in .* peak (\d+\.\d+) times the weights$", done.stdout, re.MULTILINE
+    )
+    assert [form for form, *_ in found] == ["bfloat16", "int8"]
+    assert all(float(peak) >= 0.9 for *_, peak in found), "what is kept was in memory at the peak"
+    assert int(found[0][1]) == pytest.approx(int(found[0][2]), abs=2)
