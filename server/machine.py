@@ -1,4 +1,4 @@
-"""What this process may use of the machine: the limits of its control group (v2 and v1) and its CPU affinity. Reads text files only."""
+"""What this process may use of the machine: memory and cores, within the limits of its control group (v2 and v1) and its CPU affinity."""
 
 from __future__ import annotations
 
