@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import signal
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -113,7 +112,7 @@ def table(starts: Sequence[Start], files_bytes: int, rate: float, limit_s: float
         result.add_column(name, justify="left" if name == "weights" else "right")
     for form, typical in _typical(starts).items():
         mine = [start for start in starts if start.form == form]
-        pss, limit = statistics.median(start.pss_bytes for start in mine), typical.memory_limit_bytes
+        pss, limit = typical.pss_bytes, typical.memory_limit_bytes
         loading_s = typical.phase_s("loading weights")
         result.add_row(
             f"{form} ({typical.weight_bytes / 1e6:.0f} MB)",
@@ -122,7 +121,7 @@ def table(starts: Sequence[Start], files_bytes: int, rate: float, limit_s: float
             f"{typical.others_cpu:.2f}",
             _verdict(typical.ready_s <= limit_s),
             f"{pss / 1e6:.0f}",
-            f"{statistics.median(start.uss_bytes for start in mine) / 1e6:.0f}",
+            f"{typical.uss_bytes / 1e6:.0f}",
             f"{limit / 1e6:.0f}",
             _verdict(pss <= limit),
             f"{files_bytes / max(loading_s, 0.01) / 1e6:.0f}",
