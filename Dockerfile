@@ -55,7 +55,6 @@ ENV HOME=/tmp/headway \
     HEADWAY_CACHE=/tmp/headway \
     XDG_CACHE_HOME=/tmp/headway \
     HF_HOME=/tmp/headway/huggingface \
-    TRITON_CACHE_DIR=/tmp/headway/triton \
     TORCHINDUCTOR_CACHE_DIR=/tmp/headway/inductor \
     PATH=/opt/headway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     LANG=C.UTF-8 \

@@ -16,7 +16,7 @@ from headway.server.errors import HeadwayError, sentence_of
 from headway.server.listen import listening
 from headway.server.log import log_uncaught_in_threads, masked
 from headway.server.log_setup import set_up_logging
-from headway.server.phases import PhaseLog
+from headway.server.phases import PhaseLog, told
 from headway.server.private_directory import private_directory
 from headway.server.say import say
 from headway.server.signals import EarlyStop, Stopped, ignore_further_signals
@@ -71,6 +71,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         custom = _custom_handlers(config)
         tracing = _tracing(config)
         cache_dir = cache_directory(os.environ)
+        _keep_compiled_kernels(cache_dir)
         telemetry = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
         starter = EngineStarter(config, directory, cache_dir, PhaseLog("getting the model", started))
@@ -78,8 +79,10 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         try:
             starter.begin()
             followers.begin()
+            importing_since = time.monotonic()
             from headway.server.lifecycle import Lifecycle  # fastapi, uvicorn
 
+            told("importing the HTTP server", time.monotonic() - importing_since)
             return Lifecycle(config, starter, followers, counts, listeners, tls, early, started, custom, tracing).run()
         finally:
             ignore_further_signals()
@@ -95,6 +98,12 @@ def _shared_counts(directory: Path, num_processes: int) -> Counts:
     metrics.mkdir()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # read when prometheus_client is imported, here and in those processes
     return Counts.create(directory, num_processes)
+
+
+def _keep_compiled_kernels(cache_dir: Path) -> None:
+    """For the engine process, which inherits them: where Triton keeps what it compiles, and what looks for it there and in the image."""
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir / "triton"))
+    os.environ.setdefault("TRITON_CACHE_MANAGER", "headway.kernels.gpu.shipped_cache:ShippedCacheManager")
 
 
 def _server_tls(config: ServerConfig) -> ServerTls | None:

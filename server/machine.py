@@ -1,7 +1,8 @@
-"""What this process may use of the machine: the limits of its control group (v2 and v1) and its CPU affinity. Reads text files only."""
+"""What this process may use of the machine: memory and cores, within the limits of its control group (v2 and v1) and its CPU affinity."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,24 @@ def memory_limit(root: Path = _ROOT) -> MemoryLimit | None:
     if not found:
         return None
     return MemoryLimit(min(group.limit_bytes for group in found), min(group.available_bytes for group in found))
+
+
+def host_memory() -> tuple[int, int]:
+    """(total, available) bytes of the host, or of the container where its limit is lower."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    limit = memory_limit()
+    if limit is None:
+        return memory.total, memory.available
+    return min(memory.total, limit.limit_bytes), min(memory.available, limit.available_bytes)
+
+
+def trim_heap() -> None:
+    """What the C library keeps of freed memory goes back to the system, where it is glibc: others have no such call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def num_oom_kills(root: Path = _ROOT) -> int:

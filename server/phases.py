@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 class PhaseLog:
-    """One line a phase, written when the next one begins: "phase loading weights 1.2 s".
+    """One line a phase, written when the next one begins: "phase loading weights 1.23 s".
 
     Times are time.monotonic(), a clock that all processes of a machine share: the engine says when its phases began, so that they
     are right however late its messages are read. One thread at a time calls ``enter``: the starter, later the event loop.
@@ -29,4 +29,4 @@ class PhaseLog:
 
 def told(name: str, seconds: float) -> None:
     """The line of one phase, for those that run beside the others too."""
-    log.info("phase %s %.1f s", name, seconds)
+    log.info("phase %s %.2f s", name, seconds)

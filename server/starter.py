@@ -9,8 +9,10 @@ from pathlib import Path
 
 from headway.server.config.server import ServerConfig
 from headway.server.engine.engine_process import EngineProcess
+from headway.server.machine import host_memory
 from headway.server.phases import PhaseLog
 from headway.server.source.files import ModelFiles
+from headway.server.source.read_ahead import read_ahead
 from headway.server.source.resolve import resolve_model, resolve_tokenizer
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class EngineStarter:
                 on_progress=self._progress,
                 stop=self._stop,
             )
+            if model.load_format != "dummy":
+                read_ahead(files, host_memory()[1])
             tokenizer = self._tokenizer()
             self.phases.enter("starting the engine process")
             self.process.start(self._config, files, self.cache_dir, tokenizer)

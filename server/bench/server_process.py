@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -95,10 +96,13 @@ class ServerProcess:
                     process.kill()
             self._process.wait()
 
+    def lines(self) -> list[str]:
+        """What it has written so far, stdout and stderr together."""
+        written = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0)  # its place in the file is the server's too
+        return written.decode(errors="replace").splitlines()
+
     def _last_lines(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").splitlines()
-        return "\n".join(lines[-_LAST_LINES:])
+        return "\n".join(self.lines()[-_LAST_LINES:])
 
 
 def free_port() -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 
-import psutil
 import torch
 
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
 from headway.server.garbage import collect_spared
-from headway.server.machine import memory_limit
+from headway.server.machine import host_memory, trim_heap
 
 
 def choose_device(asked: str) -> torch.device:
@@ -32,7 +30,7 @@ def device_facts(device: torch.device) -> DeviceFacts:
         name = f"{device} {torch.cuda.get_device_name(device)}"
         has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
         return DeviceFacts("cuda", name, total, free, has_fast_bf16=has_bf16, has_fast_int8=False)
-    total, available = _host_memory()
+    total, available = host_memory()
     capabilities = torch.cpu.get_capabilities()
     # torch's 8-bit products need AVX2 at least; bf16 ones without native instructions are slower than fp32.
     fast_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -46,16 +44,4 @@ def give_back_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     # glibc keeps what lies between blocks in use: of the demo model in fp32, asleep at level 2, 423 of 702 MiB (2026-11).
-    # Other C libraries have no such call.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _host_memory() -> tuple[int, int]:
-    """(total, available) bytes of the host, or of the container where its limit is lower."""
-    memory = psutil.virtual_memory()
-    limit = memory_limit()
-    if limit is None:
-        return memory.total, memory.available
-    return min(memory.total, limit.limit_bytes), min(memory.available, limit.available_bytes)
+    trim_heap()

@@ -64,11 +64,11 @@ class Weight:
                 "check that config and weights belong together."
             )
 
-    def load(self, part: str, tensor: Tensor) -> None:
-        """Copies this rank's share of a whole checkpoint tensor."""
+    def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
+        """Copies this rank's share of a whole checkpoint tensor, by ``copy(target, source)``."""
         place = self.parts[part]
         target = self._allocated()
-        target.narrow(place.dim, place.offset, place.length).copy_(tensor.narrow(place.dim, place.start, place.length))
+        copy(target.narrow(place.dim, place.offset, place.length), tensor.narrow(place.dim, place.start, place.length))
         self._missing.remove(part)
         if not self._missing:
             self._tensor = None

@@ -11,11 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTensor:
-    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread."""
+    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread. ``done`` says that what was read
+    is needed no more."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    done: Callable[[], None] = lambda: None
 
 
 class Checkpoint(Protocol):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.weight import Weight
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
+from headway.server.loading.staging import copy_for
 from headway.server.models.base import Model
 from headway.server.models.names import WeightName
 
-_MAX_READERS = 8  # each holds a dequantised tensor
+_MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor
 _SHOWN = 3  # names listed in a message
 
 
@@ -42,7 +46,14 @@ def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int) -> d
     return places
 
 
-def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[str, ...], rotation: ResidualRotation | None) -> None:
+def fill(
+    places: dict[str, list[Place]],
+    checkpoint: Checkpoint,
+    ignored: tuple[str, ...],
+    rotation: ResidualRotation | None,
+    device: torch.device,
+) -> None:
+    copy = copy_for(device)
     tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
     _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
@@ -50,23 +61,50 @@ def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[
     for tensor in tensors:
         for place in places[tensor.name]:
             place.weight.check(place.part, tensor.name, tensor.shape)
-    if rotation is not None:
-        tensors.sort(key=lambda tensor: not rotation.is_norm(places[tensor.name][0].name))  # linears take them in
-    for tensor, values in _read_ahead(tensors):
-        for place in places[tensor.name]:
-            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
+    prepare = partial(_prepared, places=places, rotation=rotation)
+    norms: list[CheckpointTensor] = []
+    others: list[CheckpointTensor] = []
+    for tensor in tensors:
+        is_norm = rotation is not None and rotation.is_norm(places[tensor.name][0].name)
+        (norms if is_norm else others).append(tensor)
+    with contextlib.nullcontext() if rotation is None else _one_thread_each():
+        for group in (norms, others):  # linears take their norms in
+            for tensor, prepared in _read_ahead(group, prepare):
+                for place, values in zip(places[tensor.name], prepared, strict=True):
+                    place.weight.load(place.part, values, copy)
+                tensor.done()
 
 
-def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:
-    """Reads (for a GGUF: dequantises, in numpy) on other threads, a few tensors ahead; copying and packing stay on this one.
+def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> list[Tensor]:
+    """What goes to each place of the tensor."""
+    values = tensor.read()
+    return [values if rotation is None else rotation.apply(place.name, values) for place in places[tensor.name]]
 
-    Torch's own threads are started by whoever calls it, so a pool that called torch would have cores times readers of them.
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Torch starts no threads of its own, for this thread and for those that begin inside: rotating is many small products, after each of
+    which they would wait for one another. On a machine that others keep busy, 8 bits took the demo model 20 s so (2026-11)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read_ahead(
+    tensors: list[CheckpointTensor], prepare: Callable[[CheckpointTensor], list[Tensor]]
+) -> Iterator[tuple[CheckpointTensor, list[Tensor]]]:
+    """Reads (for a GGUF: dequantises, in numpy) and prepares on other threads, a few tensors ahead; copying and packing stay on this one.
+
+    Torch's own threads are started by whoever calls it: where ``prepare`` computes, there must be one each.
     """
     num_readers = min(os.cpu_count() or 1, _MAX_READERS)
     with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
-        reads: deque[tuple[CheckpointTensor, Future[Tensor]]] = deque()
+        reads: deque[tuple[CheckpointTensor, Future[list[Tensor]]]] = deque()
         for tensor in tensors:
-            reads.append((tensor, pool.submit(tensor.read)))
+            reads.append((tensor, pool.submit(prepare, tensor)))
             if len(reads) > num_readers:
                 done, future = reads.popleft()
                 yield done, future.result()

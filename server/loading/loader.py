@@ -67,7 +67,7 @@ def load_model(
         assert files.directory is not None
         checkpoint = SafetensorsCheckpoint(files.directory)
         set_kv_scales(model, checkpoint)
-    fill(places, checkpoint, _ignored_names(config), rotation)
+    fill(places, checkpoint, _ignored_names(config), rotation, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
 

@@ -49,7 +49,7 @@ def load_pooled_model(
         checkpoint = GgufCheckpoint(source.gguf, names, config)
     else:
         checkpoint = _Renamed(SafetensorsCheckpoint(source.files.path), family.prefix)
-    fill(places, checkpoint, (*_COMPUTED, *family.ignored), None)
+    fill(places, checkpoint, (*_COMPUTED, *family.ignored), None, device)
     projections = _projections(source.recipe.dense, config.hidden_size, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, names, None, projections)

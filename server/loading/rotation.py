@@ -47,10 +47,10 @@ class ResidualRotation:
             self._norm_weights[weight] = values.float()
             return torch.ones_like(values)
         if weight in self._norm_of:
-            return self._rotate(values.float() * self._norm_weights[self._norm_of[weight]])
+            return self._rotate(values, self._norm_weights[self._norm_of[weight]])
         if weight in self._writers:
-            return self._rotate(values.float().t().contiguous()).t()  # of a bias, t() is itself
-        return self._rotate(values.float()) if weight == self._embedding else values
+            return self._rotate(values.t().contiguous()).t()  # of a bias, t() is itself
+        return self._rotate(values) if weight == self._embedding else values
 
     def update(self, weight: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """See WeightTransform. What a reader's update reads is rotated as its weight is, what a writer's gives likewise: ``b @ a``
@@ -75,12 +75,14 @@ class HadamardRotation:
         gaussian = torch.randn(num_blocks, num_blocks, dtype=torch.float64, generator=generator)
         self._mixture = torch.linalg.qr(gaussian)[0].float()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """``x * scale`` rotated: x [..., H] of any float dtype, scale [H] -> fp32."""
         block, num_blocks = len(self._hadamard), len(self._mixture)
+        factors = self._signs if scale is None else self._signs * scale
         out = torch.empty(x.shape)
         rows = out.view(-1, num_blocks, block)
         pieces = torch.split(x.reshape(-1, num_blocks * block), _ROWS_A_PIECE)
         for piece, target in zip(pieces, torch.split(rows, _ROWS_A_PIECE), strict=True):
-            blocks = (piece * self._signs).reshape(-1, num_blocks, block) @ self._hadamard
+            blocks = (piece * factors).reshape(-1, num_blocks, block) @ self._hadamard
             torch.bmm(self._mixture.t().expand(len(blocks), -1, -1), blocks, out=target)
         return out

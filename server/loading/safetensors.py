@@ -1,11 +1,16 @@
-"""Safetensors: one file, or shards named by an index. Tensors are mapped, so bytes go from the file to the device once."""
+"""Safetensors: one file, or shards named by an index. Tensors are views of the mapped files, so bytes go to their place once."""
 
 from __future__ import annotations
 
+import json
+import mmap
+import struct
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,40 +18,100 @@ from headway.server.errors import ModelSourceError
 from headway.server.loading.checkpoint import CheckpointTensor
 from headway.server.source.weights import weight_files
 
+# The kernel need not keep memory ready for a copy of the file, which nobody writes to: a model larger than the host's memory may be on
+# its way to a GPU. Python's mmap has no name for it yet; Linux has this number on all machines that torch runs on.
+_MAP_NORESERVE = 0x4000
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class _Entry(NamedTuple):
+    name: str
+    dtype: str  # a key of _DTYPES
+    shape: tuple[int, ...]
+    start: int  # in the file
+    end: int
+
 
 class SafetensorsCheckpoint:
-    """The files stay open as long as this lives."""
+    """The files stay mapped as long as this or a tensor lives; a tensor's pages are given back once it is ``done``."""
 
     def __init__(self, directory: Path) -> None:
         self.origin = str(directory)
-        self._files = [(path, _open(path)) for path in weight_files(directory)]
+        self._files = [_File(path) for path in weight_files(directory)]
 
     def tensors(self) -> list[CheckpointTensor]:
         found: dict[str, CheckpointTensor] = {}
-        for path, file in self._files:
-            for name in list(file.keys()):
-                if name in found:
+        for file in self._files:
+            for entry in file.entries:
+                if entry.name in found:
                     raise ModelSourceError(
-                        f"The tensor {name} is in more than one file of {self.origin}; remove the files that don't belong."
+                        f"The tensor {entry.name} is in more than one file of {self.origin}; remove the files that don't belong."
                     )
-                shape = tuple(file.get_slice(name).get_shape())
-                found[name] = CheckpointTensor(name, shape, partial(_read, path, file, name))
+                found[entry.name] = CheckpointTensor(entry.name, entry.shape, partial(file.read, entry), partial(file.give_back, entry))
         return list(found.values())
 
 
-def _read(path: Path, file: Any, name: str) -> Tensor:
-    try:
-        tensor: Tensor = file.get_tensor(name)
-    except SafetensorError as error:
-        raise ModelSourceError(f"The tensor {name} of {path} cannot be read ({error}); copy or download the file again.") from error
-    return tensor
+class _File:
+    """``entries`` in the file's order, in which a disk reads best."""
+
+    def __init__(self, path: Path) -> None:
+        _check(path)
+        with open(path, "rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            self.entries = sorted(_entries(json.loads(file.read(header_bytes)), 8 + header_bytes, path), key=lambda entry: entry.start)
+            # Writable, as torch wants its memory; private, so that the file can't change.
+            flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+            self._map = mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+
+    def read(self, entry: _Entry) -> Tensor:
+        """A view; the disk starts to read what is not in memory."""
+        dtype = _DTYPES[entry.dtype]
+        if entry.start == entry.end:
+            return torch.empty(entry.shape, dtype=dtype)
+        self._advise(mmap.MADV_WILLNEED, entry)
+        return (
+            torch.frombuffer(self._map, dtype=torch.uint8, offset=entry.start, count=entry.end - entry.start).view(dtype).view(entry.shape)
+        )
+
+    def give_back(self, entry: _Entry) -> None:
+        """Its pages are this process's no more, but still the page cache's: who reads the view again finds the same."""
+        if entry.start < entry.end:
+            self._advise(mmap.MADV_DONTNEED, entry)
+
+    def _advise(self, what: int, entry: _Entry) -> None:
+        start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(what, start, entry.end - start)
 
 
-def _open(path: Path) -> Any:
+def _entries(header: dict[str, dict[str, object]], data_start: int, path: Path) -> Iterator[_Entry]:
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[misc]
+        if dtype not in _DTYPES:
+            raise ModelSourceError(f"The tensor {name} of {path} has the dtype {dtype}, which can't be read.")
+        yield _Entry(name, str(dtype), tuple(shape), data_start + start, data_start + end)  # type: ignore[arg-type,has-type]
+
+
+def _check(path: Path) -> None:
+    """By the library: whether header and length of the file are right, and every tensor has the bytes that its shape asks for."""
     try:
-        file: Any = safe_open(path, framework="pt", device="cpu")
+        with safe_open(path, framework="pt", device="cpu"):
+            pass
     except FileNotFoundError as error:
         raise ModelSourceError(f"The weight file {path} is missing; copy or download the model again.") from error
     except (OSError, SafetensorError) as error:
         raise ModelSourceError(f"The weight file {path} is damaged or cut off ({error}); copy or download it again.") from error
-    return file

@@ -38,7 +38,7 @@ def test_json_log_from_the_banner_to_the_end() -> None:
     assert all({"time", "level", "role", "message"} <= set(line) for line in objects)
     assert objects[0]["message"].startswith("headway ")
     messages = [line["message"] for line in objects]
-    told = [match[1] for message in messages if (match := re.fullmatch(r"phase (.+) \d+\.\d s", message))]
+    told = [match[1] for message in messages if (match := re.fullmatch(r"phase (.+) \d+\.\d\d s", message))]
     assert [name for name in told if name in PHASES] == PHASES
     assert "loading the tokenizer" in told
     (line,) = [line for line in objects if "POST /invocations" in line["message"]]

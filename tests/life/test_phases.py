@@ -15,4 +15,4 @@ def test_a_phase_is_told_when_the_next_one_begins(caplog: pytest.LogCaptureFixtu
         told("loading the tokenizer", 0.5)
         phases.enter("ready", 103.3)
     assert phases.seconds == pytest.approx({"getting the model": 1.26, "importing torch": 2.04})
-    assert caplog.messages == ["phase getting the model 1.3 s", "phase loading the tokenizer 0.5 s", "phase importing torch 2.0 s"]
+    assert caplog.messages == ["phase getting the model 1.26 s", "phase loading the tokenizer 0.50 s", "phase importing torch 2.04 s"]

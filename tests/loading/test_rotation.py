@@ -116,3 +116,19 @@ def test_perplexity_of_the_demo_model(english: list[int]) -> None:
     print(f"perplexity over {len(english)} tokens: fp32 {before:.3f}, int8 {after:.3f} ({after / before - 1:+.2%}); KL {divergence:.4f}")
     assert abs(after / before - 1) < 0.015
     assert divergence < 0.03  # 0.013 with AVX-512 VNNI; without it activations have 7 bits
+
+
+def test_rotating_threads_have_no_threads_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each of their many small products waits for threads that have no core."""
+    seen: set[int] = set()
+    rotate = HadamardRotation.__call__
+
+    def watched(self: HadamardRotation, *arguments: Any) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return rotate(self, *arguments)
+
+    monkeypatch.setattr(HadamardRotation, "__call__", watched)
+    before = torch.get_num_threads()
+    load(make_tiny_model("llama", tmp_path), "int8")
+    assert seen == {1}
+    assert torch.get_num_threads() == before

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 import triton
@@ -94,15 +95,21 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
     return found
 
 
+def compile_case(case: Case, capability: int) -> Any:
+    """Triton's CompiledKernel for a GPU of that capability; options among the constants of ``case`` are taken out of them."""
+    _, kernel, types, constants = case
+    options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
+    signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
+    multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
 def compile_all(capability: int, dtype: str) -> None:
-    for name, kernel, types, constants in cases(dtype, capability=capability):
-        options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
-        signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
-        multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
-        compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    for case in cases(dtype, capability=capability):
+        compiled = compile_case(case, capability)
         taken = {"shared": compiled.metadata.shared} | _registers(compiled.asm["cubin"])
-        print(json.dumps({"kernel": name, "sm": capability, "dtype": dtype} | taken), flush=True)
+        print(json.dumps({"kernel": case[0], "sm": capability, "dtype": dtype} | taken), flush=True)
 
 
 def _registers(cubin: bytes) -> dict[str, int]:

@@ -1,0 +1,48 @@
+"""What was compiled once is found again: by the next start, and by an image that has it in a read-only layer. No GPU needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+SCRIPT = Path(__file__).parents[1] / "support" / "compile_shipped.py"
+
+
+def compiled(capability: int, *, cache: Path, shipped: Path) -> dict[str, bool]:
+    """Kernel -> whether it was found, in a process of its own: a start."""
+    # In this process the kernels were imported for the interpreter.
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONWARNINGS": "ignore"}
+    environment["TRITON_CACHE_MANAGER"] = "headway.kernels.gpu.shipped_cache:ShippedCacheManager"
+    command = [sys.executable, str(SCRIPT), str(capability), str(shipped)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    if "ptxas" in done.stderr:
+        pytest.skip("ptxas, which Triton brings along, does not run here")
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, bool] = json.loads(done.stdout)
+    return found
+
+
+def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
+    first, moved, none = tmp_path / "first", tmp_path / "moved", tmp_path / "none"
+    assert compiled(90, cache=first, shipped=none) == {"norm": False, "silu": False}
+    assert compiled(90, cache=first, shipped=none) == {"norm": True, "silu": True}
+
+    shutil.move(first, moved)  # as a layer of an image has it
+    fresh = tmp_path / "fresh"
+    assert compiled(90, cache=fresh, shipped=moved) == {"norm": True, "silu": True}
+    assert not list(fresh.rglob("*.cubin")), "nothing was compiled"
+    assert compiled(80, cache=fresh, shipped=moved) == {"norm": False, "silu": False}, "another target is another key"
+
+    for note in moved.rglob("__grp__rms_norm*"):
+        note.write_text("{")
+    for cubin in moved.rglob("gated_kernel.cubin"):
+        cubin.unlink()
+    assert compiled(90, cache=tmp_path / "mended", shipped=moved) == {"norm": False, "silu": False}, "what is damaged is compiled anew"
