@@ -16,7 +16,17 @@ CROWD = ["--requests", "2", "--num-prompts", "3", "--input-len", "20", "--output
 @pytest.mark.parametrize(("target", "status"), [("0", 0), ("1000", 1)])
 def test_engine_and_server_do_the_same_work(tmp_path: Path, target: str, status: int) -> None:
     file = tmp_path / "result.json"
-    argv = [sys.executable, str(BENCHMARKS / "whole_server.py"), "--shapes", "smollm2-135m", *CROWD, "--target", target, "--json", str(file)]
+    argv = [
+        sys.executable,
+        str(BENCHMARKS / "whole_server.py"),
+        "--shapes",
+        "smollm2-135m",
+        *CROWD,
+        "--target",
+        target,
+        "--json",
+        str(file),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stdout + done.stderr
     ((engine, server),) = json.loads(file.read_text())["rounds"]
