@@ -1,0 +1,26 @@
+"""Product of grouped weights in plain torch: the weight is kept as fp32, activations are rounded and brought back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.kernels.grouped_layout import GROUP, GroupedValues
+
+
+def pack_grouped(weight: GroupedValues) -> tuple[Tensor, int]:
+    """See headway.kernels.grouped_matmul.pack_grouped."""
+    values = weight.dequantize()
+    return values, values.nbytes
+
+
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See headway.kernels.grouped_matmul.grouped_linear."""
+    return torch.nn.functional.linear(_rounded(x), weight, bias)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    num_columns = x.shape[1]
+    groups = torch.nn.functional.pad(x, (0, -num_columns % GROUP)).unflatten(1, (-1, GROUP))
+    largest = groups.abs().amax(dim=2, keepdim=True).clamp_(min=1e-20)
+    return ((groups * (127 / largest)).round_() * (largest / 127)).flatten(1)[:, :num_columns]
