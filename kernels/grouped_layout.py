@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.checks import check_shape
+from headway.kernels.int4_layout import gguf_groups
 
 GROUP = 32
 
@@ -37,8 +38,8 @@ class GroupedValues:
     def narrow(self, dim: int, start: int, length: int) -> GroupedValues:
         """A span of rows (``dim`` 0) or of columns, whose ends are those of groups or of the weight."""
         if dim == 0:
-            parts = (part.narrow(0, start, length) for part in (self.values, self.scale, self.offset))
-            return GroupedValues(*parts, self.bits)
+            values, scale, offset = (part.narrow(0, start, length) for part in (self.values, self.scale, self.offset))
+            return GroupedValues(values, scale, offset, self.bits)
         end = start + length
         if start % GROUP or (end % GROUP and end != self.shape[1]):
             raise ValueError(f"columns {start} to {end} cut a group of {GROUP}")
@@ -52,6 +53,17 @@ class GroupedValues:
             return groups.float().repeat_interleave(GROUP, dim=1)[:, : self.shape[1]]
 
         return spread(self.scale) * self.values + spread(self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufBlocks:
+    """A weight as a GGUF file has it, in one of the formats whose blocks are four bits in groups of 32: Q4_0, Q4_1, Q4_K."""
+
+    blocks: Tensor  # [N, bytes of a row] uint8
+    kind: str
+
+    def groups(self) -> GroupedValues:
+        return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 
 
 def stack_rows(parts: Sequence[GroupedValues]) -> GroupedValues:

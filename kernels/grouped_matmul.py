@@ -30,7 +30,7 @@ def pack_grouped(weight: GroupedValues) -> PackedGrouped:
     weight.check()
     module = implementation("grouped_matmul", weight.values.device.type)
     data, num_bytes = module.pack_grouped(weight)
-    return PackedGrouped(*weight.shape, num_bytes, data, module)
+    return PackedGrouped(weight.shape[0], weight.shape[1], num_bytes, data, module)
 
 
 def grouped_linear(x: Tensor, packed: PackedGrouped, bias: Tensor | None = None) -> Tensor:

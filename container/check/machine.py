@@ -44,5 +44,6 @@ def instance_facts(instance: Instance, *, on_gpu: bool, used_bytes: int) -> Devi
     free = max(total - reserved_bytes(instance, on_gpu=on_gpu) - used_bytes, 0)
     if on_gpu:
         return DeviceFacts("cuda", f"{instance.name} ({instance.gpu})", total, free, has_fast_bf16=True, has_fast_int8=False)
-    # Every processor in the table has AVX2.
-    return DeviceFacts("cpu", f"{instance.name} ({instance.cpu})", total, free, instance.has_fast_bf16, has_fast_int8=True)
+    # Every processor in the table has AVX2, and the image has the compiled kernels.
+    name = f"{instance.name} ({instance.cpu})"
+    return DeviceFacts("cpu", name, total, free, instance.has_fast_bf16, has_fast_int8=True, multiplies_gguf=True)

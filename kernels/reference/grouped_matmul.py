@@ -21,6 +21,8 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _rounded(x: Tensor) -> Tensor:
     num_columns = x.shape[1]
-    groups = torch.nn.functional.pad(x, (0, -num_columns % GROUP)).unflatten(1, (-1, GROUP))
+    num_groups = -(-num_columns // GROUP)
+    groups = torch.nn.functional.pad(x, (0, -num_columns % GROUP)).view(len(x), num_groups, GROUP)
     largest = groups.abs().amax(dim=2, keepdim=True).clamp_(min=1e-20)
-    return ((groups * (127 / largest)).round_() * (largest / 127)).flatten(1)[:, :num_columns]
+    rounded: Tensor = (groups * (127 / largest)).round_() * (largest / 127)
+    return rounded.flatten(1)[:, :num_columns]

@@ -39,7 +39,7 @@ class Linear(Layer):
         assert self.adapters is not None, "a step has adapters only where layers have room for them"
         self.adapters.add(out, x, lora)
 
-    def _keep_weight(self, weight: Tensor) -> int:
+    def _keep_weight(self, weight: Any) -> int:
         self._packed, num_bytes = self._method.pack(weight)
         return num_bytes
 

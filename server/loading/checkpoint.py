@@ -8,14 +8,18 @@ from typing import Protocol
 
 from torch import Tensor
 
+from headway.kernels.grouped_layout import GgufBlocks
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTensor:
-    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread."""
+    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread, and so may ``read_blocks``: the
+    same as the file has it, where that is wanted."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    read_blocks: Callable[[], GgufBlocks] | None = None
 
 
 class Checkpoint(Protocol):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from headway.kernels.grouped_layout import GgufBlocks
 from headway.server.errors import ModelSourceError
+from headway.server.layers.quant.grouped import GroupedWeight
 from headway.server.layers.weight import Weight
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
@@ -54,19 +56,28 @@ def fill(places: dict[str, list[Place]], checkpoint: Checkpoint, ignored: tuple[
         tensors.sort(key=lambda tensor: not rotation.is_norm(places[tensor.name][0].name))  # linears take them in
     for tensor, values in _read_ahead(tensors):
         for place in places[tensor.name]:
-            place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
+            if isinstance(values, GgufBlocks):
+                assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
+                place.weight.load_blocks(place.part, values)
+            else:
+                place.weight.load(place.part, values if rotation is None else rotation.apply(place.name, values))
 
 
-def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor]]:
+def grouped_names(places: dict[str, list[Place]]) -> frozenset[str]:
+    """The checkpoint's tensors whose places all take blocks."""
+    return frozenset(name for name, own in places.items() if all(isinstance(place.weight, GroupedWeight) for place in own))
+
+
+def _read_ahead(tensors: list[CheckpointTensor]) -> Iterator[tuple[CheckpointTensor, Tensor | GgufBlocks]]:
     """Reads (for a GGUF: dequantises, in numpy) on other threads, a few tensors ahead; copying and packing stay on this one.
 
     Torch's own threads are started by whoever calls it, so a pool that called torch would have cores times readers of them.
     """
     num_readers = min(os.cpu_count() or 1, _MAX_READERS)
     with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
-        reads: deque[tuple[CheckpointTensor, Future[Tensor]]] = deque()
+        reads: deque[tuple[CheckpointTensor, Future[Tensor | GgufBlocks]]] = deque()
         for tensor in tensors:
-            reads.append((tensor, pool.submit(tensor.read)))
+            reads.append((tensor, pool.submit(tensor.read_blocks or tensor.read)))
             if len(reads) > num_readers:
                 done, future = reads.popleft()
                 yield done, future.result()

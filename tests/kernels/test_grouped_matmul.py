@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import odd_strides
 from matmul_comparisons import MATMUL_SHAPES, assert_close, make_linear
 
 from headway.kernels.cpu import grouped_matmul
