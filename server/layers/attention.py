@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class DecodeRows:
     seq_lens: Tensor
     max_seq_len: int
     plans: dict[int, DecodePlan | None]
+    layer_plans: dict[int, Any] = field(default_factory=dict)  # of fused layers, made by the first of each window
 
 
 @dataclass(slots=True)
@@ -119,14 +121,14 @@ class Attention(Layer):
     ) -> None:
         self.q_norm = q_norm
         self.k_norm = k_norm
-        self._head_dim = head_dim
-        self._head_counts = [num_heads, num_kv_heads, num_kv_heads]
+        self.head_dim = head_dim
+        self.head_counts = [num_heads, num_kv_heads, num_kv_heads]
         self._out_size = num_heads * head_dim
         self._scale = head_dim**-0.5
-        self._window = sliding_window
+        self.window = sliding_window
 
     def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
-        q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self._head_dim), self._head_counts, dim=1)
+        q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self.head_dim), self.head_counts, dim=1)
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = QKNorm(self.q_norm.loaded_weight, self.k_norm.loaded_weight, self.q_norm.eps)
@@ -151,8 +153,8 @@ class Attention(Layer):
             rows.seq_lens,
             self._scale,
             max_seq_len=rows.max_seq_len,
-            sliding_window=self._window,
-            plan=rows.plans[self._window],
+            sliding_window=self.window,
+            plan=rows.plans[self.window],
         )
 
     def _prefill(self, q: Tensor, kv: LayerKV, rows: PrefillRows) -> Tensor:
@@ -168,6 +170,6 @@ class Attention(Layer):
             max_seq_len=rows.max_seq_len,
             query_lens=rows.query_lens,
             seq_lens_host=rows.seq_lens_host,
-            sliding_window=self._window,
-            plan=rows.plans[self._window],
+            sliding_window=self.window,
+            plan=rows.plans[self.window],
         )
