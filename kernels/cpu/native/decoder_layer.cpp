@@ -1,10 +1,11 @@
 // A whole layer of a decoder for rows of one token, in one parallel region: at one row, what lies between two calls costs as much as
 // the work. Each step is the same as that of the operation's own call.
 
+#include <memory>
+
 #include "decode.h"
 #include "grouped.h"
 #include "rows.h"
-#include "vectors.h"
 
 using namespace headway;
 
@@ -53,9 +54,11 @@ extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache
   const LayerStep& step = *shared;
   const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
   const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
-  Buffer<float> normed(rows * size), qkv(rows * w.qkv.out), attended(rows * w.o.in), gate_up(rows * w.gate_up.out), gated(rows * inner);
-  Buffer<uint8_t> memory(RoundedRows::bytes(rows, widest));
-  auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory, rows, reader.groups()); };
+  const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
+  const std::unique_ptr<float[]> numbers(new float[rows * (size + w.qkv.out + w.o.in + w.gate_up.out + inner)]);
+  float *normed = numbers.get(), *qkv = normed + rows * size, *attended = qkv + rows * w.qkv.out, *gate_up = attended + rows * w.o.in,
+        *gated = gate_up + rows * w.gate_up.out;
+  auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory.get(), rows, reader.groups()); };
   const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
 #pragma omp parallel
   {

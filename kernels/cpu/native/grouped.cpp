@@ -1,7 +1,8 @@
 // The product of grouped.h alone.
 
+#include <memory>
+
 #include "grouped.h"
-#include "vectors.h"
 
 using namespace headway;
 
@@ -9,8 +10,8 @@ using namespace headway;
 extern "C" void grouped_linear_f32(float* out, const float* x, const GroupedWeight* weight, const float* bias, int64_t rows,
                                    int64_t x_stride) {
   const int64_t groups = weight->groups();
-  Buffer<uint8_t> memory(RoundedRows::bytes(rows, groups));
-  RoundedRows rounded(memory, rows, groups);
+  const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, groups)]);
+  RoundedRows rounded(memory.get(), rows, groups);
 #pragma omp parallel
   {
 #pragma omp for schedule(static)

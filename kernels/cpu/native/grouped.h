@@ -39,21 +39,25 @@ struct GroupedWeight {
   int64_t tiles() const { return (out + kTile - 1) / kTile; }
 };
 
-// Rows rounded to 8 bits: [rows][groups * 32] values, a scale a group, and scale times the sum of the group's values.
+// Rows rounded to 8 bits: values, a scale a group, and scale times the sum of the group's values. Eight rows lie side by side, group by
+// group, so that a product finds all of them at fixed distances: values [rows / 8][groups][8][32], scale and sum [rows / 8][groups][8].
 struct RoundedRows {
   int8_t* values;
   float *scale, *sum;
   int64_t groups;
 
-  static int64_t bytes(int64_t rows, int64_t groups) { return rows * groups * (kGroup + 8); }
+  static int64_t padded(int64_t rows) { return (rows + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce; }
+  static int64_t bytes(int64_t rows, int64_t groups) { return padded(rows) * groups * (kGroup + 8); }
   RoundedRows(void* memory, int64_t rows, int64_t groups)
       : values(static_cast<int8_t*>(memory)),
-        scale(reinterpret_cast<float*>(values + rows * groups * kGroup)),
-        sum(scale + rows * groups),
+        scale(reinterpret_cast<float*>(values + padded(rows) * groups * kGroup)),
+        sum(scale + padded(rows) * groups),
         groups(groups) {}
+  // Place of a row's group, in groups.
+  int64_t at(int64_t row, int64_t group) const { return (row / kRowsAtOnce * groups + group) * kRowsAtOnce + row % kRowsAtOnce; }
   RoundedRows from(int64_t row) const {
     RoundedRows other = *this;
-    other.values += row * groups * kGroup, other.scale += row * groups, other.sum += row * groups;
+    other.values += at(row, 0) * kGroup, other.scale += at(row, 0), other.sum += at(row, 0);
     return other;
   }
 };
@@ -72,7 +76,7 @@ inline void round_row(const RoundedRows& to, int64_t row, const float* x, int64_
     int32_t largest_bits = 0x1e3ce508;  // 1e-20
     for (int i = 0; i < kGroup; i++) largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(from[i]) & 0x7fffffff);
     float largest = std::bit_cast<float>(largest_bits), inverse = 127.0f / largest;
-    int8_t* values = to.values + (row * to.groups + g) * kGroup;
+    int8_t* values = to.values + to.at(row, g) * kGroup;
     int32_t sum = 0;
     for (int i = 0; i < kGroup; i++) {
       // Adding 1.5 * 2^23 rounds to the nearest even integer and leaves it in the low bits.
@@ -80,8 +84,8 @@ inline void round_row(const RoundedRows& to, int64_t row, const float* x, int64_
       values[i] = int8_t(rounded);
       sum += rounded;
     }
-    to.scale[row * to.groups + g] = largest / 127.0f;
-    to.sum[row * to.groups + g] = largest / 127.0f * float(sum);
+    to.scale[to.at(row, g)] = largest / 127.0f;
+    to.sum[to.at(row, g)] = largest / 127.0f * float(sum);
   }
 }
 
@@ -93,7 +97,7 @@ inline int32_t quad(const int8_t* values) {
 
 #if defined(__AVX512VNNI__)
 
-// out[r][0 .. 15] of ROWS rows of x.
+// out[r][0 .. 15] of the first ROWS rows of x, which are of one eight.
 template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512 sums[ROWS];
@@ -114,12 +118,12 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
     for (int j = 0; j < kQuads; j++)
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; r++)
-        dots[r] = _mm512_dpbusd_epi32(dots[r], weights[j], _mm512_set1_epi32(quad(x.values + (r * x.groups + g) * kGroup + 4 * j)));
+        dots[r] = _mm512_dpbusd_epi32(dots[r], weights[j], _mm512_set1_epi32(quad(x.values + (g * kRowsAtOnce + r) * kGroup + 4 * j)));
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
       __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r]), scale);
-      sums[r] = _mm512_fmadd_ps(product, _mm512_set1_ps(x.scale[r * x.groups + g]), sums[r]);
-      sums[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sum[r * x.groups + g]), sums[r]);
+      sums[r] = _mm512_fmadd_ps(product, _mm512_set1_ps(x.scale[g * kRowsAtOnce + r]), sums[r]);
+      sums[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sum[g * kRowsAtOnce + r]), sums[r]);
     }
   }
   for (int r = 0; r < ROWS; r++) _mm512_storeu_ps(out[r], sums[r]);
@@ -147,7 +151,7 @@ inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const
     if constexpr (BITS == 8) offset = _mm256_fmadd_ps(scale, _mm256_set1_ps(128.0f), offset);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
-      const int8_t* values = x.values + (r * x.groups + g) * kGroup;
+      const int8_t* values = x.values + (g * kRowsAtOnce + r) * kGroup;
       __m256i dots = _mm256_setzero_si256();
 #pragma GCC unroll 8
       for (int j = 0; j < kQuads; j++) {
@@ -162,8 +166,8 @@ inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const
       }
       if constexpr (BITS == 4) dots = _mm256_madd_epi16(dots, ones);
       __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots), scale);
-      sums[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x.scale[r * x.groups + g]), sums[r]);
-      sums[r] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sum[r * x.groups + g]), sums[r]);
+      sums[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x.scale[g * kRowsAtOnce + r]), sums[r]);
+      sums[r] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sum[g * kRowsAtOnce + r]), sums[r]);
     }
   }
   for (int r = 0; r < ROWS; r++) _mm256_storeu_ps(out[r] + channel, sums[r]);
@@ -188,7 +192,7 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
     const uint8_t* weights = block + 64;
     for (int r = 0; r < ROWS; r++) {
-      const int8_t* values = x.values + (r * x.groups + g) * kGroup;
+      const int8_t* values = x.values + (g * kRowsAtOnce + r) * kGroup;
       int32_t dots[kTile] = {};
       for (int j = 0; j < BITS; j++)
         for (int n = 0; n < kTile; n++)
@@ -199,7 +203,7 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
             else
               dots[n] += byte * values[4 * j + i];
           }
-      float x_scale = x.scale[r * x.groups + g], x_sum = x.sum[r * x.groups + g];
+      float x_scale = x.scale[g * kRowsAtOnce + r], x_sum = x.sum[g * kRowsAtOnce + r];
       for (int n = 0; n < kTile; n++)
         out[r][n] += float(dots[n]) * half_to_float(block + 2 * n) * x_scale + half_to_float(block + 2 * kTile + 2 * n) * x_sum;
     }
