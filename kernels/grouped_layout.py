@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from headway.kernels.checks import check_shape
-from headway.kernels.int4_layout import gguf_groups
 
 GROUP = 32
 
@@ -53,17 +52,6 @@ class GroupedValues:
             return groups.float().repeat_interleave(GROUP, dim=1)[:, : self.shape[1]]
 
         return spread(self.scale) * self.values + spread(self.offset)
-
-
-@dataclass(frozen=True, slots=True)
-class GgufBlocks:
-    """A weight as a GGUF file has it, in one of the formats whose blocks are four bits in groups of 32: Q4_0, Q4_1, Q4_K."""
-
-    blocks: Tensor  # [N, bytes of a row] uint8
-    kind: str
-
-    def groups(self) -> GroupedValues:
-        return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 
 
 def stack_rows(parts: Sequence[GroupedValues]) -> GroupedValues:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GgufBlocks
+from headway.server.layers.quant.grouped import GgufBlocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GgufBlocks
 from headway.server.errors import ModelSourceError
-from headway.server.layers.quant.grouped import GroupedWeight
+from headway.server.layers.quant.grouped import GgufBlocks, GroupedWeight
 from headway.server.layers.weight import Weight
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation

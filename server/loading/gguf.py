@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GgufBlocks
+from headway.server.layers.quant.grouped import GgufBlocks
 from headway.server.loading.checkpoint import CheckpointTensor
 from headway.server.loading.gguf_file import FOUR_BIT_TYPES, GgufFile
 from headway.server.models.base import DecoderConfig

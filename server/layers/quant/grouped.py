@@ -8,9 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GgufBlocks, GroupedValues, round_to_groups, stack_rows
+from headway.kernels.grouped_layout import GroupedValues, round_to_groups, stack_rows
 from headway.kernels.grouped_matmul import PackedGrouped, grouped_linear, pack_grouped
+from headway.kernels.int4_layout import gguf_groups
 from headway.server.layers.weight import Part, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class GgufBlocks:
+    """A weight as a GGUF file has it, in one of the formats whose blocks are 4 bits in groups of 32: Q4_0, Q4_1, Q4_K."""
+
+    blocks: Tensor  # [N, bytes of a row] uint8
+    kind: str
+
+    def groups(self) -> GroupedValues:
+        return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 
 
 class GroupedWeight(Weight):
