@@ -63,17 +63,20 @@ def fuse_layer(parts: LayerParts) -> FusedLayer | None:
 
 def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int) -> Any:
     """The ``plan`` of a step for all layers that are shaped as ``layer`` and have its sliding window."""
+    num_rows = len(tokens.positions)
+    check_shape("block_tables", tokens.block_tables, num_rows, -1)
+    check_shape("seq_lens", tokens.seq_lens, num_rows)
     return layer.implementation.prepare_layers(layer.parts, tokens, block_size)
 
 
 def decoder_layer(
     hidden: Tensor, residual: Tensor | None, layer: FusedLayer, k_cache: Tensor, v_cache: Tensor, plan: Any
 ) -> tuple[Tensor, Tensor]:
-    """(branch output, residual) [B, H] each, whose sum is the layer's value, from those of the layer before; both may be overwritten.
+    """(branch output, residual) [B, H] fp32 each, contiguous, whose sum is the layer's value, from those of the layer before; both may be overwritten.
 
     ``residual`` is None before the first layer. The result is that of fused_add_rms_norm, grouped_linear, rope_and_cache (which writes
-    the pages), paged_attention, grouped_linear, fused_add_rms_norm, grouped_linear, silu_and_mul and grouped_linear one after another.
+    the pages), paged_attention, grouped_linear, fused_add_rms_norm, grouped_linear, silu_and_mul and grouped_linear one after another. Nothing is
+    checked here: with one row, a check in each layer costs as much as a tenth of the work.
     """
-    check_shape("hidden", hidden, -1, layer.parts.input_norm.shape[0])
     out: tuple[Tensor, Tensor] = layer.implementation.decoder_layer(hidden, residual, layer.parts, layer.data, k_cache, v_cache, plan)
     return out
