@@ -16,10 +16,13 @@ from pathlib import Path
 import torch
 import triton
 from matmul_kernels import Case, matmul_cases
+from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
+
+OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
 
 def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
@@ -59,7 +62,7 @@ def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
     found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=has_fp8)
+    return found + lora_cases(pointer, torch_dtype) + sampling_cases() + matmul_cases(pointer, has_fp8=has_fp8)
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
@@ -77,12 +80,13 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
 
 def compile_all(capability: int, dtype: str) -> None:
     for name, kernel, types, constants in cases(dtype, has_fp8=capability >= 89):
-        options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
+        options = {option: constants.pop(option, default) for option, default in OPTIONS.items()}
         signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
         multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-        taken = {"shared": compiled.metadata.shared} | _registers(compiled.asm["cubin"])
+        fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
+        taken = {"shared": compiled.metadata.shared, "fused": fused} | _registers(compiled.asm["cubin"])
         print(json.dumps({"kernel": name, "sm": capability, "dtype": dtype} | taken), flush=True)
 
 
