@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.server.engine.batch import RowError
+from headway.server.engine.upload import upload
 from headway.server.types import SamplingParams
 
 
@@ -83,8 +84,8 @@ class LogitBiasState:
             merged = dict(known.bias) | dict.fromkeys(banned, -math.inf)
             places += [(line, token) for token in merged]
             values += merged.values()
-        lines, tokens = torch.tensor(places, dtype=torch.int64).reshape(-1, 2).to(logits.device, non_blocking=True).unbind(1)
-        return _Additions(key, lines, tokens, torch.tensor(values, dtype=logits.dtype).to(logits.device, non_blocking=True))
+        lines, tokens = upload(torch.tensor(places, dtype=torch.int64).reshape(-1, 2), logits.device).unbind(1)
+        return _Additions(key, lines, tokens, upload(torch.tensor(values, dtype=logits.dtype), logits.device))
 
 
 def banned_until_min_tokens(sampling: SamplingParams, vocab_size: int) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headway.server.engine.upload import upload
 from headway.server.types import SamplingParams, ThinkingBudget
 
 # Blanks, and what else a model writes before its first reasoning; behind that a start mark is a part of the content.
@@ -47,7 +48,7 @@ class ThinkingState:
             if (thinking := self._rows.get(row)) is not None and (token_id := thinking.forced_token) is not None
         ]
         if forced:
-            lines, tokens = torch.tensor(forced, dtype=torch.int64).to(logits.device, non_blocking=True).unbind(1)
+            lines, tokens = upload(torch.tensor(forced, dtype=torch.int64), logits.device).unbind(1)
             logits.index_fill_(0, lines, -math.inf)
             logits.index_put_((lines, tokens), logits.new_zeros(()))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.server.engine.upload import upload
 from headway.server.types import SamplingParams
 
 _Words = dict[tuple[int, ...], tuple[int, ...]]  # what the output ends in -> what may not follow
@@ -86,7 +87,7 @@ class TokenBanState:
             logits.index_fill_(0, step.closed_lines, -math.inf)
             logits.index_put_(step.allowed, kept)
         if step.banned[0].numel():
-            logits.index_put_(step.banned, logits.new_tensor(-math.inf))
+            logits.index_put_(step.banned, logits.new_full((), -math.inf))
 
     def _build(self, key: _Key) -> _Step:
         closed = [(line, allowed) for line, (row, _) in enumerate(key) if row >= 0 and (allowed := self._rows[row].allowed) is not None]
@@ -96,8 +97,8 @@ class TokenBanState:
         banned = [(line, token) for line, (_, tokens) in enumerate(key) for token in tokens]
         banned_lines, banned_tokens = torch.tensor(banned, dtype=torch.int64).reshape(-1, 2).unbind(1)
         parts = (allowed_lines, allowed_tokens, banned_lines, banned_tokens)
-        there = [part.to(self._device, non_blocking=True) for part in parts]
-        return _Step(key, closed_lines.to(self._device, non_blocking=True), (there[0], there[1]), (there[2], there[3]))
+        there = [upload(part, self._device) for part in parts]
+        return _Step(key, upload(closed_lines, self._device), (there[0], there[1]), (there[2], there[3]))
 
     def _allowed(self, allowed: Sequence[int] | None) -> Tensor | None:
         if allowed is None:

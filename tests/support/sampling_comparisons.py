@@ -1,4 +1,4 @@
-"""Sampling in Triton against the reference, token for token, on any device."""
+"""Sampling and penalties in Triton against the reference, token for token, on any device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from kernel_cases import odd_strides
 from torch import Tensor
 
+from headway.kernels.penalties import Penalties
+from headway.kernels.reference import penalties as reference_penalties
 from headway.kernels.reference import sampling as reference
 from headway.kernels.sampling import BROKEN, Draws
 
@@ -80,3 +82,43 @@ def compare_sampling(module: ModuleType, case: SamplingCase, device: str, *, num
         assert actual.tolist() == expected.tolist()
         if case.num_rows > 4 and seed:
             assert expected[[0, 2]].tolist() == [BROKEN, BROKEN]
+
+
+PENALTY_SHAPES = [(5, 300, [3, 0]), (3, 4097, [0, 1, 2]), (1, 1, [0]), (2, 64, [])]  # (L, V, lines with penalties)
+
+
+def make_penalties(shape: tuple[int, int, list[int]], device: str) -> tuple[Tensor, Penalties, Tensor, Tensor]:
+    """Logits, penalties of all kinds, counts and what is in the prompts; tables have lines that nobody has."""
+    num_lines, vocab_size, lines = shape
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = torch.randn(num_lines, vocab_size, generator=generator) * 3
+    logits[:, ::7] = -torch.inf
+    counts = torch.randint(0, 3, (num_lines + 2, vocab_size), generator=generator).float()
+    in_prompt = torch.rand(num_lines + 2, vocab_size, generator=generator) < 0.3
+    slots = torch.randperm(num_lines + 2, generator=generator)[: len(lines)]
+    parts = [torch.tensor(values)[: len(lines)] for values in ([0.5, 0.0, -1.0], [0.25, 1.5, 0.0], [1.0, 1.3, 0.7])]
+    tensors = [part.to(device) for part in (torch.tensor(lines, dtype=torch.int64), slots, *parts)]
+    return logits.to(device), Penalties(*tensors), counts.to(device), in_prompt.to(device)
+
+
+def compare_penalties(module: ModuleType, shape: tuple[int, int, list[int]], device: str, *, strided: bool) -> None:
+    logits, penalties, counts, in_prompt = make_penalties(shape, device)
+    expected = logits.clone()
+    reference_penalties.apply_penalties(expected, penalties, counts, in_prompt)
+    actual = odd_strides(logits) if strided else logits
+    module.apply_penalties(actual, penalties, counts, in_prompt)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+def compare_counts(module: ModuleType, num_pairs: int, device: str) -> None:
+    """Pairs come more than once; some have no slot, some tokens are none of the model's."""
+    generator = torch.Generator().manual_seed(num_pairs)
+    slots = torch.randint(-1, 3, (num_pairs,), generator=generator)
+    tokens = torch.randint(-2, 13, (num_pairs,), generator=generator)
+    expected = torch.zeros(4, 11)
+    for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True):
+        if slot >= 0 and 0 <= token < 11:
+            expected[slot, token] += 1
+    counts = torch.zeros(4, 11, device=device)
+    module.count_tokens(counts, slots.to(device), tokens.to(device))
+    assert torch.equal(counts.cpu(), expected)

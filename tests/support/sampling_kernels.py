@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matmul_kernels import Case
 
-from headway.kernels.gpu import sampling
+from headway.kernels.gpu import penalties, sampling
 
 
 def sampling_cases() -> list[Case]:
@@ -14,7 +14,12 @@ def sampling_cases() -> list[Case]:
     types |= dict.fromkeys(("top_p_ptr", "temperature_ptr", "min_p_ptr", "uniform_ptr"), "*fp64")
     blocks = {"BLOCK": sampling.BLOCK, "num_warps": 8}
     constants = blocks | {"BLOCKS": 32, "NUM_BINS": sampling.NUM_BINS}
+    penalty_types = {"logits_ptr": "*fp32", "counts_ptr": "*fp32", "in_prompt_ptr": "*u8"}
+    penalty_types |= dict.fromkeys(("lines_ptr", "slots_ptr", "tokens_ptr"), "*i64")
+    penalty_types |= dict.fromkeys(("presence_ptr", "frequency_ptr", "repetition_ptr"), "*fp32")
     return [
+        ("penalise", penalties.penalise_kernel, penalty_types, {"BLOCK": penalties.BLOCK, "num_warps": 8}),
+        ("count", penalties.count_kernel, penalty_types, {"COUNT_BLOCK": penalties.COUNT_BLOCK}),
         ("peaks", sampling.peaks_kernel, types, blocks),
         ("finish", sampling.finish_kernel, types, {"BROKEN": -1, "BLOCKS": 32, "num_warps": 1}),
         ("weigh", sampling.weigh_kernel, types, constants | {"enable_fp_fusion": False}),

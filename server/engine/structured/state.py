@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from headway.kernels.token_mask import forbid_tokens
 from headway.server.engine.batch import RowError
 from headway.server.engine.logits_state import Outcome
 from headway.server.engine.structured.compiler import GrammarCompiler
+from headway.server.engine.upload import upload
 from headway.server.text.grammars.library import reason
 from headway.server.types import SamplingParams
 
@@ -98,7 +99,8 @@ class GrammarState:
             if ends:
                 _allow(words, state.ends)
         lines = [line for line, _ in held]
-        forbid_tokens(logits, _upload(allowed, logits), _upload(np.array(lines), logits))
+        places = upload(torch.tensor(lines), logits.device)
+        forbid_tokens(logits, upload(torch.from_numpy(allowed), logits.device), places)
         errors = {line: RowError(error, is_request_fault=True) for line, state in held if (error := _error(state)) is not None}
         return Outcome(errors, complete)
 
@@ -131,9 +133,3 @@ def _allow(words: NDArray[np.int32], token_ids: Sequence[int]) -> None:
     unsigned = words.view(np.uint32)
     for token_id in token_ids:
         unsigned[token_id // 32] |= np.uint32(1 << token_id % 32)
-
-
-def _upload(array: NDArray[Any], like: Tensor) -> Tensor:
-    """One copy to the device that the host does not wait for."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(like.device, non_blocking=True) if like.device.type == "cuda" else tensor
