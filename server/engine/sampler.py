@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.sampling import BROKEN
 from headway.server.engine.batch import RowError
-from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
+from headway.server.engine.draw import RandomRow, choose_tokens, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logits_state import LogitsState
 from headway.server.engine.logprobs import RawScores, raw_rows
