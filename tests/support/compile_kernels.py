@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import triton
 from matmul_kernels import Case, matmul_cases
+from moe_kernels import moe_cases
 from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -62,7 +63,8 @@ def cases(dtype: str, *, has_fp8: bool) -> list[Case]:
     found.append(("prefill", prefill_attention.prefill_kernel, attention, constants | {"BLOCK_M": block_m, "HAS_SOFTCAP": True}))
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + sampling_cases() + matmul_cases(pointer, has_fp8=has_fp8)
+    found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
+    return found + sampling_cases() + matmul_cases(pointer, has_fp8=has_fp8)
 
 
 def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
