@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import triton
 from matmul_kernels import Case, matmul_cases
+from moe_kernels import moe_cases
 from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -57,7 +58,8 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
     found += attention_cases(pointer, torch_dtype, capability)
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
+    found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
+    return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
 
 
 def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[Case]:
