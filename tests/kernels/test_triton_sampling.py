@@ -14,17 +14,21 @@ if not is_interpreting():
 from headway.kernels.gpu import penalties, sampling
 
 
-@pytest.mark.parametrize("list_size", [4, 4096], ids=["whole row bisected", "listed"])
-@pytest.mark.parametrize("case", SAMPLING_CASES, ids=str)
-def test_rows_of_several_blocks(case: SamplingCase, list_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "BLOCK", 64)
+    monkeypatch.setattr(sampling, "SCAN", 128)
     monkeypatch.setattr(sampling, "PART", 32)
-    monkeypatch.setattr(sampling, "LIST_SIZE", list_size)
+
+
+@pytest.mark.parametrize("case", SAMPLING_CASES, ids=str)
+def test_sampling(case: SamplingCase) -> None:
     compare_sampling(sampling, case, "cpu")
 
 
-def test_blocks_as_on_a_gpu() -> None:
-    compare_sampling(sampling, SamplingCase(6, 5000), "cpu", num_seeds=2)
+def test_a_row_is_bisected_where_too_many_tokens_are_nearly_as_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "LIST_SIZE", 4)
+    compare_sampling(sampling, SamplingCase(6, 300, step=1.0, spread=1.0), "cpu", num_seeds=2)
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
