@@ -40,7 +40,7 @@ class Draws:
 def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
     """Token ids [L] int64 for ``logits`` [L, V] fp32, any outer stride: drawn for ``draws.lines``, the first maximum for the others.
 
-    A row without a finite maximum gets BROKEN; it does not touch the others. The logits of lines that are drawn may be overwritten.
+    A row without a finite maximum gets BROKEN; it does not touch the others.
     On a GPU nothing waits for the device, and the number of launches does not depend on the rows. V is at most 2^23.
     """
     check_shape("logits", logits, -1, -1)

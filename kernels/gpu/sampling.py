@@ -101,7 +101,8 @@ def weigh_kernel(
     top_p_ptr,
     temperature_ptr,
     min_p_ptr,
-    stride,
+    logits_stride,
+    distances_stride,
     vocab_size,
     num_blocks,
     BLOCK: tl.constexpr,
@@ -116,13 +117,13 @@ def weigh_kernel(
         return
     column = block * BLOCK + tl.arange(0, BLOCK)
     in_row = column < vocab_size
-    x = tl.load(logits_ptr + line * stride + column, mask=in_row, other=float("-inf"))
+    x = tl.load(logits_ptr + line * logits_stride + column, mask=in_row, other=float("-inf"))
     likelihood = exact_exp(tl.div_rn(x - peak, tl.load(temperature_ptr + row).to(tl.float32)))
     is_likely = likelihood >= tl.load(min_p_ptr + row).to(tl.float32)
     distance = -(likelihood.to(tl.int32, bitcast=True) - ONE)
     distance = tl.where(in_row & is_likely & (distance <= FARTHEST), distance, NOTHING)
     weight = weight_of(distance)
-    tl.store(distances_ptr + line * stride + column, distance, mask=in_row)
+    tl.store(distances_ptr + row * distances_stride + column, distance, mask=in_row)
     tl.store(sums_ptr + row * num_blocks + block, tl.sum(weight, axis=0))
     is_counted = distance != NOTHING
     bins = histogram_ptr + row * 2 * NUM_BINS + (distance >> FINE_BITS)
@@ -269,7 +270,7 @@ def draw_kernel(
     top_k_ptr,
     top_p_ptr,
     uniform_ptr,
-    stride,
+    distances_stride,
     vocab_size,
     num_blocks,
     BLOCK: tl.constexpr,
@@ -284,7 +285,7 @@ def draw_kernel(
     peak, _ = row_peak(peaks_ptr, line, num_blocks, BLOCKS)
     if tl.abs(peak) == float("inf"):
         return
-    distances = distances_ptr + line * stride
+    distances = distances_ptr + row * distances_stride
     sums = sums_ptr + row * num_blocks
     listed = list_ptr + row * LIST_SIZE
     histogram = histogram_ptr + row * 2 * NUM_BINS
@@ -312,7 +313,7 @@ def draw_kernel(
 
 
 def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
-    """See headway.kernels.sampling.sample_tokens. Distances take the place of the logits that they were made of."""
+    """See headway.kernels.sampling.sample_tokens."""
     num_rows, vocab_size = logits.shape
     token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if not num_rows:
@@ -330,11 +331,11 @@ def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
 
 def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> None:
     num_draws, vocab_size, num_blocks = draws.lines.shape[0], logits.shape[1], peaks.shape[1]
-    distances = logits.view(torch.int32)
+    distances = torch.empty((num_draws, num_blocks * BLOCK), dtype=torch.int32, device=logits.device)
     histogram = torch.zeros((num_draws, 2, NUM_BINS), dtype=torch.int64, device=logits.device)
     sums = torch.empty((num_draws, num_blocks), dtype=torch.int64, device=logits.device)
     listed = torch.empty((num_draws, LIST_SIZE), dtype=torch.int32, device=logits.device)
-    sizes = (logits.stride(0), vocab_size, num_blocks)
+    sizes = (distances.stride(0), vocab_size, num_blocks)
     constants = {"BLOCK": BLOCK, "BLOCKS": triton.next_power_of_2(num_blocks), "NUM_BINS": NUM_BINS}
     limits = (draws.lines, draws.top_k, draws.top_p)
     weigh_kernel[(num_draws, num_blocks)](
@@ -346,6 +347,7 @@ def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> Non
         *limits,
         draws.temperature,
         draws.min_p,
+        logits.stride(0),
         *sizes,
         **constants,
         num_warps=8,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headway.server.engine.batch import RowError
-from headway.server.engine.upload import upload
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.penalties import Penalties, apply_penalties, count_tokens
-from headway.server.engine.upload import upload
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headway.server.engine.upload import upload
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams, ThinkingBudget
 
 # Blanks, and what else a model writes before its first reasoning; behind that a start mark is a part of the content.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.server.engine.upload import upload
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
 _Words = dict[tuple[int, ...], tuple[int, ...]]  # what the output ends in -> what may not follow

@@ -15,7 +15,7 @@ from headway.kernels.token_mask import forbid_tokens
 from headway.server.engine.batch import RowError
 from headway.server.engine.logits_state import Outcome
 from headway.server.engine.structured.compiler import GrammarCompiler
-from headway.server.engine.upload import upload
+from headway.server.engine.transfers import upload
 from headway.server.text.grammars.library import reason
 from headway.server.types import SamplingParams
 
