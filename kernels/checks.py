@@ -27,6 +27,12 @@ def check_inner_stride(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name} has strides {tensor.stride()}; its last dimension must be contiguous")
 
 
+def check_contiguous(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """``tensor`` has this dtype and no gaps."""
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        raise ValueError(f"{name} is {tensor.dtype} with strides {tensor.stride()}; expected contiguous {dtype}")
+
+
 def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:
     """``q`` [T, Hq, D] fits the pages [num_blocks, block_size, Hkv, D]: same D and dtype, Hq a multiple of Hkv."""
     if q.dim() != 3 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or k_cache.shape[3] != q.shape[2]:
