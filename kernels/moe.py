@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_float, check_inner_stride, check_shape
+from headway.kernels.checks import check_contiguous, check_float, check_inner_stride, check_shape
 
 Scoring = Literal["softmax", "sigmoid"]
 
@@ -46,6 +47,8 @@ def moe(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tens
     check_inner_stride("down", down)
     check_shape("weights", weights, x.shape[0], -1)
     check_shape("experts", experts, *weights.shape)
+    check_contiguous("weights", weights, torch.float32)
+    check_contiguous("experts", experts, torch.int32)
     if not x.dtype == gate_up.dtype == down.dtype:
         raise ValueError(f"x is {x.dtype}, gate_up {gate_up.dtype}, down {down.dtype}; all must be the same")
     out: Tensor = implementation("moe", x.device.type).moe(x, gate_up, down, weights, experts)

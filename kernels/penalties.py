@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_inner_stride, check_shape
+from headway.kernels.checks import check_contiguous, check_inner_stride, check_shape
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +32,9 @@ def apply_penalties(logits: Tensor, penalties: Penalties, counts: Tensor, in_pro
     check_inner_stride("logits", logits)
     check_shape("counts", counts, -1, logits.shape[1])
     check_shape("in_prompt", in_prompt, *counts.shape)
+    for name in ("lines", "slots", "presence", "frequency", "repetition"):
+        check_shape(name, getattr(penalties, name), penalties.lines.shape[0])
+        check_contiguous(name, getattr(penalties, name), torch.int64 if name in ("lines", "slots") else torch.float32)
     if logits.dtype != torch.float32:
         raise ValueError(f"logits are {logits.dtype}; penalties are for float32")
     implementation("penalties", logits.device.type).apply_penalties(logits, penalties, counts, in_prompt)
@@ -44,4 +47,7 @@ def count_tokens(counts: Tensor, slots: Tensor, token_ids: Tensor) -> None:
     """
     check_shape("counts", counts, -1, -1)
     check_shape("token_ids", token_ids, slots.shape[0])
+    check_contiguous("counts", counts, torch.float32)
+    check_contiguous("slots", slots, torch.int64)
+    check_contiguous("token_ids", token_ids, torch.int64)
     implementation("penalties", counts.device.type).count_tokens(counts, slots, token_ids)

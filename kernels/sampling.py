@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
-from headway.kernels.checks import check_inner_stride, check_shape
+from headway.kernels.checks import check_contiguous, check_inner_stride, check_shape
 
 BROKEN = -1  # stands for the token of a row whose logits hold no finite maximum (NaN, +inf, or nothing allowed)
 
@@ -40,7 +40,7 @@ class Draws:
 def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
     """Token ids [L] int64 for ``logits`` [L, V] fp32, any outer stride: drawn for ``draws.lines``, the first maximum for the others.
 
-    A row without a finite maximum gets BROKEN; it does not touch the others. The logits of lines that are drawn may be overwritten.
+    A row without a finite maximum gets BROKEN; it does not touch the others.
     On a GPU nothing waits for the device, and the number of launches does not depend on the rows. V is at most 2^23.
     """
     check_shape("logits", logits, -1, -1)
@@ -48,7 +48,8 @@ def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
     if logits.dtype != torch.float32:
         raise ValueError(f"logits are {logits.dtype}; tokens are chosen in float32")
     if draws is not None:
-        for name in ("top_k", "temperature", "top_p", "min_p", "uniform"):
+        for name in ("lines", "top_k", "temperature", "top_p", "min_p", "uniform"):
             check_shape(name, getattr(draws, name), draws.lines.shape[0])
+            check_contiguous(name, getattr(draws, name), torch.int64 if name in ("lines", "top_k") else torch.float64)
     token_ids: Tensor = implementation("sampling", logits.device.type).sample_tokens(logits, draws)
     return token_ids

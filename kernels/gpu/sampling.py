@@ -22,6 +22,7 @@ from headway.kernels.reference import sampling as reference
 from headway.kernels.sampling import BROKEN, Draws
 
 BLOCK = 4096
+SCAN = 8192  # of a row that one program reads at a time: its loads are far apart in time, so each should be large
 PART = 1024  # of what is bisected: a program keeps as many running sums
 LIST_SIZE = 4096  # tokens of one bin that are listed; where more are (nearly equal logits), all of the row is bisected instead
 NUM_BINS = 2048  # 1281 are used: weights from 1 to 2^40 span 40 octaves of 32 bins
@@ -100,7 +101,8 @@ def weigh_kernel(
     top_p_ptr,
     temperature_ptr,
     min_p_ptr,
-    stride,
+    logits_stride,
+    distances_stride,
     vocab_size,
     num_blocks,
     BLOCK: tl.constexpr,
@@ -115,13 +117,13 @@ def weigh_kernel(
         return
     column = block * BLOCK + tl.arange(0, BLOCK)
     in_row = column < vocab_size
-    x = tl.load(logits_ptr + line * stride + column, mask=in_row, other=float("-inf"))
+    x = tl.load(logits_ptr + line * logits_stride + column, mask=in_row, other=float("-inf"))
     likelihood = exact_exp(tl.div_rn(x - peak, tl.load(temperature_ptr + row).to(tl.float32)))
     is_likely = likelihood >= tl.load(min_p_ptr + row).to(tl.float32)
     distance = -(likelihood.to(tl.int32, bitcast=True) - ONE)
     distance = tl.where(in_row & is_likely & (distance <= FARTHEST), distance, NOTHING)
     weight = weight_of(distance)
-    tl.store(distances_ptr + line * stride + column, distance, mask=in_row)
+    tl.store(distances_ptr + row * distances_stride + column, distance, mask=in_row)
     tl.store(sums_ptr + row * num_blocks + block, tl.sum(weight, axis=0))
     is_counted = distance != NOTHING
     bins = histogram_ptr + row * 2 * NUM_BINS + (distance >> FINE_BITS)
@@ -133,12 +135,12 @@ def weigh_kernel(
 
 
 @triton.jit
-def list_bin(distances, list_ptr, bin, vocab_size, BLOCK: tl.constexpr, LIST_SIZE: tl.constexpr):
+def list_bin(distances, list_ptr, bin, vocab_size, SCAN: tl.constexpr, LIST_SIZE: tl.constexpr):
     """Writes the distances of one bin to the list, as far as it reaches, and returns how many there are."""
     tl.debug_barrier()  # the list of the search before has been read
     size = 0
-    for start in range(0, vocab_size, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, vocab_size, SCAN):
+        column = start + tl.arange(0, SCAN)
         distance = tl.load(distances + column, mask=column < vocab_size, other=NOTHING)
         is_in = ((distance >> FINE_BITS) == bin).to(tl.int32)
         num_found = tl.sum(is_in, axis=0)
@@ -172,7 +174,7 @@ def find(
     limit,
     vocab_size,
     BY_COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    SCAN: tl.constexpr,
     PART: tl.constexpr,
     LIST_SIZE: tl.constexpr,
     NUM_BINS: tl.constexpr,
@@ -188,7 +190,7 @@ def find(
     count = tl.sum(tl.where(is_before, counts, 0), axis=0)
     weight = tl.sum(tl.where(is_before, weights, 0), axis=0)
     bin = tl.sum(is_before.to(tl.int32), axis=0)
-    size = list_bin(distances, list_ptr, bin, vocab_size, BLOCK, LIST_SIZE)
+    size = list_bin(distances, list_ptr, bin, vocab_size, SCAN, LIST_SIZE)
     source = list_ptr
     if size > LIST_SIZE:
         source = distances
@@ -243,11 +245,11 @@ def pick_by_id(distances, sums, uniform, vocab_size, num_blocks, BLOCK: tl.const
 
 
 @triton.jit
-def nth_at(distances, wanted, nth, vocab_size, BLOCK: tl.constexpr):
+def nth_at(distances, wanted, nth, vocab_size, SCAN: tl.constexpr):
     """The token id of the ``nth`` (from 0) token at the distance ``wanted``."""
     token = 0
-    for start in range(0, vocab_size, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, vocab_size, SCAN):
+        column = start + tl.arange(0, SCAN)
         is_there = (tl.load(distances + column, mask=column < vocab_size, other=NOTHING) == wanted).to(tl.int32)
         num_there = tl.sum(is_there, axis=0)
         if (nth >= 0) & (nth < num_there):
@@ -268,10 +270,11 @@ def draw_kernel(
     top_k_ptr,
     top_p_ptr,
     uniform_ptr,
-    stride,
+    distances_stride,
     vocab_size,
     num_blocks,
     BLOCK: tl.constexpr,
+    SCAN: tl.constexpr,
     PART: tl.constexpr,
     BLOCKS: tl.constexpr,
     LIST_SIZE: tl.constexpr,
@@ -282,7 +285,7 @@ def draw_kernel(
     peak, _ = row_peak(peaks_ptr, line, num_blocks, BLOCKS)
     if tl.abs(peak) == float("inf"):
         return
-    distances = distances_ptr + line * stride
+    distances = distances_ptr + row * distances_stride
     sums = sums_ptr + row * num_blocks
     listed = list_ptr + row * LIST_SIZE
     histogram = histogram_ptr + row * 2 * NUM_BINS
@@ -296,21 +299,21 @@ def draw_kernel(
         total = tl.sum(tl.load(histogram + bins), axis=0)
         if top_k < vocab_size:
             top_k = tl.minimum(top_k, tl.sum(tl.load(histogram + NUM_BINS + bins), axis=0))  # tokens of weight 0 are kept by nobody
-            last, count, before = find(distances, listed, histogram, top_k, vocab_size, True, BLOCK, PART, LIST_SIZE, NUM_BINS)
+            last, count, before = find(distances, listed, histogram, top_k, vocab_size, True, SCAN, PART, LIST_SIZE, NUM_BINS)
             total = before + (top_k - count) * weight_of(last)
         if top_p < 1.0:
             limit = first_not_below(top_p * total.to(tl.float64))
-            last, count, before = find(distances, listed, histogram, limit, vocab_size, False, BLOCK, PART, LIST_SIZE, NUM_BINS)
+            last, count, before = find(distances, listed, histogram, limit, vocab_size, False, SCAN, PART, LIST_SIZE, NUM_BINS)
             each = weight_of(last)
             total = before + (limit - before + each - 1) // each * each
         target = target_of(uniform, total)
-        last, count, before = find(distances, listed, histogram, target + 1, vocab_size, False, BLOCK, PART, LIST_SIZE, NUM_BINS)
-        token = nth_at(distances, last, ((target - before) // weight_of(last)).to(tl.int32), vocab_size, BLOCK)
+        last, count, before = find(distances, listed, histogram, target + 1, vocab_size, False, SCAN, PART, LIST_SIZE, NUM_BINS)
+        token = nth_at(distances, last, ((target - before) // weight_of(last)).to(tl.int32), vocab_size, SCAN)
     tl.store(out_ptr + line, token.to(tl.int64))
 
 
 def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
-    """See headway.kernels.sampling.sample_tokens. Distances take the place of the logits that they were made of."""
+    """See headway.kernels.sampling.sample_tokens."""
     num_rows, vocab_size = logits.shape
     token_ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if not num_rows:
@@ -328,11 +331,11 @@ def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
 
 def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> None:
     num_draws, vocab_size, num_blocks = draws.lines.shape[0], logits.shape[1], peaks.shape[1]
-    distances = logits.view(torch.int32)
+    distances = torch.empty((num_draws, num_blocks * BLOCK), dtype=torch.int32, device=logits.device)
     histogram = torch.zeros((num_draws, 2, NUM_BINS), dtype=torch.int64, device=logits.device)
     sums = torch.empty((num_draws, num_blocks), dtype=torch.int64, device=logits.device)
     listed = torch.empty((num_draws, LIST_SIZE), dtype=torch.int32, device=logits.device)
-    sizes = (logits.stride(0), vocab_size, num_blocks)
+    sizes = (distances.stride(0), vocab_size, num_blocks)
     constants = {"BLOCK": BLOCK, "BLOCKS": triton.next_power_of_2(num_blocks), "NUM_BINS": NUM_BINS}
     limits = (draws.lines, draws.top_k, draws.top_p)
     weigh_kernel[(num_draws, num_blocks)](
@@ -344,6 +347,7 @@ def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> Non
         *limits,
         draws.temperature,
         draws.min_p,
+        logits.stride(0),
         *sizes,
         **constants,
         num_warps=8,
@@ -360,7 +364,8 @@ def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> Non
         draws.uniform,
         *sizes,
         **constants,
+        SCAN=SCAN,
         PART=PART,
         LIST_SIZE=LIST_SIZE,
-        num_warps=8,
+        num_warps=16,
     )

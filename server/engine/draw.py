@@ -30,8 +30,7 @@ def takes_argmax(sampling: SamplingParams) -> bool:
 def choose_tokens(logits: Tensor, random_rows: Sequence[RandomRow]) -> Tensor:
     """Token ids [L] int64 on the device of ``logits`` [L, V] float32: drawn for ``random_rows``, the argmax for the others.
 
-    A row without a finite maximum gets BROKEN; it does not touch the others. On CUDA nothing here waits for the device. The
-    logits of ``random_rows`` may be overwritten.
+    A row without a finite maximum gets BROKEN; it does not touch the others. On CUDA nothing here waits for the device.
     """
     return sample_tokens(logits, _draws(random_rows, logits.shape[1], logits.device) if random_rows else None)
 

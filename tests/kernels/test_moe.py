@@ -53,5 +53,9 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         moe(x, gate_up, down, weights, experts[:, :1])
     with pytest.raises(ValueError, match="all must be the same"):
         moe(x, gate_up.half(), down, weights, experts)
+    with pytest.raises(ValueError, match=r"experts is torch.int64"):
+        moe(x, gate_up, down, weights, experts.long())
+    with pytest.raises(ValueError, match=r"weights is .* expected contiguous"):
+        moe(x, gate_up, down, weights.t().contiguous().t(), experts)
     with pytest.raises(ValueError, match="top_k is 4"):
         route_tokens(torch.zeros(2, 3), 4, scoring="softmax", renormalise=True)

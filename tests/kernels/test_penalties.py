@@ -28,5 +28,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         apply_penalties(logits, penalties, counts, in_prompt[1:])
     with pytest.raises(ValueError, match="penalties are for float32"):
         apply_penalties(logits.half(), penalties, counts, in_prompt)
+    with pytest.raises(ValueError, match=r"token_ids is torch.int32"):
+        count_tokens(counts, torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int32))
     with pytest.raises(ValueError, match="token_ids has shape"):
         count_tokens(counts, torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,5 +69,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         sample_tokens(torch.zeros(GRID, 8, dtype=torch.bfloat16), draws)
     with pytest.raises(ValueError, match="logits has strides"):
         sample_tokens(torch.zeros(8, GRID).t(), draws)
+    with pytest.raises(ValueError, match=r"top_k is torch.int32"):
+        sample_tokens(torch.zeros(GRID, 8), replace(draws, top_k=draws.top_k.int()))
     with pytest.raises(ValueError, match="uniform has shape"):
-        sample_tokens(torch.zeros(GRID, 8), Draws(draws.lines, draws.top_k, draws.temperature, draws.top_p, draws.min_p, draws.uniform[1:]))
+        sample_tokens(torch.zeros(GRID, 8), replace(draws, uniform=draws.uniform[1:]))

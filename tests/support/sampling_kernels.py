@@ -23,5 +23,10 @@ def sampling_cases() -> list[Case]:
         ("peaks", sampling.peaks_kernel, types, blocks),
         ("finish", sampling.finish_kernel, types, {"BROKEN": -1, "BLOCKS": 32, "num_warps": 1}),
         ("weigh", sampling.weigh_kernel, types, constants | {"enable_fp_fusion": False}),
-        ("draw", sampling.draw_kernel, types, constants | {"PART": sampling.PART, "LIST_SIZE": sampling.LIST_SIZE}),
+        (
+            "draw",
+            sampling.draw_kernel,
+            types,
+            constants | {"SCAN": sampling.SCAN, "PART": sampling.PART, "LIST_SIZE": sampling.LIST_SIZE, "num_warps": 16},
+        ),
     ]
