@@ -7,17 +7,20 @@ from typing import Any
 
 import boto3
 
-_made: weakref.WeakSet[Any] = weakref.WeakSet()
+_of_this_test: list[Any] = []  # held, or the collector might take one before it is closed
+_of_earlier_ones: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def client(service: str, **options: Any) -> Any:
     """boto3's."""
     made = boto3.client(service, **options)  # type: ignore[call-overload]
-    _made.add(made)
+    _of_this_test.append(made)
     return made
 
 
 def close_connections() -> None:
     """Of all clients; those that live on open new ones."""
-    for made in list(_made):
+    _of_earlier_ones.update(_of_this_test)
+    _of_this_test.clear()
+    for made in list(_of_earlier_ones):
         made.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
@@ -12,9 +13,11 @@ from data_plane import ENDPOINT, Local, Starter, boto
 from headway.container.local.faults import read_faults
 
 
-def call(local: Local, attempts: int = 1) -> object:
+def call(local: Local, attempts: int = 1) -> dict[str, Any]:
     with contextlib.closing(boto(local.url, attempts)) as client:  # at once: the collector may come before the end of the test
-        return client.invoke_endpoint(EndpointName=ENDPOINT, Body=b"x")
+        answer: dict[str, Any] = client.invoke_endpoint(EndpointName=ENDPOINT, Body=b"x")
+        answer["Body"].close()  # else its connection stays open
+    return answer
 
 
 def test_a_throttled_call_is_tried_again(start: Starter) -> None:
@@ -23,7 +26,7 @@ def test_a_throttled_call_is_tried_again(start: Starter) -> None:
     response = caught.value.response
     assert (response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Code"]) == (400, "ThrottlingException")
     answer = call(start(faults=read_faults("throttle=0.5,seed=0")), attempts=2)  # the first of two
-    assert answer["ResponseMetadata"]["RetryAttempts"] == 1  # type: ignore[index]
+    assert answer["ResponseMetadata"]["RetryAttempts"] == 1
 
 
 def test_a_platform_that_fails(start: Starter) -> None:
