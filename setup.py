@@ -16,7 +16,12 @@ PACKAGE = "headway.kernels.cpu.native"
 # Reassociation lets sums be vectorised; NaN and infinity keep their meaning.
 FLAGS = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
-X86_VARIANTS = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"], "avx512_bf16": ["-march=x86-64-v4", "-mavx512bf16"]}
+X86_VARIANTS = {
+    "avx2": ["-march=x86-64-v3"],
+    "avx512": ["-march=x86-64-v4"],
+    "avx512_vnni": ["-march=x86-64-v4", "-mavx512vnni"],
+    "avx512_bf16": ["-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"],
+}
 VARIANTS = {"baseline": []} | (X86_VARIANTS if IS_X86 else {})
 
 setup(
@@ -24,8 +29,8 @@ setup(
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
         Extension(
             f"{PACKAGE}._{name}",
-            [f"{FOLDER}/{source}.cpp" for source in ("kernels", "prefill", "quantize")],
-            depends=[f"{FOLDER}/common.h", f"{FOLDER}/vectors.h"],
+            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "kernels", "prefill", "quantize")],
+            depends=[f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "rows", "vectors")],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
             optional=True,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel_case import Shapes
+from tokenizers import Tokenizer
 
+from headway.server.bench.stub_model import write_stub_model
 from headway.server.types import EngineInfo
 
 
@@ -30,6 +32,18 @@ def write_model(directory: Path, shapes: Shapes, max_position: int) -> None:
         "torch_dtype": str(shapes.dtype).removeprefix("torch."),
     }
     (directory / "config.json").write_text(json.dumps(config))
+
+
+def write_tokenizer(directory: Path, vocab_size: int) -> None:
+    """A tokenizer in which every id is a text, as in real vocabularies, of at least 1,024 ids. Before write_model: a config.json comes
+    with it."""
+    write_stub_model(directory)
+    file = directory / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    words = tokenizer["model"]["vocab"]
+    first_free = Tokenizer.from_file(str(file)).get_vocab_size()
+    words.update({f"word{token_id}": token_id for token_id in range(first_free, vocab_size)})
+    file.write_text(json.dumps(tokenizer))
 
 
 @dataclass(frozen=True, slots=True)

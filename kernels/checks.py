@@ -32,3 +32,9 @@ def check_heads(name: str, tensor: Tensor | None, num_heads: int) -> None:
     if tensor is not None:
         check_float(name, tensor)
         check_shape(name, tensor, num_heads)
+
+
+def check_contiguous(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """``tensor`` has this dtype and no gaps."""
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        raise ValueError(f"{name} is {tensor.dtype} with strides {tensor.stride()}; expected contiguous {dtype}")

@@ -96,6 +96,12 @@ def pack_gptq(
 
 def pack_gguf(blocks: Tensor, kind: str) -> PackedInt4:
     """GGUF's Q4_0, Q4_1 and Q4_K: blocks [N, bytes of a row] uint8, as they are in the file. Scales become fp16."""
+    values, scale, offset = gguf_groups(blocks, kind)
+    return pack_int4(values, scale.t(), offset.t(), 32)
+
+
+def gguf_groups(blocks: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """values [N, K] uint8, scale and offset [N, K / 32] fp16 of blocks as ``pack_gguf`` takes them."""
     if kind not in _GGUF_SIZES:
         raise ValueError(f"{kind!r} is not one of {', '.join(_GGUF_SIZES)}")
     size, num_bytes = _GGUF_SIZES[kind]
@@ -114,7 +120,7 @@ def pack_gguf(blocks: Tensor, kind: str) -> PackedInt4:
         scales, offsets = _q4_k_scales(header[:, :, 4:])
         offset = (-_halves(header[:, :, 2:4])[:, :, None] * offsets).flatten(1)
         scale = (scale[:, :, None] * scales).flatten(1)
-    return pack_int4(values, scale.t().half(), offset.t().half(), 32)
+    return values, scale.half(), offset.half()
 
 
 def _awq_columns(words: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ print(f"{NAME} is in service")
 answer = runtime.invoke_endpoint(
     EndpointName=NAME,
     ContentType="application/json",
-    Body=json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 40, "temperature": 0}),
+    Body=json.dumps({"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 40, "temperature": 0}),
 )
 whole = json.load(answer["Body"])
 print(whole["choices"][0]["message"]["content"])

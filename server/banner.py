@@ -30,7 +30,7 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
 def _work(info: EngineInfo) -> tuple[str, str]:
     """(routes, the body of a request to the first of them)."""
     if info.pooling is None:
-        body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}'
+        body = '{"messages": [{"role": "user", "content": "What is the capital of England?"}], "temperature": 0}'
         return "/v1/chat/completions /v1/completions", body
     if info.pooling.scores_pairs:
         return "/rerank /score /classify", '{"query": "What is the capital of France?", "documents": ["Paris is.", "It may rain."]}'

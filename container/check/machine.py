@@ -45,5 +45,6 @@ def instance_facts(instance: Instance, *, on_gpu: bool, used_bytes: int) -> Devi
     if on_gpu:
         has_bf16 = instance.compute_capability is None or instance.compute_capability >= (8, 0)
         return DeviceFacts("cuda", f"{instance.name} ({instance.gpu})", total, free, has_fast_bf16=has_bf16, has_fast_int8=False)
-    # Every processor in the table has AVX2.
-    return DeviceFacts("cpu", f"{instance.name} ({instance.cpu})", total, free, instance.has_fast_bf16, has_fast_int8=True)
+    # Every processor in the table has AVX2, and the image has the compiled kernels.
+    name = f"{instance.name} ({instance.cpu})"
+    return DeviceFacts("cpu", name, total, free, instance.has_fast_bf16, has_fast_int8=True, multiplies_gguf=True)

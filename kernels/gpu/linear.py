@@ -1,15 +1,17 @@
 """Dense matrix product for few rows in Triton: a program makes some columns of the result from all of K. More rows are the BLAS's.
 
-Such a product is bound by reading the weight. On an H200 with cold weights in bf16, microseconds, in brackets the share of its copy
-bandwidth (2026-11):
+Such a product is bound by reading the weight. With cold weights in bf16 an H200 takes, in microseconds, in brackets the share of the
+time that reading and writing the bytes takes at its copy bandwidth (2026-11; benchmarks/results/2026-11-26-h200.md):
 
-    N x K            1 row: BLAS    ours          16 rows: BLAS    ours
-    4096 x 4096      13.4 (58%)     10.2 (76%)    13.5             11.7
-    6144 x 4096      17.3 (67%)     14.4 (81%)    17.4             15.0
-    4096 x 14336     32.6 (84%)     29.0 (94%)    33.5             31.2
-    28672 x 4096     58.1 (94%)     54.7 (100%)   59.4             56.2
+    N x K            1 row: BLAS    ours           16 rows: BLAS   ours
+    4096 x 4096      12.9 (61%)     11.8 (67%)     12.7 (63%)      12.0 (66%)
+    6144 x 4096      16.3 (73%)     15.5 (76%)     16.1 (74%)      14.9 (80%)
+    4096 x 14336     31.2 (89%)     30.6 (90%)     31.5 (89%)      32.5 (85%)
+    28672 x 4096     55.6 (100%)    60.7 (91%)     56.3 (99%)      57.5 (96%)
+    128256 x 4096    240.9 (103%)   255.8 (96%)    245.0 (102%)    242.7 (102%)
 
-From 17 rows on the BLAS is as fast. Splitting K over programs gained nothing, so no parts need adding up, and a row's result depends
+The BLAS was timed in another run. Where it is faster the chip's table says so (`tuned.py`), for what was compared in one run.
+From 17 rows on the BLAS does it. Splitting K over programs gained nothing, so no parts need adding up, and a row's result depends
 neither on scheduling nor, from 2 to 16 rows, on the other rows.
 """
 
@@ -50,7 +52,7 @@ def single_row_kernel(
     k = tl.arange(0, BLOCK_K)
     weights = weight_ptr + n[:, None] * weight_stride + k[None, :]
     for start in range(0, in_features, BLOCK_K):
-        # With a mask over k, or addresses made anew, loads wait for each other: 81 us for 28672 x 4096 on an H200 instead of 55 (2026-11).
+        # With a mask over k, or addresses made anew, loads wait for each other: on an H200 84.7 us for 28672 x 4096, not 60.7 (2026-11).
         if IS_EVEN:
             weight = tl.load(weights + start, mask=in_n[:, None], other=0.0)
             x = tl.load(x_ptr + start + k)
@@ -147,7 +149,10 @@ def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) 
 
 @functools.cache
 def estimate(num_rows: int, out_features: int, in_features: int, num_multiprocessors: int, shared_memory_bytes: int) -> Tiles:
-    """The best on an H200 (2026-11). With few columns a program takes fewer of them, so that a third of the GPU has work."""
+    """Near the best on an H200 (2026-11); the best are in its table.
+
+    With few columns a program takes fewer of them, so that a third of the GPU has work.
+    """
     longest = max(16, triton.next_power_of_2(in_features))
     if num_rows == 1:
         block_k = next((size for size in (2048, 1024, 512) if in_features % size == 0), 0)  # needs no mask

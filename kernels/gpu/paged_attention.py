@@ -18,7 +18,7 @@ from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_fact
 from headway.kernels.kv_cache import UNSCALED, KVScales
 from headway.kernels.tuned import DecodeTiles, tuned_decode
 
-MIN_SPLIT_TOKENS = 64  # one row of 2048 tokens, 32 and 8 heads of 128, bf16, H200: 9.0 us; with 256 13.1 (2026-11)
+MIN_SPLIT_TOKENS = 64  # one row of 2048 tokens, 32 and 8 heads of 128, bf16, H200: 9.3 us; with 256 13.1 (2026-11)
 MAX_SPLITS = 64
 
 

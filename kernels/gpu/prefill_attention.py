@@ -2,7 +2,9 @@
 
 The query heads of a key-value head are packed into a tile, so that few queries fill it too and keys are read once for all heads. Tiles
 of keys that every query of the tile sees take no mask arithmetic; those that none sees are passed over. On an H200, bf16, 32 and 8 heads
-of 128, a prompt of 8192 tokens: 375 TFLOP/s, where masking every tile made 199 (2026-11; one head a tile).
+of 128, a prompt of 8192 tokens takes 1777 us, 309 TFLOP/s (2026-11; benchmarks/results/2026-11-26-h200.md). That was before pages were
+looked up a tile ahead and before offsets within a tile had 32 bits: compiled for sm_90 it took 238 registers a thread, now 198, and a
+tile's product waited for four look-ups, one after the other. What that gains was not measured.
 """
 
 # mypy: allow-incomplete-defs
@@ -31,7 +33,6 @@ def _attend_keys(
     begin,
     end,
     position,
-    seq_len,
     k_head,
     v_head,
     table,
@@ -55,33 +56,32 @@ def _attend_keys(
     """Adds the keys begin .. end, in tiles of BLOCK_N. Without HAS_MASK all of them are seen by all queries of the tile."""
     dim = tl.arange(0, BLOCK_D)
     factor = exponent_factor(scale, HAS_SOFTCAP)
+    key = begin + tl.arange(0, BLOCK_N)
+    next_block = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
     for start in range(begin, end, BLOCK_N):
+        # The pages of the tile after this one are looked up now: the loads of its keys would wait for them.
         key = start + tl.arange(0, BLOCK_N)
-        if HAS_MASK:
-            exists = key < seq_len
-            block = tl.load(table + key // BLOCK_SIZE, mask=exists, other=0).to(tl.int64)
-        else:
-            block = tl.load(table + key // BLOCK_SIZE).to(tl.int64)
+        block, following = next_block.to(tl.int64), key + BLOCK_N
+        next_block = tl.load(table + following // BLOCK_SIZE, mask=following < end, other=0)
         offset = key % BLOCK_SIZE
-        k_rows = k_head + block * k_stride_block + offset * k_stride_token
-        v_rows = v_head + block * v_stride_block + offset * v_stride_token
+        k_rows = k_head + (block * k_stride_block + offset * k_stride_token)[:, None]
+        v_rows = v_head + (block * v_stride_block + offset * v_stride_token)[:, None]
         if HAS_MASK or HEAD_DIM != BLOCK_D:
             kv_mask = (dim < HEAD_DIM)[None, :]
             if HAS_MASK:
-                kv_mask = exists[:, None] & kv_mask
-            k = tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
-            v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+                kv_mask = (key < end)[:, None] & kv_mask
+            k = tl.load(k_rows + dim[None, :], mask=kv_mask, other=0.0)
+            v = tl.load(v_rows + dim[None, :], mask=kv_mask, other=0.0)
         else:
-            k = tl.load(k_rows[:, None] + dim[None, :])
-            v = tl.load(v_rows[:, None] + dim[None, :])
-        k, v = operand(k, DTYPE, UPCAST), operand(v, DTYPE, UPCAST)
-        scores = scores_of(q, k, scale, softcap, HAS_SOFTCAP)
+            k = tl.load(k_rows + dim[None, :])
+            v = tl.load(v_rows + dim[None, :])
+        scores = scores_of(q, operand(k, DTYPE, UPCAST), scale, softcap, HAS_SOFTCAP)
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
             if HAS_WINDOW:
                 visible = visible & (key[None, :] > position[:, None] - sliding_window)
             scores = tl.where(visible, scores, float("-inf"))
-        peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
+        peak, total, acc = accumulate(scores, operand(v, DTYPE, UPCAST), peak, total, acc, factor)
     return peak, total, acc
 
 
@@ -125,25 +125,29 @@ def prefill_kernel(
     kv_head, row = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     query_start = tl.load(starts_ptr + row)
     query_len = tl.load(starts_ptr + row + 1) - query_start
-    if tile * BLOCK_M >= query_len * GROUP:
+    first_query = tile * (BLOCK_M // GROUP)  # lines that are left over idle
+    if first_query >= query_len:
         return
     seq_len = tl.load(seq_lens_ptr + row)
-    line, dim = tile * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    query, head = line // GROUP, kv_head * GROUP + line % GROUP
-    position = seq_len - query_len + query
-    token = (query_start + query).to(tl.int64)
-    q_mask = (query < query_len)[:, None] & (dim < HEAD_DIM)[None, :]
-    q = tl.load(q_ptr + (token * q_stride_token + head * q_stride_head)[:, None] + dim[None, :], mask=q_mask, other=0.0)
+    line, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    # Counted from the tile's first query and the group's first head: 64 bits a line, live throughout, would cost registers in the loop.
+    query, member = line // GROUP, line % GROUP
+    exists = (query < BLOCK_M // GROUP) & (first_query + query < query_len)
+    mask = exists[:, None] & (dim < HEAD_DIM)[None, :]
+    token = (query_start + first_query).to(tl.int64)
+    q_tile = q_ptr + token * q_stride_token + kv_head * GROUP * q_stride_head
+    q = tl.load(q_tile + (query * q_stride_token + member * q_stride_head)[:, None] + dim[None, :], mask=mask, other=0.0)
 
     # Keys before ``unmasked`` are out of some query's window; from ``masked`` on they are after some query.
-    first = seq_len - query_len + tile * BLOCK_M // GROUP
-    last = tl.minimum(seq_len - query_len + (tile * BLOCK_M + BLOCK_M - 1) // GROUP, seq_len - 1)
+    first = seq_len - query_len + first_query
+    last = tl.minimum(first + BLOCK_M // GROUP, seq_len) - 1
+    position = first + query
     begin, unmasked = 0, 0
     masked = (first + 1) // BLOCK_N * BLOCK_N
     if HAS_WINDOW:
         begin = tl.maximum(first - sliding_window + 1, 0) // BLOCK_N * BLOCK_N
         unmasked = tl.minimum(tl.cdiv(tl.maximum(last - sliding_window + 1, 0), BLOCK_N) * BLOCK_N, masked)
-    peak, total = begin_softmax(sinks_ptr, head, query < query_len, True, HAS_SINKS, BLOCK_M)
+    peak, total = begin_softmax(sinks_ptr, kv_head * GROUP + member, exists, True, HAS_SINKS, BLOCK_M)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     k_head, v_head = k_cache_ptr + kv_head * k_stride_head, v_cache_ptr + kv_head * v_stride_head
     table = tables_ptr + row * tables_stride
@@ -162,7 +166,6 @@ def prefill_kernel(
             start,
             end,
             position,
-            seq_len,
             k_head,
             v_head,
             table,
@@ -185,8 +188,9 @@ def prefill_kernel(
         )
 
     value = normalised(acc, total, v_scale)
-    out_rows = out_ptr + token * out_stride_token + head * out_stride_head
-    tl.store(out_rows[:, None] + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=q_mask)
+    out_tile = out_ptr + token * out_stride_token + kv_head * GROUP * out_stride_head
+    out_rows = out_tile + (query * out_stride_token + member * out_stride_head)[:, None]
+    tl.store(out_rows + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 def prefill_attention(
@@ -216,10 +220,11 @@ def prefill_attention(
     if q.shape[0] == 0:
         return out
     block_d = max(16, triton.next_power_of_2(head_dim))
-    block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
     group = num_heads // num_kv_heads
+    block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
+    block_m = max(block_m, triton.next_power_of_2(group))
     scales = loaded_scales(k_cache, kv_scales)
-    prefill_kernel[(triton.cdiv(max_query_len * group, block_m), num_kv_heads, block_tables.shape[0])](
+    prefill_kernel[(triton.cdiv(max_query_len, block_m // group), num_kv_heads, block_tables.shape[0])](
         q,
         as_loaded(k_cache),
         as_loaded(v_cache),

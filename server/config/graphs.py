@@ -38,11 +38,11 @@ def graphs_problems(graphs: GraphsConfig) -> list[str]:
 
 
 def graph_sizes(graphs: GraphsConfig, max_num_seqs: int) -> tuple[int, ...]:
-    """In rising order; none above ``max_num_seqs``, which no step exceeds. Of options that have no problems."""
+    """In rising order; ``max_num_seqs``, which no step exceeds, in the place of what is above it. Of options that have no problems."""
     if graphs.enforce_eager:
         return ()
     if graphs.cudagraph_capture_sizes:
-        return tuple(sorted({size for size in map(int, graphs.cudagraph_capture_sizes) if size <= max_num_seqs}))
+        return tuple(sorted({min(int(size), max_num_seqs) for size in graphs.cudagraph_capture_sizes}))
     asked = graphs.max_cudagraph_capture_size
     largest = min(_LARGEST_BY_DEFAULT if asked is None else asked, max_num_seqs)
     steps = (1, 2, 4, *range(8, 257, 8), *range(272, largest, 16))

@@ -36,10 +36,10 @@ class ModelConfig(Topic):
     dtype: Dtype = option(
         "auto", "Type of weights and activations. auto: the checkpoint's on a GPU; on a CPU what the chip computes fastest."
     )
-    quantization: Literal["none", "int8"] | None = option(
+    quantization: Literal["none", "int8", "gguf"] | None = option(
         None,
-        "int8: 8-bit weights with 8-bit dynamic activations on CPU. "
-        "Unset: int8 for a quantised GGUF with dtype auto on a CPU without bf16 products, else none.",
+        "On CPU, both with 8-bit dynamic activations. int8: 8-bit weights. gguf: those of a quantised GGUF as the file has them. "
+        "Unset: gguf for one with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none.",
         short=("-q",),
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to run; auto takes the GPU if there is one.")
@@ -79,6 +79,6 @@ def model_problems(model: ModelConfig) -> list[str]:
     names = model.served_model_name
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
-    if model.quantization == "int8" and model.device == "cuda":
-        found.append("--quantization int8 runs on a CPU only, and --device is cuda: leave one of them out")
+    if model.quantization in ("int8", "gguf") and model.device == "cuda":
+        found.append(f"--quantization {model.quantization} runs on a CPU only, and --device is cuda: leave one of them out")
     return found

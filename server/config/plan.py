@@ -10,6 +10,8 @@ from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
+Quantization = Literal["none", "int8", "gguf"]
+
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
 _FP8_NAMES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
 
@@ -24,6 +26,7 @@ class DeviceFacts:
     free_bytes: int
     has_fast_bf16: bool  # bf16 matrix products faster than fp32; a GPU without can't compute in it
     has_fast_int8: bool
+    multiplies_gguf: bool = False  # blocks of a quantised GGUF as they are: by compiled kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Plan:
     """Decisions before the weights are loaded."""
 
     dtype: str
-    quantization: Literal["none", "int8"]
+    quantization: Quantization
     kv_cache_dtype: str  # as torch calls it
     block_size: int
     max_model_len: int
@@ -127,28 +130,39 @@ def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts
     return not model.pools and (device.kind == "cuda" if asked is None else asked)
 
 
-def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Literal["none", "int8"]]:
+def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Quantization]:
     asked, quantization = config.model.dtype, config.model.quantization
     if device.kind == "cuda":
-        if quantization == "int8":
-            raise ConfigError(["--quantization int8 is for CPUs: leave it out on a GPU, or add --device cpu"])
+        if quantization in ("int8", "gguf"):
+            raise ConfigError([f"--quantization {quantization} is for CPUs: leave it out on a GPU, or add --device cpu"])
         if asked == "bfloat16" and not device.has_fast_bf16:
             needed = "which GPUs have from compute capability 8.0 on"
             raise ConfigError([f"--dtype bfloat16: {device.name} has no units for it, {needed}: use --dtype float16 or auto"])
         auto = "bfloat16" if model.dtype == "bfloat16" and device.has_fast_bf16 else "float16"
         return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), "none"
-    # bf16 where the chip multiplies it natively: SmolLM2-135M steps as fast as in int8 (2026-11, EPYC with AVX512-BF16) and keeps its
-    # perplexity. Elsewhere a quantised GGUF's users already accept 8-bit activations. --dtype float32 is the reference arithmetic.
+    if quantization == "gguf" and not model.is_quantized_gguf:
+        raise ConfigError(["--quantization gguf keeps the weights of a quantised GGUF, and this model is none: use int8, or leave it out"])
     if quantization is None:
-        wants_int8 = asked == "auto" and model.is_quantized_gguf and device.has_fast_int8 and not device.has_fast_bf16
-        quantization = "int8" if wants_int8 else "none"
-    if quantization == "int8":
+        quantization = _unset_quantization(model, device) if asked == "auto" else "none"
+    if quantization != "none":
         if asked not in ("auto", "float32", "float"):
-            raise ConfigError([f"--quantization int8 computes in float32 between its products: use --dtype float32 or auto, not {asked}"])
-        return "float32", "int8"
+            raise ConfigError(
+                [f"--quantization {quantization} computes in float32 between its products: use --dtype float32 or auto, not {asked}"]
+            )
+        return "float32", quantization
     if asked == "auto":
         return ("bfloat16" if device.has_fast_bf16 else "float32"), "none"
     return _DTYPE_NAMES.get(asked, asked), "none"
+
+
+def _unset_quantization(model: ModelFacts, device: DeviceFacts) -> Quantization:
+    """A quantised GGUF's users already accept 8-bit activations. --dtype float32 is the reference arithmetic."""
+    if not model.is_quantized_gguf:
+        return "none"
+    if device.multiplies_gguf:
+        return "gguf"
+    # In torch alone: SmolLM2-135M steps as fast in bf16 as in int8 where the chip multiplies it (2026-11), and keeps its perplexity.
+    return "int8" if device.has_fast_int8 and not device.has_fast_bf16 else "none"
 
 
 def _context(config: ServerConfig, model: ModelFacts) -> tuple[int, bool]:

@@ -6,6 +6,7 @@ import platform
 
 import torch
 
+from headway.kernels.cpu.native.library import function
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
 from headway.server.garbage import collect_spared
@@ -35,7 +36,9 @@ def device_facts(device: torch.device) -> DeviceFacts:
     # torch's 8-bit products need AVX2 at least; bf16 ones without native instructions are slower than fp32.
     fast_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     name = f"cpu ({capabilities.get('cpu_name') or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
-    return DeviceFacts("cpu", name, total, available, fast_bf16, has_fast_int8=bool(capabilities.get("avx2")))
+    has_avx2 = bool(capabilities.get("avx2"))
+    compiled = has_avx2 and function("grouped_linear", torch.float32) is not None
+    return DeviceFacts("cpu", name, total, available, fast_bf16, has_fast_int8=has_avx2, multiplies_gguf=compiled)
 
 
 def give_back_memory(device: torch.device) -> None:

@@ -84,12 +84,16 @@ class DecodeGraphs:
     def record(self, compute: Compute) -> None:
         """All sizes, in the place of what was recorded before. ``compute`` writes to no page, and always uses the same weights and pages.
 
-        The largest comes first, so that the others find its memory.
+        The largest comes first, so that the others find its memory. Raises whatever ``compute`` and recording do; nothing is kept then.
         """
         self.drop()
         started, free = time.perf_counter(), self._free_bytes()
-        for size in reversed(self._sizes):
-            self._recordings[size] = self._record(size, compute)
+        try:
+            for size in reversed(self._sizes):
+                self._recordings[size] = self._record(size, compute)
+        except BaseException:
+            self.drop()  # what there was room for would keep it
+            raise
         taken, seconds = max(free - self._free_bytes(), 0), time.perf_counter() - started
         log.info("%d CUDA graphs for steps of up to %d requests in %.1f s: %s", len(self._sizes), self._sizes[-1], seconds, gib(taken, 2))
         if taken > self._planned_bytes:

@@ -15,6 +15,7 @@ class StepHandle(Generic[Result]):
         """``finish`` waits for the device and gives the result."""
         self._finish = finish
         self._results: list[Result] = []
+        self._failure: Exception | None = None
 
     @classmethod
     def computed(cls, result: Result) -> StepHandle[Result]:
@@ -22,7 +23,14 @@ class StepHandle(Generic[Result]):
         return cls(lambda: result)
 
     def result(self) -> Result:
-        """Waits for this step, and for none behind it. The same one each time. Raises only when nothing works any more."""
+        """Waits for this step, and for none behind it. The same one each time. Raises only when nothing works any more, and then the same
+        each time: whoever is half told of a step's tokens must not hear of them twice."""
+        if self._failure is not None:
+            raise self._failure
         if not self._results:
-            self._results.append(self._finish())
+            try:
+                self._results.append(self._finish())
+            except Exception as failure:
+                self._failure = failure
+                raise
         return self._results[0]

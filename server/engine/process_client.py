@@ -143,14 +143,16 @@ class ProcessEngineClient:
         mailbox = self._mailbox = Mailbox(self._outbox)
         gone.add_done_callback(lambda _: mailbox.ring())
         try:
+            has_gone = False
             while self._dead_cause is None:
-                has_gone = gone.done()
                 data = await mailbox.take(_LAST_WORDS_S if has_gone else None)
                 if data is not None:
                     self._receive(data)
                     await asyncio.sleep(0)  # whoever waits gets each step's tokens before those of the next
                 elif has_gone:
                     self.die("the engine was stopped" if self._closing else gone.result())
+                else:
+                    has_gone = True  # that was its ring, which must not cut short the time that last words have
         finally:
             mailbox.close()
             gone.cancel()

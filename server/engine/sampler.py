@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.sampling import BROKEN
 from headway.server.engine.batch import RowError
-from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
+from headway.server.engine.draw import RandomRow, choose_tokens, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logits_state import LogitsState
 from headway.server.engine.logprobs import RawScores, raw_rows
@@ -141,9 +142,9 @@ class SamplingState:
             for line, row in enumerate(known)
             if row.uniforms is not None
         ]
-        chosen = choose_tokens(logits, random_rows)
         bans = [row.bans for row in known]
-        has_none = [logits.amax(dim=-1).isneginf()] if any(bans) else []  # a pass over all logits
+        has_none = [logits.amax(dim=-1).isneginf()] if any(bans) else []  # a pass over all logits, before drawing overwrites them
+        chosen = choose_tokens(logits, random_rows)
         scores = raw.score(chosen) if raw is not None else None
         return ChosenTokens(chosen, bans, failed, complete, Arrival([chosen, *has_none]), scores)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class DecodeRows:
     seq_lens: Tensor
     max_seq_len: int
     plans: dict[int, DecodePlan | None]
+    layer_plans: dict[int, Any] = field(default_factory=dict)  # of fused layers, made by the first of each window
 
 
 @dataclass(slots=True)
@@ -123,18 +125,18 @@ class Attention(Layer):
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.kv_scales = UNSCALED  # of pages in fp8
-        self._head_dim = head_dim
-        self._head_counts = [num_heads, num_kv_heads, num_kv_heads]
+        self.head_dim = head_dim
+        self.head_counts = [num_heads, num_kv_heads, num_kv_heads]
         self._out_size = num_heads * head_dim
         self._scale = head_dim**-0.5
-        self._window = sliding_window
+        self.window = sliding_window
 
     def set_kv_scales(self, k: float = 1.0, v: float = 1.0) -> None:
         """What a checkpoint says of keys and values in fp8; pages of another type have none."""
         self.kv_scales = KVScales(k, v)
 
     def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
-        q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self._head_dim), self._head_counts, dim=1)
+        q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self.head_dim), self.head_counts, dim=1)
         norms = None
         if self.q_norm is not None and self.k_norm is not None:
             norms = QKNorm(self.q_norm.loaded_weight, self.k_norm.loaded_weight, self.q_norm.eps)
@@ -173,9 +175,9 @@ class Attention(Layer):
             rows.seq_lens,
             self._scale,
             max_seq_len=rows.max_seq_len,
-            sliding_window=self._window,
+            sliding_window=self.window,
             kv_scales=self._scales(kv),
-            plan=rows.plans[self._window],
+            plan=rows.plans[self.window],
         )
 
     def _prefill(self, q: Tensor, kv: LayerKV, rows: PrefillRows) -> Tensor:
@@ -191,7 +193,7 @@ class Attention(Layer):
             max_seq_len=rows.max_seq_len,
             query_lens=rows.query_lens,
             seq_lens_host=rows.seq_lens_host,
-            sliding_window=self._window,
+            sliding_window=self.window,
             kv_scales=self._scales(kv),
-            plan=rows.plans[self._window],
+            plan=rows.plans[self.window],
         )

@@ -68,7 +68,7 @@ class ParallelLMHead(Layer):
             logits = self._group.all_gather(logits, dim=1)[:, : self._vocab_size]
         return logits.float()
 
-    def keep(self, table: Tensor) -> int:
+    def keep(self, table: Any) -> int:
         """Takes this rank's rows [V / ranks, H]; returns the bytes kept."""
         self._packed, num_bytes = self._method.pack(table)
         return num_bytes

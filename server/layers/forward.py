@@ -21,7 +21,7 @@ class ForwardBatch:
     slot_mapping: Tensor  # [T] int64, block_id * block_size + offset: where each token's K and V are written
     query_start_loc: Tensor  # [B + 1] int32, first query token of each row
     seq_lens: Tensor  # [B] int32, tokens in the sequence with those of this step
-    block_tables: Tensor  # [B, M] int32, padded with 0
+    block_tables: Tensor  # [B, M] int32; behind the blocks of a row's own tokens is any block
     num_decodes: int  # rows [0, num_decodes) have exactly one query token
     max_query_len: int  # over all rows
     max_seq_len: int  # over all rows

@@ -28,6 +28,20 @@ class Linear(Layer):
         self._packed: Any = None
         self._bias: Tensor | None = None
 
+    @property
+    def packed(self) -> Any:
+        """The loaded weight as the method packed it."""
+        return self._packed
+
+    @property
+    def packed_bias(self) -> Tensor | None:
+        return self._bias
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what this rank computes is all of the layer's output that it gets."""
+        return True
+
     def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """``lora``: the step's adapters, None for none."""
         out = self._apply(x, self._packed, self._bias)
@@ -39,7 +53,7 @@ class Linear(Layer):
         assert self.adapters is not None, "a step has adapters only where layers have room for them"
         self.adapters.add(out, x, lora)
 
-    def _keep_weight(self, weight: Tensor) -> int:
+    def _keep_weight(self, weight: Any) -> int:
         self._packed, num_bytes = self._method.pack(weight)
         return num_bytes
 
@@ -104,6 +118,10 @@ class RowParallelLinear(Linear):
         bias_parts = {"": Part((out_features,), 0, 0, out_features)} if bias else None
         super().__init__((out_features, length), parts, bias_parts, method)
         self._group = group
+
+    @property
+    def is_whole(self) -> bool:
+        return self._group.size == 1
 
     def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
         if self._group.size == 1:

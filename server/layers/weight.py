@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Weight:
         self,
         shape: tuple[int, ...],
         parts: dict[str, Part],
-        finish: Callable[[Tensor], int],
+        finish: Callable[[Any], int],
         *,
         dtype: torch.dtype,
         device: torch.device,

@@ -8,16 +8,19 @@ from typing import Protocol
 
 from torch import Tensor
 
+from headway.server.layers.quant.grouped import GgufBlocks
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointTensor:
-    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread. ``done`` says that what was read
-    is needed no more."""
+    """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread, and so may ``read_blocks``: the
+    same as the file has it, where that is wanted. ``done`` says that what was read is needed no more."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     done: Callable[[], None] = lambda: None
+    read_blocks: Callable[[], GgufBlocks] | None = None
 
 
 class Checkpoint(Protocol):

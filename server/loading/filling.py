@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
+from headway.server.layers.quant.grouped import GgufBlocks, GroupedWeight
 from headway.server.layers.weight import Weight
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.staging import copy_for
 from headway.server.models.base import Model
 from headway.server.models.names import WeightName
+
+Prepared = Sequence[Tensor | GgufBlocks]  # one a place of a tensor
 
 _MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor
 _SHOWN = 3  # names listed in a message
@@ -71,14 +74,26 @@ def fill(
         for group in (norms, others):  # linears take their norms in
             for tensor, prepared in _read_ahead(group, prepare):
                 for place, values in zip(places[tensor.name], prepared, strict=True):
-                    place.weight.load(place.part, values, copy)
+                    if isinstance(values, GgufBlocks):
+                        assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
+                        place.weight.load_blocks(place.part, values)
+                    else:
+                        place.weight.load(place.part, values, copy)
                 tensor.done()
 
 
-def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> list[Tensor]:
+def grouped_names(places: dict[str, list[Place]]) -> frozenset[str]:
+    """The checkpoint's tensors whose places all take blocks."""
+    return frozenset(name for name, own in places.items() if all(isinstance(place.weight, GroupedWeight) for place in own))
+
+
+def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
+    own = places[tensor.name]
+    if tensor.read_blocks is not None:
+        return [tensor.read_blocks()] * len(own)
     values = tensor.read()
-    return [values if rotation is None else rotation.apply(place.name, values) for place in places[tensor.name]]
+    return [values if rotation is None else rotation.apply(place.name, values) for place in own]
 
 
 @contextlib.contextmanager
@@ -94,15 +109,15 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _read_ahead(
-    tensors: list[CheckpointTensor], prepare: Callable[[CheckpointTensor], list[Tensor]]
-) -> Iterator[tuple[CheckpointTensor, list[Tensor]]]:
+    tensors: list[CheckpointTensor], prepare: Callable[[CheckpointTensor], Prepared]
+) -> Iterator[tuple[CheckpointTensor, Prepared]]:
     """Reads (for a GGUF: dequantises, in numpy) and prepares on other threads, a few tensors ahead; copying and packing stay on this one.
 
     Torch's own threads are started by whoever calls it: where ``prepare`` computes, there must be one each.
     """
     num_readers = min(os.cpu_count() or 1, _MAX_READERS)
     with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
-        reads: deque[tuple[CheckpointTensor, Future[list[Tensor]]]] = deque()
+        reads: deque[tuple[CheckpointTensor, Future[Prepared]]] = deque()
         for tensor in tensors:
             reads.append((tensor, pool.submit(prepare, tensor)))
             if len(reads) > num_readers:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from headway.server.errors import ModelSourceError
-from headway.server.loading.gguf_file import FULL_PRECISION_TYPES, GgufFile
+from headway.server.loading.gguf_file import FOUR_BIT_TYPES, FULL_PRECISION_TYPES, GgufFile
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.raw_config import RawConfig
 from headway.server.models.registry import gguf_family_of
@@ -47,7 +47,7 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
         "rope_parameters": _rope_parameters(own, raw),
     }
     config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
-    return family, dataclasses.replace(config, **_from_tensors(file, own, config))
+    return family, dataclasses.replace(config, **_from_tensors(file, own, config, family))
 
 
 def _rope_parameters(own: dict[str, Any], raw: RawConfig) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _head_dim(raw: RawConfig) -> int:
     return head_dim
 
 
-def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig) -> dict[str, Any]:
+def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig, family: Family) -> dict[str, Any]:
     """What a GGUF says only by the tensors that it has."""
     types = {tensor.type for tensor in file.index.values() if len(tensor.shape) > 1}
     dtypes = [FULL_PRECISION_TYPES[kind] for kind in types if kind in FULL_PRECISION_TYPES]
@@ -86,6 +86,7 @@ def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig) ->
         "o_bias": "blk.0.attn_output.bias" in file.index,
         "mlp_bias": "blk.0.ffn_gate.bias" in file.index,
         "is_quantized_gguf": not types <= FULL_PRECISION_TYPES.keys(),
+        "four_bit_linears": _four_bit_linears(file, config, family),
         # Quantised weights carry fp16 scales of what mostly was a bf16 model, whose range fp16 may not have.
         "checkpoint_dtype": dtypes[0] if len(dtypes) == len(types) == 1 else "bfloat16",
     }
@@ -95,3 +96,13 @@ def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig) ->
         divisors = tuple(file.read("rope_freqs.weight").reshape(-1).tolist())
         changes["rope"] = dataclasses.replace(config.rope, freq_divisors=divisors)
     return changes
+
+
+def _four_bit_linears(file: GgufFile, config: DecoderConfig, family: Family) -> frozenset[str]:
+    bits: dict[str, set[bool]] = {}
+    for name in family.gguf_names:
+        for i in range(config.num_layers) if "{i}" in name.weight else (0,):
+            tensor = file.index.get(name.checkpoint.replace("{i}", str(i)))
+            if tensor is not None and len(tensor.shape) == 2:
+                bits.setdefault(name.weight.replace("{i}", str(i)), set()).add(tensor.type in FOUR_BIT_TYPES)
+    return frozenset(weight for weight, are_four in bits.items() if all(are_four))

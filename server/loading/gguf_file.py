@@ -15,6 +15,7 @@ from headway.server.source.gguf_metadata import GgufTensor, read_gguf_header
 
 FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
 _MAX_DIMENSIONS = 4  # of ggml
+FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
 
 
 class GgufFile:
@@ -34,19 +35,28 @@ class GgufFile:
         for name in self.index:
             self._rows(name)
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """The whole tensor in fp32; raises ModelSourceError where the file is cut off or the format unknown."""
-        return self._dequantize(name, self._rows(name))
+    def read(self, name: str, num_heads: int | None = None) -> NDArray[np.float32]:
+        """The whole tensor in fp32, its rows as ``rows`` has them; raises ModelSourceError where the format is unknown, or as ``rows``."""
+        tensor = self.index[name]
+        try:
+            return dequantize(self.rows(name, num_heads), tensor.type).reshape(tensor.shape)
+        except NotImplementedError as error:
+            kind = _format(tensor, name, self.origin).name
+            raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind}, which can't be read.") from error
 
-    def read_reordered(self, name: str, num_heads: int) -> NDArray[np.float32]:
-        """Undoes llama.cpp's reordering of each head's rows: (0, 2, 4, ..., 1, 3, 5, ...) of what the file has.
+    def rows(self, name: str, num_heads: int | None = None) -> NDArray[np.uint8]:
+        """The tensor's bytes, [rows, bytes a row]; raises ModelSourceError where the file is cut off.
 
-        It stores rotary pairs side by side, ours are half a head apart. Formats quantise along a row, so rows of bytes are moved.
+        ``num_heads`` undoes llama.cpp's reordering of each head's rows: (0, 2, 4, ..., 1, 3, 5, ...) of what the file has. It stores
+        rotary pairs side by side, ours are half a head apart. Formats quantise along a row, so rows of bytes are moved.
         """
+        rows = self._rows(name)
+        if num_heads is None:
+            return rows
         num_rows = self.index[name].shape[0]
-        rows = self._rows(name).reshape(num_rows, -1)  # of a bias: a number a row
-        pairs = rows.reshape(num_heads, num_rows // num_heads // 2, 2, rows.shape[1])
-        return self._dequantize(name, np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape))
+        by_row = rows.reshape(num_rows, -1)  # of a bias: a number a row
+        pairs = by_row.reshape(num_heads, num_rows // num_heads // 2, 2, by_row.shape[1])
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(by_row.shape)
 
     def _rows(self, name: str) -> NDArray[np.uint8]:
         """The tensor's bytes, [rows, bytes a row]."""
@@ -60,14 +70,6 @@ class GgufFile:
         if tensor.shape[-1] % block_size or end > len(self._bytes):
             raise ModelSourceError(f"The tensor {name} reaches past the end of {self.origin}: the file is cut off; download it again.")
         return self._bytes[tensor.offset : end].reshape(num_rows, row_bytes)
-
-    def _dequantize(self, name: str, rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        tensor = self.index[name]
-        try:
-            return dequantize(rows, tensor.type).reshape(tensor.shape)
-        except NotImplementedError as error:
-            kind = _format(tensor, name, self.origin).name
-            raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind}, which can't be read.") from error
 
 
 def _format(tensor: GgufTensor, name: str, origin: str) -> Any:

@@ -8,13 +8,14 @@ from typing import Literal
 import torch
 
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
-from headway.server.loading.filling import fill, places_of
+from headway.server.loading.filling import fill, grouped_names, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
@@ -25,7 +26,7 @@ from headway.server.models.names import WeightName
 from headway.server.source.files import ModelFiles
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "gguf"]
 
 
 def load_model(
@@ -48,7 +49,7 @@ def load_model(
     """
     family, config, file = open_model(files, overrides)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    method: LinearMethod = Int8Linear(device) if quantization == "int8" else UnquantizedLinear(torch_dtype, device)
+    method = _method(quantization, torch_dtype, device)
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not: two weights made of the one tensor.
     built = replace(config, tie_word_embeddings=False) if rotation is not None else config
@@ -62,7 +63,7 @@ def load_model(
         shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif file is not None:
-        checkpoint = GgufCheckpoint(file, names, config)
+        checkpoint = GgufCheckpoint(file, names, config, grouped_names(places))
     else:
         assert files.directory is not None
         checkpoint = SafetensorsCheckpoint(files.directory)
@@ -70,6 +71,12 @@ def load_model(
     fill(places, checkpoint, _ignored_names(config), rotation, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
+
+
+def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> LinearMethod:
+    if quantization == "int8":
+        return Int8Linear(device)
+    return GroupedLinear(device) if quantization == "gguf" else UnquantizedLinear(dtype, device)
 
 
 def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:

@@ -44,6 +44,7 @@ class DecoderConfig:
     hidden_act: str = "silu"
     sliding_windows: tuple[int, ...] = ()  # one a layer, 0: attends to everything; empty: all 0
     is_quantized_gguf: bool = False
+    four_bit_linears: frozenset[str] = frozenset()  # whose parts a GGUF has in blocks of 4 bits, such as "layers.3.qkv.weight"
     num_labels: int = 0  # of a classifier
 
     def sliding_window(self, layer: int) -> int:

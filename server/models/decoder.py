@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch import Tensor
 
+from headway.kernels.decoder_layer import FusedLayer
 from headway.kernels.plans import LoraPlan
 from headway.server.layers.activation import GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.layers.fused_layer import fused_layer, run_fused
 from headway.server.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from headway.server.layers.norm import RMSNorm
 from headway.server.layers.rotary import rope_table
@@ -44,11 +48,17 @@ class DecoderLayer(Layer):
         gated = method.for_gated_input()
         self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
         self._activation = GATED_ACTIVATIONS[config.hidden_act]
+        self._is_silu = config.hidden_act == "silu"
 
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer."""
+        """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer.
+
+        The inputs are given up to the call, which may write its outputs over them."""
+        is_fusable = step.prefill is None and lora is None and kv.k.dtype == hidden.dtype
+        if is_fusable and step.decode is not None and self._fused is not None:
+            return run_fused(self._fused, hidden, residual, kv, step, step.decode)
         if residual is None:
             residual, hidden = hidden, self.input_norm(hidden)
         else:
@@ -56,6 +66,13 @@ class DecoderLayer(Layer):
         hidden = self.o(self.attention(self.qkv(hidden, lora), kv, step), lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
         return self.down(self._activation(self.gate_up(hidden, lora)), lora), residual
+
+    @cached_property
+    def _fused(self) -> FusedLayer | None:
+        """All of the above in one call, of the loaded layer."""
+        if not self._is_silu:
+            return None
+        return fused_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
 
 
 class Decoder(Layer):

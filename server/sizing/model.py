@@ -59,8 +59,8 @@ def pooling_facts(source: PooledFiles) -> ModelFacts:
 
 def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems = []
-    if config.model.quantization == "int8":
-        problems.append("--quantization int8 is for models that generate text: leave it out, since this one pools")
+    if config.model.quantization in ("int8", "gguf"):
+        problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
     if config.lora.enable_lora:
         problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
     return problems

@@ -17,6 +17,7 @@ from headway.server.sizing.model import ModelShape
 
 _LAYER = "layers.{i}"
 _SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_QUANTIZED_NAMES = {"int8": "int8 (8-bit activations)", "gguf": "GGUF blocks (8-bit activations)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,9 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
         # A tied head is packed for itself, since rotation takes the last norm into it. A scale of fp32 for each row.
         matrices += [head] if is_tied else []
         return others + sum(count * (rows * columns + 4 * rows) for count, rows, columns in matrices)
+    if plan.quantization == "gguf":
+        assert isinstance(config, DecoderConfig), "only those are kept so"
+        return others + _grouped_bytes(shapes, config, is_tied=is_tied)
     if is_tied and on_cpu and plan.dtype != "float16":
         matrices.append(head)  # packed into another layout than the table that it is tied to; fp16 is not packed
     return others + sum(math.prod(matrix) for matrix in matrices) * size
@@ -85,7 +89,18 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
 
 def weight_format(plan: Plan) -> str:
     """As EngineInfo.weight_format has it."""
-    return "int8 (8-bit activations)" if plan.quantization == "int8" else _SHORT_NAMES[plan.dtype]
+    return _QUANTIZED_NAMES.get(plan.quantization) or _SHORT_NAMES[plan.dtype]
+
+
+def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, *, is_tied: bool) -> int:
+    """Tiles of 16 rows and groups of 32 columns, whose scales and offsets are 16 bits each."""
+    matrices = [
+        (*linear.shape, 4 if name in config.four_bit_linears else 8)
+        for pattern, linear in shapes.linears.items()
+        for name in ([pattern.replace("{i}", str(i)) for i in range(config.num_layers)] if "{i}" in pattern else [pattern])
+    ]
+    matrices += [(config.vocab_size, config.hidden_size, 8)] if is_tied else []
+    return sum(-(-rows // 16) * -(-columns // 32) * (64 + 64 * bits) for rows, columns, bits in matrices)
 
 
 def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:

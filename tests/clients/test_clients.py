@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 Program = Callable[[str], dict[str, Any]]
-PARIS = "The capital of France is Paris."
+LONDON = "The capital of England is London."
 
 
 def check_person(person: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def check(found: dict[str, Any], finish_reason: str) -> None:
     assert found["finish_reason"] == finish_reason
     assert found["told"].strip(), "an answer behind the tool's result"
     check_person(found["structured"])
-    assert found["whole"] == found["streamed"] == PARIS
+    assert found["whole"] == found["streamed"] == LONDON
     assert found["usage"] == 8  # tokens of the sentence and the end
     assert found["streamed_call"] == found["called"], "the pieces of a call add up to the whole one"
 
@@ -34,8 +34,8 @@ def check(found: dict[str, Any], finish_reason: str) -> None:
 def test_openai(program: Program, client: str) -> None:
     found = program(client)
     check(found, "tool_calls")
-    assert found["response"] == PARIS
-    assert found["response_streamed"] == [PARIS, PARIS, "completed"]
+    assert found["response"] == LONDON
+    assert found["response_streamed"] == [LONDON, LONDON, "completed"]
 
 
 @pytest.mark.parametrize("client", ["litellm_client.py", "langchain_client.py"])

@@ -29,6 +29,10 @@ def config(**topics: dict[str, Any]) -> ServerConfig:
     [
         (GGUF, CPU, {}, "float32", "int8"),  # as its users expect: 8-bit products
         (GGUF, replace(CPU, has_fast_bf16=True), {}, "bfloat16", "none"),
+        (GGUF, replace(CPU, has_fast_bf16=True, multiplies_gguf=True), {}, "float32", "gguf"),  # with the file's own weights
+        (GGUF, replace(CPU, multiplies_gguf=True), {"dtype": "bfloat16"}, "bfloat16", "none"),
+        (GGUF, CPU, {"quantization": "gguf"}, "float32", "gguf"),
+        (BF16, replace(CPU, multiplies_gguf=True), {}, "float32", "none"),
         (GGUF, replace(CPU, has_fast_int8=False), {}, "float32", "none"),
         (GGUF, CPU, {"dtype": "float32"}, "float32", "none"),  # the reference arithmetic stays exact
         (GGUF, replace(CPU, has_fast_bf16=True), {"quantization": "int8"}, "float32", "int8"),
@@ -95,6 +99,7 @@ def test_steps_of_a_model_that_pools_do_not_overlap() -> None:
     [
         ({"model": {"max_model_len": 5000}}, ["--max-model-len 5000", "limit of 4096"]),
         ({"model": {"quantization": "int8", "dtype": "float16"}}, ["--quantization int8", "float16"]),
+        ({"model": {"quantization": "gguf"}}, ["--quantization gguf", "this model is none", "int8"]),
         ({"cache": {"kv_cache_dtype": "float16"}}, ["--kv-cache-dtype float16", "float32"]),
         ({"scheduler": {"max_num_batched_tokens": 8, "max_num_seqs": 9}}, ["--max-num-batched-tokens 8", "--max-num-seqs 9"]),
         ({"scheduler": {"enable_chunked_prefill": False, "max_num_batched_tokens": 100}}, ["4096", "it is 100"]),

@@ -80,6 +80,7 @@ def test_positional_model_wins() -> None:
         (["--max-num-se=3"], lambda r: r.config.scheduler.max_num_seqs == 3),
         (["--max-num-seqs", "2", "--max-num-seqs", "3"], lambda r: r.config.scheduler.max_num_seqs == 3),
         (["-q", "int8"], lambda r: r.config.model.quantization == "int8"),
+        (["-q", "gguf"], lambda r: r.config.model.quantization == "gguf"),
         (["-q=int8"], lambda r: r.config.model.quantization == "int8"),
         (["-qint8"], lambda r: r.config.model.quantization == "int8"),
         (["--device-memory-utilization", ".5"], lambda r: r.config.cache.gpu_memory_utilization == 0.5),

@@ -17,7 +17,7 @@ import pytest
 from live_server import LiveServer
 
 pytestmark = pytest.mark.e2e
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of England?"}]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_the_banner_s_curl_line_works(server: LiveServer) -> None:
     answer = subprocess.run(
         ["bash", "-c", line.split("  try      ", 1)[1].strip() + " -sS --fail"], capture_output=True, text=True, check=True
     )
-    assert "Paris" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
+    assert "London" in json.loads(answer.stdout)["choices"][0]["message"]["content"]
 
 
 def test_chat(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="demo", messages=QUESTION, temperature=0)  # type: ignore[arg-type]
-    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert answer.choices[0].message.content == "The capital of England is London."
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
@@ -74,8 +74,8 @@ def test_chat_streamed_equals_chat_whole(client: openai.OpenAI) -> None:
 
 
 def test_a_conversation_of_responses(client: openai.OpenAI) -> None:
-    first = client.responses.create(model="demo", input="What is the capital of France?", temperature=0)
-    assert first.output_text == "The capital of France is Paris."
+    first = client.responses.create(model="demo", input="What is the capital of England?", temperature=0)
+    assert first.output_text == "The capital of England is London."
     with client.responses.stream(model="demo", input="And of Italy?", previous_response_id=first.id, temperature=0) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         assert stream.get_final_response().output_text == text
@@ -114,12 +114,12 @@ def test_async_client(server: LiveServer) -> None:
             stream = await client.chat.completions.create(model="demo", messages=QUESTION, temperature=0, stream=True)  # type: ignore[arg-type]
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
-    assert asyncio.run(ask()) == "The capital of France is Paris."
+    assert asyncio.run(ask()) == "The capital of England is London."
 
 
 def test_invocations_and_the_other_routes(server: LiveServer) -> None:
     chat = httpx.post(f"{server.url}/invocations", json={"messages": QUESTION, "temperature": 0}, timeout=60)
-    assert chat.json()["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert chat.json()["choices"][0]["message"]["content"] == "The capital of England is London."
     completion = httpx.post(f"{server.url}/invocations", json={"prompt": "Hello", "max_tokens": 3}, timeout=60)
     assert completion.json()["object"] == "text_completion"
     assert httpx.get(f"{server.url}/ping").status_code == httpx.get(f"{server.url}/health").status_code == 200

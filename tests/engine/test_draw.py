@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_sampling import distribution
 
-from headway.server.engine import draw
-from headway.server.engine.draw import BROKEN, RandomRow, choose_tokens, takes_argmax
+from headway.kernels.cpu import sampling as cpu_sampling
+from headway.kernels.sampling import BROKEN
+from headway.server.engine.draw import RandomRow, choose_tokens, takes_argmax
 from headway.server.types import SamplingParams
 
 GRID = 512  # uniforms tried for a row: enough to meet every token that has a share of it
@@ -64,7 +65,7 @@ def test_ties_within_the_candidates_go_to_the_lower_token_id() -> None:
 
 @pytest.mark.parametrize("candidates", [(1024, 8192), (50, 500), (50, 1500), ()])
 def test_a_nucleus_wider_than_the_candidates_is_still_whole(candidates: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "_NUCLEUS_CANDIDATES", candidates)
+    monkeypatch.setattr(cpu_sampling, "_NUCLEUS_CANDIDATES", candidates)
     logits = torch.linspace(0, 0.5, 1800)
     sampling = SamplingParams(top_p=0.6)
     shares = drawn_shares(logits, sampling, grid=1 << 12)

@@ -135,6 +135,13 @@ def test_more_than_was_set_aside_is_said(taken: list[int], warns: bool, caplog: 
     assert any("more than was set aside" in message for message in caplog.messages) == warns
 
 
+def test_nothing_is_kept_of_graphs_that_found_no_room() -> None:
+    sizing = Sizing([100, 7])
+    with pytest.raises(IndexError):
+        sizing.graphs.record(sizing.compute)
+    assert [sizing.graphs.padded_size(n) for n in range(1, 5)] == [1, 2, 3, 4]
+
+
 def test_padded_to_the_smallest_recording_that_holds_a_step() -> None:
     sizing = Sizing([0] * 3)
     assert [sizing.graphs.padded_size(n) for n in range(1, 7)] == [1, 2, 3, 4, 5, 6]

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from naive_sampling import change_logits, distribution
 from sampling import sample
 
+from headway.server.engine import sampler
+from headway.server.engine.draw import RandomRow
 from headway.server.engine.sampler import SampledTokens, SamplingState
 from headway.server.types import SamplingParams
 
@@ -207,6 +209,21 @@ def test_a_ban_on_every_token_is_said_so() -> None:
     sampling = SamplingParams(temperature=0.0, min_tokens=1, stop_token_ids=tuple(range(V)))
     error = once(sampling, logits_at(0)).errors[0]
     assert "min_tokens" in error.text
+    assert error.is_request_fault
+
+
+def test_a_ban_on_every_token_is_said_so_though_drawing_overwrites_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which its contract allows."""
+    choose = sampler.choose_tokens
+
+    def overwriting(logits: torch.Tensor, random_rows: Sequence[RandomRow]) -> torch.Tensor:
+        chosen = choose(logits, random_rows)
+        logits[[row.index for row in random_rows]] = 0.0
+        return chosen
+
+    monkeypatch.setattr(sampler, "choose_tokens", overwriting)
+    error = once(SamplingParams(temperature=1.0, allowed_token_ids=(V,)), logits_at(0)).errors[0]
+    assert "allowed_token_ids" in error.text
     assert error.is_request_fault
 
 

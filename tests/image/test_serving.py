@@ -13,8 +13,8 @@ import pytest
 from containers import Container, docker
 
 pytestmark = pytest.mark.docker
-QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
-ANSWER = "The capital of France is Paris."
+QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of England?"}]
+ANSWER = "The capital of England is London."
 SECRETS = {"SM_VLLM_API_KEY": "key-4f1c9e77", "HF_TOKEN": "hf_token5d1a0b"}
 
 

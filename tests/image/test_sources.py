@@ -16,8 +16,8 @@ from tiny_models import make_tiny_model
 from tiny_tokenizers import write_gpt2_tokenizer
 
 pytestmark = pytest.mark.docker
-BODY = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
-ANSWER = "The capital of France is Paris."
+BODY = {"messages": [{"role": "user", "content": "What is the capital of England?"}], "temperature": 0}
+ANSWER = "The capital of England is London."
 CODE = b"raise SystemExit('code that comes with a model is not run unasked')"
 
 

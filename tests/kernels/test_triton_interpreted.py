@@ -99,7 +99,15 @@ def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyP
     compare_decode(paged_attention, case, "cpu", strided=False)
 
 
-@pytest.mark.parametrize("case", [AttentionCase((1, 300, 1)), AttentionCase((40, 1), sliding_window=9)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        AttentionCase((1, 300, 1)),
+        AttentionCase((40, 1), sliding_window=9),
+        AttentionCase((40, 300, 1), num_heads=4, num_kv_heads=2, dtype=torch.bfloat16, fp8=KVScales(0.02, 0.5), has_sinks=True),
+    ],
+    ids=str,
+)
 def test_decode_bounded_by_the_longest_context(case: AttentionCase) -> None:
     compare_bounded_decode(paged_attention, case, "cpu")
 

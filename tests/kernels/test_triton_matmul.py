@@ -17,6 +17,8 @@ from matmul_comparisons import (
     compare_int8,
     compare_linear,
     compare_quantize_fp8,
+    error_of_fp8_units,
+    make_linear,
 )
 
 from headway.kernels.backend import is_interpreting
@@ -114,6 +116,27 @@ def test_linear_takes_tiles_from_the_table(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(linear, "tuned_tiles", lambda *_, found=found: found)
         assert linear.choose_tiles(x[0], weight) == found
         assert linear.packed_linear(x, weight, None).shape == (2, 3, 40)
+
+
+@pytest.mark.parametrize(("bits", "is_within"), [(13, True), (11, False)])
+def test_what_fp8_units_may_be_off(bits: int, is_within: bool) -> None:
+    """Units that cut as the bound says stay within it, and those that keep a bit less do not."""
+    x, weight, _ = make_linear((20, 300, 70), torch.float32, "cpu", strided=False)
+    x, weight = ((values.float() * scale) for values, scale in map(fp8_matmul.quantize_fp8, (x, weight)))
+    total = torch.zeros(20, 70, dtype=torch.float64)
+    for begin in range(0, 300, 128):
+        part = torch.zeros_like(total)
+        for start in range(begin, min(begin + 128, 300), 32):
+            end = min(start + 32, begin + 128)
+            addends = torch.cat([x[:, None, start:end] * weight[None, :, start:end], part[:, :, None]], dim=2)
+            largest = addends.abs().amax(dim=2, keepdim=True).clamp(min=1e-300)
+            step = 2.0 ** (largest.log2().floor() - bits)
+            part = ((addends / step).trunc() * step).sum(2)
+        total += part
+    off = (total - x.double() @ weight.double().T).abs()
+    bound = error_of_fp8_units(x, weight)
+    assert bool((off <= bound + 1e-9).all()) == is_within
+    assert bound.max() < 2e-3 * total.abs().amax()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")

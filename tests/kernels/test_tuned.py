@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from headway.kernels import tuned
-from headway.kernels.tuned import DecodeTiles, Tiles, forget_tables, trying, tuned_decode, tuned_tiles
+from headway.kernels.tuned import LIBRARY, DecodeTiles, Tiles, forget_tables, trying, tuned_decode, tuned_tiles
+
+SHIPPED = tuned.TABLES
+MOST_SHARED_MEMORY = {"sm90_132": 227 * 1024}  # bytes a program may use
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +69,46 @@ def test_tables_of_the_package_can_be_read() -> None:
             kind = DecodeTiles if operation == "paged_attention" else Tiles
             for entries in sizes.values():
                 assert all(int(limit) > 0 and kind(**entry) for limit, entry in entries.items())
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.json")), ids=lambda path: path.stem)
+def test_a_shipped_table_fits_the_launchers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry is found, and is what its launcher can run for as many rows as it serves and, down to the next entry, for fewer."""
+    monkeypatch.setattr(tuned, "TABLES", SHIPPED)
+    forget_tables()
+    table = json.loads(path.read_text())
+    assert table.keys() <= {"linear", "int8_linear", "fp8_linear", "int4_linear", "paged_attention"}
+    for name, entries in table.pop("paged_attention", {}).items():
+        for count, entry in entries.items():
+            decode = tuned_decode(path.stem, tuple(map(int, name.split("x"))), int(count))
+            assert decode == DecodeTiles(**entry)
+            assert min(decode.min_split_tokens, decode.programs_per_multiprocessor, decode.num_stages) > 0
+            assert all(map(_is_power_of_two, (decode.block_n, decode.num_warps)))
+            assert decode.block_n >= 16, "the matrix units take 16 rows"
+    for operation, sizes in table.items():
+        for name, entries in sizes.items():
+            for count, entry in entries.items():
+                tiles = tuned_tiles(operation, path.stem, tuple(map(int, name.split("x"))), int(count))
+                assert tiles == Tiles(**entry)
+                _check_product(operation, int(count), tiles, MOST_SHARED_MEMORY[path.stem])
+
+
+def _check_product(operation: str, count: int, tiles: Tiles, most_shared_memory: int) -> None:
+    if tiles == LIBRARY:
+        assert operation == "linear", "no other launcher knows what to take instead"
+        return
+    assert all(map(_is_power_of_two, (tiles.block_m, tiles.block_n, tiles.block_k, tiles.num_warps)))
+    assert min(tiles.num_splits, tiles.num_stages) > 0
+    if operation != "linear":
+        assert min(tiles.block_m, tiles.block_n, tiles.block_k) >= 16, "the matrix units take 16 rows"
+        return
+    assert tiles.num_splits == 1
+    assert tiles.block_m == (1 if count == 1 else 16), "one row has a kernel of its own, and few rows are one tile"
+    assert count <= 16, "from 17 rows on the launcher asks no table"
+    if count > 1:
+        assert min(tiles.block_n, tiles.block_k) >= 16
+        assert 2 * (tiles.block_n + tiles.block_m) * tiles.block_k * tiles.num_stages <= most_shared_memory
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0

@@ -19,15 +19,16 @@ from tiny_models import YARN_ROPE, make_tiny_model
 from headway.server.distributed.groups import SINGLE
 from headway.server.errors import ModelSourceError
 from headway.server.loading.ggml_formats import dequantize
-from headway.server.loading.loader import LoadedModel, load_model
+from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 
 TOKEN_IDS = random.Random(0).choices(range(259), k=30)
 
 
-def load(files: ModelFiles) -> LoadedModel:
-    return load_model(files, dtype="float32", device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0)
+def load(files: ModelFiles, quantization: Quantization = "none") -> LoadedModel:
+    device = torch.device("cpu")
+    return load_model(files, dtype="float32", device=device, quantization=quantization, load_format="auto", group=SINGLE, seed=0)
 
 
 def logits(files: ModelFiles) -> torch.Tensor:
@@ -79,6 +80,19 @@ def test_quantised_files_are_near(tmp_path: Path, type_name: str, limit: float) 
     config = read_config(converted)
     assert config.is_quantized_gguf == type_name.startswith("Q")
     assert config.checkpoint_dtype == {"F16": "float16"}.get(type_name, "bfloat16")
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-biased", "mistral-full", "qwen2", "qwen3"])
+@pytest.mark.parametrize(("type_name", "is_kept"), [("Q4_0", True), ("Q4_1", True), ("Q5_1", False), ("Q8_0", False)])
+def test_blocks_that_are_kept_are_the_dequantised_weights(tmp_path: Path, name: str, type_name: str, is_kept: bool) -> None:
+    """Up to the rounding of activations; rows of heads in their order, parts of fused weights in theirs."""
+    original = make_tiny_model(name, tmp_path / "hf", intermediate_size=128)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", name.split("-")[0].replace("mistral", "llama"), type_name=type_name)
+    kept, exact = load(converted, "gguf"), load(converted)
+    assert bool(kept.config.four_bit_linears) == is_kept
+    assert kept.weight_format == "GGUF blocks (8-bit activations)"
+    found, expected = (Stepper(it.model).run(TOKEN_IDS, [25, 1, 4]) for it in (kept, exact))
+    assert 0 < (found - expected).norm() / expected.norm() < 0.05
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q8_0", "TQ1_0", "F16", "F32"])

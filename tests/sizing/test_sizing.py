@@ -78,7 +78,7 @@ def test_weights_of_decoders(tmp_path: Path, name: str) -> None:
     assert_same_bytes(shape, config_of(files, model={"quantization": "int8"}), load(files, "float32", "int8"))
 
 
-@pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("float32", "int8")])
+@pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("float32", "int8"), ("float32", "gguf")])
 def test_weights_of_a_gguf(dtype: str, quantization: Quantization) -> None:
     files = demo_files()
     config = config_of(files, model={"dtype": dtype, "quantization": quantization})

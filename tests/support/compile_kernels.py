@@ -17,10 +17,14 @@ from typing import Any
 import torch
 import triton
 from matmul_kernels import Case, matmul_cases
+from moe_kernels import moe_cases
+from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
+
+OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
 
 def cases(dtype: str, *, capability: int) -> list[Case]:
@@ -54,7 +58,8 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
     found += attention_cases(pointer, torch_dtype, capability)
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
     found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
-    return found + lora_cases(pointer, torch_dtype) + matmul_cases(pointer, has_fp8=capability >= 89)
+    found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
+    return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
 
 
 def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[Case]:
@@ -98,7 +103,7 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
 def compile_case(case: Case, capability: int) -> Any:
     """Triton's CompiledKernel for a GPU of that capability; options among the constants of ``case`` are taken out of them."""
     _, kernel, types, constants = case
-    options = {option: constants.pop(option, default) for option, default in (("num_warps", 4), ("num_stages", 2))}
+    options = {option: constants.pop(option, default) for option, default in OPTIONS.items()}
     signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
     multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
@@ -108,7 +113,8 @@ def compile_case(case: Case, capability: int) -> Any:
 def compile_all(capability: int, dtype: str) -> None:
     for case in cases(dtype, capability=capability):
         compiled = compile_case(case, capability)
-        taken = {"shared": compiled.metadata.shared} | _registers(compiled.asm["cubin"])
+        fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
+        taken = {"shared": compiled.metadata.shared, "fused": fused} | _registers(compiled.asm["cubin"])
         print(json.dumps({"kernel": case[0], "sm": capability, "dtype": dtype} | taken), flush=True)
 
 

@@ -176,5 +176,6 @@ PREFILL_CASES = [
     AttentionCase((45, 30), (20, 30), num_heads=4, num_kv_heads=2, dtype=F16, sliding_window=9, fp8=UNSCALED, has_sinks=True),
     AttentionCase((60, 33), (25, 33), num_heads=6, num_kv_heads=2, dtype=BF16, has_sinks=True),
     AttentionCase((60, 40), (60, 5), sliding_window=33, softcap=2.0, has_sinks=True),
+    AttentionCase((70, 5), (6, 5), num_heads=71, dtype=BF16, block_size=256),  # more heads than a tile has lines
     AttentionCase((), ()),
 ]

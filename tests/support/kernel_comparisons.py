@@ -130,6 +130,8 @@ def compare_bounded_decode(module: ModuleType, case: AttentionCase, device: str)
         max_seq_len=width * case.block_size,
         sliding_window=case.sliding_window,
         softcap=case.softcap,
+        sinks=inputs.sinks,
+        kv_scales=case.fp8 or UNSCALED,
     )
     assert_near(out, run_decode(reference_decode, case, inputs))
 

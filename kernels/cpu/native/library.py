@@ -1,7 +1,8 @@
 """Loads the compiled CPU kernels that fit this processor, if the package was built with them.
 
-They are built for baseline x86-64 (or any other architecture), AVX2, AVX-512 and AVX-512 with bf16 products; the best that the
-processor runs is taken. Without a compiler at install time there are none, and the torch implementations beside this package serve.
+They are built for baseline x86-64 (or any other architecture), AVX2, AVX-512, and AVX-512 with 8-bit products (VNNI), with bf16 ones
+too; the best that the processor runs is taken. Without a compiler at install time there are none, and the torch implementations
+beside this package serve.
 """
 
 from __future__ import annotations
@@ -48,6 +49,33 @@ class PrefillShape(ctypes.Structure):
     ]
 
 
+class GroupedWeight(ctypes.Structure):
+    """As in grouped.h."""
+
+    _fields_ = [("blocks", _POINTER), ("in_features", _INT), ("out_features", _INT), ("bits", _INT)]
+
+
+class LayerWeights(ctypes.Structure):
+    """As in decoder_layer.cpp; a bias may be None."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("input_norm", "post_attention_norm")),
+        *((name, GroupedWeight) for name in ("qkv", "o", "gate_up", "down")),
+        *((f"{name}_bias", _POINTER) for name in ("qkv", "o", "gate_up", "down")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class LayerStep(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("cos_sin", "positions", "slots", "tables", "lengths")),
+        ("rotary_dim", _INT),
+        ("attention", DecodeShape),
+    ]
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
     "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
@@ -55,6 +83,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
+    "decoder_layer": [*[_POINTER] * 4, ctypes.POINTER(LayerWeights), ctypes.POINTER(LayerStep), _INT],
+    "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
 
@@ -95,8 +125,9 @@ def _variants() -> list[str]:
     capabilities = torch.cpu.get_capabilities()
     variants = []
     if all(capabilities.get(f"avx512_{part}") for part in ("f", "bw", "cd", "dq", "vl")):
-        if capabilities.get("avx512_bf16"):
-            variants.append("avx512_bf16")
+        if capabilities.get("avx512_vnni"):
+            variants += ["avx512_bf16"] if capabilities.get("avx512_bf16") else []
+            variants.append("avx512_vnni")
         variants.append("avx512")
     if capabilities.get("avx2") and capabilities.get("fma3"):
         variants.append("avx2")

@@ -98,7 +98,7 @@ class ContextManagement(_Part):
 class CountTokensRequest(RequestModel):
     """What becomes the prompt."""
 
-    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of England?"}]})
 
     model: str | None = Field(None, description="A served name; missing or empty: the model that is served.")
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]
@@ -144,7 +144,7 @@ class CountTokensRequest(RequestModel):
 
 
 class MessagesRequest(CountTokensRequest):
-    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32})
+    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 32})
 
     max_tokens: int = Field(ge=1, description="Cut to what the context has room for.")
     stop_sequences: Annotated[

@@ -16,7 +16,7 @@ from headway.server.types import Grammar
 
 class ChatCompletionRequest(PromptFields, GenerationFields):
     OPERATION = "chat"
-    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 32})
+    model_config = shown_with({"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 32})
 
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")

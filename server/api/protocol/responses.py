@@ -121,7 +121,7 @@ class ResponsesRequest(GenerationFields):
     """Sampling and bookkeeping are those of a chat; what a response can't show is fixed here."""
 
     OPERATION = "chat"
-    model_config = shown_with({"input": "What is the capital of France?", "max_output_tokens": 32})
+    model_config = shown_with({"input": "What is the capital of England?", "max_output_tokens": 32})
 
     input: Annotated[str, StringConstraints(min_length=1)] | Annotated[list[Item], Field(min_length=1), at_most(MAX_ITEMS)] = Field(
         union_mode="left_to_right"

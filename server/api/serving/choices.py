@@ -109,10 +109,9 @@ class Choice:
             self._end(new, delta.finish_reason, delta.stop_reason)
 
     def _check_end(self, delta: TokenDelta) -> None:
-        if (failure := failure_of(delta)) is not None:
-            assert delta.finish_reason is not None
+        if delta.finish_reason is not None and not delta.finish_reason.is_answer:
             self._record_end(delta.finish_reason)
-            raise failure
+            raise failure_of(delta)
 
     def _end(self, new: ChoiceDelta, reason: FinishReason, stop_reason: int | str | None) -> None:
         new.finish_reason, new.stop_reason = reason.value, stop_reason

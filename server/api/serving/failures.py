@@ -12,15 +12,16 @@ from headway.server.types import FinishReason, TokenDelta
 _MOST_RETRY_S = 60
 
 
-def failure_of(delta: TokenDelta) -> HeadwayError | None:
-    """None for a good end, and for no end."""
-    reason = delta.finish_reason
-    if reason is None or reason.is_answer:
-        return None
+def failure_of(delta: TokenDelta) -> HeadwayError:
+    """Of one whose finish reason is no answer.
+
+    To be raised without a name: an exception that a frame of its own traceback names keeps all that the request had, its prompt too,
+    until the collector of garbage comes by.
+    """
     text = delta.error or "The engine failed on this request."
     if delta.is_request_fault:
         return RequestError(text)
-    match reason:
+    match delta.finish_reason:
         case FinishReason.ABORT:
             return GenerationAborted("The engine has aborted this request.")
         case FinishReason.TIMEOUT:

@@ -214,9 +214,10 @@ class Generation:
             if isinstance(failure, QueueTimedOut):
                 self._unfinished = FinishReason.QUEUE_TIMEOUT
             told = explained(self._state, failure)
-            if told is failure:
-                raise
-            raise told from failure
+            try:
+                raise told from (None if told is failure else failure)
+            finally:
+                del told  # see failure_of
         if self._shows_prompt_only:
             new.text, new.token_ids, new.logprobs = "", [], None
             new.finish_reason, new.stop_reason = new.finish_reason and "length", None

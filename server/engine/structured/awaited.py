@@ -34,8 +34,10 @@ class AwaitedGrammars:
             return False
         compiling = self._compiling.setdefault(request.request_id, self._executor.compile_grammar(grammar))
         if not compiling.done():
-            self._held[request.request_id] = request
-            compiling.add_done_callback(lambda _: self._compiled.append(request.request_id))
+            request_id = request.request_id
+            self._held[request_id] = request
+            # Not the request itself: the future holds on to this for as long as the grammar is kept, which may be for ever.
+            compiling.add_done_callback(lambda _: self._compiled.append(request_id))
             return True
         problem = compiling.exception()
         if problem is not None:

@@ -99,7 +99,8 @@ class GrammarState:
             if ends:
                 _allow(words, state.ends)
         lines = [line for line, _ in held]
-        forbid_tokens(logits, upload(torch.from_numpy(allowed), logits.device), upload(torch.tensor(lines), logits.device))
+        places = upload(torch.tensor(lines), logits.device)
+        forbid_tokens(logits, upload(torch.from_numpy(allowed), logits.device), places)
         errors = {line: RowError(error, is_request_fault=True) for line, state in held if (error := _error(state)) is not None}
         return Outcome(errors, complete)
 

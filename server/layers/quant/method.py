@@ -22,12 +22,13 @@ class LinearMethod(Protocol):
         """The method for a linear that reads a gated activation, whose few large channels no rotation of the stream reaches."""
         ...
 
-    def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor], int]) -> Weight:
-        """The weight, or the bias, as checkpoint tensors fill it."""
+    def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Any], int]) -> Weight:
+        """The weight, or the bias, as checkpoint tensors fill it. ``finish`` gets a bias as a tensor, a weight in ``pack``'s form."""
         ...
 
-    def pack(self, weight: Tensor) -> tuple[Any, int]:
-        """The form that ``apply`` takes, and its bytes. A loaded weight [N, K] is given up to this call."""
+    def pack(self, weight: Any) -> tuple[Any, int]:
+        """The form that ``apply`` takes, and its bytes. A loaded weight [N, K] is given up to this call: a tensor, or what ``create``
+        fills in its place."""
         ...
 
     def apply(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:

@@ -40,7 +40,7 @@ forced = client.messages.create(
     max_tokens=100,
     **settings,
 )
-question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20, **settings}
+question = {"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 20, **settings}
 with client.messages.stream(**question) as stream:
     pieces = list(stream.text_stream)
     final = stream.get_final_message()

@@ -38,7 +38,7 @@ structured = model(100).with_structured_output(Person, method="json_schema").inv
 streamed_call = None
 for chunk in required.stream(messages):
     streamed_call = chunk if streamed_call is None else streamed_call + chunk
-pieces = list(model(20).stream("What is the capital of France?"))
+pieces = list(model(20).stream("What is the capital of England?"))
 
 print(
     json.dumps(
@@ -48,7 +48,7 @@ print(
             "finish_reason": asked.response_metadata["finish_reason"],
             "told": told.content,
             "structured": structured.model_dump(),
-            "whole": model(20).invoke("What is the capital of France?").content,
+            "whole": model(20).invoke("What is the capital of England?").content,
             "streamed": "".join(piece.content for piece in pieces),
             "usage": next(piece.usage_metadata for piece in pieces if piece.usage_metadata)["output_tokens"],
             "streamed_call": [streamed_call.tool_calls[0]["name"], streamed_call.tool_calls[0]["args"]],

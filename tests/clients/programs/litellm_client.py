@@ -33,7 +33,7 @@ structured = litellm.completion(
     max_tokens=100,
     **settings,
 )
-question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20, **settings}
+question = {"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 20, **settings}
 chunks = list(litellm.completion(**question, stream=True, stream_options={"include_usage": True}))
 whole = litellm.stream_chunk_builder(chunks)
 stream = litellm.completion(messages=messages, tools=[weather], tool_choice="required", max_tokens=80, stream=True, **settings)

@@ -41,15 +41,15 @@ parsed = client.chat.completions.parse(
     messages=[{"role": "user", "content": "Invent a person."}], response_format=Person, max_tokens=100, **settings
 )
 
-question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20, **settings}
+question = {"messages": [{"role": "user", "content": "What is the capital of England?"}], "max_tokens": 20, **settings}
 with client.chat.completions.stream(**question, stream_options={"include_usage": True}) as stream:
     pieces = [event.delta for event in stream if event.type == "content.delta"]
     final = stream.get_final_completion()
 with client.chat.completions.stream(messages=messages, tools=[weather], tool_choice="required", max_tokens=80, **settings) as stream:
     streamed_call = stream.get_final_completion().choices[0].message.tool_calls[0]
 
-response = client.responses.create(input="What is the capital of France?", max_output_tokens=20, store=False, **settings)
-with client.responses.stream(input="What is the capital of France?", max_output_tokens=20, store=False, **settings) as stream:
+response = client.responses.create(input="What is the capital of England?", max_output_tokens=20, store=False, **settings)
+with client.responses.stream(input="What is the capital of England?", max_output_tokens=20, store=False, **settings) as stream:
     response_pieces = [event.delta for event in stream if event.type == "response.output_text.delta"]
     final_response = stream.get_final_response()
 

@@ -41,15 +41,15 @@ async function main() {
     response_format: { type: "json_schema", json_schema: { name: "person", schema: person, strict: true } },
     max_tokens: 100,
   });
-  const question = { ...settings, messages: [{ role: "user", content: "What is the capital of France?" }], max_tokens: 20 };
+  const question = { ...settings, messages: [{ role: "user", content: "What is the capital of England?" }], max_tokens: 20 };
   const stream = client.chat.completions.stream({ ...question, stream_options: { include_usage: true } });
   let streamed = "";
   stream.on("content", (piece) => (streamed += piece));
   const usage = (await stream.finalChatCompletion()).usage.completion_tokens;
   const calls = client.chat.completions.stream(required);
   const streamedCall = (await calls.finalChatCompletion()).choices[0].message.tool_calls[0].function;
-  const response = await client.responses.create({ ...settings, input: "What is the capital of France?", max_output_tokens: 20, store: false });
-  const events = client.responses.stream({ ...settings, input: "What is the capital of France?", max_output_tokens: 20, store: false });
+  const response = await client.responses.create({ ...settings, input: "What is the capital of England?", max_output_tokens: 20, store: false });
+  const events = client.responses.stream({ ...settings, input: "What is the capital of England?", max_output_tokens: 20, store: false });
   let pieces = "";
   events.on("response.output_text.delta", (event) => (pieces += event.delta));
   const finalResponse = await events.finalResponse();

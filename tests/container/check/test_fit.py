@@ -79,7 +79,16 @@ def assert_as_the_engine(files: ModelFiles, **topics: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantization": "int8"}, {"max_model_len": "auto"}]
+    "model",
+    [
+        {},
+        {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"dtype": "float16"},
+        {"quantization": "int8"},
+        {"quantization": "gguf"},
+        {"max_model_len": "auto"},
+    ],
 )
 def test_the_demo_model_takes_what_was_estimated(model: dict[str, Any]) -> None:
     assert_as_the_engine(demo_files(), model=model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from concurrent.futures import Future
 from typing import Any
 
@@ -46,3 +47,26 @@ def test_one_that_was_aborted_is_not_released() -> None:
     compiler.compiling["a"].set_result(None)
     assert [request.request_id for request in awaited.release()] == ["r1"]
     assert len(awaited) == 0
+
+
+class Prompt(list[int]):
+    """Can be watched."""
+
+
+def test_a_grammar_that_is_kept_keeps_no_request() -> None:
+    """The compiler keeps the latest ones, and a future its callbacks."""
+    compiler = Compiler()
+    awaited = AwaitedGrammars(compiler)  # type: ignore[arg-type]
+    prompts = []
+    for number in range(2):
+        prompt = Prompt([1])
+        prompts.append(weakref.ref(prompt))
+        sampling = SamplingParams(grammar=Grammar("regex", "a"))
+        assert awaited.holds(GenerateRequest(f"r{number}", prompt, sampling, arrival_time=0.0))
+        del prompt
+    awaited.abort(["r0"])
+    compiler.compiling["a"].set_result(None)
+    assert len(awaited.release()) == 1
+    for number in range(2):
+        awaited.forget(f"r{number}")
+    assert [prompt() for prompt in prompts] == [None, None]

@@ -74,11 +74,15 @@ class Pooling:
             assert delta.finish_reason is not None, "a text has one delta"
             self._times = self._times or delta.times
             self._record_end(request, delta.finish_reason, delta.times)
-            if (failure := failure_of(delta)) is not None:
+            if not delta.finish_reason.is_answer:
+                failure = failure_of(delta)
                 if isinstance(failure, QueueTimedOut):
                     self._unfinished = FinishReason.QUEUE_TIMEOUT
                 told = explained(self._state, failure)
-                raise told from (None if told is failure else failure)
+                try:
+                    raise told from (None if told is failure else failure)
+                finally:
+                    del told, failure  # see failure_of
             assert delta.pooled is not None, "a text that ended well has a result"
             found.append(delta.pooled)
         return found

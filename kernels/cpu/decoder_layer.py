@@ -1,0 +1,82 @@
+"""A layer of a decoder in one compiled call: with one row, the calls of nine operations take longer than the operations.
+
+native/README.md has what was measured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.kernels.cpu.grouped_matmul import Tiles
+from headway.kernels.cpu.native.library import DecodeShape, LayerStep, LayerWeights, function
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    described: LayerStep  # points into ``tokens``
+    tokens: LayerTokens
+
+
+def fuse_layer(parts: LayerParts) -> LayerWeights | None:
+    """See headway.kernels.decoder_layer.fuse_layer."""
+    linears = (parts.qkv, parts.o, parts.gate_up, parts.down)
+    vectors = (parts.input_norm, parts.post_attention_norm, *(linear.bias for linear in linears if linear.bias is not None))
+    fits = all(vector.dtype == torch.float32 and vector.is_contiguous() for vector in vectors)
+    if function("decoder_layer", torch.float32) is None or not fits or not all(isinstance(it.weight.data, Tiles) for it in linears):
+        return None
+    return LayerWeights(
+        parts.input_norm.data_ptr(),
+        parts.post_attention_norm.data_ptr(),
+        *(linear.weight.data.described for linear in linears),
+        *(_pointer(linear) for linear in linears),
+        parts.eps,
+    )
+
+
+def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int) -> LayerPlan:
+    """See headway.kernels.decoder_layer.prepare_layers."""
+    shape = DecodeShape(
+        rows=len(tokens.positions),
+        q_heads=parts.num_heads,
+        kv_heads=parts.num_kv_heads,
+        dim=parts.head_dim,
+        block_size=block_size,
+        table_width=tokens.block_tables.stride(0),
+        q_stride=parts.qkv.weight.out_features,
+        window=parts.sliding_window,
+        scale=parts.head_dim**-0.5,
+        softcap=0.0,
+    )
+    tensors = (tokens.cos_sin, tokens.positions, tokens.slot_mapping, tokens.block_tables, tokens.seq_lens)
+    return LayerPlan(LayerStep(*(tensor.data_ptr() for tensor in tensors), tokens.cos_sin.shape[1], shape), tokens)
+
+
+def decoder_layer(
+    hidden: Tensor, residual: Tensor | None, parts: LayerParts, data: LayerWeights, k_cache: Tensor, v_cache: Tensor, plan: LayerPlan
+) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.decoder_layer.decoder_layer."""
+    del parts  # ``data`` points into them
+    is_first = residual is None
+    if residual is None:
+        residual = torch.empty_like(hidden)
+    kernel = function("decoder_layer", torch.float32)
+    assert kernel is not None, "layers are fused for it"
+    kernel(
+        hidden.data_ptr(),
+        residual.data_ptr(),
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        ctypes.byref(data),
+        ctypes.byref(plan.described),
+        is_first,
+    )
+    return hidden, residual
+
+
+def _pointer(linear: GroupedLinearParts) -> int | None:
+    return None if linear.bias is None else linear.bias.data_ptr()

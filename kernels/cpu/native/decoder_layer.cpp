@@ -1,0 +1,94 @@
+// A whole layer of a decoder for rows of one token, in one parallel region: at one row, what lies between two calls costs as much as
+// the work. Each step is the same as that of the operation's own call.
+
+#include <memory>
+
+#include "decode.h"
+#include "grouped.h"
+#include "rows.h"
+
+using namespace headway;
+
+// Biases may be null. Sizes of a head and numbers of heads are those of DecodeShape.
+struct LayerWeights {
+  const float *input_norm, *post_attention_norm;
+  GroupedWeight qkv, o, gate_up, down;
+  const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias;
+  float eps;
+};
+
+// What all layers of a step share. Pages [num_blocks, block_size, kv_heads, dim] are each layer's own.
+struct LayerStep {
+  const float* cos_sin;
+  const int64_t *positions, *slots;
+  const int32_t *tables, *lengths;
+  int64_t rotary_dim;
+  DecodeShape attention;
+};
+
+namespace {
+
+// Writes a row's key and value of one head, turns the queries of its group in place and lets them attend.
+void attend(float* out, float* qkv, float* k_cache, float* v_cache, const LayerStep& step, int64_t row, int64_t kv_head,
+            std::vector<float>& scratch) {
+  const DecodeShape& s = step.attention;
+  const int64_t group = s.q_heads / s.kv_heads, half = step.rotary_dim / 2, slot = step.slots[row];
+  const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
+  float* q = qkv + row * s.q_stride + kv_head * group * s.dim;
+  const float *k = qkv + row * s.q_stride + (s.q_heads + kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
+  if (slot >= 0) {
+    rotate(k_cache + (slot * s.kv_heads + kv_head) * s.dim, k, cos, sin, half, s.dim, 1);
+    std::copy(v, v + s.dim, v_cache + (slot * s.kv_heads + kv_head) * s.dim);
+  }
+  for (int64_t h = 0; h < group; h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
+  decode_head(out + (row * s.q_heads + kv_head * group) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width,
+              step.lengths[row], s, kv_head, scratch);
+}
+
+}  // namespace
+
+// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet.
+extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache, float* v_cache, const LayerWeights* weights,
+                                  const LayerStep* shared, int64_t is_first) {
+  const LayerWeights& w = *weights;
+  const LayerStep& step = *shared;
+  const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
+  const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
+  const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
+  const std::unique_ptr<float[]> numbers(new float[rows * (size + w.qkv.out + w.o.in + w.gate_up.out + inner)]);
+  float *normed = numbers.get(), *qkv = normed + rows * size, *attended = qkv + rows * w.qkv.out, *gate_up = attended + rows * w.o.in,
+        *gated = gate_up + rows * w.gate_up.out;
+  auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory.get(), rows, reader.groups()); };
+  const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
+#pragma omp parallel
+  {
+    std::vector<float> scratch;
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      float *x = hidden + r * size, *total = residual + r * size;
+      if (is_first) std::copy(x, x + size, total);
+      norm_row<float>(normed + r * size, total, x, is_first ? nullptr : total, w.input_norm, w.eps, size);
+      round_row(for_qkv, r, normed + r * size, size);
+    }
+    multiply_grouped(qkv, w.qkv, w.qkv_bias, for_qkv, rows);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < rows * step.attention.kv_heads; task++)
+      attend(attended, qkv, k_cache, v_cache, step, task / step.attention.kv_heads, task % step.attention.kv_heads, scratch);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);
+    multiply_grouped(hidden, w.o, w.o_bias, for_o, rows);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      float* total = residual + r * size;
+      norm_row<float>(normed + r * size, total, hidden + r * size, total, w.post_attention_norm, w.eps, size);
+      round_row(for_gate_up, r, normed + r * size, size);
+    }
+    multiply_grouped(gate_up, w.gate_up, w.gate_up_bias, for_gate_up, rows);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      silu_row<float>(gated + r * inner, gate_up + r * w.gate_up.out, inner);
+      round_row(for_down, r, gated + r * inner, inner);
+    }
+    multiply_grouped(hidden, w.down, w.down_bias, for_down, rows);
+  }
+}

@@ -1,0 +1,51 @@
+// What is done to one row: RMS norm, gated activation, rotation of a head.
+//
+// T is float or bf16 (16 bits, the upper half of a float). Sums are in float; results are rounded to T where torch rounds.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "common.h"
+
+namespace headway {
+
+// to = norm(x + residual) * weight, total = x + residual; without a residual, total is not written.
+template <class T>
+inline void norm_row(T* to, T* total, const T* x, const T* residual, const T* weight, float eps, int64_t size) {
+  float sum = 0;
+  if (residual != nullptr) {
+    for (int64_t i = 0; i < size; i++) {
+      total[i] = store<T>(load(x[i]) + load(residual[i]));
+      float t = load(total[i]);
+      sum += t * t;
+    }
+    x = total;
+  } else {
+    for (int64_t i = 0; i < size; i++) sum += load(x[i]) * load(x[i]);
+  }
+  float scale = 1.0f / std::sqrt(sum / float(size) + eps);
+  for (int64_t i = 0; i < size; i++) to[i] = store<T>(load(store<T>(load(x[i]) * scale)) * load(weight[i]));
+}
+
+// to = silu(x[0 .. size]) * x[size .. 2 size]
+template <class T> inline void silu_row(T* to, const T* gate, int64_t size) {
+  const T* up = gate + size;
+  for (int64_t i = 0; i < size; i++) {
+    float g = load(gate[i]);
+    to[i] = store<T>(load(store<T>(g / (1.0f + fast_exp(-g)))) * load(up[i]));
+  }
+}
+
+template <class T> inline void rotate(T* to, const T* from, const float* cos, const float* sin, int64_t half, int64_t dim, int64_t step) {
+  // step 1: pairs (i, i + half); step 2: pairs (2 i, 2 i + 1)
+  int64_t second = step == 1 ? half : 1;
+  for (int64_t i = 0; i < half; i++) {
+    float a = load(from[i * step]), b = load(from[i * step + second]);
+    to[i * step] = store<T>(a * cos[i] - b * sin[i]);
+    to[i * step + second] = store<T>(b * cos[i] + a * sin[i]);
+  }
+  for (int64_t i = 2 * half; i < dim; i++) to[i] = from[i];
+}
+
+}  // namespace headway

@@ -1,0 +1,45 @@
+"""A layer of a decoder as the operations that it consists of, one by one. Defines what a fused one computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+from headway.kernels.grouped_matmul import grouped_linear
+from headway.kernels.reference.activation import silu_and_mul
+from headway.kernels.reference.norm import fused_add_rms_norm
+from headway.kernels.reference.paged_attention import paged_attention
+from headway.kernels.reference.rope import rope_and_cache
+
+
+def fuse_layer(parts: LayerParts) -> None:
+    """Layers call the operations themselves."""
+    del parts
+
+
+def decoder_layer(
+    hidden: Tensor, residual: Tensor | None, parts: LayerParts, k_cache: Tensor, v_cache: Tensor, tokens: LayerTokens
+) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan."""
+    residual = torch.zeros_like(hidden) if residual is None else residual
+    normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
+    heads = _apply(normed, parts.qkv).view(len(hidden), -1, parts.head_dim)
+    q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
+    q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping)
+    attended = paged_attention(
+        q,
+        k_cache,
+        v_cache,
+        tokens.block_tables,
+        tokens.seq_lens,
+        parts.head_dim**-0.5,
+        max_seq_len=int(tokens.seq_lens.max()),
+        sliding_window=parts.sliding_window,
+    )
+    normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o), residual, parts.post_attention_norm, parts.eps)
+    return _apply(silu_and_mul(_apply(normed, parts.gate_up)), parts.down), residual
+
+
+def _apply(x: Tensor, linear: GroupedLinearParts) -> Tensor:
+    return grouped_linear(x, linear.weight, linear.bias)

@@ -1,0 +1,28 @@
+"""Product of grouped weights in plain torch: the weight is kept as fp32, activations are rounded and brought back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headway.kernels.grouped_layout import GROUP, GroupedValues
+
+
+def pack_grouped(weight: GroupedValues) -> tuple[Tensor, int]:
+    """See headway.kernels.grouped_matmul.pack_grouped."""
+    values = weight.dequantize()
+    return values, values.nbytes
+
+
+def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See headway.kernels.grouped_matmul.grouped_linear."""
+    return torch.nn.functional.linear(_rounded(x), weight, bias)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    num_columns = x.shape[1]
+    num_groups = -(-num_columns // GROUP)
+    groups = torch.nn.functional.pad(x, (0, -num_columns % GROUP)).view(len(x), num_groups, GROUP)
+    largest = groups.abs().amax(dim=2, keepdim=True).clamp_(min=1e-20)
+    rounded: Tensor = (groups * (127 / largest)).round_() * (largest / 127)
+    return rounded.flatten(1)[:, :num_columns]

@@ -1,0 +1,33 @@
+"""A mixture of experts in plain torch: the tokens of one expert after the other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from headway.kernels.moe import Scoring
+from headway.kernels.reference.activation import silu_and_mul
+
+
+def route_tokens(logits: Tensor, top_k: int, *, scoring: Scoring, renormalise: bool) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.moe.route_tokens."""
+    scores = logits.float().softmax(dim=-1) if scoring == "softmax" else logits.float().sigmoid()
+    ordered, experts = scores.sort(dim=-1, descending=True, stable=True)
+    weights = ordered[:, :top_k].contiguous()
+    if renormalise:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+    return weights, experts[:, :top_k].to(torch.int32)
+
+
+def moe(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+    """See headway.kernels.moe.moe."""
+    out = torch.zeros_like(x)
+    pairs = experts.flatten().long().sort(stable=True).indices
+    counts = torch.bincount(experts.flatten(), minlength=down.shape[0]).tolist()
+    for expert, its_pairs in enumerate(torch.split(pairs, counts)):
+        if len(its_pairs):
+            tokens = its_pairs // experts.shape[1]
+            result = linear(silu_and_mul(linear(x[tokens], gate_up[expert])), down[expert])
+            out.index_add_(0, tokens, (result * weights.flatten()[its_pairs, None]).to(x.dtype))
+    return out

@@ -1,0 +1,55 @@
+"""A decoder's layer as one kernel call, in steps where that is all the same as its parts one by one: one token a row, no adapter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerParts, LayerTokens, decoder_layer, fuse_layer, prepare_layers
+from headway.kernels.grouped_matmul import PackedGrouped
+from headway.server.layers.attention import Attention, AttentionStep, DecodeRows
+from headway.server.layers.forward import LayerKV
+from headway.server.layers.linear import Linear
+from headway.server.layers.norm import RMSNorm
+
+
+def fused_layer(
+    input_norm: RMSNorm, qkv: Linear, attention: Attention, o: Linear, post_attention_norm: RMSNorm, gate_up: Linear, down: Linear
+) -> FusedLayer | None:
+    """Of loaded layers, gate_up followed by a SiLU gate; None where there is no such kernel for them."""
+    parts = [_grouped(linear) for linear in (qkv, o, gate_up, down)]
+    if attention.q_norm is not None or any(part is None for part in parts):
+        return None
+    qkv_parts, o_parts, gate_up_parts, down_parts = (part for part in parts if part is not None)
+    num_heads, num_kv_heads, _ = attention.head_counts
+    return fuse_layer(
+        LayerParts(
+            input_norm=input_norm.loaded_weight,
+            qkv=qkv_parts,
+            o=o_parts,
+            post_attention_norm=post_attention_norm.loaded_weight,
+            gate_up=gate_up_parts,
+            down=down_parts,
+            eps=input_norm.eps,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=attention.head_dim,
+            sliding_window=attention.window,
+        )
+    )
+
+
+def run_fused(
+    layer: FusedLayer, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, rows: DecodeRows
+) -> tuple[Tensor, Tensor]:
+    """As models.decoder.DecoderLayer; ``rows`` are all of the step's."""
+    window = layer.parts.sliding_window
+    if window not in rows.layer_plans:
+        tokens = LayerTokens(step.cos_sin, step.positions, step.slot_mapping, rows.block_tables, rows.seq_lens)
+        rows.layer_plans[window] = prepare_layers(layer, tokens, kv.k.shape[1])
+    return decoder_layer(hidden, residual, layer, kv.k, kv.v, rows.layer_plans[window])
+
+
+def _grouped(linear: Linear) -> GroupedLinearParts | None:
+    """None for another kind of weight, and for a part of one whose other parts are on other ranks."""
+    packed = linear.packed
+    return GroupedLinearParts(packed, linear.packed_bias) if isinstance(packed, PackedGrouped) and linear.is_whole else None

@@ -1,0 +1,17 @@
+"""benchmarks/experts.py as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "experts.py"
+
+
+def test_it_runs_without_a_gpu() -> None:
+    command = [sys.executable, str(SCRIPT), "--shape", "tiny", "--device", "cpu", "--tokens", "1", "16"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if "tiny" in line]
+    assert [row.split()[3] for row in rows] == ["1", "16"]

@@ -1,0 +1,47 @@
+"""A mixture of experts in Triton's interpreter against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_comparisons import DTYPES
+from moe_comparisons import MOE_SHAPES, ROUTE_SHAPES, compare_groups, compare_moe, compare_routes
+
+from headway.kernels.backend import is_interpreting
+from headway.kernels.tuned import Tiles
+
+pytest.importorskip("triton")
+if not is_interpreting():
+    pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
+
+from headway.kernels.gpu import moe
+
+STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", MOE_SHAPES, ids=str)
+def test_moe(shape: tuple[int, int, int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    compare_moe(moe, shape, dtype, "cpu", strided=strided)
+
+
+def test_tiles_of_a_table_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "tuned_tiles", lambda *_: Tiles(32, 16, 16))
+    compare_moe(moe, (70, 3, 2, 48, 40), torch.float32, "cpu", strided=False)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("shape", ROUTE_SHAPES, ids=str)
+def test_routes(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    compare_routes(moe, shape, dtype, "cpu", strided=strided)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_experts", "top_k", "block_m"), [(1, 5, 2, 16), (100, 7, 3, 16), (90, 40, 2, 64), (40, 1, 1, 16)]
+)
+def test_groups(num_tokens: int, num_experts: int, top_k: int, block_m: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "CHUNK", 32)
+    compare_groups(moe, num_tokens, num_experts, top_k, block_m, "cpu")

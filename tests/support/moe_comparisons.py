@@ -1,0 +1,60 @@
+"""A mixture of experts in Triton against the reference, on any device."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from kernel_cases import assert_near, odd_strides
+
+from headway.kernels.reference import moe as reference
+
+# (T, E, K, H, I)
+MOE_SHAPES = [(1, 4, 2, 64, 32), (5, 8, 3, 123, 37), (70, 3, 1, 48, 130), (9, 40, 8, 80, 16), (3, 1, 1, 16, 16), (0, 4, 2, 16, 16)]
+ROUTE_SHAPES = [(5, 8, 2), (3, 60, 4), (1, 1, 1), (4, 128, 8), (2, 5, 5), (0, 8, 2)]
+
+
+def compare_moe(module: ModuleType, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    """The first expert gets nothing where there are enough others, the last one a part of every token's."""
+    num_tokens, num_experts, top_k, hidden_size, intermediate_size = shape
+    generator = torch.Generator().manual_seed(num_tokens)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator).to(dtype).to(device)
+
+    x, gate_up = random(num_tokens, hidden_size), random(num_experts, 2 * intermediate_size, hidden_size) / hidden_size**0.5
+    down = random(num_experts, hidden_size, intermediate_size) / intermediate_size**0.5
+    logits = torch.randn(num_tokens, num_experts, generator=generator)
+    logits[:, 0] -= 100.0
+    logits[:, -1] += 100.0
+    weights, experts = reference.route_tokens(logits.to(device), top_k, scoring="sigmoid", renormalise=True)
+    if strided:
+        x, gate_up, down = odd_strides(x), odd_strides(gate_up), odd_strides(down)
+    actual, expected = (m.moe(x, gate_up, down, weights, experts) for m in (module, reference))
+    assert_near(actual, expected)
+
+
+def compare_routes(module: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> None:
+    num_tokens, num_experts, top_k = shape
+    logits = (torch.randn(num_tokens, num_experts, generator=torch.Generator().manual_seed(top_k)) * 3).to(dtype).to(device)
+    logits[:1] = 1.5  # equal scores
+    if strided:
+        logits = odd_strides(logits)
+    for scoring in ("softmax", "sigmoid"):
+        for renormalise in (False, True):
+            actual, expected = (m.route_tokens(logits, top_k, scoring=scoring, renormalise=renormalise) for m in (module, reference))
+            assert_near(actual[0], expected[0])
+            assert torch.equal(actual[1], expected[1])
+
+
+def compare_groups(module: ModuleType, num_tokens: int, num_experts: int, top_k: int, block_m: int, device: str) -> None:
+    """Every pair is in one tile, which is its expert's."""
+    generator = torch.Generator().manual_seed(num_tokens)
+    experts = torch.stack([torch.randperm(num_experts, generator=generator)[:top_k] for _ in range(num_tokens)]).to(torch.int32)
+    pairs, tile_experts, num_tiles = (part.cpu() for part in module.group_pairs(experts.to(device), num_experts, block_m))
+    tiles = pairs.view(-1, block_m)[: num_tiles.item()]
+    assert sorted(tiles[tiles >= 0].tolist()) == list(range(num_tokens * top_k))
+    for tile, expert in zip(tiles, tile_experts.tolist(), strict=False):
+        its_pairs = tile[tile >= 0]
+        assert len(its_pairs)
+        assert (experts.flatten()[its_pairs.long()] == expert).all()
