@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ from headway.server.api_processes.followers import Followers
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.counts import Counts
 from headway.server.errors import HeadwayError, sentence_of
+from headway.server.kernel_cache import kernel_cache
 from headway.server.listen import listening
 from headway.server.log import log_uncaught_in_threads, masked
 from headway.server.log_setup import set_up_logging
@@ -71,7 +73,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         custom = _custom_handlers(config)
         tracing = _tracing(config)
         cache_dir = cache_directory(os.environ)
-        _keep_compiled_kernels(cache_dir)
+        _keep_compiled_kernels(cache_dir, directory)
         telemetry = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
         starter = EngineStarter(config, directory, cache_dir, PhaseLog("getting the model", started))
@@ -100,9 +102,12 @@ def _shared_counts(directory: Path, num_processes: int) -> Counts:
     return Counts.create(directory, num_processes)
 
 
-def _keep_compiled_kernels(cache_dir: Path) -> None:
+def _keep_compiled_kernels(cache_dir: Path, private: Path) -> None:
     """For the engine process, which inherits them: where Triton keeps what it compiles, and what looks for it there and in the image."""
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir / "triton"))
+    if find_spec("triton") is None:
+        return
+    if "TRITON_CACHE_DIR" not in os.environ:
+        os.environ["TRITON_CACHE_DIR"] = str(kernel_cache(cache_dir, private))
     os.environ.setdefault("TRITON_CACHE_MANAGER", "headway.kernels.gpu.shipped_cache:ShippedCacheManager")
 
 

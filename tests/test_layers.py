@@ -98,6 +98,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.batch": {"server.api.json_text", "server.api.paths", "server.remote", "server.errors", "server.words"},
     "server.terminal": {"server.remote", "server.errors"},
     "server.banner": {"server.config", "server.types", "server.words"},
+    "server.kernel_cache": {"server.errors", "server.source.cache"},
     "server.launch": {"server"},
     "server.listen": {"server.config", "server.errors"},
     "server.lifecycle": {"server"},

@@ -7,18 +7,45 @@ they are looked for beside the note.
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 from triton.runtime.cache import FileCacheManager
+
+log = logging.getLogger(__name__)
 
 # Of the image: `triton/` of a server's cache directory, copied.
 SHIPPED = Path(sys.prefix) / "share" / "headway" / "triton"
 
 
 class ShippedCacheManager(FileCacheManager):  # type: ignore[misc]  # Triton is untyped here
-    """Triton makes one for each key when the environment's TRITON_CACHE_MANAGER names it. What is compiled goes where it always does."""
+    """Triton makes one for each key when the environment's TRITON_CACHE_MANAGER names it. What is compiled goes where it always does,
+    or, once that can't be written, into a temporary directory: a kernel may be compiled under a request, which a full disk need not end."""
+
+    def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+        try:
+            super().__init__(key, override=override, dump=dump)
+        except OSError as problem:
+            self._move(problem)
+
+    def put(self, data: object, filename: str, binary: bool = True) -> str:
+        try:
+            path: str = super().put(data, filename, binary)
+        except OSError as problem:
+            self._move(problem)
+            path = super().put(data, filename, binary)
+        return path
+
+    def _move(self, problem: OSError) -> None:
+        log.warning("A compiled kernel can't be kept (%s); it is compiled anew by the next start", problem)
+        self.cache_dir = os.path.join(_temporary().name, self.key)
+        self.lock_path = os.path.join(self.cache_dir, "lock")
+        os.makedirs(self.cache_dir, exist_ok=True)
 
     def get_file(self, filename: str) -> str | None:
         found: str | None = super().get_file(filename)
@@ -42,3 +69,9 @@ class ShippedCacheManager(FileCacheManager):  # type: ignore[misc]  # Triton is 
             return None  # then it is compiled anew
         files = {name: self._shipped(name) for name in names}
         return {name: path for name, path in files.items() if path is not None} if None not in files.values() else None
+
+
+@functools.cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    """Of this process, gone when it ends."""
+    return tempfile.TemporaryDirectory(prefix="headway-kernels-")

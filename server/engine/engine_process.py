@@ -13,6 +13,13 @@ from headway.server.engine.process import EngineArguments, run_engine
 from headway.server.machine import num_oom_kills
 from headway.server.source.files import ModelFiles
 
+_ADVICE = {
+    -signal.SIGKILL: ": lower --kv-cache-memory-bytes or use a larger machine",
+    # A mapped page that its file no longer has. Nothing else that the engine maps can become shorter.
+    -signal.SIGBUS: ", most often because a weight file was cut off or overwritten while it was read: copy the model again, and leave its "
+    "files alone while it is loaded",
+}
+
 
 class EngineProcess:
     """``directory`` is where it meets the API processes. ``start`` may be called from any thread, before there is an event loop."""
@@ -43,8 +50,7 @@ class EngineProcess:
         await exited(self._process.sentinel)
         self._process.join(timeout=5)
         status = self._process.exitcode
-        advice = ": lower --kv-cache-memory-bytes or use a larger machine" if status == -signal.SIGKILL else ""
-        return f"the engine process {how_it_ended(status, self._oom_kills_before)}{advice}"
+        return f"the engine process {how_it_ended(status, self._oom_kills_before)}{_ADVICE.get(status or 0, '')}"
 
     def kill(self, patience_s: float) -> None:
         """Waits for the process to end by itself, then makes sure. Safe to repeat."""

@@ -14,6 +14,7 @@ from headway.server.loading.ggml_formats import dequantize
 from headway.server.source.gguf_metadata import GgufTensor, read_gguf_header
 
 FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
+_MAX_DIMENSIONS = 4  # of ggml
 FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
 
 
@@ -23,13 +24,15 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         self.metadata, self.index = read_gguf_header(path)
+        for name, tensor in self.index.items():
+            if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 1:
+                shape = list(tensor.shape)
+                raise ModelSourceError(f"The tensor {name} of {self.origin} has the shape {shape}: the file is damaged; download it again.")
         self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
 
     def require_whole(self) -> None:
         """Raises ModelSourceError where the file ends before a tensor does, or holds one in an unknown format."""
-        for name, tensor in self.index.items():
-            if not tensor.shape or min(tensor.shape) < 1:
-                raise ModelSourceError(f"The tensor {name} of {self.origin} is empty: the file is damaged; download it again.")
+        for name in self.index:
             self._rows(name)
 
     def read(self, name: str, num_heads: int | None = None) -> NDArray[np.float32]:

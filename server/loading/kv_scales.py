@@ -28,7 +28,8 @@ def set_kv_scales(model: Model, checkpoint: Checkpoint) -> None:
 
 
 def _number(tensor: CheckpointTensor, checkpoint: Checkpoint) -> float:
-    value = float(tensor.read().reshape(-1)[0]) if math.prod(tensor.shape) == 1 else math.nan
+    # In fp32, as kernels take it: what is 0 there, or infinite, would make NaN of keys.
+    value = float(tensor.read().reshape(-1)[0].float()) if math.prod(tensor.shape) == 1 else math.nan
     if not 0 < value < math.inf:
         raise ModelSourceError(
             f"The checkpoint {checkpoint.origin} has the scale {tensor.name} of the KV cache, which is not one number above 0; "

@@ -44,7 +44,8 @@ class ResidualRotation:
     def apply(self, weight: str, values: Tensor) -> Tensor:
         """The whole checkpoint tensor ``values`` as the rotated model has it; fp32 where it is changed."""
         if weight in self._norms:
-            self._norm_weights[weight] = values.float()
+            # A copy: what lives as long as the model must not hold on to a mapped file.
+            self._norm_weights[weight] = values.to(torch.float32, copy=True)
             return torch.ones_like(values)
         if weight in self._norm_of:
             return self._rotate(values, self._norm_weights[self._norm_of[weight]])
@@ -83,6 +84,6 @@ class HadamardRotation:
         rows = out.view(-1, num_blocks, block)
         pieces = torch.split(x.reshape(-1, num_blocks * block), _ROWS_A_PIECE)
         for piece, target in zip(pieces, torch.split(rows, _ROWS_A_PIECE), strict=True):
-            blocks = (piece * factors).reshape(-1, num_blocks, block) @ self._hadamard
+            blocks = (piece.float() * factors).reshape(-1, num_blocks, block) @ self._hadamard
             torch.bmm(self._mixture.t().expand(len(blocks), -1, -1), blocks, out=target)
         return out

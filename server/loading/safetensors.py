@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import struct
@@ -68,13 +69,19 @@ class _File:
     """``entries`` in the file's order, in which a disk reads best."""
 
     def __init__(self, path: Path) -> None:
-        _check(path)
-        with open(path, "rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            self.entries = sorted(_entries(json.loads(file.read(header_bytes)), 8 + header_bytes, path), key=lambda entry: entry.start)
-            # Writable, as torch wants its memory; private, so that the file can't change.
-            flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-            self._map = mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+        with _readable(path):
+            # By the library: whether header and length of the file are right, and every tensor has the bytes that its shape asks for. Its
+            # mapping for numpy needs no memory kept ready; that for torch asks for as much as the file has.
+            with safe_open(path, framework="np"):
+                pass
+            with open(path, "rb") as file:
+                (header_bytes,) = struct.unpack("<Q", file.read(8))
+                self.entries = sorted(_entries(json.loads(file.read(header_bytes)), 8 + header_bytes, path), key=lambda entry: entry.start)
+                # Writable, as torch wants its memory; private, so that the file can't change.
+                flags, access = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+                self._map = mmap.mmap(file.fileno(), 0, flags=flags, prot=access)
+            if any(entry.end > len(self._map) for entry in self.entries):
+                raise ValueError("it became shorter while it was opened")
 
     def read(self, entry: _Entry) -> Tensor:
         """A view; the disk starts to read what is not in memory."""
@@ -93,7 +100,8 @@ class _File:
 
     def _advise(self, what: int, entry: _Entry) -> None:
         start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(what, start, entry.end - start)
+        with contextlib.suppress(OSError):  # only advice: some file systems and sandboxes know nothing of it, and locked pages stay
+            self._map.madvise(what, start, entry.end - start)
 
 
 def _entries(header: dict[str, dict[str, object]], data_start: int, path: Path) -> Iterator[_Entry]:
@@ -106,12 +114,15 @@ def _entries(header: dict[str, dict[str, object]], data_start: int, path: Path) 
         yield _Entry(name, str(dtype), tuple(shape), data_start + start, data_start + end)  # type: ignore[arg-type,has-type]
 
 
-def _check(path: Path) -> None:
-    """By the library: whether header and length of the file are right, and every tensor has the bytes that its shape asks for."""
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What opening a file raises becomes one ModelSourceError; a file may also be replaced meanwhile, so that its header is another."""
     try:
-        with safe_open(path, framework="pt", device="cpu"):
-            pass
+        yield
     except FileNotFoundError as error:
         raise ModelSourceError(f"The weight file {path} is missing; copy or download the model again.") from error
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        why = error.strerror or error
+        raise ModelSourceError(f"The weight file {path} can't be read ({why}); check its permissions and its disk.") from error
+    except (SafetensorError, struct.error, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelSourceError(f"The weight file {path} is damaged or cut off ({error}); copy or download it again.") from error

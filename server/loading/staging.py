@@ -22,8 +22,8 @@ def copy_for(device: torch.device) -> Copy:
 class StagedCopy:
     """A tensor of the host goes in pieces of some rows, each converted into the next free buffer and sent without waiting for it.
 
-    From pageable memory the driver would copy each piece into a buffer of its own and wait. The buffers are freed with this object;
-    torch keeps pinned memory until the copies out of it have ended.
+    From pageable memory the driver would copy each piece into a buffer of its own and wait. The buffers end with this object; torch
+    waits for the copies out of their memory, and keeps it pinned for what it pins next.
     """
 
     def __init__(self, device: torch.device, buffer_bytes: int = _BUFFER_BYTES, num_buffers: int = _NUM_BUFFERS) -> None:

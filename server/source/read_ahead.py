@@ -22,9 +22,10 @@ def read_ahead(files: ModelFiles, available_bytes: int) -> threading.Thread | No
         return None
     try:
         paths = [path for path in _weights_of(files) if path.is_file()]
-    except ModelSourceError:
+        num_bytes = sum(path.stat().st_size for path in paths)
+    except (ModelSourceError, OSError):
         return None  # the engine will say what is wrong
-    if sum(path.stat().st_size for path in paths) > _MAX_SHARE * available_bytes:
+    if num_bytes > _MAX_SHARE * available_bytes:
         return None
     thread = threading.Thread(target=_advise, args=(paths,), daemon=True, name="read-ahead")
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -46,3 +47,28 @@ def test_a_second_start_compiles_nothing(tmp_path: Path) -> None:
     for cubin in moved.rglob("gated_kernel.cubin"):
         cubin.unlink()
     assert compiled(90, cache=tmp_path / "mended", shipped=moved) == {"norm": False, "silu": False}, "what is damaged is compiled anew"
+
+
+@pytest.mark.parametrize("refused", ["making", "writing"])
+def test_a_disk_that_refuses_does_not_end_a_compilation(refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.cache import FileCacheManager
+
+    from headway.kernels.gpu.shipped_cache import ShippedCacheManager
+
+    put = FileCacheManager.put
+
+    def full(self: FileCacheManager, data: object, filename: str, binary: bool = True) -> str:
+        if self.cache_dir.startswith(str(tmp_path)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        path: str = put(self, data, filename, binary)
+        return path
+
+    monkeypatch.setattr(FileCacheManager, "put", full)
+    if refused == "making":
+        (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    manager = ShippedCacheManager("key")
+    path = manager.put(b"code", "kernel.cubin")
+    manager.put_group("kernel.json", {"kernel.cubin": path})
+    assert Path(path).read_bytes() == b"code"
+    assert manager.get_group("kernel.json") == {"kernel.cubin": path}

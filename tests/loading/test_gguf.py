@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,22 @@ def test_a_key_that_is_missing_or_of_another_type(key: str, tmp_path: Path) -> N
         else:
             with pytest.raises(ModelSourceError, match=f"{key.rpartition('.')[2]}|num_attention_heads|hidden_size"):
                 read_config(ModelFiles("gguf", None, damaged, "d"))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 8), (1, 1, 1, 1, 8)])
+@pytest.mark.parametrize("name", ["token_embd.weight", "rope_freqs.weight"])
+def test_a_tensor_of_an_impossible_shape_is_named(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Before anything is made of it: the size of the vocabulary is the embedding's."""
+    converted = convert_to_gguf(make_tiny_model("llama", tmp_path / "hf"), tmp_path / "tiny.gguf", "llama")
+    assert converted.gguf is not None
+    content = converted.gguf.read_bytes()
+    (num_tensors,) = struct.unpack_from("<Q", content, 8)
+    # One more, before the others: readers of headers take the last of a name.
+    first = content.index(struct.pack("<Q", 17) + b"token_embd.weight")
+    entry = struct.pack("<Q", len(name)) + name.encode() + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1], 0, 0)
+    rest = content[first:].replace(b"token_embd.weight", b"token_embd.WEIGHT") if name == "token_embd.weight" else content[first:]
+    converted.gguf.write_bytes(content[:8] + struct.pack("<Q", num_tensors + 1) + content[16:first] + entry + rest)
+    with pytest.raises(
+        ModelSourceError, match=rf"The tensor {name} of .* has the shape {re.escape(str(list(shape)))}: the file is damaged"
+    ):
+        load(converted)

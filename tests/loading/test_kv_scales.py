@@ -44,7 +44,18 @@ def test_none(tmp_path: Path) -> None:
     assert set(scales(tmp_path).values()) == {UNSCALED}
 
 
-@pytest.mark.parametrize("value", [torch.tensor(0.0), torch.tensor(float("nan")), torch.tensor(-1.0), torch.ones(2)], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor(0.0),
+        torch.tensor(float("nan")),
+        torch.tensor(-1.0),
+        torch.ones(2),
+        torch.tensor(1e-60, dtype=torch.float64),
+        torch.tensor(1e60, dtype=torch.float64),
+    ],
+    ids=str,
+)
 def test_what_is_no_scale(tmp_path: Path, value: torch.Tensor) -> None:
     with pytest.raises(ModelSourceError, match=r"model\.layers\.1\.self_attn\.k_scale .* not one number above 0"):
         scales(tmp_path, **{"1.self_attn.k_scale": value})

@@ -52,6 +52,27 @@ def test_rotation_is_orthogonal_and_spreads(size: int) -> None:
         assert matrix.abs().max() < 0.3, "no channel passes as it is"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_every_float_dtype_is_rotated_in_fp32(dtype: torch.dtype) -> None:
+    rotate, scale = HadamardRotation(72), torch.linspace(0.5, 2, 72)
+    x = torch.randn(5, 72, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = rotate(x, scale)
+    assert found.dtype == torch.float32
+    assert found.equal(rotate(x.float(), scale))
+
+
+def test_the_loaded_model_holds_no_file(tmp_path: Path) -> None:
+    """Of fp32 norms, which adapters need later, no copy would be made by a conversion."""
+    from safetensors.torch import load_file, save_file
+
+    files = make_tiny_model("llama", tmp_path)
+    path = files.path / "model.safetensors"
+    save_file({name: tensor.float() for name, tensor in load_file(path).items()}, path)
+    loaded = load(files, "int8")
+    assert [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))] == []
+    assert loaded.transform is not None
+
+
 @pytest.mark.parametrize("name", sorted(TINY_MODELS))
 def test_rotated_model_is_the_same_function(tmp_path: Path, unrounded: None, name: str) -> None:
     files = make_tiny_model(name, tmp_path)

@@ -52,3 +52,14 @@ def test_damaged_files_are_left_to_the_loader(tmp_path: Path, advised: list[tupl
     files = directory_of(tmp_path, "model.safetensors.index.json")
     assert read_ahead(files, 10_000) is None
     assert advised == []
+
+
+def test_files_that_cannot_be_looked_at_are_left_to_the_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may go, or be another user's; what the engine says of them is a sentence."""
+    files = directory_of(tmp_path, "model.safetensors")
+
+    def refuse(self: Path) -> bool:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert read_ahead(files, 10_000) is None
