@@ -29,15 +29,25 @@ class Workshop:
     say: Callable[[str], None]
     gpus: Gpus | None = None  # None: copies aren't told of any
     lives: set[asyncio.Task[None]] = field(default_factory=set)  # of the seats; each adds its own
+    is_hurried: bool = False
+
+    @property
+    def stop_patience_s(self) -> float:
+        return 0.0 if self.is_hurried else self.pace.stop_patience_s
 
     async def close(self) -> None:
         """Ends all that still lives, whoever it belongs to, without waiting for requests."""
         lives = list(self.lives)
-        self.hurry()
+        self._end()
         await asyncio.gather(*lives, return_exceptions=True)
 
     def hurry(self) -> None:
-        """Ends them too; those that are being ended already have no patience with their copies any more."""
+        """Ends them too, and from now on nobody has patience with a copy. Remembered, since a life that is cancelled twice before it runs
+        again hears of it once."""
+        self.is_hurried = True
+        self._end()
+
+    def _end(self) -> None:
         for life in self.lives:
             life.cancel()
 
@@ -142,7 +152,7 @@ class Seat:
                     return await self._serve(copy, log)
                 finally:
                     self.copy = None
-                    await copy.stop(self._workshop.pace.stop_patience_s)
+                    await copy.stop(self._workshop.stop_patience_s)
         except CopyFailed as problem:
             raise CopyFailed(f"{self._who} {problem}") from problem
         finally:
