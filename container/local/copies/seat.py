@@ -18,7 +18,7 @@ from headway.server.errors import sentence_of
 _NUM_LOGS = 5  # that are kept of one seat's copies
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Workshop:
     """What every seat works with. ``say`` prints a line for people; ``logs`` is where copies' logs lie."""
 
