@@ -1,7 +1,7 @@
 """Streamed tokens and requests per second of all that stands around a model: `python benchmarks/server_path.py --help`.
 
 The API process, the messages, the core and the scheduler are real; the runner is a stub whose step takes as long as one on an accelerator
-(stub_engine.py). Client, API process and engine share the machine, so their CPU time is told apart, and a figure per CPU second is what
+(modelless_server.py). Client, API process and engine share the machine, so CPU time is told apart, and a figure per CPU second is what
 another machine or a busy one can be compared by. Every answer is checked.
 """
 
@@ -106,7 +106,7 @@ class ServerPathBench:
 
     def _command(self, port: int) -> list[str]:
         options = self._options
-        argv = [sys.executable, str(Path(__file__).with_name("stub_engine.py")), str(options.step_ms), "serve", str(self._model_dir)]
+        argv = [sys.executable, str(Path(__file__).with_name("modelless_server.py")), str(options.step_ms), "serve", str(self._model_dir)]
         argv += ["--load-format", "dummy", "--served-model-name", MODEL, "--dtype", "float32", "--max-model-len", str(MAX_LEN)]
         argv += ["--max-num-seqs", str(options.streams), "--kv-cache-memory-bytes", "1g", "--disable-uvicorn-access-log"]
         return [*argv, "--host", "127.0.0.1", "--port", str(port), *shlex.split(options.headway_args)]

@@ -1,4 +1,4 @@
-"""What benchmarks/server_path.py asks for, and how a stub_engine.py must answer it."""
+"""What benchmarks/server_path.py asks for, and how modelless_server.py must answer it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 from front_end_works import MODEL, Answer, WrongAnswer, decode_answer, events_of
+from modelless_server import FIRST_TOKEN, NUM_TOKENS
 from server_path_load import Exchange, Load, body_of, post
-from stub_engine import FIRST_TOKEN, NUM_TOKENS
 from tokenizers import Tokenizer
 
 from headway.server.bench.outcome import Outcome

@@ -1,4 +1,4 @@
-"""`headway serve` whose model computes nothing: `stub_engine.py STEP_MS serve MODEL_DIR ...`, for benchmarks of all that stands around it.
+"""`headway serve` whose model computes nothing: `modelless_server.py STEP_MS serve MODEL_DIR ...`, for benchmarks of what is around it.
 
 Everything is real but the runner: the API process, the messages, the core, the scheduler with its blocks and prefixes. The token at
 position p of a sequence is FIRST_TOKEN + p % NUM_TOKENS, whatever the prompt, so that whoever asks knows the answer.
