@@ -31,7 +31,7 @@ from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import resolve_model
 from headway.server.source.weights import weight_files
 
-FORMS = {"fp32": "--dtype float32", "bf16": "--dtype bfloat16", "int8": "--quantization int8"}
+FORMS = {"fp32": "--dtype float32", "bf16": "--dtype bfloat16", "int8": "--quantization int8", "gguf": "--quantization gguf"}
 IMPORTED = {"API process": "headway.server.lifecycle", "engine process": "headway.server.engine.build"}
 WEIGHTS_FACTOR, FIXED_BYTES = 1.3, 400 * 10**6  # what memory may hold beside the KV cache
 _READY_LIMIT_S = 300.0
@@ -148,7 +148,8 @@ def _verdict(is_good: bool) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", nargs="?", default="demo", help="a directory, a file or a name (default: demo)")
-    parser.add_argument("--forms", default=",".join(FORMS), help=f"of the weights, of {', '.join(FORMS)}")
+    kinds = ", ".join(FORMS)
+    parser.add_argument("--forms", default=",".join(FORMS), help=f"of the weights, of {kinds}; gguf is for a quantised GGUF alone")
     parser.add_argument("--starts", type=int, default=3, help="of each form; the median of those that others did not disturb counts")
     parser.add_argument("--most-s", type=float, default=4.0, help="the median above which the exit status is 1")
     parser.add_argument("--headway-args", default="", help="further options of the server, as one text")
