@@ -32,6 +32,7 @@ if not is_interpreting():
 
 from headway.kernels.gpu import activation, fp8_cache, lora, norm, paged_attention, prefill_attention, rope, token_mask
 from headway.kernels.kv_cache import KVScales
+from headway.kernels.tuned import DecodeTiles
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -130,4 +131,5 @@ def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dty
     [(1, 2048, 32), (1, 32768, 64), (8, 2048, 8), (40, 2048, 2), (64, 2048, 1), (1, 63, 1), (300, 2048, 1)],
 )
 def test_decode_is_split_until_the_gpu_is_full(num_rows: int, longest: int, expected: int) -> None:
-    assert paged_attention.choose_num_splits(8 * num_rows, longest, 132) == expected
+    tiles = DecodeTiles(block_n=64, min_split_tokens=paged_attention.MIN_SPLIT_TOKENS)
+    assert paged_attention.choose_num_splits(8 * num_rows, longest, 132, tiles) == expected
