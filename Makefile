@@ -70,6 +70,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p headway
+	$(BIN)/mypy --config-file tests/mypy.ini
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .

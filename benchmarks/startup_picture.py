@@ -17,7 +17,7 @@ _NAMED_FROM_S = 0.15  # shorter bars have no room for their seconds
 def draw(starts: Mapping[str, Sequence[Bar]], ready_s: Mapping[str, float], limit_s: float, path: Path) -> None:
     """One chart for each of ``starts``, all on one scale; ``ready_s``: the first 200 of /health."""
     names = list(dict.fromkeys(bar.name for bars in starts.values() for bar in bars))
-    colours = dict(zip(names, mpl.colormaps["tab20"].colors, strict=False))
+    colours = dict(zip(names, mpl.color_sequences["tab20"], strict=False))
     figure = Figure(figsize=(10, 1.3 * len(starts) + 1.3), layout="constrained")
     charts = figure.subplots(len(starts), 1, sharex=True, squeeze=False)[:, 0]
     for chart, (title, bars) in zip(charts, starts.items(), strict=True):

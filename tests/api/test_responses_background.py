@@ -140,7 +140,7 @@ def test_a_response_belongs_to_the_key_that_made_it() -> None:
 
 def test_nothing_is_kept_where_it_is_not_wanted(server: ApiServer, client: openai.OpenAI) -> None:
     answer = client.responses.create(model="tiny", input="hi", store=False)
-    assert answer.store is False
+    assert answer.to_dict()["store"] is False
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(answer.id)
 

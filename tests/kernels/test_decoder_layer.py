@@ -78,11 +78,13 @@ def test_equals_its_operations(
     hidden, residual = (torch.randn(len(seq_lens), HIDDEN, generator=generator) for _ in range(2))
     pages = [torch.randn(NUM_BLOCKS, BLOCK_SIZE, heads[1], heads[2], generator=generator) for _ in range(2)]
     expected_pages = [page.clone() for page in pages]
-    expected = reference.decoder_layer(hidden.clone(), None if is_first else residual.clone(), parts, *expected_pages, tokens)
+    k_cache, v_cache = expected_pages
+    expected = reference.decoder_layer(hidden.clone(), None if is_first else residual.clone(), parts, k_cache, v_cache, tokens)
 
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     plan = prepare_layers(fused, tokens, BLOCK_SIZE)
-    found = run(hidden.clone(), None if is_first else residual.clone(), fused, *pages, plan)
+    k_cache, v_cache = pages
+    found = run(hidden.clone(), None if is_first else residual.clone(), fused, k_cache, v_cache, plan)
     # An activation next to the middle of two steps may be rounded to the other one: 1 / 127 of its group's largest.
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual, wanted, error=3000)

@@ -49,7 +49,8 @@ def test_packing_keeps_every_value(n: int, k: int, group_size: int) -> None:
 
 def test_awq() -> None:
     values, zeros, scales = random_weight(256, 16, 128)
-    packed = pack_awq(*(words(x.view(len(x), -1, 8)[:, :, AWQ_ORDER].flatten(1)) for x in (values, zeros)), scales)
+    qweight, qzeros = (words(x.view(len(x), -1, 8)[:, :, AWQ_ORDER].flatten(1)) for x in (values, zeros))
+    packed = pack_awq(qweight, qzeros, scales)
     group = torch.arange(256) // 128
     expected = (values - zeros[group]) * scales[group].float()
     torch.testing.assert_close(dense(packed), expected.t(), atol=0.01, rtol=0)

@@ -19,7 +19,7 @@ def run_ranks(size: int, work: Callable[[TensorParallelGroup], T]) -> list[T]:
     store = dist.HashStore()
 
     def rank(index: int) -> T:
-        options = dist.ProcessGroupGloo._Options()
+        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
         options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         options._timeout = timedelta(seconds=60)
         group = dist.ProcessGroupGloo(store, index, size, options)
