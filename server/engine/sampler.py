@@ -123,7 +123,7 @@ class SamplingState:
 
     @torch.inference_mode()
     def choose(self, logits: Tensor, rows: Sequence[int]) -> ChosenTokens:
-        """Chooses one token a row from ``logits`` [L, V] float32, line i for ``rows[i]``. Overwrites ``logits``.
+        """Chooses one token a row from ``logits`` [L, V] float32, line i for ``rows[i]``. Options change ``logits`` in place.
 
         The result of a row depends on its own logits, options, seed and number of output tokens only. Changes no state: the
         same call gives the same tokens until ``append``. Does not wait for the device.
@@ -143,7 +143,7 @@ class SamplingState:
             if row.uniforms is not None
         ]
         bans = [row.bans for row in known]
-        has_none = [logits.amax(dim=-1).isneginf()] if any(bans) else []  # a pass over all logits, before drawing overwrites them
+        has_none = [logits.amax(dim=-1).isneginf()] if any(bans) else []
         chosen = choose_tokens(logits, random_rows)
         scores = raw.score(chosen) if raw is not None else None
         return ChosenTokens(chosen, bans, failed, complete, Arrival([chosen, *has_none]), scores)

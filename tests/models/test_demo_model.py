@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 import torch
 from demo_model import demo_files
 from forward_batches import Sequence, Stepper
+from perplexity import demo_tokenizer, divergence, log_probabilities, perplexity
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
@@ -53,10 +53,7 @@ def loaded_int8() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    import transformers
-
-    path = demo_files().path
-    return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return demo_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +109,8 @@ def test_greedy_answer(loaded: LoadedModel, loaded_int8: LoadedModel, tokenizer:
 def test_distribution_in_8_bits(loaded: LoadedModel, loaded_int8: LoadedModel, tokenizer: Any) -> None:
     """Perplexity over so few tokens moves by a percent by chance (tests/loading/test_rotation.py has ten times as many)."""
     token_ids = tokenizer(TEXT).input_ids
-    exact, rounded = (Stepper(it.model, block_size=16).run(token_ids, [len(token_ids)]).log_softmax(-1) for it in (loaded, loaded_int8))
-    perplexity = math.exp(torch.nn.functional.nll_loss(exact[:-1], torch.tensor(token_ids[1:])).item())
-    divergence = torch.nn.functional.kl_div(rounded, exact, log_target=True, reduction="batchmean").item()
-    print(f"over {len(token_ids)} tokens: perplexity {perplexity:.4f}, KL divergence in int8 {divergence:.4f}")
-    assert perplexity < 30, "the model reads English"
-    assert divergence < 0.02
+    exact, rounded = (log_probabilities(it.model, token_ids) for it in (loaded, loaded_int8))
+    before, kl = perplexity(exact, token_ids), divergence(rounded, exact)
+    print(f"over {len(token_ids)} tokens: perplexity {before:.4f}, KL divergence in int8 {kl:.4f}")
+    assert before < 30, "the model reads English"
+    assert kl < 0.02

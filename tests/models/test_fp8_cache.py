@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from demo_model import demo_files
 from engine_driver import make_engine, request, run
 from forward_batches import Stepper
+from perplexity import english_tokens, log_probabilities, perplexity
 from tiny_models import make_tiny_model
 
 from headway.kernels.kv_cache import FP8, KVScales
@@ -21,7 +20,6 @@ from headway.server.loading.loader import load_model
 from headway.server.models.base import Model
 from headway.server.source.files import ModelFiles
 
-ENGLISH = Path(__file__).parents[1] / "support" / "english.txt"
 TOKEN_IDS = random.Random(0).choices(range(259), k=40)
 
 
@@ -54,18 +52,8 @@ def test_scales_that_fit_lose_less_than_those_that_do_not(tmp_path: Path) -> Non
 
 
 def test_perplexity_of_the_demo_model() -> None:
-    import transformers
-
-    files = demo_files()
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(files.path.parent, gguf_file=files.path.name)
-    tokens: list[int] = tokenizer(ENGLISH.read_text(encoding="utf-8")).input_ids[:800]
-    model = load(files)
-
-    def perplexity(dtype: torch.dtype) -> float:
-        logits = Stepper(model, block_size=16, dtype=dtype).run(tokens, [len(tokens)])[:-1]
-        return math.exp(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens[1:])).item())
-
-    exact, rounded = perplexity(torch.float32), perplexity(FP8)
+    model, tokens = load(demo_files()), english_tokens()[:800]
+    exact, rounded = (perplexity(log_probabilities(model, tokens, dtype=dtype), tokens) for dtype in (torch.float32, FP8))
     print(f"perplexity over {len(tokens)} tokens: keys and values in fp32 {exact:.3f}, in fp8 {rounded:.3f} ({rounded / exact - 1:+.2%})")
     assert abs(rounded / exact - 1) < 0.02
 

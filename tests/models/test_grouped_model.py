@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from demo_model import demo_files
 from forward_batches import Stepper
+from perplexity import divergence, english_tokens, log_probabilities, perplexity
 
+from headway.kernels.kv_cache import FP8
 from headway.server.distributed.groups import SINGLE
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
-
-ENGLISH = Path(__file__).parents[1] / "support" / "english.txt"
 
 
 def load(quantization: Quantization) -> LoadedModel:
@@ -31,26 +27,22 @@ def load(quantization: Quantization) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def english() -> list[int]:
-    import transformers
-
-    path = demo_files().path
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    token_ids: list[int] = tokenizer(ENGLISH.read_text(encoding="utf-8")).input_ids
-    return token_ids[:1800]
+def grouped() -> LoadedModel:
+    return load("gguf")
 
 
-def test_perplexity_is_that_of_exact_activations(english: list[int]) -> None:
-    def log_probabilities(quantization: Quantization) -> torch.Tensor:
-        stepper = Stepper(load(quantization).model, num_blocks=128, block_size=16)
-        return stepper.run(english, [len(english)]).log_softmax(-1)
-
-    def perplexity(scores: torch.Tensor) -> float:
-        return math.exp(torch.nn.functional.nll_loss(scores[:-1], torch.tensor(english[1:])).item())
-
-    exact, rounded = log_probabilities("none"), log_probabilities("gguf")
-    before, after = perplexity(exact), perplexity(rounded)
-    divergence = torch.nn.functional.kl_div(rounded, exact, log_target=True, reduction="batchmean").item()
-    print(f"perplexity over {len(english)} tokens: fp32 {before:.3f}, gguf {after:.3f} ({after / before - 1:+.2%}); KL {divergence:.4f}")
+def test_perplexity_is_that_of_exact_activations(grouped: LoadedModel) -> None:
+    english = english_tokens()[:1800]
+    exact, rounded = (log_probabilities(loaded.model, english) for loaded in (load("none"), grouped))
+    before, after, kl = perplexity(exact, english), perplexity(rounded, english), divergence(rounded, exact)
+    print(f"perplexity over {len(english)} tokens: fp32 {before:.3f}, gguf {after:.3f} ({after / before - 1:+.2%}); KL {kl:.4f}")
     assert abs(after / before - 1) < 0.01
-    assert divergence < 0.01
+    assert kl < 0.01
+
+
+def test_pages_in_fp8_are_read_by_steps_of_one_token(grouped: LoadedModel) -> None:
+    """The kernel that computes such a step's whole layer knows pages of the activations' type only."""
+    english = english_tokens()[:40]
+    whole = Stepper(grouped.model, dtype=FP8).run(english, [40]).log_softmax(-1)
+    stepped = Stepper(grouped.model, dtype=FP8).run(english, [32, *[1] * 8]).log_softmax(-1)
+    assert divergence(stepped, whole) < 0.01

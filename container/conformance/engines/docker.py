@@ -60,7 +60,7 @@ class DockerEngine:
                 ports={f"{start.port}/tcp": ("127.0.0.1", None)} if publishes else None,
                 user=start.user,
                 read_only=start.is_read_only,
-                tmpfs={"/tmp": ""} if start.is_read_only else None,
+                tmpfs={"/tmp": "exec"} if start.is_read_only else None,  # Triton loads there what it compiled
                 shm_size=_SHM,
                 device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._with_gpus else None,
             )
