@@ -12,7 +12,7 @@ from headway.server.router.load_report import read_report
 from headway.server.router.metrics import RouterMetrics
 from headway.server.router.policies.base import Policy
 from headway.server.router.servers import Server
-from headway.server.words import first_few, plural
+from headway.server.words import first_few
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class Fleet:
             self._told_at = now
             states = [f"{server.url}: {server.health.cause or 'it is healthy, and has just failed'}" for server in self.servers]
             log.error("No server takes requests: %s", first_few(states, 20))
-        count = plural(len(self.servers), "server")
-        return NoServerAvailable(f"None of the {count} behind this router takes requests now; try again soon.")
+        return NoServerAvailable("None of the servers behind this router takes requests now; try again soon.")
 
     def is_well(self, server: Server) -> None:
         if server.health.is_well():

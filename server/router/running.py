@@ -104,11 +104,11 @@ class Router:
                 await self._finish_open_requests()
             else:
                 asked_to_stop.cancel()
+            for helper in helpers:
+                helper.cancel()
             await self._upstream.close()  # what is still open is told so, in its stream
             self._server.should_exit = True
             await serving
-            for helper in helpers:
-                helper.cancel()
             return 0 if is_asked else 1
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> Callable[[list[str]], object]:

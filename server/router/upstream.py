@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
 
-from headway.server.errors import ConfigError, HeadwayError
+from headway.server.errors import ConfigError, HeadwayError, ServerDraining
 from headway.server.router.config import UpstreamConfig
 
 # Shorter than servers keep idle connections (uvicorn: 5 s): a request on one that the server is closing would fail.
@@ -52,6 +55,10 @@ class Answer:
         except (aiohttp.ClientError, ConnectionError) as error:
             raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
 
+    def cut(self) -> None:
+        """``pieces`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
+        self._response.content.set_exception(aiohttp.ClientConnectionError("the router stops"))
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -68,6 +75,9 @@ class Upstream:
     def __init__(self, config: UpstreamConfig) -> None:
         self._connect_timeout_s = config.connect_timeout_s
         self._context = _trusting(config.ca)
+        self._answers: WeakSet[Answer] = WeakSet()
+        self._patiences: set[asyncio.Timeout] = set()
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -86,29 +96,56 @@ class Upstream:
         await self.close()
 
     async def close(self) -> None:
-        """Ends every answer that is under way with ServerBroke."""
+        """Ends every answer that is under way with ServerBroke, and every request that has none yet with ServerDraining."""
+        self._is_closed = True
+        now = asyncio.get_running_loop().time()
+        for patience in self._patiences:
+            patience.reschedule(now)
+        for answer in self._answers:
+            answer.cut()
         await self._session.close()
 
     async def ask(self, method: str, base: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> Answer:
         """Returns when the answer's head is there. ``target``: path and query as they stand in the request, beginning with a slash.
 
-        Raises ServerUnreached, ServerBroke.
+        Raises ServerUnreached, ServerBroke, ServerDraining.
         """
+        if self._is_closed:
+            raise _stopping()
         assert target.startswith("/"), "or it could change the host"
         data = io.BytesIO(body) if len(body) > _ONE_WRITE_BYTES else body or None
         try:
-            response = await self._session.request(
-                method, URL(base + target, encoded=True), headers=headers, data=data, allow_redirects=False
-            )
+            async with self._patience():
+                response = await self._session.request(
+                    method, URL(base + target, encoded=True), headers=headers, data=data, allow_redirects=False
+                )
         except aiohttp.ConnectionTimeoutError as error:
             raise ServerUnreached(f"it took no connection within {self._connect_timeout_s:g} s") from error
+        except TimeoutError:
+            raise _stopping() from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise ServerUnreached(f"its certificate can't be trusted ({_reason(error.certificate_error)}); see --ca") from error
         except aiohttp.ClientConnectorError as error:
             raise ServerUnreached(f"it takes no connection ({_reason(error.os_error)})") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise ServerBroke(f"it broke off before it answered ({_reason(error)})") from error
-        return Answer(response)
+        answer = Answer(response)
+        self._answers.add(answer)
+        return answer
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Without a limit, until ``close`` sets one."""
+        async with asyncio.timeout(None) as patience:
+            self._patiences.add(patience)
+            try:
+                yield
+            finally:
+                self._patiences.discard(patience)
+
+
+def _stopping() -> ServerDraining:
+    return ServerDraining("The router is shutting down and takes no new work.")
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:
