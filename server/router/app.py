@@ -23,7 +23,7 @@ class RouterApp:
 
     def __init__(self, config: RouterConfig, fleet: Fleet, proxy: ASGIApp, metrics: RouterMetrics) -> None:
         self.num_open = 0
-        self._is_draining = False
+        self.is_draining = False
         self._fleet = fleet
         self._proxy = proxy
         self._metrics = metrics
@@ -32,7 +32,7 @@ class RouterApp:
             self._stack = middleware.cls(self._stack, *middleware.args, **middleware.kwargs)
 
     def drain(self) -> None:
-        self._is_draining = True
+        self.is_draining = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._stack(scope, receive, send)
@@ -60,7 +60,7 @@ class RouterApp:
 
         self.num_open += 1
         try:
-            if self._is_draining:
+            if self.is_draining:
                 raise ServerDraining("The router is shutting down and takes no new work.")
             await self._proxy(scope, receive, watching_send)
         except ClientDisconnected:
@@ -75,7 +75,7 @@ class RouterApp:
     def _health(self) -> Response:
         """Open to everybody: numbers, and no address of a server."""
         num_healthy, num_servers = self._fleet.num_healthy, len(self._fleet.servers)
-        status = "draining" if self._is_draining else "healthy" if num_healthy else "unhealthy"
+        status = "draining" if self.is_draining else "healthy" if num_healthy else "unhealthy"
         body = {"status": status, "healthy_servers": num_healthy, "servers": num_servers}
         return JSONResponse(body) if status == "healthy" else JSONResponse(body, 503, headers=_RETRY_AFTER)
 

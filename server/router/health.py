@@ -52,6 +52,8 @@ class Health:
     def was_late(self, cause: str) -> bool:
         """It has not said in time how it is. Whether it is ejected since now."""
         self._num_late += 1
+        if self.state is State.NEW:
+            self.cause = cause
         return self._num_late >= self._eject_after and self.refused(cause)
 
     def broke(self, cause: str) -> bool:

@@ -53,7 +53,10 @@ class RouterMetrics:
     def forget(self, url: str) -> None:
         """A server that is gone for good must not stay in every scrape."""
         for counter in (self._requests, self._retries, self._ejections):
-            counter.remove_by_labels({"server": url})
+            labels = [sample.labels for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")]
+            for series in labels:
+                if series["server"] == url:
+                    counter.remove(*series.values())
 
     def render(self) -> bytes:
         text: bytes = generate_latest(self._registry)

@@ -110,7 +110,7 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
             async with client.post(f"{running.url}/v1/completions", json={}) as answer:
                 running.router.stop(STOP_SIGNALS[0])
                 async with aiohttp.ClientSession() as later:
-                    await until(lambda: running.router.app._is_draining)
+                    await until(lambda: running.router.app.is_draining)
                     async with later.post(f"{running.url}/v1/completions", json={}) as refused:
                         assert (refused.status, "retry-after" in refused.headers) == (503, True)
                     async with later.get(f"{running.url}/ping") as ping:
