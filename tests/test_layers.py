@@ -109,6 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.api.tls",
         "server.config",
         "server.errors",
+        "server.garbage",
         "server.listen",
         "server.log_setup",
         "server.signals",

@@ -53,6 +53,10 @@ class Fleet:
         candidates = rested or healthy
         return self._policy.choose(candidates, key, now) if candidates else None
 
+    def has_another(self, tried: Collection[Server]) -> bool:
+        """Whether ``choose`` would find one."""
+        return any(server.health.is_healthy and server not in tried for server in self.servers)
+
     def none_available(self) -> NoServerAvailable:
         """For a request that no server takes. The log says which are there and why they get nothing; a client must not know them."""
         now = self._now()

@@ -46,7 +46,7 @@ class Prober:
     async def _ask(self, server: Server) -> None:
         try:
             async with asyncio.timeout(self._timeout_s), await self._upstream.ask("GET", server.url, self._path) as answer:
-                async for _ in answer.pieces():
+                while await answer.next_piece():
                     pass
         except TimeoutError:
             self._fleet.was_late(server, f"it did not answer {self._path} within {self._timeout_s:g} s")

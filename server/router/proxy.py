@@ -117,15 +117,15 @@ class Proxy:
             raise ServerLost("The server that got this request broke off before it answered; it may have been carried out.") from problem
         async with answer:
             self._fleet.heard(server, answer.header(LOAD_HEADER))
-            if answer.status == _FULL and self._is_worth_another(server, answer, request, tried):
+            if answer.status == _FULL and self._is_worth_another(server, answer, tried):
                 return "503"
             await Relay(server, answer, request.headers, self._fleet, self._metrics, spent).run(scope, send)
         return None
 
-    def _is_worth_another(self, server: Server, answer: Answer, request: _Request, tried: list[Server]) -> bool:
+    def _is_worth_another(self, server: Server, answer: Answer, tried: list[Server]) -> bool:
         """The server has said 503: it gets peace. Whether there is another one to ask; if not, its own words are the best answer."""
         self._fleet.rest(server, answer.header("retry-after"))
-        return len(tried) < self._num_tries and self._fleet.choose(request.key, tried) is not None
+        return len(tried) < self._num_tries and self._fleet.has_another(tried)
 
 
 async def _body(receive: Receive) -> bytes:

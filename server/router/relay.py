@@ -62,7 +62,7 @@ class Relay:
             self._metrics.count_answer(self._server.url, status)
 
     async def _send_all(self, events: WholeEvents | None, send: Send) -> None:
-        async for piece in self._answer.pieces():
+        while piece := await self._answer.next_piece():
             ready = piece if events is None else events.feed(piece)
             if ready:
                 await send({"type": "http.response.body", "body": ready, "more_body": True})

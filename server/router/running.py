@@ -16,6 +16,7 @@ import uvloop
 
 from headway.server.api.file_watch import keep_looking
 from headway.server.api.http_server import LimitedServer, close_after_answers
+from headway.server.garbage import spare_long_lived
 from headway.server.listen import bind_tcp
 from headway.server.router.app import RouterApp
 from headway.server.router.config import RouterConfig
@@ -82,6 +83,7 @@ class Router:
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self.stop, number)
+        spare_long_lived()
         return await self.serve(listeners)
 
     def stop(self, number: signal.Signals) -> None:

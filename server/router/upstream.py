@@ -47,16 +47,15 @@ class Answer:
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises ServerBroke. Nothing more is read while the caller is busy: the server waits then."""
+    async def next_piece(self) -> bytes:
+        """What has come of the body, empty at its end. Raises ServerBroke. Nothing more is read meanwhile: the server waits then."""
         try:
-            async for piece in self._response.content.iter_any():
-                yield piece
+            return await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
             raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
 
     def cut(self) -> None:
-        """``pieces`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
+        """``next_piece`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
         self._response.content.set_exception(aiohttp.ClientConnectionError("the router stops"))
 
     async def __aenter__(self) -> Self:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from headway.server.config.fields import settings_of
+from headway.server.config.fields import Setting, settings_of
 from headway.server.errors import ConfigError
 from headway.server.router.arguments import read_options
 from headway.server.router.config import RouterConfig
 
+ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ["--servers", "http://a:8080,http://b:8080"]
 
 
@@ -66,6 +69,16 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert all(setting.flag in shown for setting in settings_of(RouterConfig))
+
+
+OWN = [setting for setting in settings_of(RouterConfig) if setting.topic in ("routing", "upstream", "listen", "logs")]
+
+
+@pytest.mark.parametrize("setting", OWN, ids=lambda setting: setting.name)
+def test_an_option_is_read(setting: Setting) -> None:
+    """The topics that the router shares with the server are in tests/config/test_options_are_read.py."""
+    rooms = [path.read_text() for path in (ROOT / "server/router").glob("*.py") if path.stem != "config"]
+    assert any(re.search(rf"\b(config|{setting.topic})\.{setting.name}\b", text) for text in rooms)
 
 
 def test_the_router_imports_no_model_code() -> None:
