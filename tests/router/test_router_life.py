@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -67,9 +68,7 @@ def test_a_server_killed_under_32_requests() -> None:
                 running.router.fleet.update([running.router.fleet.servers[0].url, other.url])
                 await running.all_healthy()
                 process.kill()
-                killed = time.monotonic()
                 answers = await asyncio.wait_for(asyncio.gather(*asked), 5)
-                assert time.monotonic() - killed < 5
                 for body, answer in zip(bodies, answers, strict=True):
                     if body == b'"whole"':
                         assert answer == b"whole", "nothing was sent yet: another server answers"
@@ -184,8 +183,6 @@ def test_tls_on_both_sides(tmp_path: Path) -> None:
         files = TlsFiles(tmp_path, ours.identity())
         ca = tmp_path / "ca.pem"
         ca.write_bytes(theirs.pem)
-        import ssl
-
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         theirs.identity().configure_cert(context)
         async with small_server(whole, ssl_context=context) as server:
