@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 from headway.server.listen import bind_tcp
@@ -17,6 +18,10 @@ from headway.server.router.running import Router
 from headway.server.router.server_list import ServerFile
 from headway.server.router.upstream import Upstream
 from headway.server.signals import STOP_SIGNALS
+
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -118,3 +123,40 @@ def closed_port() -> int:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
         return port
+
+
+async def events_of(request: web.Request, *, num: int = 3, end: bytes = DONE) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for _ in range(num):
+        await response.write(EVENT)
+    await response.write(end)
+    return response
+
+
+async def full(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "full"}}, status=503, headers={"retry-after": "7"})
+
+
+def breaking_after(num: int, tail: bytes = b"") -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        if num or tail:
+            await response.prepare(request)
+            await response.write(EVENT * num + tail)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return handle
+
+
+async def metric(running: RoutedServers, client: aiohttp.ClientSession, start: str) -> float:
+    async with client.get(f"{running.url}/metrics") as answer:
+        lines = [line for line in (await answer.text()).splitlines() if line.startswith(start)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def ask(running: RoutedServers, client: aiohttp.ClientSession, path: str = "/v1/completions") -> tuple[int, bytes]:
+    async with client.post(running.url + path, json={"prompt": "a"}) as answer:
+        return answer.status, await answer.read()
