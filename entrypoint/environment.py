@@ -13,7 +13,7 @@ from headway.server.errors import ConfigError
 
 # Words that come first by mistake, and would be taken for a model of the Hub: the program that each is meant for.
 _OTHER_COMMANDS = dict.fromkeys(
-    ("bench", "chat", "complete", "entrypoint", "health", "help", "options", "render", "run-batch", "version"), "headway"
+    ("bench", "chat", "complete", "entrypoint", "health", "help", "options", "render", "router", "run-batch", "version"), "headway"
 )
 _OTHER_COMMANDS |= {name: name for name in ("train", "headway", "bash", "sh", "python", "python3")}
 # They start or ask containers from outside, with packages that the image has not got.

@@ -19,7 +19,7 @@ _TOOLKIT = {
     "push": "headway.container.push.cli",
     "render": "headway.container.render.cli",
 }
-_COMMANDS = ("serve", "chat", "complete", "run-batch", "bench", "options", "entrypoint", "health", *_TOOLKIT)
+_COMMANDS = ("serve", "chat", "complete", "run-batch", "router", "bench", "options", "entrypoint", "health", *_TOOLKIT)
 _USAGE = """\
 usage: headway COMMAND ...
 
@@ -27,6 +27,7 @@ usage: headway COMMAND ...
   chat [MODEL] ...          talk to a model in the terminal: of a server that runs, or of one for MODEL
   complete [MODEL] ...      the same with plain text
   run-batch -i IN -o OUT    answer the requests of an OpenAI batch file
+  router --servers URL,...  one address for many servers: balances, retries, streams through
   bench serve|engine ...    measure a server, or the engine alone
   check [--instance TYPE]   what a container would make of its environment and model: options, faults, memory
   render TARGET ...         print what deploys a container: boto3, terraform, cloudformation, compose, kubernetes
@@ -76,6 +77,10 @@ def _run(words: list[str]) -> int:
             from headway.server.batch.cli import main as run_batch
 
             return run_batch(rest, os.environ)
+        case "router":
+            from headway.server.router.cli import main as router
+
+            return router(rest, os.environ)
         case "chat" | "complete":
             from headway.server.terminal.cli import main as terminal
 

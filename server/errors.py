@@ -121,6 +121,14 @@ class ServerDraining(HeadwayError):
     """The server is shutting down and takes no new work."""
 
 
+class NoServerAvailable(HeadwayError):
+    """Of a router: none of its servers takes a request now."""
+
+
+class ServerLost(HeadwayError):
+    """Of a router: the server that it gave the request to has not answered to the end."""
+
+
 def sentence_of(problem: BaseException) -> str:
     """What an exception means to whoever runs the server, in one sentence: the last line of a log and the reason on /ping."""
     if isinstance(problem, HeadwayError):

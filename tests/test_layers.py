@@ -97,6 +97,24 @@ ALLOWED: dict[str, set[str]] = {
     "server.remote": {"server.bench.server_process", "server.errors"},
     "server.batch": {"server.api.json_text", "server.api.paths", "server.remote", "server.errors", "server.words"},
     "server.terminal": {"server.remote", "server.errors"},
+    "server.router": {
+        "server.api.access_log",
+        "server.api.disconnect",
+        "server.api.errors",
+        "server.api.file_watch",
+        "server.api.http_server",
+        "server.api.middleware",
+        "server.api.paths",
+        "server.api.stream",
+        "server.api.tls",
+        "server.config",
+        "server.errors",
+        "server.garbage",
+        "server.listen",
+        "server.log_setup",
+        "server.signals",
+        "server.words",
+    },
     "server.banner": {"server.config", "server.types", "server.words"},
     "server.kernel_cache": {"server.errors", "server.source.cache"},
     "server.launch": {"server"},
@@ -165,6 +183,7 @@ NO_TORCH = (
     "server.text",
     "server.api",
     "server.api_processes",
+    "server.router",
 )
 # Scheduling and messages are policy: the border to tensors is the executor.
 NO_TORCH_FILES = {

@@ -23,11 +23,13 @@ from headway.server.errors import (
     EngineNotReady,
     HeadwayError,
     ModelNotFound,
+    NoServerAvailable,
     QueueFull,
     RequestError,
     RequestTimedOut,
     ResponseNotFound,
     ServerDraining,
+    ServerLost,
     SleepConflict,
 )
 
@@ -49,6 +51,8 @@ _TYPES = {
     431: "RequestHeaderFieldsTooLargeError",
     499: "ClientDisconnected",
     500: "InternalServerError",
+    501: "NotImplementedError",
+    502: "BadGatewayError",  # as 501, of the router only
     503: "ServiceUnavailableError",
     504: "TimeoutError",
     507: "InsufficientStorageError",
@@ -130,6 +134,10 @@ def status_of(error: HeadwayError) -> int:
             return 499
         case QueueFull() | BodiesTooLarge() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | EngineDead() | ServerDraining():
             return 503
+        case NoServerAvailable():
+            return 503
+        case ServerLost():
+            return 502
         case RequestTimedOut():
             return 504
         case _:
@@ -209,7 +217,7 @@ def response_to(error: HeadwayError) -> Response:
     match error:
         case QueueFull(retry_after_s=seconds):
             headers["retry-after"] = str(seconds)
-        case BodiesTooLarge() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining():
+        case BodiesTooLarge() | EngineNotReady() | EngineAsleep() | AbortedBySleep() | ServerDraining() | NoServerAvailable():
             headers["retry-after"] = str(_RETRY_AFTER_STARTING_S)
         case RequestTimedOut():
             # The OpenAI client would send it twice more, to run into the same limit.

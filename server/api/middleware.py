@@ -6,15 +6,18 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from headway.server.api.deps import Drain
 from headway.server.api.errors import BodiesTooLarge, BodyTooLarge, failure_response, response_to
-from headway.server.api.http_metrics import HttpMetrics
 from headway.server.api.paths import is_of_messages, route_path
 from headway.server.api.request_record import RequestRecord
 from headway.server.api.stream import STREAM_FAILURE
+
+if TYPE_CHECKING:
+    from headway.server.api.deps import Drain
+    from headway.server.api.http_metrics import HttpMetrics
 
 # Of the bodies that one process holds: a thousand connections with the largest body each would fill the memory of any machine.
 MOST_BODY_BYTES = 1024**3

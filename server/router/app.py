@@ -1,0 +1,90 @@
+"""The router's application: its own few paths, and the proxy for all others."""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from headway.server.api.access_log import AccessLogMiddleware
+from headway.server.api.errors import ClientDisconnected, error_response, response_to
+from headway.server.api.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from headway.server.config.logs import PROBES
+from headway.server.errors import HeadwayError, ServerDraining
+from headway.server.router.config import RouterConfig
+from headway.server.router.fleet import Fleet
+from headway.server.router.metrics import CONTENT_TYPE, RouterMetrics
+
+_RETRY_AFTER = {"retry-after": "5"}
+
+
+class RouterApp:
+    """An ASGI application. ``num_open``: requests that are not answered to their end; after ``drain`` there come no more."""
+
+    def __init__(self, config: RouterConfig, fleet: Fleet, proxy: ASGIApp, metrics: RouterMetrics) -> None:
+        self.num_open = 0
+        self.is_draining = False
+        self._fleet = fleet
+        self._proxy = proxy
+        self._metrics = metrics
+        self._stack: ASGIApp = self._answer
+        for middleware in reversed(_middleware(config)):
+            self._stack = middleware.cls(self._stack, *middleware.args, **middleware.kwargs)
+
+    def drain(self) -> None:
+        self.is_draining = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._stack(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            refusal = error_response(501, "This router passes no WebSockets on; connect to a server itself.")
+            await refusal(scope, receive, send)
+            return
+        match scope["path"]:
+            case "/ping" | "/health":
+                await self._health()(scope, receive, send)
+            case "/metrics":
+                await Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})(scope, receive, send)
+            case _:
+                await self._route(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def watching_send(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        self.num_open += 1
+        try:
+            if self.is_draining:
+                raise ServerDraining("The router is shutting down and takes no new work.")
+            await self._proxy(scope, receive, watching_send)
+        except ClientDisconnected:
+            return
+        except HeadwayError as error:
+            if has_begun:
+                raise
+            await response_to(error)(scope, receive, send)
+        finally:
+            self.num_open -= 1
+
+    def _health(self) -> Response:
+        """Open to everybody: numbers, and no address of a server."""
+        num_healthy, num_servers = self._fleet.num_healthy, len(self._fleet.servers)
+        status = "draining" if self.is_draining else "healthy" if num_healthy else "unhealthy"
+        body = {"status": status, "healthy_servers": num_healthy, "servers": num_servers}
+        return JSONResponse(body) if status == "healthy" else JSONResponse(body, 503, headers=_RETRY_AFTER)
+
+
+def _middleware(config: RouterConfig) -> list[Middleware]:
+    """Outermost first."""
+    stack = [Middleware(AccessLogMiddleware, unlogged=PROBES)] if config.logs.access_log else []
+    return [
+        *stack,
+        Middleware(RequestIdMiddleware, put_on_answers=True),
+        Middleware(BodyLimitMiddleware, max_bytes=config.routing.max_request_body_bytes),
+    ]

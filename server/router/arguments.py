@@ -1,0 +1,71 @@
+"""From the declarations to a command line, with variables of the environment below it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from headway.server.config.fields import Kind, Setting, settings_of
+from headway.server.config.values import BadValue, parse_text
+from headway.server.errors import ConfigError
+from headway.server.router.config import RouterConfig, router_problems
+
+_PREFIX = "HEADWAY_ROUTER_"
+_DESCRIPTION = "One address for many servers: each request goes to one of them, and its answer streams back."
+_EPILOG = f"An option's value may stand in the environment instead: {_PREFIX}POLICY is --policy."
+
+
+def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
+    """Raises ConfigError with every problem at once; argparse exits with 2 for words that are no options, 0 for --help."""
+    settings = settings_of(RouterConfig)
+    given = vars(_parser(settings).parse_args(list(argv)))
+    found: list[str] = []
+    tree: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        value, is_given = given[setting.name], setting.name in given and given[setting.name] is not None
+        if not is_given and (text := environ.get(_variable(setting))) is not None:
+            try:
+                value, is_given = parse_text(setting, text), True
+            except BadValue as problem:
+                found.append(f"environment {_variable(setting)}: {problem}")
+        if is_given:
+            tree.setdefault(setting.topic, {})[setting.name] = value
+    config = RouterConfig.model_validate(tree)
+    if found := found or router_problems(config):
+        raise ConfigError(found)
+    return config
+
+
+def _variable(setting: Setting) -> str:
+    return _PREFIX + setting.name.upper()
+
+
+def _parser(settings: Sequence[Setting]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="headway router", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    for setting in settings:
+        group = groups.setdefault(setting.topic, parser.add_argument_group(setting.title))
+        names = [*setting.option.short, *(f"--{name}" for name in setting.names)]
+        if setting.kind is Kind.BOOL:
+            group.add_argument(*names, dest=setting.name, action=argparse.BooleanOptionalAction, default=None, help=_help(setting))
+        else:
+            spot = setting.option.metavar or ("{" + ",".join(setting.words) + "}" if setting.kind is Kind.CHOICE else setting.kind.upper())
+            group.add_argument(*names, dest=setting.name, metavar=spot, type=_reader(setting), help=_help(setting))
+    return parser
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return parse_text(setting, text)
+        except BadValue as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from None
+
+    return read
+
+
+def _help(setting: Setting) -> str:
+    told = setting.default in (None, [], "") or "default:" in setting.help.lower()
+    text = setting.help if told else f"{setting.help} Default: {setting.default}."
+    return text.replace("%", "%%")

@@ -1,0 +1,19 @@
+"""What a policy is: it chooses one server among those that can be asked, and does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from headway.server.router.servers import Server
+
+
+class Policy(Protocol):
+    """Holds no connection and no clock. Not for several threads."""
+
+    def update(self, urls: Sequence[str]) -> None:
+        """The list of servers is this from now on, whether they are healthy or not."""
+
+    def choose(self, candidates: Sequence[Server], key: bytes | None, now: float) -> Server:
+        """One of ``candidates``, which are not empty. ``key``: what requests that begin alike have in common; None where nothing is
+        known. ``now`` is time.monotonic()."""

@@ -1,0 +1,140 @@
+"""The way of one request: read whole, sent to a server, to another one while none has begun to answer, and the answer streamed back."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+
+from starlette.types import Receive, Scope, Send
+
+from headway.server.api.disconnect import while_connected
+from headway.server.api.errors import ClientDisconnected
+from headway.server.api.paths import INFERENCE_PATHS
+from headway.server.errors import RequestError, ServerLost
+from headway.server.router.config import RoutingConfig
+from headway.server.router.fleet import Fleet
+from headway.server.router.headers import Pairs, to_server
+from headway.server.router.load_report import LOAD_HEADER
+from headway.server.router.metrics import NO_SERVER, RouterMetrics
+from headway.server.router.prefix_key import prefix_key
+from headway.server.router.relay import Relay
+from headway.server.router.servers import Server
+from headway.server.router.upstream import Answer, ServerBroke, ServerUnreached, Upstream
+
+log = logging.getLogger(__name__)
+
+# What may stand in a request's line. Anything else could be read in two ways.
+_GOOD_TARGET = re.compile(rb"/[\x21-\x7e]*")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_FULL = 503
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """``key``: of the policy prefix. ``started``: when it was read, by time.perf_counter()."""
+
+    request_id: str
+    method: str
+    path: str
+    target: str
+    headers: Pairs
+    sent_headers: list[tuple[str, str]]
+    body: bytes
+    key: bytes | None
+    started: float
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a server that has perhaps begun with it leaves nothing behind that a second one would double."""
+        return self.method in _SAFE_METHODS or self.path in INFERENCE_PATHS
+
+
+class Proxy:
+    """An ASGI application. Raises, before an answer has begun, the HeadwayErrors that a client can be told."""
+
+    def __init__(self, config: RoutingConfig, fleet: Fleet, upstream: Upstream, metrics: RouterMetrics) -> None:
+        self._prefix_bytes = config.prefix_bytes if config.policy == "prefix" else None
+        self._num_tries = 1 + config.retries
+        self._fleet = fleet
+        self._upstream = upstream
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = self._read(scope, await _body(receive))
+        try:
+            await while_connected(receive, self._serve(request, scope, send))
+        except ClientDisconnected:
+            log.debug("Request %s: the client left", request.request_id)
+
+    def _read(self, scope: Scope, body: bytes) -> _Request:
+        started = time.perf_counter()
+        target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        if not _GOOD_TARGET.fullmatch(target):
+            raise RequestError("The request's path must begin with a slash and hold visible ASCII characters only; encode others with %.")
+        request_id, client = scope["headway.request_id"], scope["client"]
+        sent = to_server(scope["headers"], request_id, client[0] if client else None, scope["scheme"])
+        key = prefix_key(body, dict(sent), self._prefix_bytes) if self._prefix_bytes is not None and body else None
+        path = scope["path"]
+        return _Request(request_id, scope["method"], path, target.decode(), scope["headers"], sent, body, key, started)
+
+    async def _serve(self, request: _Request, scope: Scope, send: Send) -> None:
+        tried: list[Server] = []
+        server = self._next(request, tried)
+        while server is not None:
+            with server.taking():
+                failure = await self._try(server, request, tried, scope, send)
+            if failure is None:
+                return
+            self._metrics.count_retry(server.url, failure)
+            log.info("Request %s goes on to another server: %s (%s)", request.request_id, failure, server.url)
+            server = self._next(request, tried)
+        self._metrics.count_answer(NO_SERVER, _FULL)
+        raise self._fleet.none_available()
+
+    def _next(self, request: _Request, tried: list[Server]) -> Server | None:
+        """None if there is none, or there were tries enough."""
+        server = self._fleet.choose(request.key, tried) if len(tried) < self._num_tries else None
+        if server is not None:
+            tried.append(server)
+        return server
+
+    async def _try(self, server: Server, request: _Request, tried: list[Server], scope: Scope, send: Send) -> str | None:
+        """None if the client has its answer; else in a word why another server must be asked. Raises ServerLost."""
+        spent = time.perf_counter() - request.started if len(tried) == 1 else None
+        try:
+            answer = await self._upstream.ask(request.method, server.url, request.target, request.sent_headers, request.body)
+        except ServerUnreached as problem:
+            self._fleet.refused(server, str(problem))
+            return "unreached"
+        except ServerBroke as problem:
+            self._fleet.broke(server, str(problem))
+            if request.is_repeatable:
+                return "broke"
+            self._metrics.count_answer(server.url, "broken")
+            log.warning("Request %s: %s: %s", request.request_id, server.url, problem)
+            raise ServerLost("The server that got this request broke off before it answered; it may have been carried out.") from problem
+        async with answer:
+            self._fleet.heard(server, answer.header(LOAD_HEADER))
+            if answer.status == _FULL and self._is_worth_another(server, answer, tried):
+                return "503"
+            await Relay(server, answer, request.headers, self._fleet, self._metrics, spent).run(scope, send)
+        return None
+
+    def _is_worth_another(self, server: Server, answer: Answer, tried: list[Server]) -> bool:
+        """The server has said 503: it gets peace. Whether there is another one to ask; if not, its own words are the best answer."""
+        self._fleet.rest(server, answer.header("retry-after"))
+        return len(tried) < self._num_tries and self._fleet.has_another(tried)
+
+
+async def _body(receive: Receive) -> bytes:
+    """The whole body, since a second server must get it too. Raises ClientDisconnected, and what limits it."""
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected("The client has gone.")
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)

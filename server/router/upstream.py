@@ -1,0 +1,160 @@
+"""Requests to servers, on connections that are kept. aiohttp, which needs 14 us for an event of a stream where httpx2 needs 54
+(2 cores, 200 streams, 2026-11)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+from weakref import WeakSet
+
+import aiohttp
+from yarl import URL
+
+from headway.server.errors import ConfigError, HeadwayError, ServerDraining
+from headway.server.router.config import UpstreamConfig
+
+# Shorter than servers keep idle connections (uvicorn: 5 s): a request on one that the server is closing would fail.
+_KEEP_IDLE_S = 2.0
+# aiohttp writes bytes in one go, which blocks the loop for long ones.
+_ONE_WRITE_BYTES = 1 << 20
+# What aiohttp would add by itself.
+_NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+# Of an answer's line and of each of its headers.
+_MOST_HEADER_BYTES = 64 * 1024
+
+
+class ServerUnreached(HeadwayError):
+    """The server took no connection: it has seen nothing of the request."""
+
+
+class ServerBroke(HeadwayError):
+    """The connection ended, or what came is no HTTP, before the answer was complete."""
+
+
+class Answer:
+    """An answer whose head is there. To be closed: what is not read to its end ends its connection, by which the server learns of it."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = response.raw_headers
+
+    def header(self, name: str) -> str | None:
+        return self._response.headers.get(name)
+
+    async def next_piece(self) -> bytes:
+        """What has come of the body, empty at its end. Raises ServerBroke. Nothing more is read meanwhile: the server waits then."""
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
+
+    def cut(self) -> None:
+        """``next_piece`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
+        self._response.content.set_exception(aiohttp.ClientConnectionError("the router stops"))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._response.content.at_eof() and error is None:
+            self._response.release()
+        else:
+            self._response.close()
+
+
+class Upstream:
+    """Connections to all servers. Entered on the loop that uses it. Raises ConfigError when made with a --ca that can't be used."""
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._connect_timeout_s = config.connect_timeout_s
+        self._context = _trusting(config.ca)
+        self._answers: WeakSet[Answer] = WeakSet()
+        self._patiences: set[asyncio.Timeout] = set()
+        self._is_closed = False
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=self._context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            skip_auto_headers=_NOT_ADDED,
+            auto_decompress=False,
+            trust_env=False,
+            max_line_size=_MOST_HEADER_BYTES,
+            max_field_size=_MOST_HEADER_BYTES,
+        )
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends every answer that is under way with ServerBroke, and every request that has none yet with ServerDraining."""
+        self._is_closed = True
+        now = asyncio.get_running_loop().time()
+        for patience in self._patiences:
+            patience.reschedule(now)
+        for answer in self._answers:
+            answer.cut()
+        await self._session.close()
+
+    async def ask(self, method: str, base: str, target: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b"") -> Answer:
+        """Returns when the answer's head is there. ``target``: path and query as they stand in the request, beginning with a slash.
+
+        Raises ServerUnreached, ServerBroke, ServerDraining.
+        """
+        if self._is_closed:
+            raise _stopping()
+        assert target.startswith("/"), "or it could change the host"
+        data = io.BytesIO(body) if len(body) > _ONE_WRITE_BYTES else body or None
+        try:
+            async with self._patience():
+                response = await self._session.request(
+                    method, URL(base + target, encoded=True), headers=headers, data=data, allow_redirects=False
+                )
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ServerUnreached(f"it took no connection within {self._connect_timeout_s:g} s") from error
+        except TimeoutError:
+            raise _stopping() from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise ServerUnreached(f"its certificate can't be trusted ({_reason(error.certificate_error)}); see --ca") from error
+        except aiohttp.ClientConnectorError as error:
+            raise ServerUnreached(f"it takes no connection ({_reason(error.os_error)})") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise ServerBroke(f"it broke off before it answered ({_reason(error)})") from error
+        answer = Answer(response)
+        self._answers.add(answer)
+        return answer
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        """Without a limit, until ``close`` sets one."""
+        async with asyncio.timeout(None) as patience:
+            self._patiences.add(patience)
+            try:
+                yield
+            finally:
+                self._patiences.discard(patience)
+
+
+def _stopping() -> ServerDraining:
+    return ServerDraining("The router is shutting down and takes no new work.")
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except ssl.SSLError:
+        raise ConfigError([f"--ca {ca}: holds no certificate that OpenSSL can read; it must be a PEM file"]) from None
+    except OSError as problem:
+        raise ConfigError([f"--ca {ca}: can't be read: {problem.strerror}"]) from None
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,195 @@
+"""What becomes of a request whose server, or whose client, fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+
+import aiohttp
+import pytest
+from aiohttp import web
+from routed import (
+    CHAT,
+    DONE,
+    EVENT,
+    ask,
+    breaking_after,
+    closed_port,
+    full,
+    metric,
+    routed,
+    small_server,
+    until,
+)
+
+
+@pytest.mark.parametrize("first", ["nobody", "full", "breaks"])
+def test_a_request_goes_on_while_nobody_has_begun_to_answer(first: str) -> None:
+    async def main() -> None:
+        handle = {"nobody": full, "full": full, "breaks": breaking_after(0)}[first]
+        async with (
+            small_server(handle) as bad,
+            small_server() as good,
+            routed(bad.url, good.url, routing={"policy": "round-robin"}) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            if first == "nobody":  # known as healthy, and gone since
+                running.router.fleet.servers[0].url = f"http://127.0.0.1:{closed_port()}"
+            assert (await ask(running, client))[0] == 200
+            assert len(bad.requests) == (first != "nobody")
+            assert await metric(running, client, "headway:router_retries_total") == 1
+            assert await metric(running, client, "headway:router_overhead_seconds_count") == 0, "a retry would not be the router's"
+
+    asyncio.run(main())
+
+
+def test_tries_are_limited_and_a_servers_own_503_is_the_last_word() -> None:
+    async def main() -> None:
+        async with (
+            small_server(full) as a,
+            small_server(full) as b,
+            small_server(full) as c,
+            routed(a.url, b.url, c.url, routing={"retries": 1}) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            async with client.post(f"{running.url}/v1/completions", json={}) as answer:
+                assert (answer.status, answer.headers["retry-after"]) == (503, "7")
+                assert (await answer.json())["error"]["message"] == "full"
+            assert sum(len(server.requests) for server in (a, b, c)) == 2
+            assert running.router.fleet.num_healthy == 3, "full is not ill"
+
+    asyncio.run(main())
+
+
+def test_what_may_have_been_carried_out_is_not_sent_twice() -> None:
+    async def main() -> None:
+        async with (
+            small_server(breaking_after(0)) as a,
+            small_server(breaking_after(0)) as b,
+            routed(a.url, b.url) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            status, body = await ask(running, client, "/adapters")
+            assert status == 502
+            assert json.loads(body)["error"]["type"] == "BadGatewayError"
+            assert len(a.requests) + len(b.requests) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("tail", [b"", b'data: {"half'])
+def test_a_stream_that_breaks_ends_with_an_error_event(tail: bytes) -> None:
+    async def main() -> None:
+        async with (
+            small_server(breaking_after(2, tail)) as server,
+            small_server() as other,
+            routed(server.url, other.url, routing={"policy": "round-robin"}) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            async with client.post(f"{running.url}/v1/chat/completions", json=CHAT) as answer:
+                text = await answer.read()
+            assert text.startswith(EVENT * 2)
+            error, done, empty = text.removeprefix(EVENT * 2).split(b"\n\n")
+            assert "broke off" in json.loads(error.removeprefix(b"data: "))["error"]["message"]
+            assert (done + b"\n\n", empty) == (DONE, b"")
+            assert other.requests == []
+            assert await metric(running, client, f'headway:router_requests_total{{server="{server.url}",status="broken"}}') == 1
+
+    asyncio.run(main())
+
+
+def test_of_a_plain_body_that_breaks_the_connection_is_cut() -> None:
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "application/json", "content-length": "100"})
+        await response.prepare(request)
+        await response.write(b'{"a":')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def main() -> None:
+        async with (
+            small_server(half) as server,
+            routed(server.url) as running,
+            aiohttp.ClientSession() as client,
+            client.post(f"{running.url}/v1/completions", json={}) as answer,
+        ):
+            assert answer.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_client_that_leaves_ends_the_servers_work(has_begun: bool) -> None:
+    is_at_work, was_ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        if has_begun:
+            await response.prepare(request)
+            await response.write(EVENT)
+        is_at_work.set()
+        try:
+            await asyncio.wait_for(asyncio.Event().wait(), 10)
+        except asyncio.CancelledError:
+            was_ended.set()
+            raise
+        return response
+
+    async def main() -> None:
+        async with small_server(handle) as server, routed(server.url) as running:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+            writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+            await asyncio.wait_for(is_at_work.wait(), 10)
+            if has_begun:
+                await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+            await asyncio.wait_for(was_ended.wait(), 10)
+            await until(lambda: running.router.fleet.servers[0].num_open == 0)
+
+    asyncio.run(main())
+
+
+def test_without_a_healthy_server_the_router_says_so_and_is_none_itself() -> None:
+    async def main() -> None:
+        async with routed(f"http://127.0.0.1:{closed_port()}", wait=False) as running, aiohttp.ClientSession() as client:
+            async with client.post(f"{running.url}/v1/completions", json={}) as answer:
+                assert answer.status == 503
+                assert int(answer.headers["retry-after"]) > 0
+                error = (await answer.json())["error"]
+                assert error["type"] == "ServiceUnavailableError"
+                assert "127.0.0.1" not in error["message"]
+            for path in ("/ping", "/health"):
+                async with client.get(running.url + path) as answer:
+                    assert (answer.status, (await answer.json())["status"]) == (503, "unhealthy")
+
+    asyncio.run(main())
+
+
+def test_a_server_that_takes_no_connection_is_left_for_another() -> None:
+    """Its backlog is full, so that a connection hangs, as with a machine that is gone."""
+
+    async def main() -> None:
+        with socket.socket() as hanging, contextlib.ExitStack() as stack:
+            hanging.bind(("127.0.0.1", 0))
+            hanging.listen(0)
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(hanging.getsockname())
+            async with small_server() as good, small_server() as gone:
+                options = {"connect_timeout_s": 0.2, "health_interval_s": 60.0}
+                async with (
+                    routed(gone.url, good.url, routing={"policy": "round-robin"}, upstream=options) as running,
+                    aiohttp.ClientSession() as client,
+                ):
+                    running.router.fleet.servers[0].url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+                    assert (await ask(running, client))[0] == 200
+                    assert running.router.fleet.num_healthy == 1
+                    assert "took no connection within 0.2 s" in running.router.fleet.servers[0].health.cause
+
+    asyncio.run(main())

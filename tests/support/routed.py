@@ -1,0 +1,162 @@
+"""A real router in front of small real servers, all on the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from headway.server.listen import bind_tcp
+from headway.server.router.config import RouterConfig
+from headway.server.router.running import Router
+from headway.server.router.server_list import ServerFile
+from headway.server.router.upstream import Upstream
+from headway.server.signals import STOP_SIGNALS
+
+EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def echo(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=await request.read(), headers={"x-path": request.raw_path})
+
+
+class SmallServer:
+    """``handle`` answers all but /ping, whose status is ``ping_status``."""
+
+    def __init__(self, handle: Handler = echo) -> None:
+        self.handle = handle
+        self.ping_status = 200
+        self.requests: list[web.Request] = []
+        self.url = ""
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/ping":
+            return web.Response(status=self.ping_status)
+        self.requests.append(request)
+        return await self.handle(request)
+
+
+@asynccontextmanager
+async def small_server(handle: Handler = echo, port: int = 0, ssl_context: Any = None) -> AsyncIterator[SmallServer]:
+    server = SmallServer(handle)
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:(?s:.*)}", server._answer)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=ssl_context).start()
+        server.url = f"{'https' if ssl_context else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+class RoutedServers:
+    """A running router. ``url`` is where it listens."""
+
+    def __init__(self, router: Router, port: int, scheme: str) -> None:
+        self.router = router
+        self.port = port
+        self.url = f"{scheme}://127.0.0.1:{port}"
+
+    async def all_healthy(self) -> None:
+        await until(lambda: self.router.fleet.num_healthy == len(self.router.fleet.servers))
+
+
+@asynccontextmanager
+async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None = None, **topics: Any) -> AsyncIterator[RoutedServers]:
+    """A router for ``urls``, once all are healthy. ``topics`` are parts of RouterConfig; no servers: those of its file."""
+    topics.setdefault("routing", {})
+    if urls:
+        topics["routing"]["servers"] = list(urls)
+    config = RouterConfig.model_validate({"upstream": {"health_interval_s": 0.05, **(upstream or {})}, **topics})
+    file = ServerFile(config.routing.servers_file) if config.routing.servers_file else None
+    tls = None
+    if config.tls.is_on:
+        from headway.server.api.tls.server_tls import ServerTls
+
+        tls = ServerTls(config.tls)
+    router = Router(config, file, Upstream(config.upstream), tls)
+    [listener] = bind_tcp("127.0.0.1", 0)
+    with listener:
+        serving = asyncio.create_task(router.serve([listener]))
+        running = RoutedServers(router, listener.getsockname()[1], "https" if tls else "http")
+        try:
+            if wait:
+                await running.all_healthy()
+            yield running
+        finally:
+            router.stop(STOP_SIGNALS[0])
+            router.stop(STOP_SIGNALS[0])
+            await serving
+
+
+async def until(condition: Callable[[], object], limit_s: float = 10) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s} s"
+        await asyncio.sleep(0.005)
+
+
+async def raw_exchange(port: int, request: bytes) -> bytes:
+    """What comes back until the connection ends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+async def events_of(request: web.Request, *, num: int = 3, end: bytes = DONE) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await response.prepare(request)
+    for _ in range(num):
+        await response.write(EVENT)
+    await response.write(end)
+    return response
+
+
+async def full(request: web.Request) -> web.StreamResponse:
+    return web.json_response({"error": {"message": "full"}}, status=503, headers={"retry-after": "7"})
+
+
+def breaking_after(num: int, tail: bytes = b"") -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        if num or tail:
+            await response.prepare(request)
+            await response.write(EVENT * num + tail)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    return handle
+
+
+async def metric(running: RoutedServers, client: aiohttp.ClientSession, start: str) -> float:
+    async with client.get(f"{running.url}/metrics") as answer:
+        lines = [line for line in (await answer.text()).splitlines() if line.startswith(start)]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+async def ask(running: RoutedServers, client: aiohttp.ClientSession, path: str = "/v1/completions") -> tuple[int, bytes]:
+    async with client.post(running.url + path, json={"prompt": "a"}) as answer:
+        return answer.status, await answer.read()
