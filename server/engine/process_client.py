@@ -44,8 +44,6 @@ from headway.server.types import (
     TokenDelta,
 )
 
-READY = "ready"
-DEAD = "dead"
 _LAST_WORDS_S = 0.5  # how long those of an engine that has ended may still be on their way
 
 

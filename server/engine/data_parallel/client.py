@@ -18,7 +18,7 @@ from headway.server.engine.data_parallel.prefixes import PrefixMemory, prefix_na
 from headway.server.engine.data_parallel.processes import EngineProcesses
 from headway.server.engine.data_parallel.whole import joint_info, joint_sleep_state, joint_stats
 from headway.server.engine.links import LinkAddresses
-from headway.server.engine.process_client import DEAD, READY, ProcessEngineClient
+from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.errors import EngineAsleep, EngineDead, EngineNotReady
 from headway.server.types import (
     AdapterRef,
@@ -30,6 +30,8 @@ from headway.server.types import (
     SleepPart,
     SleepState,
 )
+
+_READY, _DEAD = "ready", "dead"  # phases
 
 
 class DataParallelClient:
@@ -76,7 +78,7 @@ class DataParallelClient:
 
     def set_phase(self, phase: str) -> None:
         """For what happens before the engine processes exist: fetching the model."""
-        if self._phase not in (READY, DEAD):
+        if self._phase not in (_READY, _DEAD):
             self._phase = phase
 
     def _enter(self, phase: str, since: float) -> None:
@@ -91,7 +93,7 @@ class DataParallelClient:
         self._info = joint_info(infos)
         if self._keeps_prefixes:
             self._prefixes = PrefixMemory([info.num_blocks * info.block_size for info in infos])
-        self._enter(READY, since)
+        self._enter(_READY, since)
         self.became_ready.set()
 
     @property
@@ -199,7 +201,7 @@ class DataParallelClient:
     def _check_ready(self) -> None:
         if self._dead_cause is not None:
             raise EngineDead(self._dead_cause)
-        if self._phase != READY:
+        if self._phase != _READY:
             raise EngineNotReady(self._phase)
 
     def _check_awake(self) -> None:
@@ -240,14 +242,14 @@ class DataParallelClient:
         if self._dead_cause is not None:
             return
         self._dead_cause = cause
-        self._phase = DEAD
+        self._phase = _DEAD
         for engine in self.engines:
             engine.die(cause)
         self.ended.set()
 
     async def stop(self, processes: EngineProcesses, patience_s: float = 2.0) -> None:
         """For the leader: asks the engines to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
-        if self._phase != READY:
+        if self._phase != _READY:
             patience_s = 0  # while they load they do not listen, and hold nothing that could be lost
         for engine in self.engines:
             engine.begin_stop()
