@@ -78,6 +78,16 @@ def test_answers_are_those_of_one_engine(server: LiveServer, model: str) -> None
             assert list(pool.map(lambda prompt: tokens_of(ask(server, prompt)), PROMPTS)) == expected
 
 
+def test_answers_of_a_real_model_are_those_of_one_engine() -> None:
+    questions = ["The capital of France is", "Once upon a time", "def fib(n):", "In 1969", "Water boils at", "The sky is blue because"]
+    answers = []
+    for num_engines in ("1", "2"):
+        with LiveServer("demo", "--max-model-len", "2048", "-dp", num_engines) as demo, ThreadPoolExecutor(4) as pool:
+            demo.wait_ready()
+            answers.append(list(pool.map(lambda text, demo=demo: tokens_of(ask(demo, text, max_tokens=16)), questions)))
+    assert answers[0] == answers[1]
+
+
 def test_requests_are_spread_and_every_series_adds_up(server: LiveServer) -> None:
     series = ("request_success_total", "generation_tokens_total", "time_to_first_token_seconds_count", "prefix_cache_queries_total")
     before = {name: by_engine(server, f"vllm:{name}") for name in series}
