@@ -19,7 +19,7 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
     return [
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
         f"  model    {served_name} ({info.architecture}, {info.weight_format}, {gib(info.weight_bytes, 2)} of weights)",
-        f"  device   {info.device}",
+        f"  device   {info.device}{_engines(config.data_parallel.data_parallel_size)}",
         f"  context  {info.max_model_len} tokens; {_cache(info)}up to {info.max_num_seqs} requests "
         f"and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}{_shared(config.network.api_server_count)}  (/ping /invocations {routes} /v1/models /metrics)",
@@ -55,6 +55,10 @@ def _address(config: ServerConfig) -> tuple[str, str]:
     host = network.host or "0.0.0.0"
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{network.port}", ""
+
+
+def _engines(num_engines: int) -> str:
+    return f", {num_engines} engines; what follows is of each" if num_engines > 1 else ""
 
 
 def _shared(num_processes: int) -> str:

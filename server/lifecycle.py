@@ -23,8 +23,7 @@ from headway.server.api_processes.serving import hush_stages, niceness, yield_to
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.counts import Count, Counts
-from headway.server.engine.links import LinkAddresses
-from headway.server.engine.process_client import ProcessEngineClient
+from headway.server.engine.data_parallel.client import DataParallelClient
 from headway.server.errors import HeadwayError, sentence_of
 from headway.server.garbage import spare_long_lived
 from headway.server.log import masked
@@ -42,6 +41,8 @@ log = logging.getLogger(__name__)
 
 # A dead server answers 503 with its reason for this long, so that health checks see it; then it exits.
 DEAD_LINGER_S = 5.0
+# How long a dying engine has to write the rest of its log.
+_LAST_LINES_S = 2.0
 
 
 class Outcome(NamedTuple):
@@ -77,8 +78,7 @@ class Lifecycle:
         self._started = started
         self._custom = custom
         self._tracing = tracing
-        addresses = LinkAddresses.of(starter.directory, counts.index)
-        self._client = ProcessEngineClient(addresses, counts, overload=config.overload, on_phase=starter.phases.enter)
+        self._client = DataParallelClient(config, starter.directory, counts, on_phase=starter.phases.enter)
         self._drain = Drain(counts)
         self._served = Served.of(config)
         self._adapters = AdapterRegistry(config.lora, self._client, self._served.names)
@@ -114,7 +114,7 @@ class Lifecycle:
             helpers.append(asyncio.create_task(Reaper(self._is_ours).run()))
         await asyncio.wait({serving, starting, asked_to_stop, died, given_up}, return_when=asyncio.FIRST_COMPLETED)
         outcome = await self._end(server, starting, asked_to_stop)
-        await self._client.stop(self._starter.process)  # first, so that every process gets the last deltas of its streams
+        await self._client.stop(self._starter.processes)  # first, so that every process gets the last deltas of its streams
         server.should_exit = True
         await asyncio.gather(serving, self._followers.stop())
         for task in helpers:
@@ -129,12 +129,13 @@ class Lifecycle:
             self._signals.put_nowait(self._early.asked)
 
     def _is_ours(self, pid: int) -> bool:
-        return pid == self._starter.process.pid or self._followers.is_one(pid)
+        return self._starter.processes.is_one(pid) or self._followers.is_one(pid)
 
     async def _tell_engine_end(self) -> None:
         await self._client.ended.wait()
         assert self._client.dead_cause is not None
         self._followers.tell_engine_end(self._client.dead_cause)
+        await asyncio.to_thread(self._starter.processes.kill, _LAST_LINES_S)  # those that live would compute for nobody
 
     async def _end(self, server: HttpServer, starting: asyncio.Task[None], asked_to_stop: asyncio.Task[signal.Signals]) -> Outcome:
         """What ended the serving, dealt with."""
@@ -170,10 +171,10 @@ class Lifecycle:
         return f"the engine has stopped{meanwhile}: {self._client.dead_cause}"
 
     async def _get_ready(self) -> None:
-        """From the model's files to ready, then receives from the engine until it ends. Raises what kept it from starting."""
+        """From the model's files to ready, then receives from the engines until one ends. Raises what kept it from starting."""
         files = await self._wait_for_files()
         self._followers.tell_files(files)
-        receiving = asyncio.create_task(self._client.run(self._starter.process.ended()))
+        receiving = asyncio.create_task(self._client.run([process.ended() for process in self._starter.processes.all]))
         try:
             loading_since = time.monotonic()
             await self._served.load(self._config, files, self._starter.cache_dir)

@@ -12,7 +12,7 @@ from headway.server.errors import ConfigError
 
 # A socket's path has 108 bytes with the zero behind it (unix(7)).
 _MAX_SOCKET_PATH = 107
-_LONGEST_NAME = "orders-99"
+_LONGEST_NAME = "out-63-63"
 
 
 @contextmanager

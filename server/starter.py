@@ -1,4 +1,4 @@
-"""Finds the model and starts the engine process, beside whatever else start-up has to do."""
+"""Finds the model and starts the engine processes, beside whatever else start-up has to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from headway.server.config.server import ServerConfig
-from headway.server.engine.engine_process import EngineProcess
+from headway.server.engine.data_parallel.processes import EngineProcesses
 from headway.server.machine import host_memory
 from headway.server.phases import PhaseLog
 from headway.server.source.files import ModelFiles
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 
 class EngineStarter:
-    """Finds the model's files, fetching them if need be, then starts the engine process; all in a thread of its own.
+    """Finds the model's files, fetching them if need be, then starts the engine processes; all in a thread of its own.
 
-    ``files`` is done once the files are local and the engine process runs; it carries the exception if that failed.
+    ``files`` is done once the files are local and the engine processes run; it carries the exception if that failed.
     """
 
     def __init__(self, config: ServerConfig, directory: Path, cache_dir: Path, phases: PhaseLog) -> None:
-        """``directory``: where the engine meets the API processes."""
+        """``directory``: where the engines meet the API processes."""
         self.directory = directory
-        self.process = EngineProcess(directory)
+        self.processes = EngineProcesses(directory, config.data_parallel.data_parallel_size)
         self.cache_dir = cache_dir
         self.phases = phases
         self.files: Future[ModelFiles] = Future()
@@ -40,9 +40,9 @@ class EngineStarter:
         self._thread.start()
 
     def stop(self, patience_s: float = 2.0) -> None:
-        """Ends the engine process at once, and a fetch under way if it notices within ``patience_s``. Safe to repeat."""
+        """Ends the engine processes at once, and a fetch under way if it notices within ``patience_s``. Safe to repeat."""
         self._stop.set()
-        self.process.kill(patience_s=0)
+        self.processes.kill(patience_s=0)
         if self._thread.is_alive():
             self._thread.join(patience_s)
 
@@ -65,7 +65,7 @@ class EngineStarter:
                 read_ahead(files, host_memory()[1])
             tokenizer = self._tokenizer()
             self.phases.enter("starting the engine process")
-            self.process.start(self._config, files, self.cache_dir, tokenizer)
+            self.processes.start(self._config, files, self.cache_dir, tokenizer)
         except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
             self.files.set_exception(problem)
         else:

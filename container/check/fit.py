@@ -9,6 +9,7 @@ from typing import Literal
 
 from headway.container.check.machine import instance_facts, reserved_bytes, runs_on_gpu
 from headway.container.instances import Instance, all_instances
+from headway.server.config.data_parallel import gpus_missing
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
@@ -30,13 +31,15 @@ from headway.server.words import gib
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """One model on one device of an instance, in bytes of the device's memory: the GPU's, or the host's where there is none.
+    """One engine on one device of an instance, in bytes of the device's memory: the GPU's, or the host's where there is none, which all
+    engines share.
 
     ``problems`` are sentences; with any the server would not start there, or not stay alive.
     """
 
     instance: Instance
     device: Literal["cpu", "cuda"]
+    num_engines: int  # --data-parallel-size
     device_bytes: int
     reserved_bytes: int  # estimated: the CUDA context, or the system and our processes
     dtype: str  # of activations and cache: "bfloat16"
@@ -69,8 +72,8 @@ class FitReport:
         return self.num_blocks * self.block_size if self.bytes_per_block else 0
 
     def num_requests(self, context: int) -> int:
-        """How many requests of ``context`` tokens, prompt and answer, are computed at a time without one waiting for another's memory.
-        0 where it is above ``max_model_len``, or nothing fits."""
+        """How many requests of ``context`` tokens, prompt and answer, an engine computes at a time without one waiting for another's
+        memory. 0 where it is above ``max_model_len``, or nothing fits."""
         if context > self.max_model_len or not self.fits:
             return 0
         limits = [self.max_num_seqs]
@@ -87,30 +90,35 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     Raises ConfigError for options that can't work with this model on such a device.
     """
     on_gpu = runs_on_gpu(instance, config.model.device)
+    num_engines = config.data_parallel.data_parallel_size
+    if on_gpu and num_engines > instance.num_gpus:
+        raise ConfigError([gpus_missing(num_engines, f"{instance.name} has {instance.num_gpus}")])
+    num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     weights = weight_bytes(shape, plan, on_cpu=not on_gpu)
     adapters = adapter_bytes(shape, plan, config.lora)
     activations = _activation_bytes(shape, plan, on_gpu=on_gpu)
     used = weights + adapters + rope_table_bytes(shape.config, plan)
-    facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=used)
+    facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=num_there * used)
     per_block = bytes_per_block(kv_spec(shape.config), plan)
 
     blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
-    problems = _too_large(shape, plan, facts.total_bytes, reserved + used + activations)
+    problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * (used + activations))
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
     if per_block and not problems:
         longest = _longest_context(blocks, plan, shape.facts.max_model_len)
         try:
             num_blocks = pooled_num_blocks(plan, blocks(plan)) if shape.facts.pools else blocks(plan)
             max_model_len = fitted_max_model_len(plan, num_blocks)
-            problems = _cache_too_large(num_blocks * per_block, facts.free_bytes - activations)
+            problems = _cache_too_large(num_there * num_blocks * per_block, facts.free_bytes - num_there * activations)
         except ConfigError as error:
             problems = tuple(error.problems)
     sizes = tensor_parallel_sizes(shape.config)
     return FitReport(
         instance=instance,
         device=facts.kind,
+        num_engines=num_engines,
         device_bytes=facts.total_bytes,
         reserved_bytes=reserved,
         dtype=plan.dtype,

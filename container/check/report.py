@@ -22,6 +22,7 @@ CONTEXTS = (512, 2048, 8192, 32768, 131072)
 # Of FitReport, told under the same names.
 _FIT_NAMES = (
     "device",
+    "num_engines",
     "device_bytes",
     "reserved_bytes",
     "dtype",

@@ -57,6 +57,9 @@ def _model(look: ModelLook) -> Iterator[str]:
 
 def _fit(fit: FitReport) -> Iterator[str]:
     yield f"memory       {gib(fit.device_bytes)}, of which {gib(fit.reserved_bytes)} are reckoned for what else is there"
+    if fit.num_engines > 1:
+        where = "a GPU" if fit.device == "cuda" else "its share of that memory"
+        yield f"engines      {fit.num_engines}, each with {where}; what follows is of each"
     adapters = f", adapters {gib(fit.adapter_bytes, 2)}" if fit.adapter_bytes else ""
     yield f"model        weights {gib(fit.weight_bytes, 2)} in {fit.weight_format}{adapters}, largest step {gib(fit.activation_bytes, 2)}"
     if fit.num_kv_tokens:

@@ -101,6 +101,11 @@ class Deployment:
         return self.instance.num_gpus if self.instance else 0
 
     @property
+    def gpus_a_copy(self) -> int:
+        """What a copy uses, where there are GPUs: each engine has one."""
+        return 1 if self.config.model.device == "cpu" else self.config.data_parallel.data_parallel_size
+
+    @property
     def on_sagemaker(self) -> Hosting:
         """For SageMaker's targets, whose deployments all have one."""
         assert self.hosting is not None

@@ -16,6 +16,7 @@ from headway.container.render.hosting import read_hosting
 from headway.container.render.secrets import secret_problems, without_places
 from headway.container.settings import Settings, read_settings
 from headway.entrypoint.foreign import MODEL_DIRECTORY
+from headway.server.config.data_parallel import gpus_missing
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import first_few
@@ -54,6 +55,7 @@ def read_deployment(given: argparse.Namespace, environ: Mapping[str, str], *, on
     config, warnings = _resolved(replace(settings, environ=own), given, problems)
     scale = _scale(given, config, instance, problems)
     hosting = read_hosting(given, config, instance, scale, problems) if on_sagemaker else None
+    problems += _missing_gpus(config, instance)
     if problems or config is None:
         raise ConfigError(problems)
     if on_sagemaker and (config.security.api_key_file or is_given("api_key", named)):
@@ -151,9 +153,18 @@ def _resolved(settings: Settings, given: argparse.Namespace, problems: list[str]
     return resolved.config, resolved.warnings
 
 
+def _missing_gpus(config: ServerConfig | None, instance: Instance | None) -> list[str]:
+    if config is None or config.model.device == "cpu" or instance is None or instance.gpu is None:
+        return []
+    num_engines = config.data_parallel.data_parallel_size
+    return [gpus_missing(num_engines, f"{instance.name} has {instance.num_gpus}")] if num_engines > instance.num_gpus else []
+
+
 def _scale(given: argparse.Namespace, config: ServerConfig | None, instance: Instance | None, problems: list[str]) -> Scale:
     maximum = given.max_copies or given.min_copies
     if maximum < given.min_copies:
         problems.append(f"--max-copies ({maximum}) must be at least --min-copies ({given.min_copies})")
     rows = (config and config.scheduler.max_num_seqs) or (256 if instance and instance.num_gpus else 64)
+    if config is not None:
+        rows *= config.data_parallel.data_parallel_size
     return Scale(given.min_copies, maximum, given.concurrency or max(1, int(rows * _BUSY_SHARE)), rows)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from headway.container.render.deployment import Adapter, AsyncOutput, Deployment, Hosting
+from headway.container.render.deployment import Adapter, AsyncOutput, Deployment
 
 VARIANT = "all"
 # A copy that starts takes minutes until it serves: a policy that asked again before would start too many. One that ended is as long
@@ -97,7 +97,7 @@ def _capacity(deployment: Deployment) -> dict[str, Any]:
     scale = deployment.scale
     if not deployment.adapters:
         return {"ModelName": Link("model", deployment.name), "InitialInstanceCount": scale.minimum}
-    copies = max(1, deployment.on_sagemaker.instance.num_gpus)
+    copies = max(1, deployment.on_sagemaker.instance.num_gpus // deployment.gpus_a_copy)
     least, most = -(-scale.minimum // copies), -(-scale.maximum // copies)
     managed = {"Status": "ENABLED", "MinInstanceCount": least, "MaxInstanceCount": most}
     return {"InitialInstanceCount": least, "ManagedInstanceScaling": managed}
@@ -126,7 +126,7 @@ def _base_component(deployment: Deployment) -> Call:
     specification = {
         "ModelName": Link("model", deployment.name),
         "StartupParameters": startup,
-        "ComputeResourceRequirements": _resources(hosting),
+        "ComputeResourceRequirements": _resources(deployment),
     }
     parameters = {
         "InferenceComponentName": deployment.name,
@@ -136,14 +136,16 @@ def _base_component(deployment: Deployment) -> Call:
         "RuntimeConfig": {"CopyCount": deployment.scale.minimum},
         **tags(deployment),
     }
-    why = ("A copy has one GPU: the server runs a model on one device.",) if hosting.instance.num_gpus else ()
+    of = "one GPU: the server runs a model on one device" if deployment.gpus_a_copy == 1 else "a GPU for each engine"
+    why = (f"A copy has {of}.",) if hosting.instance.num_gpus else ()
     return Call("base", "CreateInferenceComponent", parameters, why)
 
 
-def _resources(hosting: Hosting) -> dict[str, int]:
-    """What is demanded only decides where a copy is put, and is no limit. A GPU for each copy decides enough."""
+def _resources(deployment: Deployment) -> dict[str, int]:
+    """What is demanded only decides where a copy is put, and is no limit. A GPU for each engine decides enough."""
+    hosting = deployment.on_sagemaker
     if hosting.instance.num_gpus:
-        return {"NumberOfAcceleratorDevicesRequired": 1, "MinMemoryRequiredInMb": _LITTLE_MEMORY_MB}
+        return {"NumberOfAcceleratorDevicesRequired": deployment.gpus_a_copy, "MinMemoryRequiredInMb": _LITTLE_MEMORY_MB}
     return {"MinMemoryRequiredInMb": hosting.instance.memory_bytes // 2 // 1024**2}
 
 

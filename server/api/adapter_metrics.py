@@ -28,4 +28,4 @@ class AdapterCollector(Collector):  # type: ignore[misc]  # prometheus_client is
             "running_lora_adapters": ",".join(sorted(self._adapters.in_use())),
             "waiting_lora_adapters": ",".join(sorted(self._adapters.awaited())),
         }
-        yield info_family(self._name, "Adapters of open requests; the value is the time of the scrape.", labels, time.time())
+        yield info_family(self._name, "Adapters of open requests; the value is the time of the scrape.", labels, value=time.time())

@@ -1,25 +1,25 @@
-"""Metrics of the engine itself: its state when it is scraped, and the size of its steps."""
+"""Metrics of the engines themselves: their state when it is scraped, and the size of their steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from headway.server.api.series import ENGINE, Series, info_family
+from headway.server.api.series import Series, info_family
 from headway.server.config.buckets import bounds_of
 from headway.server.config.cache import CacheConfig
 from headway.server.config.observability import ObservabilityConfig
 from headway.server.config.server import ServerConfig
-from headway.server.engine.client import EngineClient
+from headway.server.engine.client import EngineClient, OneEngine
 from headway.server.types import EngineInfo, EngineStats
 
 _SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")  # by level
 
 
 class EngineCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
-    """What the engine last told of itself."""
+    """What the engines last told of themselves."""
 
     def __init__(self, config: ServerConfig, engine: EngineClient, series: Series) -> None:
         self._cache = config.cache
@@ -31,51 +31,55 @@ class EngineCollector(Collector):  # type: ignore[misc]  # prometheus_client is 
         return []
 
     def collect(self) -> Iterator[Metric]:
-        stats, info = self._engine.stats, self._engine.info
+        stats = [engine.stats for engine in self._engine.engines]
         yield from self._queues(stats)
         yield from self._kv_cache(stats)
         if self._has_old_names:
             yield from self._old_names(stats)
-        if info is not None:
-            labels = _cache_config(self._cache, info)
-            yield info_family(self._series.name("cache_config_info"), "The KV cache's configuration.", labels)
+        infos = [engine.info for engine in self._engine.engines]
+        if self._engine.info is not None:
+            labels = [_cache_config(self._cache, info, index) for index, info in enumerate(infos) if info is not None]
+            yield info_family(self._series.name("cache_config_info"), "The KV cache's configuration.", *labels)
 
-    def _queues(self, stats: EngineStats) -> Iterator[Metric]:
+    def _queues(self, stats: Sequence[EngineStats]) -> Iterator[Metric]:
         series = self._series
-        yield series.gauge_family("num_requests_running", "Requests in the current batch.", stats.num_running)
-        yield series.gauge_family("num_requests_waiting", "Requests that wait to be scheduled.", stats.num_waiting)
+        yield series.gauge_family("num_requests_running", "Requests in the current batch.", (one.num_running for one in stats))
+        yield series.gauge_family("num_requests_waiting", "Requests that wait to be scheduled.", (one.num_waiting for one in stats))
         # A request here waits for room and for nothing else.
-        reasons = {"capacity": float(stats.num_waiting), "deferred": 0.0}
+        reasons = ({"capacity": float(one.num_waiting), "deferred": 0.0} for one in stats)
         yield series.gauge_families("num_requests_waiting_by_reason", "Requests that wait, by what for.", "reason", reasons)
-        level = self._engine.sleep_level
-        states = {state: float(level == at) for at, state in enumerate(_SLEEP_STATES)}
+        levels = (engine.sleep_level for engine in self._engine.engines)
+        states = ({state: float(level == at) for at, state in enumerate(_SLEEP_STATES)} for level in levels)
         yield series.gauge_families("engine_sleep_state", "1 for the state that the engine is in.", "sleep_state", states)
-        yield series.counter_family("num_preemptions", "Requests put back for want of KV blocks.", stats.num_preemptions)
+        preemptions = (one.num_preemptions for one in stats)
+        yield series.counter_family("num_preemptions", "Requests put back for want of KV blocks.", preemptions)
 
-    def _kv_cache(self, stats: EngineStats) -> Iterator[Metric]:
+    def _kv_cache(self, stats: Sequence[EngineStats]) -> Iterator[Metric]:
         series = self._series
-        yield series.gauge_family("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", stats.kv_cache_usage)
-        yield series.counter_family("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries)
-        yield series.counter_family("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits)
+        queries, hits = [one.prefix_cache_queries for one in stats], [one.prefix_cache_hits for one in stats]
+        yield series.gauge_family("kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", (one.kv_cache_usage for one in stats))
+        yield series.counter_family("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", queries)
+        yield series.counter_family("prefix_cache_hits", "Prompt tokens found in the prefix cache.", hits)
 
-    def _old_names(self, stats: EngineStats) -> Iterator[Metric]:
+    def _old_names(self, stats: Sequence[EngineStats]) -> Iterator[Metric]:
         series = self._series
-        yield series.gauge_family("gpu_cache_usage_perc", "Old name of kv_cache_usage_perc.", stats.kv_cache_usage)
-        yield series.counter_family("gpu_prefix_cache_queries", "Old name of prefix_cache_queries.", stats.prefix_cache_queries)
-        yield series.counter_family("gpu_prefix_cache_hits", "Old name of prefix_cache_hits.", stats.prefix_cache_hits)
+        queries, hits = [one.prefix_cache_queries for one in stats], [one.prefix_cache_hits for one in stats]
+        yield series.gauge_family("gpu_cache_usage_perc", "Old name of kv_cache_usage_perc.", (one.kv_cache_usage for one in stats))
+        yield series.counter_family("gpu_prefix_cache_queries", "Old name of prefix_cache_queries.", queries)
+        yield series.counter_family("gpu_prefix_cache_hits", "Old name of prefix_cache_hits.", hits)
 
 
-def _cache_config(cache: CacheConfig, info: EngineInfo) -> dict[str, str]:
+def _cache_config(cache: CacheConfig, info: EngineInfo, engine: int) -> dict[str, str]:
     """Every option about the cache, with what was decided in place of what was asked, under vLLM's names."""
     asked = {name: str(value) for name, value in cache.model_dump().items()}
     asked["cache_dtype"] = asked.pop("kv_cache_dtype")
-    return asked | {"block_size": str(info.block_size), "num_gpu_blocks": str(info.num_blocks), "engine": ENGINE}
+    return asked | {"block_size": str(info.block_size), "num_gpu_blocks": str(info.num_blocks), "engine": str(engine)}
 
 
 class StepSizes:
-    """Observes the engine's steps. One process of a server makes one of these: each hears of every step."""
+    """Observes one engine's steps. One process of a server makes one of these for each engine: every process hears of every step."""
 
-    def __init__(self, observability: ObservabilityConfig, engine: EngineClient, series: Series) -> None:
+    def __init__(self, observability: ObservabilityConfig, engine: OneEngine, series: Series) -> None:
         bounds = bounds_of("iteration_tokens", observability.custom_histogram_buckets)
         self._tokens = series.histogram("iteration_tokens_total", "Tokens in an engine step.", bounds)
         self._num_steps = 0

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 from headway.server.api.errors import error_type
-from headway.server.api.series import ENGINE, Series
+from headway.server.api.series import Series
 from headway.server.config.buckets import Bounds
 
 _HIGH_RESOLUTION = (0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 7.5, 10, 30, 60)
@@ -62,7 +62,7 @@ class WebSocketMetrics:
             registry=series.registry,
             multiprocess_mode="livesum",
         )
-        self._active = active.labels(series.model_name, ENGINE)
+        self._active = active.labels(series.model_name, series.engine)
         self._opened = series.counter("websocket_connections", "WebSockets that were opened.")
         self._duration = series.histogram("websocket_connection_duration_seconds", "How long WebSockets were open.", bounds)
 

@@ -14,7 +14,7 @@ from headway.server.api.engine_metrics import EngineCollector, StepSizes
 from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
 from headway.server.api.process_metrics import collect_all
-from headway.server.api.request_metrics import ChoiceRecorder, RequestMetrics
+from headway.server.api.request_metrics import ChoiceRecorder, RejectionMetrics, RequestMetrics
 from headway.server.api.series import Series
 from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
@@ -52,7 +52,9 @@ class Metrics:
         self.has_statistics = not config.observability.disable_log_stats
         self._options = config.observability
         self._series = Series(self._counted, config.observability.metrics_prefix, model_name)
-        self._requests: RequestMetrics | None = None
+        self._num_engines = len(engine.engines)
+        self._requests: list[RequestMetrics] = []  # of each engine; empty until they are ready, and without statistics
+        self._rejections: RejectionMetrics | None = None
         self._websockets: WebSocketMetrics | None = None
         self._sleep: SleepMetrics | None = None
         if self.has_statistics:
@@ -60,14 +62,19 @@ class Metrics:
             self._websockets = WebSocketMetrics(self._series, bounds_of("request_latency", custom))
             self.add(EngineCollector(config, engine, self._series))
             if counts.is_leader:  # a step is one step, however many processes hear of it
-                StepSizes(config.observability, engine, self._series)
+                for index, one in enumerate(engine.engines):
+                    StepSizes(config.observability, one, self._series.of_engine(index))
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 
     def on_ready(self, info: EngineInfo) -> None:
         """To be called once; there are no requests before."""
         if self.has_statistics:
-            self._requests = RequestMetrics(self._series, self._options, info.max_model_len, self.throughput)
+            self._requests = [
+                RequestMetrics(self._series.of_engine(index), self._options, info.max_model_len, self.throughput)
+                for index in range(self._num_engines)
+            ]
+            self._rejections = RejectionMetrics(self._series)
 
     async def render(self) -> bytes:
         await self._gpus.refresh()
@@ -83,24 +90,26 @@ class Metrics:
         """A series of our own whose value is read when scraped."""
         self.add(_ReadGauge(f"headway:{name}", text, read))
 
-    def new_choice(self, request: GenerateRequest) -> ChoiceRecorder | None:
-        return ChoiceRecorder(self._requests, request) if self._requests else None
+    # Of requests; ``engine`` is the index of the one that has it.
 
-    def on_request(self, n: int, samplings: Sequence[SamplingParams]) -> None:
-        if self._requests:
-            self._requests.on_request(n, samplings)
+    def new_choice(self, request: GenerateRequest, engine: int) -> ChoiceRecorder | None:
+        return ChoiceRecorder(self._requests[engine], request) if self._requests else None
 
-    def on_request_end(self, max_generation_tokens: int) -> None:
+    def on_request(self, n: int, samplings: Sequence[SamplingParams], engine: int) -> None:
         if self._requests:
-            self._requests.on_request_end(max_generation_tokens)
+            self._requests[engine].on_request(n, samplings)
 
-    def on_pooled(self, request: PoolRequest, reason: FinishReason, times: RequestTimes | None) -> None:
+    def on_request_end(self, max_generation_tokens: int, engine: int) -> None:
         if self._requests:
-            self._requests.count_pooled(request, reason, times)
+            self._requests[engine].on_request_end(max_generation_tokens)
+
+    def on_pooled(self, request: PoolRequest, reason: FinishReason, times: RequestTimes | None, engine: int) -> None:
+        if self._requests:
+            self._requests[engine].count_pooled(request, reason, times)
 
     def count_rejection(self, reason: QueueLimit) -> None:
-        if self._requests:
-            self._requests.count_rejection(reason)
+        if self._rejections:
+            self._rejections.count(reason)
 
     def timed_sleep(self, operation: Literal["sleep", "wake_up"]) -> AbstractContextManager[None]:
         return self._sleep.timed(operation) if self._sleep else nullcontext()

@@ -19,7 +19,7 @@ _FINISH_REASONS = tuple(reason.value for reason in FinishReason)
 
 
 class RequestMetrics:
-    """One set of series, bound to the model and the engine. Made when the engine is ready: ``max_model_len`` is known then."""
+    """One set of series, bound to the model and an engine. Made when the engines are ready: ``max_model_len`` is known then."""
 
     def __init__(self, series: Series, observability: ObservabilityConfig, max_model_len: int, throughput: Throughput) -> None:
         self._throughput = throughput
@@ -27,10 +27,6 @@ class RequestMetrics:
         self._time_requests(series, observability)
         self._size_requests(series, observability, max_model_len)
         self._finished = series.counters("request_success", "Finished requests, by reason.", "finished_reason", _FINISH_REASONS)
-        rejections = Counter(
-            series.name("admission_rejections"), "Requests refused for a full queue.", ["model_name", "reason"], registry=series.registry
-        )
-        self._rejections = {limit: rejections.labels(series.model_name, limit) for limit in QUEUE_LIMITS}
 
     def _count_tokens(self, series: Series) -> None:
         self._prompt_tokens = series.counter("prompt_tokens", "Prompt tokens processed, cached ones included.")
@@ -81,9 +77,6 @@ class RequestMetrics:
     def on_request_end(self, max_generation_tokens: int) -> None:
         self._max_generation_tokens.observe(max_generation_tokens)
 
-    def count_rejection(self, limit: QueueLimit) -> None:
-        self._rejections[limit].inc()
-
     def count_end(self, reason: FinishReason) -> None:
         self._finished[reason.value].inc()
 
@@ -111,6 +104,19 @@ class RequestMetrics:
         self.queue.observe(times.scheduled - times.arrival)
         self.prefill.observe(times.last_token - times.scheduled)
         self.inference.observe(times.last_token - times.scheduled)
+
+
+class RejectionMetrics:
+    """Requests that no engine got."""
+
+    def __init__(self, series: Series) -> None:
+        family = Counter(
+            series.name("admission_rejections"), "Requests refused for a full queue.", ["model_name", "reason"], registry=series.registry
+        )
+        self._by_limit = {limit: family.labels(series.model_name, limit) for limit in QUEUE_LIMITS}
+
+    def count(self, limit: QueueLimit) -> None:
+        self._by_limit[limit].inc()
 
 
 class ChoiceRecorder:

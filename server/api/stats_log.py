@@ -72,4 +72,6 @@ class StatsLog:
         parts.append(f"{device} KV cache usage: {stats.kv_cache_usage:.1%}")
         if stats.prefix_cache_queries:
             parts.append(f"Prefix cache hit rate: {self._throughput.hit_rate:.1%}")
-        return "Engine 000: " + ", ".join(parts)
+        num_engines = len(self._engine.engines)
+        of = "Engine 000" if num_engines == 1 else f"{num_engines} Engines Aggregated"
+        return f"{of}: {', '.join(parts)}"

@@ -14,8 +14,7 @@ from headway.server.api_processes.arguments import FollowerArguments
 from headway.server.api_processes.orders import BeginDrain, End, EngineEnded, FilesFound, OrderReceiver, Preparing
 from headway.server.api_processes.serving import hush_stages, yield_to_engine
 from headway.server.counts import Count, Counts
-from headway.server.engine.links import LinkAddresses
-from headway.server.engine.process_client import ProcessEngineClient
+from headway.server.engine.data_parallel.client import DataParallelClient
 from headway.server.garbage import spare_long_lived
 from headway.server.source.files import ModelFiles
 
@@ -32,12 +31,7 @@ class _Follower:
         self._arguments = arguments
         config = self._config = arguments.config
         self._counts = Counts.join(arguments.directory, arguments.index)
-        self._client = ProcessEngineClient(
-            LinkAddresses.of(arguments.directory, arguments.index),
-            self._counts,
-            overload=config.overload,
-            on_phase=_untold,
-        )
+        self._client = DataParallelClient(config, arguments.directory, self._counts, on_phase=_untold)
         self._drain = Drain(self._counts)
         self._served = Served.of(config)
         self._orders = OrderReceiver(arguments.directory, arguments.index)
@@ -54,13 +48,17 @@ class _Follower:
         server = HttpServer(app, self._config, tls)
         async with asyncio.TaskGroup() as work:  # what breaks in one of them ends all
             work.create_task(server.serve(sockets=self._arguments.listeners))
-            others = [work.create_task(self._client.run(self._engine_end)), work.create_task(self._get_ready())]
+            others = [work.create_task(self.receive()), work.create_task(self._get_ready())]
             await self._obey(server)
             for task in others:
                 task.cancel()
             self._orders.close()
             self._client.close()
             server.should_exit = True
+
+    async def receive(self) -> None:
+        """Until an engine has ended. The leader says which, in words that hold for all of them."""
+        await self._client.run([asyncio.shield(self._engine_end) for _ in self._client.engines])
 
     async def _get_ready(self) -> None:
         files = await self._files

@@ -20,7 +20,7 @@ from headway.server.api_processes.serving import niceness
 from headway.server.children import exited, how_it_ended
 from headway.server.config.server import ServerConfig
 from headway.server.counts import LEADER, Count, Counts
-from headway.server.engine.process_client import ProcessEngineClient
+from headway.server.engine.data_parallel.client import DataParallelClient
 from headway.server.errors import sentence_of
 from headway.server.machine import num_oom_kills
 from headway.server.source.files import ModelFiles
@@ -101,9 +101,9 @@ class Followers:
         for index in range(1, self._counts.num_processes):
             self._start(index)
 
-    def keep(self, engine: ProcessEngineClient) -> None:
+    def keep(self, engines: DataParallelClient) -> None:
         """From now on another process takes the place of one that ends."""
-        self._keeping = [asyncio.create_task(self._keep(index, engine)) for index in list(self._members)]
+        self._keeping = [asyncio.create_task(self._keep(index, engines)) for index in list(self._members)]
 
     def is_one(self, pid: int) -> bool:
         return any(member.process.pid == pid for member in self._members.values())
@@ -117,11 +117,11 @@ class Followers:
         if self._found is not None:
             member.send(self._found)
 
-    async def _keep(self, index: int, engine: ProcessEngineClient) -> None:
+    async def _keep(self, index: int, engines: DataParallelClient) -> None:
         while True:
             await exited(self._members[index].process.sentinel)
             ending = self._bury(index)
-            engine.drop_client(index)
+            engines.drop_client(index)
             if self._drains():
                 log.error("%s", ending)
                 return
@@ -138,7 +138,7 @@ class Followers:
             except OSError as problem:
                 self._give_up(f"{ending}, and another one can't be started: {sentence_of(problem)}")
                 return
-            engine.add_client(index)
+            engines.add_client(index)
 
     def _give_up(self, reason: str) -> None:
         self.reason = reason

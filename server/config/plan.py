@@ -183,7 +183,8 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
     """Number of KV blocks, once the weights are on the device (``device`` measured after loading).
 
     On a GPU the cache takes what --gpu-memory-utilization leaves after weights and activations. On a CPU it takes what
-    max_num_seqs full contexts need, at most a quarter of the free memory: host memory is shared with everything else.
+    max_num_seqs full contexts need, at most a quarter of the free memory: host memory is shared with everything else, and that quarter
+    by the engines of --data-parallel-size.
     Raises ConfigError when not even one full context fits, naming the largest that does.
     """
     cache = config.cache
@@ -197,7 +198,7 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
         budget = int(device.total_bytes * cache.gpu_memory_utilization) - used - peak_activation_bytes
         num_blocks = max(budget, 0) // bytes_per_block
     else:
-        budget = int(device.free_bytes * 0.25) - peak_activation_bytes
+        budget = int(device.free_bytes * 0.25 / config.data_parallel.data_parallel_size) - peak_activation_bytes
         num_blocks = min(max(budget, 0) // bytes_per_block, needed * plan.max_num_seqs)
     if num_blocks < needed and not plan.fit_max_model_len and cache.num_gpu_blocks_override is None:
         fits = num_blocks * plan.block_size

@@ -6,6 +6,7 @@ from headway.server.config.cache import CacheConfig
 from headway.server.config.chat import ChatConfig, chat_problems
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
+from headway.server.config.data_parallel import DataParallelConfig
 from headway.server.config.development import DevelopmentConfig, development_warnings
 from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
@@ -36,6 +37,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    data_parallel: DataParallelConfig = DataParallelConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()

@@ -10,7 +10,7 @@ from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, pl
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import choose_device, device_facts
+from headway.server.engine.device import choose_device, device_facts, share_threads
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.info import engine_info
@@ -43,17 +43,21 @@ def build_engine(
     files: ModelFiles,
     on_phase: Callable[[str], None] = lambda name: None,
     load_tokenizer: Callable[[], Tokenizer] | None = None,
+    index: int = 0,
 ) -> EngineCore:
-    """``load_tokenizer`` is for requests with a grammar; None: none has one.
+    """Engine ``index`` of --data-parallel-size. ``load_tokenizer`` is for requests with a grammar; None: none has one.
 
     Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend.
     """
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
-    device = choose_device(config.model.device)
+    num_engines = config.data_parallel.data_parallel_size
+    device = choose_device(config.model.device, index, num_engines)
+    if device.type == "cpu":
+        share_threads(num_engines)
     use = chosen_use(config, files)
     if use == "generate":
-        return _build_generating(config, files, device, phases, load_tokenizer)
+        return _build_generating(config, files, device, phases, load_tokenizer, index)
     return build_pooling(config, files, use, device, phases)
 
 
@@ -63,6 +67,7 @@ def _build_generating(
     device: torch.device,
     phases: StartPhases,
     load_tokenizer: Callable[[], Tokenizer] | None,
+    index: int,
 ) -> EngineCore:
     shape = read_config(files, config.model.hf_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
@@ -97,6 +102,7 @@ def _build_generating(
             seed=config.model.seed,
             processors=UserProcessors(processors),
             grammars=worker.grammars,
+            engine=index,
         )
         return ModelRunner(resident, StepForward(resident, buffers, graphs), rows, sampling, device, worker.adapters)
 

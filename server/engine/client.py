@@ -24,6 +24,11 @@ class DeltaStream(Protocol):
     ``aclose`` before the last delta aborts the request in the engine. Whoever called ``generate`` must exhaust or close it.
     """
 
+    @property
+    def engine_index(self) -> int:
+        """Which of EngineClient.engines computes it; of several one after the other, the first."""
+        ...
+
     def __aiter__(self) -> AsyncIterator[TokenDelta]: ...
 
     async def __anext__(self) -> TokenDelta: ...
@@ -42,8 +47,27 @@ class DeltaStream(Protocol):
     async def aclose(self) -> None: ...
 
 
+class OneEngine(Protocol):
+    """One of the engines behind an EngineClient, for what is told of each."""
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+    @property
+    def info(self) -> EngineInfo | None: ...
+
+    @property
+    def sleep_level(self) -> int:
+        """Which memory has been given back: 0 none, 1 the KV cache, and weights to the host's memory, 2 cache and weights."""
+        ...
+
+    def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
+        """Calls ``watcher`` with the statistics after each step, from now on, on the event loop; it must be quick."""
+        ...
+
+
 class EngineClient(Protocol):
-    """An engine, alive or starting or dead.
+    """An engine, alive or starting or dead; or several as one, each request being one engine's.
 
     ``phase`` is "ready" once requests are served, else what start-up is doing ("loading weights"), or "dead".
     ``info`` is None before ready. ``dead_cause`` is None while it lives.
@@ -56,7 +80,12 @@ class EngineClient(Protocol):
     def info(self) -> EngineInfo | None: ...
 
     @property
-    def stats(self) -> EngineStats: ...
+    def stats(self) -> EngineStats:
+        """Of all engines together."""
+        ...
+
+    @property
+    def engines(self) -> Sequence[OneEngine]: ...
 
     @property
     def dead_cause(self) -> str | None: ...
@@ -66,7 +95,7 @@ class EngineClient(Protocol):
 
     @property
     def sleep_level(self) -> int:
-        """Which memory has been given back: 0 none, 1 the KV cache, and weights to the host's memory, 2 cache and weights."""
+        """See OneEngine; of those that are asleep, the deepest."""
         ...
 
     @property
@@ -92,10 +121,6 @@ class EngineClient(Protocol):
 
     def pool(self, requests: Sequence[PoolRequest]) -> list[DeltaStream]:
         """As ``generate``, for texts to pool: each stream has one delta."""
-        ...
-
-    def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
-        """Calls ``watcher`` with the statistics after each step, from now on, on the event loop; it must be quick."""
         ...
 
     async def load_adapter(self, adapter: AdapterRef) -> None:

@@ -7,21 +7,39 @@ import platform
 import torch
 
 from headway.kernels.cpu.native.library import function
+from headway.server.config.data_parallel import gpus_missing
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
 from headway.server.garbage import collect_spared
 from headway.server.machine import host_memory, trim_heap
+from headway.server.words import plural
 
 
-def choose_device(asked: str) -> torch.device:
-    """``auto`` takes the GPU if there is one; an explicit choice that can't be had is a ConfigError."""
+def choose_device(asked: str, first_device: int = 0, num_devices: int = 1) -> torch.device:
+    """``auto`` takes a GPU if there is one; an explicit choice that can't be had is a ConfigError.
+
+    ``first_device``: which of the ``num_devices`` GPUs that the server takes in all. It becomes the process's current one, where Triton
+    launches.
+    """
     has_gpu = torch.cuda.is_available()
     if asked == "cuda" and not has_gpu:
         build = "has no CUDA" if torch.version.cuda is None else "sees no GPU"
         raise ConfigError(
             [f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"]
         )
-    return torch.device("cuda", 0) if has_gpu and asked != "cpu" else torch.device("cpu")
+    if not has_gpu or asked == "cpu":
+        return torch.device("cpu")
+    if num_devices > (num_there := torch.cuda.device_count()):
+        raise ConfigError([gpus_missing(num_devices, plural(num_there, "GPU") + " can be seen here")])
+    device = torch.device("cuda", first_device)
+    torch.cuda.set_device(device)
+    return device
+
+
+def share_threads(num_engines: int) -> None:
+    """On a CPU, where the engines of a server would else each start a thread for every core, and all would wait for each other."""
+    if num_engines > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // num_engines))
 
 
 def device_facts(device: torch.device) -> DeviceFacts:

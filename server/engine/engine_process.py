@@ -22,10 +22,13 @@ _ADVICE = {
 
 
 class EngineProcess:
-    """``directory`` is where it meets the API processes. ``start`` may be called from any thread, before there is an event loop."""
+    """Engine ``index`` of a server. ``directory`` is where it meets the API processes. ``start`` may be called from any thread, before
+    there is an event loop."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, index: int = 0, num_engines: int = 1) -> None:
         self._directory = directory
+        self._index = index
+        self._name = "the engine process" if num_engines == 1 else f"engine process {index}"
         self._process: multiprocessing.process.BaseProcess | None = None
         self._lock = threading.Lock()
         self._is_over = False
@@ -33,8 +36,10 @@ class EngineProcess:
 
     def start(self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None) -> None:
         """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(without_secrets(config), files, self._directory, cache_dir, tokenizer)
-        process = multiprocessing.get_context("spawn").Process(target=run_engine, args=(arguments,), name="headway-engine", daemon=True)
+        arguments = EngineArguments(without_secrets(config), self._index, files, self._directory, cache_dir, tokenizer)
+        process = multiprocessing.get_context("spawn").Process(
+            target=run_engine, args=(arguments,), name=f"headway-engine-{self._index}", daemon=True
+        )
         with self._lock:
             if not self._is_over:
                 process.start()
@@ -50,14 +55,14 @@ class EngineProcess:
         await exited(self._process.sentinel)
         self._process.join(timeout=5)
         status = self._process.exitcode
-        return f"the engine process {how_it_ended(status, self._oom_kills_before)}{_ADVICE.get(status or 0, '')}"
+        return f"{self._name} {how_it_ended(status, self._oom_kills_before)}{_ADVICE.get(status or 0, '')}"
 
     def kill(self, patience_s: float) -> None:
         """Waits for the process to end by itself, then makes sure. Safe to repeat."""
-        with self._lock:
+        with self._lock:  # one at a time, since the first to wait for a process takes its exit status
             self._is_over = True
-        if self._process is not None:
-            self._process.join(timeout=patience_s)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
+            if self._process is not None:
+                self._process.join(timeout=patience_s)
+                if self._process.is_alive():
+                    self._process.kill()
+                    self._process.join()

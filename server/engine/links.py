@@ -17,14 +17,15 @@ IDLE_POLL_MS = 1000
 
 @dataclass(frozen=True, slots=True)
 class LinkAddresses:
-    """The ipc addresses that API process ``index`` binds and the engine connects to."""
+    """The ipc addresses that an API process binds and an engine connects to."""
 
     inbox: str  # to the engine
     outbox: str  # from it
 
     @classmethod
-    def of(cls, directory: Path, index: int) -> LinkAddresses:
-        return cls(f"ipc://{directory}/in-{index}", f"ipc://{directory}/out-{index}")
+    def of(cls, directory: Path, engine: int, client: int) -> LinkAddresses:
+        """By the indices of both. No name is longer than private_directory.py reckons with."""
+        return cls(f"ipc://{directory}/in-{engine}-{client}", f"ipc://{directory}/out-{engine}-{client}")
 
 
 class ApiClient:
@@ -32,6 +33,7 @@ class ApiClient:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], addresses: LinkAddresses) -> None:
         self.request_ids: set[str] = set()
+        self.num_received = 0  # requests, since it began
         self.is_gone = False
         self.inbox = _connected(context.socket(zmq.PULL), addresses.inbox)
         self._outbox = _connected(context.socket(zmq.PUSH), addresses.outbox)
@@ -55,20 +57,21 @@ class ApiClient:
 
 
 class EngineLinks:
-    """The engine's ends of all sockets. It knows whose each open request is, and sends everyone their own."""
+    """The ends of all sockets of engine ``index``. It knows whose each open request is, and sends everyone their own."""
 
-    def __init__(self, directory: Path, num_clients: int) -> None:
+    def __init__(self, directory: Path, index: int, num_clients: int) -> None:
         self._directory = directory
+        self._index = index
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._clients: dict[int, ApiClient] = {}
         self._owners: dict[str, ApiClient] = {}  # by open request
-        for index in range(num_clients):
-            self.add(index)
+        for client in range(num_clients):
+            self.add(client)
 
     def add(self, index: int) -> ApiClient:
         """API process ``index``, which may not listen yet: what is sent waits for it."""
-        client = self._clients[index] = ApiClient(self._context, LinkAddresses.of(self._directory, index))
+        client = self._clients[index] = ApiClient(self._context, LinkAddresses.of(self._directory, self._index, index))
         self._poller.register(client.inbox, zmq.POLLIN)
         return client
 
@@ -92,10 +95,11 @@ class EngineLinks:
             for request_id in _ids_of(message):
                 client.request_ids.add(request_id)
                 self._owners[request_id] = client
+                client.num_received += 1
             yield client, message
 
     def send_step(self, output: StepOutput) -> None:
-        """Everyone's own deltas, and the statistics."""
+        """Everyone's own deltas, the statistics, and how many requests of their own are in them."""
         deltas: dict[ApiClient, list[TokenDelta]] = {client: [] for client in self._clients.values()}
         for delta in output.deltas:
             owner = self._owners.get(delta.request_id)
@@ -106,7 +110,7 @@ class EngineLinks:
                 del self._owners[delta.request_id]
                 owner.request_ids.remove(delta.request_id)
         for client in self._clients.values():
-            client.send(msgspec.structs.replace(output, deltas=deltas[client]))
+            client.send(msgspec.structs.replace(output, deltas=deltas[client], num_received=client.num_received))
 
     def send_to_all(self, message: FromEngine) -> None:
         for client in self._clients.values():

@@ -113,8 +113,11 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class StepOutput(msgspec.Struct, tag=True):
+    """``num_received``: requests that the engine had from this API process by then, since the process began. Filled by EngineLinks."""
+
     deltas: list[TokenDelta]
     stats: EngineStats
+    num_received: int = 0
 
 
 class CallDone(msgspec.Struct, tag=True, frozen=True):

@@ -51,10 +51,25 @@ class EngineArguments:
     """What an engine process is started with. ``config`` has its secrets removed: the engine needs none."""
 
     config: ServerConfig
+    index: int  # among the engines of the server
     files: ModelFiles
     directory: Path  # where the API processes have their sockets
     cache_dir: Path
     tokenizer: Path | None  # that of --tokenizer; None: the model's own
+
+    @property
+    def role(self) -> str:
+        """The engine's name in the log."""
+        return f"engine-{self.index}" if self._has_siblings else "engine"
+
+    @property
+    def origin(self) -> str:
+        """What goes before the cause of its death."""
+        return f"in engine {self.index}: " if self._has_siblings else ""
+
+    @property
+    def _has_siblings(self) -> bool:
+        return self.config.data_parallel.data_parallel_size > 1
 
     def load_tokenizer(self) -> Tokenizer:
         from headway.server.text.tokenizer import load_tokenizer
@@ -67,17 +82,17 @@ def run_engine(arguments: EngineArguments) -> None:
     ignore_signals()
     die_with_parent()
     log_uncaught_in_threads()
-    links = EngineLinks(arguments.directory, arguments.config.network.api_server_count)
+    links = EngineLinks(arguments.directory, arguments.index, arguments.config.network.api_server_count)
     status = 0
     try:
-        set_up_logging(arguments.config.logs, "engine")
+        set_up_logging(arguments.config.logs, arguments.role)
         _serve(arguments, links)
     except HeadwayError as problem:
         links.send_to_all(Died(str(problem), is_user_error=True))
         status = 2
     except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
         log.exception("The engine broke")
-        links.send_to_all(Died(sentence_of(problem)))
+        links.send_to_all(Died(f"{arguments.origin}{sentence_of(problem)}"))
         status = 1
     links.close()
     # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
@@ -91,7 +106,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     enter("importing torch")
     from headway.server.engine.build import build_engine
 
-    core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer)
+    core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer, arguments.index)
     core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
     ready = Ready(core.info, time.monotonic())
     links.send_to_all(ready)

@@ -1,21 +1,18 @@
-"""The API process's end of an engine process: talks to it, and ends every stream when it dies."""
+"""The API process's end of one engine process: talks to it, and ends every stream when it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import zmq
 import zmq.asyncio
 
-from headway.server.config.overload import OverloadConfig
-from headway.server.counts import Count, Counts
 from headway.server.engine.admission import Admission
 from headway.server.engine.calls import Calls
-from headway.server.engine.client import DeltaStream
-from headway.server.engine.engine_process import EngineProcess
+from headway.server.engine.data_parallel.policy import Load
 from headway.server.engine.links import LinkAddresses
 from headway.server.engine.mailbox import Mailbox
 from headway.server.engine.messages import (
@@ -36,41 +33,41 @@ from headway.server.engine.messages import (
     encode,
 )
 from headway.server.engine.request_stream import RequestStream
-from headway.server.errors import EngineAsleep, EngineDead, EngineNotReady
+from headway.server.errors import EngineDead
 from headway.server.types import (
-    AdapterRef,
     EngineInfo,
     EngineStats,
     FinishReason,
     GenerateRequest,
     PoolRequest,
-    SleepMode,
-    SleepPart,
     SleepState,
     TokenDelta,
 )
 
-READY = "ready"
-DEAD = "dead"
 _LAST_WORDS_S = 0.5  # how long those of an engine that has ended may still be on their way
 
 
 class ProcessEngineClient:
-    """EngineClient over ZeroMQ. Lives on one event loop; ``run`` is its receiving task."""
+    """One of the engines of data_parallel/client.py, over ZeroMQ. Lives on one event loop; ``run`` is its receiving task."""
 
     def __init__(
         self,
         addresses: LinkAddresses,
-        counts: Counts,
+        admission: Admission,
+        index: int,
         *,
-        overload: OverloadConfig,
         on_phase: Callable[[str, float], None],
+        on_ready: Callable[[float], None],
+        on_end: Callable[[str], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_phase`` hears of each phase of the engine's start, "ready" included, and when it began (time.monotonic())."""
-        self._counts = counts
-        self._admission = Admission(overload.max_num_queued_reqs, overload.max_num_queued_tokens, counts)
+        """``on_phase`` hears of each phase of the engine's start, and when it began (time.monotonic()); ``on_end`` of the cause of its
+        death. ``admission`` counts the requests of all engines: whoever opens them here has admitted them."""
+        self.index = index
+        self._admission = admission
         self._on_phase = on_phase
+        self._on_ready = on_ready
+        self._on_end = on_end
         self._now = now
         self._context = zmq.asyncio.Context()
         self._inbox = self._context.socket(zmq.PUSH)
@@ -80,58 +77,30 @@ class ProcessEngineClient:
         self._mailbox: Mailbox | None = None
         self._streams: dict[str, RequestStream] = {}
         self._in_engine: set[str] = set()  # open requests whose last delta has not arrived: what progress is expected of
-        self._calls = Calls(self._send)
-        self._phase = "starting"
-        self._info: EngineInfo | None = None
-        self._stats = EngineStats()
-        self._sleep_state = SleepState()
-        self._dead_cause: str | None = None
-        self._died_of_user_error = False
+        self._num_sent = 0  # requests, since the start
+        self._num_received = 0  # of these, by the engine when it last reported
+        self.calls = Calls(self._send)
+        self.info: EngineInfo | None = None  # None before it is ready
+        self.stats = EngineStats()
+        self.sleep_state = SleepState()
+        self.died_of_user_error = False
+        self._is_dead = False
         self._last_progress = now()
         self._closing = False
         self._watchers: list[Callable[[EngineStats], None]] = []
-        self.ended = asyncio.Event()  # dead, for whatever reason
-        self.became_ready = asyncio.Event()
-
-    @property
-    def phase(self) -> str:
-        return self._phase
-
-    def set_phase(self, phase: str) -> None:
-        """For what happens before the engine process exists: fetching the model."""
-        if self._phase not in (READY, DEAD):
-            self._phase = phase
-
-    @property
-    def info(self) -> EngineInfo | None:
-        return self._info
-
-    @property
-    def stats(self) -> EngineStats:
-        return self._stats
-
-    @property
-    def dead_cause(self) -> str | None:
-        return self._dead_cause
-
-    @property
-    def died_of_user_error(self) -> bool:
-        return self._died_of_user_error
-
-    @property
-    def num_open_requests(self) -> int:
-        return self._counts.total(Count.OPEN_REQUESTS)
-
-    @property
-    def sleep_state(self) -> SleepState:
-        return self._sleep_state
 
     @property
     def sleep_level(self) -> int:
-        return self._sleep_state.given_back_level
+        return self.sleep_state.given_back_level
+
+    @property
+    def load(self) -> Load:
+        """Its work: what it reported last, and what it had not received by then."""
+        stats = self.stats
+        return Load(stats.num_running, stats.num_waiting, self._num_sent - self._num_received, stats.kv_cache_usage)
 
     def seconds_since_progress(self) -> float:
-        is_working = self._in_engine and self._phase == READY and not self._sleep_state.is_asleep
+        is_working = self._in_engine and not self._is_dead and not self.sleep_state.is_asleep
         return self._now() - self._last_progress if is_working else 0.0
 
     async def run(self, engine_end: Awaitable[str]) -> None:
@@ -144,7 +113,7 @@ class ProcessEngineClient:
         gone.add_done_callback(lambda _: mailbox.ring())
         try:
             has_gone = False
-            while self._dead_cause is None:
+            while not self._is_dead:
                 data = await mailbox.take(_LAST_WORDS_S if has_gone else None)
                 if data is not None:
                     self._receive(data)
@@ -160,9 +129,9 @@ class ProcessEngineClient:
     def _receive(self, data: bytes) -> None:
         message = decode_from_engine(data)
         match message:
-            case StepOutput(deltas=deltas, stats=stats):
+            case StepOutput(deltas=deltas, stats=stats, num_received=num_received):
                 self._last_progress = self._now()
-                self._stats = stats
+                self.stats, self._num_received = stats, num_received
                 for watcher in self._watchers:
                     watcher(stats)
                 for delta in deltas:
@@ -173,70 +142,57 @@ class ProcessEngineClient:
                         if delta.finish_reason is not None:
                             self._in_engine.discard(delta.request_id)
             case Phase(name=name, since=since):
-                self._phase = name
                 self._on_phase(name, since)
             case Ready(info=info, since=since):
-                self._info = info
-                self._phase = READY
-                self._on_phase(READY, since)
+                self.info = info
                 self._last_progress = self._now()
-                self.became_ready.set()
+                self._on_ready(since)
             case CallDone():
                 self._last_progress = self._now()  # steps waited for it
-                self._calls.answer(message)
+                self.calls.answer(message)
             case SleepChanged(state=state):
                 self._last_progress = self._now()  # of what was frozen until now
-                self._sleep_state = state
+                self.sleep_state = state
             case Died(cause=cause, is_user_error=is_user_error):
-                self._died_of_user_error = is_user_error
+                self.died_of_user_error = is_user_error
                 self.die(cause)
 
     def die(self, cause: str) -> None:
-        """Ends every open stream with the cause; the first cause stays."""
-        if self._dead_cause is not None:
+        """Ends every open stream with the cause, and tells it; the first cause stays."""
+        if self._is_dead:
             return
-        self._dead_cause = cause
-        self._phase = DEAD
+        self._is_dead = True
         for request_id, stream in self._streams.items():
             stream.put(TokenDelta(request_id, finish_reason=FinishReason.ERROR, error=str(EngineDead(cause))))
-        self._calls.fail_all(EngineDead(cause))
-        self.ended.set()
+        self.calls.fail_all(EngineDead(cause))
+        self._on_end(cause)
 
-    def check_room(self) -> None:
-        """See EngineClient.check_room."""
-        self._admission.check(num_requests=1, num_prompt_tokens=1)
+    def generate(self, request: GenerateRequest) -> RequestStream:
+        """Sends an admitted request; its deltas come by the stream."""
+        stream = self.open(request.request_id)
+        self._send(AddRequest(request))
+        return stream
 
-    def generate(self, requests: Sequence[GenerateRequest]) -> list[DeltaStream]:
-        """See EngineClient.generate: admission now, deltas as they come."""
-        self._check_awake()
-        self._admission.admit(requests)
-        streams: list[DeltaStream] = [self._open(request.request_id) for request in requests]
-        for request in requests:
-            self._send(AddRequest(request))
-        return streams
+    def pool(self, requests: list[PoolRequest]) -> None:
+        """Sends admitted texts, in one message, whose streams are open."""
+        self._send(AddPoolRequests(requests))
 
-    def pool(self, requests: Sequence[PoolRequest]) -> list[DeltaStream]:
-        """See EngineClient.pool."""
-        self._check_awake()
-        self._admission.admit(requests)
-        streams: list[DeltaStream] = [self._open(request.request_id) for request in requests]
-        self._send(AddPoolRequests(list(requests)))
-        return streams
+    def open(self, request_id: str) -> RequestStream:
+        """The stream of an admitted request, which is then sent."""
+        assert request_id not in self._streams, "request ids are ours and unique"
+        if not self._in_engine:
+            self._last_progress = self._now()  # the clock of a hang starts with the first open request
+        self._in_engine.add(request_id)
+        self._num_sent += 1
+        stream = self._streams[request_id] = RequestStream(request_id, self._close_stream, self.index)
+        return stream
 
     def _close_stream(self, request_id: str, finished: bool) -> None:
         """Forgets the stream, and aborts the request if it had not ended."""
         self._in_engine.discard(request_id)
         self._admission.on_end(request_id)
-        if self._streams.pop(request_id, None) is not None and not finished and self._dead_cause is None:
+        if self._streams.pop(request_id, None) is not None and not finished and not self._is_dead:
             self._send(AbortRequests([request_id]))
-
-    def _open(self, request_id: str) -> RequestStream:
-        assert request_id not in self._streams, "request ids are ours and unique"
-        if not self._in_engine:
-            self._last_progress = self._now()  # the clock of a hang starts with the first open request
-        self._in_engine.add(request_id)
-        stream = self._streams[request_id] = RequestStream(request_id, self._close_stream)
-        return stream
 
     def _send(self, message: ToEngine) -> None:
         # No high-water mark, so this never waits; zmq.asyncio sends at once when it can.
@@ -244,37 +200,6 @@ class ProcessEngineClient:
 
     def watch_steps(self, watcher: Callable[[EngineStats], None]) -> None:
         self._watchers.append(watcher)
-
-    async def load_adapter(self, adapter: AdapterRef) -> None:
-        self._check_awake()
-        await self._calls.load_adapter(adapter)
-
-    async def unload_adapter(self, adapter_id: int) -> None:
-        self._check_ready()
-        await self._calls.unload_adapter(adapter_id)
-
-    async def reset_prefix_cache(self, preempt_running: bool) -> bool:
-        self._check_ready()
-        return await self._calls.reset_prefix_cache(preempt_running)
-
-    async def sleep(self, level: int, mode: SleepMode) -> None:
-        self._check_ready()
-        await self._calls.sleep(level, mode)
-
-    async def wake_up(self, parts: list[SleepPart] | None) -> None:
-        self._check_ready()
-        await self._calls.wake_up(parts)
-
-    def _check_ready(self) -> None:
-        if self._dead_cause is not None:
-            raise EngineDead(self._dead_cause)
-        if self._phase != READY:
-            raise EngineNotReady(self._phase)
-
-    def _check_awake(self) -> None:
-        self._check_ready()
-        if self._sleep_state.refuses_requests:
-            raise EngineAsleep(self._sleep_state.level or 0)
 
     def drop_client(self, index: int) -> None:
         """For the leader: has the engine abort what an API process that has ended left open."""
@@ -284,19 +209,14 @@ class ProcessEngineClient:
         """For the leader: has the engine talk to the process that takes the place of one that was dropped."""
         self._send(AddClient(index))
 
-    async def stop(self, process: EngineProcess, patience_s: float = 2.0) -> None:
-        """For the leader: asks the engine to stop, waits, makes sure. Open requests end with FinishReason.ABORT."""
+    def begin_stop(self) -> None:
+        """For the leader: its end is wanted from now on, and is asked for if it listens."""
         self._closing = True
-        if self._phase == READY:
+        if self.info is not None and not self._is_dead:
             self._send(Stop())
-        else:
-            patience_s = 0  # while it loads it does not listen, and holds nothing that could be lost
-        await asyncio.to_thread(process.kill, patience_s)
-        self.close()
 
     def close(self) -> None:
-        """Ends what is open; the engine, if it lives, goes on."""
-        self.die("the server is stopping")
+        """To be called once it is dead, or called so."""
         if self._mailbox is not None:
             self._mailbox.close()
         self._inbox.close()

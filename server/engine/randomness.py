@@ -13,6 +13,7 @@ import numpy as np
 
 _BLOCK = 64  # a multiple of the four numbers that one Philox counter gives
 _MASK64 = (1 << 64) - 1
+_ENGINE_SHIFT = 48  # above the counter of an engine's requests
 
 
 class UniformStream:
@@ -35,9 +36,10 @@ class UniformStream:
 class KeySource:
     """Gives each request its 128-bit key: the user's seed; else the server's seed and a counter; else the system's randomness."""
 
-    def __init__(self, server_seed: int | None) -> None:
+    def __init__(self, server_seed: int | None, engine: int = 0) -> None:
+        """``engine``: its index. The engines of one server have one seed, and must not draw the same for the same prompt."""
         self._server_seed = server_seed
-        self._num_unseeded = 0
+        self._num_unseeded = engine << _ENGINE_SHIFT
 
     def key(self, seed: int | None) -> int:
         if seed is not None:

@@ -16,7 +16,8 @@ class RequestStream:
     not ended is aborted by it.
     """
 
-    def __init__(self, request_id: str, close: Callable[[str, bool], None]) -> None:
+    def __init__(self, request_id: str, close: Callable[[str, bool], None], engine_index: int = 0) -> None:
+        self.engine_index = engine_index
         self._request_id = request_id
         self._close = close
         self._deltas: deque[TokenDelta] = deque()

@@ -71,7 +71,7 @@ class SamplingState:
     """The options, seeds and seen tokens of the runner's rows, which are numbered 0 to ``max_num_seqs`` - 1.
 
     ``seed`` is the server's: with it, requests that bring none draw from (seed, how many came before), else from the system's
-    randomness. ``processors`` are the user's. Without ``grammars`` no request has one.
+    randomness. ``processors`` are the user's. Without ``grammars`` no request has one. ``engine`` is its index in the server.
     """
 
     def __init__(
@@ -82,9 +82,10 @@ class SamplingState:
         seed: int | None = None,
         processors: UserProcessors | None = None,
         grammars: GrammarCompiler | None = None,
+        engine: int = 0,
     ) -> None:
         self._rows: list[_Row | None] = [None] * max_num_seqs
-        self._keys = KeySource(seed)
+        self._keys = KeySource(seed, engine)
         self._options: tuple[LogitsState, ...] = (  # in the order in which they change logits
             processors or UserProcessors(),
             LogitBiasState(vocab_size),

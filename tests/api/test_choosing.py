@@ -185,6 +185,8 @@ def ends_with(server: ApiServer, end: Any) -> None:
     """The engine ends each request with the delta that ``end`` makes for it."""
 
     class Stream:
+        engine_index = 0
+
         def __init__(self, request: Any) -> None:
             self._deltas = [end(request)]
 

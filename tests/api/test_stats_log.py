@@ -49,6 +49,12 @@ def test_the_line_is_vllm_s() -> None:
     )
 
 
+def test_of_several_engines_it_is_about_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Lines()
+    monkeypatch.setattr(FakeEngine, "engines", property(lambda self: (self, self)))
+    assert lines.next()[1].startswith("2 Engines Aggregated: Avg prompt throughput: ")
+
+
 @pytest.mark.parametrize(("device", "word"), [("cuda:0 NVIDIA H200", "GPU"), ("cpu", "CPU")])
 def test_the_cache_is_named_after_the_device(device: str, word: str) -> None:
     lines = Lines()

@@ -23,9 +23,9 @@ def test_the_engine_s_last_words_go_before_what_the_leader_tells(tmp_path: Path)
 
     async def dead_cause() -> str | None:
         follower = _Follower(FollowerArguments(1, ServerConfig(), tmp_path, tmp_path, [], {}, 0))
-        links, leader = EngineLinks(tmp_path, 2), OrderSender(tmp_path, 1)
+        links, leader = EngineLinks(tmp_path, 0, 2), OrderSender(tmp_path, 1)
         links.send_to_all(Died("out of paper"))
-        await follower._client.run(follower._engine_end)
+        await follower.receive()
         leader.send(EngineEnded("it exited with status 1"))
         leader.send(End())
         await follower._obey(NO_SERVER)

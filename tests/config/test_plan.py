@@ -128,6 +128,13 @@ def test_cache_on_a_cpu_takes_what_can_be_used_and_never_the_machine() -> None:
     assert blocks(small, CPU) == 4 * 2
 
 
+def test_the_cpu_s_share_is_divided_by_the_engines_and_a_gpu_is_each_one_s_own() -> None:
+    two = {"data_parallel_size": 2}
+    plan = make_plan(config(), BF16, CPU)
+    assert blocks(plan, CPU, data_parallel=two) == (5 * 1024) // 2 - 1024
+    assert blocks(plan, GPU, data_parallel=two) == blocks(plan, GPU)
+
+
 def test_cache_of_an_exact_size() -> None:
     plan = make_plan(config(model={"max_model_len": 64}), BF16, CPU)
     assert blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20}) == 10

@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    async-scheduling logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    async-scheduling data-parallel-size logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -41,7 +41,8 @@ REFUSED = {
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
     "compilation-config": ('{"mode": 3}', "nothing is compiled"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
-    "data-parallel-size": ("2", "start one server a device, and put a load balancer before them"),
+    "data-parallel-backend": ("ray", "are all on this host, behind one server"),
+    "data-parallel-size-local": ("1", "put a load balancer before the servers of several hosts"),
     "device-ids": ("0", "CUDA_VISIBLE_DEVICES"),
     "distributed-executor-backend": ("ray", "runs a model on one device"),
     "enable-expert-parallel": ("true", "runs a model on one device"),
@@ -71,7 +72,7 @@ REFUSED = {
 MET = [
     ("tensor-parallel-size", "1"),
     ("pipeline-parallel-size", "1"),
-    ("data-parallel-size", "1"),
+    ("data-parallel-backend", "mp"),
     ("decode-context-parallel-size", "1"),
     ("nnodes", "1"),
     ("distributed-executor-backend", "uni"),
@@ -139,7 +140,7 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
         ["-tp", "1"],
         ["-tp=1"],
         ["-tp1"],
-        ["-pp", "1", "-dp", "1"],
+        ["-pp", "1", "-dpb", "mp"],
         ["-O0"],
         ["-O", "0"],
         ["-O=0"],

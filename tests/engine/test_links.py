@@ -29,7 +29,7 @@ class Process:
 
     def __init__(self, directory: Path, index: int) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        addresses = LinkAddresses.of(directory, index)
+        addresses = LinkAddresses.of(directory, 0, index)
         self._inbox, self._outbox = self._context.socket(zmq.PUSH), self._context.socket(zmq.PULL)
         self._inbox.bind(addresses.inbox)
         self._outbox.bind(addresses.outbox)
@@ -63,7 +63,7 @@ def process(directory: Path, index: int) -> Iterator[Process]:
 
 @pytest.fixture
 def links(tmp_path: Path) -> Iterator[EngineLinks]:
-    made = EngineLinks(tmp_path, 2)
+    made = EngineLinks(tmp_path, 0, 2)
     yield made
     made.close(linger_ms=0)
 
@@ -96,6 +96,16 @@ def test_everyone_gets_their_own_deltas_and_the_statistics(tmp_path: Path, links
         links.send_step(step("c", ends=True))
         assert (first.receive_ids(), second.receive_ids()) == ([], ["c"])
         assert links.drop(1) == ["b"]  # "c" has ended
+
+
+def test_everyone_hears_how_many_of_their_own_requests_have_come_in(tmp_path: Path, links: EngineLinks) -> None:
+    with process(tmp_path, 0) as first, process(tmp_path, 1) as second:
+        texts = [PoolRequest(name, [1], PoolingParams("embed"), arrival_time=0.0) for name in ("b", "c")]
+        first.send(add("a"), AbortRequests(["a"]))
+        second.send(AddPoolRequests(texts))
+        received(links, 3)
+        links.send_step(step())
+        assert [StepOutput([], EngineStats(num_steps=3), count) for count in (1, 2)] == [first.receive(), second.receive()]
 
 
 def test_a_process_that_has_gone_leaves_nothing(tmp_path: Path, links: EngineLinks) -> None:

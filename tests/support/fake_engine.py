@@ -126,6 +126,10 @@ class FakeEngine:
         return len(self.open_ids)
 
     @property
+    def engines(self) -> Sequence[FakeEngine]:
+        return (self,)
+
+    @property
     def sleep_level(self) -> int:
         return self.sleep_state.given_back_level
 
@@ -228,6 +232,8 @@ class FakeEngine:
 
 
 class FakeStream:
+    engine_index = 0
+
     def __init__(self, engine: FakeEngine, request: GenerateRequest | PoolRequest) -> None:
         self._engine = engine
         self._request = request

@@ -57,6 +57,7 @@ class _Search:
         self._num_steps = 0
         self._task: asyncio.Task[None] | None = None
         self._steps: Sequence[DeltaStream] = ()  # under way
+        self.engine_index = 0  # of the first step
         self.outcome: asyncio.Future[list[TokenDelta]] = asyncio.get_running_loop().create_future()
         self.streams: list[DeltaStream] = [_BeamStream(self, index) for index in range(width)]
 
@@ -65,6 +66,7 @@ class _Search:
 
     def begin(self, first: DeltaStream, holding: Holding) -> None:
         self._steps = [first]
+        self.engine_index = first.engine_index
         self._task = asyncio.create_task(self._run(holding))
         self._task.add_done_callback(self._on_end)
 
@@ -182,6 +184,10 @@ class _BeamStream:
         self._search = search
         self._index = index
         self._has_ended = False
+
+    @property
+    def engine_index(self) -> int:
+        return self._search.engine_index
 
     def __aiter__(self) -> _BeamStream:
         return self

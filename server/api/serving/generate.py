@@ -125,7 +125,7 @@ class Generation:
                 state.metrics.count_rejection(error.reason)
             await generation.aclose()
             raise
-        state.metrics.on_request(request.n, samplings)
+        state.metrics.on_request(request.n, samplings, generation.engine_index)
         generation._is_admitted = True
         if state.config.logs.enable_log_requests:
             generation._log = RequestLog(state.config.logs, asked.public_id, call.record.request_id, state.name_of(adapter))
@@ -142,7 +142,7 @@ class Generation:
         streams = self._streams(requests)
         shows_stop_token = self._request.include_stop_str_in_output
         for index, (engine_request, detokenizer, stream) in enumerate(zip(requests, detokenizers, streams, strict=True)):
-            recorder = self._state.metrics.new_choice(engine_request)
+            recorder = self._state.metrics.new_choice(engine_request, stream.engine_index)
             self.choices.append(Choice(index, stream, detokenizer, shows_stop_token, recorder))
         if deadline.at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline.at, self._time_out, deadline.message)
@@ -229,6 +229,11 @@ class Generation:
             self._log.on_delta(new)
         return new
 
+    @property
+    def engine_index(self) -> int:
+        """Of the request, which metrics count once: where its first choice is."""
+        return self.choices[0].stream.engine_index
+
     def timing(self) -> dict[str, Any] | None:
         """The `metrics` of an answer; None where they are not asked for, or several choices share the request's time."""
         return self._timing.as_dict() if self._timing is not None and len(self.choices) == 1 else None
@@ -256,7 +261,7 @@ class Generation:
         if self._is_admitted:
             lengths = [len(choice.token_ids) for choice in self.choices]
             reasons = [str(choice.end) for choice in self.choices]
-            self._state.metrics.on_request_end(max(lengths))
+            self._state.metrics.on_request_end(max(lengths), self.engine_index)
             self._record.add(num_input_tokens, self._num_cached_tokens(), sum(lengths), set(reasons))
             if self._log is not None:
                 self._log.on_end(lengths, reasons)

@@ -211,6 +211,32 @@ def test_what_can_not_run_there(tmp_path: Path, instance: str, model: dict[str, 
         fit_report(config_of(model=model), large(tmp_path), find_instance(instance))
 
 
+def test_each_engine_has_a_gpu_of_its_own(tmp_path: Path) -> None:
+    shape, instance = large(tmp_path), find_instance("ml.g6.12xlarge")
+    one, four, five = (config_of(model={"max_model_len": 8192}, data_parallel={"data_parallel_size": count}) for count in (1, 4, 5))
+    report = fit_report(four, shape, instance)
+    assert report == replace(fit_report(one, shape, instance), num_engines=4)
+    with pytest.raises(ConfigError, match=r"--data-parallel-size 5 needs a GPU for each engine, and ml.g6.12xlarge has 4: lower it"):
+        fit_report(five, shape, instance)
+    assert {report.instance.num_gpus >= 4 for report in fitting_instances(four, shape) if report.device == "cuda"} == {True}
+
+
+def test_engines_share_a_host(tmp_path: Path) -> None:
+    shape, host = large(tmp_path), find_instance("ml.m6i.8xlarge")
+
+    def report(count: int, **cache: int) -> FitReport:
+        return fit_report(config_of(model={"max_model_len": 512}, data_parallel={"data_parallel_size": count}, cache=cache), shape, host)
+
+    assert report(1).fits
+    assert 2.9 < report(1).kv_cache_bytes / report(3).kv_cache_bytes < 6
+    (problem,) = report(9).problems
+    assert problem.startswith("the model needs ")
+    gib = 40 * GIB
+    assert report(1, kv_cache_memory_bytes=gib).fits
+    (problem,) = report(2, kv_cache_memory_bytes=gib).problems
+    assert problem.startswith("the KV cache is asked to take 80.0 GiB")
+
+
 def test_a_gpu_instance_as_a_host(tmp_path: Path) -> None:
     report = fit_report(config_of(model={"device": "cpu", "max_model_len": 1024}), large(tmp_path), find_instance("ml.g6.4xlarge"))
     assert (report.device, report.device_bytes) == ("cpu", 64 * GIB)

@@ -151,6 +151,17 @@ def test_adapters_are_components_of_a_base(run_script: Callable[..., Calls]) -> 
     assert named(calls, "RegisterScalableTarget")["ResourceId"] == "inference-component/headway"
 
 
+def test_a_copy_has_a_gpu_for_each_engine(run_script: Callable[..., Calls]) -> None:
+    words = ("--instance", "ml.g6.12xlarge", "-e", "SM_VLLM_DATA_PARALLEL_SIZE=2", "--min-copies", "4", "--max-copies", "5")
+    calls = run_script(render(deployment(*CASES["adapters"], *words)))
+    base = next(parameters for name, parameters in calls if name == "CreateInferenceComponent")
+    assert base["Specification"]["ComputeResourceRequirements"]["NumberOfAcceleratorDevicesRequired"] == 2
+    [variant] = named(calls, "CreateEndpointConfig")["ProductionVariants"]
+    assert variant["ManagedInstanceScaling"] == {"Status": "ENABLED", "MinInstanceCount": 2, "MaxInstanceCount": 3}
+    policy = named(calls, "PutScalingPolicy")["TargetTrackingScalingPolicyConfiguration"]
+    assert policy["TargetValue"] == int(2 * 256 * 0.7)
+
+
 def test_component_that_fails_ends_the_script(run_script: Callable[..., Calls], monkeypatch: pytest.MonkeyPatch) -> None:
     failed = {"InferenceComponentStatus": "Failed", "FailureReason": "no room"}
     monkeypatch.setitem(_ANSWERS, "DescribeInferenceComponent", failed)

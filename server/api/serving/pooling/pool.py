@@ -73,7 +73,7 @@ class Pooling:
             delta = await anext(stream)
             assert delta.finish_reason is not None, "a text has one delta"
             self._times = self._times or delta.times
-            self._record_end(request, delta.finish_reason, delta.times)
+            self._record_end(request, stream, delta.finish_reason, delta.times)
             if not delta.finish_reason.is_answer:
                 failure = failure_of(delta)
                 if isinstance(failure, QueueTimedOut):
@@ -87,10 +87,10 @@ class Pooling:
             found.append(delta.pooled)
         return found
 
-    def _record_end(self, request: PoolRequest, reason: FinishReason, times: RequestTimes | None) -> None:
+    def _record_end(self, request: PoolRequest, stream: DeltaStream, reason: FinishReason, times: RequestTimes | None) -> None:
         self._num_ended += 1
         self._ends.add(reason)
-        self._state.metrics.on_pooled(request, reason, times)
+        self._state.metrics.on_pooled(request, reason, times, stream.engine_index)
 
     async def aclose(self) -> None:
         """Ends whatever is open; safe to repeat."""
@@ -100,8 +100,8 @@ class Pooling:
         if self._timer is not None:
             self._timer.cancel()
         open_streams = self._streams[self._num_ended :]
-        for request in self._requests[self._num_ended :]:
-            self._record_end(request, self._unfinished, None)
+        for request, stream in zip(self._requests[self._num_ended :], open_streams, strict=True):
+            self._record_end(request, stream, self._unfinished, None)
         if self._call.span is not None:
             self._call.span.finish_pooling(self._ends, self.num_tokens, self._times)
         self._call.record.add(self.num_tokens, 0, 0, {reason.value for reason in self._ends})
