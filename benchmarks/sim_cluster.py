@@ -1,0 +1,117 @@
+"""Many simulated servers behind the router's own policies, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from sim_server import CostModel, Limits, SimulatedServer
+from sim_trace import TracedRequest
+
+from headway.server.router.load_report import LoadReport
+from headway.server.router.policies.base import Policy
+from headway.server.router.servers import Server
+from headway.server.types import GenerateRequest, SamplingParams, TokenDelta
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Seconds of every finished request, and the sums over the servers."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    tpot_s: list[float] = field(default_factory=list)
+    num_prompt_tokens: int = 0
+    num_output_tokens: int = 0
+    num_cached_tokens: int = 0
+    busy_s: list[float] = field(default_factory=list)  # by server
+    end_s: float = 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        return self.num_cached_tokens / max(self.num_prompt_tokens, 1)
+
+    @property
+    def utilization(self) -> float:
+        return sum(self.busy_s) / max(len(self.busy_s) * self.end_s, 1e-9)
+
+
+@dataclass(slots=True)
+class _Open:
+    request: TracedRequest
+    at: int  # of the server
+    first_s: float | None = None
+
+
+class Cluster:
+    """Replays one trace. Servers report their load with the first token of each answer, as they do in its headers."""
+
+    def __init__(self, num_servers: int, policy: Policy, costs: CostModel, limits: Limits, num_key_blocks: int = 3) -> None:
+        """``num_key_blocks``: how many of a prompt's first blocks make up its key; the prompts' own beginning is behind the system's."""
+        self._engines = [SimulatedServer(costs, limits) for _ in range(num_servers)]
+        self._servers = [Server(f"http://server-{number}") for number in range(num_servers)]
+        self._index_of = {server.url: number for number, server in enumerate(self._servers)}
+        self._policy = policy
+        self._num_key_blocks = num_key_blocks
+        self._events: list[tuple[float, int]] = []  # when a step of which server ends
+        self._open: dict[str, _Open] = {}
+        self._outcome = Outcome(busy_s=[0.0] * num_servers)
+        policy.update([server.url for server in self._servers])
+
+    def replay(self, requests: Iterable[TracedRequest]) -> Outcome:
+        for number, request in enumerate(requests):
+            arrival_s = request.timestamp / 1000
+            self._run_until(arrival_s)
+            self._arrive(f"r{number}", request, arrival_s)
+        self._run_until(float("inf"))
+        assert not self._open, "every request ends"
+        return self._outcome
+
+    def _arrive(self, request_id: str, request: TracedRequest, now: float) -> None:
+        key = repr(request.hash_ids[: self._num_key_blocks]).encode()
+        chosen = self._policy.choose(self._servers, key, now)
+        chosen.num_open += 1
+        at = self._index_of[chosen.url]
+        self._open[request_id] = _Open(request, at)
+        sampling = SamplingParams(max_tokens=request.output_length, ignore_eos=True)
+        self._engines[at].add(GenerateRequest(request_id, request.tokens(), sampling, now))
+        if not self._engines[at].is_busy:
+            self._begin(at, now)
+
+    def _run_until(self, until: float) -> None:
+        while self._events and self._events[0][0] <= until:
+            now, at = heappop(self._events)
+            for delta in self._engines[at].finish_step(now):
+                self._take(delta, now)
+            self._outcome.end_s = now
+            self._begin(at, now)
+
+    def _begin(self, at: int, now: float) -> None:
+        seconds = self._engines[at].begin_step(now)
+        if seconds is not None:
+            self._outcome.busy_s[at] += seconds
+            heappush(self._events, (now + seconds, at))
+
+    def _take(self, delta: TokenDelta, now: float) -> None:
+        answer, outcome = self._open[delta.request_id], self._outcome
+        server = self._servers[answer.at]
+        if answer.first_s is None:
+            answer.first_s = now
+            stats = self._engines[answer.at].stats
+            server.report = LoadReport(stats.num_waiting, stats.num_blocks_used / stats.num_blocks_total, now)
+        if delta.finish_reason is None:
+            return
+        del self._open[delta.request_id]
+        server.num_open -= 1
+        request = answer.request
+        outcome.ttft_s.append(answer.first_s - request.timestamp / 1000)
+        if request.output_length > 1:
+            outcome.tpot_s.append((now - answer.first_s) / (request.output_length - 1))
+        outcome.num_prompt_tokens += request.input_length
+        outcome.num_output_tokens += request.output_length
+        outcome.num_cached_tokens += delta.num_cached_tokens or 0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0

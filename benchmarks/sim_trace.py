@@ -1,0 +1,85 @@
+"""Requests to replay: of a public trace, or made in its shape.
+
+The form is that of the traces that came with Mooncake (Qin et al., FAST 2025): a JSON object a line with ``timestamp`` (ms),
+``input_length``, ``output_length`` and ``hash_ids``, one for each block of 512 prompt tokens; equal ids, equal blocks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from pathlib import Path
+
+import msgspec
+
+BLOCK_TOKENS = 512
+
+
+class TracedRequest(msgspec.Struct, frozen=True):
+    timestamp: float  # ms
+    input_length: int
+    output_length: int
+    hash_ids: list[int]
+
+    def tokens(self) -> list[int]:
+        """Those of a block are all alike: what is looked at is only which blocks are equal."""
+        return [token for block in self.hash_ids for token in [block] * BLOCK_TOKENS][: self.input_length]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What conversations are made of. Rates are per second, lengths in tokens.
+
+    They begin in bursts (gaps of a gamma distribution: ``burstiness`` is the variance over the mean, 1 for Poisson), belong to one of
+    ``num_apps`` applications (of Zipf's popularity) whose system prompt opens them, and take a few turns, each with all of the ones before.
+    """
+
+    num_apps: int = 200
+    system_tokens: int = 4096
+    question_tokens: int = 300
+    answer_tokens: int = 150
+    mean_turns: float = 3.0
+    think_s: float = 20.0
+    burstiness: float = 4.0
+
+
+def make_trace(shape: Shape, requests_per_s: float, num_requests: int, seed: int) -> Iterator[TracedRequest]:
+    """In the order of their arrival. Lengths are of exponential distributions, cut to whole blocks as the form needs it."""
+    rng = random.Random(seed)
+    popularity = [1.0 / rank for rank in range(1, shape.num_apps + 1)]
+    mean_gap = shape.mean_turns / requests_per_s
+    num_blocks = shape.num_apps * _blocks(shape.system_tokens)  # ids below are of system prompts
+    arrivals: list[tuple[float, int, list[int], int]] = []  # time, order, blocks before the turn, turns left
+    clock, order = 0.0, 0
+    for _ in range(num_requests):
+        while not arrivals or clock <= arrivals[0][0]:
+            app = rng.choices(range(shape.num_apps), popularity)[0]
+            first = app * _blocks(shape.system_tokens)
+            turns = 1 + int(rng.expovariate(1.0) * (shape.mean_turns - 0.5))
+            heappush(arrivals, (clock, order, list(range(first, first + _blocks(shape.system_tokens))), turns))
+            order += 1
+            clock += rng.gammavariate(1 / shape.burstiness, mean_gap * shape.burstiness)
+        arrival, _, blocks, turns = heappop(arrivals)
+        asked = _blocks(rng.expovariate(1 / shape.question_tokens))
+        blocks = [*blocks, *range(num_blocks, num_blocks + asked)]
+        num_blocks += asked
+        answer = 1 + int(rng.expovariate(1 / shape.answer_tokens))
+        yield TracedRequest(arrival * 1000, len(blocks) * BLOCK_TOKENS, answer, blocks)
+        if turns > 1:
+            heappush(arrivals, (arrival + rng.expovariate(1 / shape.think_s), order, blocks, turns - 1))
+            order += 1
+
+
+def read_trace(path: Path, speed: float) -> Iterator[TracedRequest]:
+    """``speed``: how many times as fast as it was recorded. Raises OSError, and msgspec.ValidationError for another form."""
+    decode = msgspec.json.Decoder(TracedRequest).decode
+    with path.open("rb") as lines:
+        for line in lines:
+            request = decode(line)
+            yield msgspec.structs.replace(request, timestamp=request.timestamp / speed)
+
+
+def _blocks(num_tokens: float) -> int:
+    return max(1, round(num_tokens / BLOCK_TOKENS))

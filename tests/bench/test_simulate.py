@@ -1,0 +1,74 @@
+"""The simulation of many servers: nothing is lost in it, and it is near what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from headway.server.router.policies.choice import POLICIES
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def simulate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark's module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import simulate
+
+    return simulate
+
+
+def replay(simulate: Any, policy: str, requests: list[Any], *, num_servers: int = 4, num_blocks: int = 4000) -> Any:
+    limits = simulate.Limits(num_blocks=num_blocks)
+    return simulate.Cluster(num_servers, POLICIES[policy](), simulate.H200_LLAMA_8B, limits).replay(requests)
+
+
+def test_a_measured_run_is_met(simulate: Any) -> None:
+    assert simulate.main(["--validate"]) == 0
+
+
+def test_a_made_trace_is_in_order_and_takes_up_what_was_said(simulate: Any, tmp_path: Path) -> None:
+    shape = simulate.Shape(num_apps=3, system_tokens=1024)
+    trace = list(simulate.make_trace(shape, requests_per_s=50.0, num_requests=2000, seed=1))
+    assert trace == list(simulate.make_trace(shape, requests_per_s=50.0, num_requests=2000, seed=1))
+    times = [request.timestamp for request in trace]
+    assert times == sorted(times)
+    assert {tuple(request.hash_ids[:2]) for request in trace} == {(0, 1), (2, 3), (4, 5)}, "system prompts"
+    longer = [request for request in trace if any(other.hash_ids == request.hash_ids[: len(other.hash_ids)] for other in trace[:200])]
+    assert len(longer) > 200, "later turns repeat the earlier ones"
+
+    file = tmp_path / "trace.jsonl"
+    file.write_bytes(b"".join(msgspec.json.encode(request) + b"\n" for request in trace))
+    read = list(simulate.read_trace(file, speed=2.0))
+    assert [request.timestamp for request in read] == [time / 2 for time in times]
+    assert [request.tokens() for request in read[:5]] == [request.tokens() for request in trace[:5]]
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_every_request_ends_with_all_its_tokens(simulate: Any, policy: str) -> None:
+    """On caches so small that requests give way and start over."""
+    trace = list(simulate.make_trace(simulate.Shape(num_apps=5), requests_per_s=100.0, num_requests=300, seed=2))
+    outcome = replay(simulate, policy, trace, num_blocks=1500)
+    assert len(outcome.ttft_s) == len(trace)
+    assert outcome.num_output_tokens == sum(request.output_length for request in trace)
+    assert outcome.num_prompt_tokens == sum(request.input_length for request in trace)
+    assert min(outcome.ttft_s) >= simulate.H200_LLAMA_8B.weights_s
+    assert 0 < outcome.utilization <= 1
+
+
+def test_beginnings_that_stay_together_are_computed_once(simulate: Any) -> None:
+    trace = list(simulate.make_trace(simulate.Shape(num_apps=60), requests_per_s=40.0, num_requests=600, seed=3))
+    by_prefix, in_turn = replay(simulate, "prefix", trace), replay(simulate, "round-robin", trace)
+    assert by_prefix.hit_rate > 1.1 * in_turn.hit_rate
+
+
+def test_a_table_and_a_picture(simulate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "load.png"
+    assert simulate.main(["--servers", "2", "--requests", "40", "--rates", "2,4", "--plot", str(picture)]) == 0
+    assert capsys.readouterr().out.count("| prefix |") == 2
+    assert picture.stat().st_size > 1000
