@@ -22,7 +22,7 @@ def done(message: Any) -> CallDone:
     return CallDone(message.call_id)
 
 
-def refuses(kind: type, has_failed: bool = False) -> Answer:
+def refuses(kind: Any, has_failed: bool = False) -> Answer:
     return lambda message: CallDone(message.call_id, "it can't", has_failed) if isinstance(message, kind) else done(message)
 
 
