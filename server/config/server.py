@@ -18,6 +18,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
+from headway.server.config.parallel import ParallelConfig, parallel_problems
 from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
@@ -36,6 +37,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    parallel: ParallelConfig = ParallelConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
@@ -84,6 +86,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
+        *parallel_problems(config.parallel),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),

@@ -13,15 +13,20 @@ from headway.server.garbage import collect_spared
 from headway.server.machine import host_memory, trim_heap
 
 
-def choose_device(asked: str) -> torch.device:
-    """``auto`` takes the GPU if there is one; an explicit choice that can't be had is a ConfigError."""
+def choose_device(asked: str, index: int = 0) -> torch.device:
+    """``auto`` takes a GPU if there is one, that of ``index``; an explicit choice that can't be had is a ConfigError."""
     has_gpu = torch.cuda.is_available()
     if asked == "cuda" and not has_gpu:
         build = "has no CUDA" if torch.version.cuda is None else "sees no GPU"
         raise ConfigError(
             [f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"]
         )
-    return torch.device("cuda", 0) if has_gpu and asked != "cpu" else torch.device("cpu")
+    return torch.device("cuda", index) if has_gpu and asked != "cpu" else torch.device("cpu")
+
+
+def num_devices(device: torch.device, first: int) -> int | None:
+    """GPUs from ``first`` on; None on a CPU, which ranks share."""
+    return torch.cuda.device_count() - first if device.type == "cuda" else None
 
 
 def device_facts(device: torch.device) -> DeviceFacts:
