@@ -7,6 +7,7 @@ from dataclasses import replace
 from headway.server.errors import ConfigError
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
+from headway.server.sizing.model import ModelShape
 
 _MOST = 8  # GPUs of an instance
 _GROUP = 32  # channels that weights kept as a GGUF has them have in common
@@ -26,11 +27,12 @@ def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST) -> tuple[int, 
     )
 
 
-def check_split(size: int, config: DecoderConfig, *, keeps_groups: bool, num_devices: int | None) -> None:
+def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devices: int | None) -> None:
     """Raises ConfigError for a --tensor-parallel-size that can't be had. ``keeps_groups``: the weights are kept as a GGUF has them.
     ``num_devices``: that the host has, None where ranks share one."""
     if size == 1:
         return
+    assert isinstance(config, DecoderConfig), "models that pool are not split"
     sizes = tensor_parallel_sizes(config, max(size, num_devices or 2 * size))
     if size not in sizes:
         heads = f"{config.num_heads} attention heads, {config.num_kv_heads} key-value heads and a feed-forward layer of "
@@ -46,15 +48,14 @@ def check_split(size: int, config: DecoderConfig, *, keeps_groups: bool, num_dev
         raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and this host shows {num_devices}: use {fitting}"])
 
 
-def rank_config(config: DecoderConfig, size: int) -> DecoderConfig:
+def rank_share(shape: ModelShape, size: int) -> ModelShape:
     """The shape of what one of ``size`` devices holds."""
-    return replace(
-        config,
-        vocab_size=-(-config.vocab_size // size),
-        intermediate_size=config.intermediate_size // size,
-        num_heads=config.num_heads // size,
-        num_kv_heads=max(config.num_kv_heads // size, 1),
-    )
+    config = shape.config
+    if size == 1 or not isinstance(config, DecoderConfig):
+        return shape
+    rows = replace(config, vocab_size=-(-config.vocab_size // size), intermediate_size=config.intermediate_size // size)
+    heads = replace(rows, num_heads=config.num_heads // size, num_kv_heads=max(config.num_kv_heads // size, 1))
+    return replace(shape, config=heads)
 
 
 def _nearest(size: int, sizes: tuple[int, ...], num_devices: int | None) -> int:

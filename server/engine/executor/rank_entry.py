@@ -8,6 +8,7 @@ import select
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from headway.server.children import ignore_signals
@@ -32,13 +33,20 @@ def run_rank(link: Connection) -> int:
         live(arguments, link)
     except HeadwayError as problem:
         is_echo = isinstance(problem, RankDied)
-        link.send_bytes(encode(Failed(str(problem), is_user_error=not is_echo, is_echo=is_echo)))
+        _say(link, Failed(str(problem), is_user_error=not is_echo, is_echo=is_echo))
         return 1 if is_echo else 2
+    except EOFError:  # the engine has ended
+        return 1
     except Exception as problem:  # the process edge: the cause goes to the engine, the traceback to the log
         log.exception("The rank broke")
-        link.send_bytes(encode(Failed(sentence_of(problem))))
+        _say(link, Failed(sentence_of(problem)))
         return 1
     return 0
+
+
+def _say(link: Connection, last_words: Failed) -> None:
+    with suppress(OSError):  # nobody listens any more
+        link.send_bytes(encode(last_words))
 
 
 def _die_with_engine(link: Connection) -> None:
