@@ -34,7 +34,5 @@ def parallel_problems(parallel: ParallelConfig) -> list[str]:
     """A sentence for each thing that can't be served."""
     size, backend = parallel.tensor_parallel_size, parallel.distributed_executor_backend
     if backend == "uni" and size > 1:
-        return [
-            f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} needs {size}: use mp, or leave it out"
-        ]
+        return [f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} takes {size}: use mp"]
     return []

@@ -119,13 +119,10 @@ def test_a_rank_has_its_share(tmp_path: Path) -> None:
     assert four.longest_context > one.longest_context
     with pytest.raises(ConfigError, match="needs as many GPUs, and this host shows 4: use 4"):
         fit_report(config_of(parallel={"tensor_parallel_size": 8}), shape, instance)
-    assert all(
-        report.instance.num_gpus >= 4
-        for report in fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
-    )
-    on_cpu, split = (
-        fit_report(config_of(parallel={"tensor_parallel_size": size}, model={"device": "cpu"}), shape, instance) for size in (1, 2)
-    )
+    fitting = fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
+    assert all(report.instance.num_gpus >= 4 for report in fitting)
+    asked = (config_of(parallel={"tensor_parallel_size": size}, model={"device": "cpu"}) for size in (1, 2))
+    on_cpu, split = (fit_report(config, shape, instance) for config in asked)
     assert on_cpu.fits
     assert split.fits
     assert split.num_blocks <= on_cpu.num_blocks  # two halves, each with the largest step beside it
