@@ -18,14 +18,15 @@ _PATIENCE = timedelta(minutes=10)
 
 
 def join_ranks(directory: Path, rank: int, size: int, device: torch.device) -> TensorParallelGroup:
-    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new."""
+    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new. A GPU must be
+    the process's current one."""
     store = dist.FileStore(str(directory / "rendezvous"), size)
     store.set_timeout(_PATIENCE)
     make = _nccl if device.type == "cuda" else _gloo
-    return TensorParallelGroup(rank, size, make(store, rank, size, device))
+    return TensorParallelGroup(rank, size, make(store, rank, size))
 
 
-def _gloo(store: Any, rank: int, size: int, device: torch.device) -> Any:
+def _gloo(store: Any, rank: int, size: int) -> Any:
     options = dist.ProcessGroupGloo._Options()
     # On its own gloo takes the address of the host's name, which a container may not resolve.
     options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
@@ -33,8 +34,7 @@ def _gloo(store: Any, rank: int, size: int, device: torch.device) -> Any:
     return dist.ProcessGroupGloo(store, rank, size, options)
 
 
-def _nccl(store: Any, rank: int, size: int, device: torch.device) -> Any:
-    torch.cuda.set_device(device)
+def _nccl(store: Any, rank: int, size: int) -> Any:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = _PATIENCE
     return dist.ProcessGroupNCCL(store, rank, size, options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import choose_device, device_facts, num_devices
+from headway.server.engine.device import choose_device, device_facts, num_devices, occupy
 from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
@@ -44,6 +44,7 @@ def build_engine(
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
     device = choose_device(config.model.device, first_device)
+    occupy(device)
     use = chosen_use(config, files)
     if use == "generate":
         return _build_generating(config, files, device, phases, load_tokenizer, first_device)

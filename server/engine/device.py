@@ -24,6 +24,12 @@ def choose_device(asked: str, index: int = 0) -> torch.device:
     return torch.device("cuda", index) if has_gpu and asked != "cpu" else torch.device("cpu")
 
 
+def occupy(device: torch.device) -> None:
+    """What this process launches without naming a device goes to this one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def num_devices(device: torch.device, first: int) -> int | None:
     """GPUs from ``first`` on; None on a CPU, which ranks share."""
     return torch.cuda.device_count() - first if device.type == "cuda" else None

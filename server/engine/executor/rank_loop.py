@@ -11,7 +11,7 @@ import torch
 
 from headway.server.distributed.groups import PeerLost
 from headway.server.distributed.rendezvous import join_ranks
-from headway.server.engine.device import choose_device
+from headway.server.engine.device import choose_device, occupy
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.rank_messages import (
     Done,
@@ -47,6 +47,7 @@ def live(arguments: RankArguments, link: Connection) -> None:
 
 def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     device = choose_device(arguments.config.model.device, arguments.device_index)
+    occupy(device)
     _send(link, Here())
     join = decode_to_rank(link.recv_bytes())
     assert isinstance(join, Join)

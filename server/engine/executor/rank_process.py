@@ -63,9 +63,10 @@ class RankProcess:
         return True
 
     def last_words(self) -> Failed:
-        """Of one that has closed its link: what it said, or else how it ended."""
-        if self._last_words is not None:
-            return self._last_words
+        """Of one that has closed its link: what it said, or else how it ended. Unless a user's error is the cause, it follows the name."""
+        words = self._last_words
+        if words is not None:
+            return words if words.is_user_error else Failed(f"ended: {words.cause}", is_echo=words.is_echo)
         try:
             status: int | None = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
