@@ -55,9 +55,9 @@ class StubRunner:
 
 def run_stub_engine(step_s: float, arguments: EngineArguments) -> None:
     """In the place of run_engine, in the engine's process."""
-    from headway.server.engine import build  # torch
+    from headway.server.engine import model_rank  # torch
 
-    build.ModelRunner = functools.partial(StubRunner, step_s=step_s)  # type: ignore[assignment,misc]
+    model_rank.ModelRunner = functools.partial(StubRunner, step_s=step_s)  # type: ignore[assignment,misc]
     run_engine(arguments)
 
 

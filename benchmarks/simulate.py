@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--servers", type=int, default=16)
     parser.add_argument("--requests", type=int, default=10_000, help="to replay, of the trace that is made")
-    parser.add_argument("--rates", type=_numbers, default=[8.0, 16.0, 24.0, 32.0], help="requests a second and server; of --trace, its speed")
+    rates = [8.0, 16.0, 24.0, 32.0]
+    parser.add_argument("--rates", type=_numbers, default=rates, help="requests a second and server; of --trace, its speed")
     parser.add_argument("--policies", type=lambda text: text.split(","), default=list(POLICIES))
     parser.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="a trace in Mooncake's form, in the place of the one that is made")
     parser.add_argument("--seed", type=int, default=0)

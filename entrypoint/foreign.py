@@ -67,7 +67,7 @@ def _num_gpus(text: str) -> list[str]:
         raise BadValue(f"expected a number of GPUs, got {text!r}")
     if int(text) <= 1:
         return []
-    return [f"this version runs a model on one device; of the {text} asked for, the others stay idle"]
+    return [f"has no effect; set SM_VLLM_TENSOR_PARALLEL_SIZE={int(text)} to split the model over {int(text)} GPUs"]
 
 
 def _trust_remote_code(text: str) -> list[str]:

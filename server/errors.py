@@ -98,6 +98,10 @@ class EngineDead(HeadwayError):
         self.cause = cause
 
 
+class RankDied(HeadwayError):
+    """A process of those that compute the model together is gone, or out of step with the others: the engine can't go on."""
+
+
 class EngineAsleep(HeadwayError):
     """The engine takes no requests until it is woken."""
 

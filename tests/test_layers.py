@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.children",
         "server.counts",
         "server.config",
+        "server.private_directory",
         "server.source",
         "server.text.grammars",
         "server.text.tokenizer",

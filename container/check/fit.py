@@ -24,7 +24,7 @@ from headway.server.sizing.memory import (
     rope_table_bytes,
 )
 from headway.server.sizing.model import ModelShape
-from headway.server.sizing.tensor_parallel import tensor_parallel_sizes
+from headway.server.sizing.tensor_parallel import check_split, rank_share, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
 from headway.server.words import gib
 
@@ -32,7 +32,7 @@ from headway.server.words import gib
 @dataclass(frozen=True, slots=True)
 class FitReport:
     """One engine on one device of an instance, in bytes of the device's memory: the GPU's, or the host's where there is none, which all
-    engines share.
+    engines share. Of a model that is split, the share of a rank; ranks on a CPU have an equal part of the host's memory each.
 
     ``problems`` are sentences; with any the server would not start there, or not stay alive.
     """
@@ -55,7 +55,8 @@ class FitReport:
     max_num_seqs: int  # most requests in a step
     max_num_batched_tokens: int  # most tokens in a step
     pools: bool  # it generates nothing: texts are computed in one step, or in pieces
-    tensor_parallel_sizes: tuple[int, ...]  # that cut every layer, up to 8; this version runs one device
+    num_ranks: int  # --tensor-parallel-size
+    tensor_parallel_sizes: tuple[int, ...]  # that cut every layer, up to 8
     vocabulary_sizes: tuple[int, ...]  # those that also divide the vocabulary; it is padded for the others
     problems: tuple[str, ...] = ()
 
@@ -91,20 +92,26 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     """
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines = config.data_parallel.data_parallel_size
-    if on_gpu and num_engines > instance.num_gpus:
-        raise ConfigError([gpus_missing(num_engines, f"{instance.name} has {instance.num_gpus}")])
+    num_ranks = config.parallel.tensor_parallel_size
+    if on_gpu and num_engines > 1 and num_engines * num_ranks > instance.num_gpus:
+        raise ConfigError([gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")])
     num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    weights = weight_bytes(shape, plan, on_cpu=not on_gpu)
-    adapters = adapter_bytes(shape, plan, config.lora)
+    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus if on_gpu else None
+    check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
+    share = rank_share(shape, num_ranks)
+    weights = weight_bytes(share, plan, on_cpu=not on_gpu)
+    adapters = adapter_bytes(share, plan, config.lora)
     activations = _activation_bytes(shape, plan, on_gpu=on_gpu)
     used = weights + adapters + rope_table_bytes(shape.config, plan)
-    facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=num_there * used)
-    per_block = bytes_per_block(kv_spec(shape.config), plan)
+    num_sharing = 1 if on_gpu else num_ranks  # one engine's ranks, in the device's memory
+    facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=num_there * num_sharing * used)
+    facts = replace(facts, free_bytes=facts.free_bytes // num_sharing)
+    per_block = bytes_per_block(kv_spec(share.config), plan)
 
     blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
-    problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * (used + activations))
+    problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * num_sharing * (used + activations))
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
     if per_block and not problems:
         longest = _longest_context(blocks, plan, shape.facts.max_model_len)
@@ -134,6 +141,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         max_num_seqs=plan.max_num_active_seqs,
         max_num_batched_tokens=plan.max_num_scheduled_tokens,
         pools=shape.facts.pools,
+        num_ranks=num_ranks,
         tensor_parallel_sizes=sizes,
         vocabulary_sizes=tuple(size for size in sizes if shape.config.vocab_size % size == 0),
         problems=problems,

@@ -112,6 +112,7 @@ def _fit(fit: FitReport) -> dict[str, Any]:
         "num_gpus": fit.instance.num_gpus,
         **{name: getattr(fit, name) for name in _FIT_NAMES},
         "num_requests": {str(context): fit.num_requests(context) for context in contexts_of(fit)},
+        "num_ranks": fit.num_ranks,
         "tensor_parallel_sizes": list(fit.tensor_parallel_sizes),
         "vocabulary_sizes": list(fit.vocabulary_sizes),
         "problems": list(fit.problems),

@@ -71,7 +71,8 @@ def _fit(fit: FitReport) -> Iterator[str]:
     elif fit.longest_context:
         yield f"context      the longest that would fit: {fit.longest_context}"
     sizes = ", ".join(map(str, fit.tensor_parallel_sizes))
-    yield f"parallel     tensor-parallel sizes that divide the heads: {sizes}; this version runs on one device"
+    split = f"{fit.num_ranks} ranks, each with what is told above; " if fit.num_ranks > 1 else ""
+    yield f"parallel     {split}--tensor-parallel-size can be {sizes}"
 
 
 def _instances(report: Report) -> Iterator[str]:

@@ -102,8 +102,10 @@ class Deployment:
 
     @property
     def gpus_a_copy(self) -> int:
-        """What a copy uses, where there are GPUs: each engine has one."""
-        return 1 if self.config.model.device == "cpu" else self.config.data_parallel.data_parallel_size
+        """What a copy uses, where there are GPUs: each engine has one for each rank of the model."""
+        if self.config.model.device == "cpu":
+            return 1
+        return self.config.data_parallel.data_parallel_size * self.config.parallel.tensor_parallel_size
 
     @property
     def on_sagemaker(self) -> Hosting:

@@ -136,13 +136,13 @@ def _base_component(deployment: Deployment) -> Call:
         "RuntimeConfig": {"CopyCount": deployment.scale.minimum},
         **tags(deployment),
     }
-    of = "one GPU: the server runs a model on one device" if deployment.gpus_a_copy == 1 else "a GPU for each engine"
+    of = "one GPU: the server runs a model on one device" if deployment.gpus_a_copy == 1 else "a GPU for each rank of each engine"
     why = (f"A copy has {of}.",) if hosting.instance.num_gpus else ()
     return Call("base", "CreateInferenceComponent", parameters, why)
 
 
 def _resources(deployment: Deployment) -> dict[str, int]:
-    """What is demanded only decides where a copy is put, and is no limit. A GPU for each engine decides enough."""
+    """What is demanded only decides where a copy is put, and is no limit. The GPUs decide enough."""
     hosting = deployment.on_sagemaker
     if hosting.instance.num_gpus:
         return {"NumberOfAcceleratorDevicesRequired": deployment.gpus_a_copy, "MinMemoryRequiredInMb": _LITTLE_MEMORY_MB}

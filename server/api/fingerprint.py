@@ -19,7 +19,7 @@ def fingerprint_of(config: ServerConfig, info: EngineInfo) -> str | None:
             return config.http.fingerprint_value
         case "hash":
             return f"headway-{__version__}-{_hash(config, info)}"
-    return f"headway-{__version__}-tp1-{_hash(config, info)}"
+    return f"headway-{__version__}-tp{config.parallel.tensor_parallel_size}-{_hash(config, info)}"
 
 
 def _hash(config: ServerConfig, info: EngineInfo) -> str:

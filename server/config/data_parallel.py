@@ -18,6 +18,11 @@ class DataParallelConfig(Topic):
     )
 
 
-def gpus_missing(num_engines: int, there: str) -> str:
-    """Why so many engines can't run on a machine. ``there``: what it has."""
-    return f"--data-parallel-size {num_engines} needs a GPU for each engine, and {there}: lower it, or add --device cpu"
+def gpus_missing(num_engines: int, num_ranks: int, there: str) -> str:
+    """Why so many engines, each split over so many ranks, can't run on a machine. ``there``: what it has."""
+    if num_ranks == 1:
+        return f"--data-parallel-size {num_engines} needs a GPU for each engine, and {there}: lower it, or add --device cpu"
+    if num_engines == 1:
+        return f"--tensor-parallel-size {num_ranks} needs as many GPUs, and {there}: lower it, or add --device cpu"
+    needs = f"--data-parallel-size {num_engines} with --tensor-parallel-size {num_ranks} needs {num_engines * num_ranks} GPUs"
+    return f"{needs}, and {there}: lower one of them, or add --device cpu"

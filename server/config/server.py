@@ -19,6 +19,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
+from headway.server.config.parallel import ParallelConfig, parallel_problems
 from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
@@ -38,6 +39,7 @@ class ServerConfig(Topic):
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     data_parallel: DataParallelConfig = DataParallelConfig()
+    parallel: ParallelConfig = ParallelConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
@@ -86,6 +88,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
+        *parallel_problems(config.parallel),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),

@@ -1,9 +1,10 @@
-"""The ranks that hold the shards of one model, and the two collectives that layers need. Passed in, never global."""
+"""The ranks that hold the shards of one model, and the collectives between them. Passed in, never global."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,17 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+class PeerLost(RuntimeError):
+    """A collective failed: most often since another rank has ended, whose own words are the cause."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorParallelGroup:
     """This process's place among ``size`` ranks that compute one model together. Size 1 communicates with nobody.
 
     ``process_group`` is a torch process group (gloo, NCCL) over exactly these ranks; its own methods are called, so it need not
-    be torch.distributed's default group, nor registered there.
+    be torch.distributed's default group, nor registered there. All ranks call the same methods in the same order, with tensors of the
+    same shapes; they raise PeerLost. On a GPU nothing here waits for the device.
     """
 
     rank: int = 0
@@ -32,17 +38,41 @@ class TensorParallelGroup:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sums the contiguous ``tensor`` over the ranks, in place, and returns it."""
-        if self.process_group is not None:
-            self.process_group.allreduce([tensor]).wait()
+        if (group := self.process_group) is not None:
+            _run(lambda: group.allreduce([tensor]))
         return tensor
 
     def all_gather(self, tensor: Tensor, dim: int) -> Tensor:
         """Every rank's ``tensor`` (equal shapes), one after the other along ``dim``."""
-        if self.process_group is None:
+        if (group := self.process_group) is None:
             return tensor
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        self.process_group.allgather([parts], [tensor.contiguous()]).wait()
+        parts = self._room_for(tensor)
+        _run(lambda: group.allgather([parts], [tensor.contiguous()]))
         return torch.cat(parts, dim=dim)
+
+    def gather(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """As ``all_gather``, on rank 0 only; None on the others."""
+        if (group := self.process_group) is None:
+            return tensor
+        parts = self._room_for(tensor) if self.rank == 0 else []
+        _run(lambda: group.gather(parts, tensor.contiguous(), 0))
+        return torch.cat(parts, dim=dim) if parts else None
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """Rank 0's contiguous ``tensor``, written over those of the others."""
+        if (group := self.process_group) is not None:
+            _run(lambda: group.broadcast(tensor, 0))
+        return tensor
+
+    def _room_for(self, tensor: Tensor) -> list[Tensor]:
+        return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
 
 
 SINGLE = TensorParallelGroup()
+
+
+def _run(collective: Callable[[], Any]) -> None:
+    try:
+        collective().wait()
+    except RuntimeError as problem:
+        raise PeerLost(f"the ranks could not exchange tensors: {problem}") from problem

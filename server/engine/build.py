@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
-from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import choose_device, device_facts, share_threads
-from headway.server.engine.executor.inline import InlineExecutor
-from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
+from headway.server.engine.device import check_gpus, choose_device, device_facts, num_devices, occupy, share_threads
+from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.info import engine_info
-from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
-from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
 from headway.server.engine.start_phases import StartPhases
-from headway.server.engine.step_forward import StepForward
+from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
-from headway.server.engine.worker import Worker
-from headway.server.loading.loader import load_model
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.model import chosen_use, generating_facts
+from headway.server.sizing.tensor_parallel import check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
-
-    from headway.server.engine.resident import Resident
 
 
 def build_engine(
@@ -51,8 +43,10 @@ def build_engine(
     """
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
-    num_engines = config.data_parallel.data_parallel_size
-    device = choose_device(config.model.device, index, num_engines)
+    num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
+    device = choose_device(config.model.device, index * num_ranks)
+    check_gpus(device, num_engines, num_ranks)
+    occupy(device)
     if device.type == "cpu":
         share_threads(num_engines)
     use = chosen_use(config, files)
@@ -71,65 +65,40 @@ def _build_generating(
 ) -> EngineCore:
     shape = read_config(files, config.model.hf_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
+    size = config.parallel.tensor_parallel_size
+    first_device = index * size
+    check_split(size, shape, keeps_groups=plan.quantization == "gguf", num_devices=num_devices(device, first_device))
     processors = load_processors(config, device)
-    phases.begin("loading weights")
-    load = partial(
-        load_model,
-        files,
-        dtype=plan.dtype,
-        device=device,
-        quantization=plan.quantization,
-        load_format=config.model.load_format,
-        group=SINGLE,
-        seed=config.model.seed,
-        max_model_len=plan.max_model_len,
-        overrides=config.model.hf_overrides,
-    )
-    buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, -(-plan.max_model_len // plan.block_size), device)
-    graphs = _graphs(plan, buffers, device)
-    worker = Worker(load, plan, device, config.lora, load_tokenizer, graphs)
-    phases.begin("sizing the KV cache")
-    peak = worker.measure_activations(shape.vocab_size) + worker.measure_graphs()
-    num_blocks = plan_num_blocks(config, plan, device_facts(device), bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
-    max_model_len = fitted_max_model_len(plan, num_blocks)
 
-    def make_runner(resident: Resident) -> ModelRunner:
-        rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
-        sampling = SamplingState(
-            plan.max_num_seqs,
-            shape.vocab_size,
-            device,
-            seed=config.model.seed,
-            processors=UserProcessors(processors),
-            grammars=worker.grammars,
-            engine=index,
-        )
-        return ModelRunner(resident, StepForward(resident, buffers, graphs), rows, sampling, device, worker.adapters)
+    def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
+        user = UserProcessors(processors)
+        seed = config.model.seed
+        return SamplingState(plan.max_num_seqs, shape.vocab_size, device, seed=seed, processors=user, grammars=grammars, engine=index)
 
-    worker.start(num_blocks, make_runner)
-    phases.begin("warming up")
-    worker.warm_up()
-    if graphs is not None:
-        phases.begin("capturing CUDA graphs")
-        worker.record_graphs()
+    if size > 1:
+        phases.begin("starting the ranks")
+    with gathered_crew(config, files, first_device) as crew:
+        group = crew.join(plan, shape.vocab_size, device)
+        phases.begin("loading weights")
+        rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, group), load_tokenizer)
+        phases.begin("sizing the KV cache")
+        num_blocks = crew.agree(rank.num_blocks())
+        max_model_len = fitted_max_model_len(plan, num_blocks)
+        crew.start(num_blocks, max_model_len)
+        rank.start(num_blocks, max_model_len, make_sampling)
+        phases.begin("warming up")
+        rank.worker.warm_up()
+        if plan.graph_sizes:
+            phases.begin("capturing CUDA graphs")
+            rank.worker.record_graphs()
+        executor = crew.executor(rank.worker)
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
-    info = engine_info(plan, worker, num_blocks, max_model_len, device_facts(device).name, phases.seconds, processors=processors)
-    return EngineCore(
-        scheduler,
-        InlineExecutor(worker),
-        info,
-        kv,
-        sleep_patience_s=config.network.shutdown_timeout,
-        overlaps_steps=plan.overlaps_steps,
-    )
-
-
-def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:
-    if not plan.graph_sizes:
-        return None
-    return DecodeGraphs(plan.graph_sizes, buffers, CudaRecorder(device), lambda: device_facts(device).free_bytes)
+    name = device_facts(device).name if size == 1 else f"{size} ranks, the first on {device_facts(device).name}"
+    info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
+    patience_s = config.network.shutdown_timeout
+    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=plan.overlaps_steps)
 
 
 def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:

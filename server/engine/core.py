@@ -126,7 +126,8 @@ class EngineCore:
 
     def settle(self) -> None:
         """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time: not while a step is under
-        way. To be called after each step, and where there was none to run."""
+        way. To be called after each step, and where there was none to run. Raises what ended a process of the executor's."""
+        self._executor.check_alive()
         for request in self._awaited.release():
             self.add_request(request)
         if self._under_way:

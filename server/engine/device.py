@@ -15,25 +15,32 @@ from headway.server.machine import host_memory, trim_heap
 from headway.server.words import plural
 
 
-def choose_device(asked: str, first_device: int = 0, num_devices: int = 1) -> torch.device:
-    """``auto`` takes a GPU if there is one; an explicit choice that can't be had is a ConfigError.
-
-    ``first_device``: which of the ``num_devices`` GPUs that the server takes in all. It becomes the process's current one, where Triton
-    launches.
-    """
+def choose_device(asked: str, index: int = 0) -> torch.device:
+    """``auto`` takes a GPU if there is one, that of ``index``; an explicit choice that can't be had is a ConfigError."""
     has_gpu = torch.cuda.is_available()
     if asked == "cuda" and not has_gpu:
         build = "has no CUDA" if torch.version.cuda is None else "sees no GPU"
         raise ConfigError(
             [f"--device cuda: this torch ({torch.__version__}) {build}; install the CUDA build and a driver, or use --device cpu"]
         )
-    if not has_gpu or asked == "cpu":
-        return torch.device("cpu")
-    if num_devices > (num_there := torch.cuda.device_count()):
-        raise ConfigError([gpus_missing(num_devices, plural(num_there, "GPU") + " can be seen here")])
-    device = torch.device("cuda", first_device)
-    torch.cuda.set_device(device)
-    return device
+    return torch.device("cuda", index) if has_gpu and asked != "cpu" else torch.device("cpu")
+
+
+def check_gpus(device: torch.device, num_engines: int, num_ranks: int) -> None:
+    """Raises ConfigError where several engines, of so many ranks each, take more GPUs than there are. (One engine: see check_split.)"""
+    if device.type == "cuda" and num_engines > 1 and num_engines * num_ranks > (num_there := torch.cuda.device_count()):
+        raise ConfigError([gpus_missing(num_engines, num_ranks, plural(num_there, "GPU") + " can be seen here")])
+
+
+def occupy(device: torch.device) -> None:
+    """What this process launches without naming a device goes to this one."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def num_devices(device: torch.device, first: int) -> int | None:
+    """GPUs from ``first`` on; None on a CPU, which ranks share."""
+    return torch.cuda.device_count() - first if device.type == "cuda" else None
 
 
 def share_threads(num_engines: int) -> None:

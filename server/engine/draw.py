@@ -12,6 +12,16 @@ from headway.kernels.sampling import Draws, sample_tokens
 from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
+_DEFAULTS = SamplingParams()
+# Of a row that takes the most likely token. Any other option does, or asks for logprobs.
+_CHANGE_NO_LOGITS = frozenset(
+    (
+        *("temperature", "top_p", "top_k", "min_p", "seed"),
+        *("max_tokens", "eos_token_ids", "stop_token_ids", "ignore_eos", "repetition"),  # when it ends
+        "prompt_logprobs",  # of other positions
+    )
+)
+
 
 @dataclass(slots=True, frozen=True)
 class RandomRow:
@@ -25,6 +35,12 @@ class RandomRow:
 def takes_argmax(sampling: SamplingParams) -> bool:
     """True if the row's token is its most likely one, so that no randomness is used: greedy, or top_k 1."""
     return sampling.is_greedy or sampling.top_k == 1
+
+
+def wants_top_token_only(sampling: SamplingParams) -> bool:
+    """True if the row's token is the first maximum of the model's own logits, and nothing else of these is looked at."""
+    others = (name for name in sampling.__struct_fields__ if name not in _CHANGE_NO_LOGITS)
+    return takes_argmax(sampling) and all(getattr(sampling, name) == getattr(_DEFAULTS, name) for name in others)
 
 
 def choose_tokens(logits: Tensor, random_rows: Sequence[RandomRow]) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowResult, ScheduledRow
+from headway.server.engine.choice import TokenChoice
 from headway.server.engine.handle import StepHandle
-from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
-from headway.server.engine.sampler import ChosenTokens, SamplingState
+from headway.server.engine.sampler import ChosenTokens
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams, TokenLogprobs
@@ -37,14 +37,14 @@ class _Launched:
 
 
 class ModelRunner:
-    """Owns the device tensors of requests: rows and sampling state. Not thread-safe."""
+    """Owns the device tensors of requests: rows, and with its choice the sampling state. Not thread-safe."""
 
     def __init__(
         self,
         resident: Resident,
         forward: StepForward,
         rows: RowTable,
-        sampling: SamplingState,
+        choice: TokenChoice,
         device: torch.device,
         adapters: AdapterSlots | None = None,
     ) -> None:
@@ -52,7 +52,7 @@ class ModelRunner:
         self._resident = resident
         self._forward = forward
         self._rows = rows
-        self._sampling = sampling
+        self._choice = choice
         self._device = device
         self._adapters = adapters
         self._params: dict[str, SamplingParams] = {}
@@ -65,12 +65,15 @@ class ModelRunner:
 
         The model may run ahead: it takes the tokens that the step before chooses from the device. Choosing does not: it knows all tokens
         of its rows, so that every option is as exact as in a step on its own, and waits for the end of the step before, not of this one.
-        Raises only when the model can't compute anything any more.
+        Raises only when the model can't compute anything any more; with several ranks also when a step breaks, since they are no longer
+        in step then.
         """
         self._apply(plan)
         try:
             self._newest_step = StepHandle(partial(self._finish, self._launch(plan.scheduled)))
         except Exception as cause:
+            if not self._choice.is_alone:
+                raise
             self._newest_step = StepHandle.computed(self._recover(plan.scheduled, cause))
         return self._newest_step
 
@@ -90,11 +93,11 @@ class ModelRunner:
 
     def _apply(self, plan: BatchPlan) -> None:
         for request_id in plan.removed:
-            self._sampling.remove(self._rows.remove(request_id))
+            self._choice.remove(self._rows.remove(request_id))
             del self._params[request_id], self._num_prompt_tokens[request_id]
         for new in plan.added:
             row = self._rows.add(new)
-            self._sampling.add(row, new.sampling, new.token_ids, new.num_prompt_tokens)
+            self._choice.add(row, new.sampling, new.token_ids, new.num_prompt_tokens)
             self._params[new.request_id] = new.sampling
             self._num_prompt_tokens[new.request_id] = new.num_prompt_tokens
             if self._adapters is not None:
@@ -113,9 +116,10 @@ class ModelRunner:
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
-        logits = self._resident.model.logits(hidden[batch.logits_indices]) if len(sampled) else None
+        rows = inputs.rows[sampled]
+        choose = self._choice.prepare(hidden[batch.logits_indices], rows.tolist()) if len(sampled) else None
         self._newest_step.result()
-        chosen = self._choose(inputs.rows[sampled], logits) if logits is not None else None
+        chosen = self._keep_newest(rows, choose()) if choose is not None else None
         self._rows.commit(inputs, sampled)
         return _Launched(inputs, sampled.tolist(), chosen, results)
 
@@ -126,8 +130,7 @@ class ModelRunner:
             newest = self._newest_tokens[upload(torch.from_numpy(inputs.rows[: inputs.num_decodes]), self._device)]
             decoding.copy_(torch.where(decoding == AWAITED, newest, decoding))
 
-    def _choose(self, rows: LongArray, logits: Tensor) -> ChosenTokens:
-        chosen = self._sampling.choose(logits, rows.tolist())
+    def _keep_newest(self, rows: LongArray, chosen: ChosenTokens) -> ChosenTokens:
         # A row that got none ends, but may be in the next step already: it must be given a token that the model has.
         self._newest_tokens[upload(torch.from_numpy(rows), self._device)] = chosen.on_device.clamp(min=0)
         return chosen
@@ -150,7 +153,7 @@ class ModelRunner:
                 if have_stayed[place]:
                     places.append(place)
                     token_ids.append(sampled.token_ids[k])
-        self._sampling.append(self._rows.fill(step.inputs, places, token_ids), token_ids)
+        self._choice.append(self._rows.fill(step.inputs, places, token_ids), token_ids)
         return BatchResult(step.results)
 
     def _score_prompt(self, item: ScheduledRow, inputs: StepInputs, at: int, hidden: Tensor) -> list[TokenLogprobs]:
@@ -165,5 +168,5 @@ class ModelRunner:
         for offset in range(0, count, _SCORED_AT_ONCE):
             stop = min(offset + _SCORED_AT_ONCE, count)
             targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
-            entries += prompt_logprobs(self._resident.model.logits(hidden[start + offset : start + stop]), targets.tolist(), num_top)
+            entries += self._choice.score_prompt(hidden[start + offset : start + stop], targets.tolist(), num_top)
         return entries

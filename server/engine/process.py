@@ -32,7 +32,7 @@ from headway.server.engine.messages import (
     UnloadAdapter,
     WakeUp,
 )
-from headway.server.errors import AdapterError, HeadwayError, SleepConflict, sentence_of
+from headway.server.errors import AdapterError, HeadwayError, RankDied, SleepConflict, sentence_of
 from headway.server.garbage import spare_long_lived
 from headway.server.log import log_uncaught_in_threads
 from headway.server.log_setup import set_up_logging
@@ -87,6 +87,10 @@ def run_engine(arguments: EngineArguments) -> None:
     try:
         set_up_logging(arguments.config.logs, arguments.role)
         _serve(arguments, links)
+    except RankDied as problem:  # its own log has the traceback, if there is one
+        log.error("%s", problem)
+        links.send_to_all(Died(str(problem)))
+        status = 1
     except HeadwayError as problem:
         links.send_to_all(Died(str(problem), is_user_error=True))
         status = 2

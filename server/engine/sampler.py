@@ -56,6 +56,11 @@ class ChosenTokens:
     arrival: Arrival  # of ``on_device`` and, if any row has bans, of which rows have no token left
     scores: RawScores | None
 
+    @classmethod
+    def plain(cls, token_ids: Tensor) -> ChosenTokens:
+        """Of rows of which nothing but their token is wanted, or known here."""
+        return cls(token_ids, [[] for _ in range(len(token_ids))], {}, frozenset(), Arrival([token_ids]), None)
+
     def finish(self) -> SampledTokens:
         """Waits for this step, and for none behind it."""
         chosen, *has_none = [tensor.tolist() for tensor in self.arrival.wait()]

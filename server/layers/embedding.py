@@ -68,6 +68,12 @@ class ParallelLMHead(Layer):
             logits = self._group.all_gather(logits, dim=1)[:, : self._vocab_size]
         return logits.float()
 
+    def local(self, hidden: Tensor) -> Tensor:
+        """This rank's columns [L, V / ranks rounded up], in the dtype that they are computed in; -inf behind the vocabulary."""
+        logits = self._method.apply(hidden, self._packed, None)
+        logits[:, max(self._vocab_size - self._group.rank * logits.shape[1], 0) :] = -torch.inf
+        return logits
+
     def keep(self, table: Any) -> int:
         """Takes this rank's rows [V / ranks, H]; returns the bytes kept."""
         self._packed, num_bytes = self._method.pack(table)

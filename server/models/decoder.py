@@ -111,3 +111,7 @@ class DecoderModel(Decoder):
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(hidden)
+
+    def local_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [L, H] -> this rank's columns of ``logits``: see ParallelLMHead.local."""
+        return self.lm_head.local(hidden)

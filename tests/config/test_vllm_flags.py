@@ -30,7 +30,8 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    async-scheduling data-parallel-size logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    async-scheduling data-parallel-size tensor-parallel-size distributed-executor-backend
+    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -44,8 +45,7 @@ REFUSED = {
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put a load balancer before the servers of several hosts"),
     "device-ids": ("0", "CUDA_VISIBLE_DEVICES"),
-    "distributed-executor-backend": ("ray", "runs a model on one device"),
-    "enable-expert-parallel": ("true", "runs a model on one device"),
+    "enable-expert-parallel": ("true", "with --tensor-parallel-size, and in no other way"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
     "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
@@ -54,13 +54,12 @@ REFUSED = {
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
     "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "CUDA graphs have options of their own"),
-    "pipeline-parallel-size": ("2", "runs a model on one device"),
+    "pipeline-parallel-size": ("2", "with --tensor-parallel-size, and in no other way"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "spec-method": ("ngram", "speculative decoding is not done"),
     "spec-model": ("m", "speculative decoding is not done"),
     "spec-tokens": ("3", "speculative decoding is not done"),
     "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
-    "tensor-parallel-size": ("4", "this version runs a model on one device: leave it out"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
     "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "tool-server": ("demo", "let the client run them"),
@@ -70,13 +69,10 @@ REFUSED = {
 
 # (option, value) that asks for what is done anyway: accepted from every source, and without effect.
 MET = [
-    ("tensor-parallel-size", "1"),
     ("pipeline-parallel-size", "1"),
     ("data-parallel-backend", "mp"),
     ("decode-context-parallel-size", "1"),
     ("nnodes", "1"),
-    ("distributed-executor-backend", "uni"),
-    ("distributed-executor-backend", "mp"),
     ("enable-expert-parallel", "false"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),
@@ -137,14 +133,13 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
         ["--no-enable-expert-parallel"],
         ["--disable-expert-parallel"],
         ["--disable-custom-all-reduce"],
-        ["-tp", "1"],
-        ["-tp=1"],
-        ["-tp1"],
+        ["-pp=1"],
+        ["-pp1"],
         ["-pp", "1", "-dpb", "mp"],
         ["-O0"],
         ["-O", "0"],
         ["-O=0"],
-        ["--tensor_parallel_size", "1"],
+        ["--pipeline_parallel_size", "1"],
     ],
 )
 def test_met_spellings(argv: list[str]) -> None:
@@ -155,19 +150,24 @@ def test_met_spellings(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "label"),
     [
-        (["-tp", "4"], "-tp"),
-        (["-tp4"], "-tp4"),
+        (["-pp", "4"], "-pp"),
+        (["-pp4"], "-pp4"),
         (["-O3"], "-O3"),
         (["-ep"], "-ep"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
-        (["--tensor-parallel-size"], "--tensor-parallel-size"),
-        (["--tensor-parallel-size", "01"], "--tensor-parallel-size"),
+        (["--pipeline-parallel-size"], "--pipeline-parallel-size"),
+        (["--pipeline-parallel-size", "01"], "--pipeline-parallel-size"),
     ],
 )
 def test_not_met_spellings(argv: list[str], label: str) -> None:
     (problem,) = problems_of(argv)
     assert problem.startswith(f"{label}: is an option of vLLM that is not supported by this version of Headway; ")
+
+
+@pytest.mark.parametrize("argv", [["-tp", "3"], ["-tp=3"], ["-tp3"], ["--tensor_parallel_size", "3"]])
+def test_spellings_of_the_tensor_parallel_size(argv: list[str]) -> None:
+    assert resolve([*argv, "demo"], {}).config.parallel.tensor_parallel_size == 3
 
 
 def test_the_tables_are_about_options_of_vllm_that_are_not_taken() -> None:

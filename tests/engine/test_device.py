@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headway.server.engine.device import choose_device, share_threads
+from headway.server.engine.device import check_gpus, choose_device, occupy, share_threads
 from headway.server.errors import ConfigError
 
 
@@ -20,15 +20,27 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 
 def test_each_engine_takes_a_gpu_of_its_own(two_gpus: list[torch.device]) -> None:
-    devices = [choose_device(asked, index, 2) for asked, index in (("auto", 0), ("cuda", 1))]
+    devices = [choose_device(asked, index) for asked, index in (("auto", 0), ("cuda", 1))]
+    for device in devices:
+        check_gpus(device, num_engines=2, num_ranks=1)
+        occupy(device)
     assert devices == two_gpus == [torch.device("cuda", 0), torch.device("cuda", 1)]
-    assert choose_device("cpu", 1, 4) == torch.device("cpu")
+    cpu = choose_device("cpu", 1)
+    assert cpu == torch.device("cpu")
+    check_gpus(cpu, num_engines=4, num_ranks=2)
 
 
-@pytest.mark.parametrize("index", [0, 3])
-def test_too_few_gpus_end_the_start_in_every_engine(two_gpus: list[torch.device], index: int) -> None:
-    with pytest.raises(ConfigError, match=r"--data-parallel-size 4 needs a GPU for each engine, and 2 GPUs can be seen here: lower it, or"):
-        choose_device("auto", index, 4)
+@pytest.mark.parametrize(
+    ("num_engines", "num_ranks", "sentence"),
+    [
+        (4, 1, "--data-parallel-size 4 needs a GPU for each engine, and 2 GPUs can be seen here: lower it, or"),
+        (2, 2, "--data-parallel-size 2 with --tensor-parallel-size 2 needs 4 GPUs, and 2 GPUs can be seen here: lower one of them, or"),
+    ],
+)
+@pytest.mark.usefixtures("two_gpus")
+def test_too_few_gpus_end_the_start(num_engines: int, num_ranks: int, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        check_gpus(choose_device("auto", 3), num_engines, num_ranks)
 
 
 @pytest.mark.parametrize(("num_threads", "num_engines", "each"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])

@@ -88,7 +88,7 @@ def test_the_image_has_defaults_of_its_own() -> None:
     ("environ", "warning"),
     [
         ({"SM_NUM_GPUS": '"4"'},
-         "environment SM_NUM_GPUS: this version runs a model on one device; of the 4 asked for, the others stay idle"),
+         "environment SM_NUM_GPUS: has no effect; set SM_VLLM_TENSOR_PARALLEL_SIZE=4 to split the model over 4 GPUs"),
         ({"SM_NUM_GPUS": "1"}, None),
         ({"SM_NUM_GPUS": "0"}, None),
         ({"HF_MODEL_TRUST_REMOTE_CODE": "true"}, "environment HF_MODEL_TRUST_REMOTE_CODE: has no effect: code of a model repository is "

@@ -39,6 +39,9 @@ class InlineExecutor:
         elif part == "kv_cache":
             self._worker.wake_cache()
 
+    def check_alive(self) -> None:
+        """There is nobody beside this process."""
+
     def _adapters(self) -> AdapterSlots:
         if self._worker.adapters is None:
             raise AdapterError("This engine takes no adapters; start it with --enable-lora.")

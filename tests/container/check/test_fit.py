@@ -109,6 +109,25 @@ def test_a_decoder_served_for_vectors_takes_what_was_estimated(tmp_path: Path) -
     assert_as_the_engine(make_tiny_model("qwen2", tmp_path), pooling={"runner": "pooling"})
 
 
+def test_a_rank_has_its_share(tmp_path: Path) -> None:
+    """Of weights and cache on a GPU of its own, of which there must be as many; on a CPU of the memory, too."""
+    shape, instance = large(tmp_path), find_instance("ml.g5.12xlarge")
+    one, four = (fit_report(config_of(parallel={"tensor_parallel_size": size}), shape, instance) for size in (1, 4))
+    assert four.weight_bytes == pytest.approx(one.weight_bytes / 4, rel=0.01)
+    assert four.bytes_per_block * 4 == one.bytes_per_block
+    assert (four.num_ranks, four.device_bytes) == (4, one.device_bytes)
+    assert four.longest_context > one.longest_context
+    with pytest.raises(ConfigError, match="needs as many GPUs, and this host shows 4: use 4"):
+        fit_report(config_of(parallel={"tensor_parallel_size": 8}), shape, instance)
+    fitting = fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
+    assert all(report.instance.num_gpus >= 4 for report in fitting)
+    asked = (config_of(parallel={"tensor_parallel_size": size}, model={"device": "cpu"}) for size in (1, 2))
+    on_cpu, split = (fit_report(config, shape, instance) for config in asked)
+    assert on_cpu.fits
+    assert split.fits
+    assert split.num_blocks <= on_cpu.num_blocks  # two halves, each with the largest step beside it
+
+
 def test_the_largest_step_is_the_engines(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path)
     config, device = config_of(model={"device": "cpu", "dtype": "float32"}), torch.device("cpu")

@@ -88,6 +88,7 @@ def test_every_problem_is_told_at_once() -> None:
         (("--name", "n" * 60, "--adapter", "abc=s3://adapters/a.tar.gz"), "--adapter abc: together with --name"),
         (("-e", f"SM_VLLM_CHAT_TEMPLATE={'x' * 1025}"), "environment SM_VLLM_CHAT_TEMPLATE has 1025 bytes, and SageMaker takes 1024"),
         (("-e", "SM_VLLM_DATA_PARALLEL_SIZE=2"), "--data-parallel-size 2 needs a GPU for each engine, and ml.g6.xlarge has 1"),
+        (("-e", "SM_VLLM_TENSOR_PARALLEL_SIZE=4"), "--tensor-parallel-size 4 needs as many GPUs, and ml.g6.xlarge has 1"),
         (("-e", "NOTE=a\0b"), "environment NOTE: must be UTF-8 text"),
         (("-e", "NOTE=\udcff"), "environment NOTE: must be UTF-8 text"),
         (("-e", "SM_VLLM_API_KEY_SECRET_ARN=arn:aws:s3:::x"), "environment SM_VLLM_API_KEY_SECRET_ARN"),

@@ -1,0 +1,38 @@
+"""Options about a model that is split over devices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from headway.server.config.fields import Topic, option
+
+
+class ParallelConfig(Topic):
+    """Parallelism."""
+
+    tensor_parallel_size: int = option(
+        1,
+        "Devices of this host over which each layer is split. On a CPU: processes, which share its cores. It must divide the model's "
+        "attention heads; `headway check` lists the sizes that work.",
+        ge=1,
+        le=64,
+        short=("-tp",),
+    )
+    distributed_executor_backend: Literal["mp", "uni"] | None = option(
+        None,
+        "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
+        "device, else mp.",
+    )
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the engine hands its steps to ranks, of which it is the first."""
+        return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
+
+
+def parallel_problems(parallel: ParallelConfig) -> list[str]:
+    """A sentence for each thing that can't be served."""
+    size, backend = parallel.tensor_parallel_size, parallel.distributed_executor_backend
+    if backend == "uni" and size > 1:
+        return [f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} takes {size}: use mp"]
+    return []

@@ -1,0 +1,40 @@
+"""How the ranks of one host find each other: through a file that only they can read, then over loopback (gloo) or NCCL."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from headway.server.distributed.groups import TensorParallelGroup
+
+dist: Any = torch.distributed  # its annotations lack most of what is used here
+
+# A rank that has ended is noticed at once; this bounds the wait for one that has not, and is as slow as a first step may be.
+_PATIENCE = timedelta(minutes=10)
+
+
+def join_ranks(directory: Path, rank: int, size: int, device: torch.device) -> TensorParallelGroup:
+    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new. A GPU must be
+    the process's current one."""
+    store = dist.FileStore(str(directory / "rendezvous"), size)
+    store.set_timeout(_PATIENCE)
+    make = _nccl if device.type == "cuda" else _gloo
+    return TensorParallelGroup(rank, size, make(store, rank, size))
+
+
+def _gloo(store: Any, rank: int, size: int) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    # On its own gloo takes the address of the host's name, which a container may not resolve.
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    options._timeout = _PATIENCE
+    return dist.ProcessGroupGloo(store, rank, size, options)
+
+
+def _nccl(store: Any, rank: int, size: int) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = _PATIENCE
+    return dist.ProcessGroupNCCL(store, rank, size, options)

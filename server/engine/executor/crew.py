@@ -1,0 +1,92 @@
+"""All ranks of an engine while it is made: what they have to agree on before any can go on. Then they are its executor's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from headway.server.config.plan import Plan
+from headway.server.config.server import ServerConfig, without_secrets
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.rendezvous import join_ranks
+from headway.server.engine.executor.base import Executor
+from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.executor.processes import ProcessesExecutor
+from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.ranks import Ranks
+from headway.server.engine.worker import Worker
+from headway.server.private_directory import private_directory
+from headway.server.source.files import ModelFiles
+
+
+class Crew:
+    """Of one rank: there is nobody to agree with."""
+
+    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
+        """The others begin to load their weights. Computes with this rank's share of a CPU's threads from now on."""
+        return SINGLE
+
+    def agree(self, num_blocks: int) -> int:
+        """KV blocks for which every rank has room, of what this one has. Waits until all have loaded their weights."""
+        return num_blocks
+
+    def start(self, num_blocks: int, max_model_len: int) -> None:
+        """The others make their runners and compute for the first time, as this one has to."""
+
+    def executor(self, worker: Worker) -> Executor:
+        """Once all are ready."""
+        return InlineExecutor(worker)
+
+
+class RankCrew(Crew):
+    """Of this process, rank 0, and processes beside it."""
+
+    def __init__(self, ranks: Ranks, size: int, directory: Path) -> None:
+        self._ranks = ranks
+        self._size = size
+        self._directory = directory
+
+    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
+        if self._size == 1:
+            return SINGLE
+        num_threads = max(torch.get_num_threads() // self._size, 1)
+        self._ranks.answers(Here)
+        self._ranks.tell(Join(plan, vocab_size, num_threads))
+        if device.type == "cpu":
+            torch.set_num_threads(num_threads)
+        group = join_ranks(self._directory, 0, self._size, device)
+        self._ranks.give_group(group.process_group)
+        return group
+
+    def agree(self, num_blocks: int) -> int:
+        return min([num_blocks, *(answer.num_blocks for answer in self._ranks.answers(Sized))])
+
+    def start(self, num_blocks: int, max_model_len: int) -> None:
+        self._ranks.tell(Start(num_blocks, max_model_len))
+
+    def executor(self, worker: Worker) -> Executor:
+        self._ranks.answers(Done)
+        return ProcessesExecutor(InlineExecutor(worker), self._ranks)
+
+
+@contextmanager
+def gathered_crew(config: ServerConfig, files: ModelFiles, first_device: int) -> Iterator[Crew]:
+    """For as long as the engine is made. Where that fails the other ranks end, and what is raised is the first cause.
+
+    Rank r has the GPU ``first_device`` + r."""
+    if not config.parallel.has_ranks:
+        yield Crew()
+        return
+    size = config.parallel.tensor_parallel_size
+    with private_directory() as directory:
+        lean = without_secrets(config)
+        ranks = Ranks([RankArguments(lean, files, rank, size, first_device + rank, directory) for rank in range(1, size)])
+        try:
+            with ranks.explaining():
+                yield RankCrew(ranks, size, directory)
+        except BaseException:
+            ranks.end(patience_s=0)
+            raise

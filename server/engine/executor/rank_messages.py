@@ -1,0 +1,120 @@
+"""What rank 0, which is the engine, and the other ranks say to each other: MessagePack through a pair of sockets for each of them.
+
+rank 0                      rank r
+                            Here          torch is imported
+Join                                      both join the group, load, and see how much room there is
+                            Sized
+Start                                     both make the runner and compute for the first time
+                            Done
+Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
+LoadAdapter, Sleep, ..      Done
+Stop
+                            Failed        at any time, as the last words
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from headway.server.config.plan import Plan
+from headway.server.config.server import ServerConfig
+from headway.server.engine.batch import BatchPlan
+from headway.server.source.files import ModelFiles
+from headway.server.types import AdapterRef, SleepPart
+
+
+@dataclass(frozen=True, slots=True)
+class RankArguments:
+    """What a rank is started with: handed over as multiprocessing does it. ``config`` has its secrets removed."""
+
+    config: ServerConfig
+    files: ModelFiles
+    rank: int
+    size: int
+    device_index: int
+    directory: Path  # where the ranks meet
+
+
+class Join(msgspec.Struct, tag=True, frozen=True):
+    """``num_threads``: that a rank may compute with on a CPU."""
+
+    plan: Plan
+    vocab_size: int
+    num_threads: int
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    num_blocks: int
+    max_model_len: int
+
+
+class Step(msgspec.Struct, tag=True, frozen=True):
+    plan: BatchPlan
+
+
+class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
+    adapter: AdapterRef
+
+
+class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
+    adapter_id: int
+
+
+class Sleep(msgspec.Struct, tag=True, frozen=True):
+    level: int
+
+
+class WakeUp(msgspec.Struct, tag=True, frozen=True):
+    part: SleepPart
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
+Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
+ToRank = Join | Start | Step | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+
+
+class Here(msgspec.Struct, tag=True, frozen=True):
+    pass
+
+
+class Sized(msgspec.Struct, tag=True, frozen=True):
+    num_blocks: int
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """``refusal``: why it was not done, and nothing has changed."""
+
+    refusal: str | None = None
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """``is_user_error``: a wrong option or model. ``is_echo``: another rank was lost, whose end is the cause."""
+
+    cause: str
+    is_user_error: bool = False
+    is_echo: bool = False
+
+
+FromRank = Here | Sized | Done | Failed
+
+_to_decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
+_from_decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: ToRank | FromRank) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_to_rank(data: bytes) -> ToRank:
+    return _to_decoder.decode(data)
+
+
+def decode_from_rank(data: bytes) -> FromRank:
+    return _from_decoder.decode(data)

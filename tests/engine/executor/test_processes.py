@@ -1,0 +1,210 @@
+"""An engine over two ranks, the second a process of its own, gives what one device gives; and ends with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_driver import Output, make_engine, request, run
+from polling import wait_until
+from process_tree import is_running
+from tiny_adapters import make_adapter
+from tiny_models import make_tiny_model
+from tiny_tokenizers import byte_level_backend
+
+from headway.server.engine.core import EngineCore
+from headway.server.errors import AdapterError, ConfigError, ModelSourceError, RankDied
+from headway.server.loading.model_config import read_config
+from headway.server.source.files import ModelFiles
+from headway.server.text.grammars.library import library_form
+from headway.server.text.tokenizer import Tokenizer
+from headway.server.types import AdapterRef, GenerateRequest, Grammar
+
+LONG = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31] * 4
+ABC = Grammar("checked", library_form(Grammar("regex", "[abc]{2,6}"), {}))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    """Rank 0 takes its share of them for good."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    return make_tiny_model("llama", tmp_path_factory.mktemp("model"), vocab_size=264)
+
+
+def engine_of(files: ModelFiles, num_ranks: int, **topics: Any) -> EngineCore:
+    topics = {
+        "model": {"max_model_len": 256, "seed": 5, **topics.pop("model", {})},
+        "scheduler": {"max_num_batched_tokens": 16, "max_num_seqs": 4, "async_scheduling": num_ranks > 1},
+        "cache": {"block_size": 8, "num_gpu_blocks_override": 18},
+        "lora": {"enable_lora": True, "max_loras": 1, "max_lora_rank": 8},
+        "parallel": {"tensor_parallel_size": num_ranks},
+        **topics,
+    }
+    return make_engine(files, load_tokenizer=lambda: Tokenizer(byte_level_backend(), special_tokens={}), **topics)
+
+
+@pytest.fixture(scope="module")
+def single(files: ModelFiles) -> EngineCore:
+    return engine_of(files, 1)
+
+
+@pytest.fixture(scope="module")
+def ranked(files: ModelFiles) -> Iterator[EngineCore]:
+    """Its steps overlap, too."""
+    engine = engine_of(files, 2)
+    yield engine
+    engine.shutdown()
+    assert not any(is_running(pid) for pid in pids_of(engine))
+
+
+def pids_of(engine: EngineCore) -> list[int]:
+    pids: list[int] = engine._executor._ranks.pids  # type: ignore[attr-defined]
+    return pids
+
+
+def assert_alike(single: EngineCore, ranked: EngineCore, requests: list[GenerateRequest], **how: Any) -> dict[str, Output]:
+    expected, found = run(single, requests, **how), run(ranked, requests, **how)
+    for name, output in expected.items():
+        assert output.token_ids
+        assert found[name].token_ids == output.token_ids, name
+        assert found[name].finish_reason == output.finish_reason
+        for here, there in zip(found[name].logprobs, output.logprobs, strict=True):
+            assert here.logprob == pytest.approx(there.logprob, abs=1e-4)
+        here_prompt, there_prompt = found[name].prompt_logprobs, output.prompt_logprobs
+        assert [entry and entry.token_id for entry in here_prompt or []] == [entry and entry.token_id for entry in there_prompt or []]
+    return found
+
+
+def test_greedy_requests_in_chunks_and_with_hits(single: EngineCore, ranked: EngineCore) -> None:
+    """Prompts that take several steps, arrive one by one, share their beginnings, and find too small a cache."""
+    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24 + i) for i in range(8)]
+    found = assert_alike(single, ranked, requests, stagger=3)
+    assert any(output.num_cached_tokens for output in found.values())
+    assert any(output.num_preemptions for output in found.values())
+
+
+def test_every_option_of_sampling(single: EngineCore, ranked: EngineCore) -> None:
+    requests = [
+        request("greedy", LONG[:20]),
+        request("drawn", LONG[:9], temperature=1.0, seed=3, logprobs=2),
+        request("seeded by the server", [5, 6, 7], temperature=1.0),
+        request("scored", LONG, prompt_logprobs=1),
+        request("penalised", [5, 6, 7], presence_penalty=1.5, bad_words=((9,),)),
+        request("held", [5, 6, 8], grammar=ABC, max_tokens=8),
+    ]
+    for engine in (single, ranked):
+        engine._executor.compile_grammar(ABC).result()  # so that nobody waits for it
+    found = assert_alike(single, ranked, requests, stagger=1)
+    assert set(found["held"].token_ids) <= set(b"abc")
+    assert_alike(single, ranked, requests)
+
+
+def test_adapters_are_on_every_rank(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
+    config = read_config(files, {})
+    path = make_adapter(tmp_path / "a", config)
+    plain = run(single, [request("plain", LONG)])["plain"].token_ids
+    for engine in (single, ranked):
+        with pytest.raises(AdapterError, match="adapter_config"):
+            engine.load_adapter(AdapterRef(1, "missing", str(tmp_path)))
+        engine.load_adapter(AdapterRef(2, "a", str(path)))
+        with pytest.raises(AdapterError, match="slots"):
+            engine.load_adapter(AdapterRef(3, "b", str(path)))
+    adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
+    found = assert_alike(single, ranked, [adapted, request("plain", LONG)])
+    assert found["plain"].token_ids == plain != found["adapted"].token_ids
+    for engine in (single, ranked):
+        engine.unload_adapter(2)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_all_ranks_sleep_and_wake(single: EngineCore, ranked: EngineCore, level: int) -> None:
+    problems: list[Exception | None] = []
+    ranked.sleep(level, "abort", problems.append)
+    ranked.settle()
+    assert problems == [None]
+    assert ranked.sleep_state.is_asleep
+    ranked.wake_up(None)
+    assert_alike(single, ranked, [request(f"after {level}", LONG)])
+
+
+def test_what_is_told_of_it(single: EngineCore, ranked: EngineCore) -> None:
+    assert ranked.info.device.startswith("2 ranks, the first on cpu")
+    assert ranked.info.num_blocks == single.info.num_blocks
+    assert ranked.info.kv_cache_bytes == single.info.kv_cache_bytes // 2  # of a rank
+    ranked.settle()
+
+
+def test_a_rank_that_is_killed_ends_the_engine_with_its_cause(files: ModelFiles) -> None:
+    """In the middle of an answer: neither what waits for it, nor whoever asks later, hears anything else."""
+    engine = engine_of(files, 2)
+    (pid,) = pids_of(engine)
+    engine.add_request(request("open", LONG, max_tokens=200, ignore_eos=True))
+    for _ in range(6):
+        engine.step()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
+        _step_until_it_breaks(engine)
+    with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
+        engine.settle()
+    engine.shutdown()
+    assert not is_running(pid)
+
+
+def test_a_rank_that_ends_while_nothing_runs_is_noticed(files: ModelFiles) -> None:
+    engine = engine_of(files, 2)
+    (pid,) = pids_of(engine)
+    os.kill(pid, signal.SIGTERM)  # which it leaves to the engine
+    os.kill(pid, signal.SIGKILL)
+
+    def is_noticed() -> bool:
+        try:
+            engine.settle()
+        except RankDied:
+            return True
+        return False
+
+    wait_until(is_noticed, 5)
+    engine.shutdown()
+
+
+def test_one_rank_as_a_backend(single: EngineCore, files: ModelFiles) -> None:
+    alone = engine_of(files, 1, parallel={"distributed_executor_backend": "mp"})
+    assert_alike(single, alone, [request("alone", LONG)])
+    alone.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "topics", "told"),
+    [
+        (3, {}, "the nearest that works is 4$"),
+        (64, {}, "4 attention heads, 2 key-value heads and a feed-forward layer of 96, which 64 devices can't share; .* works is 4$"),
+        (2, {"pooling": {"runner": "pooling"}, "lora": {}}, "is for models that generate text"),
+    ],
+)
+def test_what_can_not_be_split_is_refused(files: ModelFiles, num_ranks: int, topics: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        engine_of(files, num_ranks, **topics)
+
+
+def test_a_model_that_a_rank_can_not_read_is_told_as_it_is(tmp_path: Path) -> None:
+    files = make_tiny_model("llama", tmp_path)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-64])
+    with pytest.raises(ModelSourceError):
+        engine_of(files, 2)
+
+
+def _step_until_it_breaks(engine: EngineCore) -> None:
+    for _ in range(200):
+        engine.step()

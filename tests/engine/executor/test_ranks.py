@@ -1,0 +1,91 @@
+"""What the engine hears of ranks that end, and when."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from polling import wait_until
+from process_tree import is_running
+from tiny_models import make_tiny_model
+
+from headway.server.config.plan import DeviceFacts, ModelFacts, make_plan
+from headway.server.config.server import ServerConfig
+from headway.server.distributed.groups import PeerLost
+from headway.server.distributed.rendezvous import join_ranks
+from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.ranks import Ranks
+from headway.server.errors import ModelSourceError, RankDied
+from headway.server.source.files import ModelFiles
+
+CONFIG = ServerConfig.model_validate({"model": {"model": "m", "device": "cpu", "dtype": "float32", "max_model_len": 64}})
+PLAN = make_plan(CONFIG, ModelFacts("float32", 64, False), DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True))
+
+
+@contextmanager
+def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
+    ranks = Ranks([RankArguments(CONFIG, files, rank, size, rank, directory) for rank in range(1, size)])
+    try:
+        yield ranks
+    finally:
+        pids = ranks.pids
+        ranks.end(patience_s=0)
+        assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ModelFiles:
+    return make_tiny_model("llama", tmp_path / "model")
+
+
+def joined(ranks: Ranks, directory: Path, size: int) -> None:
+    assert ranks.answers(Here) == [Here()] * (size - 1)
+    ranks.tell(Join(PLAN, 259, 1))
+    ranks.give_group(join_ranks(directory, 0, size, torch.device("cpu")).process_group)
+
+
+def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path) -> None:
+    missing = ModelFiles("safetensors", tmp_path / "nothing", None, "m")
+    with ranks_of(missing, tmp_path, 2) as ranks:
+        joined(ranks, tmp_path, 2)
+        with pytest.raises(ModelSourceError, match="nothing"):
+            ranks.answers(Sized)
+        with pytest.raises(ModelSourceError, match="nothing"):
+            ranks.check()
+
+
+def test_a_rank_that_breaks_says_why(files: ModelFiles, tmp_path: Path) -> None:
+    """It is told to start with a number of blocks that no memory has."""
+    with ranks_of(files, tmp_path, 2) as ranks:
+        joined(ranks, tmp_path, 2)
+        (sized,) = ranks.answers(Sized)
+        assert sized.num_blocks > 0
+        ranks.tell(Start(2**60, 64))
+        with pytest.raises(RankDied, match=r"^rank 1 ended: .*"):
+            ranks.answers(Done)
+
+
+def test_the_first_cause_is_the_rank_that_ended_not_the_one_that_lost_it(files: ModelFiles, tmp_path: Path) -> None:
+    with ranks_of(files, tmp_path, 3) as ranks:
+        ranks.answers(Here)
+        os.kill(ranks.pids[1], signal.SIGKILL)
+        with pytest.raises(RankDied, match=r"^rank 2 was killed \(SIGKILL\)"), ranks.explaining():
+            raise PeerLost("Connection closed by peer")
+        wait_until(lambda: not is_running(ranks.pids[1]))
+
+
+def test_errors_of_rank_0_are_its_own() -> None:
+    ranks = Ranks([])
+    with pytest.raises(ZeroDivisionError), ranks.explaining():
+        raise ZeroDivisionError
+    ranks.check()
+    failure = ranks.fail("the ranks differ")
+    with pytest.raises(RankDied, match="differ"):
+        ranks.check()
+    assert str(failure) == "the ranks differ"
+    ranks.end()

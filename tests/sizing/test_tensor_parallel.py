@@ -1,0 +1,77 @@
+"""Which numbers of devices a model can be split over, and what each of them holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from gloo_ranks import run_ranks
+from tiny_models import make_tiny_model
+
+from headway.server.config.plan import DeviceFacts, make_plan
+from headway.server.config.server import ServerConfig
+from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.errors import ConfigError
+from headway.server.loading.loader import load_model
+from headway.server.models.base import DecoderConfig
+from headway.server.sizing.memory import kv_spec
+from headway.server.sizing.model import ModelShape, read_shape
+from headway.server.sizing.tensor_parallel import check_split, rank_share
+from headway.server.sizing.weights import weight_bytes
+
+FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, has_fast_bf16=False, has_fast_int8=True)
+
+
+def shape_of(directory: Path, name: str) -> tuple[ServerConfig, ModelShape]:
+    files = make_tiny_model(name, directory)
+    config = ServerConfig.model_validate({"model": {"model": files.name, "dtype": "float32"}})
+    return config, read_shape(config, files)
+
+
+@pytest.mark.parametrize(
+    ("size", "num_devices", "told"),
+    [
+        (2, None, "this model has 9 attention heads, 3 key-value heads and a feed-forward layer of 1536, .* that works is 3$"),
+        (2, 2, "that works is 1$"),
+        (4, None, "that works is 3$"),
+        (8, None, "that works is 9$"),
+        (3, 2, "needs as many GPUs, and this host shows 2: use 1$"),
+    ],
+)
+def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices: int | None, told: str) -> None:
+    _, shape = shape_of(tmp_path, "llama")
+    assert isinstance(shape.config, DecoderConfig)
+    demo = replace(shape.config, num_heads=9, num_kv_heads=3, head_dim=64, intermediate_size=1536, vocab_size=49152)
+    if size == 8:
+        demo = replace(demo, intermediate_size=1539)  # nine divide it
+    with pytest.raises(ConfigError, match=f"^--tensor-parallel-size {size}.*{told}"):
+        check_split(size, demo, keeps_groups=False, num_devices=num_devices)
+    check_split(3, replace(demo, intermediate_size=1536), keeps_groups=True, num_devices=None)
+
+
+def test_blocks_of_a_gguf_are_not_torn(tmp_path: Path) -> None:
+    _, shape = shape_of(tmp_path, "llama")
+    assert isinstance(shape.config, DecoderConfig)
+    wide = replace(shape.config, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=96 + 32, vocab_size=64)
+    check_split(4, wide, keeps_groups=True, num_devices=None)
+    for torn in (replace(wide, intermediate_size=96), replace(wide, head_dim=24), replace(wide, vocab_size=66)):
+        check_split(4, torn, keeps_groups=False, num_devices=None)
+        with pytest.raises(ConfigError, match=r"can't be cut in 4; use [12], or --quantization none"):
+            check_split(4, torn, keeps_groups=True, num_devices=None)
+
+
+@pytest.mark.parametrize(("name", "size"), [("llama", 2), ("llama-three", 3), ("qwen3", 4), ("llama-biased", 2), ("llama-tied", 4)])
+def test_a_ranks_share_is_what_it_loads(tmp_path: Path, name: str, size: int) -> None:
+    config, shape = shape_of(tmp_path, name)
+    files = make_tiny_model(name, tmp_path)
+
+    def work(group: TensorParallelGroup) -> tuple[int, int]:
+        device = torch.device("cpu")
+        loaded = load_model(files, dtype="float32", device=device, quantization="none", load_format="auto", group=group, seed=0)
+        return loaded.weight_bytes, loaded.model.kv_spec.num_kv_heads
+
+    share = rank_share(shape, size)
+    plan = make_plan(config, shape.facts, FACTS)
+    assert run_ranks(size, work) == [(weight_bytes(share, plan, on_cpu=True), kv_spec(share.config).num_kv_heads)] * size
