@@ -39,6 +39,22 @@ def test_decode(case: AttentionCase, strided: bool) -> None:
     assert_near(run_decode(cpu_decode, case, inputs), run_decode(reference_decode, case, inputs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_decode_in_any_batch_has_the_same_bits(dtype: torch.dtype, cpu_path: str) -> None:
+    """Whether a thread takes a row with all its heads, as with many rows, or one head at a time."""
+    if cpu_path == "torch":
+        pytest.skip("torch's flash kernel sums in another order for each shape")
+    num_rows = 4 * torch.get_num_threads()
+    case = AttentionCase(tuple(range(1, 1 + 9 * num_rows, 9)), num_heads=9, num_kv_heads=3, head_dim=64, dtype=dtype)
+    inputs = make_attention(case)
+    result = run_decode(cpu_decode, case, inputs)
+    assert_near(result, run_decode(reference_decode, case, inputs))
+    for row in range(num_rows):
+        rows = slice(row, row + 1)
+        alone = replace(inputs, q=inputs.q[rows], block_tables=inputs.block_tables[rows], seq_lens=inputs.seq_lens[rows])
+        assert run_decode(cpu_decode, replace(case, seq_lens=case.seq_lens[rows]), alone).equal(result[rows])
+
+
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("case", PREFILL_CASES + LONG_PREFILL, ids=str)
 def test_prefill(case: AttentionCase, strided: bool) -> None:

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "common.h"
 #include "decode.h"
@@ -56,18 +55,17 @@ void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* c
 
 template <class T>
 void paged_decode(T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* tables, const int32_t* lengths, const DecodeShape& s) {
-  const int64_t tasks = s.rows * s.kv_heads, group = s.q_heads / s.kv_heads;
+  const int64_t tasks = DecodeTask::count(s);
 #pragma omp parallel if (tasks > 1)
-  {
-    std::vector<float> scratch;
+  with_decode<T>(s, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; task++) {
-      int64_t r = task / s.kv_heads, h = task % s.kv_heads;
-      T* to = out + (r * s.q_heads + h * group) * s.dim;
-      const T* from = q + r * s.q_stride + h * group * s.dim;
-      decode_head(to, from, k_cache, v_cache, tables + r * s.table_width, lengths[r], s, h, scratch);
+    for (int64_t i = 0; i < tasks; i++) {
+      const DecodeTask task = DecodeTask::at(s, i);
+      const int64_t head = task.kv_head * s.group();
+      decode.run(task, out + (task.row * s.q_heads + head) * s.dim, q + task.row * s.q_stride + head * s.dim, k_cache, v_cache,
+                 tables + task.row * s.table_width, lengths[task.row]);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -29,15 +29,7 @@ using namespace headway;
 
 constexpr int kBlock = 64;               // keys
 constexpr int kMaxPanels = 64 / kWidth;  // up to 192 lanes a tile
-constexpr float kLog2e = 1.44269504088896341f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-inline Vec tanh_of(Vec x) {
-  Vec size = x < 0 ? -x : x;
-  Vec t = exp2_negative(size * (-2 * kLog2e));
-  Vec y = (1.0f - t) / (1.0f + t);
-  return x < 0 ? -y : y;
-}
 
 struct PrefillShape {
   int64_t rows, q_heads, kv_heads, dim, block_size, table_width, q_stride, q_head_stride, block_stride, slot_stride, head_stride, window;
