@@ -40,17 +40,19 @@ def english() -> list[int]:
     return token_ids[:1800]
 
 
-def test_perplexity_is_that_of_exact_activations(english: list[int]) -> None:
-    def log_probabilities(quantization: Quantization) -> torch.Tensor:
-        stepper = Stepper(load(quantization).model, num_blocks=128, block_size=16)
+@pytest.mark.parametrize("pages", [torch.float32, torch.bfloat16], ids=str)
+def test_perplexity_is_that_of_exact_activations(english: list[int], pages: torch.dtype) -> None:
+    def log_probabilities(quantization: Quantization, pages: torch.dtype) -> torch.Tensor:
+        stepper = Stepper(load(quantization).model, num_blocks=128, block_size=16, dtype=pages)
         return stepper.run(english, [len(english)]).log_softmax(-1)
 
     def perplexity(scores: torch.Tensor) -> float:
         return math.exp(torch.nn.functional.nll_loss(scores[:-1], torch.tensor(english[1:])).item())
 
-    exact, rounded = log_probabilities("none"), log_probabilities("gguf")
+    exact, rounded = log_probabilities("none", torch.float32), log_probabilities("gguf", pages)
     before, after = perplexity(exact), perplexity(rounded)
     divergence = torch.nn.functional.kl_div(rounded, exact, log_target=True, reduction="batchmean").item()
-    print(f"perplexity over {len(english)} tokens: fp32 {before:.3f}, gguf {after:.3f} ({after / before - 1:+.2%}); KL {divergence:.4f}")
+    counts = f"fp32 {before:.3f}, gguf with pages in {pages} {after:.3f} ({after / before - 1:+.2%})"
+    print(f"perplexity over {len(english)} tokens: {counts}; KL {divergence:.4f}")
     assert abs(after / before - 1) < 0.01
     assert divergence < 0.01

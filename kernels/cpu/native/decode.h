@@ -42,9 +42,9 @@ constexpr int kHeadsAtOnce = kRows / 2;
 static_assert(kHeadsAtOnce == 2 || kHeadsAtOnce == 4, "as add_strip expects");
 constexpr int kStrip = kStripVectors * kWidth;
 
-// One thread's memory, and the steps of a task. DIM fixes the head size for the compiler; 0: any.
-template <class T, int DIM> class Decode {
-  static constexpr bool kInPlace = std::is_same_v<T, float> && DIM > 0 && DIM % kStrip == 0;
+// One thread's memory, and the steps of a task. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
+template <class T, class P, int DIM> class Decode {
+  static constexpr bool kInPlace = std::is_same_v<P, float> && DIM > 0 && DIM % kStrip == 0;
 
  public:
   explicit Decode(const DecodeShape& shape)
@@ -55,7 +55,7 @@ template <class T, int DIM> class Decode {
         copies(kInPlace ? 0 : kWidth * stride) {}
 
   // out and q are those of the task's first query head.
-  void run(const DecodeTask& task, T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* table, int64_t length) {
+  void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table, int64_t length) {
     const int64_t start = s.window > 0 ? std::max<int64_t>(0, length - s.window) : 0, num_heads = task.heads * group;
     count = length - start, width = (count + kWidth - 1) / kWidth * kWidth;
     place(start, task.kv_head, table);
@@ -94,11 +94,11 @@ template <class T, int DIM> class Decode {
   }
 
   // The block's keys or values of a head. Those of the next block are fetched meanwhile.
-  Found find(const T* cache, int64_t block) {
+  Found find(const P* cache, int64_t block) {
     Found found;
     for (int64_t j = 0; j < kWidth; j++) {
-      const T *from = cache + places[block + j], *next = cache + places[block + kWidth + j];
-      for (int64_t d = 0; d < dim; d += 64 / int64_t(sizeof(T))) __builtin_prefetch(next + d);
+      const P *from = cache + places[block + j], *next = cache + places[block + kWidth + j];
+      for (int64_t d = 0; d < dim; d += 64 / int64_t(sizeof(P))) __builtin_prefetch(next + d);
       if constexpr (kInPlace) {
         found.at[j] = from;
       } else {
@@ -191,13 +191,13 @@ template <class T, int DIM> class Decode {
 };
 
 // Calls with(Decode) for the heads' size.
-template <class T, class With> inline void with_decode(const DecodeShape& s, const With& with) {
+template <class T, class P, class With> inline void with_decode(const DecodeShape& s, const With& with) {
   if (s.dim == 64)
-    with(Decode<T, 64>(s));
+    with(Decode<T, P, 64>(s));
   else if (s.dim == 128)
-    with(Decode<T, 128>(s));
+    with(Decode<T, P, 128>(s));
   else
-    with(Decode<T, 0>(s));
+    with(Decode<T, P, 0>(s));
 }
 
 }  // namespace headway

@@ -53,7 +53,9 @@ template <class T> using WordOf = float;
 #endif
 
 template <class Word, class T> inline Word word(T first, [[maybe_unused]] T second) {
-  if constexpr (kStep<Word> == 2)
+  if constexpr (kStep<Word> == 2 && std::is_same_v<T, float>)
+    return Pair{store<bf16>(first).bits | uint32_t(store<bf16>(second).bits) << 16};
+  else if constexpr (kStep<Word> == 2)
     return Pair{first.bits | uint32_t(second.bits) << 16};
   else
     return load(first);
