@@ -1,4 +1,4 @@
-"""What pages of keys and values may hold: numbers of the activations' dtype, or float8_e4m3fn with a scale."""
+"""What pages of keys and values may hold: numbers of the activations' dtype, bf16 beside fp32 ones, or float8_e4m3fn with a scale."""
 
 from __future__ import annotations
 
@@ -24,14 +24,22 @@ class KVScales:
 UNSCALED = KVScales()
 
 
+def page_dtypes(q: Tensor) -> tuple[torch.dtype, ...]:
+    """What pages beside such queries may be. On CPUs fp32 ones may have bf16: half the bytes, which decode attention waits for."""
+    has_narrow = q.dtype == torch.float32 and q.device.type == "cpu"
+    return (q.dtype, FP8, torch.bfloat16) if has_narrow else (q.dtype, FP8)
+
+
 def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor, scales: KVScales) -> None:
-    """``q`` [T, Hq, D] fits the pages [num_blocks, block_size, Hkv, D]: same D, Hq a multiple of Hkv, dtype q's or fp8."""
+    """``q`` [T, Hq, D] fits the pages [num_blocks, block_size, Hkv, D]: same D, Hq a multiple of Hkv, dtype as in ``page_dtypes``."""
     if q.dim() != 3 or k_cache.dim() != 4 or k_cache.shape != v_cache.shape or k_cache.shape[3] != q.shape[2]:
         raise ValueError(f"q {tuple(q.shape)}, k_cache {tuple(k_cache.shape)}, v_cache {tuple(v_cache.shape)} do not fit together")
     if k_cache.shape[2] == 0 or q.shape[1] % k_cache.shape[2]:
         raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k_cache.shape[2]} key-value heads")
-    if k_cache.dtype not in (q.dtype, FP8) or v_cache.dtype != k_cache.dtype:
-        raise ValueError(f"q is {q.dtype}, k_cache {k_cache.dtype}, v_cache {v_cache.dtype}; the last two must be the first's, or {FP8}")
+    allowed = page_dtypes(q)
+    if k_cache.dtype not in allowed or v_cache.dtype != k_cache.dtype:
+        expected = " or ".join(map(str, allowed))
+        raise ValueError(f"q is {q.dtype}, k_cache {k_cache.dtype}, v_cache {v_cache.dtype}; expected {expected} for both caches")
     if k_cache.dtype != FP8 and scales != UNSCALED:
         raise ValueError(f"{scales}: pages in {k_cache.dtype} have no scales")
     check_inner_stride("q", q)

@@ -35,10 +35,11 @@ def paged_attention(
     ``sliding_window`` w > 0 it sees the last w keys, its own included. ``sinks`` [Hq]: one more score of each head, uncapped, whose
     key has no value: the softmax's denominator gains ``exp(sinks[h])`` (gpt-oss; Xiao et al., arXiv:2309.17453).
 
-    q [B, Hq, D] (any outer strides); k_cache, v_cache [num_blocks, block_size, Hkv, D], same dtype: fp32, fp16 or bf16, summed
-    in fp32, or float8_e4m3fn, multiplied by ``kv_scales``; block_tables [B, M] int32, entries past a row's length are not read as
-    keys but must be valid block ids; seq_lens [B] int32 of at least 1 and at most max_seq_len <= M * block_size. Pages must be finite
-    everywhere (zero them once): what is hidden is multiplied by 0, not skipped. Returns a new contiguous [B, Hq, D].
+    q [B, Hq, D] (any outer strides); k_cache, v_cache [num_blocks, block_size, Hkv, D], in q's dtype (fp32, fp16 or bf16; summed in
+    fp32), in bf16 beside fp32 queries on CPUs, or in float8_e4m3fn, multiplied by ``kv_scales``; block_tables [B, M] int32, entries
+    past a row's length are not read as keys but must be valid block ids; seq_lens [B] int32 of at least 1 and at most
+    max_seq_len <= M * block_size. Pages must be finite everywhere (zero them once): what is hidden is multiplied by 0, not skipped.
+    Returns a new contiguous [B, Hq, D].
     ``plan`` comes from ``prepare_decode`` for this step and window; without it each call does that work.
     """
     num_rows = q.shape[0]

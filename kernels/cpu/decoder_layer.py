@@ -64,7 +64,7 @@ def decoder_layer(
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
-    kernel = function("decoder_layer", torch.float32)
+    kernel = function("decoder_layer", torch.float32, k_cache.dtype)
     assert kernel is not None, "layers are fused for it"
     kernel(
         hidden.data_ptr(),

@@ -5,7 +5,8 @@ Query heads that share a key-value head become the kernel's queries, so keys are
 (23), of which the gather 11 (6.5). Alternatives: a loop over rows 72 (57); batched matmul and softmax on the gathered pages 48 (22),
 on a gather by head 30 (20, but scores rounded to bf16); embedding_bag for the values 47 (21); enable_gqa 28 (104).
 
-Pages in fp8 and sinks, which models too large for a CPU have, are left to the reference.
+Pages in fp8 and sinks, which models too large for a CPU have, are left to the reference; so are pages in bf16 beside fp32 queries where
+there is no compiled kernel.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def paged_attention(
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""
-    if sinks is not None or k_cache.dtype != q.dtype:
+    kernel = function("paged_decode", q.dtype, k_cache.dtype) if _fits(q, k_cache, v_cache, block_tables, seq_lens) else None
+    if sinks is not None or (kernel is None and k_cache.dtype != q.dtype):
         return reference.paged_attention(
             q,
             k_cache,
@@ -91,8 +93,7 @@ def paged_attention(
             sinks=sinks,
             kv_scales=kv_scales,
         )
-    kernel = function("paged_decode", q.dtype)
-    if kernel is not None and plan is None and _fits(q, k_cache, v_cache, block_tables, seq_lens):
+    if kernel is not None and plan is None:
         out = torch.empty(q.shape, dtype=q.dtype)
         block_size, kv_heads, dim = k_cache.shape[1:]
         shape = DecodeShape(
@@ -117,7 +118,7 @@ def _fits(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, seq
         q.shape[0] > 0
         and q.stride(2) == 1
         and q.stride(1) == q.shape[2]
-        and all(cache.is_contiguous() and cache.dtype == q.dtype for cache in (k_cache, v_cache))
+        and all(cache.is_contiguous() for cache in (k_cache, v_cache))
         and block_tables.dtype == seq_lens.dtype == torch.int32
         and block_tables.stride(1) == 1
         and seq_lens.is_contiguous()

@@ -101,7 +101,9 @@ def prefill_attention(
     plan: PrefillPlan | None = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
-    if sinks is not None or k_cache.dtype != q.dtype:
+    fits = _fits(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc)
+    kernel = function("prefill_attention", q.dtype, k_cache.dtype) if fits else None
+    if sinks is not None or (kernel is None and k_cache.dtype != q.dtype):
         return reference.prefill_attention(
             q,
             k_cache,
@@ -118,8 +120,7 @@ def prefill_attention(
             kv_scales=kv_scales,
         )
     out = torch.empty(q.shape, dtype=q.dtype)
-    kernel = function("prefill_attention", q.dtype)
-    if kernel is not None and plan is None and _fits(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc):
+    if kernel is not None and plan is None:
         block_size, num_kv_heads, head_dim = k_cache.shape[1:]
         shape = PrefillShape(
             *(len(seq_lens), q.shape[1], num_kv_heads, head_dim, block_size, block_tables.stride(0), *q.stride()[:2]),
@@ -138,7 +139,7 @@ def prefill_attention(
 def _fits(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, seq_lens: Tensor, query_start_loc: Tensor) -> bool:
     return (
         q.shape[0] > 0
-        and all(tensor.stride(-1) == 1 and tensor.dtype == q.dtype for tensor in (q, k_cache, v_cache))
+        and all(tensor.stride(-1) == 1 for tensor in (q, k_cache, v_cache))
         and k_cache.stride() == v_cache.stride()
         and all(tensor.dtype == torch.int32 and tensor.stride(-1) == 1 for tensor in (block_tables, seq_lens, query_start_loc))
     )

@@ -54,7 +54,7 @@ def rope_and_cache(
         return reference.rope_and_cache(*tensors, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales)
     if qk_norm is not None:
         q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
-    kernel = function("rope_and_cache", q.dtype)
+    kernel = function("rope_and_cache", q.dtype, k_cache.dtype)
     if kernel is not None and _fits(q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping):
         return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)
     plan = plan or _plan(cos_sin, positions, slot_mapping)
@@ -71,7 +71,7 @@ def _fits(
     return (
         q.shape[0] > 0
         and all(x.stride(2) == 1 and x.stride(1) == dim and x.dtype == q.dtype for x in (q, k, v))
-        and all(cache.is_contiguous() and cache.dtype == q.dtype for cache in (k_cache, v_cache))
+        and all(cache.is_contiguous() for cache in (k_cache, v_cache))
         and cos_sin.dtype == torch.float32
         and all(x.is_contiguous() for x in (cos_sin, positions, slot_mapping))
         and positions.dtype == slot_mapping.dtype == torch.int64
@@ -116,8 +116,9 @@ def _rotate(x: Tensor, plan: RopePlan, interleaved: bool) -> Tensor:
 
 
 def _write(cache: Tensor, x: Tensor, plan: RopePlan) -> None:
+    x = (x if plan.tokens is None else x[plan.tokens]).to(cache.dtype)
     if cache.is_contiguous():
-        cache.view(-1, *cache.shape[2:]).index_copy_(0, plan.slots, x if plan.tokens is None else x[plan.tokens])
+        cache.view(-1, *cache.shape[2:]).index_copy_(0, plan.slots, x)
     else:
         block_size = cache.shape[1]
-        cache[plan.slots // block_size, plan.slots % block_size] = x if plan.tokens is None else x[plan.tokens]
+        cache[plan.slots // block_size, plan.slots % block_size] = x

@@ -41,7 +41,7 @@ def _write(cache: Tensor, block: Tensor, offset: Tensor, values: Tensor, scale: 
     if cache.dtype == FP8:
         # By a tensor: CUDA multiplies by the reciprocal of a number.
         values = (values.float() / torch.tensor(scale, device=values.device)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
-    cache[block, offset] = values
+    cache[block, offset] = values.to(cache.dtype)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

@@ -21,7 +21,9 @@ class CacheConfig(Topic):
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache, in bytes (4g, 512M).", gt=0, human=True)
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV blocks; for tests.", gt=0)
     kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8", "fp8_e4m3"] = option(
-        "auto", "Type of cached keys and values. auto: the model's; fp8 (e4m3): one byte a number, rounded, and slow on a CPU."
+        "auto",
+        "Type of cached keys and values. auto: the model's, or bfloat16 with --quantization gguf; "
+        "fp8 (e4m3): one byte a number, rounded, and slow on a CPU.",
     )
     enable_prefix_caching: bool = option(
         True, "Keep the KV blocks of finished prompts and share them between requests with the same beginning."

@@ -72,8 +72,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     if seqs is None:
         seqs = min(256 if on_gpu or model.pools else 64, budget)
     problems = []
+    pages = _pages(quantization, model, device, dtype)
     kv_dtype = config.cache.kv_cache_dtype
-    if kv_dtype not in ("auto", dtype, *_FP8_NAMES):
+    if kv_dtype not in ("auto", dtype, pages, *_FP8_NAMES):
         problems.append(f"--kv-cache-dtype {kv_dtype} differs from the model's {dtype}: use auto or fp8, or --dtype {kv_dtype} for both")
     if budget < seqs:
         problems.append(
@@ -98,7 +99,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     return Plan(
         dtype=dtype,
         quantization=quantization,
-        kv_cache_dtype=_FP8_NAMES.get(kv_dtype, dtype),
+        kv_cache_dtype=pages if kv_dtype == "auto" else _FP8_NAMES.get(kv_dtype, kv_dtype),
         block_size=config.cache.block_size or (16 if on_gpu else 32),
         max_model_len=max_model_len,
         fit_max_model_len=fit,
@@ -153,6 +154,12 @@ def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tu
     if asked == "auto":
         return ("bfloat16" if device.has_fast_bf16 else "float32"), "none"
     return _DTYPE_NAMES.get(asked, asked), "none"
+
+
+def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, dtype: str) -> str:
+    """What the model's keys and values are kept in. Beside activations rounded to 8 bits bf16 costs nothing (perplexity of the demo model:
+    tests/models/test_grouped_model.py), and decode attention waits for memory."""
+    return "bfloat16" if quantization == "gguf" and device.multiplies_gguf and not model.pools else dtype
 
 
 def _unset_quantization(model: ModelFacts, device: DeviceFacts) -> Quantization:

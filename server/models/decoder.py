@@ -7,6 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from headway.kernels.decoder_layer import FusedLayer
+from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.layers.activation import GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
@@ -56,7 +57,7 @@ class DecoderLayer(Layer):
         """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer.
 
         The inputs are given up to the call, which may write its outputs over them."""
-        is_fusable = step.prefill is None and lora is None and kv.k.dtype == hidden.dtype
+        is_fusable = step.prefill is None and lora is None and kv.k.dtype != FP8
         if is_fusable and step.decode is not None and self._fused is not None:
             return run_fused(self._fused, hidden, residual, kv, step, step.decode)
         if residual is None:

@@ -47,7 +47,17 @@ def config(**topics: dict[str, Any]) -> ServerConfig:
 def test_weights(model: ModelFacts, device: DeviceFacts, asked: dict[str, Any], dtype: str, quantization: str) -> None:
     plan = make_plan(config(model=asked), model, device)
     assert (plan.dtype, plan.quantization) == (dtype, quantization)
-    assert plan.kv_cache_dtype == dtype
+    assert plan.kv_cache_dtype == ("bfloat16" if quantization == "gguf" and device.multiplies_gguf else dtype)
+
+
+def test_pages_beside_the_files_own_weights() -> None:
+    """bf16 unless fp32 is asked for, or the model pools and keeps none between steps."""
+    device = replace(CPU, multiplies_gguf=True)
+    assert make_plan(config(cache={"kv_cache_dtype": "float32"}), GGUF, device).kv_cache_dtype == "float32"
+    assert make_plan(config(cache={"kv_cache_dtype": "bfloat16"}), GGUF, device).kv_cache_dtype == "bfloat16"
+    assert make_plan(config(), replace(GGUF, pools=True), device).kv_cache_dtype == "float32"
+    with pytest.raises(ConfigError, match="--kv-cache-dtype float16 differs"):
+        make_plan(config(cache={"kv_cache_dtype": "float16"}), GGUF, device)
 
 
 def test_bf16_on_a_gpu_without() -> None:

@@ -32,11 +32,42 @@ LONG_PREFILL = [
 ]
 
 
+DECODE_OF_BF16_PAGES = [
+    AttentionCase((1, 17, 48, 100), num_heads=9, num_kv_heads=3, has_bf16_pages=True),
+    AttentionCase((70, 15), num_heads=8, num_kv_heads=1, head_dim=80, sliding_window=30, has_bf16_pages=True),
+    AttentionCase((16, 64), num_heads=4, num_kv_heads=2, head_dim=128, softcap=2.0, has_bf16_pages=True),
+    AttentionCase((33, 20), num_heads=6, num_kv_heads=2, has_bf16_pages=True, has_sinks=True),
+    AttentionCase((), has_bf16_pages=True),
+]
+PREFILL_OF_BF16_PAGES = [
+    AttentionCase((300, 70, 450), (70, 70, 130), num_heads=9, num_kv_heads=3, block_size=32, has_bf16_pages=True),
+    AttentionCase((200, 90), (70, 65), num_heads=4, num_kv_heads=2, head_dim=33, sliding_window=70, softcap=5.0, has_bf16_pages=True),
+    AttentionCase((140,), (129,), num_heads=14, num_kv_heads=2, head_dim=128, has_bf16_pages=True),
+    AttentionCase((), (), has_bf16_pages=True),
+]
+
+
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
-@pytest.mark.parametrize("case", DECODE_CASES, ids=str)
+@pytest.mark.parametrize("case", DECODE_CASES + DECODE_OF_BF16_PAGES, ids=str)
 def test_decode(case: AttentionCase, strided: bool) -> None:
     inputs = make_attention(case, strided=strided)
     assert_near(run_decode(cpu_decode, case, inputs), run_decode(reference_decode, case, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_decode_in_any_batch_has_the_same_bits(dtype: torch.dtype, cpu_path: str) -> None:
+    """Whether a thread takes a row with all its heads, as with many rows, or one head at a time."""
+    if cpu_path == "torch":
+        pytest.skip("torch's flash kernel sums in another order for each shape")
+    num_rows = 4 * torch.get_num_threads()
+    case = AttentionCase(tuple(range(1, 1 + 9 * num_rows, 9)), num_heads=9, num_kv_heads=3, head_dim=64, dtype=dtype)
+    inputs = make_attention(case)
+    result = run_decode(cpu_decode, case, inputs)
+    assert_near(result, run_decode(reference_decode, case, inputs))
+    for row in range(num_rows):
+        rows = slice(row, row + 1)
+        alone = replace(inputs, q=inputs.q[rows], block_tables=inputs.block_tables[rows], seq_lens=inputs.seq_lens[rows])
+        assert run_decode(cpu_decode, replace(case, seq_lens=case.seq_lens[rows]), alone).equal(result[rows])
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
@@ -46,7 +77,20 @@ def test_prefill(case: AttentionCase, strided: bool) -> None:
     assert_near(run_prefill(cpu_prefill, case, inputs), run_prefill(reference_prefill, case, inputs))
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": torch.bfloat16}, {"sliding_window": 40}, {"softcap": 2.0}], ids=str)
+@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("case", PREFILL_OF_BF16_PAGES, ids=str)
+def test_prefill_of_bf16_pages(case: AttentionCase, strided: bool) -> None:
+    """A chip that multiplies bf16 rounds the queries and the probabilities too."""
+    inputs = make_attention(case, strided=strided)
+    wanted = run_prefill(reference_prefill, case, inputs)
+    found = run_prefill(cpu_prefill, case, inputs)
+    assert found.dtype == torch.float32
+    assert_near(found.bfloat16(), wanted.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": torch.bfloat16}, {"has_bf16_pages": True}, {"sliding_window": 40}, {"softcap": 2.0}], ids=str
+)
 def test_prefill_of_any_length_has_the_same_bits(options: dict[str, Any], cpu_path: str) -> None:
     """A query's result depends on its row's keys alone: not on the chunk, the tile or the batch that it is in."""
     if cpu_path == "torch":
@@ -55,7 +99,8 @@ def test_prefill_of_any_length_has_the_same_bits(options: dict[str, Any], cpu_pa
     inputs = make_attention(whole)
     expected = run_prefill(reference_prefill, whole, inputs)
     result = run_prefill(cpu_prefill, whole, inputs)
-    assert_near(result, expected)
+    compared = torch.bfloat16 if whole.has_bf16_pages else whole.dtype
+    assert_near(result.to(compared), expected.to(compared))
     for query_len in [*range(1, 71), 149]:
         start = max(0, 150 - query_len - query_len % 7)
         end = start + query_len

@@ -49,6 +49,9 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, fp8=KVScales(0.004, 0.7))
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, contiguous_pages=dtype)
+    if dtype == torch.float32:
+        compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, contiguous_pages=torch.bfloat16)
 
 
 @STRIDED

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
 
+F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
 # Largest absolute error of values of order 1. bf16 has 8 bits of mantissa, fp16 has 11.
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
@@ -42,12 +44,14 @@ class AttentionCase:
     sliding_window: int = 0
     softcap: float = 0.0
     fp8: KVScales | None = None  # of pages in fp8; None: they are in dtype
+    has_bf16_pages: bool = False  # beside fp32, on CPUs
     has_sinks: bool = False
 
     def __str__(self) -> str:
         heads = f"{self.num_heads}/{self.num_kv_heads}x{self.head_dim}"
         rows = ",".join(map(str, self.seq_lens)) + (":" + ",".join(map(str, self.query_lens)) if self.query_lens else "")
-        options = f"{' fp8' if self.fp8 else ''}{' sinks' if self.has_sinks else ''}"
+        pages = " fp8" if self.fp8 else " bf16 pages" if self.has_bf16_pages else ""
+        options = f"{pages}{' sinks' if self.has_sinks else ''}"
         return f"{rows} {heads} b{self.block_size} w{self.sliding_window} c{self.softcap:g} {str(self.dtype)[6:]}{options}"
 
 
@@ -75,7 +79,7 @@ def make_attention(case: AttentionCase, device: str = "cpu", *, strided: bool = 
     order = torch.randperm(num_blocks - 1, generator=generator) + 1  # page 0, the padding, belongs to no row
     tables = torch.zeros(num_rows, max(widths, default=0) + 1, dtype=torch.int32)
     shape = (num_blocks, case.block_size, case.num_kv_heads, case.head_dim)
-    scales, page_dtype = (case.fp8, FP8) if case.fp8 else (UNSCALED, case.dtype)
+    scales, page_dtype = (case.fp8, FP8) if case.fp8 else (UNSCALED, BF16 if case.has_bf16_pages else case.dtype)
     k_cache, v_cache = torch.zeros(shape, dtype=page_dtype), torch.zeros(shape, dtype=page_dtype)
     taken = 0
     for row, width in enumerate(widths):
@@ -139,8 +143,6 @@ def run_prefill(module: ModuleType, case: AttentionCase, inputs: AttentionInputs
     )
     return out
 
-
-F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 DECODE_CASES = [
     AttentionCase((1, 17, 48, 100)),

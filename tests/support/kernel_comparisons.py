@@ -76,6 +76,7 @@ def compare_rope(
     *,
     has_norm: bool = False,
     fp8: KVScales | None = None,
+    contiguous_pages: torch.dtype | None = None,
 ) -> None:
     """q, k and v are slices of one fused tensor; one token has slot -1; untouched slots keep their values."""
     num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved = shape
@@ -93,8 +94,8 @@ def compare_rope(
         norm = QKNorm(weights[0], weights[1], 1e-6)
     results = []
     for implementation in (module, reference_rope):
-        page = torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=dtype, device=device)
-        caches = [odd_strides(page if fp8 is None else page.to(FP8)) for _ in range(2)]
+        page = torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=contiguous_pages or dtype, device=device)
+        caches = [page.clone() if contiguous_pages else odd_strides(page if fp8 is None else page.to(FP8)) for _ in range(2)]
         before = qkv.clone()
         options = {"interleaved": interleaved, "qk_norm": norm, "kv_scales": fp8 or UNSCALED}
         out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), **options)

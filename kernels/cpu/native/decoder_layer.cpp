@@ -28,30 +28,26 @@ struct LayerStep {
 
 namespace {
 
-// Writes a row's key and value of one head, turns the queries of its group in place and lets them attend.
-void attend(float* out, float* qkv, float* k_cache, float* v_cache, const LayerStep& step, int64_t row, int64_t kv_head,
-            std::vector<float>& scratch) {
+// Writes a row's keys and values of some heads, turns the queries that share them in place and lets them attend.
+template <class Decode, class P>
+void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
   const DecodeShape& s = step.attention;
-  const int64_t group = s.q_heads / s.kv_heads, half = step.rotary_dim / 2, slot = step.slots[row];
+  const int64_t row = task.row, half = step.rotary_dim / 2, slot = step.slots[row], head = task.kv_head * s.group();
   const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
-  float* q = qkv + row * s.q_stride + kv_head * group * s.dim;
-  const float *k = qkv + row * s.q_stride + (s.q_heads + kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
+  float* q = qkv + row * s.q_stride + head * s.dim;
+  const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
   if (slot >= 0) {
-    rotate(k_cache + (slot * s.kv_heads + kv_head) * s.dim, k, cos, sin, half, s.dim, 1);
-    std::copy(v, v + s.dim, v_cache + (slot * s.kv_heads + kv_head) * s.dim);
+    const int64_t place = (slot * s.kv_heads + task.kv_head) * s.dim;
+    for (int64_t h = 0; h < task.heads; h++) rotate(k_cache + place + h * s.dim, k + h * s.dim, cos, sin, half, s.dim, 1);
+    convert(v_cache + place, v, task.heads * s.dim);
   }
-  for (int64_t h = 0; h < group; h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
-  decode_head(out + (row * s.q_heads + kv_head * group) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width,
-              step.lengths[row], s, kv_head, scratch);
+  for (int64_t h = 0; h < task.heads * s.group(); h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
+  decode.run(task, out + (row * s.q_heads + head) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width, step.lengths[row]);
 }
 
-}  // namespace
-
-// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet.
-extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache, float* v_cache, const LayerWeights* weights,
-                                  const LayerStep* shared, int64_t is_first) {
-  const LayerWeights& w = *weights;
-  const LayerStep& step = *shared;
+// P: the type of the pages.
+template <class P>
+void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const LayerWeights& w, const LayerStep& step, bool is_first) {
   const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
   const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
   const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
@@ -62,7 +58,6 @@ extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache
   const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
 #pragma omp parallel
   {
-    std::vector<float> scratch;
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       float *x = hidden + r * size, *total = residual + r * size;
@@ -71,9 +66,11 @@ extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache
       round_row(for_qkv, r, normed + r * size, size);
     }
     multiply_grouped(qkv, w.qkv, w.qkv_bias, for_qkv, rows);
+    with_decode<float, P>(step.attention, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < rows * step.attention.kv_heads; task++)
-      attend(attended, qkv, k_cache, v_cache, step, task / step.attention.kv_heads, task % step.attention.kv_heads, scratch);
+      for (int64_t task = 0; task < DecodeTask::count(step.attention); task++)
+        attend(decode, DecodeTask::at(step.attention, task), attended, qkv, k_cache, v_cache, step);
+    });
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);
     multiply_grouped(hidden, w.o, w.o_bias, for_o, rows);
@@ -91,4 +88,17 @@ extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache
     }
     multiply_grouped(hidden, w.down, w.down_bias, for_down, rows);
   }
+}
+
+}  // namespace
+
+// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet.
+extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache, float* v_cache, const LayerWeights* weights,
+                                  const LayerStep* step, int64_t is_first) {
+  decoder_layer<float>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
+}
+
+extern "C" void decoder_layer_f32_pages_bf16(float* hidden, float* residual, bf16* k_cache, bf16* v_cache, const LayerWeights* weights,
+                                             const LayerStep* step, int64_t is_first) {
+  decoder_layer<bf16>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
 }

@@ -5,8 +5,6 @@
 // linked without one, so that there is never a second pool of threads beside torch's.
 
 #include <cstdint>
-#include <cstring>
-#include <vector>
 
 #include "common.h"
 #include "decode.h"
@@ -37,8 +35,9 @@ struct RopeShape {
   int64_t tokens, q_heads, kv_heads, dim, rotary_dim, q_stride, k_stride, v_stride, interleaved;
 };
 
-template <class T>
-void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* cos_sin, const int64_t* positions, T* k_cache, T* v_cache,
+// P, here and below, is the type of the pages.
+template <class T, class P>
+void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* cos_sin, const int64_t* positions, P* k_cache, P* v_cache,
                     const int64_t* slots, const RopeShape& s) {
   int64_t half = s.rotary_dim / 2, step = s.interleaved ? 2 : 1;
 #pragma omp parallel for schedule(static) if (s.tokens * s.q_heads * s.dim > kParallelElements)
@@ -50,24 +49,23 @@ void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* c
     if (slots[t] < 0) continue;
     for (int64_t h = 0; h < s.kv_heads; h++)
       rotate(k_cache + (slots[t] * s.kv_heads + h) * s.dim, k + t * s.k_stride + h * s.dim, cos, sin, half, s.dim, step);
-    std::memcpy(v_cache + slots[t] * s.kv_heads * s.dim, v + t * s.v_stride, sizeof(T) * s.kv_heads * s.dim);
+    convert(v_cache + slots[t] * s.kv_heads * s.dim, v + t * s.v_stride, s.kv_heads * s.dim);
   }
 }
 
-template <class T>
-void paged_decode(T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* tables, const int32_t* lengths, const DecodeShape& s) {
-  const int64_t tasks = s.rows * s.kv_heads, group = s.q_heads / s.kv_heads;
+template <class T, class P>
+void paged_decode(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths, const DecodeShape& s) {
+  const int64_t tasks = DecodeTask::count(s);
 #pragma omp parallel if (tasks > 1)
-  {
-    std::vector<float> scratch;
+  with_decode<T, P>(s, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; task++) {
-      int64_t r = task / s.kv_heads, h = task % s.kv_heads;
-      T* to = out + (r * s.q_heads + h * group) * s.dim;
-      const T* from = q + r * s.q_stride + h * group * s.dim;
-      decode_head(to, from, k_cache, v_cache, tables + r * s.table_width, lengths[r], s, h, scratch);
+    for (int64_t i = 0; i < tasks; i++) {
+      const DecodeTask task = DecodeTask::at(s, i);
+      const int64_t head = task.kv_head * s.group();
+      decode.run(task, out + (task.row * s.q_heads + head) * s.dim, q + task.row * s.q_stride + head * s.dim, k_cache, v_cache,
+                 tables + task.row * s.table_width, lengths[task.row]);
     }
-  }
+  });
 }
 
 }  // namespace
@@ -80,15 +78,21 @@ void paged_decode(T* out, const T* q, const T* k_cache, const T* v_cache, const 
   }                                                                                                                                     \
   extern "C" void silu_and_mul_##SUFFIX(T* out, const T* x, int64_t rows, int64_t size, int64_t x_stride) {                             \
     silu_and_mul<T>(out, x, rows, size, x_stride);                                                                                      \
-  }                                                                                                                                     \
+  }
+
+// And those that read or write pages, one a type of these too.
+#define HEADWAY_PAGE_KERNELS(T, P, SUFFIX)                                                                                              \
   extern "C" void rope_and_cache_##SUFFIX(T* q_out, const T* q, const T* k, const T* v, const float* cos_sin, const int64_t* positions, \
-                                          T* k_cache, T* v_cache, const int64_t* slots, const RopeShape* shape) {                       \
-    rope_and_cache<T>(q_out, q, k, v, cos_sin, positions, k_cache, v_cache, slots, *shape);                                             \
+                                          P* k_cache, P* v_cache, const int64_t* slots, const RopeShape* shape) {                       \
+    rope_and_cache<T, P>(q_out, q, k, v, cos_sin, positions, k_cache, v_cache, slots, *shape);                                          \
   }                                                                                                                                     \
-  extern "C" void paged_decode_##SUFFIX(T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* tables,                  \
+  extern "C" void paged_decode_##SUFFIX(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables,                  \
                                         const int32_t* lengths, const DecodeShape* shape) {                                             \
-    paged_decode<T>(out, q, k_cache, v_cache, tables, lengths, *shape);                                                                 \
+    paged_decode<T, P>(out, q, k_cache, v_cache, tables, lengths, *shape);                                                              \
   }
 
 HEADWAY_KERNELS(float, f32)
 HEADWAY_KERNELS(bf16, bf16)
+HEADWAY_PAGE_KERNELS(float, float, f32)
+HEADWAY_PAGE_KERNELS(float, bf16, f32_pages_bf16)
+HEADWAY_PAGE_KERNELS(bf16, bf16, bf16)

@@ -106,9 +106,13 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def function(name: str, dtype: torch.dtype) -> Callable[..., None] | None:
-    """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr())."""
+def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., None] | None:
+    """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
+
+    ``pages``: the dtype of keys and values in the cache, where it may differ."""
     suffix = _SUFFIX.get(dtype)
+    if pages not in (None, dtype):
+        suffix = f"{suffix}_pages_{_SUFFIX.get(pages)}"
     loaded = library() if suffix is not None else None
     if loaded is None:
         return None

@@ -11,7 +11,8 @@
 // queries and the output are transposed, once a tile.
 //
 // Key blocks start at multiples of kBlock whatever the tile, and hidden keys add exact zeros: a query's result has the same bits
-// in any chunk, tile and batch. With AVX512-BF16 products of bf16 are of pairs (Pair), and probabilities are rounded to bf16.
+// in any chunk, tile and batch. With AVX512-BF16 products with pages in bf16 are of pairs (Pair), and queries and probabilities are
+// rounded to bf16.
 
 #include <omp.h>
 
@@ -29,15 +30,7 @@ using namespace headway;
 
 constexpr int kBlock = 64;               // keys
 constexpr int kMaxPanels = 64 / kWidth;  // up to 192 lanes a tile
-constexpr float kLog2e = 1.44269504088896341f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-inline Vec tanh_of(Vec x) {
-  Vec size = x < 0 ? -x : x;
-  Vec t = exp2_negative(size * (-2 * kLog2e));
-  Vec y = (1.0f - t) / (1.0f + t);
-  return x < 0 ? -y : y;
-}
 
 struct PrefillShape {
   int64_t rows, q_heads, kv_heads, dim, block_size, table_width, q_stride, q_head_stride, block_stride, slot_stride, head_stride, window;
@@ -49,9 +42,9 @@ struct Tile {
   int64_t num_keys;
 };
 
-// One thread's memory, and the steps of a tile. DIM fixes the head size for the compiler; 0: any.
-template <class T, int DIM> class Attention {
-  using Word = WordOf<T>;
+// One thread's memory, and the steps of a tile. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
+template <class T, class P, int DIM> class Attention {
+  using Word = WordOf<P>;
 
  public:
   Attention(const PrefillShape& shape, int64_t panels)
@@ -70,7 +63,7 @@ template <class T, int DIM> class Attention {
         scores(kBlock * kPanel),
         rows(kWidth * stride) {}
 
-  void run(const Tile& tile, T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* table) {
+  void run(const Tile& tile, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table) {
     const int64_t first = tile.num_keys - tile.count;  // position of the tile's first query
     const int64_t panels = load_queries(tile, q, first);
     const int64_t seen = s.window > 0 ? std::max<int64_t>(0, first - s.window + 1) : 0;
@@ -103,14 +96,14 @@ template <class T, int DIM> class Attention {
     return panels;
   }
 
-  void pack(Word* to, const T* from) const {
+  template <class From> void pack(Word* to, const From* from) const {
     constexpr int kNumbers = kStep<Word>;
     for (int64_t d = 0; d < dim / kNumbers; d++) to[d] = word<Word>(from[d * kNumbers], from[d * kNumbers + kNumbers - 1]);
-    if (DIM == 0 && dim % kNumbers) to[depth - 1] = word<Word>(from[dim - 1], T{});
+    if (DIM == 0 && dim % kNumbers) to[depth - 1] = word<Word>(from[dim - 1], From{});
   }
 
   // Copies count keys and values; the rest of the block becomes zeros, for what lies in the pages there may be anything.
-  void load_block(int64_t block, int64_t count, int64_t kv_head, const T* k_cache, const T* v_cache, const int32_t* table) {
+  void load_block(int64_t block, int64_t count, int64_t kv_head, const P* k_cache, const P* v_cache, const int32_t* table) {
     int64_t page = block / s.block_size, slot = block % s.block_size;
     int64_t place[kBlock];
     for (int64_t j = 0; j < count; j++) {
@@ -119,12 +112,12 @@ template <class T, int DIM> class Attention {
     }
     for (int64_t j = 0; j < count; j++) pack(keys + j * depth, k_cache + place[j]);
     for (int64_t j = 0; j < count; j += kStep<Word>) {
-      const T *from = v_cache + place[j], *next = v_cache + place[std::min(j + 1, count - 1)];
+      const P *from = v_cache + place[j], *next = v_cache + place[std::min(j + 1, count - 1)];
       Word* to = values + j / kStep<Word> * height;
       if (j + 1 < count)
         for (int64_t d = 0; d < dim; d++) to[d] = word<Word>(from[d], next[d]);
       else
-        for (int64_t d = 0; d < dim; d++) to[d] = word<Word>(from[d], T{});
+        for (int64_t d = 0; d < dim; d++) to[d] = word<Word>(from[d], P{});
     }
     const int64_t filled = (count + kStep<Word> - 1) / kStep<Word>;
     std::fill(keys + count * depth, keys + kBlock * depth, Word{});
@@ -276,8 +269,8 @@ std::vector<Tile> cut(const PrefillShape& s, const int32_t* lengths, const int32
   return tiles;
 }
 
-template <class T, int DIM>
-void attend_all(T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* tables, const int32_t* lengths,
+template <class T, class P, int DIM>
+void attend_all(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths,
                 const int32_t* starts, const PrefillShape& s) {
   int64_t panels = kMaxPanels;
   std::vector<Tile> tiles = cut(s, lengths, starts, panels);
@@ -286,7 +279,7 @@ void attend_all(T* out, const T* q, const T* k_cache, const T* v_cache, const in
   panels = std::max(panels, (s.q_heads / s.kv_heads + kPanel - 1) / kPanel);
 #pragma omp parallel if (tiles.size() > 1)
   {
-    Attention<T, DIM> attention(s, panels);
+    Attention<T, P, DIM> attention(s, panels);
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < tiles.size(); i++) {
       const Tile& tile = tiles[i];
@@ -296,25 +289,31 @@ void attend_all(T* out, const T* q, const T* k_cache, const T* v_cache, const in
   }
 }
 
-template <class T>
-void prefill_attention(T* out, const T* q, const T* k_cache, const T* v_cache, const int32_t* tables, const int32_t* lengths,
+template <class T, class P>
+void prefill_attention(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths,
                        const int32_t* starts, const PrefillShape& s) {
   if (s.dim == 64)
-    attend_all<T, 64>(out, q, k_cache, v_cache, tables, lengths, starts, s);
+    attend_all<T, P, 64>(out, q, k_cache, v_cache, tables, lengths, starts, s);
   else if (s.dim == 128)
-    attend_all<T, 128>(out, q, k_cache, v_cache, tables, lengths, starts, s);
+    attend_all<T, P, 128>(out, q, k_cache, v_cache, tables, lengths, starts, s);
   else
-    attend_all<T, 0>(out, q, k_cache, v_cache, tables, lengths, starts, s);
+    attend_all<T, P, 0>(out, q, k_cache, v_cache, tables, lengths, starts, s);
 }
 
 }  // namespace
 
 extern "C" void prefill_attention_f32(float* out, const float* q, const float* k_cache, const float* v_cache, const int32_t* tables,
                                       const int32_t* lengths, const int32_t* starts, const PrefillShape* shape) {
-  prefill_attention<float>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
+  prefill_attention<float, float>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
+}
+
+extern "C" void prefill_attention_f32_pages_bf16(float* out, const float* q, const bf16* k_cache, const bf16* v_cache,
+                                                 const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                                                 const PrefillShape* shape) {
+  prefill_attention<float, bf16>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
 }
 
 extern "C" void prefill_attention_bf16(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* tables,
                                        const int32_t* lengths, const int32_t* starts, const PrefillShape* shape) {
-  prefill_attention<bf16>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
+  prefill_attention<bf16, bf16>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
 }

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "common.h"
 
@@ -37,15 +38,24 @@ template <class T> inline void silu_row(T* to, const T* gate, int64_t size) {
   }
 }
 
-template <class T> inline void rotate(T* to, const T* from, const float* cos, const float* sin, int64_t half, int64_t dim, int64_t step) {
+template <class To, class From> inline void convert(To* to, const From* from, int64_t count) {
+  for (int64_t i = 0; i < count; i++)
+    if constexpr (std::is_same_v<To, From>)
+      to[i] = from[i];
+    else
+      to[i] = store<To>(load(from[i]));
+}
+
+template <class To, class From>
+inline void rotate(To* to, const From* from, const float* cos, const float* sin, int64_t half, int64_t dim, int64_t step) {
   // step 1: pairs (i, i + half); step 2: pairs (2 i, 2 i + 1)
   int64_t second = step == 1 ? half : 1;
   for (int64_t i = 0; i < half; i++) {
     float a = load(from[i * step]), b = load(from[i * step + second]);
-    to[i * step] = store<T>(a * cos[i] - b * sin[i]);
-    to[i * step + second] = store<T>(b * cos[i] + a * sin[i]);
+    to[i * step] = store<To>(a * cos[i] - b * sin[i]);
+    to[i * step + second] = store<To>(b * cos[i] + a * sin[i]);
   }
-  for (int64_t i = 2 * half; i < dim; i++) to[i] = from[i];
+  convert(to + 2 * half, from + 2 * half, dim - 2 * half);
 }
 
 }  // namespace headway

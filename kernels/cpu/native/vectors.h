@@ -33,8 +33,10 @@ constexpr int kRows = 4;
 #endif
 constexpr int kVectors = 3;
 constexpr int kPanel = kVectors * kWidth;
+constexpr float kLog2e = 1.44269504088896341f;
 
 typedef float Vec __attribute__((vector_size(kWidth * 4), may_alias));
+typedef float LooseVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), may_alias));
 
 // Two bf16 that are multiplied and added in one step, the first in the lower half.
@@ -51,13 +53,17 @@ template <class T> using WordOf = float;
 #endif
 
 template <class Word, class T> inline Word word(T first, [[maybe_unused]] T second) {
-  if constexpr (kStep<Word> == 2)
+  if constexpr (kStep<Word> == 2 && std::is_same_v<T, float>)
+    return Pair{store<bf16>(first).bits | uint32_t(store<bf16>(second).bits) << 16};
+  else if constexpr (kStep<Word> == 2)
     return Pair{first.bits | uint32_t(second.bits) << 16};
   else
     return load(first);
 }
 
 template <class E> inline Vec& vec(E* p) { return *reinterpret_cast<Vec*>(p); }
+inline LooseVec& loose(float* p) { return *reinterpret_cast<LooseVec*>(p); }  // wherever a float may lie
+inline const LooseVec& loose(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
 inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
 inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec spread(float x) { return x - Vec{}; }
@@ -76,6 +82,13 @@ inline Vec exp2_negative(Vec x) {
   return (Vec)((IntVec)p + (n << 23));
 }
 
+inline Vec tanh_of(Vec x) {
+  Vec size = x < 0 ? -x : x;
+  Vec t = exp2_negative(size * (-2 * kLog2e));
+  Vec y = (1.0f - t) / (1.0f + t);
+  return x < 0 ? -y : y;
+}
+
 inline Vec multiply_add(Vec sum, const float* a, const float* b) { return sum + *a * *reinterpret_cast<const Vec*>(b); }
 #ifdef __AVX512BF16__
 inline Vec multiply_add(Vec sum, const Pair* a, const Pair* b) {
@@ -92,6 +105,19 @@ template <int... I> inline void zip(Vec a, Vec b, Vec& low, Vec& high, std::inte
   low = __builtin_shuffle(a, b, IntVec{(I / 2 + I % 2 * kWidth)...});
   high = __builtin_shuffle(a, b, IntVec{(I / 2 + kWidth / 2 + I % 2 * kWidth)...});
 #endif
+}
+
+// Lane i of the result is the sum of x[i]'s lanes: each stage halves the vectors and what is left to add in their lanes.
+[[gnu::always_inline]] inline Vec sum_each(Vec (&x)[kWidth]) {
+#pragma GCC unroll 4
+  for (int half = kWidth / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; i++) {
+      Vec low, high;
+      zip(x[i], x[i + half], low, high, std::make_integer_sequence<int, kWidth>());
+      x[i] = low + high;
+    }
+  return x[0];
 }
 
 // x[i][j] <-> x[j][i], by as many perfect shuffles of all elements as kWidth has bits.
