@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from headway.server.engine.resident import Resident
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.machine import trim_heap
+from headway.server.machine import trim_heap, zeroed_memory
 from headway.server.models.base import LoadedModel, Model
 from headway.server.sizing.memory import bytes_per_block, cpu_step_bytes, logits_bytes
 from headway.server.text.tokenizer import Tokenizer
@@ -185,7 +184,7 @@ class Worker:
         if self._device.type != "cpu":
             zeros = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
         else:
-            zeros = torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8))
+            zeros = torch.frombuffer(zeroed_memory(num_bytes), dtype=torch.uint8)
         return zeros.view(self._kv_dtype).view(shape)
 
     def _pages_for(self, query_lens: list[int]) -> list[LayerKV]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from host_files import write
 
-from headway.server.machine import MemoryLimit, cpu_quota, memory_limit, num_oom_kills, usable_cores
+from headway.server.machine import MemoryLimit, cpu_quota, memory_limit, num_oom_kills, usable_cores, zeroed_memory
 
 GIB = 1 << 30
 NO_LIMIT_V1 = str(9223372036854771712)
@@ -90,3 +91,16 @@ def test_oom_kills_are_counted(tmp_path: Path) -> None:
     assert num_oom_kills(tmp_path) == 0
     write(tmp_path, **{"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.events": "low 0\noom 2\noom_kill 3\noom_group_kill 0\n"})
     assert num_oom_kills(tmp_path) == 3
+
+
+def test_zeroed_memory_is_taken_as_it_is_written_and_given_back() -> None:
+    num_bytes = 1 << 30
+    before = psutil.Process().memory_info().rss
+    memory = zeroed_memory(num_bytes)
+    view = memoryview(memory)
+    assert bytes(view[:3]) == bytes(3)
+    view[num_bytes // 2 : num_bytes // 2 + 4] = b"here"
+    assert bytes(view[num_bytes // 2 : num_bytes // 2 + 5]) == b"here\0"
+    assert psutil.Process().memory_info().rss - before < num_bytes // 16
+    view.release()
+    memory.close()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, make_plan
 from headway.server.config.server import ServerConfig
-from headway.server.engine import build
+from headway.server.engine import build, model_rank
 from headway.server.engine.graphs import Compute
 from headway.server.layers.forward import ForwardBatch
 
@@ -55,5 +55,5 @@ def use_plain_graphs(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) ->
 
     recorder = PlainRecorder()
     monkeypatch.setattr(build, "make_plan", plan)
-    monkeypatch.setattr(build, "CudaRecorder", lambda device: recorder)
+    monkeypatch.setattr(model_rank, "CudaRecorder", lambda device: recorder)
     return recorder
