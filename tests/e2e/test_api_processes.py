@@ -202,13 +202,13 @@ def test_sigterm_lets_the_streams_of_all_finish(model: str) -> None:
         server.wait_ready()
         children = psutil.Process(server.process.pid).children(recursive=True)
         with ExitStack() as stack:
-            streams = streams_on_both(server, stack, max_tokens=1500, stream_options={"include_usage": True})
+            streams = streams_on_both(server, stack, max_tokens=2500, stream_options={"include_usage": True})
             server.process.send_signal(signal.SIGTERM)
             server.wait_for(lambda: {httpx.get(f"{server.url}/ping").status_code for _ in range(10)} == {503})
             assert {ask(server).status_code for _ in range(10)} == {503}
             for stream in streams:
                 rest = [line for line in stream if line.startswith("data:")]
-                assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 1500
+                assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 2500
         assert server.process.wait(timeout=30) == 0
         assert not psutil.wait_procs(children, timeout=5)[1]
 
