@@ -91,6 +91,8 @@ void paged_decode(T* out, const T* q, const P* k_cache, const P* v_cache, const 
     paged_decode<T, P>(out, q, k_cache, v_cache, tables, lengths, *shape);                                                              \
   }
 
+extern "C" int64_t headway_interface() { return kInterface; }
+
 HEADWAY_KERNELS(float, f32)
 HEADWAY_KERNELS(bf16, bf16)
 HEADWAY_PAGE_KERNELS(float, float, f32)
