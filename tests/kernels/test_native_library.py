@@ -101,6 +101,8 @@ def test_grouped_matmul(bits: int) -> None:
     packed = grouped_matmul.pack_grouped(weight)[0]
     found = grouped_matmul.grouped_linear(x, packed, None)
     assert_close(found, expected, error=20)
+    for row in range(13):
+        assert grouped_matmul.grouped_linear(x[row : row + 1], packed, None)[0].equal(found[row]), "it does not depend on the other rows"
 
 
 @pytest.mark.parametrize(
