@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +126,16 @@ def test_decode(case: AttentionCase) -> None:
         assert_near(run_decode(paged_attention, variant, inputs), run_decode(reference_decode, variant, inputs))
 
 
+@pytest.mark.usefixtures("instruction_set")
+def test_decode_of_a_row_without_keys() -> None:
+    case = AttentionCase((5, 3), num_heads=4, num_kv_heads=2, head_dim=64)
+    inputs = make_attention(case)
+    inputs.seq_lens[1] = 0
+    found = run_decode(paged_attention, case, inputs)
+    assert_near(found[:1], run_decode(reference_decode, case, inputs)[:1])
+    assert found[1].count_nonzero() == 0
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -145,3 +158,17 @@ def test_prefill(case: AttentionCase) -> None:
 def test_rope() -> None:
     for dtype, pages in ((F32, F32), (F32, BF16), (BF16, BF16)):
         compare_rope(rope, (7, 6, 2, 20, 12, False), dtype, "cpu", contiguous_pages=pages)
+
+
+@pytest.mark.usefixtures("built")
+def test_threads_of_nested_regions_do_not_change_the_tasks() -> None:
+    """As OMP_NUM_THREADS may say: within a parallel region there is another number of threads."""
+    code = (
+        "import torch; from headway.kernels.paged_attention import paged_attention as attend; "
+        "q, pages = torch.ones(7, 64, 64), torch.ones(8, 16, 64, 64); tables = torch.arange(1, 8, dtype=torch.int32)[:, None]; "
+        "out = attend(q, pages, pages, tables, torch.full((7,), 16, dtype=torch.int32), 1.0, max_seq_len=16); "
+        "torch.testing.assert_close(out, torch.ones(7, 64, 64))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2,1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
