@@ -49,8 +49,8 @@ def rope_and_cache(
     [P, rotary_dim] fp32, the cosines then the sines; positions [T] int64 below P; k_cache, v_cache
     [num_blocks, block_size, Hkv, D] in q's dtype, in bf16 beside fp32 on CPUs, or in float8_e4m3fn: what would be written is
     divided by ``kv_scales``, cut off at +-448 and rounded to the nearest, ties to even; slot_mapping [T] int64,
-    ``block * block_size + offset``, unique, -1: do not
-    write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are, the caches change in place.
+    ``block * block_size + offset``, unique, -1: do not write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are,
+    the caches change in place.
     ``plan`` comes from ``prepare_rope`` with the same arguments; without it each call does that work. (Su et al., arXiv:2104.09864)
     """
     num_tokens, _, head_dim = q.shape

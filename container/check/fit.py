@@ -42,7 +42,8 @@ class FitReport:
     num_engines: int  # --data-parallel-size
     device_bytes: int
     reserved_bytes: int  # estimated: the CUDA context, or the system and our processes
-    dtype: str  # of activations and cache: "bfloat16"
+    dtype: str  # of activations: "bfloat16"
+    kv_cache_dtype: str  # of keys and values
     weight_format: str  # "bf16", "int8 (8-bit activations)"
     weight_bytes: int
     adapter_bytes: int  # room for LoRA adapters
@@ -129,6 +130,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         device_bytes=facts.total_bytes,
         reserved_bytes=reserved,
         dtype=plan.dtype,
+        kv_cache_dtype=plan.kv_cache_dtype,
         weight_format=weight_format(plan),
         weight_bytes=weights,
         adapter_bytes=adapters,

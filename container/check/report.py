@@ -26,6 +26,7 @@ _FIT_NAMES = (
     "device_bytes",
     "reserved_bytes",
     "dtype",
+    "kv_cache_dtype",
     "weight_format",
     "weight_bytes",
     "adapter_bytes",

@@ -75,7 +75,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     pages = _pages(quantization, model, device, dtype)
     kv_dtype = config.cache.kv_cache_dtype
     if kv_dtype not in ("auto", dtype, pages, *_FP8_NAMES):
-        problems.append(f"--kv-cache-dtype {kv_dtype} differs from the model's {dtype}: use auto or fp8, or --dtype {kv_dtype} for both")
+        problems.append(_pages_problem(kv_dtype, dtype, pages, config.model.quantization))
     if budget < seqs:
         problems.append(
             f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
@@ -160,6 +160,12 @@ def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, d
     """What the model's keys and values are kept in. Beside activations rounded to 8 bits bf16 costs nothing (perplexity of the demo model:
     tests/models/test_grouped_model.py), and decode attention waits for memory."""
     return "bfloat16" if quantization == "gguf" and device.multiplies_gguf and not model.pools else dtype
+
+
+def _pages_problem(asked: str, dtype: str, pages: str, quantization: Quantization | None) -> str:
+    choices = "auto or fp8" if pages == dtype else f"auto, {dtype} or fp8"
+    both = f", or --dtype {asked} for both" if quantization in (None, "none") else ""
+    return f"--kv-cache-dtype {asked} differs from the model's {dtype}: use {choices}{both}"
 
 
 def _unset_quantization(model: ModelFacts, device: DeviceFacts) -> Quantization:

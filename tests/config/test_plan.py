@@ -56,8 +56,12 @@ def test_pages_beside_the_files_own_weights() -> None:
     assert make_plan(config(cache={"kv_cache_dtype": "float32"}), GGUF, device).kv_cache_dtype == "float32"
     assert make_plan(config(cache={"kv_cache_dtype": "bfloat16"}), GGUF, device).kv_cache_dtype == "bfloat16"
     assert make_plan(config(), replace(GGUF, pools=True), device).kv_cache_dtype == "float32"
-    with pytest.raises(ConfigError, match="--kv-cache-dtype float16 differs"):
-        make_plan(config(cache={"kv_cache_dtype": "float16"}), GGUF, device)
+    float16 = {"kv_cache_dtype": "float16"}
+    told = "--kv-cache-dtype float16 differs from the model's float32: use auto, float32 or fp8"
+    with pytest.raises(ConfigError, match=f"^{told}, or --dtype float16 for both$"):
+        make_plan(config(cache=float16), GGUF, device)
+    with pytest.raises(ConfigError, match=f"^{told}$"):  # which computes in float32 only
+        make_plan(config(cache=float16, model={"quantization": "gguf"}), GGUF, device)
 
 
 def test_bf16_on_a_gpu_without() -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-
 import pytest
 import torch
-from matmul_comparisons import MATMUL_SHAPES, assert_close, make_linear
+from matmul_comparisons import MATMUL_SHAPES, assert_close, make_linear, random_groups
 
 from headway.kernels.cpu import grouped_matmul
-from headway.kernels.cpu.native import library
-from headway.kernels.grouped_layout import GROUP, GroupedValues, round_to_groups, stack_rows
+from headway.kernels.grouped_layout import round_to_groups, stack_rows
 from headway.kernels.grouped_matmul import grouped_linear, pack_grouped
 from headway.kernels.reference import grouped_matmul as reference
 
 # More rows than stay in registers, than stay in a cache, and every remainder.
 SHAPES = [*MATMUL_SHAPES, (3, 64, 32), (7, 32, 16), (130, 70, 17)]
-
-
-def random_groups(num_rows: int, num_columns: int, bits: int) -> GroupedValues:
-    generator = torch.Generator().manual_seed(num_columns)
-    groups = (num_rows, -(-num_columns // GROUP))
-    values = torch.randint(0, 2**bits, (num_rows, num_columns), generator=generator, dtype=torch.uint8)
-    scale, offset = (torch.randn(groups, generator=generator).half() for _ in range(2))
-    return GroupedValues(values, scale, offset, bits)
 
 
 @pytest.mark.usefixtures("cpu_path")
@@ -37,24 +25,6 @@ def test_equals_reference(shape: tuple[int, int, int], bits: int, strided: bool)
     for add in (None, bias):
         expected = reference.grouped_linear(x, reference.pack_grouped(weight)[0], add)
         assert_close(grouped_matmul.grouped_linear(x, grouped_matmul.pack_grouped(weight)[0], add), expected, error=20)
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("variant", ["baseline", "avx2", "avx512", "avx512_vnni", "avx512_bf16"])
-def test_each_instruction_set(monkeypatch: pytest.MonkeyPatch, variant: str, bits: int) -> None:
-    if variant not in library._variants():
-        pytest.skip("this processor can't run it")
-    path = next(Path(library.__file__).parent.glob(f"_{variant}.*"), None)
-    if path is None or library.library() is None:
-        pytest.skip("the CPU kernels were not built")
-    kernel = ctypes.CDLL(str(path)).grouped_linear_f32
-    kernel.argtypes = library._ARGUMENTS["grouped_linear"]
-    monkeypatch.setattr(grouped_matmul, "function", lambda *_: kernel)
-    x, weight = 3 * torch.randn(13, 96, generator=torch.Generator().manual_seed(0)), random_groups(40, 96, bits)
-    weight.values[:, ::5] = 2**bits - 1  # no sum may saturate
-    x[:, ::5] = 20
-    expected = reference.grouped_linear(x, reference.pack_grouped(weight)[0], None)
-    assert_close(grouped_matmul.grouped_linear(x, grouped_matmul.pack_grouped(weight)[0], None), expected, error=20)
 
 
 def test_a_rows_result_does_not_depend_on_the_others() -> None:

@@ -8,6 +8,7 @@ import torch
 from kernel_cases import odd_strides
 from torch import Tensor
 
+from headway.kernels.grouped_layout import GROUP, GroupedValues
 from headway.kernels.int4_layout import pack_int4
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
@@ -37,6 +38,14 @@ def make_linear(shape: tuple[int, int, int], dtype: torch.dtype, device: str, *,
     x[1:2], x[2:3] = 0, 50 * x[2:3]
     x = x.to(dtype).to(device)
     return odd_strides(x) if strided else x, weight.to(device) / k**0.5, bias.to(dtype).to(device)
+
+
+def random_groups(num_rows: int, num_columns: int, bits: int) -> GroupedValues:
+    generator = torch.Generator().manual_seed(num_columns)
+    groups = (num_rows, -(-num_columns // GROUP))
+    values = torch.randint(0, 2**bits, (num_rows, num_columns), generator=generator, dtype=torch.uint8)
+    scale, offset = (torch.randn(groups, generator=generator).half() for _ in range(2))
+    return GroupedValues(values, scale, offset, bits)
 
 
 def assert_close(actual: Tensor, expected: Tensor, *, error: float = 1.0, more: Tensor | float = 0.0) -> None:

@@ -7,6 +7,9 @@
 
 namespace headway {
 
+// Which functions there are, with which arguments and layouts: as INTERFACE in library.py, and raised with it when one of them changes.
+constexpr int64_t kInterface = 1;
+
 struct bf16 {
   uint16_t bits;
 };

@@ -24,16 +24,22 @@ struct DecodeShape {
   int64_t group() const { return q_heads / kv_heads; }
 };
 
-// Some heads of one row: what a thread does at a time. All heads where there are rows enough, for then the pages are read from front to
-// back (32 rows of 190 keys: 17 ms with all, 21 with one). A head's result does not depend on the others of its task.
+// Some heads of one row: what a thread does at a time.
 struct DecodeTask {
   int64_t row, kv_head, heads;
+};
 
-  static int64_t heads_at_once(const DecodeShape& s) { return s.rows >= 4 * omp_get_max_threads() ? s.kv_heads : 1; }
-  static int64_t count(const DecodeShape& s) { return s.rows * s.kv_heads / heads_at_once(s); }
-  static DecodeTask at(const DecodeShape& s, int64_t index) {
-    const int64_t heads = heads_at_once(s), head = index * heads;
-    return {head / s.kv_heads, head % s.kv_heads, heads};
+// A step cut into tasks. All heads of a row are one where there are rows enough, for then the pages are read from front to back (32 rows
+// of 190 keys: 17 ms with all, 21 with one). A head's result does not depend on the others of its task. To be made outside of a parallel
+// region, within which OpenMP's number of threads may be another (OMP_NUM_THREADS=2,1).
+struct DecodeTasks {
+  int64_t kv_heads, heads_at_once, count;
+
+  explicit DecodeTasks(const DecodeShape& s)
+      : kv_heads(s.kv_heads), heads_at_once(s.rows >= 4 * omp_get_max_threads() ? kv_heads : 1), count(s.rows * kv_heads / heads_at_once) {}
+  DecodeTask operator[](int64_t index) const {
+    const int64_t head = index * heads_at_once;
+    return {head / kv_heads, head % kv_heads, heads_at_once};
   }
 };
 
@@ -58,6 +64,10 @@ template <class T, class P, int DIM> class Decode {
   void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table, int64_t length) {
     const int64_t start = s.window > 0 ? std::max<int64_t>(0, length - s.window) : 0, num_heads = task.heads * group;
     count = length - start, width = (count + kWidth - 1) / kWidth * kWidth;
+    if (count <= 0) {
+      std::fill(out, out + num_heads * dim, T{});  // as the reference
+      return;
+    }
     place(start, task.kv_head, table);
     load_queries(q, num_heads);
     scores.resize(num_heads * width);

@@ -56,6 +56,7 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
         *gated = gate_up + rows * w.gate_up.out;
   auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory.get(), rows, reader.groups()); };
   const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
+  const DecodeTasks tasks(step.attention);
 #pragma omp parallel
   {
 #pragma omp for schedule(static)
@@ -68,8 +69,7 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
     multiply_grouped(qkv, w.qkv, w.qkv_bias, for_qkv, rows);
     with_decode<float, P>(step.attention, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < DecodeTask::count(step.attention); task++)
-        attend(decode, DecodeTask::at(step.attention, task), attended, qkv, k_cache, v_cache, step);
+      for (int64_t task = 0; task < tasks.count; task++) attend(decode, tasks[task], attended, qkv, k_cache, v_cache, step);
     });
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);

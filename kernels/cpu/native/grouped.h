@@ -187,10 +187,18 @@ inline float half_to_float(const uint8_t* from) {
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 
+// Adds a row's products with a group. Not inlined: where sums may be reassociated, a row's would be in another way among more rows.
+[[gnu::noinline]] inline void add_group(float* out, const int32_t* dots, const float* scale, const float* offset, float x_scale,
+                                        float x_sum) {
+  for (int n = 0; n < kTile; n++) out[n] += float(dots[n]) * scale[n] * x_scale + offset[n] * x_sum;
+}
+
 template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x) {
   for (int r = 0; r < ROWS; r++) std::fill(out[r], out[r] + kTile, 0.0f);
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
     const uint8_t* weights = block + 64;
+    float scale[kTile], offset[kTile];
+    for (int n = 0; n < kTile; n++) scale[n] = half_to_float(block + 2 * n), offset[n] = half_to_float(block + 2 * kTile + 2 * n);
     for (int r = 0; r < ROWS; r++) {
       const int8_t* values = x.values + (g * kRowsAtOnce + r) * kGroup;
       int32_t dots[kTile] = {};
@@ -203,9 +211,7 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
             else
               dots[n] += byte * values[4 * j + i];
           }
-      float x_scale = x.scale[g * kRowsAtOnce + r], x_sum = x.sum[g * kRowsAtOnce + r];
-      for (int n = 0; n < kTile; n++)
-        out[r][n] += float(dots[n]) * half_to_float(block + 2 * n) * x_scale + half_to_float(block + 2 * kTile + 2 * n) * x_sum;
+      add_group(out[r], dots, scale, offset, x.scale[g * kRowsAtOnce + r], x.sum[g * kRowsAtOnce + r]);
     }
   }
 }

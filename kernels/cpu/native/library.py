@@ -10,12 +10,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+log = logging.getLogger(__name__)
+
+# Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
+INTERFACE = 1
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -91,18 +96,27 @@ _ARGUMENTS: dict[str, list[Any]] = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they were not built or can't share torch's thread pool."""
+    """The kernels, or None where they were not built, are of other sources than this module or can't share torch's thread pool."""
     openmp = _openmp_of_torch()
     if openmp is None:
         return None
-    for variant in _variants():
-        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-            path = Path(__file__).parent / f"_{variant}{suffix}"
-            if path.exists():
-                # The kernels are linked without an OpenMP library: they use the one that is global now, which is torch's.
-                ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)
-                return ctypes.CDLL(str(path))
-    return None
+    found, others = None, []
+    for path in _built():
+        # The kernels are linked without an OpenMP library: they use the one that is global now, which is torch's.
+        ctypes.CDLL(openmp, mode=ctypes.RTLD_GLOBAL)
+        candidate = ctypes.CDLL(str(path))
+        if (interface := _interface(candidate)) == INTERFACE:
+            found = candidate
+            break
+        others.append(f"{path.name} ({interface})")
+    if others:
+        names, folder = ", ".join(others), Path(__file__).parent
+        log.warning(
+            "Compiled CPU kernels in %s were built from other sources, whose interface is not %d, and are not used: %s. "
+            "Build them again: touch setup.py, then make setup.",
+            *(folder, INTERFACE, names),
+        )
+    return found
 
 
 @functools.cache
@@ -110,19 +124,34 @@ def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) ->
     """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
 
     ``pages``: the dtype of keys and values in the cache, where it may differ."""
-    suffix = _SUFFIX.get(dtype)
-    if pages not in (None, dtype):
-        suffix = f"{suffix}_pages_{_SUFFIX.get(pages)}"
-    loaded = library() if suffix is not None else None
-    if loaded is None:
+    types = (dtype,) if pages in (None, dtype) else (dtype, pages)
+    if not all(it in _SUFFIX for it in types) or (loaded := library()) is None:
         return None
-    kernel = getattr(loaded, f"{name}_{suffix}", None)
+    kernel = getattr(loaded, f"{name}_{'_pages_'.join(_SUFFIX[it] for it in types)}", None)
     if kernel is None:
         return None
     kernel.argtypes = _ARGUMENTS[name]
     kernel.restype = None
     result: Callable[..., None] = kernel
     return result
+
+
+def _built() -> Iterator[Path]:
+    """The libraries that this processor runs, the best first."""
+    for variant in _variants():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = Path(__file__).parent / f"_{variant}{suffix}"
+            if path.exists():
+                yield path
+
+
+def _interface(candidate: ctypes.CDLL) -> int:
+    """0: built before there was a number."""
+    ask = getattr(candidate, "headway_interface", None)
+    if ask is None:
+        return 0
+    ask.restype = _INT
+    return int(ask())
 
 
 def _variants() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from checked_models import write_whole_model
+from demo_model import demo_gguf
 from entrypoint_process import SOURCE, run_entrypoint
 
 from headway.container.check.cli import main
@@ -77,6 +78,15 @@ def test_the_text_names_options_with_their_source_the_fit_and_every_fault(capsys
     assert "\n  error: environment SM_VLLM_PORT: " in text
     assert "\n  error: --uds can't be used on SageMaker" in text
     assert text.endswith("\n2 errors, 0 warnings\n")
+
+
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", "bfloat16"), ("float32", "float32"), ("fp8", "float8_e4m3fn")])
+def test_what_keys_and_values_are_kept_in(capsys: pytest.CaptureFixture[str], asked: str, dtype: str) -> None:
+    """It need not be what activations are in: beside the weights of a quantised GGUF it is not."""
+    argv = ("--instance", "ml.m6i.xlarge", "--", str(demo_gguf()), "--kv-cache-dtype", asked)
+    fit = report(capsys, *argv)["fit"]
+    assert (fit["dtype"], fit["kv_cache_dtype"]) == ("float32", dtype)
+    assert f"tokens in {dtype}\n" in run(capsys, *argv)[1]
 
 
 def test_the_exit_status(capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> None:
