@@ -9,6 +9,7 @@ import socket
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 from routed import (
     CHAT,
@@ -19,6 +20,8 @@ from routed import (
     closed_port,
     full,
     metric,
+    raw_exchange,
+    raw_server,
     routed,
     small_server,
     until,
@@ -119,6 +122,32 @@ def test_of_a_plain_body_that_breaks_the_connection_is_cut() -> None:
             assert answer.status == 200
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
+
+    asyncio.run(main())
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+def test_a_client_of_http_1_0_is_told_by_a_reset_that_its_answer_broke_off() -> None:
+    """It has neither chunks nor a length to see it by."""
+
+    async def main() -> None:
+        async with raw_server(CHUNKED) as url, routed(url) as running:
+            with pytest.raises(ConnectionResetError):
+                await raw_exchange(running.port, b"GET /x HTTP/1.0\r\n\r\n")
+        async with raw_server(CHUNKED + b"0\r\n\r\n") as url, routed(url) as running:
+            assert (await raw_exchange(running.port, b"GET /x HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nhello")
+
+    asyncio.run(main())
+    uvloop.run(main())  # which the command runs on
+
+
+def test_the_last_answer_of_a_connection_that_breaks_off_has_no_last_chunk() -> None:
+    async def main() -> None:
+        async with raw_server(CHUNKED) as url, routed(url) as running:
+            answer = await raw_exchange(running.port, b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert answer.endswith(b"\r\n\r\n5\r\nhello\r\n")
 
     asyncio.run(main())
 
