@@ -38,7 +38,7 @@ class Relay:
         """To the answer's end. If the server breaks off, a stream of events ends with one that says so, and of any other body the
         connection is cut: the client must not take half of it for the whole."""
         began = time.perf_counter()
-        headers = to_client(self._answer.headers, self._asked, _sent_by_router(scope["path"]))
+        headers = to_client(self._answer.headers, self._asked, self._not_passed(scope["path"]))
         await send({"type": "http.response.start", "status": self._answer.status, "headers": headers})
         if self._spent_s is not None:
             self._metrics.observe_overhead(self._spent_s + time.perf_counter() - began)
@@ -69,12 +69,12 @@ class Relay:
         rest = b"" if events is None else events.rest()
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
+    def _not_passed(self, path: str) -> list[bytes]:
+        """What RequestIdMiddleware puts on every answer; of a 304 the length of a body that it does not have, and uvicorn would demand."""
+        ids = [b"x-request-id", b"request-id"] if is_of_messages(path) else [b"x-request-id"]
+        return [*ids, b"content-length"] if self._answer.status == 304 else ids
+
     def _is_stream(self) -> bool:
         """Of events that another can be put behind: one that is compressed, or whose length is told, can't be made longer."""
         kind = (self._answer.header("content-type") or "").partition(";")[0].strip().lower()
         return kind == EVENTS.media_type and not self._answer.header("content-encoding") and not self._answer.header("content-length")
-
-
-def _sent_by_router(path: str) -> list[bytes]:
-    """What RequestIdMiddleware puts on every answer."""
-    return [b"x-request-id", b"request-id"] if is_of_messages(path) else [b"x-request-id"]

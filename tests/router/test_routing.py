@@ -21,6 +21,7 @@ from routed import (
     ask,
     events_of,
     metric,
+    raw_server,
     routed,
     small_server,
     until,
@@ -194,6 +195,20 @@ def test_the_answer_to_head_has_its_length_and_no_body() -> None:
             for _ in range(2):  # the connection is good for another
                 async with client.head(f"{running.url}/v1/models") as answer:
                     assert (answer.status, answer.headers["content-length"], await answer.read()) == (200, "5", b"")
+
+    asyncio.run(main())
+
+
+def test_a_304_tells_no_length_of_a_body_that_it_does_not_have() -> None:
+    async def main() -> None:
+        async with (
+            raw_server(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: x\r\n\r\n") as url,
+            routed(url) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            for _ in range(2):  # the connection is good for another
+                async with client.get(f"{running.url}/x") as answer:
+                    assert (answer.status, answer.headers["etag"], "content-length" in answer.headers) == (304, "x", False)
 
     asyncio.run(main())
 
