@@ -112,6 +112,7 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
                     await until(lambda: running.router.app.is_draining)
                     async with later.post(f"{running.url}/v1/completions", json={}) as refused:
                         assert (refused.status, "retry-after" in refused.headers) == (503, True)
+                        assert refused.headers["connection"] == "close", "the next one is for another router"
                     async with later.get(f"{running.url}/ping") as ping:
                         assert (ping.status, (await ping.json())["status"]) == (503, "draining")
                 may_end.set()
