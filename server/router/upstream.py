@@ -43,20 +43,33 @@ class Answer:
         self._response = response
         self.status = response.status
         self.headers = response.raw_headers
+        self._is_cut = False
 
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
 
     async def next_piece(self) -> bytes:
-        """What has come of the body, empty at its end. Raises ServerBroke. Nothing more is read meanwhile: the server waits then."""
+        """What has come of the body, empty at its end. Nothing more is read meanwhile: the server waits then.
+
+        Raises ServerBroke; ServerDraining after ``cut``.
+        """
         try:
             return await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
+            if self._is_cut:
+                raise ServerDraining("The router is shutting down and ended this answer before it was complete.") from None
             raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
 
     def cut(self) -> None:
-        """``next_piece`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
+        """``next_piece`` raises, now or when it goes on: the session's own close would let it wait for ever."""
+        self._is_cut = True
         self._response.content.set_exception(aiohttp.ClientConnectionError("the router stops"))
+
+    def connection_ended(self) -> None:
+        """aiohttp has told the end of the body by now, or what is wrong with it, but for what came in its middle and is no HTTP."""
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("what came is no HTTP"))
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +108,7 @@ class Upstream:
         await self.close()
 
     async def close(self) -> None:
-        """Ends every answer that is under way with ServerBroke, and every request that has none yet with ServerDraining."""
+        """Ends every answer that is under way, and every request that has none yet, with ServerDraining."""
         self._is_closed = True
         now = asyncio.get_running_loop().time()
         for patience in self._patiences:

@@ -122,7 +122,9 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
     asyncio.run(main())
 
 
-def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream() -> None:
+def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """By the router, which ends it: the server has done nothing wrong."""
+
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -140,8 +142,37 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream() -> None:
             assert await answer.content.readexactly(len(EVENT)) == EVENT
             running.router.stop(STOP_SIGNALS[0])
             error, done, empty = (await answer.read()).split(b"\n\n")
-            assert b'"code":502' in error
+            told = json.loads(error.removeprefix(b"data: "))["error"]
+            assert (told["code"], "router is shutting down" in told["message"]) == (503, True)
             assert (done + b"\n\n", empty) == (DONE, b"")
+            shown = running.router.metrics.render().decode()
+            assert f'headway:router_requests_total{{server="{server.url}",status="cut"}} 1.0' in shown
+            assert 'status="broken"' not in shown
+            assert "broke off" not in caplog.text
+
+    asyncio.run(main())
+
+
+def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half")
+        await asyncio.Event().wait()
+        return response
+
+    async def main() -> None:
+        async with (
+            small_server(endless) as server,
+            routed(server.url, listen={"shutdown_timeout": 0}) as running,
+            aiohttp.ClientSession() as client,
+            client.post(f"{running.url}/v1/completions", json={}) as answer,
+        ):
+            assert await answer.content.readexactly(4) == b"half"
+            running.router.stop(STOP_SIGNALS[0])
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+            assert b'status="cut"} 1.0' in running.router.metrics.render()
 
     asyncio.run(main())
 
