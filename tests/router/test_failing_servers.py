@@ -152,6 +152,39 @@ def test_the_last_answer_of_a_connection_that_breaks_off_has_no_last_chunk() -> 
     asyncio.run(main())
 
 
+def test_an_answer_that_is_no_http_from_its_middle_on_ends_there() -> None:
+    async def main() -> None:
+        may_go_on = asyncio.Event()
+        async with (
+            raw_server(CHUNKED, b"no length\r\n", may_go_on) as url,
+            routed(url) as running,
+            aiohttp.ClientSession() as client,
+            client.post(f"{running.url}/v1/completions", json={}) as answer,
+        ):
+            assert await answer.content.readexactly(5) == b"hello"
+            may_go_on.set()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await asyncio.wait_for(answer.read(), 30)
+            assert await metric(running, client, f'headway:router_requests_total{{server="{url}",status="broken"}}') == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("head", [b"garbage", b"HTTP/1.1 999 Odd", b"HTTP/1.1 101 Other", b"HTTP/1.1 200 OK\r\nx-a: b\x01c"])
+def test_what_cannot_be_passed_on_is_as_good_as_no_answer(head: bytes) -> None:
+    async def main() -> None:
+        async with (
+            raw_server(head + b"\r\ncontent-length: 0\r\n\r\n") as bad,
+            small_server() as good,
+            routed(bad, good.url, routing={"policy": "round-robin"}) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            assert (await ask(running, client))[0] == 200
+            assert await metric(running, client, f'headway:router_retries_total{{reason="broke",server="{bad}"}}') == 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_a_client_that_leaves_ends_the_servers_work(has_begun: bool) -> None:
     is_at_work, was_ended = asyncio.Event(), asyncio.Event()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_a_server_killed_under_32_requests() -> None:
                 running.router.fleet.update([running.router.fleet.servers[0].url, other.url])
                 await running.all_healthy()
                 process.kill()
-                answers = await asyncio.wait_for(asyncio.gather(*asked), 5)
+                answers = await asyncio.wait_for(asyncio.gather(*asked), 30)
                 for body, answer in zip(bodies, answers, strict=True):
                     if body == b'"whole"':
                         assert answer == b"whole", "nothing was sent yet: another server answers"
@@ -191,7 +192,7 @@ def test_the_command_ends_with_0_at_a_signal(number: signal.Signals, tmp_path: P
                 except OSError:
                     return False
 
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not await answers():
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
@@ -199,7 +200,7 @@ def test_the_command_ends_with_0_at_a_signal(number: signal.Signals, tmp_path: P
         try:
             asyncio.run(ask())
             process.send_signal(number)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
@@ -227,6 +228,32 @@ def test_tls_on_both_sides(tmp_path: Path) -> None:
             async with routed(server.url, wait=False) as running:
                 await until(lambda: "its certificate can't be trusted" in running.router.fleet.servers[0].health.cause)
                 assert running.router.fleet.num_healthy == 0
+
+    asyncio.run(main())
+
+
+def test_a_machine_that_is_gone_is_noticed_under_a_request() -> None:
+    """The system asks the other end of a silent connection whether it is still there."""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    async def main() -> None:
+        async with (
+            small_server(endless) as server,
+            Upstream(UpstreamConfig()) as upstream,
+            await upstream.ask("GET", server.url, "/x") as answer,
+        ):
+            assert answer._response.connection is not None
+            transport = answer._response.connection.transport
+            assert transport is not None
+            connected = transport.get_extra_info("socket")
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
     asyncio.run(main())
 
