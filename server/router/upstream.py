@@ -34,6 +34,8 @@ _MOST_HEADER_BYTES = 64 * 1024
 # aiohttp lets them through in headers, and uvicorn sends none that has one.
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
+_NO_HTTP = "what came is no HTTP"
+
 
 class ServerUnreached(HeadwayError):
     """The server took no connection: it has seen nothing of the request."""
@@ -76,7 +78,7 @@ class Answer:
         """aiohttp has told the end of the body by now, or what is wrong with it, but for what came in its middle and is no HTTP."""
         content = self._response.content
         if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("what came is no HTTP"))
+            content.set_exception(aiohttp.ClientConnectionError(_NO_HTTP))
 
     async def __aenter__(self) -> Self:
         return self
@@ -206,4 +208,9 @@ def _trusting(ca: str | None) -> ssl.SSLContext:
 
 
 def _reason(error: BaseException) -> str:
+    """Without what came: aiohttp shows the bytes that it can't read, and a header's value may be among them."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _NO_HTTP
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it is not complete"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
