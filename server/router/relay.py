@@ -68,9 +68,9 @@ class Relay:
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
     def _not_passed(self, path: str) -> list[bytes]:
-        """What RequestIdMiddleware puts on every answer; of a 304 the length of a body that it does not have, and uvicorn would demand."""
+        """What RequestIdMiddleware puts on every answer; of 204 and 304 a length, to which uvicorn would hold a body."""
         ids = [b"x-request-id", b"request-id"] if is_of_messages(path) else [b"x-request-id"]
-        return [*ids, b"content-length"] if self._answer.status == 304 else ids
+        return [*ids, b"content-length"] if self._answer.status in (204, 304) else ids
 
     def _is_stream(self) -> bool:
         """Of events that another can be put behind: one that is compressed, or whose length is told, can't be made longer."""

@@ -199,16 +199,17 @@ def test_the_answer_to_head_has_its_length_and_no_body() -> None:
     asyncio.run(main())
 
 
-def test_a_304_tells_no_length_of_a_body_that_it_does_not_have() -> None:
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_tells_no_length_of_one(status: int) -> None:
     async def main() -> None:
         async with (
-            raw_server(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: x\r\n\r\n") as url,
+            raw_server(b"HTTP/1.1 %d X\r\ncontent-length: 5\r\netag: x\r\n\r\n" % status) as url,
             routed(url) as running,
             aiohttp.ClientSession() as client,
         ):
             for _ in range(2):  # the connection is good for another
                 async with client.get(f"{running.url}/x") as answer:
-                    assert (answer.status, answer.headers["etag"], "content-length" in answer.headers) == (304, "x", False)
+                    assert (answer.status, answer.headers["etag"], "content-length" in answer.headers) == (status, "x", False)
 
     asyncio.run(main())
 
