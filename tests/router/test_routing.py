@@ -28,6 +28,7 @@ from routed import (
 )
 
 from headway.server.api import file_watch
+from headway.server.router.policies import least_load
 
 
 def test_a_request_goes_through_as_it_is() -> None:
@@ -123,7 +124,9 @@ def test_servers_share_the_load_and_one_that_is_ejected_gets_none() -> None:
     asyncio.run(main())
 
 
-def test_the_load_that_servers_report_decides_and_stays_here() -> None:
+def test_the_load_that_servers_report_decides_and_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_load, "FRESH_S", 600.0)
+
     async def busy(request: web.Request) -> web.StreamResponse:
         return web.Response(headers={"endpoint-load-metrics": "TEXT named_metrics.num_requests_waiting=9"})
 
@@ -144,7 +147,7 @@ def test_conversations_stay_at_their_server() -> None:
             async with routed(*(s.url for s in servers), routing={"policy": "prefix"}) as running, aiohttp.ClientSession() as client:
                 seen: dict[str, set[str]] = {}
                 for turn in range(3):
-                    for name in ("x", "y", "z", "u", "v", "w"):
+                    for name in "abcdefghijklmnopqrst":  # so many that chance does not lead them all to one server
                         messages = [{"role": "user", "content": name}, *[{"role": "assistant", "content": "ok"}] * turn]
                         for server in servers:
                             server.requests.clear()
