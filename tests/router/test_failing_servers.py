@@ -66,6 +66,30 @@ def test_tries_are_limited_and_a_servers_own_503_is_the_last_word() -> None:
     asyncio.run(main())
 
 
+def test_a_server_that_is_silent_about_its_health_keeps_no_other_from_being_asked(caplog: pytest.LogCaptureFixture) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_asked.set()
+        await reader.read()  # until the router leaves
+        writer.close()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(silent, "127.0.0.1", 0) as hanging,
+            small_server() as other,
+            routed(
+                f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}", other.url, wait=False, upstream={"health_timeout_s": 600.0}
+            ) as running,
+        ):
+            await asyncio.wait_for(is_asked.wait(), 30)
+            await until(lambda: running.router.fleet.num_healthy == 1)
+            other.ping_status = 503
+            await until(lambda: running.router.fleet.num_healthy == 0)
+
+    is_asked = asyncio.Event()
+    asyncio.run(main())
+    assert "A question" not in caplog.text, "the router's end is no fault of the question that is open"
+
+
 def test_what_may_have_been_carried_out_is_not_sent_twice() -> None:
     async def main() -> None:
         async with (
