@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from sim_cluster import Cluster, Outcome, percentile
 from sim_server import H200_LLAMA_8B, Limits
 from sim_trace import BLOCK_TOKENS, Shape, TracedRequest, make_trace, read_trace
@@ -42,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
     for rate in options.rates:
         for name in options.policies:
             cluster = Cluster(options.servers, POLICIES[name](), H200_LLAMA_8B, Limits())
-            rows.append(Row(name, rate, cluster.replay(_requests(options, rate))))
+            try:
+                rows.append(Row(name, rate, cluster.replay(_requests(options, rate))))
+            except (OSError, msgspec.MsgspecError) as problem:
+                raise SystemExit(f"--trace {options.trace}: {problem}") from None
             print(".", end="", file=sys.stderr, flush=True)
     print(_table(rows))
     num_tokens = sum(row.outcome.num_output_tokens for row in rows)
@@ -72,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Latency against load, by the router's policy, in virtual time.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--servers", type=int, default=16)
-    parser.add_argument("--requests", type=int, default=10_000, help="to replay, of the trace that is made")
+    parser.add_argument("--servers", type=_count, default=16)
+    parser.add_argument("--requests", type=_count, default=10_000, help="to replay, of the trace that is made")
     rates = [8.0, 16.0, 24.0, 32.0]
-    parser.add_argument("--rates", type=_numbers, default=rates, help="requests a second and server; of --trace, its speed")
-    parser.add_argument("--policies", type=lambda text: text.split(","), default=list(POLICIES))
+    parser.add_argument("--rates", type=_rates, default=rates, help="requests a second and server; of --trace, its speed")
+    parser.add_argument("--policies", type=_policies, default=list(POLICIES), help="some of these")
     parser.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="a trace in Mooncake's form, in the place of the one that is made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", metavar="FILE.png", help="draw the curves; needs matplotlib")
@@ -84,8 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(number) for number in text.split(",")]
+def _rates(text: str) -> list[float]:
+    rates = [float(number) for number in text.split(",")]
+    if min(rates) <= 0:
+        raise argparse.ArgumentTypeError(f"a rate is more than 0, got {text}")
+    return rates
+
+
+def _policies(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(POLICIES):
+        raise argparse.ArgumentTypeError(f"{min(unknown)} is none of {', '.join(POLICIES)}")
+    return names
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, got {text}")
+    return count
 
 
 def _table(rows: Sequence[Row]) -> str:

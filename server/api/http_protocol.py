@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import http
+import socket
+import struct
 from typing import Any, NamedTuple
 
 import uvicorn
-from starlette.types import Message, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -143,6 +145,9 @@ class LimitedHttpToolsProtocol(HttpToolsProtocol):
         """uvicorn's parser has given up; ``data_received`` does the rest."""
         self._refusal = self._refusal or _Refusal(400, "The request is not valid HTTP/1.1, and its connection is closed.")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, functools.partial(_whole_or_reset, cycle, app) if cycle.scope["http_version"] == "1.0" else app)
+
     def close_after_answer(self) -> None:
         if self.cycle is not None:
             self.cycle.keep_alive = False
@@ -216,6 +221,17 @@ class _WithoutChunks:
         elif self._is_stream:
             self._cycle.expected_content_length = len(message.get("body", b""))  # what uvicorn counts against
         await self._send(message)
+
+
+async def _whole_or_reset(cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """For a client of HTTP/1.0: what ends with its connection, and breaks off, would look whole if the connection were only closed."""
+    try:
+        await app(scope, receive, send)
+    finally:
+        if cycle.response_started and not cycle.response_complete and not cycle.transport.is_closing():
+            raw = cycle.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed, it is reset
+            cycle.transport.abort()
 
 
 async def _send_while_open(cycle: RequestResponseCycle, send: Send, message: Message) -> None:

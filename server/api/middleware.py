@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +16,6 @@ from headway.server.api.request_record import RequestRecord
 from headway.server.api.stream import STREAM_FAILURE
 
 if TYPE_CHECKING:
-    from headway.server.api.deps import Drain
     from headway.server.api.http_metrics import HttpMetrics
 
 # Of the bodies that one process holds: a thousand connections with the largest body each would fill the memory of any machine.
@@ -31,10 +30,15 @@ _GOOD_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _UNCOUNTED = frozenset({"/metrics", "/health", "/load", "/ping", "/version", "/server_info"})
 
 
+class Draining(Protocol):
+    @property
+    def is_draining(self) -> bool: ...
+
+
 class GoElsewhereMiddleware:
     """Puts ``Connection: close`` on every answer that begins while the server drains: the client's next request is for another one."""
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, drain: Draining) -> None:
         self.app = app
         self._drain = drain
 

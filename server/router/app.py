@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headway.server.api.access_log import AccessLogMiddleware
 from headway.server.api.errors import ClientDisconnected, error_response, response_to
-from headway.server.api.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from headway.server.api.middleware import BodyLimitMiddleware, Draining, GoElsewhereMiddleware, RequestIdMiddleware
 from headway.server.config.logs import PROBES
 from headway.server.errors import HeadwayError, ServerDraining
 from headway.server.router.config import RouterConfig
@@ -28,7 +28,7 @@ class RouterApp:
         self._proxy = proxy
         self._metrics = metrics
         self._stack: ASGIApp = self._answer
-        for middleware in reversed(_middleware(config)):
+        for middleware in reversed(_middleware(config, self)):
             self._stack = middleware.cls(self._stack, *middleware.args, **middleware.kwargs)
 
     def drain(self) -> None:
@@ -80,11 +80,12 @@ class RouterApp:
         return JSONResponse(body) if status == "healthy" else JSONResponse(body, 503, headers=_RETRY_AFTER)
 
 
-def _middleware(config: RouterConfig) -> list[Middleware]:
+def _middleware(config: RouterConfig, drain: Draining) -> list[Middleware]:
     """Outermost first."""
     stack = [Middleware(AccessLogMiddleware, unlogged=PROBES)] if config.logs.access_log else []
     return [
         *stack,
+        Middleware(GoElsewhereMiddleware, drain=drain),
         Middleware(RequestIdMiddleware, put_on_answers=True),
         Middleware(BodyLimitMiddleware, max_bytes=config.routing.max_request_body_bytes),
     ]

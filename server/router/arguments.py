@@ -24,7 +24,7 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfi
     tree: dict[str, dict[str, Any]] = {}
     for setting in settings:
         value, is_given = given[setting.name], setting.name in given and given[setting.name] is not None
-        if not is_given and (text := environ.get(_variable(setting))) is not None:
+        if not is_given and (text := environ.get(_variable(setting))) is not None and not _is_of_kubernetes(setting, text):
             try:
                 value, is_given = parse_text(setting, text), True
             except BadValue as problem:
@@ -39,6 +39,11 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfi
 
 def _variable(setting: Setting) -> str:
     return _PREFIX + setting.name.upper()
+
+
+def _is_of_kubernetes(setting: Setting, text: str) -> bool:
+    """It sets HEADWAY_ROUTER_PORT=tcp://10.0.0.1:80 for a service called headway-router, as a router's service would be."""
+    return setting.name == "port" and text.startswith("tcp://")
 
 
 def _parser(settings: Sequence[Setting]) -> argparse.ArgumentParser:

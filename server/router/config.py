@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from headway.server.config.tls import TlsConfig, tls_problems
 from headway.server.words import cut
 
 _LONGEST_URL = 200
+_GOOD_URL = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+(%[a-z0-9._-]+)?\])(:[0-9]{1,5})?/?", re.IGNORECASE)
 
 
 class RoutingConfig(Topic):
@@ -93,12 +95,11 @@ def router_problems(config: RouterConfig) -> list[str]:
 def url_problem(url: str) -> str | None:
     """What is wrong with a server's address; None where it is good."""
     try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable()
-    except ValueError:
-        is_good = False
-    if is_good and parts.username is None and parts.path in ("", "/") and not parts.query and not parts.fragment and " " not in url:
-        return None
+        parts = urlsplit(url)  # ValueError: an address or a port that there can't be
+        if _GOOD_URL.fullmatch(url) and parts.port != 0 and (parts.hostname or "").encode("idna"):
+            return None
+    except ValueError:  # of idna: a name of empty or endless parts, which no resolver takes
+        pass
     shown = cut(url.rpartition("@")[2], _LONGEST_URL)  # what stands before may be a password
     return f"a server is http:// or https://, a host and perhaps a port, as http://10.0.0.7:8080; got {shown!r}"
 

@@ -38,8 +38,7 @@ class Fleet:
         known = {server.url: server for server in self.servers}
         self.servers = tuple(known.pop(url) if url in known else Server(url, Health(self._eject_after)) for url in urls)
         self._policy.update(urls)
-        for url in known:
-            self._metrics.forget(url)
+        self._metrics.forget_the_gone()
 
     @property
     def num_healthy(self) -> int:

@@ -20,8 +20,11 @@ class RouterMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
+        self._servers: Callable[[], Sequence[Server]] = tuple
         ProcessCollector(registry=self._registry)
-        self._requests = self._counter("requests", "Answers by the server they came from and their status; broken: no whole one.", "status")
+        self._requests = self._counter(
+            "requests", "Answers by the server they came from and their status, or why no whole one came.", "status"
+        )
         self._retries = self._counter("retries", "Requests that were sent on to another server, by the one that failed and why.", "reason")
         self._ejections = self._counter("ejections", "Times that a server stopped getting requests.")
         self._overhead = Histogram(
@@ -35,7 +38,8 @@ class RouterMetrics:
         return Counter(f"headway:router_{name}", text, ["server", *labels], registry=self._registry)
 
     def watch(self, servers: Callable[[], Sequence[Server]]) -> None:
-        """Reads at each scrape what the servers know themselves."""
+        """Reads at each scrape which there are and what they know themselves."""
+        self._servers = servers
         self._registry.register(_ServerGauges(servers))
 
     def count_answer(self, url: str, status: int | str) -> None:
@@ -50,15 +54,17 @@ class RouterMetrics:
     def observe_overhead(self, seconds: float) -> None:
         self._overhead.observe(seconds)
 
-    def forget(self, url: str) -> None:
-        """A server that is gone for good must not stay in every scrape."""
+    def forget_the_gone(self) -> None:
+        """A server that is gone for good must not stay in every scrape; what was open there counts until the next one."""
+        known = {NO_SERVER, *(server.url for server in self._servers())}
         for counter in (self._requests, self._retries, self._ejections):
             labels = [sample.labels for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")]
             for series in labels:
-                if series["server"] == url:
+                if series["server"] not in known:
                     counter.remove(*series.values())
 
     def render(self) -> bytes:
+        self.forget_the_gone()
         text: bytes = generate_latest(self._registry)
         return text
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
+from headway.server.errors import ServerDraining
 from headway.server.router.config import UpstreamConfig
 from headway.server.router.fleet import Fleet
 from headway.server.router.servers import Server
@@ -14,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Prober:
-    """``run`` is the loop; ``ask`` one question, whose answer goes to the fleet."""
+    """``run`` is the loop; the answer to each question goes to the fleet. A server that is late holds up no other one's question."""
 
     def __init__(self, config: UpstreamConfig, fleet: Fleet, upstream: Upstream) -> None:
         self._path = config.health_path
@@ -22,26 +24,33 @@ class Prober:
         self._fleet = fleet
         self._upstream = upstream
         self._wake = asyncio.Event()
+        self._asked: set[Server] = set()  # and have not answered yet
 
     async def run(self) -> None:
         """Never returns."""
-        while True:
-            self._wake.clear()
-            try:
-                await self.ask_all()
-            except Exception:  # the edge of a task: without it nobody would ever be healthy again
-                log.exception("A round of questions about health broke")
-            try:
-                await asyncio.wait_for(self._wake.wait(), self._interval_s)
-            except TimeoutError:
-                continue
+        async with asyncio.TaskGroup() as questions:
+            while True:
+                self._wake.clear()
+                for server in self._fleet.servers:
+                    if server not in self._asked:
+                        self._asked.add(server)
+                        questions.create_task(self._ask_once(server))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._interval_s)
 
     def hurry(self) -> None:
         """The next round begins now: there are new servers."""
         self._wake.set()
 
-    async def ask_all(self) -> None:
-        await asyncio.gather(*map(self._ask, self._fleet.servers))
+    async def _ask_once(self, server: Server) -> None:
+        try:
+            await self._ask(server)
+        except ServerDraining:
+            return
+        except Exception:  # the edge of a task: without it nobody would ever be healthy again
+            log.exception("A question about the health of %s broke", server.url)
+        finally:
+            self._asked.discard(server)
 
     async def _ask(self, server: Server) -> None:
         try:

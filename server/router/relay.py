@@ -9,8 +9,8 @@ from starlette.types import Scope, Send
 
 from headway.server.api.errors import error_body_of
 from headway.server.api.paths import is_of_messages
-from headway.server.api.stream import EVENTS, STREAM_FAILURE
-from headway.server.errors import ServerLost
+from headway.server.api.stream import EVENTS
+from headway.server.errors import HeadwayError, ServerDraining, ServerLost
 from headway.server.router.events import WholeEvents, framing_of
 from headway.server.router.fleet import Fleet
 from headway.server.router.headers import Pairs, to_client
@@ -35,10 +35,10 @@ class Relay:
         self._spent_s = spent_s
 
     async def run(self, scope: Scope, send: Send) -> None:
-        """To the answer's end. If the server breaks off, a stream of events ends with one that says so, and of any other body the
-        connection is cut: the client must not take half of it for the whole."""
+        """To the answer's end. If the server breaks off, or the router stops, a stream of events ends with one that says so, and of any
+        other body the connection is cut: the client must not take half of it for the whole."""
         began = time.perf_counter()
-        headers = to_client(self._answer.headers, self._asked, _sent_by_router(scope["path"]))
+        headers = to_client(self._answer.headers, self._asked, self._not_passed(scope["path"]))
         await send({"type": "http.response.start", "status": self._answer.status, "headers": headers})
         if self._spent_s is not None:
             self._metrics.observe_overhead(self._spent_s + time.perf_counter() - began)
@@ -50,14 +50,12 @@ class Relay:
             self._server.health.answered()
         except ServerBroke as problem:
             status = "broken"
-            scope[STREAM_FAILURE] = 502
             self._fleet.broke(self._server, str(problem))
             log.warning("Request %s: %s: %s", scope["headway.request_id"], self._server.url, problem)
-            if events is not None and events.is_between_events:
-                framing = framing_of(scope["path"])
-                last = framing.frame([framing.error(error_body_of(_LOST))]) + framing.end
-                await send({"type": "http.response.body", "body": last, "more_body": False})
-            # Else the application returns without an end, and uvicorn cuts the connection.
+            await _end_with(_LOST, events, scope, send)
+        except ServerDraining as problem:
+            status = "cut"
+            await _end_with(problem, events, scope, send)
         finally:
             self._metrics.count_answer(self._server.url, status)
 
@@ -69,12 +67,20 @@ class Relay:
         rest = b"" if events is None else events.rest()
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
+    def _not_passed(self, path: str) -> list[bytes]:
+        """What RequestIdMiddleware puts on every answer; of 204 and 304 a length, to which uvicorn would hold a body."""
+        ids = [b"x-request-id", b"request-id"] if is_of_messages(path) else [b"x-request-id"]
+        return [*ids, b"content-length"] if self._answer.status in (204, 304) else ids
+
     def _is_stream(self) -> bool:
         """Of events that another can be put behind: one that is compressed, or whose length is told, can't be made longer."""
         kind = (self._answer.header("content-type") or "").partition(";")[0].strip().lower()
         return kind == EVENTS.media_type and not self._answer.header("content-encoding") and not self._answer.header("content-length")
 
 
-def _sent_by_router(path: str) -> list[bytes]:
-    """What RequestIdMiddleware puts on every answer."""
-    return [b"x-request-id", b"request-id"] if is_of_messages(path) else [b"x-request-id"]
+async def _end_with(error: HeadwayError, events: WholeEvents | None, scope: Scope, send: Send) -> None:
+    """Says it in a stream of events. Else the application returns without an end, and uvicorn cuts the connection."""
+    if events is not None and events.is_between_events:
+        framing = framing_of(scope["path"])
+        last = framing.frame([framing.error(error_body_of(error))]) + framing.end
+        await send({"type": "http.response.body", "body": last, "more_body": False})

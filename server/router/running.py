@@ -67,12 +67,12 @@ class Router:
         self._config = config
         self._file = file
         self._upstream = upstream
-        self._metrics = RouterMetrics()
-        self.fleet = Fleet(POLICIES[config.routing.policy](), self._metrics, config.upstream.eject_after)
+        self.metrics = RouterMetrics()
+        self.fleet = Fleet(POLICIES[config.routing.policy](), self.metrics, config.upstream.eject_after)
         self.fleet.update(file.urls if file is not None else distinct(config.routing.servers))
         self._prober = Prober(config.upstream, self.fleet, upstream)
-        proxy = Proxy(config.routing, self.fleet, upstream, self._metrics)
-        self.app = RouterApp(config, self.fleet, proxy, self._metrics)
+        proxy = Proxy(config.routing, self.fleet, upstream, self.metrics)
+        self.app = RouterApp(config, self.fleet, proxy, self.metrics)
         self._server = LimitedServer(
             self.app, config.connections, max_websocket_bytes=_MOST_WEBSOCKET_BYTES, log_level="warning", lifespan="off", tls=tls
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from headway.server.words import cut, plural
 log = logging.getLogger(__name__)
 
 _MAX_BYTES = 1024 * 1024
+_IS_URL = re.compile(r"[a-z]+://", re.IGNORECASE)
+_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class ServerFile:
@@ -63,18 +66,23 @@ def urls_in(content: bytes) -> list[str]:
 
     try:
         text = content.decode("utf-8-sig")
-        value: Any = yaml.safe_load(text)
+        value: Any = _lines(text) or yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _Unusable(f"is neither JSON nor YAML nor lines of URLs: {cut(' '.join(str(error).split()), 200)}") from None
-    if isinstance(value, str):  # to YAML, lines are one text
-        value = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         value = value.get("servers")
     if not isinstance(value, list) or not value or not all(isinstance(url, str) for url in value):
         raise _Unusable("names no server: write a list of URLs, or a URL a line, as http://10.0.0.7:8080")
     if problems := [problem for problem in map(url_problem, value) if problem]:
         raise _Unusable(problems[0])
     return distinct(value)
+
+
+def _lines(text: str) -> list[str]:
+    """A URL a line, with comments; empty if the first line is none. YAML would take them for one text, and not with comments between."""
+    bare = [_COMMENT.sub("", line).strip() for line in text.splitlines()]
+    lines = [line for line in bare if line]
+    return lines if lines and _IS_URL.match(lines[0]) else []
 
 
 def distinct(urls: list[str]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,8 +26,15 @@ _KEEP_IDLE_S = 2.0
 _ONE_WRITE_BYTES = 1 << 20
 # What aiohttp would add by itself.
 _NOT_ADDED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+# A machine that is gone says nothing, and without a word from it for a minute what is open there ends. Linux counts unanswered bytes,
+# and unanswered questions on a silent connection, against TCP_USER_TIMEOUT (ms); other systems have their own limits.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 9, "TCP_USER_TIMEOUT": 60_000}
 # Of an answer's line and of each of its headers.
 _MOST_HEADER_BYTES = 64 * 1024
+# aiohttp lets them through in headers, and uvicorn sends none that has one.
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+_NO_HTTP = "what came is no HTTP"
 
 
 class ServerUnreached(HeadwayError):
@@ -43,20 +52,33 @@ class Answer:
         self._response = response
         self.status = response.status
         self.headers = response.raw_headers
+        self._is_cut = False
 
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
 
     async def next_piece(self) -> bytes:
-        """What has come of the body, empty at its end. Raises ServerBroke. Nothing more is read meanwhile: the server waits then."""
+        """What has come of the body, empty at its end. Nothing more is read meanwhile: the server waits then.
+
+        Raises ServerBroke; ServerDraining after ``cut``.
+        """
         try:
             return await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
+            if self._is_cut:
+                raise ServerDraining("The router is shutting down and ended this answer before it was complete.") from None
             raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
 
     def cut(self) -> None:
-        """``next_piece`` raises ServerBroke, now or when it goes on: the session's own close would let it wait for ever."""
+        """``next_piece`` raises, now or when it goes on: the session's own close would let it wait for ever."""
+        self._is_cut = True
         self._response.content.set_exception(aiohttp.ClientConnectionError("the router stops"))
+
+    def connection_ended(self) -> None:
+        """aiohttp has told the end of the body by now, or what is wrong with it, but for what came in its middle and is no HTTP."""
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientConnectionError(_NO_HTTP))
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,12 +97,13 @@ class Upstream:
         self._connect_timeout_s = config.connect_timeout_s
         self._context = _trusting(config.ca)
         self._answers: WeakSet[Answer] = WeakSet()
+        self._answer_on: dict[asyncio.Future[None], Answer] = {}  # by the ends of open connections; the last one of each
         self._patiences: set[asyncio.Timeout] = set()
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=self._context),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=self._context, socket_factory=_watched_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             skip_auto_headers=_NOT_ADDED,
@@ -95,7 +118,7 @@ class Upstream:
         await self.close()
 
     async def close(self) -> None:
-        """Ends every answer that is under way with ServerBroke, and every request that has none yet with ServerDraining."""
+        """Ends every answer that is under way, and every request that has none yet, with ServerDraining."""
         self._is_closed = True
         now = asyncio.get_running_loop().time()
         for patience in self._patiences:
@@ -127,10 +150,28 @@ class Upstream:
         except aiohttp.ClientConnectorError as error:
             raise ServerUnreached(f"it takes no connection ({_reason(error.os_error)})") from error
         except (aiohttp.ClientError, ConnectionError) as error:
+            if self._is_closed:
+                raise _stopping() from None
             raise ServerBroke(f"it broke off before it answered ({_reason(error)})") from error
+        if not 200 <= response.status < 600 or any(_CONTROL.search(value) for _, value in response.raw_headers):
+            response.close()
+            raise ServerBroke(f"what it answered, with status {response.status}, is no HTTP that can be passed on")
         answer = Answer(response)
         self._answers.add(answer)
+        self._watch(answer, response)
         return answer
+
+    def _watch(self, answer: Answer, response: aiohttp.ClientResponse) -> None:
+        connection = response.connection  # None: the whole answer is there
+        if connection is not None and connection.protocol is not None and (end := connection.protocol.closed) is not None:
+            if end not in self._answer_on:
+                end.add_done_callback(self._connection_ended)
+            self._answer_on[end] = answer
+
+    def _connection_ended(self, end: asyncio.Future[None]) -> None:
+        if not end.cancelled():
+            end.exception()  # which asyncio would else complain of
+        self._answer_on.pop(end).connection_ended()
 
     @asynccontextmanager
     async def _patience(self) -> AsyncIterator[None]:
@@ -147,6 +188,16 @@ def _stopping() -> ServerDraining:
     return ServerDraining("The router is shutting down and takes no new work.")
 
 
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
 def _trusting(ca: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca)
@@ -157,4 +208,9 @@ def _trusting(ca: str | None) -> ssl.SSLContext:
 
 
 def _reason(error: BaseException) -> str:
+    """Without what came: aiohttp shows the bytes that it can't read, and a header's value may be among them."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _NO_HTTP
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "it is not complete"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -66,6 +66,21 @@ def test_beginnings_that_stay_together_are_computed_once(simulate: Any) -> None:
     assert by_prefix.hit_rate > 1.1 * in_turn.hit_rate
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--policies", "best"], "best is none of least-load"),
+        (["--rates", "8,0"], "more than 0"),
+        (["--servers", "0"], "at least 1"),
+        (["--trace", "none.jsonl"], "--trace none.jsonl: "),
+    ],
+)
+def test_what_cannot_be_simulated_is_said(simulate: Any, argv: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        simulate.main(argv)
+    assert said in f"{caught.value.code} {capsys.readouterr().err}"
+
+
 def test_a_table_and_a_picture(simulate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "load.png"

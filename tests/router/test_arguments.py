@@ -32,6 +32,15 @@ def test_the_environment_stands_below_the_command_line() -> None:
     assert (config.routing.policy, config.routing.retries, config.routing.servers) == ("prefix", 1, ["http://c"])
 
 
+def test_a_service_of_kubernetes_that_is_called_as_the_router_changes_nothing() -> None:
+    environ = {
+        "HEADWAY_ROUTER_PORT": "tcp://10.0.0.1:80",
+        "HEADWAY_ROUTER_SERVICE_HOST": "10.0.0.1",
+        "HEADWAY_ROUTER_PORT_80_TCP_PORT": "80",
+    }
+    assert read_options(SERVERS, environ).listen.port == 8000
+
+
 @pytest.mark.parametrize(
     ("argv", "environ", "said"),
     [

@@ -9,6 +9,7 @@ import socket
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 from routed import (
     CHAT,
@@ -19,6 +20,8 @@ from routed import (
     closed_port,
     full,
     metric,
+    raw_exchange,
+    raw_server,
     routed,
     small_server,
     until,
@@ -61,6 +64,30 @@ def test_tries_are_limited_and_a_servers_own_503_is_the_last_word() -> None:
             assert running.router.fleet.num_healthy == 3, "full is not ill"
 
     asyncio.run(main())
+
+
+def test_a_server_that_is_silent_about_its_health_keeps_no_other_from_being_asked(caplog: pytest.LogCaptureFixture) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_asked.set()
+        await reader.read()  # until the router leaves
+        writer.close()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(silent, "127.0.0.1", 0) as hanging,
+            small_server() as other,
+            routed(
+                f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}", other.url, wait=False, upstream={"health_timeout_s": 600.0}
+            ) as running,
+        ):
+            await asyncio.wait_for(is_asked.wait(), 30)
+            await until(lambda: running.router.fleet.num_healthy == 1)
+            other.ping_status = 503
+            await until(lambda: running.router.fleet.num_healthy == 0)
+
+    is_asked = asyncio.Event()
+    asyncio.run(main())
+    assert "A question" not in caplog.text, "the router's end is no fault of the question that is open"
 
 
 def test_what_may_have_been_carried_out_is_not_sent_twice() -> None:
@@ -119,6 +146,65 @@ def test_of_a_plain_body_that_breaks_the_connection_is_cut() -> None:
             assert answer.status == 200
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
+
+    asyncio.run(main())
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+def test_a_client_of_http_1_0_is_told_by_a_reset_that_its_answer_broke_off() -> None:
+    """It has neither chunks nor a length to see it by."""
+
+    async def main() -> None:
+        async with raw_server(CHUNKED) as url, routed(url) as running:
+            with pytest.raises(ConnectionResetError):
+                await raw_exchange(running.port, b"GET /x HTTP/1.0\r\n\r\n")
+        async with raw_server(CHUNKED + b"0\r\n\r\n") as url, routed(url) as running:
+            assert (await raw_exchange(running.port, b"GET /x HTTP/1.0\r\n\r\n")).endswith(b"\r\n\r\nhello")
+
+    asyncio.run(main())
+    uvloop.run(main())  # which the command runs on
+
+
+def test_the_last_answer_of_a_connection_that_breaks_off_has_no_last_chunk() -> None:
+    async def main() -> None:
+        async with raw_server(CHUNKED) as url, routed(url) as running:
+            answer = await raw_exchange(running.port, b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert answer.endswith(b"\r\n\r\n5\r\nhello\r\n")
+
+    asyncio.run(main())
+
+
+def test_an_answer_that_is_no_http_from_its_middle_on_ends_there() -> None:
+    async def main() -> None:
+        may_go_on = asyncio.Event()
+        async with (
+            raw_server(CHUNKED, b"no length\r\n", may_go_on) as url,
+            routed(url) as running,
+            aiohttp.ClientSession() as client,
+            client.post(f"{running.url}/v1/completions", json={}) as answer,
+        ):
+            assert await answer.content.readexactly(5) == b"hello"
+            may_go_on.set()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await asyncio.wait_for(answer.read(), 30)
+            assert await metric(running, client, f'headway:router_requests_total{{server="{url}",status="broken"}}') == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("head", [b"garbage", b"HTTP/1.1 999 Odd", b"HTTP/1.1 101 Other", b"HTTP/1.1 200 OK\r\nx-a: b\x01c"])
+def test_what_cannot_be_passed_on_is_as_good_as_no_answer(head: bytes) -> None:
+    async def main() -> None:
+        async with (
+            raw_server(head + b"\r\ncontent-length: 0\r\n\r\n") as bad,
+            small_server() as good,
+            routed(bad, good.url, routing={"policy": "round-robin"}) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            assert (await ask(running, client))[0] == 200
+            assert await metric(running, client, f'headway:router_retries_total{{reason="broke",server="{bad}"}}') == 1
 
     asyncio.run(main())
 

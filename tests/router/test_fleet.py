@@ -66,6 +66,8 @@ def test_servers_that_stay_keep_their_state_and_those_that_go_leave_no_series() 
     assert fleet.servers[1] is a
     assert not fleet.servers[0].health.is_healthy, "it has not been asked yet"
     assert B.encode() not in metrics.render()
+    metrics.count_answer(B, 200)  # what was open there goes on to its end
+    assert B.encode() not in metrics.render()
 
 
 def test_why_no_server_is_there_stands_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptureFixture) -> None:

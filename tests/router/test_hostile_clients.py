@@ -9,9 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from routed import (
+    ask,
     breaking_after,
     full,
     raw_exchange,
+    raw_server,
     routed,
     small_server,
 )
@@ -118,6 +120,13 @@ def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
                     ) as answer:
                         await answer.read()
 
+    async def no_http() -> None:
+        head = b"HTTP/1.1 200 OK\r\nset-cookie hush-hush\r\n\r\n"
+        with caplog.at_level("DEBUG", logger="headway"):
+            async with raw_server(head) as url, routed(url) as running, aiohttp.ClientSession() as client:
+                assert (await ask(running, client, "/adapters"))[0] == 502
+
     asyncio.run(main())
+    asyncio.run(no_http())
     assert "broke off" in caplog.text
     assert "hush-hush" not in caplog.text

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_a_server_killed_under_32_requests() -> None:
                 running.router.fleet.update([running.router.fleet.servers[0].url, other.url])
                 await running.all_healthy()
                 process.kill()
-                answers = await asyncio.wait_for(asyncio.gather(*asked), 5)
+                answers = await asyncio.wait_for(asyncio.gather(*asked), 30)
                 for body, answer in zip(bodies, answers, strict=True):
                     if body == b'"whole"':
                         assert answer == b"whole", "nothing was sent yet: another server answers"
@@ -112,6 +113,7 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
                     await until(lambda: running.router.app.is_draining)
                     async with later.post(f"{running.url}/v1/completions", json={}) as refused:
                         assert (refused.status, "retry-after" in refused.headers) == (503, True)
+                        assert refused.headers["connection"] == "close", "the next one is for another router"
                     async with later.get(f"{running.url}/ping") as ping:
                         assert (ping.status, (await ping.json())["status"]) == (503, "draining")
                 may_end.set()
@@ -121,7 +123,9 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
     asyncio.run(main())
 
 
-def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream() -> None:
+def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """By the router, which ends it: the server has done nothing wrong."""
+
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
@@ -139,8 +143,37 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream() -> None:
             assert await answer.content.readexactly(len(EVENT)) == EVENT
             running.router.stop(STOP_SIGNALS[0])
             error, done, empty = (await answer.read()).split(b"\n\n")
-            assert b'"code":502' in error
+            told = json.loads(error.removeprefix(b"data: "))["error"]
+            assert (told["code"], "router is shutting down" in told["message"]) == (503, True)
             assert (done + b"\n\n", empty) == (DONE, b"")
+            shown = running.router.metrics.render().decode()
+            assert f'headway:router_requests_total{{server="{server.url}",status="cut"}} 1.0' in shown
+            assert 'status="broken"' not in shown
+            assert "broke off" not in caplog.text
+
+    asyncio.run(main())
+
+
+def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"half")
+        await asyncio.Event().wait()
+        return response
+
+    async def main() -> None:
+        async with (
+            small_server(endless) as server,
+            routed(server.url, listen={"shutdown_timeout": 0}) as running,
+            aiohttp.ClientSession() as client,
+            client.post(f"{running.url}/v1/completions", json={}) as answer,
+        ):
+            assert await answer.content.readexactly(4) == b"half"
+            running.router.stop(STOP_SIGNALS[0])
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+            assert b'status="cut"} 1.0' in running.router.metrics.render()
 
     asyncio.run(main())
 
@@ -159,7 +192,7 @@ def test_the_command_ends_with_0_at_a_signal(number: signal.Signals, tmp_path: P
                 except OSError:
                     return False
 
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not await answers():
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
@@ -167,7 +200,7 @@ def test_the_command_ends_with_0_at_a_signal(number: signal.Signals, tmp_path: P
         try:
             asyncio.run(ask())
             process.send_signal(number)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
@@ -195,6 +228,32 @@ def test_tls_on_both_sides(tmp_path: Path) -> None:
             async with routed(server.url, wait=False) as running:
                 await until(lambda: "its certificate can't be trusted" in running.router.fleet.servers[0].health.cause)
                 assert running.router.fleet.num_healthy == 0
+
+    asyncio.run(main())
+
+
+def test_a_machine_that_is_gone_is_noticed_under_a_request() -> None:
+    """The system asks the other end of a silent connection whether it is still there."""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    async def main() -> None:
+        async with (
+            small_server(endless) as server,
+            Upstream(UpstreamConfig()) as upstream,
+            await upstream.ask("GET", server.url, "/x") as answer,
+        ):
+            assert answer._response.connection is not None
+            transport = answer._response.connection.transport
+            assert transport is not None
+            connected = transport.get_extra_info("socket")
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
     asyncio.run(main())
 

@@ -21,12 +21,14 @@ from routed import (
     ask,
     events_of,
     metric,
+    raw_server,
     routed,
     small_server,
     until,
 )
 
 from headway.server.api import file_watch
+from headway.server.router.policies import least_load
 
 
 def test_a_request_goes_through_as_it_is() -> None:
@@ -122,7 +124,9 @@ def test_servers_share_the_load_and_one_that_is_ejected_gets_none() -> None:
     asyncio.run(main())
 
 
-def test_the_load_that_servers_report_decides_and_stays_here() -> None:
+def test_the_load_that_servers_report_decides_and_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_load, "FRESH_S", 600.0)
+
     async def busy(request: web.Request) -> web.StreamResponse:
         return web.Response(headers={"endpoint-load-metrics": "TEXT named_metrics.num_requests_waiting=9"})
 
@@ -143,7 +147,7 @@ def test_conversations_stay_at_their_server() -> None:
             async with routed(*(s.url for s in servers), routing={"policy": "prefix"}) as running, aiohttp.ClientSession() as client:
                 seen: dict[str, set[str]] = {}
                 for turn in range(3):
-                    for name in ("x", "y", "z", "u", "v", "w"):
+                    for name in "abcdefghijklmnopqrst":  # so many that chance does not lead them all to one server
                         messages = [{"role": "user", "content": name}, *[{"role": "assistant", "content": "ok"}] * turn]
                         for server in servers:
                             server.requests.clear()
@@ -194,6 +198,21 @@ def test_the_answer_to_head_has_its_length_and_no_body() -> None:
             for _ in range(2):  # the connection is good for another
                 async with client.head(f"{running.url}/v1/models") as answer:
                     assert (answer.status, answer.headers["content-length"], await answer.read()) == (200, "5", b"")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_an_answer_that_has_no_body_tells_no_length_of_one(status: int) -> None:
+    async def main() -> None:
+        async with (
+            raw_server(b"HTTP/1.1 %d X\r\ncontent-length: 5\r\netag: x\r\n\r\n" % status) as url,
+            routed(url) as running,
+            aiohttp.ClientSession() as client,
+        ):
+            for _ in range(2):  # the connection is good for another
+                async with client.get(f"{running.url}/x") as answer:
+                    assert (answer.status, answer.headers["etag"], "content-length" in answer.headers) == (status, "x", False)
 
     asyncio.run(main())
 

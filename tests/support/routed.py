@@ -61,6 +61,24 @@ async def small_server(handle: Handler = echo, port: int = 0, ssl_context: Any =
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def raw_server(first: bytes, rest: bytes = b"", may_go_on: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """A server that answers with these bytes, whatever they are, and closes; ``rest`` once ``may_go_on`` is set. Its address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /ping"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        else:
+            writer.write(first)
+            if may_go_on is not None:
+                await asyncio.wait_for(may_go_on.wait(), 30)
+            writer.write(rest)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 class RoutedServers:
     """A running router. ``url`` is where it listens."""
 
@@ -101,7 +119,7 @@ async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None 
             await serving
 
 
-async def until(condition: Callable[[], object], limit_s: float = 10) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 30) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit_s} s"
@@ -113,7 +131,7 @@ async def raw_exchange(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 30)
     finally:
         writer.close()
 

@@ -27,10 +27,10 @@ class LeastLoad:
         return self._turns.choose([server for server, load in zip(candidates, loads, strict=True) if load == least], key, now)
 
 
-def load_of(server: Server, now: float) -> tuple[float, float]:
+def load_of(server: Server, now: float) -> tuple[float, int]:
     """Requests, and then the KV cache's usage in tenths: a finer difference is none. A request of ours that waits counts twice, since
     one that waits is worse than one that runs."""
     report = server.report
     if report is None or now - report.at > FRESH_S:
-        return server.num_open, 0.0
-    return server.num_open + report.num_waiting, round(report.kv_usage, 1)
+        return server.num_open, 0
+    return server.num_open + report.num_waiting, int(report.kv_usage * 10 + 0.5)
