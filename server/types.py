@@ -309,7 +309,7 @@ class PoolingInfo(msgspec.Struct, frozen=True):
 class EngineInfo(msgspec.Struct, frozen=True):
     """What an engine turned out to be once it was ready: decided, not asked."""
 
-    device: str  # "cpu", "cuda:0 NVIDIA H200"
+    device: str  # "cpu (AVX2, 2 threads)", "cuda:0 NVIDIA H200 as the first of 2 ranks": begins with the kind of device, however many
     architecture: str  # "llama"
     dtype: str  # "float32", "bfloat16"
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"

@@ -95,7 +95,7 @@ def _build_generating(
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
-    name = device_facts(device).name if size == 1 else f"{size} ranks, the first on {device_facts(device).name}"
+    name = device_facts(device).name + (f" as the first of {size} ranks" if size > 1 else "")
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
     return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=plan.overlaps_steps)
