@@ -29,6 +29,10 @@ class ParallelConfig(Topic):
         """Whether the engine hands its steps to ranks, of which it is the first."""
         return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
 
+    def gpu_index(self, engine: int, rank: int = 0) -> int:
+        """Of those that the server sees: an engine's stand side by side, behind those of the engines before it."""
+        return engine * self.tensor_parallel_size + rank
+
 
 def parallel_problems(parallel: ParallelConfig) -> list[str]:
     """A sentence for each thing that can't be served."""

@@ -23,13 +23,15 @@ from headway.server.engine.executor.ranks import Ranks
 from headway.server.errors import ModelSourceError, RankDied
 from headway.server.source.files import ModelFiles
 
-CONFIG = ServerConfig.model_validate({"model": {"model": "m", "device": "cpu", "dtype": "float32", "max_model_len": 64}})
-PLAN = make_plan(CONFIG, ModelFacts("float32", 64, False), DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True))
+MODEL = {"model": "m", "device": "cpu", "dtype": "float32", "max_model_len": 64}
+FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True)
+PLAN = make_plan(ServerConfig.model_validate({"model": MODEL}), ModelFacts("float32", 64, False), FACTS)
 
 
 @contextmanager
 def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
-    ranks = Ranks([RankArguments(CONFIG, files, rank, size, rank, directory) for rank in range(1, size)])
+    config = ServerConfig.model_validate({"model": MODEL, "parallel": {"tensor_parallel_size": size}})
+    ranks = Ranks([RankArguments(config, files, 0, rank, directory) for rank in range(1, size)])
     try:
         yield ranks
     finally:
@@ -47,6 +49,15 @@ def joined(ranks: Ranks, directory: Path, size: int) -> None:
     assert ranks.answers(Here) == [Here()] * (size - 1)
     ranks.tell(Join(PLAN, 259, 1))
     ranks.give_group(join_ranks(directory, 0, size, torch.device("cpu")).process_group)
+
+
+def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:
+    """The GPUs of an engine's ranks stand side by side, behind those of the engines before it."""
+    topics = {"data_parallel": {"data_parallel_size": 3}, "parallel": {"tensor_parallel_size": 2}}
+    config, files = ServerConfig.model_validate({"model": MODEL, **topics}), ModelFiles("safetensors", tmp_path, None, "m")
+    ranks = [RankArguments(config, files, engine, 1, tmp_path) for engine in range(3)]
+    assert [(rank.device_index, rank.role) for rank in ranks] == [(1, "engine-0 rank 1"), (3, "engine-1 rank 1"), (5, "engine-2 rank 1")]
+    assert [config.parallel.gpu_index(engine) for engine in range(3)] == [0, 2, 4]
 
 
 def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path) -> None:
