@@ -319,8 +319,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     num_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int
-    weight_bytes: int
-    kv_cache_bytes: int
+    weight_bytes: int  # of a model that is split: on the first rank
+    kv_cache_bytes: int  # the same
     phases: dict[str, float]  # start-up phase -> seconds
     reads_extra_args: bool = False  # a class of --logits-processors sees every request
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from
