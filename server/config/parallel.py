@@ -6,6 +6,12 @@ from typing import Literal
 
 from headway.server.config.fields import Topic, option
 
+_NO_RAY = (
+    "Ray is not used, and a model is not split over hosts: use mp, with --tensor-parallel-size for the GPUs of one host; for several hosts "
+    "start a server on each, and put `headway router` before them"
+)
+_NO_LAUNCHER = "the engine starts its ranks itself: use mp"
+
 
 class ParallelConfig(Topic):
     """Parallelism."""
@@ -22,6 +28,7 @@ class ParallelConfig(Topic):
         None,
         "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
         "device, else mp.",
+        refused=(("ray", _NO_RAY), ("external_launcher", _NO_LAUNCHER)),
     )
 
     @property
