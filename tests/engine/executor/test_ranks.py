@@ -60,7 +60,10 @@ def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:
     assert [config.parallel.gpu_index(engine) for engine in range(3)] == [0, 2, 4]
 
 
-def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path) -> None:
+def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by one that was started where a file has the name of a module."""
+    (tmp_path / "queue.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
     missing = ModelFiles("safetensors", tmp_path / "nothing", None, "m")
     with ranks_of(missing, tmp_path, 2) as ranks:
         joined(ranks, tmp_path, 2)
