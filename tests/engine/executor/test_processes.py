@@ -175,7 +175,7 @@ def test_a_rank_that_ends_while_nothing_runs_is_noticed(files: ModelFiles) -> No
             return True
         return False
 
-    wait_until(is_noticed, 5)
+    wait_until(is_noticed)
     engine.shutdown()
 
 
