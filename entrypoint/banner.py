@@ -22,25 +22,28 @@ _MAX_VALUE_LENGTH = 200
 
 def banner(resolved: Resolved, host: Platform) -> list[str]:
     """At most 24 lines: version, model, machine, then each option that is not left at its default, with its source; secrets masked."""
-    model = resolved.config.model
+    model, num_ranks = resolved.config.model, resolved.config.parallel.tensor_parallel_size
     torch = f"torch {host.torch.version}" if host.torch else "torch is not installed"
     lines = [f"headway {__version__} starts (Python {'.'.join(map(str, sys.version_info[:3]))}, {torch})"]
     if model.model is not None:
         lines.append(f"  model    {one_line(model.model)}   ({resolved.source(all_names().setting('model'))})")
-    lines += [f"  {line}" for line in _machine(host, model.device)]
+    lines += [f"  {line}" for line in _machine(host, model.device, num_ranks)]
     if resolved.config_file:
         lines.append(f"  config   {one_line(resolved.config_file)}")
     return lines + _options(resolved)
 
 
-def _machine(host: Platform, device: str) -> Iterator[str]:
+def _machine(host: Platform, device: str, num_ranks: int) -> Iterator[str]:
     yield f"device   {_device(host.gpus, host, device)}"
     of_host = f" of the host's {host.num_host_cores}" if host.num_cores < host.num_host_cores else ""
     yield f"cpu      {host.cpu_name}, {plural(host.num_cores, 'core')}{of_host}"
     of_host = f" of the host's {gib(host.host_memory_bytes)}" if host.memory_bytes < host.host_memory_bytes else ""
     yield f"memory   {gib(host.memory_bytes)}{of_host}"
     shm = "missing" if host.shm_bytes is None else f"{host.shm_bytes // _MIB} MiB"
-    yield f"shm      {shm}; of no matter, the server's processes talk over sockets in the temporary directory"
+    talks = "GPUs of a model that is split may exchange tensors there: give it 1 GiB (docker run --shm-size 1g)"
+    if num_ranks == 1 or device == "cpu" or not host.gpus.num_devices:
+        talks = "of no matter, the server's processes talk over sockets in the temporary directory"
+    yield f"shm      {shm}; {talks}"
     state = f"{gib(host.cache.free_bytes)} free" if host.cache.is_writable else "can't be written: set HEADWAY_CACHE to a place that can"
     yield f"cache    {one_line(str(host.cache.path))}, {state}"
     read_only = ", read-only root file system" if host.is_root_read_only else ""

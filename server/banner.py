@@ -18,9 +18,9 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
     phases = ", ".join(f"{name} {took:.1f}" for name, took in info.phases.items())
     return [
         f"Headway {__version__} is ready after {seconds:.1f} s ({phases})",
-        f"  model    {served_name} ({info.architecture}, {info.weight_format}, {gib(info.weight_bytes, 2)} of weights)",
+        f"  model    {served_name} ({info.architecture}, {info.weight_format}, {gib(info.weight_bytes, 2)} of weights{_a_rank(config)})",
         f"  device   {info.device}{_engines(config.data_parallel.data_parallel_size)}",
-        f"  context  {info.max_model_len} tokens; {_cache(info)}up to {info.max_num_seqs} requests "
+        f"  context  {info.max_model_len} tokens; {_cache(info, _a_rank(config))}up to {info.max_num_seqs} requests "
         f"and {info.max_num_batched_tokens} tokens a step",
         f"  address  {url}{_shared(config.network.api_server_count)}  (/ping /invocations {routes} /v1/models /metrics)",
         f"  try      curl{option} {url}{routes.split()[0]}{key} -H 'Content-Type: application/json' -d '{body}'",
@@ -39,11 +39,11 @@ def _work(info: EngineInfo) -> tuple[str, str]:
     return "/v1/embeddings /score /rerank /pooling", '{"input": "The capital of France is Paris."}'
 
 
-def _cache(info: EngineInfo) -> str:
+def _cache(info: EngineInfo, of: str) -> str:
     if not info.num_blocks:
         return ""
     num_tokens = info.num_blocks * info.block_size
-    return f"KV cache {num_tokens} tokens ({gib(info.kv_cache_bytes, 2)}, blocks of {info.block_size}), "
+    return f"KV cache {num_tokens} tokens ({gib(info.kv_cache_bytes, 2)}{of}, blocks of {info.block_size}), "
 
 
 def _address(config: ServerConfig) -> tuple[str, str]:
@@ -59,6 +59,10 @@ def _address(config: ServerConfig) -> tuple[str, str]:
 
 def _engines(num_engines: int) -> str:
     return f", {num_engines} engines; what follows is of each" if num_engines > 1 else ""
+
+
+def _a_rank(config: ServerConfig) -> str:
+    return " a rank" if config.parallel.tensor_parallel_size > 1 else ""
 
 
 def _shared(num_processes: int) -> str:

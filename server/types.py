@@ -309,7 +309,7 @@ class PoolingInfo(msgspec.Struct, frozen=True):
 class EngineInfo(msgspec.Struct, frozen=True):
     """What an engine turned out to be once it was ready: decided, not asked."""
 
-    device: str  # "cpu", "cuda:0 NVIDIA H200"
+    device: str  # "cpu (AVX2, 2 threads)", "cuda:0 NVIDIA H200 as the first of 2 ranks": begins with the kind of device, however many
     architecture: str  # "llama"
     dtype: str  # "float32", "bfloat16"
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
@@ -319,8 +319,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     num_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int
-    weight_bytes: int
-    kv_cache_bytes: int
+    weight_bytes: int  # of a model that is split: on the first rank
+    kv_cache_bytes: int  # the same
     phases: dict[str, float]  # start-up phase -> seconds
     reads_extra_args: bool = False  # a class of --logits-processors sees every request
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from

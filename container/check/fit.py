@@ -98,7 +98,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         raise ConfigError([gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")])
     num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus if on_gpu else None
+    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
     check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
     share = rank_share(shape, num_ranks)
     weights = weight_bytes(share, plan, on_cpu=not on_gpu)

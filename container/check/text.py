@@ -57,9 +57,7 @@ def _model(look: ModelLook) -> Iterator[str]:
 
 def _fit(fit: FitReport) -> Iterator[str]:
     yield f"memory       {gib(fit.device_bytes)}, of which {gib(fit.reserved_bytes)} are reckoned for what else is there"
-    if fit.num_engines > 1:
-        where = "a GPU" if fit.device == "cuda" else "its share of that memory"
-        yield f"engines      {fit.num_engines}, each with {where}; what follows is of each"
+    yield from _processes(fit)
     adapters = f", adapters {gib(fit.adapter_bytes, 2)}" if fit.adapter_bytes else ""
     yield f"model        weights {gib(fit.weight_bytes, 2)} in {fit.weight_format}{adapters}, largest step {gib(fit.activation_bytes, 2)}"
     if fit.num_kv_tokens:
@@ -71,8 +69,18 @@ def _fit(fit: FitReport) -> Iterator[str]:
     elif fit.longest_context:
         yield f"context      the longest that would fit: {fit.longest_context}"
     sizes = ", ".join(map(str, fit.tensor_parallel_sizes))
-    split = f"{fit.num_ranks} ranks, each with what is told above; " if fit.num_ranks > 1 else ""
-    yield f"parallel     {split}--tensor-parallel-size can be {sizes}"
+    yield f"parallel     --tensor-parallel-size can be {sizes}"
+
+
+def _processes(fit: FitReport) -> Iterator[str]:
+    """What takes part in the figures below: engines, and ranks of each."""
+    on_gpu = fit.device == "cuda"
+    if fit.num_engines > 1:
+        where = plural(fit.num_ranks, "GPU") if on_gpu else "its share of that memory"
+        yield f"engines      {fit.num_engines}, each with {where}; what follows is of each"
+    if fit.num_ranks > 1:
+        where = "a GPU" if on_gpu else "an equal part of that memory"
+        yield f"ranks        {fit.num_ranks}, each with {where}; the bytes that follow are of each"
 
 
 def _instances(report: Report) -> Iterator[str]:

@@ -136,7 +136,7 @@ def _base_component(deployment: Deployment) -> Call:
         "RuntimeConfig": {"CopyCount": deployment.scale.minimum},
         **tags(deployment),
     }
-    of = "one GPU: the server runs a model on one device" if deployment.gpus_a_copy == 1 else "a GPU for each rank of each engine"
+    of = "one GPU: the server is one engine of one rank" if deployment.gpus_a_copy == 1 else "a GPU for each rank of each engine"
     why = (f"A copy has {of}.",) if hosting.instance.num_gpus else ()
     return Call("base", "CreateInferenceComponent", parameters, why)
 

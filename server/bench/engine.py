@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from headway.server.bench.outcome import Outcome
 from headway.server.bench.report import summarize, summary_table
+from headway.server.errors import ConfigError
 from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ def build_core(name: str, engine_options: Sequence[str], environ: Mapping[str, s
     from headway.server.source.resolve import resolve_model
 
     config = resolve([name, *engine_options], environ).config
+    if (num_engines := config.data_parallel.data_parallel_size) > 1:
+        what_to_do = "leave it out, or measure a server with `headway bench serve`"
+        raise ConfigError([f"--data-parallel-size {num_engines}: one engine is measured here; {what_to_do}"])
     model = config.model
     assert model.model is not None
     with console.status("looking for the model") as status:

@@ -17,6 +17,10 @@ class DataParallelConfig(Topic):
         short=("-dp",),
     )
 
+    def engine_name(self, index: int) -> str:
+        """Of an engine in the log."""
+        return f"engine-{index}" if self.data_parallel_size > 1 else "engine"
+
 
 def gpus_missing(num_engines: int, num_ranks: int, there: str) -> str:
     """Why so many engines, each split over so many ranks, can't run on a machine. ``there``: what it has."""

@@ -32,6 +32,7 @@ class Option:
     secret: bool = False  # masked wherever it is shown
     location: bool = False  # the value says where something is: file:// and s3:// are such values, not places to read the value from
     synonyms: tuple[tuple[str, str], ...] = ()  # of a choice: (a text in small letters, the word it means)
+    refused: tuple[tuple[str, str], ...] = ()  # of a choice: (a word of vLLM's in small letters, why it is not taken and what to use)
     repeats: bool = False  # a list whose flag takes one word, and is repeated for more
     positional: bool = False
     metavar: str | None = None

@@ -6,6 +6,12 @@ from typing import Literal
 
 from headway.server.config.fields import Topic, option
 
+_NO_RAY = (
+    "Ray is not used, and a model is not split over hosts: use mp, with --tensor-parallel-size for the GPUs of one host; for several hosts "
+    "start a server on each, and put `headway router` before them"
+)
+_NO_LAUNCHER = "the engine starts its ranks itself: use mp"
+
 
 class ParallelConfig(Topic):
     """Parallelism."""
@@ -22,12 +28,17 @@ class ParallelConfig(Topic):
         None,
         "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
         "device, else mp.",
+        refused=(("ray", _NO_RAY), ("external_launcher", _NO_LAUNCHER)),
     )
 
     @property
     def has_ranks(self) -> bool:
         """Whether the engine hands its steps to ranks, of which it is the first."""
         return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
+
+    def gpu_index(self, engine: int, rank: int = 0) -> int:
+        """Of those that the server sees: an engine's stand side by side, behind those of the engines before it."""
+        return engine * self.tensor_parallel_size + rank
 
 
 def parallel_problems(parallel: ParallelConfig) -> list[str]:

@@ -126,6 +126,8 @@ def expected(setting: Setting) -> str:
 
 
 def bad_value(setting: Setting, text: str) -> BadValue:
+    if reason := dict(setting.option.refused).get(text.strip().lower()):
+        return BadValue(f"{reason} (got {text.strip()!r})")
     shown = "something else (not shown, it is a secret)" if setting.option.secret else repr(cut(text, _MAX_SHOWN))
     return BadValue(f"expected {expected(setting)}, got {shown}")
 

@@ -44,7 +44,7 @@ def build_engine(
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
     num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
-    device = choose_device(config.model.device, index * num_ranks)
+    device = choose_device(config.model.device, config.parallel.gpu_index(index))
     check_gpus(device, num_engines, num_ranks)
     occupy(device)
     if device.type == "cpu":
@@ -66,8 +66,8 @@ def _build_generating(
     shape = read_config(files, config.model.hf_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
     size = config.parallel.tensor_parallel_size
-    first_device = index * size
-    check_split(size, shape, keeps_groups=plan.quantization == "gguf", num_devices=num_devices(device, first_device))
+    devices = num_devices(device, config.data_parallel.data_parallel_size)
+    check_split(size, shape, keeps_groups=plan.quantization == "gguf", num_devices=devices)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -77,7 +77,7 @@ def _build_generating(
 
     if size > 1:
         phases.begin("starting the ranks")
-    with gathered_crew(config, files, first_device) as crew:
+    with gathered_crew(config, files, index) as crew:
         group = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
         rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, group), load_tokenizer)
@@ -95,7 +95,7 @@ def _build_generating(
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
-    name = device_facts(device).name if size == 1 else f"{size} ranks, the first on {device_facts(device).name}"
+    name = device_facts(device).name + (f" as the first of {size} ranks" if size > 1 else "")
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
     return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=plan.overlaps_steps)

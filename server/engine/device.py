@@ -38,9 +38,9 @@ def occupy(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def num_devices(device: torch.device, first: int) -> int | None:
-    """GPUs from ``first`` on; None on a CPU, which ranks share."""
-    return torch.cuda.device_count() - first if device.type == "cuda" else None
+def num_devices(device: torch.device, num_engines: int) -> int | None:
+    """GPUs that each engine can have; None on a CPU, which ranks share."""
+    return torch.cuda.device_count() // num_engines if device.type == "cuda" else None
 
 
 def share_threads(num_engines: int) -> None:

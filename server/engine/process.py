@@ -60,16 +60,12 @@ class EngineArguments:
     @property
     def role(self) -> str:
         """The engine's name in the log."""
-        return f"engine-{self.index}" if self._has_siblings else "engine"
+        return self.config.data_parallel.engine_name(self.index)
 
     @property
     def origin(self) -> str:
         """What goes before the cause of its death."""
-        return f"in engine {self.index}: " if self._has_siblings else ""
-
-    @property
-    def _has_siblings(self) -> bool:
-        return self.config.data_parallel.data_parallel_size > 1
+        return f"in engine {self.index}: " if self.config.data_parallel.data_parallel_size > 1 else ""
 
     def load_tokenizer(self) -> Tokenizer:
         from headway.server.text.tokenizer import load_tokenizer
@@ -87,20 +83,24 @@ def run_engine(arguments: EngineArguments) -> None:
     try:
         set_up_logging(arguments.config.logs, arguments.role)
         _serve(arguments, links)
-    except RankDied as problem:  # its own log has the traceback, if there is one
-        log.error("%s", problem)
-        links.send_to_all(Died(str(problem)))
-        status = 1
-    except HeadwayError as problem:
-        links.send_to_all(Died(str(problem), is_user_error=True))
-        status = 2
     except Exception as problem:  # the process edge: the cause goes to the parent, the traceback to the log
-        log.exception("The engine broke")
-        links.send_to_all(Died(f"{arguments.origin}{sentence_of(problem)}"))
-        status = 1
+        words = last_words(arguments, problem)
+        links.send_to_all(words)
+        status = 2 if words.is_user_error else 1
     links.close()
     # Without interpreter shutdown: threads of native libraries have been seen to crash there and hide the status.
     os._exit(status)
+
+
+def last_words(arguments: EngineArguments, problem: Exception) -> Died:
+    """Of an engine that ``problem`` ended; the log gets what is of use there."""
+    if isinstance(problem, HeadwayError) and not isinstance(problem, RankDied):
+        return Died(str(problem), is_user_error=True)
+    if isinstance(problem, RankDied):  # its own log has the traceback, if there is one
+        log.error("%s", problem)
+    else:
+        log.error("The engine broke", exc_info=problem)
+    return Died(f"{arguments.origin}{sentence_of(problem)}")
 
 
 def _serve(arguments: EngineArguments, links: EngineLinks) -> None:

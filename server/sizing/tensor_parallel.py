@@ -29,23 +29,23 @@ def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST) -> tuple[int, 
 
 def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devices: int | None) -> None:
     """Raises ConfigError for a --tensor-parallel-size that can't be had. ``keeps_groups``: the weights are kept as a GGUF has them.
-    ``num_devices``: that the host has, None where ranks share one."""
+    ``num_devices``: that an engine can have, None where ranks share one."""
     if size == 1:
         return
     assert isinstance(config, DecoderConfig), "models that pool are not split"
     sizes = tensor_parallel_sizes(config, max(size, num_devices or 2 * size))
+    usable = tuple(other for other in sizes if other == 1 or not keeps_groups or _keeps_groups(config, other))
     if size not in sizes:
         heads = f"{config.num_heads} attention heads, {config.num_kv_heads} key-value heads and a feed-forward layer of "
         why = f"this model has {heads}{config.intermediate_size}, which {size} devices can't share"
-        raise ConfigError([f"--tensor-parallel-size {size}: {why}; the nearest that works is {_nearest(size, sizes, num_devices)}"])
-    if keeps_groups and not _keeps_groups(config, size):
-        usable = tuple(other for other in sizes if _keeps_groups(config, other))
+        raise ConfigError([f"--tensor-parallel-size {size}: {why}; the nearest that works is {_nearest(size, usable, num_devices)}"])
+    if size not in usable:
         why = f"the blocks of this GGUF can't be cut in {size}"
         others = f"use {_nearest(size, usable, num_devices)}, or --quantization none"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; {others}"])
     if num_devices is not None and size > num_devices:
-        fitting = _nearest(size, sizes, num_devices)
-        raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and this host shows {num_devices}: use {fitting}"])
+        fitting = _nearest(size, usable, num_devices)
+        raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and there are {num_devices}: use {fitting}"])
 
 
 def rank_share(shape: ModelShape, size: int) -> ModelShape:

@@ -63,5 +63,7 @@ def test_the_engine_alone_is_measured(tiny_model: Path, tmp_path: Path, capsys: 
 def test_what_the_engine_cannot_be_built_from_is_one_sentence(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="--max-num-seqs"):
         main(["engine", "--model", str(tiny_model), "--", "--max-num-seqz", "4"])
+    with pytest.raises(ConfigError, match=r"--data-parallel-size 2: one engine is measured here; .*`headway bench serve`"):
+        main(["engine", "--model", str(tiny_model), "--", "-dp", "2"])
     with pytest.raises(ModelSourceError, match="does not exist"):
         main(["engine", "--model", str(tiny_model / "nothing")])

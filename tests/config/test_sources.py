@@ -236,7 +236,7 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; nothing is compiled, and CUDA graphs have "
          "options of their own: leave it out, or write --cudagraph-capture-sizes or --enforce-eager"),
         (["--enable-dbo"], "--enable-dbo: is an option of vLLM that is not supported by this version of Headway; leave it out"),
-        (["--tensor-parallel", "2"], "--tensor-parallel: unknown option; vLLM's --tensor-parallel-size, if that is meant, is not "
+        (["--pipeline-parallel", "2"], "--pipeline-parallel: unknown option; vLLM's --pipeline-parallel-size, if that is meant, is not "
          "supported by this version of Headway; leave it out"),
         (["-port", "1"], "-port: unknown option; did you mean --port?"),
         (["--port.x", "1"], "--port.x: only JSON options take keys after a dot; write --port VALUE"),
@@ -268,9 +268,9 @@ def test_command_line_problems(argv: list[str], problem: str) -> None:
         ("SM_PORT", "x", "environment SM_PORT: expected a whole number from 1024 to 65535, got 'x'"),
         ("SM_VLLM_PORT", "", "environment SM_VLLM_PORT: expected a whole number from 1024 to 65535, got ''"),
         ("SM_VLLM_TASK", "x", f"environment SM_VLLM_TASK: no longer exists; {TASK}"),
-        ("SM_VLLM_TENSOR_PARALLEL_SIZE", "2",
-         "environment SM_VLLM_TENSOR_PARALLEL_SIZE: is an option of vLLM that is not supported by this version of Headway; "
-         "this version runs a model on one device: leave it out"),
+        ("SM_VLLM_NNODES", "2",
+         "environment SM_VLLM_NNODES: is an option of vLLM that is not supported by this version of Headway; "
+         "a server runs on one host: leave it out, start a server on each, and put `headway router` before them"),
     ],
 )  # fmt: skip
 def test_environment_problems(name: str, text: str, problem: str) -> None:
@@ -278,7 +278,7 @@ def test_environment_problems(name: str, text: str, problem: str) -> None:
 
 
 def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
-    met = {"SM_VLLM_TENSOR_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
+    met = {"SM_VLLM_PIPELINE_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
     assert resolve(["demo"], met).sources.keys() == {"model"}
     problems = problems_of(
         ["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_PIPELINE_PARALLEL_SIZE": "01"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headway.server.engine.device import check_gpus, choose_device, occupy, share_threads
+from headway.server.engine.device import check_gpus, choose_device, num_devices, occupy, share_threads
 from headway.server.errors import ConfigError
 
 
@@ -41,6 +41,12 @@ def test_each_engine_takes_a_gpu_of_its_own(two_gpus: list[torch.device]) -> Non
 def test_too_few_gpus_end_the_start(num_engines: int, num_ranks: int, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         check_gpus(choose_device("auto", 3), num_engines, num_ranks)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_are_shared() -> None:
+    assert [num_devices(torch.device("cuda"), num_engines) for num_engines in (1, 2)] == [2, 1]
+    assert num_devices(torch.device("cpu"), 2) is None
 
 
 @pytest.mark.parametrize(("num_threads", "num_engines", "each"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])

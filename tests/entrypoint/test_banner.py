@@ -76,6 +76,22 @@ def test_other_hosts(changes: dict[str, object], line: str) -> None:
     assert line in lines({}, HOST._replace(**changes))
 
 
+@pytest.mark.parametrize(
+    ("options", "gpus", "is_of_matter"),
+    [
+        ({"TENSOR_PARALLEL_SIZE": "2"}, Gpus(2), True),
+        ({"DATA_PARALLEL_SIZE": "2"}, Gpus(2), False),
+        ({"TENSOR_PARALLEL_SIZE": "2", "DEVICE": "cpu"}, Gpus(2), False),
+        ({"TENSOR_PARALLEL_SIZE": "2"}, Gpus(0), False),
+    ],
+)
+def test_when_shared_memory_is_of_matter(options: dict[str, str], gpus: Gpus, is_of_matter: bool) -> None:
+    said = lines({f"SM_VLLM_{name}": value for name, value in options.items()}, HOST._replace(gpus=gpus))
+    (line,) = (line for line in said if line.startswith("  shm "))
+    assert ("docker run --shm-size 1g" in line) == is_of_matter
+    assert ("of no matter" in line) != is_of_matter
+
+
 def test_the_rung_of_the_model_ladder_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").touch()
     assert banner(read_options([], {}, tmp_path), HOST)[1] == f"  model    {tmp_path}/m.gguf   (directory {tmp_path})"

@@ -6,21 +6,22 @@ import pytest
 import torch
 from demo_model import demo_files
 from forward_batches import Stepper
+from gloo_ranks import run_ranks
 from perplexity import divergence, english_tokens, log_probabilities, perplexity
 
 from headway.kernels.kv_cache import FP8
-from headway.server.distributed.groups import SINGLE
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
 
 
-def load(quantization: Quantization) -> LoadedModel:
+def load(quantization: Quantization, group: TensorParallelGroup = SINGLE) -> LoadedModel:
     return load_model(
         demo_files(),
         dtype="float32",
         device=torch.device("cpu"),
         quantization=quantization,
         load_format="auto",
-        group=SINGLE,
+        group=group,
         seed=0,
         max_model_len=2048,
     )
@@ -49,3 +50,11 @@ def test_pages_in_fp8_are_read_by_steps_of_one_token(grouped: LoadedModel) -> No
     whole = Stepper(grouped.model, dtype=FP8).run(english, [40]).log_softmax(-1)
     stepped = Stepper(grouped.model, dtype=FP8).run(english, [32, *[1] * 8]).log_softmax(-1)
     assert divergence(stepped, whole) < 0.01
+
+
+def test_blocks_are_cut_over_ranks(grouped: LoadedModel) -> None:
+    """Activations are rounded on each rank by itself, so that no two are alike to the last bit."""
+    english = english_tokens()[:128]
+    whole = log_probabilities(grouped.model, english)
+    for parts in run_ranks(3, lambda group: log_probabilities(load("gguf", group).model, english)):
+        assert divergence(parts, whole) < 0.01

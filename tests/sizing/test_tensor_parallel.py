@@ -37,7 +37,7 @@ def shape_of(directory: Path, name: str) -> tuple[ServerConfig, ModelShape]:
         (2, 2, "that works is 1$"),
         (4, None, "that works is 3$"),
         (8, None, "that works is 9$"),
-        (3, 2, "needs as many GPUs, and this host shows 2: use 1$"),
+        (3, 2, "needs as many GPUs, and there are 2: use 1$"),
     ],
 )
 def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices: int | None, told: str) -> None:
@@ -60,6 +60,10 @@ def test_blocks_of_a_gguf_are_not_torn(tmp_path: Path) -> None:
         check_split(4, torn, keeps_groups=False, num_devices=None)
         with pytest.raises(ConfigError, match=r"can't be cut in 4; use [12], or --quantization none"):
             check_split(4, torn, keeps_groups=True, num_devices=None)
+    with pytest.raises(ConfigError, match=r"the nearest that works is 1$"):  # not 2, which tears them
+        check_split(3, replace(wide, intermediate_size=96), keeps_groups=True, num_devices=None)
+    with pytest.raises(ConfigError, match="can't be cut in 2; use 1, or"):  # what no size keeps is kept whole
+        check_split(2, replace(wide, intermediate_size=100), keeps_groups=True, num_devices=None)
 
 
 @pytest.mark.parametrize(("name", "size"), [("llama", 2), ("llama-three", 3), ("qwen3", 4), ("llama-biased", 2), ("llama-tied", 4)])

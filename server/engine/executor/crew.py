@@ -73,17 +73,16 @@ class RankCrew(Crew):
 
 
 @contextmanager
-def gathered_crew(config: ServerConfig, files: ModelFiles, first_device: int) -> Iterator[Crew]:
-    """For as long as the engine is made. Where that fails the other ranks end, and what is raised is the first cause.
-
-    Rank r has the GPU ``first_device`` + r."""
+def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int) -> Iterator[Crew]:
+    """For as long as engine ``engine`` of the server is made. Where that fails the other ranks end, and what is raised is the first
+    cause."""
     if not config.parallel.has_ranks:
         yield Crew()
         return
     size = config.parallel.tensor_parallel_size
     with private_directory() as directory:
         lean = without_secrets(config)
-        ranks = Ranks([RankArguments(lean, files, rank, size, first_device + rank, directory) for rank in range(1, size)])
+        ranks = Ranks([RankArguments(lean, files, engine, rank, directory) for rank in range(1, size)])
         try:
             with ranks.explaining():
                 yield RankCrew(ranks, size, directory)

@@ -27,7 +27,7 @@ def run_rank(link: Connection) -> int:
     log_uncaught_in_threads()
     arguments: RankArguments = link.recv()
     try:
-        set_up_logging(arguments.config.logs, f"rank {arguments.rank}")
+        set_up_logging(arguments.config.logs, arguments.role)
         from headway.server.engine.executor.rank_loop import live  # torch
 
         live(arguments, link)

@@ -32,10 +32,22 @@ class RankArguments:
 
     config: ServerConfig
     files: ModelFiles
+    engine: int  # among those of the server
     rank: int
-    size: int
-    device_index: int
-    directory: Path  # where the ranks meet
+    directory: Path  # where the ranks of the engine meet
+
+    @property
+    def size(self) -> int:
+        return self.config.parallel.tensor_parallel_size
+
+    @property
+    def device_index(self) -> int:
+        return self.config.parallel.gpu_index(self.engine, self.rank)
+
+    @property
+    def role(self) -> str:
+        """The rank's name in the log."""
+        return f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
 
 
 class Join(msgspec.Struct, tag=True, frozen=True):

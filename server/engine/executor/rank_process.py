@@ -32,9 +32,10 @@ class RankProcess:
         self.link, theirs = multiprocessing.Pipe()
         self._oom_kills_before = num_oom_kills()
         self._last_words: Failed | None = None
-        # Not multiprocessing's: the engine is one of its daemons, which may have no children of that kind.
+        # Not multiprocessing's: the engine is one of its daemons, which may have no children of that kind. -P: no file of the directory
+        # that the server was started in is imported in the place of a module.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _ENTRY, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            [sys.executable, "-P", "-m", _ENTRY, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
         theirs.close()
         self.link.send(arguments)

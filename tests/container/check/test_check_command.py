@@ -35,6 +35,32 @@ def report(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-dp", "2"), ["engines      2, each with 1 GPU; what follows is of each"]),
+        (("-tp", "2"), ["ranks        2, each with a GPU; the bytes that follow are of each"]),
+        (
+            ("-dp", "2", "-tp", "2"),
+            [
+                "engines      2, each with 2 GPUs; what follows is of each",
+                "ranks        2, each with a GPU; the bytes that follow are of each",
+            ],
+        ),
+        (
+            ("-dp", "2", "-tp", "2", "--device", "cpu"),
+            [
+                "engines      2, each with its share of that memory; what follows is of each",
+                "ranks        2, each with an equal part of that memory; the bytes that follow are of each",
+            ],
+        ),
+    ],
+)
+def test_what_the_figures_are_of(capsys: pytest.CaptureFixture[str], model: Path, words: tuple[str, ...], told: list[str]) -> None:
+    _, text = run(capsys, "--model-dir", str(model), "--instance", "ml.g6.12xlarge", "--", *words)
+    assert [line.strip() for line in text.splitlines() if line.startswith(("  engines", "  ranks"))] == told
+
+
 def test_the_json_has_the_documented_form(capsys: pytest.CaptureFixture[str], model: Path) -> None:
     found = report(capsys, "--model-dir", str(model), "--instance", "ml.g6.xlarge", "-e", "SM_VLLM_API_KEY=geheim")
     names = "schema headway status platform findings not_checked options model fit fitting_instances"

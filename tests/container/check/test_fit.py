@@ -26,6 +26,7 @@ from headway.server.engine.device import device_facts
 from headway.server.engine.worker import Worker
 from headway.server.errors import ConfigError
 from headway.server.loading.loader import load_model
+from headway.server.models.base import DecoderConfig
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.memory import activation_bytes
 from headway.server.sizing.model import ModelShape, read_shape
@@ -117,7 +118,7 @@ def test_a_rank_has_its_share(tmp_path: Path) -> None:
     assert four.bytes_per_block * 4 == one.bytes_per_block
     assert (four.num_ranks, four.device_bytes) == (4, one.device_bytes)
     assert four.longest_context > one.longest_context
-    with pytest.raises(ConfigError, match="needs as many GPUs, and this host shows 4: use 4"):
+    with pytest.raises(ConfigError, match="needs as many GPUs, and there are 4: use 4"):
         fit_report(config_of(parallel={"tensor_parallel_size": 8}), shape, instance)
     fitting = fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
     assert all(report.instance.num_gpus >= 4 for report in fitting)
@@ -238,6 +239,38 @@ def test_each_engine_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--data-parallel-size 5 needs a GPU for each engine, and ml.g6.12xlarge has 4: lower it"):
         fit_report(five, shape, instance)
     assert {report.instance.num_gpus >= 4 for report in fitting_instances(four, shape) if report.device == "cuda"} == {True}
+
+
+def test_each_engine_has_a_gpu_for_each_rank(tmp_path: Path) -> None:
+    shape, instance = large(tmp_path), find_instance("ml.g6.12xlarge")
+
+    def config(num_engines: int, num_ranks: int) -> ServerConfig:
+        topics = {"data_parallel": {"data_parallel_size": num_engines}, "parallel": {"tensor_parallel_size": num_ranks}}
+        return config_of(model={"max_model_len": 8192}, **topics)
+
+    report = fit_report(config(2, 2), shape, instance)
+    assert report == replace(fit_report(config(1, 2), shape, instance), num_engines=2)
+    told = "--data-parallel-size 2 with --tensor-parallel-size 4 needs 8 GPUs, and ml.g6.12xlarge has 4: lower one of them"
+    with pytest.raises(ConfigError, match=told):
+        fit_report(config(2, 4), shape, instance)
+    assert {report.instance.num_gpus >= 4 for report in fitting_instances(config(2, 2), shape) if report.device == "cuda"} == {True}
+
+
+def test_ranks_of_engines_share_a_host(tmp_path: Path) -> None:
+    """As the engines measure it: what is free beside the weights of all, a rank's part of it, and a quarter of that for the engines."""
+    shape, host = large(tmp_path), find_instance("ml.m6i.8xlarge")
+    topics = {"data_parallel": {"data_parallel_size": 2}, "parallel": {"tensor_parallel_size": 2}}
+    report = fit_report(config_of(model={"max_model_len": 512}, **topics), shape, host)
+    assert report.fits
+    config = shape.config
+    assert isinstance(config, DecoderConfig)
+    taken = 4 * (report.weight_bytes + 512 * config.rope.rotary_dim * 4)
+    room = (report.device_bytes - report.reserved_bytes - taken) // 2 // 4 // 2 - report.activation_bytes
+    assert report.num_blocks == min(room // report.bytes_per_block, report.max_num_seqs * 512 // report.block_size)
+    (problem,) = fit_report(
+        config_of(model={"max_model_len": 512}, cache={"kv_cache_memory_bytes": 30 * GIB}, **topics), shape, host
+    ).problems
+    assert problem.startswith("the KV cache is asked to take 60.0 GiB")  # of a rank, by both engines
 
 
 def test_engines_share_a_host(tmp_path: Path) -> None:

@@ -23,13 +23,15 @@ from headway.server.engine.executor.ranks import Ranks
 from headway.server.errors import ModelSourceError, RankDied
 from headway.server.source.files import ModelFiles
 
-CONFIG = ServerConfig.model_validate({"model": {"model": "m", "device": "cpu", "dtype": "float32", "max_model_len": 64}})
-PLAN = make_plan(CONFIG, ModelFacts("float32", 64, False), DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True))
+MODEL = {"model": "m", "device": "cpu", "dtype": "float32", "max_model_len": 64}
+FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True)
+PLAN = make_plan(ServerConfig.model_validate({"model": MODEL}), ModelFacts("float32", 64, False), FACTS)
 
 
 @contextmanager
 def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
-    ranks = Ranks([RankArguments(CONFIG, files, rank, size, rank, directory) for rank in range(1, size)])
+    config = ServerConfig.model_validate({"model": MODEL, "parallel": {"tensor_parallel_size": size}})
+    ranks = Ranks([RankArguments(config, files, 0, rank, directory) for rank in range(1, size)])
     try:
         yield ranks
     finally:
@@ -49,7 +51,19 @@ def joined(ranks: Ranks, directory: Path, size: int) -> None:
     ranks.give_group(join_ranks(directory, 0, size, torch.device("cpu")).process_group)
 
 
-def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path) -> None:
+def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:
+    """The GPUs of an engine's ranks stand side by side, behind those of the engines before it."""
+    topics = {"data_parallel": {"data_parallel_size": 3}, "parallel": {"tensor_parallel_size": 2}}
+    config, files = ServerConfig.model_validate({"model": MODEL, **topics}), ModelFiles("safetensors", tmp_path, None, "m")
+    ranks = [RankArguments(config, files, engine, 1, tmp_path) for engine in range(3)]
+    assert [(rank.device_index, rank.role) for rank in ranks] == [(1, "engine-0 rank 1"), (3, "engine-1 rank 1"), (5, "engine-2 rank 1")]
+    assert [config.parallel.gpu_index(engine) for engine in range(3)] == [0, 2, 4]
+
+
+def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by one that was started where a file has the name of a module."""
+    (tmp_path / "queue.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
     missing = ModelFiles("safetensors", tmp_path / "nothing", None, "m")
     with ranks_of(missing, tmp_path, 2) as ranks:
         joined(ranks, tmp_path, 2)

@@ -1,0 +1,30 @@
+"""What a ready server says of its engines and their ranks."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from fake_engine import fake_info
+
+from headway.server.banner import ready_banner
+from headway.server.config.server import ServerConfig
+from headway.server.words import GIB
+
+
+@pytest.mark.parametrize(
+    ("num_engines", "num_ranks", "said"),
+    [
+        (1, 1, ["2.00 GiB of weights)", "device   cpu", "(4.00 GiB, blocks of 16)"]),
+        (2, 1, ["2.00 GiB of weights)", "device   cpu, 2 engines; what follows is of each", "(4.00 GiB, blocks of 16)"]),
+        (1, 2, ["2.00 GiB of weights a rank)", "device   cpu", "(4.00 GiB a rank, blocks of 16)"]),
+        (2, 2, ["2.00 GiB of weights a rank)", "device   cpu, 2 engines; what follows is of each", "(4.00 GiB a rank, blocks of 16)"]),
+    ],
+)
+def test_bytes_are_told_with_what_they_are_of(num_engines: int, num_ranks: int, said: list[str]) -> None:
+    topics = {"data_parallel": {"data_parallel_size": num_engines}, "parallel": {"tensor_parallel_size": num_ranks}}
+    config = ServerConfig.model_validate({"model": {"model": "m"}, **topics})
+    info = msgspec.structs.replace(fake_info(9), device="cpu", weight_bytes=2 * GIB, kv_cache_bytes=4 * GIB)
+    lines = ready_banner(config, "m", info, 1.0)
+    for line, part in zip(lines[1:4], said, strict=True):
+        assert part in line
+    assert lines[2].endswith(said[1])
