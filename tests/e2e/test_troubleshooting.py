@@ -116,7 +116,7 @@ def broken_json(folder: Path) -> str:
 
 
 def unsupported_option(folder: Path) -> str:
-    return start("demo", "-tp", "4")
+    return start("demo", "-pp", "2")
 
 
 def useless_variable(folder: Path) -> str:
