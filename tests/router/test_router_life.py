@@ -17,14 +17,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from certificates import Authority, TlsFiles
-from routed import closed_port, raw_exchange, routed, small_server, until
+from routed import DONE, EVENT, begun_for_ever, closed_port, event_then_done, raw_exchange, routed, small_server, until
 
 from headway.server.errors import ConfigError
 from headway.server.router.config import UpstreamConfig
 from headway.server.router.upstream import Upstream
 from headway.server.signals import STOP_SIGNALS
 
-EVENT, DONE = b"data: 1\n\n", b"data: [DONE]\n\n"
 # A server that answers half of its requests with a stream which never ends, and the other half not at all.
 STUCK = """
 import asyncio, sys
@@ -97,16 +96,8 @@ async def _read(client: aiohttp.ClientSession, url: str, body: bytes) -> bytes:
 def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
     may_end = asyncio.Event()
 
-    async def slow(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(EVENT)
-        await asyncio.wait_for(may_end.wait(), 10)
-        await response.write(DONE)
-        return response
-
     async def main() -> None:
-        async with small_server(slow) as server, routed(server.url) as running, aiohttp.ClientSession() as client:
+        async with small_server(event_then_done(may_end)) as server, routed(server.url) as running, aiohttp.ClientSession() as client:
             async with client.post(f"{running.url}/v1/completions", json={}) as answer:
                 running.router.stop(STOP_SIGNALS[0])
                 async with aiohttp.ClientSession() as later:
@@ -126,16 +117,9 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
 def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pytest.LogCaptureFixture) -> None:
     """By the router, which ends it: the server has done nothing wrong."""
 
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(EVENT)
-        await asyncio.Event().wait()
-        return response
-
     async def main() -> None:
         async with (
-            small_server(endless) as server,
+            small_server(begun_for_ever(EVENT, "text/event-stream")) as server,
             routed(server.url, listen={"shutdown_timeout": 0}) as running,
             aiohttp.ClientSession() as client,
             client.post(f"{running.url}/v1/completions", json={}) as answer,
@@ -155,16 +139,9 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pyt
 
 
 def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(b"half")
-        await asyncio.Event().wait()
-        return response
-
     async def main() -> None:
         async with (
-            small_server(endless) as server,
+            small_server(begun_for_ever(b"half", "application/octet-stream")) as server,
             routed(server.url, listen={"shutdown_timeout": 0}) as running,
             aiohttp.ClientSession() as client,
             client.post(f"{running.url}/v1/completions", json={}) as answer,

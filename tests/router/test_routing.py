@@ -19,6 +19,7 @@ from routed import (
     EVENT,
     SmallServer,
     ask,
+    event_then_done,
     events_of,
     metric,
     raw_server,
@@ -51,17 +52,9 @@ def test_a_request_goes_through_as_it_is() -> None:
 def test_the_first_event_arrives_before_the_last_is_made() -> None:
     has_first = asyncio.Event()
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(EVENT)
-        await asyncio.wait_for(has_first.wait(), 10)
-        await response.write(DONE)
-        return response
-
     async def main() -> None:
         async with (
-            small_server(handle) as server,
+            small_server(event_then_done(has_first)) as server,
             routed(server.url) as running,
             aiohttp.ClientSession() as client,
             client.post(f"{running.url}/v1/chat/completions", json=CHAT) as answer,
@@ -164,17 +157,9 @@ def test_the_list_of_servers_changes_while_requests_run(tmp_path: Path, monkeypa
     monkeypatch.setattr(file_watch, "LOOK_EVERY_S", 0.01)
     may_end = asyncio.Event()
 
-    async def slow(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await response.prepare(request)
-        await response.write(EVENT)
-        await asyncio.wait_for(may_end.wait(), 10)
-        await response.write(DONE)
-        return response
-
     async def main() -> None:
         path = tmp_path / "servers.yaml"
-        async with small_server(slow) as a, small_server() as b:
+        async with small_server(event_then_done(may_end)) as a, small_server() as b:
             path.write_text(a.url)
             async with (
                 routed(routing={"servers_file": str(path)}) as running,

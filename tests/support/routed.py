@@ -30,6 +30,33 @@ async def echo(request: web.Request) -> web.StreamResponse:
     return web.Response(body=await request.read(), headers={"x-path": request.raw_path})
 
 
+def event_then_done(gate: asyncio.Event) -> Handler:
+    """A stream of two events, the second once ``gate`` is set."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(EVENT)
+        await asyncio.wait_for(gate.wait(), 10)
+        await response.write(DONE)
+        return response
+
+    return answer
+
+
+def begun_for_ever(first: bytes, content_type: str) -> Handler:
+    """An answer that begins, and never ends."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": content_type})
+        await response.prepare(request)
+        await response.write(first)
+        await asyncio.Event().wait()
+        return response
+
+    return answer
+
+
 class SmallServer:
     """``handle`` answers all but /ping, whose status is ``ping_status``."""
 
