@@ -15,7 +15,7 @@ from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import chip
 from headway.kernels.gpu.functions import sigmoid
 from headway.kernels.gpu.split_k import tile_of
-from headway.kernels.moe import Scoring
+from headway.kernels.moe import ClampedGate, Scoring
 from headway.kernels.tuned import Tiles, tuned_tiles
 
 CHUNK = 1024  # pairs that a program sorts at a time
@@ -102,6 +102,7 @@ def group_kernel(
 def up_kernel(
     x_ptr,
     weight_ptr,
+    bias_ptr,
     out_ptr,
     pairs_ptr,
     tile_experts_ptr,
@@ -113,13 +114,17 @@ def up_kernel(
     x_stride,
     weight_stride_expert,
     weight_stride,
+    limit,
+    alpha,
+    HAS_BIAS: tl.constexpr,
+    IS_CLAMPED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """out [P, I] = silu_and_mul(gate_up[e] x[t])"""
+    """out [P, I] = silu_and_mul(gate_up[e] x[t]), or the clamped gate of it"""
     tile_m, tile_n = tile_of(tl.program_id(0), max_tiles, tl.cdiv(out_features, BLOCK_N), GROUP)
     if tile_m >= tl.load(num_tiles_ptr):
         return
@@ -146,8 +151,17 @@ def up_kernel(
         gate = tl.dot(x, gate_weight, gate, input_precision="ieee")
         up = tl.dot(x, up_weight, up, input_precision="ieee")
     dtype = out_ptr.dtype.element_ty
+    if HAS_BIAS:
+        bias = bias_ptr + expert * 2 * out_features + n
+        gate += tl.load(bias, mask=in_n, other=0.0).to(tl.float32)[None, :]
+        up += tl.load(bias + out_features, mask=in_n, other=0.0).to(tl.float32)[None, :]
     gate = gate.to(dtype).to(tl.float32)  # as the reference rounds between its operations
-    value = (gate * sigmoid(gate)).to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
+    up = up.to(dtype).to(tl.float32)
+    if IS_CLAMPED:
+        gate = tl.minimum(gate, limit)
+        value = gate * sigmoid(alpha * gate) * (tl.minimum(tl.maximum(up, -limit), limit) + 1)
+    else:
+        value = (gate * sigmoid(gate)).to(dtype).to(tl.float32) * up
     tl.store(out_ptr + pair[:, None] * out_features + n[None, :], value.to(dtype), mask=is_pair[:, None] & in_n[None, :])
 
 
@@ -155,6 +169,7 @@ def up_kernel(
 def down_kernel(
     x_ptr,
     weight_ptr,
+    bias_ptr,
     out_ptr,
     pairs_ptr,
     tile_experts_ptr,
@@ -165,6 +180,7 @@ def down_kernel(
     in_features,
     weight_stride_expert,
     weight_stride,
+    HAS_BIAS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -192,20 +208,24 @@ def down_kernel(
             x, weight = x.to(tl.float32), weight.to(tl.float32)
         acc = tl.dot(x, weight, acc, input_precision="ieee")
     dtype = out_ptr.dtype.element_ty
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + expert * out_features + n, mask=in_n, other=0.0).to(tl.float32)[None, :]
     routing = tl.load(routing_ptr + pair, mask=is_pair, other=0.0)
     value = acc.to(dtype).to(tl.float32) * routing[:, None]
     tl.store(out_ptr + pair[:, None] * out_features + n[None, :], value.to(dtype), mask=is_pair[:, None] & in_n[None, :])
 
 
 @triton.jit
-def sum_pairs_kernel(pairs_ptr, out_ptr, size, TOP_K: tl.constexpr, SUM_BLOCK: tl.constexpr):
-    """out [T, H] = the sum of a token's K results."""
+def sum_pairs_kernel(pairs_ptr, experts_ptr, out_ptr, size, num_experts, TOP_K: tl.constexpr, SUM_BLOCK: tl.constexpr):
+    """out [T, H] = the sum of a token's K results, without those of experts that are nobody's."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * SUM_BLOCK + tl.arange(0, SUM_BLOCK)
     inside = column < size
     total = tl.zeros([SUM_BLOCK], dtype=tl.float32)
     for k in range(TOP_K):
-        total += tl.load(pairs_ptr + (token * TOP_K + k) * size + column, mask=inside, other=0.0).to(tl.float32)
+        pair = token * TOP_K + k
+        end = tl.where(tl.load(experts_ptr + pair) < num_experts, size, 0)
+        total += tl.load(pairs_ptr + pair * size + column, mask=column < end, other=0.0).to(tl.float32)
     tl.store(out_ptr + token * size + column, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -231,13 +251,25 @@ def route_tokens(logits: Tensor, top_k: int, *, scoring: Scoring, renormalise: b
     return weights, experts
 
 
-def moe(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+def moe(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    *,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gate: ClampedGate | None = None,
+) -> Tensor:
     """See headway.kernels.moe.moe."""
     (num_tokens, hidden_size), top_k = x.shape, experts.shape[1]
     num_experts, _, intermediate_size = down.shape
     out = torch.empty((num_tokens, hidden_size), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
+    if not num_experts:
+        return out.zero_()
     num_pairs = num_tokens * top_k
     tiles = tuned_tiles("moe", chip(x.device), tuple(down.shape), num_pairs) or estimate_tiles(num_pairs, num_experts, x.dtype)
     groups = group_pairs(experts, num_experts, tiles.block_m)
@@ -246,14 +278,42 @@ def moe(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tens
     options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
     inner = torch.empty((num_pairs, intermediate_size), dtype=x.dtype, device=x.device)
     up_kernel[(max_tiles * triton.cdiv(intermediate_size, tiles.block_n),)](
-        x, gate_up, inner, *groups, max_tiles, intermediate_size, hidden_size, top_k, x.stride(0), *gate_up.stride()[:2], **sizes, **options
+        x,
+        gate_up,
+        gate_up_bias,
+        inner,
+        *groups,
+        max_tiles,
+        intermediate_size,
+        hidden_size,
+        top_k,
+        x.stride(0),
+        *gate_up.stride()[:2],
+        0.0 if gate is None else gate.limit,
+        0.0 if gate is None else gate.alpha,
+        HAS_BIAS=gate_up_bias is not None,
+        IS_CLAMPED=gate is not None,
+        **sizes,
+        **options,
     )
     results = torch.empty((num_pairs, hidden_size), dtype=x.dtype, device=x.device)
     down_kernel[(max_tiles * triton.cdiv(hidden_size, tiles.block_n),)](
-        inner, down, results, *groups, weights, max_tiles, hidden_size, intermediate_size, *down.stride()[:2], **sizes, **options
+        inner,
+        down,
+        down_bias,
+        results,
+        *groups,
+        weights,
+        max_tiles,
+        hidden_size,
+        intermediate_size,
+        *down.stride()[:2],
+        HAS_BIAS=down_bias is not None,
+        **sizes,
+        **options,
     )
     sum_pairs_kernel[(num_tokens, triton.cdiv(hidden_size, SUM_BLOCK))](
-        results, out, hidden_size, TOP_K=top_k, SUM_BLOCK=SUM_BLOCK, num_warps=4
+        results, experts, out, hidden_size, num_experts, TOP_K=top_k, SUM_BLOCK=SUM_BLOCK, num_warps=4
     )
     return out
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from headway.kernels.moe import Scoring
+from headway.kernels.moe import ClampedGate, Scoring, clamped_gate
 from headway.kernels.reference.activation import silu_and_mul
 
 
@@ -20,14 +20,31 @@ def route_tokens(logits: Tensor, top_k: int, *, scoring: Scoring, renormalise: b
     return weights, experts[:, :top_k].to(torch.int32)
 
 
-def moe(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+def moe(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    *,
+    gate_up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    gate: ClampedGate | None = None,
+) -> Tensor:
     """See headway.kernels.moe.moe."""
+
+    def row(bias: Tensor | None, expert: int) -> Tensor | None:
+        return None if bias is None else bias[expert]
+
     out = torch.zeros_like(x)
+    num_experts = down.shape[0]
     pairs = experts.flatten().long().sort(stable=True).indices
-    counts = torch.bincount(experts.flatten(), minlength=down.shape[0]).tolist()
-    for expert, its_pairs in enumerate(torch.split(pairs, counts)):
+    counts = torch.bincount(experts.flatten(), minlength=num_experts + 1).tolist()
+    for expert, its_pairs in enumerate(torch.split(pairs, counts)[:num_experts]):
         if len(its_pairs):
             tokens = its_pairs // experts.shape[1]
-            result = linear(silu_and_mul(linear(x[tokens], gate_up[expert])), down[expert])
+            inner = linear(x[tokens], gate_up[expert], row(gate_up_bias, expert))
+            inner = silu_and_mul(inner) if gate is None else clamped_gate(inner, gate)
+            result = linear(inner, down[expert], row(down_bias, expert))
             out.index_add_(0, tokens, (result * weights.flatten()[its_pairs, None]).to(x.dtype))
     return out

@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 from kernel_cases import assert_near, odd_strides
 
+from headway.kernels.moe import ClampedGate
 from headway.kernels.reference import moe as reference
 
 # (T, E, K, H, I)
@@ -31,6 +32,12 @@ def compare_moe(module: ModuleType, shape: tuple[int, int, int, int, int], dtype
     if strided:
         x, gate_up, down = odd_strides(x), odd_strides(gate_up), odd_strides(down)
     actual, expected = (m.moe(x, gate_up, down, weights, experts) for m in (module, reference))
+    assert_near(actual, expected)
+    # As gpt-oss has it, with biases and another gate, and as one device of several: it lacks the last expert, which all tokens go to.
+    others = {"gate_up_bias": random(num_experts, 2 * intermediate_size)[:-1], "down_bias": random(num_experts, hidden_size)[:-1]}
+    actual, expected = (
+        m.moe(x, gate_up[:-1], down[:-1], weights, experts, **others, gate=ClampedGate(0.7, 1.7)) for m in (module, reference)
+    )
     assert_near(actual, expected)
 
 
