@@ -99,8 +99,9 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
-    check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
-    share = rank_share(shape, num_ranks)
+    is_whole = config.parallel.enable_expert_parallel
+    check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices, has_whole_experts=is_whole)
+    share = rank_share(shape, num_ranks, has_whole_experts=is_whole)
     weights = weight_bytes(share, plan, on_cpu=not on_gpu)
     adapters = adapter_bytes(share, plan, config.lora)
     activations = _activation_bytes(shape, plan, on_gpu=on_gpu)
@@ -122,7 +123,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
             problems = _cache_too_large(num_there * num_blocks * per_block, facts.free_bytes - num_there * activations)
         except ConfigError as error:
             problems = tuple(error.problems)
-    sizes = tensor_parallel_sizes(shape.config)
+    sizes = tensor_parallel_sizes(shape.config, has_whole_experts=is_whole)
     return FitReport(
         instance=instance,
         device=facts.kind,

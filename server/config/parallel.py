@@ -24,6 +24,11 @@ class ParallelConfig(Topic):
         le=64,
         short=("-tp",),
     )
+    enable_expert_parallel: bool = option(
+        False,
+        "Of a mixture of experts: each rank of --tensor-parallel-size has some experts whole, in the place of a part of each.",
+        short=("-ep",),
+    )
     distributed_executor_backend: Literal["mp", "uni"] | None = option(
         None,
         "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
@@ -41,9 +46,14 @@ class ParallelConfig(Topic):
         return engine * self.tensor_parallel_size + rank
 
 
-def parallel_problems(parallel: ParallelConfig) -> list[str]:
-    """A sentence for each thing that can't be served."""
+def parallel_problems(parallel: ParallelConfig, num_engines: int = 1) -> list[str]:
+    """A sentence for each thing that can't be served by so many engines (--data-parallel-size)."""
     size, backend = parallel.tensor_parallel_size, parallel.distributed_executor_backend
+    problems = []
     if backend == "uni" and size > 1:
-        return [f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} takes {size}: use mp"]
-    return []
+        problems.append(f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} takes {size}: use mp")
+    if parallel.enable_expert_parallel and size == 1 and num_engines > 1:
+        asked = f"--enable-expert-parallel with --data-parallel-size {num_engines}"
+        why = "experts are shared by the ranks of an engine, not by engines"
+        problems.append(f"{asked}: {why}; add --tensor-parallel-size, or leave it out")
+    return problems

@@ -88,7 +88,7 @@ def problems(config: ServerConfig) -> list[str]:
         *model_problems(config.model),
         *chat_problems(config.chat),
         *_size_problems(config),
-        *parallel_problems(config.parallel),
+        *parallel_problems(config.parallel, config.data_parallel.data_parallel_size),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),

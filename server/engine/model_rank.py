@@ -62,6 +62,7 @@ class ModelRank:
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
             overrides=config.model.hf_overrides,
+            has_whole_experts=config.parallel.enable_expert_parallel,
         )
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)

@@ -13,9 +13,11 @@ from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
+from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.layers.linear import split_evenly
 from headway.server.layers.norm import RMSNorm
-from headway.server.layers.weight import Layer
+from headway.server.layers.weight import Layer, Part, Weight
 
 
 @dataclass(slots=True)
@@ -109,6 +111,20 @@ def _prefill_rows(batch: ForwardBatch, windows: tuple[int, ...], block_size: int
     return PrefillRows(block_tables, seq_lens, query_start_loc, query_lens, seq_lens_host, batch.max_query_len, max(seq_lens_host), plans)
 
 
+class AttentionSinks(Layer):
+    """A score of each of this rank's heads that takes its share of the softmax and gives nothing: see kernels/paged_attention.py."""
+
+    def __init__(self, num_heads: int, *, dtype: torch.dtype, device: torch.device, group: TensorParallelGroup) -> None:
+        length = split_evenly(num_heads, group, "the number of attention heads")
+        parts = {"": Part((num_heads,), 0, group.rank * length, length)}
+        self.weight = Weight((length,), parts, self._keep, dtype=dtype, device=device)
+        self.scores: Tensor
+
+    def _keep(self, scores: Tensor) -> int:
+        self.scores = scores
+        return scores.nbytes
+
+
 class Attention(Layer):
     """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim], this rank's heads."""
 
@@ -121,9 +137,11 @@ class Attention(Layer):
         sliding_window: int = 0,
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
+        sinks: AttentionSinks | None = None,
     ) -> None:
         self.q_norm = q_norm
         self.k_norm = k_norm
+        self.sinks = sinks
         self.kv_scales = UNSCALED  # of pages in fp8
         self.head_dim = head_dim
         self.head_counts = [num_heads, num_kv_heads, num_kv_heads]
@@ -176,6 +194,7 @@ class Attention(Layer):
             self._scale,
             max_seq_len=rows.max_seq_len,
             sliding_window=self.window,
+            sinks=None if self.sinks is None else self.sinks.scores,
             kv_scales=self._scales(kv),
             plan=rows.plans[self.window],
         )
@@ -194,6 +213,7 @@ class Attention(Layer):
             query_lens=rows.query_lens,
             seq_lens_host=rows.seq_lens_host,
             sliding_window=self.window,
+            sinks=None if self.sinks is None else self.sinks.scores,
             kv_scales=self._scales(kv),
             plan=rows.plans[self.window],
         )

@@ -17,7 +17,7 @@ def fused_layer(
 ) -> FusedLayer | None:
     """Of loaded layers, gate_up followed by a SiLU gate; None where there is no such kernel for them."""
     parts = [_grouped(linear) for linear in (qkv, o, gate_up, down)]
-    if attention.q_norm is not None or any(part is None for part in parts):
+    if attention.q_norm is not None or attention.sinks is not None or any(part is None for part in parts):
         return None
     qkv_parts, o_parts, gate_up_parts, down_parts = (part for part in parts if part is not None)
     num_heads, num_kv_heads, _ = attention.head_counts

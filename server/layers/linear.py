@@ -73,7 +73,7 @@ class MergedColumnParallelLinear(Linear):
         for name, size in sizes.items():
             length = split_evenly(size, group, f"the {name or 'output'} size")
             spans[name] = (size, group.rank * length, length)
-        super().__init__(*_column_parts(in_features, spans, bias), method)
+        super().__init__(*column_parts(in_features, spans, bias), method)
 
 
 class ColumnParallelLinear(MergedColumnParallelLinear):
@@ -106,7 +106,7 @@ class QKVParallelLinear(Linear):
         kv_span = (num_kv_heads * head_dim, kv_start, self.num_kv_heads * head_dim)
         q_length = self.num_heads * head_dim
         spans = {"q": (num_heads * head_dim, group.rank * q_length, q_length), "k": kv_span, "v": kv_span}
-        super().__init__(*_column_parts(hidden_size, spans, bias), method)
+        super().__init__(*column_parts(hidden_size, spans, bias), method)
 
 
 class RowParallelLinear(Linear):
@@ -126,11 +126,15 @@ class RowParallelLinear(Linear):
     def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
         if self._group.size == 1:
             return super().__call__(x, lora)
+        out = self._group.all_reduce(self.summand(x, lora))
+        return out if self._bias is None else out + self._bias  # after the sum: once, not once a rank
+
+    def summand(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """What this rank adds to the sum over the ranks, [T, N], without the bias."""
         out = self._apply(x, self._packed, None)
         if lora is not None:
             self._adapt(out, x, lora)
-        out = self._group.all_reduce(out)
-        return out if self._bias is None else out + self._bias  # after the sum: once, not once a rank
+        return out
 
 
 def split_evenly(size: int, group: TensorParallelGroup, what: str) -> int:
@@ -150,7 +154,7 @@ def kv_heads_per_rank(num_kv_heads: int, group: TensorParallelGroup) -> int:
     return max(num_kv_heads // group.size, 1)
 
 
-def _column_parts(
+def column_parts(
     in_features: int, spans: dict[str, tuple[int, int, int]], bias: bool
 ) -> tuple[tuple[int, int], dict[str, Part], dict[str, Part] | None]:
     """Shape, weight parts and bias parts of rows from several checkpoint tensors; a span is (rows there, first row, rows here)."""

@@ -79,6 +79,11 @@ def _pairs(file: Any, directory: Path, targets: Mapping[str, Target]) -> dict[st
         if match is None:
             raise AdapterError(f"The adapter can't be loaded: its tensor {key[:200]} is no LoRA update of a linear layer.")
         module, side = match.groups()
+        if module not in targets and ".experts." in module:
+            raise AdapterError(
+                f"The adapter can't be loaded: it changes {module[:200]}, and adapters of experts are not served; train one of the "
+                "attention layers alone."
+            )
         if module not in targets:
             raise AdapterError(
                 f"The adapter can't be loaded: it changes {module[:200]}, and this model has no such linear that an adapter may change; "

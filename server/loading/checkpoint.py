@@ -11,16 +11,22 @@ from torch import Tensor
 from headway.server.layers.quant.grouped import GgufBlocks
 
 
+def _no_elements(index: int) -> CheckpointTensor:
+    raise TypeError(f"element {index} of a tensor that is only read whole")
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointTensor:
     """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread, and so may ``read_blocks``: the
-    same as the file has it, where that is wanted. ``done`` says that what was read is needed no more."""
+    same as the file has it, where that is wanted. ``done`` says that what was read is needed no more. ``at`` gives an element of the
+    first dimension as a tensor of its own, which is read alone."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     done: Callable[[], None] = lambda: None
     read_blocks: Callable[[], GgufBlocks] | None = None
+    at: Callable[[int], CheckpointTensor] = _no_elements
 
 
 class Checkpoint(Protocol):

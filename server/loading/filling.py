@@ -37,15 +37,14 @@ class Place:
     part: str
 
 
-def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int) -> dict[str, list[Place]]:
+def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_experts: int = 0) -> dict[str, list[Place]]:
     """Checkpoint tensor -> its places, for every weight that this model has."""
     weights = dict(model.named_weights())
     places: dict[str, list[Place]] = {}
-    for name in names:
-        for i in range(num_layers) if "{i}" in name.weight else (0,):
-            ours = name.weight.replace("{i}", str(i))
-            if ours in weights:
-                places.setdefault(name.checkpoint.replace("{i}", str(i)), []).append(Place(ours, weights[ours], name.part))
+    for pattern in names:
+        for name in pattern.expanded(num_layers, num_experts):
+            if name.weight in weights:
+                places.setdefault(name.checkpoint, []).append(Place(name.weight, weights[name.weight], name.part))
     return places
 
 
@@ -82,15 +81,10 @@ def fill(
                 tensor.done()
 
 
-def grouped_names(places: dict[str, list[Place]]) -> frozenset[str]:
-    """The checkpoint's tensors whose places all take blocks."""
-    return frozenset(name for name, own in places.items() if all(isinstance(place.weight, GroupedWeight) for place in own))
-
-
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
     own = places[tensor.name]
-    if tensor.read_blocks is not None:
+    if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight) for place in own):
         return [tensor.read_blocks()] * len(own)
     values = tensor.read()
     return [values if rotation is None else rotation.apply(place.name, values) for place in own]

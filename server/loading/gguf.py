@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,16 +19,11 @@ from headway.server.source.gguf_metadata import GgufTensor
 
 
 class GgufCheckpoint:
-    """A GGUF file under the loader's protocol; ``names`` and ``config`` say which tensors were reordered and for how many heads.
+    """A GGUF file under the loader's protocol; ``names`` and ``config`` say which tensors were reordered and for how many heads."""
 
-    ``in_blocks``: tensors that are wanted as they are in the file, where that is 4 bits in groups of 32."""
-
-    def __init__(
-        self, file: GgufFile, names: tuple[WeightName, ...], config: DecoderConfig, in_blocks: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, file: GgufFile, names: tuple[WeightName, ...], config: DecoderConfig) -> None:
         self.origin = file.origin
         self._file = file
-        self._in_blocks = in_blocks
         self._num_heads = {
             name.checkpoint.replace("{i}", str(i)): config.num_heads if name.interleaved_heads == "q" else config.num_kv_heads
             for name in names
@@ -40,19 +36,29 @@ class GgufCheckpoint:
         return [self._tensor(name, tensor) for name, tensor in in_file_order]
 
     def _tensor(self, name: str, tensor: GgufTensor) -> CheckpointTensor:
-        num_heads, kind = self._num_heads.get(name), FOUR_BIT_TYPES.get(tensor.type)
-        read_blocks = None
-        if kind is not None and name in self._in_blocks:
-            read_blocks = partial(_blocks, self._file, name, num_heads, kind)
-        return CheckpointTensor(name, tensor.shape, partial(_tensor, self._file, name, num_heads), read_blocks=read_blocks)
+        file, num_heads = self._file, self._num_heads.get(name)
+        return CheckpointTensor(
+            name,
+            tensor.shape,
+            lambda: _own(file.read(name, num_heads)),
+            read_blocks=_blocks(tensor, partial(file.rows, name, num_heads)),
+            at=partial(self._element, name, tensor),
+        )
+
+    def _element(self, name: str, tensor: GgufTensor, index: int) -> CheckpointTensor:
+        file = self._file
+        return CheckpointTensor(
+            f"{name}[{index}]",
+            tensor.shape[1:],
+            lambda: _own(file.read_element(name, index)),
+            read_blocks=_blocks(tensor, partial(file.element_rows, name, index)),
+        )
 
 
-def _blocks(file: GgufFile, name: str, num_heads: int | None, kind: str) -> GgufBlocks:
-    return GgufBlocks(_own(file.rows(name, num_heads)), kind)
-
-
-def _tensor(file: GgufFile, name: str, num_heads: int | None) -> Tensor:
-    return _own(file.read(name, num_heads))
+def _blocks(tensor: GgufTensor, rows: Callable[[], NDArray[Any]]) -> Callable[[], GgufBlocks] | None:
+    """What reads the tensor as it is in the file, where that is 4 bits in groups of 32."""
+    kind = FOUR_BIT_TYPES.get(tensor.type)
+    return None if kind is None else lambda: GgufBlocks(_own(rows()), kind)
 
 
 def _own(values: NDArray[Any]) -> Tensor:

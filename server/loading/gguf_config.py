@@ -22,19 +22,23 @@ _KEYS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "head_dim": "attention.key_length",
     "rope_theta": "rope.freq_base",
+    "sliding_window": "attention.sliding_window",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
 }
+_RENORMALISING = ("qwen3moe",)  # whose files do not say that a token's weights add up to 1
 
 
 def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     """Raises ModelSourceError for an architecture or a feature that is not supported."""
     architecture = str(file.metadata.get("general.architecture", ""))
-    family = gguf_family_of(architecture, file.origin)
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
     raw = RawConfig(own, f"GGUF metadata ({file.origin})")
-    refuse = raw.refusal
-    if own.get("expert_count"):
-        raise refuse(f"expert_count is {own['expert_count']}: mixtures of experts are not supported")
+    refuse, num_experts = raw.refusal, raw.integer("expert_count", 0)
+    family = gguf_family_of(architecture, file.origin, has_experts=num_experts > 0)
     if own.get("attention.value_length", own.get("attention.key_length")) != own.get("attention.key_length"):
         raise refuse("keys and values differ in size, which is not supported")
     values = {key: own[name] for key, name in _KEYS.items() if name in own}
@@ -45,8 +49,11 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "output.weight" not in file.index,
         "rope_parameters": _rope_parameters(own, raw),
+        "norm_topk_prob": architecture in _RENORMALISING,
     }
     config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
+    if num_experts and config.mixture is None:
+        raise refuse(f"expert_count is {num_experts}: mixtures of experts are not supported for {architecture}")
     return family, dataclasses.replace(config, **_from_tensors(file, own, config, family))
 
 
@@ -90,8 +97,11 @@ def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig, fa
         # Quantised weights carry fp16 scales of what mostly was a bf16 model, whose range fp16 may not have.
         "checkpoint_dtype": dtypes[0] if len(dtypes) == len(types) == 1 else "bfloat16",
     }
-    if own.get("attention.sliding_window"):
+    if own.get("attention.sliding_window") and not config.sliding_windows:
         changes["sliding_windows"] = (own["attention.sliding_window"],) * config.num_layers
+    if config.mixture is not None:
+        dense = frozenset(i for i in range(config.num_layers) if f"blk.{i}.ffn_gate_inp.weight" not in file.index)
+        changes["mixture"] = dataclasses.replace(config.mixture, dense_layers=dense)
     if "rope_freqs.weight" in file.index:
         divisors = tuple(file.read("rope_freqs.weight").reshape(-1).tolist())
         changes["rope"] = dataclasses.replace(config.rope, freq_divisors=divisors)
@@ -99,10 +109,15 @@ def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig, fa
 
 
 def _four_bit_linears(file: GgufFile, config: DecoderConfig, family: Family) -> frozenset[str]:
+    kinds = {name: tensor.type for name, tensor in file.index.items() if len(tensor.shape) == 2}
+    for pattern in family.stacks:
+        for stack in pattern.expanded(config.num_layers):
+            tensor = file.index.get(stack.checkpoint)
+            if tensor is not None and len(tensor.shape) == 3:
+                kinds |= {part.replace("{e}", str(e)): tensor.type for part in stack.parts for e in range(config.num_experts)}
     bits: dict[str, set[bool]] = {}
-    for name in family.gguf_names:
-        for i in range(config.num_layers) if "{i}" in name.weight else (0,):
-            tensor = file.index.get(name.checkpoint.replace("{i}", str(i)))
-            if tensor is not None and len(tensor.shape) == 2:
-                bits.setdefault(name.weight.replace("{i}", str(i)), set()).add(tensor.type in FOUR_BIT_TYPES)
+    for named in family.gguf_names:
+        for name in named.expanded(config.num_layers, config.num_experts):
+            if name.checkpoint in kinds:
+                bits.setdefault(name.weight, set()).add(kinds[name.checkpoint] in FOUR_BIT_TYPES)
     return frozenset(weight for weight, are_four in bits.items() if all(are_four))

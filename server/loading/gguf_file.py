@@ -37,9 +37,22 @@ class GgufFile:
 
     def read(self, name: str, num_heads: int | None = None) -> NDArray[np.float32]:
         """The whole tensor in fp32, its rows as ``rows`` has them; raises ModelSourceError where the format is unknown, or as ``rows``."""
+        return self._values(name, self.rows(name, num_heads), self.index[name].shape)
+
+    def read_element(self, name: str, index: int) -> NDArray[np.float32]:
+        """As ``read``, an element of the first dimension alone."""
+        return self._values(name, self.element_rows(name, index), self.index[name].shape[1:])
+
+    def element_rows(self, name: str, index: int) -> NDArray[np.uint8]:
+        """As ``rows``, of an element of the first dimension."""
+        rows = self._rows(name)
+        num_rows = len(rows) // self.index[name].shape[0]
+        return rows[index * num_rows : (index + 1) * num_rows]
+
+    def _values(self, name: str, rows: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
         tensor = self.index[name]
         try:
-            return dequantize(self.rows(name, num_heads), tensor.type).reshape(tensor.shape)
+            return dequantize(rows, tensor.type).reshape(shape)
         except NotImplementedError as error:
             kind = _format(tensor, name, self.origin).name
             raise ModelSourceError(f"The tensor {name} of {self.origin} has the format {kind}, which can't be read.") from error

@@ -15,7 +15,8 @@ from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
-from headway.server.loading.filling import fill, grouped_names, places_of
+from headway.server.loading.experts import UnstackedCheckpoint, expert_names
+from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
@@ -40,12 +41,13 @@ def load_model(
     seed: int,
     max_model_len: int | None = None,
     overrides: Overrides = NO_OVERRIDES,
+    has_whole_experts: bool = False,
 ) -> LoadedModel:
     """Builds this rank's model on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json. Raises ModelSourceError, one sentence, when a
-    tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json. ``has_whole_experts``: see BuildContext. Raises
+    ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
     """
     family, config, file = open_model(files, overrides)
     torch_dtype: torch.dtype = getattr(torch, dtype)
@@ -53,21 +55,23 @@ def load_model(
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not: two weights made of the one tensor.
     built = replace(config, tie_word_embeddings=False) if rotation is not None else config
-    model = family.build(built, BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len))
+    context = BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len, has_whole_experts)
+    model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
-    places = places_of(
-        model, _tied_twice(names, family) if config.tie_word_embeddings and rotation is not None else names, config.num_layers
-    )
+    filled = _tied_twice(names, family) if config.tie_word_embeddings and rotation is not None else names
+    places = places_of(model, filled, config.num_layers, config.num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
         shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif file is not None:
-        checkpoint = GgufCheckpoint(file, names, config, grouped_names(places))
+        checkpoint = GgufCheckpoint(file, names, config)
     else:
         assert files.directory is not None
         checkpoint = SafetensorsCheckpoint(files.directory)
         set_kv_scales(model, checkpoint)
+    if config.mixture is not None:
+        checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     fill(places, checkpoint, _ignored_names(config), rotation, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)

@@ -12,6 +12,7 @@ from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.dummy import DummyCheckpoint
+from headway.server.loading.experts import UnstackedCheckpoint, expert_names
 from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.loader import LoadFormat
@@ -39,7 +40,8 @@ def load_pooled_model(
     method = UnquantizedLinear(torch_dtype, device)
     model = family.build(config, BuildContext(torch_dtype, device, method, group, max_model_len))
     names = family.names if source.gguf is None else family.gguf_names
-    places = places_of(model, names, config.num_layers)
+    num_experts = config.num_experts if isinstance(config, DecoderConfig) else 0
+    places = places_of(model, names, config.num_layers, num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
         shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
@@ -49,6 +51,8 @@ def load_pooled_model(
         checkpoint = GgufCheckpoint(source.gguf, names, config)
     else:
         checkpoint = _Renamed(SafetensorsCheckpoint(source.files.path), family.prefix)
+    if isinstance(config, DecoderConfig) and config.mixture is not None:
+        checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     fill(places, checkpoint, (*_COMPUTED, *family.ignored), None, device)
     projections = _projections(source.recipe.dense, config.hidden_size, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())

@@ -45,6 +45,12 @@ class _Entry(NamedTuple):
     start: int  # in the file
     end: int
 
+    def at(self, index: int) -> _Entry:
+        """Element ``index`` of the first dimension."""
+        size = (self.end - self.start) // self.shape[0]
+        start = self.start + index * size
+        return _Entry(f"{self.name}[{index}]", self.dtype, self.shape[1:], start, start + size)
+
 
 class SafetensorsCheckpoint:
     """The files stay mapped as long as this or a tensor lives; a tensor's pages are given back once it is ``done``."""
@@ -61,7 +67,7 @@ class SafetensorsCheckpoint:
                     raise ModelSourceError(
                         f"The tensor {entry.name} is in more than one file of {self.origin}; remove the files that don't belong."
                     )
-                found[entry.name] = CheckpointTensor(entry.name, entry.shape, partial(file.read, entry), partial(file.give_back, entry))
+                found[entry.name] = _tensor(file, entry)
         return list(found.values())
 
 
@@ -102,6 +108,11 @@ class _File:
         start = entry.start // mmap.PAGESIZE * mmap.PAGESIZE
         with contextlib.suppress(OSError):  # only advice: some file systems and sandboxes know nothing of it, and locked pages stay
             self._map.madvise(what, start, entry.end - start)
+
+
+def _tensor(file: _File, entry: _Entry) -> CheckpointTensor:
+    read, done = partial(file.read, entry), partial(file.give_back, entry)
+    return CheckpointTensor(entry.name, entry.shape, read, done, at=lambda index: _tensor(file, entry.at(index)))
 
 
 def _entries(header: dict[str, dict[str, object]], data_start: int, path: Path) -> Iterator[_Entry]:

@@ -16,8 +16,25 @@ if TYPE_CHECKING:
     from headway.server.layers.forward import ForwardBatch, LayerKV
     from headway.server.layers.quant.method import LinearMethod
     from headway.server.layers.weight import Layer, Weight
+    from headway.server.models.expert_names import ExpertStack
     from headway.server.models.names import ResidualStream, WeightName
     from headway.server.models.raw_config import RawConfig
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureConfig:
+    """The feed-forward layers of a decoder that are mixtures of experts. Sizes are of the whole model, not of a rank."""
+
+    num_experts: int
+    top_k: int  # experts that a token goes to
+    intermediate_size: int  # of one expert
+    renormalise: bool  # whether the weights of a token's experts add up to 1
+    shared_size: int = 0  # intermediate size of the expert that every token goes to; 0: there is none
+    router_bias: bool = False
+    expert_bias: bool = False
+    swiglu_limit: float = 0.0  # of the clamped gate in silu's place, see kernels/moe.py; 0: silu
+    swiglu_alpha: float = 0.0
+    dense_layers: frozenset[int] = frozenset()  # whose feed-forward layer is a plain one
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +63,20 @@ class DecoderConfig:
     is_quantized_gguf: bool = False
     four_bit_linears: frozenset[str] = frozenset()  # whose parts a GGUF has in blocks of 4 bits, such as "layers.3.qkv.weight"
     num_labels: int = 0  # of a classifier
+    has_sinks: bool = False  # of attention
+    mixture: MixtureConfig | None = None
+
+    @property
+    def num_experts(self) -> int:
+        """Of a layer; 0 in a model without."""
+        return 0 if self.mixture is None else self.mixture.num_experts
 
     def sliding_window(self, layer: int) -> int:
         return self.sliding_windows[layer] if self.sliding_windows else 0
+
+    def mixture_of(self, layer: int) -> MixtureConfig | None:
+        """None where the layer's feed-forward layer is a plain one."""
+        return None if self.mixture is None or layer in self.mixture.dense_layers else self.mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +127,7 @@ class BuildContext:
     method: LinearMethod
     group: TensorParallelGroup
     max_model_len: int  # positions that will be asked for
+    has_whole_experts: bool = False  # whether each rank holds some experts whole, and not a part of each
 
 
 class Model(Protocol):
@@ -139,6 +168,7 @@ class Family:
     names: tuple[WeightName, ...]  # in safetensors
     gguf_names: tuple[WeightName, ...]
     stream: ResidualStream | None = None  # None: it must not be rotated
+    stacks: tuple[ExpertStack, ...] = ()  # tensors of several experts, in safetensors and GGUF
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +184,7 @@ class PooledFamily:
     pooling: PoolingKind  # where neither the model's files nor the user say another
     ignored: tuple[str, ...]
     gguf_names: tuple[WeightName, ...] = ()
+    stacks: tuple[ExpertStack, ...] = ()  # see Family
 
 
 class ConfigReader(Protocol):

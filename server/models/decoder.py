@@ -1,4 +1,4 @@
-"""The decoder that Llama, Mistral, Qwen2, Qwen3 and SmolLM are shapes of: pre-norm attention and a gated feed-forward layer."""
+"""The decoder that Llama, Mistral, Qwen2, Qwen3 and SmolLM are shapes of: pre-norm attention, a gated feed-forward layer or a mixture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from headway.kernels.decoder_layer import FusedLayer
 from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.layers.activation import GATED_ACTIVATIONS
-from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
+from headway.server.layers.attention import Attention, AttentionSinks, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.fused_layer import fused_layer, run_fused
@@ -19,6 +19,7 @@ from headway.server.layers.norm import RMSNorm
 from headway.server.layers.rotary import rope_table
 from headway.server.layers.weight import Layer
 from headway.server.models.base import BuildContext, DecoderConfig, KVSpec
+from headway.server.models.mixture import build_mixture
 
 
 class DecoderLayer(Layer):
@@ -34,6 +35,9 @@ class DecoderLayer(Layer):
         self.qkv = QKVParallelLinear(
             hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
         )
+        sinks = None
+        if config.has_sinks:
+            sinks = AttentionSinks(config.num_heads, dtype=context.dtype, device=context.device, group=group)
         self.attention = Attention(
             self.qkv.num_heads,
             self.qkv.num_kv_heads,
@@ -41,14 +45,18 @@ class DecoderLayer(Layer):
             sliding_window=config.sliding_window(index),
             q_norm=norm(config.head_dim) if config.qk_norm else None,
             k_norm=norm(config.head_dim) if config.qk_norm else None,
+            sinks=sinks,
         )
         self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
         self.post_attention_norm = norm(hidden)
-        sizes = {"gate": config.intermediate_size, "up": config.intermediate_size}
-        self.gate_up = MergedColumnParallelLinear(hidden, sizes, bias=config.mlp_bias, method=method, group=group)
-        gated = method.for_gated_input()
-        self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
-        self._activation = GATED_ACTIVATIONS[config.hidden_act]
+        mixture = config.mixture_of(index)
+        self.moe = build_mixture(mixture, hidden, context) if mixture is not None else None
+        if self.moe is None:
+            sizes = {"gate": config.intermediate_size, "up": config.intermediate_size}
+            self.gate_up = MergedColumnParallelLinear(hidden, sizes, bias=config.mlp_bias, method=method, group=group)
+            gated = method.for_gated_input()
+            self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
+            self._activation = GATED_ACTIVATIONS[config.hidden_act]
         self._is_silu = config.hidden_act == "silu"
 
     def __call__(
@@ -66,12 +74,17 @@ class DecoderLayer(Layer):
             hidden, residual = self.input_norm.add(hidden, residual)
         hidden = self.o(self.attention(self.qkv(hidden, lora), kv, step), lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
-        return self.down(self._activation(self.gate_up(hidden, lora)), lora), residual
+        return self._feed_forward(hidden, lora), residual
+
+    def _feed_forward(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
+        if self.moe is not None:
+            return self.moe(hidden, lora)
+        return self.down(self._activation(self.gate_up(hidden, lora)), lora)
 
     @cached_property
     def _fused(self) -> FusedLayer | None:
         """All of the above in one call, of the loaded layer."""
-        if not self._is_silu:
+        if not self._is_silu or self.moe is not None:
             return None
         return fused_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
 

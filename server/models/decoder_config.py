@@ -59,11 +59,18 @@ def layered_sliding_windows(raw: RawConfig) -> tuple[int, ...]:
     is_null = "sliding_window" in raw.values and raw.get("sliding_window") is None
     if is_null or not raw.flag("use_sliding_window"):
         return ()
-    num_layers, window = raw.size("num_hidden_layers"), raw.integer("sliding_window", 4096)
-    types = raw.get("layer_types")
-    if types is None:
+    window = raw.integer("sliding_window", 4096)
+    if raw.get("layer_types") is None:
         first = raw.integer("max_window_layers", 28)
-        return tuple(window if i >= first else 0 for i in range(num_layers))
+        return tuple(window if i >= first else 0 for i in range(raw.size("num_hidden_layers")))
+    return typed_sliding_windows(raw, window)
+
+
+def typed_sliding_windows(raw: RawConfig, window: int) -> tuple[int, ...]:
+    """``window`` for the layers that ``layer_types`` calls sliding; where it is missing, every second layer from the first on."""
+    num_layers, types = raw.size("num_hidden_layers"), raw.get("layer_types")
+    if types is None:
+        return tuple(0 if i % 2 else window for i in range(num_layers))
     known = {"sliding_attention": window, "full_attention": 0}
     if not isinstance(types, list) or len(types) != num_layers or not set(types) <= set(known):
         raise raw.refusal(f"layer_types must name sliding_attention or full_attention for each of {num_layers} layers, not {types!r}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 
 
 @dataclass(frozen=True, slots=True)
 class WeightName:
-    """``{i}`` stands for the layer. ``part`` names the place within a fused weight. A weight that a model lacks is left out.
+    """``{i}`` stands for the layer, ``{e}`` for the expert. ``part`` names the place within a fused weight. A weight that a model
+    lacks is left out.
 
     ``interleaved_heads``: "q" or "k" where the rows of each head were reordered for interleaved rotary embedding (llama.cpp's
     converter does so for the llama architecture) and must be put back.
@@ -17,6 +20,13 @@ class WeightName:
     weight: str
     part: str = ""
     interleaved_heads: str = ""
+
+    def expanded(self, num_layers: int, num_experts: int) -> Iterator[WeightName]:
+        """One for each layer and expert that it stands for."""
+        layers, experts = ((range(count) if key in self.weight else (0,)) for key, count in (("{i}", num_layers), ("{e}", num_experts)))
+        for i, e in product(layers, experts):
+            numbers = (("{i}", str(i)), ("{e}", str(e)))
+            yield replace(self, checkpoint=_numbered(self.checkpoint, numbers), weight=_numbered(self.weight, numbers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +110,9 @@ GGUF_LLAMA_NAMES = tuple(
     WeightName(name.checkpoint, name.weight, name.part, next((part for key, part in _REORDERED.items() if key in name.checkpoint), ""))
     for name in GGUF_NAMES
 )
+
+
+def _numbered(name: str, numbers: Iterable[tuple[str, str]]) -> str:
+    for key, number in numbers:
+        name = name.replace(key, number)
+    return name

@@ -26,4 +26,5 @@ def pooled(family: Family, is_classifier: bool) -> PooledFamily:
         pooling="last",
         ignored=("lm_head.weight", "output.weight", "score.weight"),
         gguf_names=family.gguf_names,
+        stacks=family.stacks,
     )

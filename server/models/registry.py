@@ -17,6 +17,10 @@ ARCHITECTURES = {
     "MistralForCausalLM": "headway.server.models.mistral",
     "Qwen2ForCausalLM": "headway.server.models.qwen2",
     "Qwen3ForCausalLM": "headway.server.models.qwen3",
+    "MixtralForCausalLM": "headway.server.models.mixtral",
+    "Qwen2MoeForCausalLM": "headway.server.models.qwen2_moe",
+    "Qwen3MoeForCausalLM": "headway.server.models.qwen3_moe",
+    "GptOssForCausalLM": "headway.server.models.gpt_oss",
 }
 # Names of encoders without what they stand for: "BertModel", "BertForSequenceClassification" -> "Bert" -> module
 ENCODERS = {
@@ -31,7 +35,12 @@ GGUF_ARCHITECTURES = {
     "llama": "headway.server.models.llama",
     "qwen2": "headway.server.models.qwen2",
     "qwen3": "headway.server.models.qwen3",
+    "qwen2moe": "headway.server.models.qwen2_moe",
+    "qwen3moe": "headway.server.models.qwen3_moe",
+    "gpt-oss": "headway.server.models.gpt_oss",
 }
+# The same of a file that has experts, where it says no more than that.
+GGUF_MIXTURES = {"llama": "headway.server.models.mixtral"}
 
 
 def family_of(architectures: list[str], origin: str) -> Family:
@@ -39,8 +48,8 @@ def family_of(architectures: list[str], origin: str) -> Family:
     return _find(architectures, ARCHITECTURES, origin)
 
 
-def gguf_family_of(architecture: str, origin: str) -> Family:
-    return _find([architecture], GGUF_ARCHITECTURES, origin)
+def gguf_family_of(architecture: str, origin: str, has_experts: bool) -> Family:
+    return _find([architecture], GGUF_ARCHITECTURES | (GGUF_MIXTURES if has_experts else {}), origin)
 
 
 def pooled_family_of(architectures: list[str], origin: str, is_classifier: bool) -> PooledFamily:

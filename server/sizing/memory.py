@@ -34,7 +34,17 @@ def logits_bytes(plan: Plan, num_outputs: int) -> int:
 def activation_bytes(config: ModelConfig, plan: Plan, size: int) -> int:
     """Peak of the largest step's hidden states, of ``size`` bytes a number: the stream with its branch, before and after a norm, and what
     the feed-forward layer makes of it."""
-    return plan.max_num_batched_tokens * (4 * config.hidden_size + 3 * config.intermediate_size) * size
+    return plan.max_num_batched_tokens * (4 * config.hidden_size + _feed_forward_size(config)) * size
+
+
+def _feed_forward_size(config: ModelConfig) -> int:
+    """Numbers that a token needs in it: gate, up and their product; in a mixture these of each of its experts, and their results."""
+    mixture = config.mixture if isinstance(config, DecoderConfig) else None
+    if mixture is None:
+        return 3 * config.intermediate_size
+    dense = 3 * config.intermediate_size if mixture.dense_layers else 0
+    routed = max(3 * mixture.intermediate_size, mixture.top_k * (mixture.intermediate_size + config.hidden_size))
+    return max(dense, routed, config.hidden_size + 3 * mixture.shared_size)
 
 
 def cpu_step_bytes(config: ModelConfig, plan: Plan, num_outputs: int) -> int:

@@ -19,6 +19,14 @@ class ModelShape:
     use: Use
     config: ModelConfig
     facts: ModelFacts
+    most_experts: int | None = None  # of a layer, on a device that has some of them whole; None: it has a part of each
+
+    @property
+    def held_experts(self) -> int:
+        """Experts of a layer that a device has all or a part of."""
+        if self.most_experts is not None:
+            return self.most_experts
+        return self.config.num_experts if isinstance(self.config, DecoderConfig) else 0
 
 
 def read_shape(config: ServerConfig, files: ModelFiles) -> ModelShape:
@@ -63,6 +71,8 @@ def _not_for_pooling(config: ServerConfig) -> list[str]:
         problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
     if (size := config.parallel.tensor_parallel_size) > 1:
         problems.append(f"--tensor-parallel-size {size} is for models that generate text: leave it out, since this one pools")
+    if config.parallel.enable_expert_parallel:
+        problems.append("--enable-expert-parallel is for models that generate text: leave it out, since this one pools")
     if config.lora.enable_lora:
         problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
     return problems

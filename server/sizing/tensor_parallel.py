@@ -13,31 +13,36 @@ _MOST = 8  # GPUs of an instance
 _GROUP = 32  # channels that weights kept as a GGUF has them have in common
 
 
-def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST) -> tuple[int, ...]:
-    """Those that every layer can be cut by: they divide the query heads and the feed-forward layer, and divide the key-value heads or are
-    a multiple of them. The vocabulary is padded where they don't divide it. ModernBERT's fused tensors are not cut."""
+def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST, *, has_whole_experts: bool = False) -> tuple[int, ...]:
+    """Those that every layer can be cut by: they divide the query heads and the feed-forward layers, and divide the key-value heads or are
+    a multiple of them. The vocabulary is padded where they don't divide it. ModernBERT's fused tensors are not cut. With whole experts each
+    device has at least one."""
     if isinstance(config, ModernBertConfig):
         return (1,)
+    inner = _inner_sizes(config, has_whole_experts)
+    if has_whole_experts and isinstance(config, DecoderConfig):
+        most = min(most, config.num_experts)
     num_kv_heads = config.num_kv_heads if isinstance(config, DecoderConfig) else config.num_heads
     sizes = range(1, most + 1)
     return tuple(
         size
         for size in sizes
-        if config.num_heads % size == 0 and config.intermediate_size % size == 0 and (num_kv_heads % size == 0 or size % num_kv_heads == 0)
+        if all(count % size == 0 for count in (config.num_heads, *inner)) and (num_kv_heads % size == 0 or size % num_kv_heads == 0)
     )
 
 
-def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devices: int | None) -> None:
-    """Raises ConfigError for a --tensor-parallel-size that can't be had. ``keeps_groups``: the weights are kept as a GGUF has them.
-    ``num_devices``: that an engine can have, None where ranks share one."""
+def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devices: int | None, has_whole_experts: bool = False) -> None:
+    """Raises ConfigError for a --tensor-parallel-size or an --enable-expert-parallel that can't be had. ``keeps_groups``: the weights are
+    kept as a GGUF has them. ``num_devices``: that an engine can have, None where ranks share one."""
+    if has_whole_experts and isinstance(config, DecoderConfig) and not config.num_experts:
+        raise ConfigError(["--enable-expert-parallel is for mixtures of experts, and this model is none: leave it out"])
     if size == 1:
         return
     assert isinstance(config, DecoderConfig), "models that pool are not split"
-    sizes = tensor_parallel_sizes(config, max(size, num_devices or 2 * size))
-    usable = tuple(other for other in sizes if other == 1 or not keeps_groups or _keeps_groups(config, other))
+    sizes = tensor_parallel_sizes(config, max(size, num_devices or 2 * size), has_whole_experts=has_whole_experts)
+    usable = tuple(other for other in sizes if other == 1 or not keeps_groups or _keeps_groups(config, other, has_whole_experts))
     if size not in sizes:
-        heads = f"{config.num_heads} attention heads, {config.num_kv_heads} key-value heads and a feed-forward layer of "
-        why = f"this model has {heads}{config.intermediate_size}, which {size} devices can't share"
+        why = f"this model has {_what_is_cut(config, has_whole_experts)}, which {size} devices can't share"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; the nearest that works is {_nearest(size, usable, num_devices)}"])
     if size not in usable:
         why = f"the blocks of this GGUF can't be cut in {size}"
@@ -48,14 +53,19 @@ def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devic
         raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and there are {num_devices}: use {fitting}"])
 
 
-def rank_share(shape: ModelShape, size: int) -> ModelShape:
-    """The shape of what one of ``size`` devices holds."""
+def rank_share(shape: ModelShape, size: int, *, has_whole_experts: bool = False) -> ModelShape:
+    """The shape of what one of ``size`` devices holds, that which holds most."""
     config = shape.config
     if size == 1 or not isinstance(config, DecoderConfig):
         return shape
     rows = replace(config, vocab_size=-(-config.vocab_size // size), intermediate_size=config.intermediate_size // size)
     heads = replace(rows, num_heads=config.num_heads // size, num_kv_heads=max(config.num_kv_heads // size, 1))
-    return replace(shape, config=heads)
+    if config.mixture is None:
+        return replace(shape, config=heads)
+    inner = config.mixture.intermediate_size // (1 if has_whole_experts else size)
+    mixture = replace(config.mixture, intermediate_size=inner, shared_size=config.mixture.shared_size // size)
+    most = -(-config.num_experts // size) if has_whole_experts else None
+    return replace(shape, config=replace(heads, mixture=mixture), most_experts=most)
 
 
 def _nearest(size: int, sizes: tuple[int, ...], num_devices: int | None) -> int:
@@ -64,7 +74,25 @@ def _nearest(size: int, sizes: tuple[int, ...], num_devices: int | None) -> int:
     return min(usable, key=lambda other: (abs(other - size), -other))
 
 
-def _keeps_groups(config: DecoderConfig, size: int) -> bool:
+def _inner_sizes(config: ModelConfig, has_whole_experts: bool) -> tuple[int, ...]:
+    """Of the feed-forward layers that are cut."""
+    mixture = config.mixture if isinstance(config, DecoderConfig) else None
+    if mixture is None:
+        return (config.intermediate_size,)
+    dense = (config.intermediate_size,) if mixture.dense_layers else ()
+    shared = (mixture.shared_size,) if mixture.shared_size else ()
+    return (*dense, *shared, *(() if has_whole_experts else (mixture.intermediate_size,)))
+
+
+def _what_is_cut(config: DecoderConfig, has_whole_experts: bool) -> str:
+    parts = [f"{config.num_heads} attention heads", f"{config.num_kv_heads} key-value heads"]
+    if has_whole_experts:
+        parts.append(f"{config.num_experts} experts")
+    parts += [f"a feed-forward layer of {size}" for size in _inner_sizes(config, has_whole_experts)]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _keeps_groups(config: DecoderConfig, size: int, has_whole_experts: bool) -> bool:
     """What is cut by columns is cut between groups, and no row pads the vocabulary."""
-    columns = (config.num_heads * config.head_dim, config.intermediate_size)
+    columns = (config.num_heads * config.head_dim, *_inner_sizes(config, has_whole_experts))
     return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
-from headway.server.models.base import DecoderConfig, EncoderConfig
+from headway.server.models.base import DecoderConfig, EncoderConfig, MixtureConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.model import ModelShape
@@ -35,35 +35,50 @@ class LinearShape:
 
 @dataclass(slots=True)
 class WeightShapes:
-    """By the model's own names, in which ``{i}`` stands for each of its layers: matrices that a method of quantisation packs, and what is
-    kept as it is. ``absent_first``: what layer 0 lacks."""
+    """By the model's own names, in which ``{i}`` stands for each of its layers and ``{e}`` for each expert: matrices that a method of
+    quantisation packs, and what is kept as it is. ``absent``: the layers that lack it, of what some do."""
 
     num_layers: int
+    num_experts: int = 0
     linears: dict[str, LinearShape] = field(default_factory=dict)
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    absent_first: set[str] = field(default_factory=set)
+    absent: dict[str, frozenset[int]] = field(default_factory=dict)
 
-    def linear(self, name: str, *rows: int, columns: int, bias: bool, takes_adapters: bool = True) -> None:
+    def linear(
+        self, name: str, *rows: int, columns: int, bias: bool, takes_adapters: bool = True, absent: frozenset[int] = frozenset()
+    ) -> None:
         self.linears[f"{name}.weight"] = LinearShape(rows, columns, takes_adapters)
         if bias:
             self.others[f"{name}.bias"] = (sum(rows),)
+        self.absent |= {f"{name}.{kind}": absent for kind in ("weight", "bias") if absent}
+
+    def other(self, name: str, *shape: int, absent: frozenset[int]) -> None:
+        self.others[name] = shape
+        self.absent[name] = absent
 
     def norm(self, name: str, size: int, *, bias: bool, in_first: bool = True) -> None:
         kinds = ("weight", "bias") if bias else ("weight",)
         self.others |= {f"{name}.{kind}": (size,) for kind in kinds}
         if not in_first:
-            self.absent_first |= {f"{name}.{kind}" for kind in kinds}
+            self.absent |= {f"{name}.{kind}": frozenset({0}) for kind in kinds}
 
     def count(self, name: str) -> int:
         """How many weights the name stands for."""
-        return self.num_layers - (name in self.absent_first) if "{i}" in name else 1
+        num_layers = self.num_layers - len(self.absent.get(name, ())) if "{i}" in name else 1
+        return num_layers * (self.num_experts if "{e}" in name else 1)
+
+    def names(self, name: str) -> list[str]:
+        """All that the name stands for."""
+        layers = [i for i in range(self.num_layers) if i not in self.absent.get(name, ())] if "{i}" in name else [0]
+        experts = range(self.num_experts) if "{e}" in name else (0,)
+        return [name.replace("{i}", str(i)).replace("{e}", str(e)) for i in layers for e in experts]
 
 
 def weight_shapes(shape: ModelShape) -> WeightShapes:
     """Of the whole model on one device. A tied head has no weight of its own."""
     config = shape.config
     if isinstance(config, DecoderConfig):
-        return _decoder(config, generates=shape.use == "generate")
+        return _decoder(config, shape.held_experts, generates=shape.use == "generate")
     return _modernbert(config) if isinstance(config, ModernBertConfig) else _encoder(config)
 
 
@@ -97,7 +112,7 @@ def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, *, is_tied: bool
     matrices = [
         (*linear.shape, 4 if name in config.four_bit_linears else 8)
         for pattern, linear in shapes.linears.items()
-        for name in ([pattern.replace("{i}", str(i)) for i in range(config.num_layers)] if "{i}" in pattern else [pattern])
+        for name in shapes.names(pattern)
     ]
     matrices += [(config.vocab_size, config.hidden_size, 8)] if is_tied else []
     return sum(-(-rows // 16) * -(-columns // 32) * (64 + 64 * bits) for rows, columns, bits in matrices)
@@ -113,8 +128,8 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
     return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.dtype)
 
 
-def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+def _decoder(config: DecoderConfig, num_experts: int, *, generates: bool) -> WeightShapes:
+    found, hidden = WeightShapes(config.num_layers, num_experts), config.hidden_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.norm(f"{_LAYER}.input_norm", hidden, bias=False)
@@ -124,14 +139,36 @@ def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
         found.norm(f"{_LAYER}.attention.k_norm", config.head_dim, bias=False)
     found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
     found.norm(f"{_LAYER}.post_attention_norm", hidden, bias=False)
-    found.linear(f"{_LAYER}.gate_up", config.intermediate_size, config.intermediate_size, columns=hidden, bias=config.mlp_bias)
-    found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=config.mlp_bias)
+    if config.has_sinks:
+        found.others[f"{_LAYER}.attention.sinks.weight"] = (config.num_heads,)
+    inner, bias = config.intermediate_size, config.mlp_bias
+    mixtures = frozenset(i for i in range(config.num_layers) if config.mixture_of(i) is not None)
+    if len(mixtures) < config.num_layers:
+        found.linear(f"{_LAYER}.gate_up", inner, inner, columns=hidden, bias=bias, absent=mixtures)
+        found.linear(f"{_LAYER}.down", hidden, columns=inner, bias=bias, absent=mixtures)
+    if config.mixture is not None:
+        _mixture(found, config.mixture, hidden)
     found.norm("norm", hidden, bias=False)
     if generates and not config.tie_word_embeddings:
         found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
     return found
+
+
+def _mixture(found: WeightShapes, mixture: MixtureConfig, hidden: int) -> None:
+    moe, inner, dense = f"{_LAYER}.moe", mixture.intermediate_size, mixture.dense_layers
+    expert = f"{moe}.routed.experts.{{e}}"
+    found.other(f"{moe}.router.weight", mixture.num_experts, hidden, absent=dense)
+    if mixture.router_bias:
+        found.other(f"{moe}.router.bias", mixture.num_experts, absent=dense)
+    found.linear(f"{expert}.gate_up", inner, inner, columns=hidden, bias=mixture.expert_bias, takes_adapters=False, absent=dense)
+    found.linear(f"{expert}.down", hidden, columns=inner, bias=mixture.expert_bias, takes_adapters=False, absent=dense)
+    if mixture.shared_size:
+        shared = mixture.shared_size
+        found.linear(f"{moe}.shared.gate_up", shared, shared, columns=hidden, bias=False, absent=dense)
+        found.linear(f"{moe}.shared.down", hidden, columns=shared, bias=False, absent=dense)
+        found.other(f"{moe}.shared.gate", 1, hidden, absent=dense)
 
 
 def _encoder(config: EncoderConfig) -> WeightShapes:

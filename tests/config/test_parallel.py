@@ -22,6 +22,13 @@ def test_one_process_is_not_two_devices() -> None:
     assert parallel_problems(asked) == ["--distributed-executor-backend uni is one process, and --tensor-parallel-size 2 takes 2: use mp"]
 
 
+def test_experts_are_shared_by_ranks_and_not_by_engines() -> None:
+    for words in (["-ep"], ["-ep", "-tp", "2"], ["-ep", "-tp", "2", "-dp", "2"]):
+        assert resolve(["demo", *words], {}).config.parallel.enable_expert_parallel
+    with pytest.raises(ConfigError, match=r"^--enable-expert-parallel with --data-parallel-size 2: experts .* add --tensor-parallel-size"):
+        resolve(["demo", "-ep", "-dp", "2"], {})
+
+
 @pytest.mark.parametrize(
     ("backend", "told"),
     [

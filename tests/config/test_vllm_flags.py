@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    async-scheduling data-parallel-size tensor-parallel-size distributed-executor-backend
+    async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
@@ -45,7 +45,6 @@ REFUSED = {
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
-    "enable-expert-parallel": ("true", "with --tensor-parallel-size, and in no other way"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
     "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
@@ -77,7 +76,6 @@ MET = [
     ("data-parallel-backend", "mp"),
     ("decode-context-parallel-size", "1"),
     ("nnodes", "1"),
-    ("enable-expert-parallel", "false"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),
     ("tokenizer-mode", "auto"),
@@ -134,8 +132,6 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
     "argv",
     [
         ["--no-trust-remote-code"],
-        ["--no-enable-expert-parallel"],
-        ["--disable-expert-parallel"],
         ["--disable-custom-all-reduce"],
         ["-pp=1"],
         ["-pp1"],
@@ -157,7 +153,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["-pp", "4"], "-pp"),
         (["-pp4"], "-pp4"),
         (["-O3"], "-O3"),
-        (["-ep"], "-ep"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
         (["--pipeline-parallel-size"], "--pipeline-parallel-size"),

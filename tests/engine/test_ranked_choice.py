@@ -28,8 +28,17 @@ GREEDY = SamplingParams(temperature=0.0)
 TOKEN_IDS = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31]
 
 
-def load(files: ModelFiles, group: TensorParallelGroup) -> LoadedModel:
-    return load_model(files, dtype="float32", device=CPU, quantization="none", load_format="auto", group=group, seed=0)
+def load(files: ModelFiles, group: TensorParallelGroup, *, has_whole_experts: bool = False) -> LoadedModel:
+    return load_model(
+        files,
+        dtype="float32",
+        device=CPU,
+        quantization="none",
+        load_format="auto",
+        group=group,
+        seed=0,
+        has_whole_experts=has_whole_experts,
+    )
 
 
 def choice_of(loaded: LoadedModel, group: TensorParallelGroup, *, has_processors: bool = False) -> RankedChoice:
@@ -140,6 +149,24 @@ def test_collectives_are_those_of_the_theory(tmp_path: Path) -> None:
         assert [name for name, _ in sampled] == ["gather", "broadcast"] == [name for name, _ in processed]
         if rank:  # rank 0's has room for everybody's
             assert sampled == [("gather", 2 * logits), ("broadcast", 2 * 8)]
+
+
+@pytest.mark.parametrize("has_whole_experts", [False, True], ids=["cut", "whole"])
+@pytest.mark.parametrize("name", ["qwen2-moe", "gpt-oss"])
+def test_a_mixture_exchanges_what_a_plain_layer_does(tmp_path: Path, name: str, has_whole_experts: bool) -> None:
+    """Routed and shared experts in one sum a layer, whichever ranks hold them."""
+    files = make_tiny_model(name, tmp_path)
+
+    def work(group: TensorParallelGroup) -> list[tuple[str, int]]:
+        group, counter = counted(group)
+        loaded = load(files, group, has_whole_experts=has_whole_experts)
+        stepper = Stepper(loaded.model)
+        batch, token_ids = stepper._batch([(Sequence(TOKEN_IDS), 4), (Sequence(TOKEN_IDS[::-1]), 6)])
+        loaded.model.forward(token_ids, stepper.kv, batch)
+        return counter.take()
+
+    config = load(files, TensorParallelGroup()).config
+    assert run_ranks(2, work) == [[("allreduce", 10 * config.hidden_size * 4)] * (2 * config.num_layers + 1)] * 2
 
 
 def test_prompt_tokens_are_scored_by_rank_0(tmp_path: Path) -> None:

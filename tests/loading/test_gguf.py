@@ -45,6 +45,8 @@ def logits(files: ModelFiles) -> torch.Tensor:
         ("mistral-full", "llama"),
         ("qwen2", "qwen2"),
         ("qwen3", "qwen3"),
+        ("qwen2-moe", "qwen2moe"),
+        ("qwen3-moe", "qwen3moe"),
     ],
 )
 def test_same_logits_as_the_safetensors_it_was_made_from(tmp_path: Path, name: str, architecture: str) -> None:
@@ -66,8 +68,12 @@ def test_scaling_and_window_in_the_metadata(tmp_path: Path) -> None:
     original = make_tiny_model("llama-yarn", tmp_path / "yarn")
     converted = convert_to_gguf(original, tmp_path / "yarn.gguf", "llama", metadata=metadata)
     torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
-    original = make_tiny_model("mistral", tmp_path / "window")
-    converted = convert_to_gguf(original, tmp_path / "window.gguf", "llama", metadata={"attention.sliding_window": 7})
+    for name, window in (("mistral", 7), ("mixtral", 9)):
+        original = make_tiny_model(name, tmp_path / name)
+        converted = convert_to_gguf(original, tmp_path / f"{name}.gguf", "llama", metadata={"attention.sliding_window": window})
+        torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+    original = make_tiny_model("gpt-oss", tmp_path / "gpt-oss")
+    converted = convert_to_gguf(original, tmp_path / "oss.gguf", "gpt-oss", metadata=metadata | {"attention.sliding_window": 9})
     torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
 
 
@@ -82,12 +88,13 @@ def test_quantised_files_are_near(tmp_path: Path, type_name: str, limit: float) 
     assert config.checkpoint_dtype == {"F16": "float16"}.get(type_name, "bfloat16")
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-biased", "mistral-full", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "llama-biased", "mistral-full", "qwen2", "qwen3", "qwen3-moe"])
 @pytest.mark.parametrize(("type_name", "is_kept"), [("Q4_0", True), ("Q4_1", True), ("Q5_1", False), ("Q8_0", False)])
 def test_blocks_that_are_kept_are_the_dequantised_weights(tmp_path: Path, name: str, type_name: str, is_kept: bool) -> None:
     """Up to the rounding of activations; rows of heads in their order, parts of fused weights in theirs."""
     original = make_tiny_model(name, tmp_path / "hf", intermediate_size=128)
-    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", name.split("-")[0].replace("mistral", "llama"), type_name=type_name)
+    architecture = {"mistral-full": "llama", "qwen3-moe": "qwen3moe"}.get(name, name.split("-")[0])
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", architecture, type_name=type_name)
     kept, exact = load(converted, "gguf"), load(converted)
     assert bool(kept.config.four_bit_linears) == is_kept
     assert kept.weight_format == "GGUF blocks (8-bit activations)"
@@ -105,16 +112,16 @@ def test_every_format_equals_the_gguf_package(name: str, shape: tuple[int, int])
     assert np.array_equal(dequantize(data, kind.value).reshape(shape), expected.reshape(shape))
 
 
-def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
-    original = make_tiny_model("llama", tmp_path / "hf")
-    converted = convert_to_gguf(original, tmp_path / "moe.gguf", "llama", metadata={"expert_count": 8})
+def test_a_mixture_of_a_family_that_has_none_is_refused(tmp_path: Path) -> None:
+    original = make_tiny_model("qwen2", tmp_path / "hf")
+    converted = convert_to_gguf(original, tmp_path / "moe.gguf", "qwen2", metadata={"expert_count": 8})
     with pytest.raises(ModelSourceError, match="expert_count is 8"):
         read_config(converted)
 
 
 def test_unknown_architecture_and_damage(tmp_path: Path) -> None:
     original = make_tiny_model("llama", tmp_path / "hf")
-    with pytest.raises(ModelSourceError, match=r"mamba.*not supported; these are: llama, qwen2, qwen3"):
+    with pytest.raises(ModelSourceError, match=r"mamba.*not supported; these are: llama, qwen2, qwen3, qwen2moe"):
         read_config(convert_to_gguf(original, tmp_path / "mamba.gguf", "mamba"))
     whole = convert_to_gguf(original, tmp_path / "whole.gguf", "llama").path.read_bytes()
     cut = tmp_path / "cut.gguf"

@@ -12,6 +12,7 @@ from tiny_models import make_tiny_model
 
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.errors import ModelSourceError
+from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.loader import LoadedModel, LoadFormat, Quantization, load_model
 from headway.server.source.files import ModelFiles
 
@@ -19,10 +20,22 @@ TOKEN_IDS = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31]
 
 
 def load(
-    files: ModelFiles, group: TensorParallelGroup, quantization: Quantization = "none", load_format: LoadFormat = "auto"
+    files: ModelFiles,
+    group: TensorParallelGroup,
+    quantization: Quantization = "none",
+    load_format: LoadFormat = "auto",
+    *,
+    has_whole_experts: bool = False,
 ) -> LoadedModel:
     return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format=load_format, group=group, seed=0
+        files,
+        dtype="float32",
+        device=torch.device("cpu"),
+        quantization=quantization,
+        load_format=load_format,
+        group=group,
+        seed=0,
+        has_whole_experts=has_whole_experts,
     )
 
 
@@ -39,12 +52,30 @@ def logits_of(loaded: LoadedModel) -> torch.Tensor:
     [("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("mistral", 2), ("qwen2", 2), ("qwen3", 2), ("qwen3", 4), ("llama-tied", 4)],
 )
 def test_ranks_agree_with_one_device(tmp_path: Path, name: str, size: int) -> None:
-    files = make_tiny_model(name, tmp_path)
+    _assert_ranks_agree(make_tiny_model(name, tmp_path), size)
+
+
+@pytest.mark.parametrize("has_whole_experts", [False, True], ids=["cut", "whole"])
+@pytest.mark.parametrize(("name", "size"), [("mixtral", 2), ("qwen2-moe", 2), ("qwen3-moe", 4), ("gpt-oss", 4)])
+def test_ranks_of_a_mixture_agree_with_one_device(tmp_path: Path, name: str, size: int, has_whole_experts: bool) -> None:
+    """The ranks do not divide the experts of most: some hold one more than others."""
+    _assert_ranks_agree(make_tiny_model(name, tmp_path), size, has_whole_experts=has_whole_experts)
+
+
+def test_experts_in_one_tensor_on_the_ranks_that_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UnquantizedLinear, "stacks_experts", property(lambda _: True))
+    for name in ("mixtral", "gpt-oss"):
+        files = make_tiny_model(name, tmp_path / name)
+        for has_whole_experts in (False, True):
+            _assert_ranks_agree(files, 2, has_whole_experts=has_whole_experts)
+
+
+def _assert_ranks_agree(files: ModelFiles, size: int, *, has_whole_experts: bool = False) -> None:
     whole = load(files, SINGLE)
     expected = logits_of(whole)
 
     def work(group: TensorParallelGroup) -> tuple[LoadedModel, torch.Tensor]:
-        loaded = load(files, group)
+        loaded = load(files, group, has_whole_experts=has_whole_experts)
         return loaded, logits_of(loaded)
 
     for loaded, found in run_ranks(size, work):
@@ -57,6 +88,10 @@ def test_int8_and_dummy_weights_are_split_alike(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path)
     expected = logits_of(load(files, SINGLE, load_format="dummy"))
     for found in run_ranks(2, lambda group: logits_of(load(files, group, load_format="dummy"))):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    mixture = make_tiny_model("mixtral", tmp_path / "mixture")
+    expected = logits_of(load(mixture, SINGLE, load_format="dummy"))
+    for found in run_ranks(2, lambda group: logits_of(load(mixture, group, load_format="dummy", has_whole_experts=True))):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     exact = logits_of(load(files, SINGLE))
     for found in run_ranks(2, lambda group: logits_of(load(files, group, quantization="int8"))):

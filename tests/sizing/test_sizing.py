@@ -53,11 +53,8 @@ def load_pooled(files: ModelFiles, is_classifier: bool, dtype: str) -> LoadedMod
 def assert_same_shapes(shape: ModelShape, loaded: LoadedModel) -> None:
     found = weight_shapes(shape)
     shapes = {name: linear.shape for name, linear in found.linears.items()} | found.others
-    expanded = {
-        name.replace("{i}", str(i)): own
-        for name, own in shapes.items()
-        for i in (range(found.num_layers - found.count(name), found.num_layers) if "{i}" in name else (0,))
-    }
+    expanded = {name: own for pattern, own in shapes.items() for name in found.names(pattern)}
+    assert len(expanded) == sum(map(found.count, shapes))
     assert expanded == {name: weight.shape for name, weight in loaded.model.named_weights()}
     assert kv_spec(shape.config) == loaded.model.kv_spec
 
@@ -100,8 +97,9 @@ def test_weights_of_models_that_pool(tmp_path: Path, is_classifier: bool) -> Non
             assert_same_bytes(shape, config_of(files, model={"dtype": dtype}), load_pooled(files, is_classifier, dtype))
 
 
-def test_a_decoder_that_pools_has_no_head(tmp_path: Path) -> None:
-    files = make_tiny_model("qwen2", tmp_path)
+@pytest.mark.parametrize("name", ["qwen2", "qwen3-moe"])
+def test_a_decoder_that_pools_has_no_head(tmp_path: Path, name: str) -> None:
+    files = make_tiny_model(name, tmp_path)
     config = config_of(files, pooling={"runner": "pooling"})
     shape = read_shape(config, files)
     assert (shape.use, shape.facts.pools, shape.facts.computes_whole_texts) == ("embed", True, False)

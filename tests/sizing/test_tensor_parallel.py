@@ -79,3 +79,43 @@ def test_a_ranks_share_is_what_it_loads(tmp_path: Path, name: str, size: int) ->
     share = rank_share(shape, size)
     plan = make_plan(config, shape.facts, FACTS)
     assert run_ranks(size, work) == [(weight_bytes(share, plan, on_cpu=True), kv_spec(share.config).num_kv_heads)] * size
+
+
+@pytest.mark.parametrize("has_whole_experts", [False, True], ids=["cut", "whole"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe", "gpt-oss"])
+def test_a_ranks_share_of_a_mixture(tmp_path: Path, name: str, has_whole_experts: bool) -> None:
+    """Ranks that hold whole experts may have one less than others, or lack biases: the most is reckoned."""
+    config, shape = shape_of(tmp_path, name)
+    files = make_tiny_model(name, tmp_path)
+
+    def work(group: TensorParallelGroup) -> int:
+        return load_model(
+            files,
+            dtype="float32",
+            device=torch.device("cpu"),
+            quantization="none",
+            load_format="auto",
+            group=group,
+            seed=0,
+            has_whole_experts=has_whole_experts,
+        ).weight_bytes
+
+    share = rank_share(shape, 2, has_whole_experts=has_whole_experts)
+    plan = make_plan(config, shape.facts, FACTS)
+    assert max(run_ranks(2, work)) == weight_bytes(share, plan, on_cpu=True)
+
+
+def test_which_ranks_can_share_experts(tmp_path: Path) -> None:
+    _, shape = shape_of(tmp_path, "mixtral")
+    assert isinstance(shape.config, DecoderConfig)
+    assert shape.config.mixture is not None
+    odd = replace(shape.config, mixture=replace(shape.config.mixture, intermediate_size=97))
+    check_split(2, odd, keeps_groups=False, num_devices=None, has_whole_experts=True)
+    with pytest.raises(ConfigError, match="2 key-value heads and a feed-forward layer of 97, which 2 devices can't share"):
+        check_split(2, odd, keeps_groups=False, num_devices=None)
+    many = replace(odd, num_heads=8, mixture=replace(shape.config.mixture, num_experts=5))
+    with pytest.raises(ConfigError, match=r"2 key-value heads and 5 experts, which 8 devices can't share; the nearest that works is 4$"):
+        check_split(8, many, keeps_groups=False, num_devices=None, has_whole_experts=True)
+    plain = replace(odd, mixture=None)
+    with pytest.raises(ConfigError, match=r"^--enable-expert-parallel is for mixtures of experts, and this model is none: leave it out$"):
+        check_split(1, plain, keeps_groups=False, num_devices=None, has_whole_experts=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,17 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.gate.": "ffn_gate_inp.",
+    "mlp.router": "ffn_gate_inp",
+    "self_attn.sinks": "attn_sinks.weight",
 }
+_EXPERT = re.compile(r"(model\.layers\.\d+)\..*experts\.(\d+)\.(\w+)\.weight")
+_EXPERT_PARTS = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
 
 
 def convert_to_gguf(
@@ -50,18 +61,23 @@ def convert_to_gguf(
         "rope.freq_base": config["rope_parameters"]["rope_theta"],
         "rope.dimension_count": head_dim,
     }
+    if num_experts := config.get("num_local_experts") or config.get("num_experts"):
+        keys |= {"expert_count": num_experts, "expert_used_count": config["num_experts_per_tok"]}
+        keys |= {"expert_feed_forward_length": config["moe_intermediate_size"]} if "moe_intermediate_size" in config else {}
+        shared = config.get("shared_expert_intermediate_size")
+        keys |= {"expert_shared_feed_forward_length": shared} if shared else {}
     for key, value in (keys | (metadata or {})).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"{architecture}.{key}", value)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b" * 300, "ü"])
     _add_rope_factors(writer, config, head_dim)
-    for name, values in load_file(files.path / "model.safetensors").items():
+    for name, values in _stacked(load_file(files.path / "model.safetensors")).items():
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
             halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
             values = halves.swapaxes(1, 2).reshape(values.shape)
         kind = gguf.GGMLQuantizationType[type_name if values.ndim > 1 else "F32"]
-        writer.add_tensor(_name(name), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
+        writer.add_tensor(_name(name, architecture), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -69,7 +85,32 @@ def convert_to_gguf(
     return ModelFiles("gguf", None, path, path.name)
 
 
-def _name(name: str) -> str:
+def _stacked(tensors: dict[str, Any]) -> dict[str, Any]:
+    """With the experts of each layer in one tensor."""
+    found: dict[str, Any] = {}
+    stacks: dict[str, dict[int, Any]] = {}
+    for name, values in tensors.items():
+        if match := _EXPERT.fullmatch(name):
+            stacks.setdefault(f"{match[1]}.ffn_{_EXPERT_PARTS[match[3]]}_exps.weight", {})[int(match[2])] = values
+        elif ".experts." in name:  # gpt-oss: stacks already
+            found |= _gpt_oss_stacks(name, values)
+        else:
+            found[name] = values
+    return found | {name: np.stack([own[e] for e in sorted(own)]) for name, own in stacks.items()}
+
+
+def _gpt_oss_stacks(name: str, values: Any) -> dict[str, Any]:
+    prefix, _, rest = name.partition(".mlp.experts.")
+    kind = "bias" if rest.endswith("_bias") else "weight"
+    values = values if kind == "bias" else values.swapaxes(1, 2)
+    if rest.startswith("down"):
+        return {f"{prefix}.ffn_down_exps.{kind}": values}
+    return {f"{prefix}.ffn_{part}_exps.{kind}": values[:, start::2] for start, part in enumerate(("gate", "up"))}
+
+
+def _name(name: str, architecture: str) -> str:
+    if architecture == "gpt-oss":
+        name = name.replace("post_attention_layernorm", "post_attention_norm")
     name = name.replace("model.layers.", "blk.")
     for ours, theirs in _NAMES.items():
         name = name.replace(ours, theirs)

@@ -33,6 +33,15 @@ LLAMA3_ROPE = {
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
 
+QWEN_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
+GPT_OSS = {
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "head_dim": 16,
+    "sliding_window": 9,
+    "rope_parameters": YARN_ROPE | {"truncate": False},
+}
+
 # name -> (transformers' config class, what differs from BASE)
 TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -47,6 +56,11 @@ TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen2-window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}),
     "qwen3": ("Qwen3Config", {"head_dim": 24}),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 5, "sliding_window": 9}),
+    "qwen2-moe": ("Qwen2MoeConfig", QWEN_EXPERTS | {"shared_expert_intermediate_size": 48, "mlp_only_layers": [1]}),
+    "qwen3-moe": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "norm_topk_prob": True, "decoder_sparse_step": 2}),
+    "qwen3-moe-window": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "use_sliding_window": True, "sliding_window": 9}),
+    "gpt-oss": ("GptOssConfig", GPT_OSS),
 }
 
 

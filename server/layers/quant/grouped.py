@@ -66,6 +66,10 @@ class GroupedLinear:
     def name(self) -> str:
         return "GGUF blocks (8-bit activations)"
 
+    @property
+    def stacks_experts(self) -> bool:
+        return False
+
     def for_gated_input(self) -> GroupedLinear:
         return self
 

@@ -18,6 +18,11 @@ class LinearMethod(Protocol):
         """For logs and EngineInfo.weight_format, such as "int8 (8-bit activations)"."""
         ...
 
+    @property
+    def stacks_experts(self) -> bool:
+        """Whether the experts of a layer are kept in one tensor, for the product that computes them all: see layers/experts.py."""
+        ...
+
     def for_gated_input(self) -> LinearMethod:
         """The method for a linear that reads a gated activation, whose few large channels no rotation of the stream reaches."""
         ...

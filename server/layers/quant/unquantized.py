@@ -25,6 +25,10 @@ class UnquantizedLinear:
     def name(self) -> str:
         return _SHORT_NAMES[self.dtype]
 
+    @property
+    def stacks_experts(self) -> bool:
+        return self.device.type == "cuda"
+
     def for_gated_input(self) -> UnquantizedLinear:
         return self
 

@@ -179,6 +179,15 @@ def test_a_rank_that_ends_while_nothing_runs_is_noticed(files: ModelFiles) -> No
     engine.shutdown()
 
 
+def test_experts_that_are_on_one_rank_each(tmp_path: Path) -> None:
+    """In a process of its own each."""
+    mixture = make_tiny_model("qwen3-moe", tmp_path, vocab_size=264)
+    shared = engine_of(mixture, 2, parallel={"tensor_parallel_size": 2, "enable_expert_parallel": True})
+    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24 + i) for i in range(4)]
+    assert_alike(engine_of(mixture, 1), shared, requests, stagger=3)
+    shared.shutdown()
+
+
 def test_one_rank_as_a_backend(single: EngineCore, files: ModelFiles) -> None:
     alone = engine_of(files, 1, parallel={"distributed_executor_backend": "mp"})
     assert_alike(single, alone, [request("alone", LONG)])
@@ -191,6 +200,7 @@ def test_one_rank_as_a_backend(single: EngineCore, files: ModelFiles) -> None:
         (3, {}, "the nearest that works is 4$"),
         (64, {}, "4 attention heads, 2 key-value heads and a feed-forward layer of 96, which 64 devices can't share; .* works is 4$"),
         (2, {"pooling": {"runner": "pooling"}, "lora": {}}, "is for models that generate text"),
+        (1, {"parallel": {"enable_expert_parallel": True}}, "--enable-expert-parallel is for mixtures of experts"),
     ],
 )
 def test_what_can_not_be_split_is_refused(files: ModelFiles, num_ranks: int, topics: dict[str, Any], told: str) -> None:

@@ -1,0 +1,35 @@
+"""A decoder's mixture of experts, built from its config."""
+
+from __future__ import annotations
+
+from headway.kernels.moe import ClampedGate
+from headway.server.layers.experts import ExpertShape, ExpertStore, SeparateExperts, StackedExperts, hold_experts
+from headway.server.layers.moe import MixtureOfExperts, Router, SharedExpert
+from headway.server.models.base import BuildContext, MixtureConfig
+
+
+def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContext) -> MixtureOfExperts:
+    gate = ClampedGate(mixture.swiglu_limit, mixture.swiglu_alpha) if mixture.swiglu_limit else None
+    shape = ExpertShape(hidden_size, mixture.intermediate_size, mixture.expert_bias, gate)
+    held = hold_experts(mixture.num_experts, context.group, is_whole=context.has_whole_experts)
+    store: type[ExpertStore] = StackedExperts if context.method.stacks_experts else SeparateExperts
+    router = Router(
+        hidden_size,
+        mixture.num_experts,
+        mixture.top_k,
+        renormalise=mixture.renormalise,
+        has_bias=mixture.router_bias,
+        dtype=context.dtype,
+        device=context.device,
+    )
+    shared = None
+    if mixture.shared_size:
+        shared = SharedExpert(
+            hidden_size,
+            mixture.shared_size,
+            method=context.method,
+            group=context.group,
+            dtype=context.dtype,
+            device=context.device,
+        )
+    return MixtureOfExperts(router, store(shape, held, context.method), shared, context.group)
