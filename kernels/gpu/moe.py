@@ -268,8 +268,6 @@ def moe(
     out = torch.empty((num_tokens, hidden_size), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    if not num_experts:
-        return out.zero_()
     num_pairs = num_tokens * top_k
     tiles = tuned_tiles("moe", chip(x.device), tuple(down.shape), num_pairs) or estimate_tiles(num_pairs, num_experts, x.dtype)
     groups = group_pairs(experts, num_experts, tiles.block_m)

@@ -84,7 +84,9 @@ def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device
 
 
 def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:
-    return ResidualRotation(family.stream, config.num_layers, config.hidden_size) if family.stream is not None else None
+    if family.stream is None:
+        return None
+    return ResidualRotation(family.stream, config.num_layers, config.hidden_size, config.num_experts)
 
 
 def _tied_twice(names: tuple[WeightName, ...], family: Family) -> tuple[WeightName, ...]:

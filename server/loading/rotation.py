@@ -10,12 +10,13 @@ running (QuaRot, Ashkboos et al., arXiv:2404.00456): the norm's weight g moves i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from headway.server.layers.quant.hadamard import hadamard
-from headway.server.models.names import ResidualStream
+from headway.server.models.names import ResidualStream, WeightName
 
 _SEED = 0  # ranks must agree
 _ROWS_A_PIECE = 512  # temporaries that stay near a core's cache; rotating the demo model takes 0.6 s of one core (2026-11)
@@ -25,16 +26,14 @@ _MAX_HADAMARD = 128  # a product with it costs as many multiplications for each 
 class ResidualRotation:
     """For whole checkpoint tensors, before they are cut over ranks: each norm before the linears that read through it."""
 
-    def __init__(self, stream: ResidualStream, num_layers: int, hidden_size: int) -> None:
-        def expand(name: str) -> list[str]:
-            return [name.replace("{i}", str(i)) for i in range(num_layers)] if "{i}" in name else [name]
+    def __init__(self, stream: ResidualStream, num_layers: int, hidden_size: int, num_experts: int = 0) -> None:
+        def expand(weight: str, norm: str = "") -> Iterator[tuple[str, str]]:
+            return ((name.weight, name.checkpoint) for name in WeightName(norm, weight).expanded(num_layers, num_experts))
 
         self._embedding = stream.embedding
-        self._norm_of = {
-            weight: norm for reader, before in stream.readers.items() for weight, norm in zip(expand(reader), expand(before), strict=True)
-        }
+        self._norm_of = {weight: norm for reader, before in stream.readers.items() for weight, norm in expand(reader, before)}
         self._norms = set(self._norm_of.values())
-        self._writers = {weight for writer in stream.writers for weight in expand(writer)}
+        self._writers = {weight for writer in stream.writers for weight, _ in expand(writer)}
         self._norm_weights: dict[str, Tensor] = {}
         self._rotate = HadamardRotation(hidden_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from headway.server.models.names import WeightName
+from headway.server.models.names import DECODER_STREAM, ResidualStream, WeightName
 
 _MOE = "layers.{i}.moe"
 _EXPERT = f"{_MOE}.routed.experts.{{e}}"
@@ -40,6 +40,20 @@ def _names(prefix: str, gate: str, up: str, down: str, kind: str = "weight", suf
         WeightName(f"{prefix}{down}{suffix}", f"{_EXPERT}.down.{kind}"),
     )
 
+
+_NORM = "layers.{i}.post_attention_norm.weight"
+MIXTURE_STREAM = ResidualStream(
+    embedding=DECODER_STREAM.embedding,
+    readers={
+        **DECODER_STREAM.readers,
+        f"{_MOE}.router.weight": _NORM,
+        f"{_EXPERT}.gate_up.weight": _NORM,
+        f"{_MOE}.shared.gate_up.weight": _NORM,
+        f"{_MOE}.shared.gate": _NORM,
+    },
+    writers=(*DECODER_STREAM.writers, f"{_EXPERT}.down.weight", f"{_EXPERT}.down.bias", f"{_MOE}.shared.down.weight"),
+    head=DECODER_STREAM.head,
+)
 
 _HF = "model.layers.{i}.mlp"
 _HF_ROUTER = WeightName(f"{_HF}.gate.weight", f"{_MOE}.router.weight")

@@ -11,6 +11,7 @@ from headway.server.models.expert_names import (
     GGUF_STACKS,
     GPT_OSS_NAMES,
     GPT_OSS_STACKS,
+    MIXTURE_STREAM,
 )
 from headway.server.models.mixture_config import read_mixture
 from headway.server.models.names import GGUF_NAMES, HF_NAMES, WeightName
@@ -55,5 +56,6 @@ FAMILY = Family(
     build_decoder,
     (*HF_NAMES, WeightName("model.layers.{i}.self_attn.sinks", _SINKS), *GPT_OSS_NAMES),
     (*(name for name in GGUF_NAMES if "ffn_norm" not in name.checkpoint), *GGUF_EXPERT_NAMES, *GGUF_EXPERT_BIASES, *_GGUF_OWN),
+    MIXTURE_STREAM,
     stacks=(*GPT_OSS_STACKS, *GGUF_STACKS),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.builders import build_decoder
 from headway.server.models.decoder_config import read_decoder_config
-from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_STACKS, MIXTRAL_EXPERT_NAMES
+from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_STACKS, MIXTRAL_EXPERT_NAMES, MIXTURE_STREAM
 from headway.server.models.mixture_config import read_mixture
 from headway.server.models.names import GGUF_LLAMA_NAMES, HF_NAMES
 from headway.server.models.raw_config import RawConfig
@@ -23,5 +23,6 @@ FAMILY = Family(
     build_decoder,
     (*HF_NAMES, *MIXTRAL_EXPERT_NAMES),
     (*GGUF_LLAMA_NAMES, *GGUF_EXPERT_NAMES),
+    MIXTURE_STREAM,
     stacks=GGUF_STACKS,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.kernels.moe import ClampedGate
-from headway.server.layers.experts import ExpertShape, ExpertStore, SeparateExperts, StackedExperts, hold_experts
+from headway.server.layers.experts import ExpertShape, SeparateExperts, StackedExperts, hold_experts
 from headway.server.layers.moe import MixtureOfExperts, Router, SharedExpert
 from headway.server.models.base import BuildContext, MixtureConfig
 
@@ -12,7 +12,7 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
     gate = ClampedGate(mixture.swiglu_limit, mixture.swiglu_alpha) if mixture.swiglu_limit else None
     shape = ExpertShape(hidden_size, mixture.intermediate_size, mixture.expert_bias, gate)
     held = hold_experts(mixture.num_experts, context.group, is_whole=context.has_whole_experts)
-    store: type[ExpertStore] = StackedExperts if context.method.stacks_experts else SeparateExperts
+    store = StackedExperts if context.method.stacks_experts else SeparateExperts
     router = Router(
         hidden_size,
         mixture.num_experts,

@@ -12,6 +12,7 @@ from headway.server.models.expert_names import (
     HF_EXPERT_NAMES,
     HF_SHARED_NAMES,
     HF_STACKS,
+    MIXTURE_STREAM,
 )
 from headway.server.models.mixture_config import qwen_dense_layers, read_mixture
 from headway.server.models.names import GGUF_NAMES, HF_NAMES
@@ -39,5 +40,6 @@ FAMILY = Family(
     build_decoder,
     (*HF_NAMES, *HF_EXPERT_NAMES, *HF_SHARED_NAMES),
     (*GGUF_NAMES, *GGUF_EXPERT_NAMES, *GGUF_SHARED_NAMES),
+    MIXTURE_STREAM,
     stacks=(*HF_STACKS, *GGUF_STACKS),
 )

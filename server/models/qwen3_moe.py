@@ -5,7 +5,7 @@ from __future__ import annotations
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.builders import build_decoder
 from headway.server.models.decoder_config import read_decoder_config
-from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_STACKS, HF_EXPERT_NAMES, HF_STACKS
+from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_STACKS, HF_EXPERT_NAMES, HF_STACKS, MIXTURE_STREAM
 from headway.server.models.mixture_config import qwen_dense_layers, read_mixture
 from headway.server.models.names import GGUF_NAMES, HF_NAMES
 from headway.server.models.raw_config import RawConfig
@@ -39,5 +39,6 @@ FAMILY = Family(
     build_decoder,
     (*HF_NAMES, *HF_EXPERT_NAMES),
     (*GGUF_NAMES, *GGUF_EXPERT_NAMES),
+    MIXTURE_STREAM,
     stacks=(*HF_STACKS, *GGUF_STACKS),
 )

@@ -17,10 +17,11 @@ from tiny_models import make_tiny_model, transformers_model
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.errors import AdapterError, ModelSourceError
-from headway.server.layers.moe import MixtureOfExperts
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.loading.model_config import read_config
+from headway.server.loading.rotation import HadamardRotation
+from headway.server.models.decoder import DecoderLayer
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef
 
@@ -63,9 +64,10 @@ def test_experts_in_one_tensor_give_the_same(tmp_path: Path, name: str, monkeypa
     stacked = load(files)
     torch.testing.assert_close(logits(stacked), logits(apart), atol=1e-4, rtol=0)
     assert stacked.weight_bytes == apart.weight_bytes
-    model: Any = stacked.model
     num_weights = sum(parameter.numel() for parameter in transformers_model(files).parameters())
-    assert sum(tensor.numel() for tensor in model.tensors()) == num_weights + model._cos_sin.numel()
+    for loaded in (apart, stacked):
+        model: Any = loaded.model
+        assert sum(tensor.numel() for tensor in model.tensors()) == num_weights + model._cos_sin.numel()
 
 
 def test_experts_that_a_checkpoint_has_in_stacks(tmp_path: Path) -> None:
@@ -108,16 +110,20 @@ def test_experts_in_mxfp4(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MIXTURES)
 @torch.inference_mode()
 def test_experts_in_8_bits_are_near(tmp_path: Path, name: str) -> None:
-    """For the same routes: in a model of random weights another expert is another answer."""
+    """Of a rotated stream, for the same routes: in a model of random weights another expert is another answer."""
     files = make_tiny_model(name, tmp_path)
-    exact, rounded = ([layer for _, layer in load(files, kind).model.named_layers()] for kind in ("none", "int8"))
-    pairs = [pair for pair in zip(exact, rounded, strict=True) if isinstance(pair[0], MixtureOfExperts)]
-    assert pairs
-    x = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
-    for here, there in pairs:
-        routes = here.router(x)
-        expected = here.routed(x, *routes)
-        assert 0 < (there.routed(x, *routes) - expected).norm() / expected.norm() < 0.03
+    exact, rounded = (_mixture_layers(load(files, kind)) for kind in ("none", "int8"))
+    assert exact
+    rotate, x = HadamardRotation(64), torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
+    for here, there in zip(exact, rounded, strict=True):
+        own = x * here.post_attention_norm.loaded_weight
+        routes = here.moe.router(own)
+        expected = rotate(here.moe.routed(own, *routes))
+        assert 0 < (there.moe.routed(rotate(x), *routes) - expected).norm() / expected.norm() < 0.03
+
+
+def _mixture_layers(loaded: LoadedModel) -> list[DecoderLayer]:
+    return [layer for _, layer in loaded.model.named_layers() if isinstance(layer, DecoderLayer) and layer.moe is not None]
 
 
 def test_adapters_change_attention_and_no_experts(tmp_path: Path) -> None:

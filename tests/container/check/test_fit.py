@@ -178,6 +178,22 @@ def test_a_model_on_a_gpu(tmp_path: Path) -> None:
     assert report.vocabulary_sizes == (1, 2, 4, 8)
 
 
+def test_a_mixture_on_gpus(tmp_path: Path) -> None:
+    """Of 30 billion parameters, 3 of them active, as Qwen3-30B-A3B's config.json has it."""
+    sizes = {"hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_hidden_layers": 48, "vocab_size": 151936}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
+    experts = {"num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True}
+    shape = large(tmp_path, architectures=["Qwen3MoeForCausalLM"], **sizes, **heads, **experts)
+    instance = find_instance("ml.g6e.12xlarge")
+    alone = fit_report(config_of(), shape, instance)
+    assert alone.weight_bytes == 2 * 30_532_122_624  # as the Hub counts its parameters
+    for parallel in ({"tensor_parallel_size": 4}, {"tensor_parallel_size": 4, "enable_expert_parallel": True}):
+        shared = fit_report(config_of(parallel=parallel), shape, instance)
+        assert 4 * shared.weight_bytes == pytest.approx(alone.weight_bytes, rel=0.002)  # routers and norms are on each
+        assert shared.tensor_parallel_sizes == (1, 2, 4, 8)
+        assert shared.fits
+
+
 def test_a_context_that_does_not_fit(tmp_path: Path) -> None:
     """The sentence is the engine's own; auto takes what it names."""
     shape, instance = large(tmp_path), find_instance("ml.g6.xlarge")
