@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
-from headway.server.models.base import DecoderConfig, EncoderConfig
+from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.model import ModelShape
@@ -36,21 +36,24 @@ class LinearShape:
 @dataclass(slots=True)
 class WeightShapes:
     """By the model's own names, in which ``{i}`` stands for each of its layers: matrices that a method of quantisation packs, and what is
-    kept as it is. ``absent_first``: what layer 0 lacks."""
+    kept as it is. ``absent_first``: what layer 0 lacks. ``exact``: what is fp32, whatever the others are."""
 
     num_layers: int
     linears: dict[str, LinearShape] = field(default_factory=dict)
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
     absent_first: set[str] = field(default_factory=set)
+    exact: set[str] = field(default_factory=set)
 
     def linear(self, name: str, *rows: int, columns: int, bias: bool, takes_adapters: bool = True) -> None:
         self.linears[f"{name}.weight"] = LinearShape(rows, columns, takes_adapters)
         if bias:
             self.others[f"{name}.bias"] = (sum(rows),)
 
-    def norm(self, name: str, size: int, *, bias: bool, in_first: bool = True) -> None:
+    def norm(self, name: str, *shape: int, bias: bool, in_first: bool = True, is_exact: bool = False) -> None:
         kinds = ("weight", "bias") if bias else ("weight",)
-        self.others |= {f"{name}.{kind}": (size,) for kind in kinds}
+        self.others |= {f"{name}.{kind}": shape for kind in kinds}
+        if is_exact:
+            self.exact |= {f"{name}.{kind}" for kind in kinds}
         if not in_first:
             self.absent_first |= {f"{name}.{kind}" for kind in kinds}
 
@@ -71,7 +74,7 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
     """As LoadedModel.weight_bytes has it."""
     shapes = weight_shapes(shape)
     config, size = shape.config, itemsize(plan.dtype)
-    others = sum(shapes.count(name) * math.prod(other) for name, other in shapes.others.items()) * size
+    others = sum(shapes.count(name) * math.prod(other) * (4 if name in shapes.exact else size) for name, other in shapes.others.items())
     matrices = [(shapes.count(name), *linear.shape) for name, linear in shapes.linears.items()]
     head = (1, config.vocab_size, config.hidden_size)
     is_tied = shape.use == "generate" and config.tie_word_embeddings
@@ -117,21 +120,43 @@ def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
     found, hidden = WeightShapes(config.num_layers), config.hidden_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
-    found.norm(f"{_LAYER}.input_norm", hidden, bias=False)
+    if config.num_positions:
+        found.others["embed_positions.weight"] = (config.num_positions, hidden)
     found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
-    if config.qk_norm:
-        found.norm(f"{_LAYER}.attention.q_norm", config.head_dim, bias=False)
-        found.norm(f"{_LAYER}.attention.k_norm", config.head_dim, bias=False)
     found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
-    found.norm(f"{_LAYER}.post_attention_norm", hidden, bias=False)
-    found.linear(f"{_LAYER}.gate_up", config.intermediate_size, config.intermediate_size, columns=hidden, bias=config.mlp_bias)
+    if config.is_gated:
+        found.linear(f"{_LAYER}.gate_up", config.intermediate_size, config.intermediate_size, columns=hidden, bias=config.mlp_bias)
+    else:
+        found.linear(f"{_LAYER}.up", config.intermediate_size, columns=hidden, bias=config.mlp_bias)
     found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=config.mlp_bias)
-    found.norm("norm", hidden, bias=False)
+    _decoder_norms(found, config)
     if generates and not config.tie_word_embeddings:
         found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
     return found
+
+
+_BLOCK_NORMS: dict[BlockKind, tuple[str, ...]] = {
+    "pre": ("input_norm", "post_attention_norm"),
+    "post": ("attention_out_norm", "feed_forward_out_norm"),
+    "sandwich": ("input_norm", "attention_out_norm", "feed_forward_norm", "feed_forward_out_norm"),
+    "parallel": ("input_norm",),
+}
+
+
+def _decoder_norms(found: WeightShapes, config: DecoderConfig) -> None:
+    is_exact = config.norm == "exact_rms"
+    for name in _BLOCK_NORMS[config.block]:
+        found.norm(f"{_LAYER}.{name}", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
+    found.norm("norm", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
+    for name, num_heads in (("q_norm", config.num_heads), ("k_norm", config.num_kv_heads)) if config.qk_norm else ():
+        shape: tuple[int, ...] = (config.head_dim,)
+        if config.norm == "layer":
+            shape = (num_heads, config.head_dim)
+        elif config.has_whole_qk_norm:
+            shape = (num_heads * config.head_dim,)
+        found.norm(f"{_LAYER}.attention.{name}", *shape, bias=False, is_exact=is_exact)
 
 
 def _encoder(config: EncoderConfig) -> WeightShapes:
