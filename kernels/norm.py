@@ -12,8 +12,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``y = weight * (x / sqrt(mean(x^2) + eps)).to(x.dtype)`` over the last dimension.
 
     x [..., H] fp32, fp16 or bf16, any outer strides; weight [H]. The statistics are fp32; the normalised value is rounded to
-    x's dtype before it is multiplied by the weight, as transformers' LlamaRMSNorm does. Returns a new tensor [..., H] in x's
-    dtype. (Zhang and Sennrich 2019, arXiv:1910.07467)
+    x's dtype before it is multiplied by the weight, as transformers' LlamaRMSNorm does; beside a weight in fp32 it is not, and the
+    product alone is rounded (Gemma, OLMo 2). Returns a new tensor [..., H] in x's dtype. (Zhang and Sennrich 2019, arXiv:1910.07467)
     """
     _check(x, weight)
     out: Tensor = implementation("norm", x.device.type).rms_norm(x, weight, eps)

@@ -121,7 +121,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.launch": {"server"},
     "server.listen": {"server.config", "server.errors"},
     "server.lifecycle": {"server"},
-    "server.starter": {"server.config", "server.engine", "server.machine", "server.phases", "server.source"},
+    "server.starter": {"server.config", "server.engine", "server.machine", "server.phases", "server.sizing", "server.source"},
     "server.cli": {"server", "entrypoint", "container"},
     "entrypoint": {
         "server.config",

@@ -38,8 +38,11 @@ def rms_norm_kernel(
         tl.store(total_ptr + row * hidden_size + column, total, mask=mask)
         value = total.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value, axis=0) / hidden_size + eps)
-    normed = (value * scale).to(dtype).to(tl.float32)
-    weight = tl.load(weight_ptr + column, mask=mask, other=0.0).to(dtype).to(tl.float32)
+    normed = value * scale
+    weight = tl.load(weight_ptr + column, mask=mask, other=0.0)
+    if weight_ptr.dtype.element_ty != tl.float32:
+        normed = normed.to(dtype).to(tl.float32)
+        weight = weight.to(dtype).to(tl.float32)
     tl.store(out_ptr + row * hidden_size + column, (normed * weight).to(dtype), mask=mask)
 
 

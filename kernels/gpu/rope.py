@@ -14,7 +14,10 @@ from headway.kernels.rope import QKNorm
 
 @triton.jit
 def _weigh(normed, weight, dtype):
-    return (normed.to(dtype).to(tl.float32) * weight.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+    if weight.dtype != tl.float32:
+        normed = normed.to(dtype).to(tl.float32)
+        weight = weight.to(dtype).to(tl.float32)
+    return (normed * weight).to(dtype).to(tl.float32)
 
 
 @triton.jit

@@ -10,6 +10,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See headway.kernels.norm.rms_norm."""
     value = x.float()
     value = value * torch.rsqrt(value.square().mean(-1, keepdim=True) + eps)
+    if weight.dtype == torch.float32:
+        return (weight * value).to(x.dtype)
     return weight.to(x.dtype) * value.to(x.dtype)
 
 

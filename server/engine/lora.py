@@ -89,7 +89,10 @@ class AdapterSlots:
         target, a, b = update.target, update.a, update.b
         if self._transform is not None:
             a, b = self._transform.update(f"{target.layer}.weight", a, b)
-        self._adapters[target.layer].put(slot, target.part, a, b)
+        first = 0
+        for part, num_rows in target.parts:
+            self._adapters[target.layer].put(slot, part, a, b.narrow(0, first, num_rows))
+            first += num_rows
 
     def _find_targets(self, loaded: LoadedModel) -> dict[str, Target]:
         """Checkpoint's name of a linear -> its place here."""
@@ -99,7 +102,8 @@ class AdapterSlots:
                 layer, _, kind = name.weight.replace("{i}", str(i)).rpartition(".")
                 if kind == "weight" and layer in self._adapters:
                     module = name.checkpoint.replace("{i}", str(i)).removesuffix(".weight")
-                    targets[module] = Target(layer, name.part, self._adapters[layer].shape(name.part))
+                    shapes = [(part, self._adapters[layer].shape(part)) for part in name.all_parts]
+                    targets[module] = Target(layer, tuple((part, shape[0]) for part, shape in shapes), shapes[0][1][1])
         return targets
 
 

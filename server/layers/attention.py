@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.linear import split_evenly
-from headway.server.layers.norm import RMSNorm
+from headway.server.layers.norm import HeadLayerNorm, RMSNorm, WholeRMSNorm
 from headway.server.layers.weight import Layer, Part, Weight
 
 
@@ -28,7 +29,7 @@ class DecodeRows:
     seq_lens: Tensor
     max_seq_len: int
     plans: dict[int, DecodePlan | None]
-    layer_plans: dict[int, Any] = field(default_factory=dict)  # of fused layers, made by the first of each window
+    layer_plans: dict[tuple[int, int], Any] = field(default_factory=dict)  # of fused layers, made by the first of each window and rotation
 
 
 @dataclass(slots=True)
@@ -46,30 +47,36 @@ class PrefillRows:
 
 
 @dataclass(slots=True)
+class Rotation:
+    """One of a model's rotary embeddings."""
+
+    cos_sin: Tensor
+    plan: RopePlan | None
+
+
+@dataclass(slots=True)
 class AttentionStep:
     """What all attention layers of one step share. Made once a step by ``prepare_attention``; layers only read it."""
 
     positions: Tensor
     slot_mapping: Tensor
-    cos_sin: Tensor
-    rope_plan: RopePlan | None
+    rotations: list[Rotation]
     num_decodes: int
     decode: DecodeRows | None
     prefill: PrefillRows | None
 
 
-def prepare_attention(batch: ForwardBatch, cos_sin: Tensor, windows: tuple[int, ...], kv: LayerKV) -> AttentionStep:
+def prepare_attention(batch: ForwardBatch, tables: Sequence[Tensor], windows: tuple[int, ...], kv: LayerKV) -> AttentionStep:
     """Cuts the batch into decode and prefill rows and plans each once per distinct sliding window in ``windows``.
 
-    ``kv`` is any layer's pages: all have the same shape and dtype.
+    ``tables`` are those of the rotary embeddings among the layers; ``kv`` is any layer's pages: all have the same shape and dtype.
     """
     n = batch.num_decodes
     block_size, dtype = kv.k.shape[1], kv.k.dtype
     return AttentionStep(
         positions=batch.positions,
         slot_mapping=batch.slot_mapping,
-        cos_sin=cos_sin,
-        rope_plan=prepare_rope(cos_sin, batch.positions, batch.slot_mapping),
+        rotations=[Rotation(table, prepare_rope(table, batch.positions, batch.slot_mapping)) for table in tables],
         num_decodes=n,
         decode=_decode_rows(batch, windows, block_size, dtype) if n else None,
         prefill=_prefill_rows(batch, windows, block_size, dtype) if n < len(batch.query_lens) else None,
@@ -126,7 +133,10 @@ class AttentionSinks(Layer):
 
 
 class Attention(Layer):
-    """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim], this rank's heads."""
+    """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim], this rank's heads.
+
+    ``scale``: of scores, None for 1 / sqrt(head_dim). ``rotation``: which of the step's rotary embeddings. ``q_norm`` and ``k_norm`` are of
+    one kind: norms of each head, of all heads together, or of each head with weights of its own."""
 
     def __init__(
         self,
@@ -135,8 +145,12 @@ class Attention(Layer):
         head_dim: int,
         *,
         sliding_window: int = 0,
-        q_norm: RMSNorm | None = None,
-        k_norm: RMSNorm | None = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+        rotation: int = 0,
+        is_interleaved: bool = False,
+        q_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
+        k_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
         sinks: AttentionSinks | None = None,
     ) -> None:
         self.q_norm = q_norm
@@ -146,8 +160,18 @@ class Attention(Layer):
         self.head_dim = head_dim
         self.head_counts = [num_heads, num_kv_heads, num_kv_heads]
         self._out_size = num_heads * head_dim
-        self._scale = head_dim**-0.5
+        self._scale = head_dim**-0.5 if scale is None else scale
+        self._softcap = softcap
+        self._is_interleaved = is_interleaved
+        self.rotation = rotation
         self.window = sliding_window
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether scores are those of kernels/decoder_layer.py: of heads without norm and sinks, rotated by halves, neither scaled by a
+        number of their own nor capped."""
+        is_changed = self._is_interleaved or self._softcap or self._scale != self.head_dim**-0.5
+        return self.q_norm is None and self.sinks is None and not is_changed
 
     def set_kv_scales(self, k: float = 1.0, v: float = 1.0) -> None:
         """What a checkpoint says of keys and values in fp8; pages of another type have none."""
@@ -156,20 +180,24 @@ class Attention(Layer):
     def __call__(self, qkv: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
         q, k, v = torch.split(qkv.view(qkv.shape[0], -1, self.head_dim), self.head_counts, dim=1)
         norms = None
-        if self.q_norm is not None and self.k_norm is not None:
+        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
             norms = QKNorm(self.q_norm.loaded_weight, self.k_norm.loaded_weight, self.q_norm.eps)
+        elif self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        rotation = step.rotations[self.rotation]
         q = rope_and_cache(
             q,
             k,
             v,
-            step.cos_sin,
+            rotation.cos_sin,
             step.positions,
             kv.k,
             kv.v,
             step.slot_mapping,
+            interleaved=self._is_interleaved,
             qk_norm=norms,
             kv_scales=self._scales(kv),
-            plan=step.rope_plan,
+            plan=rotation.plan,
         )
         if step.prefill is None:
             out = self._decode(q, kv, step.decode)
@@ -195,6 +223,7 @@ class Attention(Layer):
             max_seq_len=rows.max_seq_len,
             sliding_window=self.window,
             sinks=None if self.sinks is None else self.sinks.scores,
+            softcap=self._softcap,
             kv_scales=self._scales(kv),
             plan=rows.plans[self.window],
         )
@@ -214,6 +243,7 @@ class Attention(Layer):
             seq_lens_host=rows.seq_lens_host,
             sliding_window=self.window,
             sinks=None if self.sinks is None else self.sinks.scores,
+            softcap=self._softcap,
             kv_scales=self._scales(kv),
             plan=rows.plans[self.window],
         )

@@ -46,10 +46,19 @@ class VocabParallelEmbedding(Layer):
 
 
 class ParallelLMHead(Layer):
-    """hidden [L, H] -> logits [L, V] in fp32, whole on every rank. Without a weight of its own where it is tied."""
+    """hidden [L, H] -> logits [L, V] in fp32, whole on every rank. Without a weight of its own where it is tied. Logits are multiplied by
+    ``scale``, then bent to within ``softcap``, if that is not 0: both in fp32."""
 
     def __init__(
-        self, vocab_size: int, hidden_size: int, *, tied_to: VocabParallelEmbedding | None, method: LinearMethod, group: TensorParallelGroup
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        *,
+        tied_to: VocabParallelEmbedding | None,
+        method: LinearMethod,
+        group: TensorParallelGroup,
+        scale: float = 1.0,
+        softcap: float = 0.0,
     ) -> None:
         self.weight: Weight | None = None
         if tied_to is None:
@@ -58,6 +67,8 @@ class ParallelLMHead(Layer):
         else:
             tied_to.tie(self)
         self._vocab_size = vocab_size
+        self._scale = scale
+        self._softcap = softcap
         self._method = method
         self._group = group
         self._packed: Any = None
@@ -66,13 +77,18 @@ class ParallelLMHead(Layer):
         logits = self._method.apply(hidden, self._packed, None)
         if self._group.size > 1:
             logits = self._group.all_gather(logits, dim=1)[:, : self._vocab_size]
-        return logits.float()
+        return self._shaped(logits.float())
 
     def local(self, hidden: Tensor) -> Tensor:
-        """This rank's columns [L, V / ranks rounded up], in the dtype that they are computed in; -inf behind the vocabulary."""
-        logits = self._method.apply(hidden, self._packed, None)
+        """This rank's columns [L, V / ranks rounded up], in the dtype that they are computed in, or fp32; -inf behind the vocabulary."""
+        logits = self._shaped(self._method.apply(hidden, self._packed, None))
         logits[:, max(self._vocab_size - self._group.rank * logits.shape[1], 0) :] = -torch.inf
         return logits
+
+    def _shaped(self, logits: Tensor) -> Tensor:
+        if self._scale != 1.0:
+            logits = logits.float() * self._scale
+        return torch.tanh(logits.float() / self._softcap) * self._softcap if self._softcap else logits
 
     def keep(self, table: Any) -> int:
         """Takes this rank's rows [V / ranks, H]; returns the bytes kept."""

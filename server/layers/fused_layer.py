@@ -17,7 +17,7 @@ def fused_layer(
 ) -> FusedLayer | None:
     """Of loaded layers, gate_up followed by a SiLU gate; None where there is no such kernel for them."""
     parts = [_grouped(linear) for linear in (qkv, o, gate_up, down)]
-    if attention.q_norm is not None or attention.sinks is not None or any(part is None for part in parts):
+    if not attention.is_plain or any(part is None for part in parts):
         return None
     qkv_parts, o_parts, gate_up_parts, down_parts = (part for part in parts if part is not None)
     num_heads, num_kv_heads, _ = attention.head_counts
@@ -39,14 +39,14 @@ def fused_layer(
 
 
 def run_fused(
-    layer: FusedLayer, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, rows: DecodeRows
+    layer: FusedLayer, rotation: int, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, rows: DecodeRows
 ) -> tuple[Tensor, Tensor]:
-    """As models.decoder.DecoderLayer; ``rows`` are all of the step's."""
-    window = layer.parts.sliding_window
-    if window not in rows.layer_plans:
-        tokens = LayerTokens(step.cos_sin, step.positions, step.slot_mapping, rows.block_tables, rows.seq_lens)
-        rows.layer_plans[window] = prepare_layers(layer, tokens, kv.k.shape[1])
-    return decoder_layer(hidden, residual, layer, kv.k, kv.v, rows.layer_plans[window])
+    """As models.decoder.DecoderLayer, whose attention has that rotation; ``rows`` are all of the step's."""
+    key = layer.parts.sliding_window, rotation
+    if key not in rows.layer_plans:
+        tokens = LayerTokens(step.rotations[rotation].cos_sin, step.positions, step.slot_mapping, rows.block_tables, rows.seq_lens)
+        rows.layer_plans[key] = prepare_layers(layer, tokens, kv.k.shape[1])
+    return decoder_layer(hidden, residual, layer, kv.k, kv.v, rows.layer_plans[key])
 
 
 def _grouped(linear: Linear) -> GroupedLinearParts | None:

@@ -11,8 +11,12 @@ from headway.server.layers.rope_config import RopeConfig
 
 
 def rope_table(config: RopeConfig, num_positions: int, device: torch.device) -> Tensor:
-    """[num_positions, rotary_dim] fp32, the cosines then the sines, as kernels/rope.py takes it."""
-    frequencies = inverse_frequencies(config)
+    """[num_positions, rotary_dim] fp32, the cosines then the sines, as kernels/rope.py takes it.
+
+    Types that change with a text's length (dynamic, longrope) are those of a text of ``num_positions``: keys stay in the cache as they were
+    rotated, so that one text's must not change while it grows.
+    """
+    frequencies = inverse_frequencies(config, num_positions)
     angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies)
     return torch.cat([angles.cos(), angles.sin()], dim=1).mul_(config.attention_factor).to(device)
 
@@ -25,12 +29,18 @@ def rotated(x: Tensor, cos_sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def inverse_frequencies(config: RopeConfig) -> Tensor:
+def inverse_frequencies(config: RopeConfig, num_positions: int) -> Tensor:
     """[rotary_dim / 2] fp32: radians a position turns each pair by. (Su et al., arXiv:2104.09864)"""
     exponents = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32) / config.rotary_dim
-    frequencies = 1.0 / (config.theta**exponents)
-    if config.type == "linear":
+    theta = _dynamic_theta(config, num_positions) if config.type == "dynamic" else config.theta
+    frequencies = 1.0 / (theta**exponents)
+    if config.type == "none":
+        frequencies.zero_()
+    elif config.type == "linear":
         frequencies = frequencies / config.factor
+    elif config.type == "longrope":
+        is_long = num_positions > config.original_max_position
+        frequencies = frequencies / torch.tensor(config.long_factors if is_long else config.short_factors, dtype=torch.float32)
     elif config.type == "llama3":
         frequencies = _llama3(config, frequencies)
     elif config.type == "yarn":
@@ -38,6 +48,13 @@ def inverse_frequencies(config: RopeConfig) -> Tensor:
     if config.freq_divisors:
         frequencies = frequencies / torch.tensor(config.freq_divisors, dtype=torch.float32)
     return frequencies
+
+
+def _dynamic_theta(config: RopeConfig, num_positions: int) -> float:
+    """A larger base for longer texts, so that the slowest pair turns no further than it did in training (NTK-aware scaling)."""
+    length = max(num_positions, config.original_max_position)
+    stretch = config.factor * length / config.original_max_position - (config.factor - 1)
+    return float(config.theta * stretch ** (config.rotary_dim / (config.rotary_dim - 2)))
 
 
 def _llama3(config: RopeConfig, frequencies: Tensor) -> Tensor:

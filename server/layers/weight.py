@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.server.errors import ModelSourceError
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -55,15 +53,6 @@ class Weight:
         self._finish = finish
         self._tensor: Tensor | None = None
         self._missing = set(parts)
-
-    def check(self, part: str, name: str, shape: tuple[int, ...]) -> None:
-        """Raises ModelSourceError when the checkpoint tensor ``name`` has not the shape of its place."""
-        expected = self.parts[part].shape
-        if shape != expected:
-            raise ModelSourceError(
-                f"The checkpoint's tensor {name} has shape {list(shape)}, but the model's config asks for {list(expected)}; "
-                "check that config and weights belong together."
-            )
 
     def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
         """Copies this rank's share of a whole checkpoint tensor, by ``copy(target, source)``."""

@@ -24,11 +24,16 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A linear that adapters may change: where its update goes, and the shape [N, K] of its checkpoint tensor."""
+    """A linear that adapters may change: where its update goes, and how many rows each part of it has, in their order."""
 
     layer: str  # "layers.3.qkv"
-    part: str  # "k"
-    shape: tuple[int, ...]
+    parts: tuple[tuple[str, int], ...]  # (("k", 192),)
+    num_columns: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K] of the update."""
+        return sum(rows for _, rows in self.parts), self.num_columns
 
 
 @dataclass(frozen=True, slots=True)

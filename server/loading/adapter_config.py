@@ -24,7 +24,6 @@ _REFUSED = {
     "layer_replication": "layer_replication",
     "trainable_token_indices": "trained tokens (trainable_token_indices)",
     "target_parameters": "target_parameters",
-    "fan_in_fan_out": "transposed weights (fan_in_fan_out)",
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
 }

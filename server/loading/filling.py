@@ -30,11 +30,34 @@ _SHOWN = 3  # names listed in a message
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a checkpoint tensor goes: a part of the weight ``name`` of the model."""
+    """Where a checkpoint tensor goes: to parts of the weight ``name`` of the model, changed as its name says."""
 
     name: str
     weight: Weight
-    part: str
+    source: WeightName
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That the checkpoint's tensor must have."""
+        shapes = [self.weight.parts[part].shape for part in self.source.all_parts]
+        shape = (sum(part[0] for part in shapes), *shapes[0][1:])
+        return shape[::-1] if self.source.is_transposed else shape
+
+    def rows(self) -> Iterator[tuple[str, int, int]]:
+        """(part, first row, number of rows) of each part, once the tensor is not transposed any more."""
+        first = 0
+        for part in self.source.all_parts:
+            count = self.weight.parts[part].shape[0]
+            yield part, first, count
+            first += count
+
+    def check(self, tensor: CheckpointTensor) -> None:
+        """Raises ModelSourceError when the tensor has not the shape of its place."""
+        if tensor.shape != self.shape:
+            raise ModelSourceError(
+                f"The checkpoint's tensor {tensor.name} has shape {list(tensor.shape)}, but the model's config asks for "
+                f"{list(self.shape)}; check that config and weights belong together."
+            )
 
 
 def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_experts: int = 0) -> dict[str, list[Place]]:
@@ -44,7 +67,7 @@ def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_
     for pattern in names:
         for name in pattern.expanded(num_layers, num_experts):
             if name.weight in weights:
-                places.setdefault(name.checkpoint, []).append(Place(name.weight, weights[name.weight], name.part))
+                places.setdefault(name.checkpoint, []).append(Place(name.weight, weights[name.weight], name))
     return places
 
 
@@ -62,7 +85,7 @@ def fill(
 
     for tensor in tensors:
         for place in places[tensor.name]:
-            place.weight.check(place.part, tensor.name, tensor.shape)
+            place.check(tensor)
     prepare = partial(_prepared, places=places, rotation=rotation)
     norms: list[CheckpointTensor] = []
     others: list[CheckpointTensor] = []
@@ -73,12 +96,17 @@ def fill(
         for group in (norms, others):  # linears take their norms in
             for tensor, prepared in _read_ahead(group, prepare):
                 for place, values in zip(places[tensor.name], prepared, strict=True):
-                    if isinstance(values, GgufBlocks):
-                        assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
-                        place.weight.load_blocks(place.part, values)
-                    else:
-                        place.weight.load(place.part, values, copy)
+                    _put(place, values, copy)
                 tensor.done()
+
+
+def _put(place: Place, values: Tensor | GgufBlocks, copy: Callable[[Tensor, Tensor], object]) -> None:
+    for part, first, count in place.rows():
+        if isinstance(values, GgufBlocks):
+            assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
+            place.weight.load_blocks(part, values.rows(first, count))
+        else:
+            place.weight.load(part, values.narrow(0, first, count), copy)
 
 
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
@@ -87,7 +115,15 @@ def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation
     if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight) for place in own):
         return [tensor.read_blocks()] * len(own)
     values = tensor.read()
-    return [values if rotation is None else rotation.apply(place.name, values) for place in own]
+    return [_changed(values, place, rotation) for place in own]
+
+
+def _changed(values: Tensor, place: Place, rotation: ResidualRotation | None) -> Tensor:
+    if place.source.is_transposed:
+        values = values.t()
+    if place.source.plus:
+        values = values.float() + place.source.plus
+    return values if rotation is None else rotation.apply(place.name, values)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.raw_config import RawConfig
 from headway.server.models.registry import gguf_family_of
 
+_LONG_FACTORS, _SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 # config.json key -> GGUF key behind the architecture's prefix
 _KEYS = {
     "num_hidden_layers": "block_count",
@@ -22,11 +23,22 @@ _KEYS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "head_dim": "attention.key_length",
     "rope_theta": "rope.freq_base",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
+    "norm_epsilon": "attention.layer_norm_epsilon",
     "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
     "num_local_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+}
+# Tensors whose biases tell of the others': one of each group is there.
+_BIASES = {
+    "qkv_bias": ("attn_q", "attn_qkv"),
+    "o_bias": ("attn_output",),
+    "mlp_bias": ("ffn_gate", "ffn_up"),
 }
 _RENORMALISING = ("qwen3moe",)  # whose files do not say that a token's weights add up to 1
 
@@ -48,22 +60,26 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     values |= {
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "output.weight" not in file.index,
-        "rope_parameters": _rope_parameters(own, raw),
+        "rope_parameters": _rope_parameters(own, raw, file),
         "norm_topk_prob": architecture in _RENORMALISING,
     }
+    if family.gguf_values is not None:
+        values |= family.gguf_values(own, values)
     config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
     if num_experts and config.mixture is None:
         raise refuse(f"expert_count is {num_experts}: mixtures of experts are not supported for {architecture}")
     return family, dataclasses.replace(config, **_from_tensors(file, own, config, family))
 
 
-def _rope_parameters(own: dict[str, Any], raw: RawConfig) -> dict[str, Any]:
+def _rope_parameters(own: dict[str, Any], raw: RawConfig, file: GgufFile) -> dict[str, Any]:
     """``own`` typed is ``raw``."""
     rope: dict[str, Any] = {"rope_type": raw.text("rope.scaling.type", "none").replace("none", "default")}
     if "rope.freq_base" in own:
         rope["rope_theta"] = own["rope.freq_base"]
     if "rope.dimension_count" in own:
         rope["partial_rotary_factor"] = raw.number("rope.dimension_count") / _head_dim(raw)
+    if _LONG_FACTORS in file.index:
+        return rope | _longrope(own, file)
     if rope["rope_type"] == "default":
         return rope
     if own.get("rope.scaling.yarn_log_multiplier") or own.get("rope.scaling.attn_factor", 1.0) != 1.0:
@@ -75,6 +91,14 @@ def _rope_parameters(own: dict[str, Any], raw: RawConfig) -> dict[str, Any]:
         "beta_slow": "yarn_beta_slow",
     }
     return rope | {key: own[f"rope.scaling.{name}"] for key, name in names.items() if f"rope.scaling.{name}" in own}
+
+
+def _longrope(own: dict[str, Any], file: GgufFile) -> dict[str, Any]:
+    """Its factors are tensors, and the magnitude is always said."""
+    short, long = (file.read(name).reshape(-1).tolist() if name in file.index else None for name in (_SHORT_FACTORS, _LONG_FACTORS))
+    rope = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    names = {"attention_factor": "rope.scaling.attn_factor", "original_max_position_embeddings": "rope.scaling.original_context_length"}
+    return rope | {key: own[name] for key, name in names.items() if name in own}
 
 
 def _head_dim(raw: RawConfig) -> int:
@@ -89,9 +113,8 @@ def _from_tensors(file: GgufFile, own: dict[str, Any], config: DecoderConfig, fa
     types = {tensor.type for tensor in file.index.values() if len(tensor.shape) > 1}
     dtypes = [FULL_PRECISION_TYPES[kind] for kind in types if kind in FULL_PRECISION_TYPES]
     changes: dict[str, Any] = {
-        "qkv_bias": "blk.0.attn_q.bias" in file.index,
-        "o_bias": "blk.0.attn_output.bias" in file.index,
-        "mlp_bias": "blk.0.ffn_gate.bias" in file.index,
+        **{key: any(f"blk.0.{name}.bias" in file.index for name in names) for key, names in _BIASES.items()},
+        "qk_norm": config.qk_norm or "blk.0.attn_q_norm.weight" in file.index,
         "is_quantized_gguf": not types <= FULL_PRECISION_TYPES.keys(),
         "four_bit_linears": _four_bit_linears(file, config, family),
         # Quantised weights carry fp16 scales of what mostly was a bf16 model, whose range fp16 may not have.

@@ -20,11 +20,14 @@ from headway.server.loading.filling import fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
+from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
 from headway.server.models.names import WeightName
 from headway.server.source.files import ModelFiles
+
+_HEADS = ("lm_head.",)
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Quantization = Literal["none", "int8", "gguf"]
@@ -62,17 +65,17 @@ def load_model(
     places = places_of(model, filled, config.num_layers, config.num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
-        shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
+        shapes = {name: place.shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif file is not None:
         checkpoint = GgufCheckpoint(file, names, config)
     else:
         assert files.directory is not None
-        checkpoint = SafetensorsCheckpoint(files.directory)
+        checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(files.directory), family.prefix, _HEADS)
         set_kv_scales(model, checkpoint)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
-    fill(places, checkpoint, _ignored_names(config), rotation, device)
+    fill(places, checkpoint, (*_ignored_names(config), *family.ignored), rotation, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation)
 
@@ -99,5 +102,5 @@ def _tied_twice(names: tuple[WeightName, ...], family: Family) -> tuple[WeightNa
 
 def _ignored_names(config: DecoderConfig) -> tuple[str, ...]:
     """Endings of tensors that have no place in a weight: tables computed from the config, scales, and the copy of a tied embedding."""
-    computed = ("rotary_emb.inv_freq", "rope_freqs.weight", *KV_SCALE_ENDINGS)
+    computed = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", *KV_SCALE_ENDINGS)
     return (*computed, "lm_head.weight") if config.tie_word_embeddings else computed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.unquantized import UnquantizedLinear
-from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.experts import UnstackedCheckpoint, expert_names
 from headway.server.loading.filling import fill, places_of
@@ -18,6 +17,7 @@ from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.loader import LoadFormat
 from headway.server.loading.pooled_files import PooledFiles
 from headway.server.loading.pooling_recipe import DenseModule
+from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, LoadedModel, Projection
 
@@ -44,38 +44,19 @@ def load_pooled_model(
     places = places_of(model, names, config.num_layers, num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
-        shapes = {name: place.weight.parts[place.part].shape for name, (place, *_) in places.items()}
+        shapes = {name: place.shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif source.gguf is not None:
         assert isinstance(config, DecoderConfig)
         checkpoint = GgufCheckpoint(source.gguf, names, config)
     else:
-        checkpoint = _Renamed(SafetensorsCheckpoint(source.files.path), family.prefix)
+        checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(source.files.path), family.prefix)
     if isinstance(config, DecoderConfig) and config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     fill(places, checkpoint, (*_COMPUTED, *family.ignored), None, device)
     projections = _projections(source.recipe.dense, config.hidden_size, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, names, None, projections)
-
-
-class _Renamed:
-    """A checkpoint under the names of its family: with the prefix of the body's tensors, and of today's layer norms."""
-
-    def __init__(self, checkpoint: Checkpoint, prefix: str) -> None:
-        self.origin = checkpoint.origin
-        self._checkpoint = checkpoint
-        self._prefix = prefix
-
-    def tensors(self) -> list[CheckpointTensor]:
-        found = self._checkpoint.tensors()
-        prefix = "" if any(tensor.name.startswith(self._prefix) for tensor in found) else self._prefix
-        return [replace(tensor, name=prefix + _modern(tensor.name)) for tensor in found]
-
-
-def _modern(name: str) -> str:
-    """The first BERT checkpoints have TensorFlow's words for a layer norm's weight and bias."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _projections(modules: tuple[DenseModule, ...], hidden_size: int, device: torch.device) -> tuple[Projection, ...]:

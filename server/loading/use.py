@@ -39,7 +39,7 @@ def _own_use(files: ModelFiles, architectures: list[str]) -> Use:
     for name in architectures:
         if name.endswith("ForSequenceClassification"):
             return "classify"
-        if name.endswith("ForCausalLM"):
+        if name.endswith("ForCausalLM") or name in ARCHITECTURES:
             return "embed" if (files.path / _SENTENCE_TRANSFORMERS).is_file() else "generate"
         if stem_of(name) != name:
             return "embed"

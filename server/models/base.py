@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from headway.server.models.expert_names import ExpertStack
     from headway.server.models.names import ResidualStream, WeightName
     from headway.server.models.raw_config import RawConfig
+
+
+# Norms of the residual stream: "exact_rms" has its weights in fp32, and multiplies by them before it rounds.
+NormKind = Literal["rms", "exact_rms", "layer"]
+# Where a layer's two branches have their norms: before them; behind them; before and behind; or one before both, which read the same.
+BlockKind = Literal["pre", "post", "sandwich", "parallel"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class DecoderConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rms_norm_eps: float
+    norm_eps: float
     rope: RopeConfig
     max_model_len: int  # longest context that the model was made for, in tokens
     checkpoint_dtype: str  # "float32" | "bfloat16" | "float16"
@@ -59,7 +65,21 @@ class DecoderConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     hidden_act: str = "silu"
+    is_gated: bool = True  # the feed-forward layer: a gate and what it lets through, else one projection up
+    norm: NormKind = "rms"
+    norm_bias: bool = False
+    block: BlockKind = "pre"
+    has_whole_qk_norm: bool = False  # with qk_norm: of all heads together
     sliding_windows: tuple[int, ...] = ()  # one a layer, 0: attends to everything; empty: all 0
+    ropes: tuple[RopeConfig, ...] = ()  # one a layer; empty: all have ``rope``
+    num_positions: int = 0  # rows of a table of positions, which is added to the embeddings; 0: there is none
+    first_position: int = 0  # row of that table for the first token
+    attention_scale: float = 0.0  # of scores; 0: 1 / sqrt(head_dim)
+    attention_softcap: float = 0.0  # 0: none
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of what each branch adds to the stream
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0  # 0: none
     is_quantized_gguf: bool = False
     four_bit_linears: frozenset[str] = frozenset()  # whose parts a GGUF has in blocks of 4 bits, such as "layers.3.qkv.weight"
     num_labels: int = 0  # of a classifier
@@ -77,6 +97,14 @@ class DecoderConfig:
     def mixture_of(self, layer: int) -> MixtureConfig | None:
         """None where the layer's feed-forward layer is a plain one."""
         return None if self.mixture is None or layer in self.mixture.dense_layers else self.mixture
+
+    @property
+    def distinct_ropes(self) -> tuple[RopeConfig, ...]:
+        return tuple(dict.fromkeys(self.ropes)) or (self.rope,)
+
+    def rotation(self, layer: int) -> int:
+        """Which of the distinct ropes the layer has."""
+        return self.distinct_ropes.index(self.ropes[layer]) if self.ropes else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +188,8 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Models of one kind: how to read their config and what their checkpoints call each weight."""
+    """Models of one kind: how to read their config and what their checkpoints call each weight. ``prefix``: of the body's tensors, without
+    which some are saved. ``ignored``: endings of tensors that are computed. ``gguf_values``: see loading/gguf_config.py."""
 
     name: str
     read_config: ConfigReader
@@ -168,6 +197,9 @@ class Family:
     names: tuple[WeightName, ...]  # in safetensors
     gguf_names: tuple[WeightName, ...]
     stream: ResidualStream | None = None  # None: it must not be rotated
+    prefix: str = "model."
+    ignored: tuple[str, ...] = ()
+    gguf_values: GgufValues | None = None
     stacks: tuple[ExpertStack, ...] = ()  # tensors of several experts, in safetensors and GGUF
 
 
@@ -185,6 +217,13 @@ class PooledFamily:
     ignored: tuple[str, ...]
     gguf_names: tuple[WeightName, ...] = ()
     stacks: tuple[ExpertStack, ...] = ()  # see Family
+
+
+class GgufValues(Protocol):
+    def __call__(self, own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """What config.json has of this family, and GGUF metadata under a name that no other has: ``own`` are the architecture's keys
+        without their prefix, ``values`` what all families have in common, under the names of config.json."""
+        ...
 
 
 class ConfigReader(Protocol):

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 def build_decoder(config: DecoderConfig, context: BuildContext) -> Model:
     from headway.server.models.decoder import DecoderModel
+    from headway.server.models.decoder_kinds import KINDS
 
-    return DecoderModel(config, context)
+    return DecoderModel(config, context, KINDS[config.block])
 
 
 def build_pooled_decoder(config: DecoderConfig, context: BuildContext) -> Model:
+    from headway.server.models.decoder_kinds import KINDS
     from headway.server.models.pooled_decoder import PooledDecoder
 
-    return PooledDecoder(config, context)
+    return PooledDecoder(config, context, KINDS[config.block])
 
 
 def build_encoder(config: EncoderConfig, context: BuildContext, head_activation: str) -> Model:

@@ -1,126 +1,154 @@
-"""The decoder that Llama, Mistral, Qwen2, Qwen3 and SmolLM are shapes of: pre-norm attention, a gated feed-forward layer or a mixture."""
+"""The decoder that all families are shapes of, made of layers of one kind; here the kind with a norm before each branch."""
 
 from __future__ import annotations
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from headway.kernels.decoder_layer import FusedLayer
 from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
-from headway.server.layers.activation import GATED_ACTIVATIONS
+from headway.server.errors import ModelSourceError
+from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionSinks, AttentionStep, prepare_attention
-from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from headway.server.layers.embedding import ParallelLMHead, Table, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.fused_layer import fused_layer, run_fused
-from headway.server.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from headway.server.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from headway.server.layers.norm import RMSNorm
 from headway.server.layers.rotary import rope_table
 from headway.server.layers.weight import Layer
 from headway.server.models.base import BuildContext, DecoderConfig, KVSpec
+from headway.server.models.decoder_norms import normed, qk_norms, stream_norm
 from headway.server.models.mixture import build_mixture
 
 
-class DecoderLayer(Layer):
-    """One layer. The residual stream is carried beside the branch's output, so that its addition is fused with the next norm."""
+class DecoderBranches(Layer):
+    """What a layer of every kind has: attention and a feed-forward layer, each a branch of the residual stream. Kinds differ in norms.
+
+    A call gives (branch output, residual) [T, H] each; the layer's value is their sum, whose addition is fused with the next norm. It takes
+    those of the layer before; ``residual`` is None before the first layer. The inputs are given up to the call, which may write its
+    outputs over them."""
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
-
-        def norm(size: int) -> RMSNorm:
-            return RMSNorm(size, config.rms_norm_eps, dtype=context.dtype, device=context.device)
-
-        self.input_norm = norm(hidden)
         self.qkv = QKVParallelLinear(
             hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
         )
-        sinks = None
-        if config.has_sinks:
-            sinks = AttentionSinks(config.num_heads, dtype=context.dtype, device=context.device, group=group)
-        self.attention = Attention(
-            self.qkv.num_heads,
-            self.qkv.num_kv_heads,
-            config.head_dim,
-            sliding_window=config.sliding_window(index),
-            q_norm=norm(config.head_dim) if config.qk_norm else None,
-            k_norm=norm(config.head_dim) if config.qk_norm else None,
-            sinks=sinks,
-        )
+        self.attention = _attention(config, index, self.qkv, context)
         self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
-        self.post_attention_norm = norm(hidden)
         mixture = config.mixture_of(index)
         self.moe = build_mixture(mixture, hidden, context) if mixture is not None else None
         if self.moe is None:
+            self._build_feed_forward(config, context)
+        self._scale = config.residual_scale
+
+    def _build_feed_forward(self, config: DecoderConfig, context: BuildContext) -> None:
+        method, group, hidden = context.method, context.group, config.hidden_size
+        if config.is_gated:
             sizes = {"gate": config.intermediate_size, "up": config.intermediate_size}
             self.gate_up = MergedColumnParallelLinear(hidden, sizes, bias=config.mlp_bias, method=method, group=group)
-            gated = method.for_gated_input()
-            self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
-            self._activation = GATED_ACTIVATIONS[config.hidden_act]
-        self._is_silu = config.hidden_act == "silu"
+        else:
+            self.up = ColumnParallelLinear(hidden, config.intermediate_size, bias=config.mlp_bias, method=method, group=group)
+        gated = method.for_gated_input()
+        self.down = RowParallelLinear(config.intermediate_size, hidden, bias=config.mlp_bias, method=gated, group=group)
+        self._is_gated = config.is_gated
+        self._activation = (GATED_ACTIVATIONS if config.is_gated else ACTIVATIONS)[config.hidden_act]
 
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer.
+        raise NotImplementedError("a kind of layer says how its branches stand")
 
-        The inputs are given up to the call, which may write its outputs over them."""
+    def attend(self, hidden: Tensor, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None) -> Tensor:
+        return self._scaled(self.o(self.attention(self.qkv(hidden, lora), kv, step), lora))
+
+    def feed_forward(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
+        if self.moe is not None:
+            return self._scaled(self.moe(hidden, lora))
+        inner = self.gate_up(hidden, lora) if self._is_gated else self.up(hidden, lora)
+        return self._scaled(self.down(self._activation(inner), lora))
+
+    def _scaled(self, branch: Tensor) -> Tensor:
+        return branch if self._scale == 1.0 else branch * self._scale
+
+
+class DecoderLayer(DecoderBranches):
+    """The kind that most have: a norm before each branch."""
+
+    def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
+        super().__init__(config, index, context)
+        self.input_norm = stream_norm(config, context)
+        self.post_attention_norm = stream_norm(config, context)
+        self._is_fusable = config.is_gated and config.hidden_act == "silu" and config.residual_scale == 1.0
+
+    def __call__(
+        self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
+    ) -> tuple[Tensor, Tensor]:
         is_fusable = step.prefill is None and lora is None and kv.k.dtype != FP8
         if is_fusable and step.decode is not None and self._fused is not None:
-            return run_fused(self._fused, hidden, residual, kv, step, step.decode)
-        if residual is None:
-            residual, hidden = hidden, self.input_norm(hidden)
-        else:
-            hidden, residual = self.input_norm.add(hidden, residual)
-        hidden = self.o(self.attention(self.qkv(hidden, lora), kv, step), lora)
+            return run_fused(self._fused, self.attention.rotation, hidden, residual, kv, step, step.decode)
+        hidden, residual = normed(self.input_norm, hidden, residual)
+        hidden = self.attend(hidden, kv, step, lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
-        return self._feed_forward(hidden, lora), residual
-
-    def _feed_forward(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
-        if self.moe is not None:
-            return self.moe(hidden, lora)
-        return self.down(self._activation(self.gate_up(hidden, lora)), lora)
+        return self.feed_forward(hidden, lora), residual
 
     @cached_property
     def _fused(self) -> FusedLayer | None:
         """All of the above in one call, of the loaded layer."""
-        if not self._is_silu or self.moe is not None:
+        if self.moe is not None or not self._is_fusable:
+            return None
+        if not isinstance(self.input_norm, RMSNorm) or not isinstance(self.post_attention_norm, RMSNorm):
             return None
         return fused_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
 
 
 class Decoder(Layer):
-    """All of the model but what stands on its hidden states: see models/base.py Model."""
+    """All of the model but what stands on its hidden states: see models/base.py Model. ``layer``: the kind that it is made of."""
 
-    def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
+    def __init__(self, config: DecoderConfig, context: BuildContext, layer: type[DecoderBranches]) -> None:
         vocab_size, hidden = config.vocab_size, config.hidden_size
         self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=context.dtype, device=context.device, group=context.group)
-        self.layers = [DecoderLayer(config, i, context) for i in range(config.num_layers)]
-        self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=context.dtype, device=context.device)
+        self.embed_positions = _position_table(config, context)
+        self.layers = [layer(config, i, context) for i in range(config.num_layers)]
+        self.norm = stream_norm(config, context)
         self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
+        self._first_position = config.first_position
+        # As the type of activations has it: so Gemma was trained.
+        self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=context.dtype))
         self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
-        self._cos_sin = rope_table(config.rope, context.max_model_len, context.device)
+        self._rope_tables = [rope_table(rope, context.max_model_len, context.device) for rope in config.distinct_ropes]
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        step = prepare_attention(batch, self._cos_sin, self._windows, kv[0])
-        hidden, residual = self.embed_tokens(token_ids), None
+        step = prepare_attention(batch, self._rope_tables, self._windows, kv[0])
+        hidden, residual = self._embedded(token_ids, batch.positions), None
         for layer, pages in zip(self.layers, kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
         return self.norm.add(hidden, residual)[0]
 
+    def _embedded(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids)
+        if self._embedding_scale != 1.0:
+            hidden = hidden * self._embedding_scale
+        return hidden if self.embed_positions is None else hidden + self.embed_positions(positions + self._first_position)
+
 
 class DecoderModel(Decoder):
     """One that says which token is next."""
 
-    def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
-        super().__init__(config, context)
+    def __init__(self, config: DecoderConfig, context: BuildContext, layer: type[DecoderBranches]) -> None:
+        super().__init__(config, context, layer)
         self.lm_head = ParallelLMHead(
             config.vocab_size,
             config.hidden_size,
             tied_to=self.embed_tokens if config.tie_word_embeddings else None,
             method=context.method,
             group=context.group,
+            scale=config.logit_scale,
+            softcap=config.logit_softcap,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -129,3 +157,34 @@ class DecoderModel(Decoder):
     def local_logits(self, hidden: Tensor) -> Tensor:
         """hidden [L, H] -> this rank's columns of ``logits``: see ParallelLMHead.local."""
         return self.lm_head.local(hidden)
+
+
+def _attention(config: DecoderConfig, index: int, qkv: QKVParallelLinear, context: BuildContext) -> Attention:
+    q_norm, k_norm = qk_norms(config, qkv, context) if config.qk_norm else (None, None)
+    rotation, sinks = config.rotation(index), None
+    if config.has_sinks:
+        sinks = AttentionSinks(config.num_heads, dtype=context.dtype, device=context.device, group=context.group)
+    return Attention(
+        qkv.num_heads,
+        qkv.num_kv_heads,
+        config.head_dim,
+        sliding_window=config.sliding_window(index),
+        scale=config.attention_scale or None,
+        softcap=config.attention_softcap,
+        rotation=rotation,
+        is_interleaved=config.distinct_ropes[rotation].is_interleaved,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        sinks=sinks,
+    )
+
+
+def _position_table(config: DecoderConfig, context: BuildContext) -> Table | None:
+    """Raises ModelSourceError where positions will be asked for that it has no row for."""
+    if not config.num_positions:
+        return None
+    if (longest := config.num_positions - config.first_position) < context.max_model_len:
+        raise ModelSourceError(
+            f"This model has learned {longest} positions, and no rule for more, but --max-model-len is {context.max_model_len}; lower that."
+        )
+    return Table(config.num_positions, config.hidden_size, dtype=context.dtype, device=context.device)

@@ -1,19 +1,35 @@
-"""The part of a config that all families of the Llama shape write alike."""
+"""The part of a config that all families of decoders write alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from headway.server.layers.rope_config import RopeConfig
+from headway.server.layers.activation_names import ACTIVATION_NAMES, GATED_ACTIVATION_NAMES
+from headway.server.layers.rope_config import NO_ROPE, RopeConfig
 from headway.server.models.base import DecoderConfig
 from headway.server.models.raw_config import RawConfig, read_rope
 
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_pytorch_tanh"}
+_SAME_ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | None = None, **own: Any) -> DecoderConfig:
-    """``own`` are the fields that the family decides itself. Raises ModelSourceError for what no decoder of ours can do."""
+def read_decoder_config(
+    raw: RawConfig,
+    family: str,
+    *,
+    default_head_dim: int | None = None,
+    default_theta: float = 10000.0,
+    is_tied: bool = False,
+    is_gated: bool = True,
+    has_rope: bool = True,
+    eps_key: str = "rms_norm_eps",
+    **own: Any,
+) -> DecoderConfig:
+    """``own`` are the fields that the family decides itself, ``default_...`` and ``is_tied`` what goes where its configs don't say.
+
+    Raises ModelSourceError for what no decoder of ours can do."""
     if raw.get("quantization_config"):
         method = raw.get("quantization_config").get("quant_method", "unknown")
         raise raw.refusal(f"quantization_config names the {method!r} format, which is not supported; use the unquantised model or a GGUF")
@@ -22,12 +38,9 @@ def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | 
     num_kv_heads = raw.size("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise raw.refusal(f"num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}")
-    activation = raw.text("hidden_act", "silu")
-    if activation not in _ACTIVATIONS:
-        raise raw.refusal(f"hidden_act {activation!r} is not supported; {', '.join(_ACTIVATIONS)} are")
     max_position = raw.size("max_position_embeddings")
-    rope = read_rope(raw, head_dim, max_position)
-    return DecoderConfig(
+    rope = read_rope(raw, head_dim, max_position, default_theta) if has_rope else NO_ROPE
+    common = DecoderConfig(
         architecture=family,
         vocab_size=raw.size("vocab_size"),
         hidden_size=hidden_size,
@@ -36,14 +49,15 @@ def read_decoder_config(raw: RawConfig, family: str, *, default_head_dim: int | 
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=raw.number("rms_norm_eps", 1e-6),
+        norm_eps=raw.number(eps_key, 1e-6 if eps_key == "rms_norm_eps" else 1e-5),
         rope=rope,
         max_model_len=_max_model_len(rope, max_position),
         checkpoint_dtype=read_dtype(raw),
-        tie_word_embeddings=raw.flag("tie_word_embeddings"),
-        hidden_act=_ACTIVATIONS[activation],
-        **own,
+        tie_word_embeddings=raw.flag("tie_word_embeddings", is_tied),
+        hidden_act=_activation(raw, is_gated),
+        is_gated=is_gated,
     )
+    return replace(common, **own)
 
 
 def read_dtype(raw: RawConfig) -> str:
@@ -59,24 +73,38 @@ def layered_sliding_windows(raw: RawConfig) -> tuple[int, ...]:
     is_null = "sliding_window" in raw.values and raw.get("sliding_window") is None
     if is_null or not raw.flag("use_sliding_window"):
         return ()
-    window = raw.integer("sliding_window", 4096)
-    if raw.get("layer_types") is None:
-        first = raw.integer("max_window_layers", 28)
-        return tuple(window if i >= first else 0 for i in range(raw.size("num_hidden_layers")))
-    return typed_sliding_windows(raw, window)
+    first = raw.integer("max_window_layers", 28)
+    return typed_sliding_windows(raw, raw.integer("sliding_window", 4096), lambda layer: layer >= first)
 
 
-def typed_sliding_windows(raw: RawConfig, window: int) -> tuple[int, ...]:
-    """``window`` for the layers that ``layer_types`` calls sliding; where it is missing, every second layer from the first on."""
+def typed_sliding_windows(raw: RawConfig, window: int, slides: Callable[[int], bool]) -> tuple[int, ...]:
+    """By ``layer_types``; a config without has the window in layers that ``slides`` names."""
     num_layers, types = raw.size("num_hidden_layers"), raw.get("layer_types")
     if types is None:
-        return tuple(0 if i % 2 else window for i in range(num_layers))
+        return tuple(window if slides(layer) else 0 for layer in range(num_layers))
     known = {"sliding_attention": window, "full_attention": 0}
     if not isinstance(types, list) or len(types) != num_layers or not set(types) <= set(known):
         raise raw.refusal(f"layer_types must name sliding_attention or full_attention for each of {num_layers} layers, not {types!r}")
     return tuple(known[kind] for kind in types)
 
 
+def all_but_each(raw: RawConfig, key: str, default: int) -> Callable[[int], bool]:
+    """Whether a layer is none of each ``key``-th: 4 leaves out the layers 3, 7, 11 and so on."""
+    pattern = raw.size(key, default)
+    return lambda layer: (layer + 1) % pattern != 0
+
+
+def _activation(raw: RawConfig, is_gated: bool) -> str:
+    name = raw.text("hidden_act", "silu")
+    known = GATED_ACTIVATION_NAMES if is_gated else ACTIVATION_NAMES
+    found = _SAME_ACTIVATIONS.get(name, name)
+    if found not in known:
+        raise raw.refusal(f"hidden_act {name!r} is not supported; {', '.join(known)} are")
+    return found
+
+
 def _max_model_len(rope: RopeConfig, max_position: int) -> int:
-    """With YaRN many configs keep the length of the first training in max_position_embeddings; the factor stretches that."""
-    return max(max_position, int(rope.original_max_position * rope.factor)) if rope.type == "yarn" else max_position
+    """With YaRN many configs keep the length of the first training in max_position_embeddings, with dynamic scaling all do; the factor
+    stretches that."""
+    is_stretched = rope.type in ("yarn", "dynamic")
+    return max(max_position, int(rope.original_max_position * rope.factor)) if is_stretched else max_position

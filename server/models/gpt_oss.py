@@ -44,7 +44,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         swiglu_limit=raw.number("swiglu_limit", 7.0),
         swiglu_alpha=raw.number("swiglu_alpha", 1.702),
     )
-    windows = typed_sliding_windows(raw, raw.integer("sliding_window", 128))
+    windows = typed_sliding_windows(raw, raw.integer("sliding_window", 128), lambda layer: layer % 2 == 0)
     return read_decoder_config(
         raw, "gpt_oss", default_head_dim=64, qkv_bias=bias, o_bias=bias, sliding_windows=windows, has_sinks=True, mixture=mixture
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,8 @@ class WeightName:
     """``{i}`` stands for the layer, ``{e}`` for the expert. ``part`` names the place within a fused weight. A weight that a model
     lacks is left out.
 
+    ``parts``: those that the checkpoint has as one tensor, in the order of its rows. ``is_transposed``: it has columns where we have rows.
+    ``plus`` is added to its values: Gemma keeps what its norms differ from 1.
     ``interleaved_heads``: "q" or "k" where the rows of each head were reordered for interleaved rotary embedding (llama.cpp's
     converter does so for the llama architecture) and must be put back.
     """
@@ -20,6 +23,13 @@ class WeightName:
     weight: str
     part: str = ""
     interleaved_heads: str = ""
+    parts: tuple[str, ...] = ()
+    is_transposed: bool = False
+    plus: float = 0.0
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        return self.parts or (self.part,)
 
     def expanded(self, num_layers: int, num_experts: int) -> Iterator[WeightName]:
         """One for each layer and expert that it stands for."""
@@ -110,6 +120,17 @@ GGUF_LLAMA_NAMES = tuple(
     WeightName(name.checkpoint, name.weight, name.part, next((part for key, part in _REORDERED.items() if key in name.checkpoint), ""))
     for name in GGUF_NAMES
 )
+
+
+def without(names: tuple[WeightName, ...], *words: str) -> tuple[WeightName, ...]:
+    """``names`` but those of weights with one of the words in their names."""
+    return tuple(name for name in names if not any(word in name.weight for word in words))
+
+
+def biased(checkpoint: str, weight: str, **facts: Any) -> tuple[WeightName, WeightName]:
+    """The names of a layer's weight and bias; a bias is never transposed."""
+    bias = {key: value for key, value in facts.items() if key != "is_transposed"}
+    return WeightName(f"{checkpoint}.weight", f"{weight}.weight", **facts), WeightName(f"{checkpoint}.bias", f"{weight}.bias", **bias)
 
 
 def _numbered(name: str, numbers: Iterable[tuple[str, str]]) -> str:

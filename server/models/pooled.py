@@ -22,9 +22,9 @@ def pooled(family: Family, is_classifier: bool) -> PooledFamily:
         read_config,
         build_pooled_decoder,
         (*family.names, WeightName("score.weight", "head.out.weight")),
-        prefix="model.",
+        prefix=family.prefix,
         pooling="last",
-        ignored=("lm_head.weight", "output.weight", "score.weight"),
+        ignored=("lm_head.weight", "output.weight", "score.weight", *family.ignored),
         gguf_names=family.gguf_names,
         stacks=family.stacks,
     )

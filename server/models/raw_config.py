@@ -11,7 +11,15 @@ from headway.server.layers.rope_config import RopeConfig, RopeType
 
 _MISSING: Any = object()
 _LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
-_ROPE_TYPES: dict[str, RopeType] = {"default": "default", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
+_ROPE_TYPES: dict[str, RopeType] = {
+    "default": "default",
+    "linear": "linear",
+    "dynamic": "dynamic",
+    "llama3": "llama3",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+}
 
 
 class RawConfig:
@@ -56,6 +64,13 @@ class RawConfig:
         """The raw value, None where absent."""
         return self.values.get(key)
 
+    def renamed(self, **names: str) -> RawConfig:
+        """The same, whose keys ``names`` gives their names in other families: renamed(hidden_size="n_embd")."""
+        return self.with_values(**{key: self.values.get(name) for key, name in names.items()})
+
+    def with_values(self, **values: Any) -> RawConfig:
+        return RawConfig({**self.values, **values}, self.origin)
+
     def refusal(self, why: str) -> ModelSourceError:
         return ModelSourceError(f"This model can't be served: in its {self.origin}, {why}.")
 
@@ -68,7 +83,7 @@ class RawConfig:
         return value
 
 
-def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int) -> RopeConfig:
+def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, default_theta: float = 10000.0) -> RopeConfig:
     """From ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling`` (before). Refuses types we don't compute."""
     own = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(own, dict) or any(isinstance(value, dict) for value in own.values()):
@@ -80,10 +95,14 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int) -> Ro
         raise raw.refusal(f"rope type {name!r} is not supported; {', '.join(_ROPE_TYPES)} are")
     kind = _ROPE_TYPES[name]
     rotary_dim = int(head_dim * rope.number("partial_rotary_factor", 1.0))
-    theta = rope.number("rope_theta", 10000.0)
+    theta = rope.number("rope_theta", default_theta)
     if kind == "default":
         return RopeConfig(rotary_dim, theta)
-    original = raw.integer("original_max_position_embeddings", rope.integer("original_max_position_embeddings", max_position_embeddings))
+    if kind == "dynamic":
+        return RopeConfig(rotary_dim, theta, kind, rope.number("factor"), max_position_embeddings)
+    original = raw.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", max_position_embeddings))
+    if kind == "longrope":
+        return _read_longrope(rope, rotary_dim, theta, original, max_position_embeddings)
     factor = rope.number("factor", max_position_embeddings / original) if kind == "yarn" else rope.number("factor")
     if kind == "llama3":
         return RopeConfig(
@@ -108,6 +127,28 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int) -> Ro
         attention_factor=_yarn_attention_factor(rope, factor),
         truncate=rope.flag("truncate", True),
     )
+
+
+def _read_longrope(rope: RawConfig, rotary_dim: int, theta: float, original: int, max_position_embeddings: int) -> RopeConfig:
+    """Ding et al., arXiv:2402.13753."""
+    factor = rope.number("factor", max_position_embeddings / original)
+    magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    return RopeConfig(
+        rotary_dim,
+        theta,
+        "longrope",
+        original_max_position=original,
+        attention_factor=rope.number("attention_factor", magnitude),
+        short_factors=_factors(rope, "short_factor", rotary_dim // 2),
+        long_factors=_factors(rope, "long_factor", rotary_dim // 2),
+    )
+
+
+def _factors(rope: RawConfig, key: str, count: int) -> tuple[float, ...]:
+    values = rope.get(key)
+    if not isinstance(values, list) or len(values) != count or not all(isinstance(value, int | float) and value > 0 for value in values):
+        raise rope.refusal(f"{key} of its rope parameters must be {count} numbers above 0")
+    return tuple(float(value) for value in values)
 
 
 def _yarn_attention_factor(rope: RawConfig, factor: float) -> float:

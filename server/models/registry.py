@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,18 @@ ARCHITECTURES = {
     "Qwen2MoeForCausalLM": "headway.server.models.qwen2_moe",
     "Qwen3MoeForCausalLM": "headway.server.models.qwen3_moe",
     "GptOssForCausalLM": "headway.server.models.gpt_oss",
+    "GemmaForCausalLM": "headway.server.models.gemma",
+    "Gemma2ForCausalLM": "headway.server.models.gemma2",
+    "Gemma3ForCausalLM": "headway.server.models.gemma3",
+    "Phi3ForCausalLM": "headway.server.models.phi3",
+    "GraniteForCausalLM": "headway.server.models.granite",
+    "Olmo2ForCausalLM": "headway.server.models.olmo2",
+    "CohereForCausalLM": "headway.server.models.cohere",
+    "Cohere2ForCausalLM": "headway.server.models.cohere2",
+    "GPT2LMHeadModel": "headway.server.models.gpt2",
+    "OPTForCausalLM": "headway.server.models.opt",
+    "Starcoder2ForCausalLM": "headway.server.models.starcoder2",
+    "SmolLM3ForCausalLM": "headway.server.models.smollm3",
 }
 # Names of encoders without what they stand for: "BertModel", "BertForSequenceClassification" -> "Bert" -> module
 ENCODERS = {
@@ -38,6 +51,17 @@ GGUF_ARCHITECTURES = {
     "qwen2moe": "headway.server.models.qwen2_moe",
     "qwen3moe": "headway.server.models.qwen3_moe",
     "gpt-oss": "headway.server.models.gpt_oss",
+    "gemma": "headway.server.models.gemma",
+    "gemma2": "headway.server.models.gemma2",
+    "gemma3": "headway.server.models.gemma3",
+    "phi3": "headway.server.models.phi3",
+    "granite": "headway.server.models.granite",
+    "olmo2": "headway.server.models.olmo2",
+    "command-r": "headway.server.models.cohere",
+    "cohere2": "headway.server.models.cohere2",
+    "gpt2": "headway.server.models.gpt2",
+    "starcoder2": "headway.server.models.starcoder2",
+    "smollm3": "headway.server.models.smollm3",
 }
 # The same of a file that has experts, where it says no more than that.
 GGUF_MIXTURES = {"llama": "headway.server.models.mixtral"}
@@ -69,7 +93,7 @@ def stem_of(architecture: str) -> str:
     return next((architecture.removesuffix(suffix) for suffix in _SUFFIXES if architecture.endswith(suffix)), architecture)
 
 
-_SUFFIXES = ("ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model")
+_SUFFIXES = ("ForCausalLM", "LMHeadModel", "ForSequenceClassification", "ForMaskedLM", "Model")
 
 
 def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
@@ -80,8 +104,21 @@ def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
     raise _unsupported(names, list(known), origin)
 
 
+def _nearest(names: list[str], known: list[str]) -> str:
+    """What to try where a name is much like a known one: many models are another's shape to the letter."""
+    stems = {stem_of(name): name for name in known}
+    found = [match for name in names for match in difflib.get_close_matches(stem_of(name), stems, n=1)]
+    if not found:
+        return ""
+    nearest = stems[found[0]]
+    return (
+        f". The nearest by name is {nearest}; a model of just that shape is served with "
+        f"""--hf-overrides '{{"architectures": ["{nearest}"]}}'"""
+    )
+
+
 def _unsupported(names: list[str], known: list[str], origin: str) -> ModelSourceError:
-    supported = f"these are: {', '.join(known)}"
+    supported = f"these are: {', '.join(known)}{_nearest(names, known)}"
     if not names:
         return ModelSourceError(
             f"The config.json of {origin} has no `architectures`, so that it is not known which of the supported ones it is; {supported}."

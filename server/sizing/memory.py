@@ -55,5 +55,5 @@ def cpu_step_bytes(config: ModelConfig, plan: Plan, num_outputs: int) -> int:
 def rope_table_bytes(config: ModelConfig, plan: Plan) -> int:
     """Cosines and sines in fp32 for each position that may be asked for."""
     if isinstance(config, DecoderConfig):
-        return plan.max_model_len * config.rope.rotary_dim * 4
+        return plan.max_model_len * sum(rope.rotary_dim for rope in config.distinct_ropes) * 4
     return len(config.thetas) * plan.max_model_len * config.head_dim * 4 if isinstance(config, ModernBertConfig) else 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
-from headway.server.models.base import DecoderConfig, EncoderConfig, MixtureConfig
+from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.model import ModelShape
@@ -36,13 +36,15 @@ class LinearShape:
 @dataclass(slots=True)
 class WeightShapes:
     """By the model's own names, in which ``{i}`` stands for each of its layers and ``{e}`` for each expert: matrices that a method of
-    quantisation packs, and what is kept as it is. ``absent``: the layers that lack it, of what some do."""
+    quantisation packs, and what is kept as it is. ``absent``: the layers that lack it, of what some do. ``exact``: what is fp32, whatever
+    the others are."""
 
     num_layers: int
     num_experts: int = 0
     linears: dict[str, LinearShape] = field(default_factory=dict)
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
     absent: dict[str, frozenset[int]] = field(default_factory=dict)
+    exact: set[str] = field(default_factory=set)
 
     def linear(
         self, name: str, *rows: int, columns: int, bias: bool, takes_adapters: bool = True, absent: frozenset[int] = frozenset()
@@ -56,9 +58,11 @@ class WeightShapes:
         self.others[name] = shape
         self.absent[name] = absent
 
-    def norm(self, name: str, size: int, *, bias: bool, in_first: bool = True) -> None:
+    def norm(self, name: str, *shape: int, bias: bool, in_first: bool = True, is_exact: bool = False) -> None:
         kinds = ("weight", "bias") if bias else ("weight",)
-        self.others |= {f"{name}.{kind}": (size,) for kind in kinds}
+        self.others |= {f"{name}.{kind}": shape for kind in kinds}
+        if is_exact:
+            self.exact |= {f"{name}.{kind}" for kind in kinds}
         if not in_first:
             self.absent |= {f"{name}.{kind}": frozenset({0}) for kind in kinds}
 
@@ -86,7 +90,7 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
     """As LoadedModel.weight_bytes has it."""
     shapes = weight_shapes(shape)
     config, size = shape.config, itemsize(plan.dtype)
-    others = sum(shapes.count(name) * math.prod(other) for name, other in shapes.others.items()) * size
+    others = sum(shapes.count(name) * math.prod(other) * (4 if name in shapes.exact else size) for name, other in shapes.others.items())
     matrices = [(shapes.count(name), *linear.shape) for name, linear in shapes.linears.items()]
     head = (1, config.vocab_size, config.hidden_size)
     is_tied = shape.use == "generate" and config.tie_word_embeddings
@@ -132,28 +136,32 @@ def _decoder(config: DecoderConfig, num_experts: int, *, generates: bool) -> Wei
     found, hidden = WeightShapes(config.num_layers, num_experts), config.hidden_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
-    found.norm(f"{_LAYER}.input_norm", hidden, bias=False)
+    if config.num_positions:
+        found.others["embed_positions.weight"] = (config.num_positions, hidden)
     found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
-    if config.qk_norm:
-        found.norm(f"{_LAYER}.attention.q_norm", config.head_dim, bias=False)
-        found.norm(f"{_LAYER}.attention.k_norm", config.head_dim, bias=False)
     found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
-    found.norm(f"{_LAYER}.post_attention_norm", hidden, bias=False)
     if config.has_sinks:
         found.others[f"{_LAYER}.attention.sinks.weight"] = (config.num_heads,)
-    inner, bias = config.intermediate_size, config.mlp_bias
     mixtures = frozenset(i for i in range(config.num_layers) if config.mixture_of(i) is not None)
     if len(mixtures) < config.num_layers:
-        found.linear(f"{_LAYER}.gate_up", inner, inner, columns=hidden, bias=bias, absent=mixtures)
-        found.linear(f"{_LAYER}.down", hidden, columns=inner, bias=bias, absent=mixtures)
+        _feed_forward(found, config, mixtures)
     if config.mixture is not None:
         _mixture(found, config.mixture, hidden)
-    found.norm("norm", hidden, bias=False)
+    _decoder_norms(found, config)
     if generates and not config.tie_word_embeddings:
         found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
     return found
+
+
+def _feed_forward(found: WeightShapes, config: DecoderConfig, absent: frozenset[int]) -> None:
+    hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+    if config.is_gated:
+        found.linear(f"{_LAYER}.gate_up", inner, inner, columns=hidden, bias=bias, absent=absent)
+    else:
+        found.linear(f"{_LAYER}.up", inner, columns=hidden, bias=bias, absent=absent)
+    found.linear(f"{_LAYER}.down", hidden, columns=inner, bias=bias, absent=absent)
 
 
 def _mixture(found: WeightShapes, mixture: MixtureConfig, hidden: int) -> None:
@@ -169,6 +177,28 @@ def _mixture(found: WeightShapes, mixture: MixtureConfig, hidden: int) -> None:
         found.linear(f"{moe}.shared.gate_up", shared, shared, columns=hidden, bias=False, absent=dense)
         found.linear(f"{moe}.shared.down", hidden, columns=shared, bias=False, absent=dense)
         found.other(f"{moe}.shared.gate", 1, hidden, absent=dense)
+
+
+_BLOCK_NORMS: dict[BlockKind, tuple[str, ...]] = {
+    "pre": ("input_norm", "post_attention_norm"),
+    "post": ("attention_out_norm", "feed_forward_out_norm"),
+    "sandwich": ("input_norm", "attention_out_norm", "feed_forward_norm", "feed_forward_out_norm"),
+    "parallel": ("input_norm",),
+}
+
+
+def _decoder_norms(found: WeightShapes, config: DecoderConfig) -> None:
+    is_exact = config.norm == "exact_rms"
+    for name in _BLOCK_NORMS[config.block]:
+        found.norm(f"{_LAYER}.{name}", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
+    found.norm("norm", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
+    for name, num_heads in (("q_norm", config.num_heads), ("k_norm", config.num_kv_heads)) if config.qk_norm else ():
+        shape: tuple[int, ...] = (config.head_dim,)
+        if config.norm == "layer":
+            shape = (num_heads, config.head_dim)
+        elif config.has_whole_qk_norm:
+            shape = (num_heads * config.head_dim,)
+        found.norm(f"{_LAYER}.attention.{name}", *shape, bias=False, is_exact=is_exact)
 
 
 def _encoder(config: EncoderConfig) -> WeightShapes:

@@ -92,7 +92,7 @@ def pickles(folder: Path) -> str:
 
 
 def unknown_architecture(folder: Path) -> str:
-    return start_model(write_dummy_model(folder, architectures=["Gpt9ForCausalLM"]), "--load-format", "dummy")
+    return start_model(write_dummy_model(folder, architectures=["ZebraForCausalLM"]), "--load-format", "dummy")
 
 
 def too_long_a_context(folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from demo_model import demo_files
 from engine_driver import Output, make_engine, request, run
 from msgspec.structs import replace
-from tiny_adapters import make_adapter
+from tiny_adapters import make_adapter, make_adapter_of_all_linears
 from tiny_models import make_tiny_model, transformers_model
 
 from headway.server.engine.core import EngineCore
@@ -62,6 +62,16 @@ def test_equals_peft(tmp_path: Path, model: str) -> None:
     engine.load_adapter(AdapterRef(1, "a", str(adapter)))
     for i, prompt in enumerate(PROMPTS):
         assert_is(run(engine, [ask(f"r{i}", prompt, 1)])[f"r{i}"], *peft_tokens(files, adapter, prompt, 12))
+
+
+@pytest.mark.parametrize("model", ["phi3", "gpt2", "gemma2", "opt", "starcoder2"])
+def test_equals_peft_by_the_names_of_a_family(tmp_path: Path, model: str) -> None:
+    files = make_tiny_model(model, tmp_path / "model")
+    is_transposed = {"fan_in_fan_out": True} if model == "gpt2" else {}
+    adapter = make_adapter_of_all_linears(tmp_path / "a", transformers_model(files), **is_transposed)
+    engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
+    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from headway.server.config.server import ServerConfig
+from headway.server.engine.data_parallel.processes import EngineProcesses
 from headway.server.errors import ModelSourceError
 from headway.server.phases import PhaseLog
 from headway.server.starter import EngineStarter
@@ -30,3 +34,23 @@ def test_progress_is_logged_unless_it_is_switched_off(is_told: bool, tmp_path: P
         starter.stop()
     assert any("unpacking" in message for message in caplog.messages) is is_told
     assert "unpacking" in starter.phase, "/ping tells it in either case"
+
+
+def test_an_architecture_that_is_not_supported_is_told_before_any_engine_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those take torch, and seconds, to find the same."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3nForCausalLM"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    monkeypatch.setattr(EngineProcesses, "start", lambda *args: None)
+    config = ServerConfig.model_validate({"model": {"model": str(tmp_path)}})
+    starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
+    starter.begin()
+    problem = starter.files.exception(timeout=30)
+    starter.stop()
+    assert isinstance(problem, ModelSourceError)
+    assert "Gemma3nForCausalLM, which is not supported; these are: LlamaForCausalLM, " in str(problem)
+    assert "The nearest by name is Gemma3ForCausalLM; a model of just that shape is served with --hf-overrides" in str(problem)
+
+
+def test_what_is_asked_of_a_model_before_it_is_loaded_takes_no_torch() -> None:
+    code = "import headway.server.starter, headway.server.models.gemma3, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

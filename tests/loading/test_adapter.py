@@ -30,7 +30,7 @@ from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef
 
-TARGETS = {"model.layers.0.self_attn.q_proj": Target("layers.0.qkv", "q", (6, 4))}
+TARGETS = {"model.layers.0.self_attn.q_proj": Target("layers.0.qkv", (("q", 6),), 4)}
 KEY = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{KEY}.lora_A.weight", f"{KEY}.lora_B.weight"
 GOOD = {A: torch.ones(2, 4), B: torch.ones(6, 2)}
@@ -45,7 +45,7 @@ def write(directory: Path, config: Any = CONFIG, tensors: dict[str, torch.Tensor
 
 def test_an_update_has_its_scale(tmp_path: Path) -> None:
     [update] = read_adapter(write(tmp_path), TARGETS, 2)
-    assert (update.target.layer, update.target.part) == ("layers.0.qkv", "q")
+    assert (update.target.layer, update.target.parts) == ("layers.0.qkv", (("q", 6),))
     assert torch.equal(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2))
     [update] = read_adapter(write(tmp_path, {**CONFIG, "use_rslora": True}), TARGETS, 2)
     torch.testing.assert_close(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2**0.5))
@@ -64,7 +64,7 @@ def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
         ({"use_dora": True}, "DoRA"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias 'all'"),
-        ({"fan_in_fan_out": True, "lora_bias": True}, "biases .* transposed"),
+        ({"lora_bias": True, "layer_replication": [[0, 4]]}, "biases .* layer_replication"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"),
         ({"lora_alpha": "8"}, "lora_alpha '8'"),
         ({"lora_alpha": float("inf")}, "lora_alpha inf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import struct
@@ -23,6 +24,8 @@ from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 
+LONG_METADATA = {"rope.scaling.attn_factor": math.sqrt(1 + math.log(512 / 16) / math.log(16)), "rope.scaling.original_context_length": 16}
+GGUF_METADATA: dict[str, dict[str, Any]] = {"phi4-mini": LONG_METADATA}
 TOKEN_IDS = random.Random(0).choices(range(259), k=30)
 
 
@@ -36,22 +39,35 @@ def logits(files: ModelFiles) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "architecture"),
+    ("name", "architecture", "changes"),
     [
-        ("llama", "llama"),
-        ("llama-tied", "llama"),
-        ("llama-biased", "llama"),
-        ("llama-llama3", "llama"),
-        ("mistral-full", "llama"),
-        ("qwen2", "qwen2"),
-        ("qwen3", "qwen3"),
-        ("qwen2-moe", "qwen2moe"),
-        ("qwen3-moe", "qwen3moe"),
+        ("llama", "llama", {}),
+        ("llama-tied", "llama", {}),
+        ("llama-biased", "llama", {}),
+        ("llama-llama3", "llama", {}),
+        ("mistral-full", "llama", {}),
+        ("qwen2", "qwen2", {}),
+        ("qwen3", "qwen3", {}),
+        ("qwen2-moe", "qwen2moe", {}),
+        ("qwen3-moe", "qwen3moe", {}),
+        ("gemma", "gemma", {}),
+        ("gemma2", "gemma2", {"query_pre_attn_scalar": 24}),
+        ("gemma3", "gemma3", {"query_pre_attn_scalar": 24, "rope_parameters": None, "layer_types": None, "num_hidden_layers": 6}),
+        ("phi3", "phi3", {}),
+        ("phi4-mini", "phi3", {}),
+        ("granite", "granite", {}),
+        ("olmo2", "olmo2", {}),
+        ("cohere", "command-r", {}),
+        ("cohere-plus", "command-r", {"tie_word_embeddings": True}),
+        ("cohere2", "cohere2", {"layer_types": None, "num_hidden_layers": 4, "tie_word_embeddings": True}),
+        ("gpt2", "gpt2", {}),
+        ("starcoder2", "starcoder2", {}),
+        ("smollm3", "smollm3", {"no_rope_layers": None, "num_hidden_layers": 4}),
     ],
 )
-def test_same_logits_as_the_safetensors_it_was_made_from(tmp_path: Path, name: str, architecture: str) -> None:
-    original = make_tiny_model(name, tmp_path / "hf")
-    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", architecture)
+def test_same_logits_as_the_safetensors_it_was_made_from(tmp_path: Path, name: str, architecture: str, changes: dict[str, Any]) -> None:
+    original = make_tiny_model(name, tmp_path / "hf", **changes)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", architecture, metadata=GGUF_METADATA.get(name))
     torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
     config = read_config(converted)
     assert not config.is_quantized_gguf
@@ -121,8 +137,8 @@ def test_a_mixture_of_a_family_that_has_none_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_architecture_and_damage(tmp_path: Path) -> None:
     original = make_tiny_model("llama", tmp_path / "hf")
-    with pytest.raises(ModelSourceError, match=r"mamba.*not supported; these are: llama, qwen2, qwen3, qwen2moe"):
-        read_config(convert_to_gguf(original, tmp_path / "mamba.gguf", "mamba"))
+    with pytest.raises(ModelSourceError, match=r"zebra.*not supported; these are: llama, qwen2, qwen3"):
+        read_config(convert_to_gguf(original, tmp_path / "zebra.gguf", "zebra"))
     whole = convert_to_gguf(original, tmp_path / "whole.gguf", "llama").path.read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(whole[:-5000])

@@ -106,7 +106,7 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
     [
         ({"architectures": None}, "has no `architectures`, so that it is not known which of the supported ones it is; these are: Llama"),
         ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM, which is not supported; these are: LlamaForCausalLM, "),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not supported; default, "),
+        ({"rope_parameters": {"rope_type": "ntk", "factor": 2.0}}, "rope type 'ntk' is not supported; default, "),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ between layers"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported"),
         ({"quantization_config": {"quant_method": "gptq"}}, "'gptq' format"),
@@ -156,6 +156,6 @@ def test_dummy_weights_need_no_files_and_repeat(llama: ModelFiles) -> None:
 
 
 def test_overrides_change_what_is_built(llama: ModelFiles) -> None:
-    assert read_config(llama, {"rms_norm_eps": 0.5}).rms_norm_eps == 0.5
+    assert read_config(llama, {"rms_norm_eps": 0.5}).norm_eps == 0.5
     with pytest.raises(ModelSourceError, match="hidden_act"):
         read_config(llama, {"hidden_act": "mish"})

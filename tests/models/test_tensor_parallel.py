@@ -49,7 +49,11 @@ def logits_of(loaded: LoadedModel) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("mistral", 2), ("qwen2", 2), ("qwen3", 2), ("qwen3", 4), ("llama-tied", 4)],
+    [
+        *[("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("llama-tied", 4), ("mistral", 2), ("qwen2", 2), ("qwen3", 2)],
+        *[("qwen3", 4), ("gemma2", 2), ("gemma3", 2), ("phi3", 2), ("phi4-mini", 2), ("granite", 2), ("olmo2", 2), ("olmo2", 4)],
+        *[("cohere", 2), ("cohere-plus", 4), ("cohere2", 2), ("gpt2", 2), ("opt", 2), ("starcoder2", 2), ("smollm3", 2)],
+    ],
 )
 def test_ranks_agree_with_one_device(tmp_path: Path, name: str, size: int) -> None:
     _assert_ranks_agree(make_tiny_model(name, tmp_path), size)

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 from safetensors.numpy import load_file
+from transformers import AutoConfig
 
 from headway.server.source.files import ModelFiles
 
-_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "block_sparse_moe.gate": "ffn_gate_inp",
-    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
-    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_expert.up_proj": "ffn_up_shexp",
-    "mlp.shared_expert.down_proj": "ffn_down_shexp",
-    "mlp.gate.": "ffn_gate_inp.",
-    "mlp.router": "ffn_gate_inp",
-    "self_attn.sinks": "attn_sinks.weight",
+# Norms whose weights are written with 1 added, matrices that are written transposed, and heads that are written in pairs.
+_WITH_ONE_ADDED = ("gemma", "gemma2", "gemma3")
+_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_IN_PAIRS = ("llama", "granite", "smollm3")
+_WITH_LAYER_NORM = ("cohere", "cohere2", "gpt2", "starcoder2")
+_WITH_WINDOW = ("gemma2", "gemma3_text", "cohere2", "phi3", "starcoder2")
+# GGUF key -> config.json key, of those that have it
+_KEYS = {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention.scale": "attention_multiplier",
+    "logit_scale": "logits_scaling",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
 _EXPERT = re.compile(r"(model\.layers\.\d+)\..*experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
@@ -45,39 +40,25 @@ def convert_to_gguf(
     files: ModelFiles, path: Path, architecture: str, *, type_name: str = "F32", metadata: dict[str, Any] | None = None
 ) -> ModelFiles:
     """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them."""
-    config = json.loads((files.path / "config.json").read_text())
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    config = AutoConfig.from_pretrained(files.path)
     writer = gguf.GGUFWriter(path, architecture)
-    keys: dict[str, Any] = {
-        "block_count": config["num_hidden_layers"],
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
-        "attention.key_length": head_dim,
-        "attention.value_length": head_dim,
-        "rope.freq_base": config["rope_parameters"]["rope_theta"],
-        "rope.dimension_count": head_dim,
-    }
-    if num_experts := config.get("num_local_experts") or config.get("num_experts"):
-        keys |= {"expert_count": num_experts, "expert_used_count": config["num_experts_per_tok"]}
-        keys |= {"expert_feed_forward_length": config["moe_intermediate_size"]} if "moe_intermediate_size" in config else {}
-        shared = config.get("shared_expert_intermediate_size")
-        keys |= {"expert_shared_feed_forward_length": shared} if shared else {}
-    for key, value in (keys | (metadata or {})).items():
+    for key, value in (_metadata(config) | (metadata or {})).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(f"{architecture}.{key}", value)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b" * 300, "ü"])
-    _add_rope_factors(writer, config, head_dim)
+    _add_rope_factors(writer, _rope(config), _head_dim(config))
+    names = _names(architecture, config.num_hidden_layers)
     for name, values in _stacked(load_file(files.path / "model.safetensors")).items():
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
-            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+        if architecture in _IN_PAIRS and ("q_proj" in name or "k_proj" in name):
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
             values = halves.swapaxes(1, 2).reshape(values.shape)
+        if architecture in _WITH_ONE_ADDED and name.endswith("norm.weight"):
+            values = values + 1
+        if architecture == "gpt2" and name.endswith(_TRANSPOSED):
+            values = values.T
         kind = gguf.GGMLQuantizationType[type_name if values.ndim > 1 else "F32"]
-        writer.add_tensor(_name(name, architecture), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
+        writer.add_tensor(names(name), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -108,19 +89,70 @@ def _gpt_oss_stacks(name: str, values: Any) -> dict[str, Any]:
     return {f"{prefix}.ffn_{part}_exps.{kind}": values[:, start::2] for start, part in enumerate(("gate", "up"))}
 
 
-def _name(name: str, architecture: str) -> str:
-    if architecture == "gpt-oss":
-        name = name.replace("post_attention_layernorm", "post_attention_norm")
-    name = name.replace("model.layers.", "blk.")
-    for ours, theirs in _NAMES.items():
-        name = name.replace(ours, theirs)
-    return name
+def _metadata(config: Any) -> dict[str, Any]:
+    heads, rope = config.num_attention_heads, _rope(config)
+    has_layer_norm = config.model_type in _WITH_LAYER_NORM
+    eps_keys = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") if has_layer_norm else ("rms_norm_eps",)
+    keys: dict[str, Any] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": _first(config, "intermediate_size", "n_inner"),
+        "attention.head_count": heads,
+        "attention.head_count_kv": heads if config.model_type == "gpt2" else config.num_key_value_heads,
+        f"attention.layer_norm_{'' if has_layer_norm else 'rms_'}epsilon": _first(config, *eps_keys),
+        "attention.key_length": _head_dim(config),
+        "attention.value_length": _head_dim(config),
+    }
+    if rope:
+        keys["rope.freq_base"] = float(rope["rope_theta"])
+        keys["rope.dimension_count"] = int(_head_dim(config) * rope.get("partial_rotary_factor", 1.0))
+    own = {key: getattr(config, name, None) for key, name in _KEYS.items()}
+    if own["expert_used_count"] is not None:
+        own["expert_count"] = _first(config, "num_local_experts", "num_experts")
+    if config.model_type in ("cohere", "cohere2"):
+        own["logit_scale"] = config.logit_scale
+    if config.model_type in _WITH_WINDOW:
+        own["attention.sliding_window"] = config.sliding_window
+    return keys | {key: value for key, value in own.items() if value is not None}
 
 
-def _add_rope_factors(writer: Any, config: dict[str, Any], head_dim: int) -> None:
-    """Llama 3's scaling travels as a tensor of divisors, not as metadata."""
-    rope = config["rope_parameters"]
-    if rope["rope_type"] != "llama3":
+def _first(config: Any, *keys: str) -> Any:
+    """The value of the first key that the config has."""
+    return next(value for key in keys if (value := getattr(config, key, None)) is not None)
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _rope(config: Any) -> dict[str, Any]:
+    """Of layers without a window, where layers differ."""
+    rope: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    return rope.get("full_attention", rope)
+
+
+def _names(architecture: str, num_layers: int) -> Callable[[str], str]:
+    """The gguf package's own translation; what it lacks of an architecture is named as Llama's."""
+    kind = next((key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture), gguf.MODEL_ARCH.LLAMA)
+    tables = [gguf.get_tensor_name_map(it, num_layers) for it in (kind, gguf.MODEL_ARCH.LLAMA)]
+
+    def translated(name: str) -> str:
+        if "_exps." in name:  # of _stacked
+            return name.replace("model.layers.", "blk.")
+        found = next(filter(None, (table.get_name(name, try_suffixes=(".weight", ".bias")) for table in tables)), None)
+        assert found is not None, name
+        return str(found)
+
+    return translated
+
+
+def _add_rope_factors(writer: Any, rope: dict[str, Any], head_dim: int) -> None:
+    """Llama 3's scaling travels as a tensor of divisors, long rope's factors as two; not as metadata."""
+    if rope.get("rope_type") == "longrope":
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
+    if rope.get("rope_type") != "llama3":
         return
     frequencies = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)

@@ -58,6 +58,23 @@ def make_adapter(
     return directory
 
 
+def make_adapter_of_all_linears(directory: Path, model: Any, *, rank: int = 4, **settings: Any) -> Path:
+    """Of each linear of the layers of a model of transformers, by its own name, biases aside."""
+    from transformers.pytorch_utils import Conv1D
+
+    generator, tensors, targets = torch.Generator().manual_seed(0), {}, set()
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear | Conv1D) or name == "lm_head":
+            continue
+        num_columns, num_rows = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
+        targets.add(name.rpartition(".")[2])
+        tensors[f"base_model.model.{name}.lora_A.weight"] = 0.15 * torch.randn(rank, num_columns, generator=generator)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = 0.15 * torch.randn(num_rows, rank, generator=generator)
+    values = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": sorted(targets), "bias": "none", **settings}
+    write_adapter(directory, values, tensors)
+    return directory
+
+
 def write_adapter(directory: Path, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps(values))

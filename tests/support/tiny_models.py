@@ -32,6 +32,19 @@ LLAMA3_ROPE = {
 }
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+# As of texts longer than 16 tokens; tests/models/test_rope.py has the others.
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.5, 2.0, 2.5],
+    "long_factor": [1.0, 2.0, 3.0, 5.0, 8.0, 13.0],
+    "original_max_position_embeddings": 16,
+    "partial_rotary_factor": 0.75,
+}
+GEMMA3_ROPES = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 100000.0, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+}
 
 QWEN_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32}
 GPT_OSS = {
@@ -42,6 +55,7 @@ GPT_OSS = {
     "rope_parameters": YARN_ROPE | {"truncate": False},
 }
 
+SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
 # name -> (transformers' config class, what differs from BASE)
 TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -61,6 +75,32 @@ TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "norm_topk_prob": True, "decoder_sparse_step": 2}),
     "qwen3-moe-window": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "use_sliding_window": True, "sliding_window": 9}),
     "gpt-oss": ("GptOssConfig", GPT_OSS),
+    "gemma": ("GemmaConfig", {"head_dim": 24, "tie_word_embeddings": True}),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 24, "sliding_window": 9, "query_pre_attn_scalar": 40, "attn_logit_softcapping": 5.0, "tie_word_embeddings": True},
+    ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        {"head_dim": 24, "sliding_window": 9, "query_pre_attn_scalar": 40, "rope_parameters": GEMMA3_ROPES, "layer_types": SLIDING},
+    ),
+    "phi3": ("Phi3Config", {"sliding_window": 11, "pad_token_id": 0}),
+    "phi4-mini": (
+        "Phi3Config",
+        {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 16, "pad_token_id": 0, "tie_word_embeddings": True},
+    ),
+    "granite": (
+        "GraniteConfig",
+        {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4, "attention_multiplier": 0.2, "mlp_bias": True},
+    ),
+    "olmo2": ("Olmo2Config", {"pad_token_id": 0}),
+    "cohere": ("CohereConfig", {"logit_scale": 0.4, "pad_token_id": 0, "tie_word_embeddings": True}),
+    "cohere-plus": ("CohereConfig", {"use_qk_norm": True, "logit_scale": 0.4, "pad_token_id": 0}),
+    "cohere2": ("Cohere2Config", {"sliding_window": 9, "logit_scale": 0.4, "pad_token_id": 0, "layer_types": SLIDING}),
+    "gpt2": ("GPT2Config", {"n_inner": 96, "tie_word_embeddings": True}),
+    "opt": ("OPTConfig", {"ffn_dim": 96, "pad_token_id": 0, "tie_word_embeddings": True}),
+    "starcoder2": ("Starcoder2Config", {"sliding_window": 9, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0, 1], "pad_token_id": 0}),
 }
 
 
@@ -78,9 +118,10 @@ def make_tiny_model(name: str, directory: Path, *, seed: int = 0, max_shard_size
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
+        for parameter in model.parameters():
             values = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.1 * values if key.endswith("norm.weight") else 0.15 * values)
+            is_norm = bool((parameter == 1).all())
+            parameter.copy_(1 + 0.1 * values if is_norm else 0.15 * values)
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return ModelFiles("safetensors", directory, None, f"tiny-{name}")
 

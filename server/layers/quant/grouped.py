@@ -21,6 +21,9 @@ class GgufBlocks:
     blocks: Tensor  # [N, bytes of a row] uint8
     kind: str
 
+    def rows(self, first: int, count: int) -> GgufBlocks:
+        return GgufBlocks(self.blocks.narrow(0, first, count), self.kind)
+
     def groups(self) -> GroupedValues:
         return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 

@@ -1,0 +1,37 @@
+"""Every family in the engine: 64 greedy tokens are transformers' own, with prompts cut into chunks and prefixes found in the cache."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from engine_driver import make_engine, request, run
+from tiny_models import TINY_MODELS, make_tiny_model, transformers_model
+
+NUM_TOKENS = 64
+_VARIANTS = {"llama-tied", "llama-three", "llama-biased", "llama-linear", "llama-yarn", "mistral-full", "qwen2"}
+SHARED = random.Random(0).choices(range(3, 259), k=37)
+PROMPTS = [[*SHARED, *random.Random(i).choices(range(3, 259), k=n)] for i, n in enumerate((5, 23, 1), 1)]
+
+
+@pytest.mark.parametrize("name", sorted(set(TINY_MODELS) - _VARIANTS))
+def test_tokens_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
+    files = make_tiny_model(name, tmp_path)
+    engine = make_engine(
+        files,
+        model={"max_model_len": 256},
+        scheduler={"max_num_batched_tokens": 16, "max_num_seqs": 4},
+        cache={"block_size": 4, "num_gpu_blocks_override": 128},
+    )
+    asked = [request(f"r{i}", prompt, max_tokens=NUM_TOKENS, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
+    outputs = run(engine, asked[:1]) | run(engine, asked[1:])
+    assert [outputs[f"r{i}"].num_cached_tokens for i in range(3)] == [0, 36, 36]
+    reference = transformers_model(files)
+    for i, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            expected = reference.generate(
+                torch.tensor([prompt]), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
+            )
+        assert outputs[f"r{i}"].token_ids == expected[0, len(prompt) :].tolist()
