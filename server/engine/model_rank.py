@@ -61,7 +61,7 @@ class ModelRank:
             group=setup.group,
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
-            overrides=config.model.hf_overrides,
+            overrides=config.model.config_overrides,
         )
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
