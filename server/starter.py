@@ -76,10 +76,15 @@ class EngineStarter:
     def _tokenizer(self) -> Path | None:
         """Where that of --tokenizer is: the engine, which reads it for grammars, has no token to fetch it with."""
         model = self._config.model
-        if model.tokenizer is None:
+        if (source := model.tokenizer_source) is None:
             return None
         return resolve_tokenizer(
-            model.tokenizer, cache_dir=self.cache_dir, token=model.hf_token, download_dir=model.download_dir, on_progress=self._progress
+            source,
+            cache_dir=self.cache_dir,
+            revision=model.tokenizer_revision,
+            token=model.hf_token,
+            download_dir=model.download_dir,
+            on_progress=self._progress,
         )
 
     def _progress(self, text: str) -> None:

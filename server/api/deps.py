@@ -250,7 +250,13 @@ def _load_text(
 
     model, chat = config.model, config.chat
     tokenizer = load_tokenizer(
-        files, model.tokenizer, cache_dir, token=model.hf_token, download_dir=model.download_dir, on_progress=on_progress
+        files,
+        model.tokenizer_source,
+        cache_dir,
+        revision=model.tokenizer_revision,
+        token=model.hf_token,
+        download_dir=model.download_dir,
+        on_progress=on_progress,
     )
     source = read_chat_template(chat.chat_template) if chat.chat_template else tokenizer.chat_templates
     template = ChatTemplate(source, tokenizer.special_tokens, chat.chat_template_content_format)

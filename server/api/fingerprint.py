@@ -26,7 +26,8 @@ def _hash(config: ServerConfig, info: EngineInfo) -> str:
     """Of all that an answer's tokens depend on beside the request. No secret is in it."""
     model, chat = config.model, config.chat
     facts = [
-        *(model.model, model.revision, model.tokenizer, model.generation_config, model.override_generation_config, model.seed),
+        *(model.model, model.revision, model.tokenizer, model.tokenizer_revision, model.config_overrides, model.seed),
+        *(model.generation_config, model.override_generation_config),
         *(chat.chat_template, chat.chat_template_content_format, chat.default_chat_template_kwargs),
         *(info.device, info.architecture, info.dtype, info.weight_format, info.max_model_len),
     ]

@@ -27,6 +27,9 @@ class ModelConfig(Topic):
     tokenizer: str | None = option(
         None, "Tokenizer directory, Hub id or s3://BUCKET/PREFIX/, when it is not the model's own.", location=True
     )
+    tokenizer_revision: str | None = option(
+        None, "Branch, tag or commit of a Hub tokenizer: that of --tokenizer, or of the model's own repository."
+    )
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
     hf_token: str | None = option(None, "Hub token for gated models.", secret=True, environment=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     download_dir: str | None = option(None, "Where Hub models are kept; default: the Hub cache.", location=True)
@@ -65,7 +68,27 @@ class ModelConfig(Topic):
         False, "Answer requests for any model name, as the served model.", environment=("VLLM_SKIP_MODEL_NAME_VALIDATION",)
     )
     hf_overrides: dict[str, Any] = option({}, 'JSON laid over the model\'s config.json, such as {"is_matryoshka": true}.')
+    rope_scaling: dict[str, Any] = option(
+        {},
+        'JSON laid over the rope parameters of config.json, such as {"rope_type": "yarn", "factor": 4.0}; the same as rope_parameters in '
+        "--hf-overrides.",
+        aliases=("rope-parameters",),
+    )
+    rope_theta: float | None = option(None, "Base of the rotary embedding, in the place of config.json's.", gt=0)
     ignore_patterns: list[str] = option([], "Files of a Hub repository that are not fetched, as shell patterns such as consolidated*.")
+
+    @property
+    def config_overrides(self) -> dict[str, Any]:
+        """All that is laid over config.json; what an option of its own says goes before --hf-overrides."""
+        rope = {**self.rope_scaling} if self.rope_theta is None else {**self.rope_scaling, "rope_theta": self.rope_theta}
+        if not rope:
+            return self.hf_overrides
+        return {**self.hf_overrides, "rope_parameters": {**(self.hf_overrides.get("rope_parameters") or {}), **rope}}
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """Where the tokenizer is that is not among the files of the model as they were fetched."""
+        return self.model if self.tokenizer is None and self.tokenizer_revision is not None else self.tokenizer
 
 
 def model_problems(model: ModelConfig) -> list[str]:

@@ -63,7 +63,7 @@ def _build_generating(
     load_tokenizer: Callable[[], Tokenizer] | None,
     index: int,
 ) -> EngineCore:
-    shape = read_config(files, config.model.hf_overrides)
+    shape = read_config(files, config.model.config_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
     size = config.parallel.tensor_parallel_size
     devices = num_devices(device, config.data_parallel.data_parallel_size)

@@ -61,7 +61,7 @@ class ModelRank:
             group=setup.group,
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
-            overrides=config.model.hf_overrides,
+            overrides=config.model.config_overrides,
             has_whole_experts=config.parallel.enable_expert_parallel,
         )
         width = -(-plan.max_model_len // plan.block_size)

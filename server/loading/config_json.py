@@ -25,7 +25,8 @@ def read_config_json(files: ModelFiles, overrides: Overrides) -> dict[str, Any]:
         raise ModelSourceError(f"{path} is missing: a model directory needs it; copy or download the model again.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelSourceError(f"{path} cannot be read as JSON ({error}); copy or download it again.") from error
-    return _laid_over(values if isinstance(values, dict) else {}, overrides)
+    own = values if isinstance(values, dict) else {}
+    return {**_laid_over(own, overrides), **_changed_rope(own, overrides)}
 
 
 def _laid_over(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
@@ -34,6 +35,20 @@ def _laid_over(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
         own = values.get(key)
         changed[key] = _laid_over(own, value) if isinstance(own, dict) and isinstance(value, dict) else value
     return changed
+
+
+def _changed_rope(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """Rope parameters have had two names and rope_theta a place beside them: whatever either side calls them, the overrides' win. Where a
+    file has some for each kind of layer, they are meant for those that attend to everything."""
+    changes = {**(overrides.get("rope_scaling") or {}), **(overrides.get("rope_parameters") or {})}
+    if "rope_theta" in overrides:
+        changes.setdefault("rope_theta", overrides["rope_theta"])
+    if not changes:
+        return {}
+    own = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if any(isinstance(value, dict) for value in own.values()) and not any(isinstance(value, dict) for value in changes.values()):
+        changes = {"full_attention": changes}
+    return {"rope_parameters": _laid_over(own, changes)}
 
 
 def architectures_in(values: dict[str, Any]) -> list[str]:

@@ -34,17 +34,17 @@ def read_shape(config: ServerConfig, files: ModelFiles) -> ModelShape:
     what is not supported."""
     use = chosen_use(config, files)
     if use == "generate":
-        shape = read_config(files, config.model.hf_overrides)
+        shape = read_config(files, config.model.config_overrides)
         return ModelShape(use, shape, generating_facts(shape))
-    source = read_pooled(files, use == "classify", config.model.hf_overrides)
+    source = read_pooled(files, use == "classify", config.model.config_overrides)
     return ModelShape(use, source.config, pooling_facts(source))
 
 
 def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
     """Raises ConfigError for options that a model of this kind has no use for, and ModelSourceError for what it can't be."""
-    if files.kind == "gguf" and config.model.hf_overrides:
-        raise ConfigError(["--hf-overrides changes a config.json, and a GGUF file has none: leave it out"])
-    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.hf_overrides)
+    if files.kind == "gguf" and config.model.config_overrides:
+        raise ConfigError(["--hf-overrides and --rope-scaling change a config.json, and a GGUF file has none: leave them out"])
+    use = use_of(files, config.pooling.runner, config.pooling.convert, config.model.config_overrides)
     if use != "generate" and (problems := _not_for_pooling(config)):
         raise ConfigError(problems)
     return use

@@ -36,6 +36,7 @@ class HubModel:
     download_dir: str | None = None
     endpoint: str | None = None
     ignore_patterns: tuple[str, ...] = ()
+    revision_flag: str = "--revision"  # for messages
 
     def fetch(self, load_format: str, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the model's snapshot, with weights unless `load_format` is "dummy". Raises ModelSourceError.
@@ -148,7 +149,7 @@ class HubModel:
                 f"(--hf-token or HF_TOKEN)" + ("; the token given has no access." if self.token else ".")
             ) from error
         except errors.RevisionNotFoundError as error:
-            raise ModelSourceError(f"The model {self.repo_id!r} has no revision {self.revision!r} on {hub}; check --revision.") from error
+            raise ModelSourceError(f"{self.repo_id!r} has no revision {self.revision!r} on {hub}; check {self.revision_flag}.") from error
         except errors.RepositoryNotFoundError as error:
             raise ModelSourceError(
                 f"No model {where}: it is no local path and {hub} has no such repository, or it is private "

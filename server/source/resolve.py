@@ -68,6 +68,7 @@ def resolve_tokenizer(
     name: str,
     *,
     cache_dir: Path,
+    revision: str | None = None,
     token: str | None = None,
     download_dir: str | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -90,7 +91,7 @@ def resolve_tokenizer(
         raise ModelSourceError(f"The tokenizer path {name} does not exist{_nearest(path)}")
     from headway.server.source.hub import HubModel
 
-    return HubModel(name, None, token, download_dir).fetch_tokenizer(on_progress)
+    return HubModel(name, revision, token, download_dir, revision_flag="--tokenizer-revision").fetch_tokenizer(on_progress)
 
 
 def path_of(name: str) -> Path:

@@ -111,6 +111,7 @@ def load_tokenizer(
     tokenizer: str | None,
     cache_dir: Path,
     *,
+    revision: str | None = None,
     token: str | None = None,
     download_dir: str | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -122,7 +123,9 @@ def load_tokenizer(
     """
     eos = eos_of(files)
     if tokenizer is not None:
-        path = resolve_tokenizer(tokenizer, cache_dir=cache_dir, token=token, download_dir=download_dir, on_progress=on_progress)
+        path = resolve_tokenizer(
+            tokenizer, cache_dir=cache_dir, revision=revision, token=token, download_dir=download_dir, on_progress=on_progress
+        )
         if path.is_dir():
             return _from_directory(path, eos, cache_dir, on_progress)
         return _from_gguf(path, eos, cache_dir, on_progress)

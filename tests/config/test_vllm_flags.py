@@ -31,6 +31,7 @@ TAKEN = names_in("""
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
+    tokenizer-revision
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 

@@ -57,6 +57,8 @@ def test_activation(shape: tuple[int, ...], dtype: torch.dtype, strided: bool) -
 @pytest.mark.parametrize("shape", ROPE_SHAPES, ids=str)
 def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, has_norm: bool) -> None:
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
+    if has_norm:
+        compare_rope(rope, shape, dtype, "cpu", has_exact_norm=True)
 
 
 @DTYPE

@@ -159,3 +159,21 @@ def test_overrides_change_what_is_built(llama: ModelFiles) -> None:
     assert read_config(llama, {"rms_norm_eps": 0.5}).norm_eps == 0.5
     with pytest.raises(ModelSourceError, match="hidden_act"):
         read_config(llama, {"hidden_act": "mish"})
+
+
+@pytest.mark.parametrize("in_file", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_overrides_of_rope_win_under_either_name(llama: ModelFiles, in_file: str, key: str) -> None:
+    edit_config(llama, **{"rope_parameters": None, "rope_theta": 5000.0, in_file: {"rope_type": "linear", "factor": 2.0}})
+    rope = read_config(llama, {key: {"factor": 8.0}}).rope
+    assert (rope.type, rope.factor, rope.theta) == ("linear", 8.0, 5000.0)
+    rope = read_config(llama, {key: {"rope_type": "yarn", "factor": 4.0}, "rope_theta": 7000.0}).rope
+    assert (rope.type, rope.factor, rope.theta) == ("yarn", 4.0, 7000.0)
+
+
+def test_overrides_of_rope_are_for_layers_that_attend_to_everything(tmp_path: Path) -> None:
+    files = make_tiny_model("gemma3", tmp_path)
+    whole, local = read_config(files, {"rope_scaling": {"factor": 6.0}}).distinct_ropes[::-1]
+    assert (whole.type, whole.factor, whole.theta) == ("linear", 6.0, 100000.0)
+    assert (local.type, local.theta) == ("default", 500.0)
+    assert read_config(files, {"rope_parameters": {"sliding_attention": {"rope_theta": 9.0}}}).distinct_ropes[0].theta == 9.0

@@ -76,9 +76,12 @@ def test_shards_of_an_index(tmp_path: Path) -> None:
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_stays_close(tmp_path: Path, dtype: str) -> None:
-    files = make_tiny_model("llama", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("llama", "bfloat16"), ("llama", "float16"), ("gemma3", "bfloat16"), ("olmo2", "float16"), ("cohere-plus", "bfloat16")],
+)
+def test_half_precision_stays_close(tmp_path: Path, name: str, dtype: str) -> None:
+    files = make_tiny_model(name, tmp_path)
     loaded = load_model(files, dtype=dtype, device=torch.device("cpu"), quantization="none", load_format="auto", group=SINGLE, seed=0)
     logits = Stepper(loaded.model, dtype=getattr(torch, dtype)).run(tokens(1), [33, 1, 6])
     reference = expected(transformers_model(files), tokens(1))

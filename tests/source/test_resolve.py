@@ -12,6 +12,7 @@ from demo_model import demo_files, demo_gguf
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
+from headway.server.source.hub import HubModel
 from headway.server.source.resolve import LoadFormat, resolve_model, resolve_tokenizer
 
 
@@ -92,6 +93,13 @@ def test_file_addresses(tmp_path: Path) -> None:
     fails("file://", "is no path on this machine")
     with pytest.raises(ModelSourceError, match=r"The tokenizer path file:///.* does not exist"):
         resolve_tokenizer(f"file://{tmp_path}/another", cache_dir=tmp_path / "cache")
+
+
+def test_a_tokenizer_of_the_hub_has_a_revision_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[HubModel] = []
+    monkeypatch.setattr(HubModel, "fetch_tokenizer", lambda model, on_progress: asked.append(model))
+    resolve_tokenizer("org/t", cache_dir=tmp_path, revision="v2")
+    assert [(model.repo_id, model.revision, model.revision_flag) for model in asked] == [("org/t", "v2", "--tokenizer-revision")]
 
 
 def test_a_model_directory_is_only_read(tmp_path: Path) -> None:

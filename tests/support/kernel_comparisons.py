@@ -53,10 +53,11 @@ def compare_norm(module: ModuleType, shape: tuple[int, ...], dtype: torch.dtype,
     x, residual, weight = (torch.randn(size, generator=generator).to(dtype).to(device) for size in (shape, shape, shape[-1:]))
     if strided:
         x, residual = odd_strides(x), odd_strides(residual)
-    assert_near(module.rms_norm(x, weight, 1e-5), reference_norm.rms_norm(x, weight, 1e-5))
-    actual, expected = (m.fused_add_rms_norm(x, residual, weight, 1e-5) for m in (module, reference_norm))
-    assert_near(actual[0], expected[0])
-    assert_near(actual[1], expected[1])
+    for own in (weight, weight.float()):
+        assert_near(module.rms_norm(x, own, 1e-5), reference_norm.rms_norm(x, own, 1e-5))
+        actual, expected = (m.fused_add_rms_norm(x, residual, own, 1e-5) for m in (module, reference_norm))
+        assert_near(actual[0], expected[0])
+        assert_near(actual[1], expected[1])
 
 
 def compare_activation(module: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, device: str, *, strided: bool) -> None:
@@ -75,6 +76,7 @@ def compare_rope(
     device: str,
     *,
     has_norm: bool = False,
+    has_exact_norm: bool = False,
     fp8: KVScales | None = None,
     contiguous_pages: torch.dtype | None = None,
 ) -> None:
@@ -89,8 +91,8 @@ def compare_rope(
     if num_tokens > 2:
         slots[1] = -1
     norm = None
-    if has_norm:
-        weights = torch.randn(2, head_dim, generator=generator).to(dtype).to(device)
+    if has_norm or has_exact_norm:
+        weights = torch.randn(2, head_dim, generator=generator).to(torch.float32 if has_exact_norm else dtype).to(device)
         norm = QKNorm(weights[0], weights[1], 1e-6)
     results = []
     for implementation in (module, reference_rope):

@@ -37,7 +37,7 @@ def build_pooling(
 ) -> EngineCore:
     """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
     choice = pooler_choice(config.pooling)
-    source = read_pooled(files, use == "classify", config.model.hf_overrides)
+    source = read_pooled(files, use == "classify", config.model.config_overrides)
     plan = make_plan(config, pooling_facts(source), device_facts(device))
     phases.begin("loading weights")
     load = partial(

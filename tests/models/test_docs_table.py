@@ -1,0 +1,27 @@
+"""docs/models.md lists the families that generate text, with what their modules say of themselves."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from headway.server.models.registry import ARCHITECTURES, GGUF_ARCHITECTURES
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+
+
+def table() -> str:
+    rows = ["| family | `architectures` of config.json | GGUF |", "|---|---|---|"]
+    for module in dict.fromkeys(ARCHITECTURES.values()):
+        doc = (importlib.import_module(module).__doc__ or "").partition("\n")[0]
+        names, gguf = (
+            ", ".join(f"`{name}`" for name, own in known.items() if own == module) for known in (ARCHITECTURES, GGUF_ARCHITECTURES)
+        )
+        rows.append(f"| {doc} | {names} | {gguf} |")
+    return "\n".join(rows)
+
+
+def test_the_table_is_as_the_registry_is() -> None:
+    begin, end = "<!-- families -->\n", "\n<!-- /families -->"
+    text = PAGE.read_text(encoding="utf-8")
+    assert text[text.index(begin) + len(begin) : text.index(end)].strip() == table()
