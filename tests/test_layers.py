@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.layers",
         "server.distributed",
         "server.errors",
+        "server.machine",
         "server.source",
         "server.words",
     },
