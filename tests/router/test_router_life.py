@@ -99,7 +99,7 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
     async def main() -> None:
         async with small_server(event_then_done(may_end)) as server, routed(server.url) as running, aiohttp.ClientSession() as client:
             async with client.post(f"{running.url}/v1/completions", json={}) as answer:
-                running.router.stop(STOP_SIGNALS[0])
+                running.stop()
                 async with aiohttp.ClientSession() as later:
                     await until(lambda: running.router.app.is_draining)
                     async with later.post(f"{running.url}/v1/completions", json={}) as refused:
@@ -125,7 +125,7 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pyt
             client.post(f"{running.url}/v1/completions", json={}) as answer,
         ):
             assert await answer.content.readexactly(len(EVENT)) == EVENT
-            running.router.stop(STOP_SIGNALS[0])
+            running.stop()
             error, done, empty = (await answer.read()).split(b"\n\n")
             told = json.loads(error.removeprefix(b"data: "))["error"]
             assert (told["code"], "router is shutting down" in told["message"]) == (503, True)
@@ -147,7 +147,7 @@ def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
             client.post(f"{running.url}/v1/completions", json={}) as answer,
         ):
             assert await answer.content.readexactly(4) == b"half"
-            running.router.stop(STOP_SIGNALS[0])
+            running.stop()
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
             assert b'status="cut"} 1.0' in running.router.metrics.render()
