@@ -138,7 +138,7 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pyt
     asyncio.run(main())
 
 
-def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
+def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with (
             small_server(begun_for_ever(b"half", "application/octet-stream")) as server,
@@ -151,6 +151,8 @@ def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
             assert b'status="cut"} 1.0' in running.router.metrics.render()
+            assert "1 request still open and cut off" in caplog.text
+            assert "ASGI" not in caplog.text, "uvicorn's word for the same, which says nothing to a reader"
 
     asyncio.run(main())
 
