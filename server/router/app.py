@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.access_log import AccessLogMiddleware
 from headway.server.api.errors import ClientDisconnected, error_response, response_to
@@ -57,23 +57,14 @@ class RouterApp:
                 await self._route(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def watching_send(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
         self._counts.add(Count.OPEN_REQUESTS, 1)
         try:
             if self.is_draining:
                 raise ServerDraining("The router is shutting down and takes no new work.")
-            await self._proxy(scope, receive, watching_send)
+            await self._proxy(scope, receive, send)
         except ClientDisconnected:
             return
-        except HeadwayError as error:
-            if has_begun:
-                raise
+        except HeadwayError as error:  # of the proxy: no answer has begun
             await response_to(error)(scope, receive, send)
         finally:
             self._counts.add(Count.OPEN_REQUESTS, -1)

@@ -92,6 +92,7 @@ def test_the_prefill_server_s_transfer_goes_to_the_decode_server_which_streams()
             assert await sent(both.decode[0]) == {**CHAT, "kv_transfer_params": PARAMS | {"for": "Hello"}}
             ids = {server.requests[0].headers["x-request-id"] for server in (both.prefill[0], both.decode[0])}
             assert len(ids) == 1
+            assert "accept-encoding" not in both.prefill[0].requests[0].headers, "its answer is read here"
             assert await metric(both.running, both.client, "headway:router_unpaired_total") == 0
 
     asyncio.run(main())
@@ -160,6 +161,32 @@ def test_without_a_prefill_server_s_work_the_decode_server_does_all(bad: Handler
             assert await both.chat() == EVENT * 3 + DONE
             assert await sent(both.decode[0]) == CHAT
             assert await both.unpaired(reason) == 1
+
+    asyncio.run(main())
+
+
+def test_a_prefill_server_that_dies_under_32_requests_costs_none_of_them() -> None:
+    dies = asyncio.Event()
+
+    async def dying(request: web.Request) -> web.StreamResponse:
+        await dies.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def waiting(request: web.Request) -> web.StreamResponse:
+        await dies.wait()
+        return await recording(request)
+
+    async def main() -> None:
+        async with halves([dying, waiting], [recording_stream]) as both:
+            asked = [asyncio.create_task(both.chat()) for _ in range(32)]
+            await until(lambda: sum(len(server.requests) for server in both.prefill) == 32)
+            assert both.prefill[0].requests, "one server has not room for all of them, whichever they belong to"
+            dies.set()
+            assert await asyncio.gather(*asked) == [EVENT * 3 + DONE] * 32
+            assert await metric(both.running, both.client, "headway:router_open_requests") == 0
+            assert all(["kv_transfer_params" in await sent(both.decode[0], number) for number in range(32)])
 
     asyncio.run(main())
 

@@ -20,7 +20,10 @@ from certificates import Authority, TlsFiles
 from routed import DONE, EVENT, begun_for_ever, closed_port, event_then_done, raw_exchange, routed, small_server, until
 
 from headway.server.errors import ConfigError
-from headway.server.router.config import UpstreamConfig
+from headway.server.router.config import RouterConfig, UpstreamConfig
+from headway.server.router.running import Life
+from headway.server.router.sources.base import Listing
+from headway.server.router.sources.choice import source_of
 from headway.server.router.upstream import Upstream
 from headway.server.signals import STOP_SIGNALS
 
@@ -244,3 +247,36 @@ def test_authorities_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
     path.write_text("no certificate")
     with pytest.raises(ConfigError, match="must be a PEM file"):
         Upstream(UpstreamConfig(ca=str(path)))
+
+
+def test_a_crew_that_cannot_go_on_is_drained_and_ends_with_1(caplog: pytest.LogCaptureFixture) -> None:
+    class Spent:
+        """See Crew: its last request ends in the drain."""
+
+        num_open = 1
+        may_take_work = False
+        is_stopped = False
+
+        def begin(self) -> None: ...
+
+        async def ready(self) -> None: ...
+
+        async def failed(self) -> str:
+            return "No process is left"
+
+        def change_servers(self, listing: Listing) -> None: ...
+
+        def begin_drain(self) -> None:
+            self.num_open = 0
+
+        async def stop(self) -> None:
+            self.is_stopped = True
+
+    async def main() -> None:
+        config, crew = RouterConfig.model_validate({"routing": {"servers": ["http://a"]}}), Spent()
+        assert await asyncio.wait_for(Life(config, source_of(config), crew).serve([]), 10) == 1
+        assert crew.is_stopped
+        assert "cut off" not in caplog.text
+
+    asyncio.run(main())
+    assert "No process is left" in caplog.text
