@@ -2,7 +2,8 @@
 
 The same requests go to one server directly and through a router in front of it, in turn. All of them share the machine, so CPU time is told
 apart by process: the router's share of the server's is what another machine can be compared by. Without --model the server is
-modelless_server.py, the hardest case: nothing of its time is a model's.
+modelless_server.py, the hardest case: nothing of its time is a model's. With --bare it is bare_server.py, which takes next to no time
+itself, so that the time that is added can be seen on few cores.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class RouterBench:
         self._options = options
         self._model = options.model or str(model_dir)
         self._checker: Checker | None = None
-        if options.model is None:
+        if options.model is None and not options.bare:
             write_stub_model(model_dir)
             self._checker = Checker(model_dir)
 
@@ -72,7 +73,8 @@ class RouterBench:
         here = ["--host", "127.0.0.1", "--port"]
         routes = [sys.executable, "-m", "headway.server.cli", "router", "--servers", f"http://127.0.0.1:{port}", *here, str(router_port)]
         with ExitStack() as stack:
-            server = stack.enter_context(ServerProcess([*self._serves(), *here, str(port)], os.environ, f"http://127.0.0.1:{port}"))
+            serves = self._serves_barely(port) if self._options.bare else [*self._serves(), *here, str(port)]
+            server = stack.enter_context(ServerProcess(serves, os.environ, f"http://127.0.0.1:{port}"))
             server.wait_ready(300)
             argv = [*routes, "--no-access-log", "--policy", self._options.policy]
             router = stack.enter_context(ServerProcess(argv, os.environ, f"http://127.0.0.1:{router_port}"))
@@ -83,6 +85,9 @@ class RouterBench:
                 for work in self._works()
                 for to in (port, router_port)
             ]
+
+    def _serves_barely(self, port: int) -> list[str]:
+        return [sys.executable, str(Path(__file__).with_name("bare_server.py")), str(port), str(self._options.step_ms)]
 
     def _serves(self) -> list[str]:
         options = ["serve", self._model, "--served-model-name", MODEL, "--disable-uvicorn-access-log"]
@@ -142,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         description="What the router adds to a request and to a server's CPU time.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", help="a model to serve, as for `headway serve`, in the place of the server without one")
+    parser.add_argument("--bare", action="store_true", help="a server that answers from memory")
     parser.add_argument("--policy", default="least-load")
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=128, help="of each stream")

@@ -89,7 +89,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         finally:
             ignore_further_signals()
             starter.stop()
-            followers.kill(patience_s=0)
+            followers.members.kill(patience_s=0)
 
 
 def _shared_counts(directory: Path, num_processes: int) -> Counts:

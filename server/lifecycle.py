@@ -108,7 +108,7 @@ class Lifecycle:
         asked_to_stop = asyncio.create_task(self._signals.get())
         died = asyncio.create_task(self._tell_engine_end())
         self._followers.keep(self._client)
-        given_up = asyncio.create_task(self._followers.given_up.wait())
+        given_up = asyncio.create_task(self._followers.members.given_up.wait())
         helpers = [starting, died, asked_to_stop, given_up]
         if os.getpid() == 1:
             helpers.append(asyncio.create_task(Reaper(self._is_ours).run()))
@@ -116,7 +116,7 @@ class Lifecycle:
         outcome = await self._end(server, starting, asked_to_stop)
         await self._client.stop(self._starter.processes)  # first, so that every process gets the last deltas of its streams
         server.should_exit = True
-        await asyncio.gather(serving, self._followers.stop())
+        await asyncio.gather(serving, self._followers.members.stop())
         for task in helpers:
             task.cancel()
         return outcome
@@ -129,7 +129,7 @@ class Lifecycle:
             self._signals.put_nowait(self._early.asked)
 
     def _is_ours(self, pid: int) -> bool:
-        return self._starter.processes.is_one(pid) or self._followers.is_one(pid)
+        return self._starter.processes.is_one(pid) or self._followers.members.is_one(pid)
 
     async def _tell_engine_end(self) -> None:
         await self._client.ended.wait()
@@ -150,7 +150,7 @@ class Lifecycle:
             return Outcome(2 if isinstance(problem, HeadwayError) else 1, sentence_of(problem))
         if self._client.died_of_user_error:
             return Outcome(2, self._client.dead_cause)
-        if (reason := self._followers.reason) is not None:
+        if (reason := self._followers.members.reason) is not None:
             log.error("%s", reason)
             await self._finish_open_requests(server)
             return Outcome(1, reason)
@@ -185,7 +185,7 @@ class Lifecycle:
             assert info is not None
             await self._adapters.load_modules()
             self._served.set_ready(info)
-            await self._followers.all_ready()
+            await self._followers.members.all_ready()
             self._counts.set(Count.HAS_OPENED, 1)
             for line in ready_banner(self._config, self._served.name, info, time.monotonic() - self._started):
                 log.info("%s", line)
@@ -220,7 +220,7 @@ class Lifecycle:
 
     def _is_busy(self) -> bool:
         """Whether something is open that ends by itself: requests that are frozen in a sleep don't, nor do those who wait for them."""
-        if self._followers.may_take_work:
+        if self._followers.members.may_take_work:
             return True
         if self._client.num_open_requests:
             return not self._client.sleep_state.is_asleep

@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.counts": set(),
     "server.children": {"server.machine", "server.words"},
     "server.private_directory": {"server.errors"},
+    "server.siblings": {"server.api.process_metrics", "server.children", "server.counts", "server.errors", "server.machine"},
     "server.user_modules": {"server.errors", "server.words"},
     "server.say": set(),
     "server.log": {"server.say"},
@@ -92,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.garbage",
         "server.log",
         "server.log_setup",
-        "server.machine",
+        "server.siblings",
         "server.source",
     },
     "server.bench": {"server"},
@@ -109,11 +110,17 @@ ALLOWED: dict[str, set[str]] = {
         "server.api.paths",
         "server.api.stream",
         "server.api.tls",
+        "server.api.process_metrics",
+        "server.children",
         "server.config",
+        "server.counts",
         "server.errors",
         "server.garbage",
         "server.listen",
+        "server.log",
         "server.log_setup",
+        "server.private_directory",
+        "server.siblings",
         "server.signals",
         "server.words",
     },
@@ -185,6 +192,7 @@ NO_TORCH = (
     "server.text",
     "server.api",
     "server.api_processes",
+    "server.siblings",
     "server.router",
 )
 # Scheduling and messages are policy: the border to tensors is the executor.
@@ -218,7 +226,14 @@ NO_TORCH_FILES = {
         "repetition",
     )
 }
-READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}
+READS_ENVIRONMENT = {
+    "kernels.backend",
+    "server.cli",
+    "server.launch",
+    "server.router.workers",
+    "entrypoint.__main__",
+    "entrypoint.healthcheck",
+}
 MAX_LINES = 400
 
 

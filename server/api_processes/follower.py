@@ -11,11 +11,12 @@ from headway.server.api.http_server import HttpServer, close_after_answers
 from headway.server.api.tls.server_tls import ServerTls
 from headway.server.api.traces import make_tracing
 from headway.server.api_processes.arguments import FollowerArguments
-from headway.server.api_processes.orders import BeginDrain, End, EngineEnded, FilesFound, OrderReceiver, Preparing
+from headway.server.api_processes.orders import EngineEnded, FilesFound, Order, Preparing
 from headway.server.api_processes.serving import hush_stages, yield_to_engine
 from headway.server.counts import Count, Counts
 from headway.server.engine.data_parallel.client import DataParallelClient
 from headway.server.garbage import spare_long_lived
+from headway.server.siblings.orders import BeginDrain, End, OrderReceiver
 from headway.server.source.files import ModelFiles
 
 
@@ -34,7 +35,7 @@ class _Follower:
         self._client = DataParallelClient(config, arguments.directory, self._counts, on_phase=_untold)
         self._drain = Drain(self._counts)
         self._served = Served.of(config)
-        self._orders = OrderReceiver(arguments.directory, arguments.index)
+        self._orders: OrderReceiver[Order] = OrderReceiver(arguments.directory, arguments.index, Order)
         loop = asyncio.get_running_loop()
         self._files: asyncio.Future[ModelFiles] = loop.create_future()
         self._engine_end: asyncio.Future[str] = loop.create_future()

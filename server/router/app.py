@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headway.server.api.access_log import AccessLogMiddleware
 from headway.server.api.errors import ClientDisconnected, error_response, response_to
 from headway.server.api.middleware import BodyLimitMiddleware, Draining, GoElsewhereMiddleware, RequestIdMiddleware
 from headway.server.config.logs import PROBES
+from headway.server.counts import Count, Counts
 from headway.server.errors import HeadwayError, ServerDraining
 from headway.server.router.config import RouterConfig
 from headway.server.router.fleet import Fleet
@@ -19,12 +20,16 @@ _RETRY_AFTER = {"retry-after": "5"}
 
 
 class RouterApp:
-    """An ASGI application. ``num_open``: requests that are not answered to their end; after ``drain`` there come no more."""
+    """An ASGI application. ``counts`` has the requests that are not answered to their end; after ``drain`` there come no more."""
 
-    def __init__(self, config: RouterConfig, fleet: Fleet, proxy: ASGIApp, metrics: RouterMetrics) -> None:
-        self.num_open = 0
+    def __init__(
+        self, config: RouterConfig, fleet: Fleet, prefill: Fleet | None, proxy: ASGIApp, metrics: RouterMetrics, counts: Counts
+    ) -> None:
+        """``prefill``: the half of the servers that only prepares. Without it the others answer all the same."""
+        self._counts = counts
         self.is_draining = False
         self._fleet = fleet
+        self._prefill = prefill
         self._proxy = proxy
         self._metrics = metrics
         self._stack: ASGIApp = self._answer
@@ -33,6 +38,7 @@ class RouterApp:
 
     def drain(self) -> None:
         self.is_draining = True
+        self._counts.set(Count.IS_DRAINING, 1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._stack(scope, receive, send)
@@ -51,32 +57,25 @@ class RouterApp:
                 await self._route(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def watching_send(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
-        self.num_open += 1
+        self._counts.add(Count.OPEN_REQUESTS, 1)
         try:
             if self.is_draining:
                 raise ServerDraining("The router is shutting down and takes no new work.")
-            await self._proxy(scope, receive, watching_send)
+            await self._proxy(scope, receive, send)
         except ClientDisconnected:
             return
-        except HeadwayError as error:
-            if has_begun:
-                raise
+        except HeadwayError as error:  # of the proxy: no answer has begun
             await response_to(error)(scope, receive, send)
         finally:
-            self.num_open -= 1
+            self._counts.add(Count.OPEN_REQUESTS, -1)
 
     def _health(self) -> Response:
         """Open to everybody: numbers, and no address of a server."""
         num_healthy, num_servers = self._fleet.num_healthy, len(self._fleet.servers)
         status = "draining" if self.is_draining else "healthy" if num_healthy else "unhealthy"
         body = {"status": status, "healthy_servers": num_healthy, "servers": num_servers}
+        if self._prefill is not None:
+            body |= {"healthy_prefill_servers": self._prefill.num_healthy, "prefill_servers": len(self._prefill.servers)}
         return JSONResponse(body) if status == "healthy" else JSONResponse(body, 503, headers=_RETRY_AFTER)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from headway.server.errors import ConfigError
 from headway.server.router.config import RouterConfig, router_problems
 
 _PREFIX = "HEADWAY_ROUTER_"
+# What Kubernetes sets beside HEADWAY_ROUTER_PORT for a service of that name, or of one that begins so.
+_OF_A_SERVICE = re.compile(_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 _DESCRIPTION = "One address for many servers: each request goes to one of them, and its answer streams back."
 _EPILOG = f"An option's value may stand in the environment instead: {_PREFIX}POLICY is --policy."
 
@@ -31,6 +35,7 @@ def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfi
                 found.append(f"environment {_variable(setting)}: {problem}")
         if is_given:
             tree.setdefault(setting.topic, {})[setting.name] = value
+    found += _unknown_variables(settings, environ)
     config = RouterConfig.model_validate(tree)
     if found := found or router_problems(config):
         raise ConfigError(found)
@@ -44,6 +49,18 @@ def _variable(setting: Setting) -> str:
 def _is_of_kubernetes(setting: Setting, text: str) -> bool:
     """It sets HEADWAY_ROUTER_PORT=tcp://10.0.0.1:80 for a service called headway-router, as a router's service would be."""
     return setting.name == "port" and text.startswith("tcp://")
+
+
+def _unknown_variables(settings: Sequence[Setting], environ: Mapping[str, str]) -> list[str]:
+    """A sentence for each that was meant for the router and says nothing to it."""
+    known = [_variable(setting) for setting in settings]
+    found = []
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(name):
+            near = difflib.get_close_matches(name.removeprefix(_PREFIX), [one.removeprefix(_PREFIX) for one in known], n=1)
+            hint = f"did you mean {_PREFIX}{near[0]}?" if near else "`headway router --help` lists the options"
+            found.append(f"environment {name}: there is no such option; {hint}")
+    return found
 
 
 def _parser(settings: Sequence[Setting]) -> argparse.ArgumentParser:

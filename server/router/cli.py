@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from headway.server.config.logs import LogConfig
 from headway.server.errors import HeadwayError
-from headway.server.log_setup import set_up_logging
 from headway.server.router.arguments import read_options
+from headway.server.router.logs import set_up_router_logging
 from headway.server.signals import EarlyStop
 
 
@@ -15,8 +14,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Runs until SIGTERM or SIGINT. Raises ConfigError; HeadwayError without the extra packages."""
     EarlyStop().install()
     config = read_options(argv, environ)
-    secrets = [config.tls.ssl_keyfile_password] if config.tls.ssl_keyfile_password else []
-    set_up_logging(LogConfig(log_level=config.logs.log_level, log_format=config.logs.log_format), "router", secrets)
+    set_up_router_logging(config, "router")
     try:
         from headway.server.router.running import run_router
     except ModuleNotFoundError as problem:

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.fields import Topic, option
 from headway.server.config.tls import TlsConfig, tls_problems
-from headway.server.words import cut
+from headway.server.router.addresses import addresses_problem, distinct, url_problem
 
-_LONGEST_URL = 200
-_GOOD_URL = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+(%[a-z0-9._-]+)?\])(:[0-9]{1,5})?/?", re.IGNORECASE)
+_NAME_THEM = "name the servers: --servers http://a:8080,http://b:8080, or --servers-file FILE"
+_NAME_PAIRED = "name the servers of both kinds: --prefill-servers http://a:8080 --decode-servers http://b:8080, or --servers-file FILE"
+_DO_INSTEAD = {True: "name --prefill-servers and --decode-servers", False: "name --servers, or add --policy disaggregated"}
 
 
 class RoutingConfig(Topic):
     """Servers and how one is chosen."""
 
-    servers: list[str] = option([], "The servers, as http://a:8080,http://b:8080.", metavar="URL,URL")
+    servers: list[str] = option(
+        [],
+        "The servers, as http://a:8080,http://b:8080; or one place that knows them: dns://NAME:PORT, kubernetes://SERVICE.NAMESPACE, "
+        "ray-actors://NAMESPACE.",
+        metavar="URL,URL",
+    )
+    prefill_servers: list[str] = option(
+        [], "With --policy disaggregated, servers that compute prompts for others. Named as --servers are.", metavar="URL,URL"
+    )
+    decode_servers: list[str] = option(
+        [], "With --policy disaggregated, servers that answer, with the KV cache of a prefill server.", metavar="URL,URL"
+    )
     servers_file: str | None = option(
         None,
-        "A file that names them in the place of --servers and may change meanwhile: a JSON or YAML list, or a URL a line.",
+        "A file that names the servers in the place of the options and may change meanwhile: a JSON or YAML list, or a URL a line.",
         location=True,
     )
-    policy: Literal["least-load", "prefix", "round-robin"] = option(
+    policy: Literal["least-load", "prefix", "round-robin", "disaggregated"] = option(
         "least-load",
         "least-load: the server with the least to do; prefix: requests that begin alike go to one server, whose prefix cache then knows "
-        "them; round-robin: in turn.",
+        "them; round-robin: in turn; disaggregated: a prefill server first, by prefix, then with its KV cache the decode server with the "
+        "least to do.",
     )
     prefix_bytes: int = option(
-        1024, "Most bytes of a prompt's beginning that the policy prefix tells requests apart by.", ge=16, human=True
+        1024, "Most bytes of a prompt's beginning that prefix and disaggregated tell requests apart by.", ge=16, human=True
     )
     retries: int = option(2, "Further servers that a request is sent to while none has begun to answer it.", ge=0, le=10)
     max_request_body_bytes: int = option(16 * 1024 * 1024, "Largest request body; a larger one is answered 413.", ge=1024, human=True)
+
+    @property
+    def is_paired(self) -> bool:
+        return self.policy == "disaggregated"
+
+
+class DiscoveryConfig(Topic):
+    """Where servers are found."""
+
+    kubernetes_api: str = option("https://kubernetes.default.svc", "The API server that kubernetes:// asks; https only.", metavar="URL")
+    kubernetes_account: str = option(
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+        "Folder with the token, ca.crt and namespace of a pod's service account, to ask it with.",
+        location=True,
+    )
 
 
 class UpstreamConfig(Topic):
@@ -55,6 +81,7 @@ class ListenConfig(Topic):
     """Where the router listens, and how it stops."""
 
     host: str | None = option(None, "Address to listen on, or a name that stands for addresses of this machine. Default: all interfaces.")
+    workers: int = option(1, "Processes that share the port. One passes on what one core can.", ge=1, le=64)
     port: int = option(8000, "Port to listen on.", ge=0, le=65535)
     shutdown_timeout: int = option(25, "Seconds that open requests get to finish on SIGTERM.", ge=0)
 
@@ -71,6 +98,7 @@ class RouterConfig(Topic):
     """Everything a user may set, as asked; frozen."""
 
     routing: RoutingConfig = RoutingConfig()
+    discovery: DiscoveryConfig = DiscoveryConfig()
     upstream: UpstreamConfig = UpstreamConfig()
     listen: ListenConfig = ListenConfig()
     connections: ConnectionsConfig = ConnectionsConfig()
@@ -80,30 +108,30 @@ class RouterConfig(Topic):
 
 def router_problems(config: RouterConfig) -> list[str]:
     """A sentence for each thing in a config that can't be served; empty when all is well."""
-    routing, path = config.routing, config.upstream.health_path
-    found = tls_problems(config.tls)
-    if not routing.servers and routing.servers_file is None:
-        found.append("name the servers: --servers http://a:8080,http://b:8080, or --servers-file FILE")
-    if routing.servers and routing.servers_file is not None:
-        found.append("--servers and --servers-file both name the servers: leave one of them out")
-    found += [f"--servers: {problem}" for problem in map(url_problem, routing.servers) if problem]
+    path = config.upstream.health_path
+    found = tls_problems(config.tls) + _naming_problems(config.routing)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
         found.append(f"--health-path must be a path such as /ping, got {path!r}")
+    if (problem := url_problem(api := config.discovery.kubernetes_api)) or not api.lower().startswith("https://"):
+        found.append(f"--kubernetes-api: {problem or f'a token is sent there, so it must be https://, got {api!r}'}")
     return found
 
 
-def url_problem(url: str) -> str | None:
-    """What is wrong with a server's address; None where it is good."""
-    try:
-        parts = urlsplit(url)  # ValueError: an address or a port that there can't be
-        if _GOOD_URL.fullmatch(url) and parts.port != 0 and (parts.hostname or "").encode("idna"):
-            return None
-    except ValueError:  # of idna: a name of empty or endless parts, which no resolver takes
-        pass
-    shown = cut(url.rpartition("@")[2], _LONGEST_URL)  # what stands before may be a password
-    return f"a server is http:// or https://, a host and perhaps a port, as http://10.0.0.7:8080; got {shown!r}"
-
-
-def plain_url(url: str) -> str:
-    """A good address as it is kept: two spellings of one server are one."""
-    return url.rstrip("/").lower()
+def _naming_problems(routing: RoutingConfig) -> list[str]:
+    """Of the one source of servers that there must be."""
+    by_role = {"--prefill-servers": routing.prefill_servers, "--decode-servers": routing.decode_servers}
+    named = by_role if routing.is_paired else {"--servers": routing.servers}
+    misplaced = {"--servers": routing.servers} if routing.is_paired else by_role
+    found = [
+        f"{flag} {'has no place beside' if routing.is_paired else 'is for'} --policy disaggregated: {_DO_INSTEAD[routing.is_paired]}"
+        for flag, addresses in misplaced.items()
+        if addresses
+    ]
+    if routing.servers_file is not None:
+        found += [f"{flag} and --servers-file both name the servers: leave one of them out" for flag, given in named.items() if given]
+    elif not found and not all(named.values()):
+        found.append(_NAME_PAIRED if routing.is_paired else _NAME_THEM)
+    found += [f"{flag}: {problem}" for flag, given in named.items() if (problem := addresses_problem(given))]
+    if both := set(distinct(routing.prefill_servers)) & set(distinct(routing.decode_servers)):
+        found.append(f"{min(both)} stands in --prefill-servers and in --decode-servers: leave it in one of them")
+    return found

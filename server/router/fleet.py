@@ -1,10 +1,11 @@
-"""All servers of the router: which there are, which can be asked, which one is chosen."""
+"""All servers of the router, or those of one half: which there are, which can be asked, which one is chosen."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 from headway.server.errors import NoServerAvailable
 from headway.server.router.health import Health
@@ -39,6 +40,8 @@ class Fleet:
         self.servers = tuple(known.pop(url) if url in known else Server(url, Health(self._eject_after)) for url in urls)
         self._policy.update(urls)
         self._metrics.forget_the_gone()
+        for server in self.servers:
+            self._metrics.show(server)
 
     @property
     def num_healthy(self) -> int:
@@ -51,6 +54,17 @@ class Fleet:
         rested = [server for server in healthy if not server.health.is_resting(now)]
         candidates = rested or healthy
         return self._policy.choose(candidates, key, now) if candidates else None
+
+    @contextmanager
+    def taking(self, server: Server) -> Iterator[None]:
+        """Around a request's whole time there."""
+        server.num_open += 1
+        self._metrics.show_open(server)
+        try:
+            yield
+        finally:
+            server.num_open -= 1
+            self._metrics.show_open(server)
 
     def has_another(self, tried: Collection[Server]) -> bool:
         """Whether ``choose`` would find one."""
@@ -67,6 +81,7 @@ class Fleet:
 
     def is_well(self, server: Server) -> None:
         if server.health.is_well():
+            self._metrics.show(server)
             log.info("%s is healthy and gets requests", server.url)
 
     def refused(self, server: Server, cause: str) -> None:
@@ -94,6 +109,7 @@ class Fleet:
             server.report = report
 
     def _tell_ejection(self, server: Server) -> None:
+        self._metrics.show(server)
         self._metrics.count_ejection(server.url)
         log.warning(
             "%s gets no requests: %s; %d of %d servers are healthy", server.url, server.health.cause, self.num_healthy, len(self.servers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 
 from headway.server.errors import ServerDraining
 from headway.server.router.config import UpstreamConfig
@@ -16,12 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class Prober:
-    """``run`` is the loop; the answer to each question goes to the fleet. A server that is late holds up no other one's question."""
+    """``run`` is the loop; the answer to each question goes to the server's fleet. None that is late holds up another one's."""
 
-    def __init__(self, config: UpstreamConfig, fleet: Fleet, upstream: Upstream) -> None:
+    def __init__(self, config: UpstreamConfig, fleets: Sequence[Fleet], upstream: Upstream) -> None:
         self._path = config.health_path
         self._interval_s, self._timeout_s = config.health_interval_s, config.health_timeout_s
-        self._fleet = fleet
+        self._fleets = fleets
         self._upstream = upstream
         self._wake = asyncio.Event()
         self._asked: set[Server] = set()  # and have not answered yet
@@ -31,10 +32,11 @@ class Prober:
         async with asyncio.TaskGroup() as questions:
             while True:
                 self._wake.clear()
-                for server in self._fleet.servers:
-                    if server not in self._asked:
-                        self._asked.add(server)
-                        questions.create_task(self._ask_once(server))
+                for fleet in self._fleets:
+                    for server in fleet.servers:
+                        if server not in self._asked:
+                            self._asked.add(server)
+                            questions.create_task(self._ask_once(fleet, server))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._interval_s)
 
@@ -42,9 +44,9 @@ class Prober:
         """The next round begins now: there are new servers."""
         self._wake.set()
 
-    async def _ask_once(self, server: Server) -> None:
+    async def _ask_once(self, fleet: Fleet, server: Server) -> None:
         try:
-            await self._ask(server)
+            await self._ask(fleet, server)
         except ServerDraining:
             return
         except Exception:  # the edge of a task: without it nobody would ever be healthy again
@@ -52,19 +54,19 @@ class Prober:
         finally:
             self._asked.discard(server)
 
-    async def _ask(self, server: Server) -> None:
+    async def _ask(self, fleet: Fleet, server: Server) -> None:
         try:
             async with asyncio.timeout(self._timeout_s), await self._upstream.ask("GET", server.url, self._path) as answer:
                 while await answer.next_piece():
                     pass
         except TimeoutError:
-            self._fleet.was_late(server, f"it did not answer {self._path} within {self._timeout_s:g} s")
+            fleet.was_late(server, f"it did not answer {self._path} within {self._timeout_s:g} s")
         except ServerUnreached as problem:
-            self._fleet.refused(server, str(problem))
+            fleet.refused(server, str(problem))
         except ServerBroke as problem:
-            self._fleet.was_late(server, str(problem))
+            fleet.was_late(server, str(problem))
         else:
             if 200 <= answer.status < 300:
-                self._fleet.is_well(server)
+                fleet.is_well(server)
             else:
-                self._fleet.refused(server, f"{self._path} answers {answer.status}")
+                fleet.refused(server, f"{self._path} answers {answer.status}")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
 from headway.server.api.errors import ClientDisconnected
-from headway.server.api.paths import INFERENCE_PATHS
 from headway.server.errors import RequestError, ServerLost
 from headway.server.router.config import RoutingConfig
 from headway.server.router.fleet import Fleet
-from headway.server.router.headers import Pairs, to_server
+from headway.server.router.headers import to_server
 from headway.server.router.load_report import LOAD_HEADER
 from headway.server.router.metrics import NO_SERVER, RouterMetrics
+from headway.server.router.pairing import Pairing
 from headway.server.router.prefix_key import prefix_key
 from headway.server.router.relay import Relay
+from headway.server.router.requests import RoutedRequest
 from headway.server.router.servers import Server
 from headway.server.router.upstream import Answer, ServerBroke, ServerUnreached, Upstream
 
@@ -27,35 +27,19 @@ log = logging.getLogger(__name__)
 
 # What may stand in a request's line. Anything else could be read in two ways.
 _GOOD_TARGET = re.compile(rb"/[\x21-\x7e]*")
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FULL = 503
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """``key``: of the policy prefix. ``started``: when it was read, by time.perf_counter()."""
-
-    request_id: str
-    method: str
-    path: str
-    target: str
-    headers: Pairs
-    sent_headers: list[tuple[str, str]]
-    body: bytes
-    key: bytes | None
-    started: float
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether a server that has perhaps begun with it leaves nothing behind that a second one would double."""
-        return self.method in _SAFE_METHODS or self.path in INFERENCE_PATHS
+_POLICIES_BY_PREFIX = ("prefix", "disaggregated")
 
 
 class Proxy:
     """An ASGI application. Raises, before an answer has begun, the HeadwayErrors that a client can be told."""
 
-    def __init__(self, config: RoutingConfig, fleet: Fleet, upstream: Upstream, metrics: RouterMetrics) -> None:
-        self._prefix_bytes = config.prefix_bytes if config.policy == "prefix" else None
+    def __init__(
+        self, config: RoutingConfig, fleet: Fleet, upstream: Upstream, metrics: RouterMetrics, pairing: Pairing | None = None
+    ) -> None:
+        """``pairing``: what comes before each try, where servers have halves."""
+        self._prefix_bytes = config.prefix_bytes if config.policy in _POLICIES_BY_PREFIX else None
+        self._pairing = pairing
         self._num_tries = 1 + config.retries
         self._fleet = fleet
         self._upstream = upstream
@@ -68,7 +52,7 @@ class Proxy:
         except ClientDisconnected:
             log.debug("Request %s: the client left", request.request_id)
 
-    def _read(self, scope: Scope, body: bytes) -> _Request:
+    def _read(self, scope: Scope, body: bytes) -> RoutedRequest:
         started = time.perf_counter()
         target: bytes = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
         if not _GOOD_TARGET.fullmatch(target):
@@ -77,13 +61,13 @@ class Proxy:
         sent = to_server(scope["headers"], request_id, client[0] if client else None, scope["scheme"])
         key = prefix_key(body, dict(sent), self._prefix_bytes) if self._prefix_bytes is not None and body else None
         path = scope["path"]
-        return _Request(request_id, scope["method"], path, target.decode(), scope["headers"], sent, body, key, started)
+        return RoutedRequest(request_id, scope["method"], path, target.decode(), scope["headers"], sent, body, key, started)
 
-    async def _serve(self, request: _Request, scope: Scope, send: Send) -> None:
+    async def _serve(self, request: RoutedRequest, scope: Scope, send: Send) -> None:
         tried: list[Server] = []
         server = self._next(request, tried)
         while server is not None:
-            with server.taking():
+            with self._fleet.taking(server):
                 failure = await self._try(server, request, tried, scope, send)
             if failure is None:
                 return
@@ -93,18 +77,22 @@ class Proxy:
         self._metrics.count_answer(NO_SERVER, _FULL)
         raise self._fleet.none_available()
 
-    def _next(self, request: _Request, tried: list[Server]) -> Server | None:
+    def _next(self, request: RoutedRequest, tried: list[Server]) -> Server | None:
         """None if there is none, or there were tries enough."""
         server = self._fleet.choose(request.key, tried) if len(tried) < self._num_tries else None
         if server is not None:
             tried.append(server)
         return server
 
-    async def _try(self, server: Server, request: _Request, tried: list[Server], scope: Scope, send: Send) -> str | None:
+    async def _try(self, server: Server, request: RoutedRequest, tried: list[Server], scope: Scope, send: Send) -> str | None:
         """None if the client has its answer; else in a word why another server must be asked. Raises ServerLost."""
-        spent = time.perf_counter() - request.started if len(tried) == 1 else None
+        body, spent = request.body, None
+        if self._pairing is not None:
+            body = await self._pairing.body_for_decode(request)
+        elif len(tried) == 1:
+            spent = time.perf_counter() - request.started
         try:
-            answer = await self._upstream.ask(request.method, server.url, request.target, request.sent_headers, request.body)
+            answer = await self._upstream.ask(request.method, server.url, request.target, request.sent_headers, body)
         except ServerUnreached as problem:
             self._fleet.refused(server, str(problem))
             return "unreached"

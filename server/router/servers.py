@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from headway.server.router.health import Health
@@ -18,12 +16,3 @@ class Server:
     health: Health = field(default_factory=Health)
     num_open: int = 0
     report: LoadReport | None = None
-
-    @contextmanager
-    def taking(self) -> Iterator[None]:
-        """Around a request's whole time there."""
-        self.num_open += 1
-        try:
-            yield
-        finally:
-            self.num_open -= 1

@@ -103,7 +103,7 @@ class Upstream:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=self._context, socket_factory=_watched_socket),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S, ssl=self._context, socket_factory=watched_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             skip_auto_headers=_NOT_ADDED,
@@ -188,7 +188,7 @@ def _stopping() -> ServerDraining:
     return ServerDraining("The router is shutting down and takes no new work.")
 
 
-def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+def watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

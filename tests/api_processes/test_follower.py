@@ -9,11 +9,12 @@ from typing import cast
 from headway.server.api.http_server import HttpServer
 from headway.server.api_processes.arguments import FollowerArguments
 from headway.server.api_processes.follower import _Follower
-from headway.server.api_processes.orders import End, EngineEnded, OrderSender
+from headway.server.api_processes.orders import EngineEnded
 from headway.server.config.server import ServerConfig
 from headway.server.counts import Counts
 from headway.server.engine.links import EngineLinks
 from headway.server.engine.messages import Died
+from headway.server.siblings.orders import End, OrderSender
 
 NO_SERVER = cast(HttpServer, None)  # only a drain concerns it
 

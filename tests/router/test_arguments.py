@@ -16,6 +16,7 @@ from headway.server.router.config import RouterConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = ["--servers", "http://a:8080,http://b:8080"]
+PAIRED = ["--policy", "disaggregated", "--prefill-servers", "http://p", "--decode-servers", "http://d"]
 
 
 def test_what_a_user_types() -> None:
@@ -36,7 +37,12 @@ def test_a_service_of_kubernetes_that_is_called_as_the_router_changes_nothing() 
     environ = {
         "HEADWAY_ROUTER_PORT": "tcp://10.0.0.1:80",
         "HEADWAY_ROUTER_SERVICE_HOST": "10.0.0.1",
+        "HEADWAY_ROUTER_SERVICE_PORT": "80",
+        "HEADWAY_ROUTER_SERVICE_PORT_HTTP": "80",
+        "HEADWAY_ROUTER_PORT_80_TCP": "tcp://10.0.0.1:80",
         "HEADWAY_ROUTER_PORT_80_TCP_PORT": "80",
+        "HEADWAY_ROUTER_CANARY_PORT": "tcp://10.0.0.2:80",
+        "HEADWAY_ROUTER_CANARY_SERVICE_HOST": "10.0.0.2",
     }
     assert read_options(SERVERS, environ).listen.port == 8000
 
@@ -45,6 +51,18 @@ def test_a_service_of_kubernetes_that_is_called_as_the_router_changes_nothing() 
     ("argv", "environ", "said"),
     [
         ([], {}, "name the servers"),
+        (SERVERS, {"HEADWAY_ROUTER_POLCY": "prefix"}, "HEADWAY_ROUTER_POLCY: there is no such option; did you mean HEADWAY_ROUTER_POLICY?"),
+        (SERVERS, {"HEADWAY_ROUTER_X": "1"}, "`headway router --help` lists the options"),
+        (["--servers", "dns://llm"], {}, "--servers: write dns://NAME:PORT; got 'dns://llm'"),
+        (["--servers", "dns://llm:80,http://a"], {}, "dns://llm:80 stands for all servers"),
+        (["--servers", "kubernetes://llm:99999"], {}, "write kubernetes://SERVICE.NAMESPACE:PORT"),
+        (["--servers", "ray-actors://a/b"], {}, "write ray-actors://NAMESPACE"),
+        ([*SERVERS, "--kubernetes-api", "http://a"], {}, "it must be https://, got 'http://a'"),
+        ([*SERVERS, "--prefill-servers", "http://c"], {}, "--prefill-servers is for --policy disaggregated"),
+        ([*SERVERS, *PAIRED], {}, "--servers has no place beside --policy disaggregated"),
+        (["--policy", "disaggregated", "--decode-servers", "http://c"], {}, "name the servers of both kinds"),
+        ([*PAIRED, "--servers-file", "x"], {}, "--decode-servers and --servers-file both name the servers"),
+        ([*PAIRED[:-1], "http://p"], {}, "http://p stands in --prefill-servers and in --decode-servers"),
         ([*SERVERS, "--servers-file", "x"], {}, "leave one of them out"),
         (["--servers", "a:8080"], {}, "got 'a:8080'"),
         ([*SERVERS, "--health-path", "ping"], {}, "--health-path must be a path"),
@@ -80,13 +98,13 @@ def test_help_tells_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(setting.flag in shown for setting in settings_of(RouterConfig))
 
 
-OWN = [setting for setting in settings_of(RouterConfig) if setting.topic in ("routing", "upstream", "listen", "logs")]
+OWN = [setting for setting in settings_of(RouterConfig) if setting.topic in ("routing", "discovery", "upstream", "listen", "logs")]
 
 
 @pytest.mark.parametrize("setting", OWN, ids=lambda setting: setting.name)
 def test_an_option_is_read(setting: Setting) -> None:
     """The topics that the router shares with the server are in tests/config/test_options_are_read.py."""
-    rooms = [path.read_text() for path in (ROOT / "server/router").glob("*.py") if path.stem != "config"]
+    rooms = [path.read_text() for path in (ROOT / "server/router").rglob("*.py") if path.stem != "config"]
     assert any(re.search(rf"\b(config|{setting.topic})\.{setting.name}\b", text) for text in rooms)
 
 

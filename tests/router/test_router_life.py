@@ -20,7 +20,10 @@ from certificates import Authority, TlsFiles
 from routed import DONE, EVENT, begun_for_ever, closed_port, event_then_done, raw_exchange, routed, small_server, until
 
 from headway.server.errors import ConfigError
-from headway.server.router.config import UpstreamConfig
+from headway.server.router.config import RouterConfig, UpstreamConfig
+from headway.server.router.running import Life
+from headway.server.router.sources.base import Listing
+from headway.server.router.sources.choice import source_of
 from headway.server.router.upstream import Upstream
 from headway.server.signals import STOP_SIGNALS
 
@@ -99,7 +102,7 @@ def test_a_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:
     async def main() -> None:
         async with small_server(event_then_done(may_end)) as server, routed(server.url) as running, aiohttp.ClientSession() as client:
             async with client.post(f"{running.url}/v1/completions", json={}) as answer:
-                running.router.stop(STOP_SIGNALS[0])
+                running.stop()
                 async with aiohttp.ClientSession() as later:
                     await until(lambda: running.router.app.is_draining)
                     async with later.post(f"{running.url}/v1/completions", json={}) as refused:
@@ -125,7 +128,7 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pyt
             client.post(f"{running.url}/v1/completions", json={}) as answer,
         ):
             assert await answer.content.readexactly(len(EVENT)) == EVENT
-            running.router.stop(STOP_SIGNALS[0])
+            running.stop()
             error, done, empty = (await answer.read()).split(b"\n\n")
             told = json.loads(error.removeprefix(b"data: "))["error"]
             assert (told["code"], "router is shutting down" in told["message"]) == (503, True)
@@ -138,7 +141,7 @@ def test_what_is_open_at_the_end_of_a_drain_is_told_so_in_its_stream(caplog: pyt
     asyncio.run(main())
 
 
-def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
+def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with (
             small_server(begun_for_ever(b"half", "application/octet-stream")) as server,
@@ -147,10 +150,12 @@ def test_a_plain_body_that_is_open_at_the_end_of_a_drain_is_cut() -> None:
             client.post(f"{running.url}/v1/completions", json={}) as answer,
         ):
             assert await answer.content.readexactly(4) == b"half"
-            running.router.stop(STOP_SIGNALS[0])
+            running.stop()
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
             assert b'status="cut"} 1.0' in running.router.metrics.render()
+            assert "1 request still open and cut off" in caplog.text
+            assert "ASGI" not in caplog.text, "uvicorn's word for the same, which says nothing to a reader"
 
     asyncio.run(main())
 
@@ -242,3 +247,36 @@ def test_authorities_that_cannot_be_used_end_the_start(tmp_path: Path) -> None:
     path.write_text("no certificate")
     with pytest.raises(ConfigError, match="must be a PEM file"):
         Upstream(UpstreamConfig(ca=str(path)))
+
+
+def test_a_crew_that_cannot_go_on_is_drained_and_ends_with_1(caplog: pytest.LogCaptureFixture) -> None:
+    class Spent:
+        """See Crew: its last request ends in the drain."""
+
+        num_open = 1
+        may_take_work = False
+        is_stopped = False
+
+        def begin(self) -> None: ...
+
+        async def ready(self) -> None: ...
+
+        async def failed(self) -> str:
+            return "No process is left"
+
+        def change_servers(self, listing: Listing) -> None: ...
+
+        def begin_drain(self) -> None:
+            self.num_open = 0
+
+        async def stop(self) -> None:
+            self.is_stopped = True
+
+    async def main() -> None:
+        config, crew = RouterConfig.model_validate({"routing": {"servers": ["http://a"]}}), Spent()
+        assert await asyncio.wait_for(Life(config, source_of(config), crew).serve([]), 10) == 1
+        assert crew.is_stopped
+        assert "cut off" not in caplog.text
+
+    asyncio.run(main())
+    assert "No process is left" in caplog.text

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from headway.server.listen import bind_tcp
 from headway.server.router.config import RouterConfig
-from headway.server.router.running import Router
-from headway.server.router.server_list import ServerFile
-from headway.server.router.upstream import Upstream
+from headway.server.router.running import Alone, Life
+from headway.server.router.serving import Router
+from headway.server.router.sources.choice import source_of
 from headway.server.signals import STOP_SIGNALS
 
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
@@ -109,13 +109,19 @@ async def raw_server(first: bytes, rest: bytes = b"", may_go_on: asyncio.Event |
 class RoutedServers:
     """A running router. ``url`` is where it listens."""
 
-    def __init__(self, router: Router, port: int, scheme: str) -> None:
+    def __init__(self, router: Router, life: Life, port: int, scheme: str) -> None:
         self.router = router
+        self._life = life
         self.port = port
         self.url = f"{scheme}://127.0.0.1:{port}"
 
     async def all_healthy(self) -> None:
-        await until(lambda: self.router.fleet.num_healthy == len(self.router.fleet.servers))
+        fleets = [fleet for fleet in (self.router.fleet, self.router.prefill) if fleet is not None]
+        await until(lambda: all(fleet.num_healthy == len(fleet.servers) for fleet in fleets))
+
+    def stop(self) -> None:
+        """As a signal does: the second one ends the drain."""
+        self._life.stop(STOP_SIGNALS[0])
 
 
 @asynccontextmanager
@@ -125,24 +131,20 @@ async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None 
     if urls:
         topics["routing"]["servers"] = list(urls)
     config = RouterConfig.model_validate({"upstream": {"health_interval_s": 0.05, **(upstream or {})}, **topics})
-    file = ServerFile(config.routing.servers_file) if config.routing.servers_file else None
-    tls = None
-    if config.tls.is_on:
-        from headway.server.api.tls.server_tls import ServerTls
-
-        tls = ServerTls(config.tls)
-    router = Router(config, file, Upstream(config.upstream), tls)
+    source = source_of(config)
+    router = Router(config, source.listing)
     [listener] = bind_tcp("127.0.0.1", 0)
     with listener:
-        serving = asyncio.create_task(router.serve([listener]))
-        running = RoutedServers(router, listener.getsockname()[1], "https" if tls else "http")
+        life = Life(config, source, Alone(router, [listener]))
+        serving = asyncio.create_task(life.serve([]))
+        running = RoutedServers(router, life, listener.getsockname()[1], "https" if config.tls.is_on else "http")
         try:
             if wait:
                 await running.all_healthy()
             yield running
         finally:
-            router.stop(STOP_SIGNALS[0])
-            router.stop(STOP_SIGNALS[0])
+            running.stop()
+            running.stop()
             await serving
 
 

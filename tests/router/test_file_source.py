@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from headway.server.errors import ConfigError
-from headway.server.router.server_list import ServerFile
+from headway.server.router.sources.base import Listing
+from headway.server.router.sources.file import ServerFile
 
 A, B = "http://a:8080", "https://b"
 
@@ -28,7 +29,7 @@ A, B = "http://a:8080", "https://b"
 def test_lists_lines_and_objects(tmp_path: Path, text: str) -> None:
     path = tmp_path / "servers"
     path.write_text(text)
-    assert ServerFile(str(path)).urls == [A, B]
+    assert ServerFile(str(path)).listing == Listing([A, B])
 
 
 @pytest.mark.parametrize(
@@ -76,9 +77,32 @@ def test_a_change_is_handed_over_once_and_a_broken_file_changes_nothing(tmp_path
     path.write_text(f"{A}\n{B}")
     file.look(changes.append)
     file.look(changes.append)
-    assert changes == [[A, B]]
+    assert changes == [Listing([A, B])]
     path.write_text("")
     file.look(changes.append)
     file.look(changes.append)
-    assert changes == [[A, B]]
+    assert changes == [Listing([A, B])]
     assert caplog.text.count("the servers before stay") == 1
+
+
+def test_the_halves_of_servers_that_are_paired(tmp_path: Path) -> None:
+    path = tmp_path / "servers.yaml"
+    path.write_text(f"prefill: [{A}]\ndecode:\n  - {B}/\n")
+    assert ServerFile(str(path), is_paired=True).listing == Listing(serving=[B], prefill=[A])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_paired", "said"),
+    [
+        (A, True, "names no halves"),
+        (f"decode: [{A}]", True, "names no prefill server"),
+        (f"prefill: [{A}]\ndecode: []", True, "names no decode server"),
+        (f"prefill: [{A}]\ndecode: [{A}]", True, "names http://a:8080 as a prefill and as a decode server"),
+        (f"prefill: [{A}]\ndecode: [{B}]", False, "which are for --policy disaggregated"),
+    ],
+)
+def test_halves_that_cannot_be_used(tmp_path: Path, text: str, is_paired: bool, said: str) -> None:
+    path = tmp_path / "servers"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        ServerFile(str(path), is_paired)

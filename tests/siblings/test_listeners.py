@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headway.server.api_processes.listeners import another, share
+from headway.server.siblings.listeners import another, share
 
 
 def test_connections_are_spread_over_those_that_listen() -> None:

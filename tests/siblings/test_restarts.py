@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headway.server.api_processes.restarts import MAX_RESTARTS, WITHIN_S, Restarts
+from headway.server.siblings.restarts import MAX_RESTARTS, WITHIN_S, Restarts
 
 
 def test_delays_double_until_there_are_too_many() -> None:
