@@ -238,18 +238,4 @@ inline void store_rows(float* out, int64_t stride, const GroupedWeight& w, const
   if (rows - r >= 1) store_tile<BITS, 1>(out + r * stride, stride, w, bias, tile, x.from(r));
 }
 
-// out [rows, w.out] = x w^T + bias, shared by the threads of the region that it is called in, which wait for each other at its end.
-inline void multiply_grouped(float* out, const GroupedWeight& w, const float* bias, const RoundedRows& x, int64_t rows) {
-  constexpr int64_t kPanel = 64;  // rows whose bytes stay in a core's cache while tiles pass
-  const int64_t panels = (rows + kPanel - 1) / kPanel, tiles = w.tiles();
-#pragma omp for schedule(static)
-  for (int64_t task = 0; task < panels * tiles; task++) {
-    const int64_t first = task / tiles * kPanel, tile = task % tiles, count = std::min(kPanel, rows - first);
-    if (w.bits == 4)
-      store_rows<4>(out + first * w.out, w.out, w, bias, tile, x.from(first), count);
-    else
-      store_rows<8>(out + first * w.out, w.out, w, bias, tile, x.from(first), count);
-  }
-}
-
 }  // namespace headway
