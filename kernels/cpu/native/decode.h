@@ -116,11 +116,13 @@ template <class T, class P, int DIM> class Decode {
     for (int64_t d = 0; d < dim(); d++) out[d] = store<T>(own[d]);
   }
 
-  // Between the order of numbers() for bf16 and that of the pages, within each 2 kWidth numbers.
+  // Between the order of numbers() for bf16 and that of the pages, within each 2 kWidth numbers:
+  // those of a vector lie FROM apart, and then TO.
   template <int FROM, int TO> void reorder(float* x) const {
     for (int64_t d = 0; d < dim(); d += 2 * kWidth, x += 2 * kWidth) {
+      constexpr int from_second = FROM == 1 ? kWidth : 1, to_second = TO == 1 ? kWidth : 1;
       float copy[2 * kWidth];
-      for (int i = 0; i < kWidth; i++) copy[i * TO] = x[i * FROM], copy[TO == 1 ? kWidth + i : 2 * i + 1] = x[FROM == 1 ? kWidth + i : 2 * i + 1];
+      for (int i = 0; i < kWidth; i++) copy[i * TO] = x[i * FROM], copy[i * TO + to_second] = x[i * FROM + from_second];
       std::copy(copy, copy + 2 * kWidth, x);
     }
   }
