@@ -94,18 +94,24 @@ def test_a_library_from_before_there_were_numbers() -> None:
     assert native._interface(ctypes.CDLL(None)) == 0
 
 
+# Rows, inputs, outputs: few rows; many, whose tiles are brought to bytes, but not the last; more of all than is brought at a time.
+@pytest.mark.parametrize("shape", [(13, 96, 40), (71, 90, 100), (262, 2090, 64)], ids=str)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.usefixtures("instruction_set")
-def test_grouped_matmul(bits: int) -> None:
-    x, weight = 3 * torch.randn(13, 96, generator=torch.Generator().manual_seed(0)), random_groups(40, 96, bits)
+def test_grouped_matmul(bits: int, shape: tuple[int, int, int]) -> None:
+    rows, inputs, outputs = shape
+    generator = torch.Generator().manual_seed(0)
+    x, bias = 3 * torch.randn(rows, inputs, generator=generator), torch.randn(outputs, generator=generator)
+    weight = random_groups(outputs, inputs, bits)
     weight.values[:, ::5] = 2**bits - 1  # no sum may saturate
     x[:, ::5] = 20
-    expected = reference_grouped.grouped_linear(x, reference_grouped.pack_grouped(weight)[0], None)
     packed = grouped_matmul.pack_grouped(weight)[0]
-    found = grouped_matmul.grouped_linear(x, packed, None)
-    assert_close(found, expected, error=20)
-    for row in range(13):
-        assert grouped_matmul.grouped_linear(x[row : row + 1], packed, None)[0].equal(found[row]), "it does not depend on the other rows"
+    for add in (None, bias):
+        expected = reference_grouped.grouped_linear(x, reference_grouped.pack_grouped(weight)[0], add)
+        found = grouped_matmul.grouped_linear(x, packed, add)
+        assert_close(found, expected, error=20)
+        for row in (*range(13), rows // 2, rows - 1):
+            assert grouped_matmul.grouped_linear(x[row : row + 1], packed, add)[0].equal(found[row]), "it does not depend on the other rows"
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,20 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <utility>
 
 namespace headway {
 
 // Which functions there are, with which arguments and layouts: as INTERFACE in library.py, and raised with it when one of them changes.
 constexpr int64_t kInterface = 1;
+
+// Calls f(0), f(1) ... f(COUNT - 1) with constants, which are also indices: GCC keeps arrays in registers only where no loop is left.
+#define HEADWAY_INLINE __attribute__((always_inline))
+template <int COUNT, class F> [[gnu::always_inline]] inline void each(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) HEADWAY_INLINE {
+    (f(std::integral_constant<int, I>()), ...);
+  }(std::make_integer_sequence<int, COUNT>());
+}
 
 struct bf16 {
   uint16_t bits;

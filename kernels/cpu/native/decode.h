@@ -1,7 +1,7 @@
 // Attention of one query token over its pages, for some key-value heads and the query heads that share them.
 //
 // Keys are taken kWidth at a time: a head's products with them are summed to one vector of scores, with a key a lane. Values are
-// added to sums that stay in registers for as many keys. In fp32, with heads of whole strips, both are read where they lie.
+// added to sums that stay in registers for as many keys. Of heads of whole strips both are read where they lie.
 #pragma once
 
 #include <omp.h>
@@ -47,73 +47,107 @@ constexpr int kStripVectors = 4;  // of a head's sums in registers, for as many 
 constexpr int kHeadsAtOnce = kRows / 2;
 static_assert(kHeadsAtOnce == 2 || kHeadsAtOnce == 4, "as add_strip expects");
 constexpr int kStrip = kStripVectors * kWidth;
+constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from memory
 
 // One thread's memory, and the steps of a task. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
 template <class T, class P, int DIM> class Decode {
-  static constexpr bool kInPlace = std::is_same_v<P, float> && DIM > 0 && DIM % kStrip == 0;
+  static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0;
+  static constexpr bool kIsSplit = kInPlace && std::is_same_v<P, bf16>;
+  using Stored = std::conditional_t<kInPlace, P, float>;  // what keys and values are read as
 
  public:
   explicit Decode(const DecodeShape& shape)
       : s(shape),
-        dim(DIM ? DIM : s.dim),
-        stride((dim + kStrip - 1) / kStrip * kStrip),
         group(s.group()),
-        copies(kInPlace ? 0 : kWidth * stride) {}
+        copies(kInPlace ? 0 : kWidth * stride()) {}
 
   // out and q are those of the task's first query head.
   void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table, int64_t length) {
     const int64_t start = s.window > 0 ? std::max<int64_t>(0, length - s.window) : 0, num_heads = task.heads * group;
     count = length - start, width = (count + kWidth - 1) / kWidth * kWidth;
     if (count <= 0) {
-      std::fill(out, out + num_heads * dim, T{});  // as the reference
+      std::fill(out, out + num_heads * dim(), T{});  // as the reference
       return;
     }
     place(start, task.kv_head, table);
     load_queries(q, num_heads);
     scores.resize(num_heads * width);
+    fetch_first(k_cache, task.heads);
     for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) score(block, h * group, find(k_cache + h * dim, block));
+      for (int64_t h = 0; h < task.heads; h++) score(block, h * group, find(k_cache + h * dim(), block));
+    fetch_first(v_cache, task.heads);
     for (int64_t g = 0; g < num_heads; g++) soften(&scores[g * width]);
-    sums.assign(num_heads * stride, 0.0f);
+    sums.assign(num_heads * stride(), 0.0f);
     for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) add_values(block, h * group, find(v_cache + h * dim, block));
-    for (int64_t g = 0; g < num_heads; g++)
-      for (int64_t d = 0; d < dim; d++) out[g * dim + d] = store<T>(sums[g * stride + d]);
+      for (int64_t h = 0; h < task.heads; h++) add_values(block, h * group, find(v_cache + h * dim(), block));
+    for (int64_t g = 0; g < num_heads; g++) store_out(out + g * dim(), &sums[g * stride()]);
   }
 
  private:
   struct Found {
-    const float* at[kWidth];
+    const Stored* at[kWidth];
   };
 
-  // Where the task's first head has its keys. Whole blocks and one more: the last key is repeated.
+  int64_t dim() const { return DIM > 0 ? DIM : s.dim; }
+  int64_t stride() const { return (dim() + kStrip - 1) / kStrip * kStrip; }  // whole strips
+
+  // Where the task's first head has its keys. Whole blocks and some more, for those that are fetched ahead: the last key is repeated.
   void place(int64_t start, int64_t kv_head, const int32_t* table) {
-    places.resize(width + kWidth);
+    places.resize(width + kAhead * kWidth);
     int64_t page = start / s.block_size, slot = start % s.block_size;
     for (int64_t j = 0; j < count; j++) {
-      places[j] = ((table[page] * s.block_size + slot) * s.kv_heads + kv_head) * dim;
+      places[j] = ((table[page] * s.block_size + slot) * s.kv_heads + kv_head) * dim();
       if (++slot == s.block_size) page++, slot = 0;
     }
     std::fill(places.begin() + count, places.end(), places[count - 1]);
   }
 
   void load_queries(const T* q, int64_t num_heads) {
-    queries.assign(num_heads * stride, 0.0f);
-    for (int64_t g = 0; g < num_heads; g++)
-      for (int64_t d = 0; d < dim; d++) queries[g * stride + d] = load(q[g * dim + d]) * s.scale;
+    queries.assign(num_heads * stride(), 0.0f);
+    for (int64_t g = 0; g < num_heads; g++) {
+      float* to = &queries[g * stride()];
+      for (int64_t d = 0; d < dim(); d++) to[d] = load(q[g * dim() + d]) * s.scale;
+      if constexpr (kIsSplit) reorder<2, 1>(to);
+    }
   }
 
-  // The block's keys or values of a head. Those of the next block are fetched meanwhile.
+  void store_out(T* out, float* own) {
+    if constexpr (kIsSplit) reorder<1, 2>(own);
+    for (int64_t d = 0; d < dim(); d++) out[d] = store<T>(own[d]);
+  }
+
+  // Between the order of numbers() for bf16 and that of the pages, within each 2 kWidth numbers:
+  // those of a vector lie FROM apart, and then TO.
+  template <int FROM, int TO> void reorder(float* x) const {
+    for (int64_t d = 0; d < dim(); d += 2 * kWidth, x += 2 * kWidth) {
+      constexpr int from_second = FROM == 1 ? kWidth : 1, to_second = TO == 1 ? kWidth : 1;
+      float copy[2 * kWidth];
+      for (int i = 0; i < kWidth; i++) copy[i * TO] = x[i * FROM], copy[i * TO + to_second] = x[i * FROM + from_second];
+      std::copy(copy, copy + 2 * kWidth, x);
+    }
+  }
+
+  void fetch(const P* cache, int64_t block) const {
+    for (int64_t j = 0; j < kWidth; j++)
+      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[block + j] + d);
+  }
+
+  void fetch_first(const P* cache, int64_t heads) const {
+    for (int64_t block = 0; block < kAhead * kWidth; block += kWidth)
+      for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), block);
+  }
+
+  // The block's keys or values of a head. Those of a later block are fetched meanwhile.
   Found find(const P* cache, int64_t block) {
+    fetch(cache, block + kAhead * kWidth);
     Found found;
     for (int64_t j = 0; j < kWidth; j++) {
-      const P *from = cache + places[block + j], *next = cache + places[block + kWidth + j];
-      for (int64_t d = 0; d < dim; d += 64 / int64_t(sizeof(P))) __builtin_prefetch(next + d);
+      const P* from = cache + places[block + j];
       if constexpr (kInPlace) {
         found.at[j] = from;
       } else {
-        float* to = &copies[j * stride];
-        for (int64_t d = 0; d < dim; d++) to[d] = load(from[d]);
+        float* to = &copies[j * stride()];
+        for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
         found.at[j] = to;
       }
     }
@@ -123,12 +157,11 @@ template <class T, class P, int DIM> class Decode {
   void score(int64_t block, int64_t first, const Found& keys) {
     for (int64_t g = first; g < first + group; g++) {
       Vec dots[kWidth];
-      const float* query = &queries[g * stride];
-#pragma GCC unroll 16
-      for (int j = 0; j < kWidth; j++) {
+      const float* query = &queries[g * stride()];
+      each<kWidth>([&](auto j) HEADWAY_INLINE {
         dots[j] = Vec{};
-        for (int64_t d = 0; d < (kInPlace ? DIM : stride); d += kWidth) dots[j] += loose(query + d) * loose(keys.at[j] + d);
-      }
+        for (int64_t v = 0; v < stride() / kWidth; v++) dots[j] += numbers(query, v) * numbers(keys.at[j], v);
+      });
       loose(&scores[g * width + block]) = sum_each(dots);
     }
   }
@@ -152,7 +185,7 @@ template <class T, class P, int DIM> class Decode {
   }
 
   void add_values(int64_t block, int64_t first, const Found& values) {
-    for (int64_t strip = 0; strip < stride; strip += kStrip)
+    for (int64_t strip = 0; strip < stride(); strip += kStrip)
       for (int64_t g = first, end = first + group; g < end; g += kHeadsAtOnce)
         add_strip(std::min<int64_t>(kHeadsAtOnce, end - g), block, g, strip, values);
   }
@@ -170,32 +203,30 @@ template <class T, class P, int DIM> class Decode {
 
   template <int HEADS> void add_strip(int64_t block, int64_t g, int64_t strip, const Found& values) {
     Vec own[HEADS][kStripVectors];
-    float* to = &sums[g * stride + strip];
+    float* to = &sums[g * stride() + strip];
     const float* probs = &scores[g * width + block];
 #pragma GCC unroll 4
     for (int h = 0; h < HEADS; h++)
 #pragma GCC unroll 4
-      for (int v = 0; v < kStripVectors; v++) own[h][v] = loose(to + h * stride + v * kWidth);
+      for (int v = 0; v < kStripVectors; v++) own[h][v] = loose(to + h * stride() + v * kWidth);
     for (int j = 0; j < kWidth; j++)
 #pragma GCC unroll 4
       for (int v = 0; v < kStripVectors; v++) {
-        const Vec value = loose(values.at[j] + strip + v * kWidth);
+        const Vec value = numbers(values.at[j] + strip, v);
 #pragma GCC unroll 4
         for (int h = 0; h < HEADS; h++) own[h][v] += probs[h * width + j] * value;
       }
 #pragma GCC unroll 4
     for (int h = 0; h < HEADS; h++)
 #pragma GCC unroll 4
-      for (int v = 0; v < kStripVectors; v++) loose(to + h * stride + v * kWidth) = own[h][v];
+      for (int v = 0; v < kStripVectors; v++) loose(to + h * stride() + v * kWidth) = own[h][v];
   }
 
   const DecodeShape& s;
-  const int64_t dim;
-  const int64_t stride;              // dim, padded to whole strips
   const int64_t group;               // query heads to a key-value head
   int64_t count = 0, width = 0;      // keys seen, and those padded to whole vectors
-  std::vector<int64_t> places;       // [width + kWidth]
-  std::vector<float> queries, sums;  // [query heads][stride]
+  std::vector<int64_t> places;       // [width + kAhead * kWidth]
+  std::vector<float> queries, sums;  // [query heads][stride], in the order of numbers()
   std::vector<float> scores;         // [query heads][width]
   std::vector<float> copies;         // [kWidth][stride], where keys are not read in place
 };

@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "decode.h"
-#include "grouped.h"
 #include "rows.h"
+#include "wide.h"
 
 using namespace headway;
 

@@ -1,8 +1,8 @@
-// The product of grouped.h alone.
+// The product of grouped weights alone.
 
 #include <memory>
 
-#include "grouped.h"
+#include "wide.h"
 
 using namespace headway;
 

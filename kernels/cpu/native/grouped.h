@@ -95,14 +95,26 @@ inline int32_t quad(const int8_t* values) {
   return four;
 }
 
+// What to fetch from memory while a tile is multiplied: a share of the next one, since all passes over the rows find theirs in the cache.
+struct Ahead {
+  const uint8_t* from;
+  int64_t lines;  // for each group
+
+  void fetch(int64_t group) const {
+    for (int64_t line = 0; line < lines; line++) __builtin_prefetch(from + (group * lines + line) * 64);
+  }
+};
+
 #if defined(__AVX512VNNI__)
 
 // out[r][0 .. 15] of the first ROWS rows of x, which are of one eight.
-template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x) {
+template <int BITS, int ROWS>
+inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, const Ahead& ahead) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512 sums[ROWS];
   for (int r = 0; r < ROWS; r++) sums[r] = _mm512_setzero_ps();
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
+    ahead.fetch(g);
     __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block)));
     __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 2 * kTile)));
     __m512i weights[kQuads];
@@ -134,11 +146,12 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
 // The eight channels from `channel` on. Products of bytes are added in pairs to 16 bits, saturating: 4-bit weights are far below, of
 // 8-bit ones (less 128, which is added back) the sign goes to the activation, so that 2 * 128 * 127 fits.
 template <int BITS, int ROWS>
-inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, int channel) {
+inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, int channel, const Ahead& ahead) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), top = _mm256_set1_epi8(-128);
   __m256 sums[ROWS];
   for (int r = 0; r < ROWS; r++) sums[r] = _mm256_setzero_ps();
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
+    ahead.fetch(g);
     __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 * channel)));
     __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 * kTile + 2 * channel)));
     __m256i weights[kQuads];
@@ -173,9 +186,10 @@ inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const
   for (int r = 0; r < ROWS; r++) _mm256_storeu_ps(out[r] + channel, sums[r]);
 }
 
-template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x) {
-  multiply_half<BITS, ROWS>(out, block, x, 0);
-  multiply_half<BITS, ROWS>(out, block, x, 8);
+template <int BITS, int ROWS>
+inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, const Ahead& ahead) {
+  multiply_half<BITS, ROWS>(out, block, x, 0, ahead);
+  multiply_half<BITS, ROWS>(out, block, x, 8, Ahead{});
 }
 
 #else
@@ -193,9 +207,11 @@ inline float half_to_float(const uint8_t* from) {
   for (int n = 0; n < kTile; n++) out[n] += float(dots[n]) * scale[n] * x_scale + offset[n] * x_sum;
 }
 
-template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x) {
+template <int BITS, int ROWS>
+inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, const Ahead& ahead) {
   for (int r = 0; r < ROWS; r++) std::fill(out[r], out[r] + kTile, 0.0f);
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
+    ahead.fetch(g);
     const uint8_t* weights = block + 64;
     float scale[kTile], offset[kTile];
     for (int n = 0; n < kTile; n++) scale[n] = half_to_float(block + 2 * n), offset[n] = half_to_float(block + 2 * kTile + 2 * n);
@@ -220,9 +236,10 @@ template <int BITS, int ROWS> inline void multiply_tile(float (&out)[ROWS][kTile
 
 // out[r, first .. first + 15] of ROWS rows, `stride` apart.
 template <int BITS, int ROWS>
-inline void store_tile(float* out, int64_t stride, const GroupedWeight& w, const float* bias, int64_t tile, const RoundedRows& x) {
+inline void store_tile(float* out, int64_t stride, const GroupedWeight& w, const float* bias, int64_t tile, const RoundedRows& x,
+                       const Ahead& ahead) {
   alignas(64) float sums[ROWS][kTile];
-  multiply_tile<BITS, ROWS>(sums, w.blocks + tile * w.groups() * kBlockBytes<BITS>, x);
+  multiply_tile<BITS, ROWS>(sums, w.blocks + tile * w.groups() * kBlockBytes<BITS>, x, ahead);
   const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, w.out - first);
   for (int r = 0; r < ROWS; r++)
     for (int64_t n = 0; n < count; n++) out[r * stride + first + n] = bias == nullptr ? sums[r][n] : sums[r][n] + bias[first + n];
@@ -231,25 +248,20 @@ inline void store_tile(float* out, int64_t stride, const GroupedWeight& w, const
 template <int BITS>
 inline void store_rows(float* out, int64_t stride, const GroupedWeight& w, const float* bias, int64_t tile, const RoundedRows& x,
                        int64_t rows) {
+  const int64_t tile_bytes = w.groups() * kBlockBytes<BITS>, passes = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
   int64_t r = 0;
-  for (; r + kRowsAtOnce <= rows; r += kRowsAtOnce) store_tile<BITS, kRowsAtOnce>(out + r * stride, stride, w, bias, tile, x.from(r));
-  if (rows - r >= 4) store_tile<BITS, 4>(out + r * stride, stride, w, bias, tile, x.from(r)), r += 4;
-  if (rows - r >= 2) store_tile<BITS, 2>(out + r * stride, stride, w, bias, tile, x.from(r)), r += 2;
-  if (rows - r >= 1) store_tile<BITS, 1>(out + r * stride, stride, w, bias, tile, x.from(r));
-}
-
-// out [rows, w.out] = x w^T + bias, shared by the threads of the region that it is called in, which wait for each other at its end.
-inline void multiply_grouped(float* out, const GroupedWeight& w, const float* bias, const RoundedRows& x, int64_t rows) {
-  constexpr int64_t kPanel = 64;  // rows whose bytes stay in a core's cache while tiles pass
-  const int64_t panels = (rows + kPanel - 1) / kPanel, tiles = w.tiles();
-#pragma omp for schedule(static)
-  for (int64_t task = 0; task < panels * tiles; task++) {
-    const int64_t first = task / tiles * kPanel, tile = task % tiles, count = std::min(kPanel, rows - first);
-    if (w.bits == 4)
-      store_rows<4>(out + first * w.out, w.out, w, bias, tile, x.from(first), count);
-    else
-      store_rows<8>(out + first * w.out, w.out, w, bias, tile, x.from(first), count);
-  }
+  auto pass = [&]<int ROWS>(std::integral_constant<int, ROWS>) {
+    // With one row memory is waited for anyhow, and fetching costs 3%.
+    const int64_t lines = rows == 1 ? 0 : (kBlockBytes<BITS> / 64 + passes - 1) / passes;
+    const int64_t fetched = r / kRowsAtOnce * lines * w.groups() * 64;
+    const Ahead ahead{w.blocks + (tile + 1) * tile_bytes + std::min(fetched, tile_bytes), lines};
+    store_tile<BITS, ROWS>(out + r * stride, stride, w, bias, tile, x.from(r), ahead);
+    r += ROWS;
+  };
+  while (rows - r >= kRowsAtOnce) pass(std::integral_constant<int, kRowsAtOnce>());
+  if (rows - r >= 4) pass(std::integral_constant<int, 4>());
+  if (rows - r >= 2) pass(std::integral_constant<int, 2>());
+  if (rows - r >= 1) pass(std::integral_constant<int, 1>());
 }
 
 }  // namespace headway

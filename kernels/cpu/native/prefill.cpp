@@ -49,19 +49,15 @@ template <class T, class P, int DIM> class Attention {
  public:
   Attention(const PrefillShape& shape, int64_t panels)
       : s(shape),
-        dim(DIM ? DIM : s.dim),
-        depth((dim + kStep<Word> - 1) / kStep<Word>),
-        height((dim + kRows - 1) / kRows * kRows),
-        stride((dim + kWidth - 1) / kWidth * kWidth),
-        queries(panels * depth * kPanel),
-        sums(panels * height * kPanel),
+        queries(panels * depth() * kPanel),
+        sums(panels * height() * kPanel),
         tops(panels * kPanel),
         totals(panels * kPanel),
         positions(panels * kPanel),
-        keys(kBlock * depth),
-        values(kBlock / kStep<Word> * height),
+        keys(kBlock * depth()),
+        values(kBlock / kStep<Word> * height()),
         scores(kBlock * kPanel),
-        rows(kWidth * stride) {}
+        rows(kWidth * stride()) {}
 
   void run(const Tile& tile, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table) {
     const int64_t first = tile.num_keys - tile.count;  // position of the tile's first query
@@ -75,22 +71,28 @@ template <class T, class P, int DIM> class Attention {
   }
 
  private:
+  // Functions, which are constants where DIM is one: distances in the products' code then, instead of registers.
+  int64_t dim() const { return DIM ? DIM : s.dim; }
+  int64_t depth() const { return (dim() + kStep<Word> - 1) / kStep<Word>; }     // Words in a query or key
+  int64_t height() const { return (dim() + kRows - 1) / kRows * kRows; }       // dim, padded to whole products
+  int64_t stride() const { return (dim() + kWidth - 1) / kWidth * kWidth; }    // dim, padded to whole vectors
+
   int64_t load_queries(const Tile& tile, const T* q, int64_t first) {
     const int64_t group = s.q_heads / s.kv_heads, lanes = tile.count * group, panels = (lanes + kPanel - 1) / kPanel;
     for (int64_t lane = 0; lane < panels * kPanel; lane++) {
       const int64_t used = std::min(lane, lanes - 1), query = used / group;  // lanes to spare repeat the last one
       positions[lane] = int32_t(first + query);
-      pack(rows + lane % kWidth * stride, q + query * s.q_stride + (tile.kv_head * group + used % group) * s.q_head_stride);
+      pack(rows + lane % kWidth * stride(), q + query * s.q_stride + (tile.kv_head * group + used % group) * s.q_head_stride);
       if (lane % kWidth < kWidth - 1) continue;
-      Word* to = queries + lane / kPanel * depth * kPanel + lane % kPanel / kWidth * kWidth;
-      for (int64_t d = 0; d < depth; d += kWidth) {
+      Word* to = queries + lane / kPanel * depth() * kPanel + lane % kPanel / kWidth * kWidth;
+      for (int64_t d = 0; d < depth(); d += kWidth) {
         Vec x[kWidth];
-        for (int i = 0; i < kWidth; i++) x[i] = vec(rows + i * stride + d);
+        for (int i = 0; i < kWidth; i++) x[i] = vec(rows + i * stride() + d);
         transpose(x);
-        for (int64_t i = 0; i < std::min<int64_t>(kWidth, depth - d); i++) vec(to + (d + i) * kPanel) = x[i];
+        for (int64_t i = 0; i < std::min<int64_t>(kWidth, depth() - d); i++) vec(to + (d + i) * kPanel) = x[i];
       }
     }
-    std::fill(sums + 0, sums + panels * height * kPanel, 0.0f);
+    std::fill(sums + 0, sums + panels * height() * kPanel, 0.0f);
     std::fill(totals + 0, totals + panels * kPanel, 0.0f);
     std::fill(tops + 0, tops + panels * kPanel, -kInfinity);
     return panels;
@@ -98,8 +100,12 @@ template <class T, class P, int DIM> class Attention {
 
   template <class From> void pack(Word* to, const From* from) const {
     constexpr int kNumbers = kStep<Word>;
-    for (int64_t d = 0; d < dim / kNumbers; d++) to[d] = word<Word>(from[d * kNumbers], from[d * kNumbers + kNumbers - 1]);
-    if (DIM == 0 && dim % kNumbers) to[depth - 1] = word<Word>(from[dim - 1], From{});
+    if constexpr (kNumbers == 2 && DIM > 0 && std::is_same_v<From, bf16>) {
+      std::memcpy(to, from, DIM * sizeof(From));  // pairs lie as the numbers do
+      return;
+    }
+    for (int64_t d = 0; d < dim() / kNumbers; d++) to[d] = word<Word>(from[d * kNumbers], from[d * kNumbers + kNumbers - 1]);
+    if (DIM == 0 && dim() % kNumbers) to[depth() - 1] = word<Word>(from[dim() - 1], From{});
   }
 
   // Copies count keys and values; the rest of the block becomes zeros, for what lies in the pages there may be anything.
@@ -110,18 +116,18 @@ template <class T, class P, int DIM> class Attention {
       place[j] = table[page] * s.block_stride + slot * s.slot_stride + kv_head * s.head_stride;
       if (++slot == s.block_size) page++, slot = 0;
     }
-    for (int64_t j = 0; j < count; j++) pack(keys + j * depth, k_cache + place[j]);
+    for (int64_t j = 0; j < count; j++) pack(keys + j * depth(), k_cache + place[j]);
     for (int64_t j = 0; j < count; j += kStep<Word>) {
       const P *from = v_cache + place[j], *next = v_cache + place[std::min(j + 1, count - 1)];
-      Word* to = values + j / kStep<Word> * height;
+      Word* to = values + j / kStep<Word> * height();
       if (j + 1 < count)
-        for (int64_t d = 0; d < dim; d++) to[d] = word<Word>(from[d], next[d]);
+        for (int64_t d = 0; d < dim(); d++) to[d] = word<Word>(from[d], next[d]);
       else
-        for (int64_t d = 0; d < dim; d++) to[d] = word<Word>(from[d], P{});
+        for (int64_t d = 0; d < dim(); d++) to[d] = word<Word>(from[d], P{});
     }
     const int64_t filled = (count + kStep<Word> - 1) / kStep<Word>;
-    std::fill(keys + count * depth, keys + kBlock * depth, Word{});
-    std::fill(values + filled * height, values + kBlock / kStep<Word> * height, Word{});
+    std::fill(keys + count * depth(), keys + kBlock * depth(), Word{});
+    std::fill(values + filled * height(), values + kBlock / kStep<Word> * height(), Word{});
   }
 
   void attend(int64_t panel, int64_t block) {
@@ -140,7 +146,7 @@ template <class T, class P, int DIM> class Attention {
   void score(int64_t panel, int64_t count) {
     for (int64_t j = 0; j < count; j += kRows) {
       Vec dots[kRows][kVectors] = {};
-      multiply<Word>(dots, keys + j * depth, depth, 1, queries + panel * depth * kPanel, depth);
+      multiply<Word>(dots, keys + j * depth(), depth(), 1, queries + panel * depth() * kPanel, depth());
       for (int m = 0; m < kRows; m++)
         for (int v = 0; v < kVectors; v++) vec(scores + (j + m) * kPanel + v * kWidth) = dots[m][v];
     }
@@ -209,12 +215,12 @@ template <class T, class P, int DIM> class Attention {
 
   void add_values(int64_t panel, int64_t count, const Vec (&fade)[kVectors]) {
     const Word* probs = reinterpret_cast<const Word*>(static_cast<float*>(scores));
-    for (int64_t d = 0; d < height; d += kRows) {
-      float* to = sums + (panel * height + d) * kPanel;
+    for (int64_t d = 0; d < height(); d += kRows) {
+      float* to = sums + (panel * height() + d) * kPanel;
       Vec own[kRows][kVectors];
       for (int m = 0; m < kRows; m++)
         for (int v = 0; v < kVectors; v++) own[m][v] = vec(to + m * kPanel + v * kWidth) * fade[v];
-      multiply<Word>(own, values + d, 1, height, probs, count / kStep<Word>);
+      multiply<Word>(own, values + d, 1, height(), probs, count / kStep<Word>);
       for (int m = 0; m < kRows; m++)
         for (int v = 0; v < kVectors; v++) vec(to + m * kPanel + v * kWidth) = own[m][v];
     }
@@ -226,24 +232,20 @@ template <class T, class P, int DIM> class Attention {
     for (int64_t lane = 0; lane < lanes; lane++) {
       if (lane % kWidth == 0) {
         const Vec share = 1.0f / vec(totals + lane);
-        float* from = sums + lane / kPanel * height * kPanel + lane % kPanel;
-        for (int64_t d = 0; d < dim; d += kWidth) {
+        float* from = sums + lane / kPanel * height() * kPanel + lane % kPanel;
+        for (int64_t d = 0; d < dim(); d += kWidth) {
           Vec x[kWidth];
-          for (int64_t i = 0; i < kWidth; i++) x[i] = vec(from + std::min(d + i, height - 1) * kPanel) * share;
+          for (int64_t i = 0; i < kWidth; i++) x[i] = vec(from + std::min(d + i, height() - 1) * kPanel) * share;
           transpose(x);
-          for (int i = 0; i < kWidth; i++) vec(row + i * stride + d) = x[i];
+          for (int i = 0; i < kWidth; i++) vec(row + i * stride() + d) = x[i];
         }
       }
-      T* to = out + (lane / group * s.q_heads + tile.kv_head * group + lane % group) * dim;
-      for (int64_t d = 0; d < dim; d++) to[d] = store<T>(row[lane % kWidth * stride + d]);
+      T* to = out + (lane / group * s.q_heads + tile.kv_head * group + lane % group) * dim();
+      for (int64_t d = 0; d < dim(); d++) to[d] = store<T>(row[lane % kWidth * stride() + d]);
     }
   }
 
   const PrefillShape& s;
-  const int64_t dim;
-  const int64_t depth;   // Words in a query or key
-  const int64_t height;  // dim, padded to whole products
-  const int64_t stride;  // dim, padded to whole vectors
   Buffer<Word> queries;        // [panels][depth][kPanel]
   Buffer<float> sums;          // [panels][height][kPanel]
   Buffer<float> tops, totals;  // [panels][kPanel]: largest score so far, before any factor; sum of probabilities

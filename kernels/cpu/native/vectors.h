@@ -38,6 +38,7 @@ constexpr float kLog2e = 1.44269504088896341f;
 typedef float Vec __attribute__((vector_size(kWidth * 4), may_alias));
 typedef float LooseVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), may_alias));
+typedef int32_t LooseIntVec __attribute__((vector_size(kWidth * 4), aligned(2), may_alias));
 
 // Two bf16 that are multiplied and added in one step, the first in the lower half.
 struct Pair {
@@ -64,6 +65,12 @@ template <class Word, class T> inline Word word(T first, [[maybe_unused]] T seco
 template <class E> inline Vec& vec(E* p) { return *reinterpret_cast<Vec*>(p); }
 inline LooseVec& loose(float* p) { return *reinterpret_cast<LooseVec*>(p); }  // wherever a float may lie
 inline const LooseVec& loose(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
+inline Vec numbers(const float* p, int vector) { return loose(p + vector * kWidth); }
+// Of twice as many numbers in bf16 the first, third ... are one vector, the others the next.
+inline Vec numbers(const bf16* p, int vector) {
+  const IntVec pairs = *reinterpret_cast<const LooseIntVec*>(p + vector / 2 * 2 * kWidth);
+  return (Vec)(vector % 2 == 0 ? pairs << 16 : pairs & int32_t(0xffff0000));
+}
 inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
 inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec spread(float x) { return x - Vec{}; }
@@ -108,15 +115,15 @@ template <int... I> inline void zip(Vec a, Vec b, Vec& low, Vec& high, std::inte
 }
 
 // Lane i of the result is the sum of x[i]'s lanes: each stage halves the vectors and what is left to add in their lanes.
-[[gnu::always_inline]] inline Vec sum_each(Vec (&x)[kWidth]) {
-#pragma GCC unroll 4
-  for (int half = kWidth / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; i++) {
+template <int COUNT = kWidth> [[gnu::always_inline]] inline Vec sum_each(Vec (&x)[kWidth]) {
+  if constexpr (COUNT > 1) {
+    each<COUNT / 2>([&](auto i) HEADWAY_INLINE {
       Vec low, high;
-      zip(x[i], x[i + half], low, high, std::make_integer_sequence<int, kWidth>());
+      zip(x[i], x[i + COUNT / 2], low, high, std::make_integer_sequence<int, kWidth>());
       x[i] = low + high;
-    }
+    });
+    sum_each<COUNT / 2>(x);
+  }
   return x[0];
 }
 
