@@ -45,7 +45,14 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.words",
     },
-    "server.sizing": {"server.config", "server.errors", "server.loading", "server.models", "server.source"},
+    "server.sizing": {
+        "server.config",
+        "server.distributed.places",
+        "server.errors",
+        "server.loading",
+        "server.models",
+        "server.source",
+    },
     "server.engine": {
         "server.models",
         "server.layers",

@@ -24,6 +24,14 @@ class ParallelConfig(Topic):
         le=64,
         short=("-tp",),
     )
+    pipeline_parallel_size: int = option(
+        1,
+        "Stages of consecutive layers, each on devices of its own: as many as --tensor-parallel-size says. A step passes through one after "
+        "the other, and as many steps as stages are under way.",
+        ge=1,
+        le=64,
+        short=("-pp",),
+    )
     distributed_executor_backend: Literal["mp", "uni"] | None = option(
         None,
         "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
@@ -32,18 +40,29 @@ class ParallelConfig(Topic):
     )
 
     @property
+    def num_ranks(self) -> int:
+        """Devices of an engine."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
     def has_ranks(self) -> bool:
         """Whether the engine hands its steps to ranks, of which it is the first."""
-        return self.distributed_executor_backend == "mp" or self.tensor_parallel_size > 1
+        return self.distributed_executor_backend == "mp" or self.num_ranks > 1
+
+    @property
+    def asked(self) -> list[str]:
+        """The sizes above 1, as flags."""
+        sizes = {"--tensor-parallel-size": self.tensor_parallel_size, "--pipeline-parallel-size": self.pipeline_parallel_size}
+        return [f"{flag} {size}" for flag, size in sizes.items() if size > 1]
 
     def gpu_index(self, engine: int, rank: int = 0) -> int:
         """Of those that the server sees: an engine's stand side by side, behind those of the engines before it."""
-        return engine * self.tensor_parallel_size + rank
+        return engine * self.num_ranks + rank
 
 
 def parallel_problems(parallel: ParallelConfig) -> list[str]:
     """A sentence for each thing that can't be served."""
-    size, backend = parallel.tensor_parallel_size, parallel.distributed_executor_backend
-    if backend == "uni" and size > 1:
-        return [f"--distributed-executor-backend uni is one process, and --tensor-parallel-size {size} takes {size}: use mp"]
+    num_ranks = parallel.num_ranks
+    if parallel.distributed_executor_backend == "uni" and num_ranks > 1:
+        return [f"--distributed-executor-backend uni is one process, and {' with '.join(parallel.asked)} takes {num_ranks}: use mp"]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
+from headway.server.distributed.places import RankPlace
 
 dist: Any = torch.distributed  # its annotations lack most of what is used here
 
@@ -17,13 +20,38 @@ dist: Any = torch.distributed  # its annotations lack most of what is used here
 _PATIENCE = timedelta(minutes=10)
 
 
-def join_ranks(directory: Path, rank: int, size: int, device: torch.device) -> TensorParallelGroup:
-    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new. A GPU must be
-    the process's current one."""
-    store = dist.FileStore(str(directory / "rendezvous"), size)
+@dataclass(frozen=True, slots=True)
+class RankGroups:
+    """All that a rank exchanges tensors through."""
+
+    place: RankPlace
+    tensor: TensorParallelGroup = SINGLE
+    pipeline: PipelineGroup = ONE_STAGE
+
+    def abort(self) -> None:
+        """Whoever waits for another rank is released, with PeerLost. From any thread."""
+        for group in (self.tensor.process_group, self.pipeline.process_group):
+            if group is not None:
+                group.abort()
+
+
+ALONE = RankGroups(RankPlace(0, 1))
+
+
+def join_ranks(directory: Path, place: RankPlace, device: torch.device) -> RankGroups:
+    """Waits until all ranks have called it with the same ``directory``, which must be private to them and new. A GPU must be the process's
+    current one."""
+    store = dist.FileStore(str(directory / "rendezvous"), place.num_ranks)
     store.set_timeout(_PATIENCE)
     make = _nccl if device.type == "cuda" else _gloo
-    return TensorParallelGroup(rank, size, make(store, rank, size))
+    tensor, pipeline = SINGLE, ONE_STAGE
+    if place.tensor_size > 1:
+        of_stage = dist.PrefixStore(f"stage {place.stage.index}", store)
+        tensor = TensorParallelGroup(place.tensor_rank, place.tensor_size, make(of_stage, place.tensor_rank, place.tensor_size))
+    if place.num_stages > 1:
+        of_share = dist.PrefixStore(f"share {place.tensor_rank}", store)
+        pipeline = PipelineGroup(place.stage, make(of_share, place.stage.index, place.num_stages))
+    return RankGroups(place, tensor, pipeline)
 
 
 def _gloo(store: Any, rank: int, size: int) -> Any:

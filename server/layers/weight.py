@@ -87,7 +87,7 @@ class Weight:
 class Layer:
     """Base of everything that owns weights: plain Python, because nn.Module's call and attribute hooks cost 5 % of a CPU decode step.
 
-    Weights and layers are found by attribute; a list of layers counts by index.
+    Weights and layers are found by attribute; a list of layers counts by index, a dictionary of them by its keys.
     """
 
     def named_weights(self) -> Iterator[tuple[str, Weight]]:
@@ -111,7 +111,7 @@ class Layer:
         for attribute, value in vars(self).items():
             if isinstance(value, Layer):
                 yield from value.named_layers(prefix + attribute)
-            elif isinstance(value, list):
-                for i, item in enumerate(value):
+            elif isinstance(value, list | dict):
+                for i, item in value.items() if isinstance(value, dict) else enumerate(value):
                     if isinstance(item, Layer):
                         yield from item.named_layers(f"{prefix}{attribute}.{i}")

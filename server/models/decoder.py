@@ -80,28 +80,34 @@ class Decoder(Layer):
     """All of the model but what stands on its hidden states: see models/base.py Model."""
 
     def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
-        vocab_size, hidden = config.vocab_size, config.hidden_size
-        self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=context.dtype, device=context.device, group=context.group)
-        self.layers = [DecoderLayer(config, i, context) for i in range(config.num_layers)]
-        self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=context.dtype, device=context.device)
-        self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
-        self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
+        vocab_size, hidden, dtype, device = config.vocab_size, config.hidden_size, context.dtype, context.device
+        stage, own = context.stage, context.stage.layers(config.num_layers)
+        self.embed_tokens: VocabParallelEmbedding | None = None
+        if stage.is_first:
+            self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=dtype, device=device, group=context.group)
+        self.layers = {i: DecoderLayer(config, i, context) for i in own}  # by their place in the whole model
+        self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=dtype, device=device) if stage.is_last else None
+        self.kv_spec = KVSpec(len(own), self.layers[own.start].qkv.num_kv_heads, config.head_dim)
+        self._windows = tuple(sorted({config.sliding_window(i) for i in own}))
         self._cos_sin = rope_table(config.rope, context.max_model_len, context.device)
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._cos_sin, self._windows, kv[0])
-        hidden, residual = self.embed_tokens(token_ids), None
-        for layer, pages in zip(self.layers, kv, strict=True):
+        hidden, residual = self.embed_tokens(token_ids) if self.embed_tokens is not None else token_ids, None
+        for layer, pages in zip(self.layers.values(), kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
-        return self.norm.add(hidden, residual)[0]
+        # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
+        return self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
 
 
 class DecoderModel(Decoder):
-    """One that says which token is next."""
+    """One that says which token is next; of its stages the last does."""
 
     def __init__(self, config: DecoderConfig, context: BuildContext) -> None:
         super().__init__(config, context)
+        if not context.stage.is_last:
+            return
         self.lm_head = ParallelLMHead(
             config.vocab_size,
             config.hidden_size,

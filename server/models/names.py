@@ -31,18 +31,19 @@ class ResidualStream:
     embedding: str
     readers: dict[str, str]
     writers: tuple[str, ...]
-    head: str  # one of the readers: filled from the embedding's tensor where the two are tied
 
+
+# What a checkpoint may have as one tensor.
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 DECODER_STREAM = ResidualStream(
-    embedding="embed_tokens.weight",
+    embedding=EMBEDDING,
     readers={
         "layers.{i}.qkv.weight": "layers.{i}.input_norm.weight",
         "layers.{i}.gate_up.weight": "layers.{i}.post_attention_norm.weight",
-        "lm_head.weight": "norm.weight",
+        HEAD: "norm.weight",
     },
     writers=("layers.{i}.o.weight", "layers.{i}.o.bias", "layers.{i}.down.weight", "layers.{i}.down.bias"),
-    head="lm_head.weight",
 )
 
 HF_NAMES = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headway.server.config.plan import ModelFacts
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.errors import ConfigError
 from headway.server.loading.model_config import read_config
 from headway.server.loading.pooled_files import PooledFiles, read_pooled
@@ -19,6 +20,7 @@ class ModelShape:
     use: Use
     config: ModelConfig
     facts: ModelFacts
+    stage: PipelineStage = WHOLE  # of its layers
 
 
 def read_shape(config: ServerConfig, files: ModelFiles) -> ModelShape:
@@ -61,8 +63,7 @@ def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems = []
     if config.model.quantization in ("int8", "gguf"):
         problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
-    if (size := config.parallel.tensor_parallel_size) > 1:
-        problems.append(f"--tensor-parallel-size {size} is for models that generate text: leave it out, since this one pools")
+    problems += [f"{asked} is for models that generate text: leave it out, since this one pools" for asked in config.parallel.asked]
     if config.lora.enable_lora:
         problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
     return problems

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
+from headway.server.distributed.places import PipelineStage
 from headway.server.models.base import DecoderConfig, EncoderConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
@@ -38,7 +39,7 @@ class WeightShapes:
     """By the model's own names, in which ``{i}`` stands for each of its layers: matrices that a method of quantisation packs, and what is
     kept as it is. ``absent_first``: what layer 0 lacks."""
 
-    num_layers: int
+    layers: range
     linears: dict[str, LinearShape] = field(default_factory=dict)
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
     absent_first: set[str] = field(default_factory=set)
@@ -56,14 +57,14 @@ class WeightShapes:
 
     def count(self, name: str) -> int:
         """How many weights the name stands for."""
-        return self.num_layers - (name in self.absent_first) if "{i}" in name else 1
+        return len(self.layers) - (name in self.absent_first) if "{i}" in name else 1
 
 
 def weight_shapes(shape: ModelShape) -> WeightShapes:
-    """Of the whole model on one device. A tied head has no weight of its own."""
+    """Of a stage's layers on one device. A tied head has a weight of its own only where its table is on another stage."""
     config = shape.config
     if isinstance(config, DecoderConfig):
-        return _decoder(config, generates=shape.use == "generate")
+        return _decoder(config, shape.stage, generates=shape.use == "generate")
     return _modernbert(config) if isinstance(config, ModernBertConfig) else _encoder(config)
 
 
@@ -74,7 +75,7 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
     others = sum(shapes.count(name) * math.prod(other) for name, other in shapes.others.items()) * size
     matrices = [(shapes.count(name), *linear.shape) for name, linear in shapes.linears.items()]
     head = (1, config.vocab_size, config.hidden_size)
-    is_tied = shape.use == "generate" and config.tie_word_embeddings
+    is_tied = shape.use == "generate" and config.tie_word_embeddings and shape.stage.size == 1
     if plan.quantization == "int8":
         # A tied head is packed for itself, since rotation takes the last norm into it. A scale of fp32 for each row.
         matrices += [head] if is_tied else []
@@ -97,7 +98,7 @@ def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, *, is_tied: bool
     matrices = [
         (*linear.shape, 4 if name in config.four_bit_linears else 8)
         for pattern, linear in shapes.linears.items()
-        for name in ([pattern.replace("{i}", str(i)) for i in range(config.num_layers)] if "{i}" in pattern else [pattern])
+        for name in ([pattern.replace("{i}", str(i)) for i in shapes.layers] if "{i}" in pattern else [pattern])
     ]
     matrices += [(config.vocab_size, config.hidden_size, 8)] if is_tied else []
     return sum(-(-rows // 16) * -(-columns // 32) * (64 + 64 * bits) for rows, columns, bits in matrices)
@@ -113,10 +114,11 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
     return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.dtype)
 
 
-def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+def _decoder(config: DecoderConfig, stage: PipelineStage, *, generates: bool) -> WeightShapes:
+    found, hidden = WeightShapes(stage.layers(config.num_layers)), config.hidden_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
+    if stage.is_first:
+        found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.norm(f"{_LAYER}.input_norm", hidden, bias=False)
     found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
     if config.qk_norm:
@@ -126,8 +128,10 @@ def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
     found.norm(f"{_LAYER}.post_attention_norm", hidden, bias=False)
     found.linear(f"{_LAYER}.gate_up", config.intermediate_size, config.intermediate_size, columns=hidden, bias=config.mlp_bias)
     found.linear(f"{_LAYER}.down", hidden, columns=config.intermediate_size, bias=config.mlp_bias)
+    if not stage.is_last:
+        return found
     found.norm("norm", hidden, bias=False)
-    if generates and not config.tie_word_embeddings:
+    if generates and not (config.tie_word_embeddings and stage.size == 1):
         found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
@@ -135,7 +139,7 @@ def _decoder(config: DecoderConfig, *, generates: bool) -> WeightShapes:
 
 
 def _encoder(config: EncoderConfig) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found, hidden = WeightShapes(range(config.num_layers)), config.hidden_size
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.others["embed_positions.weight"] = (config.first_position + config.max_model_len, hidden)
     if config.num_token_types:
@@ -154,7 +158,7 @@ def _encoder(config: EncoderConfig) -> WeightShapes:
 
 
 def _modernbert(config: ModernBertConfig) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found, hidden = WeightShapes(range(config.num_layers)), config.hidden_size
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.norm("embed_norm", hidden, bias=config.norm_bias)
     found.norm(f"{_LAYER}.attention_norm", hidden, bias=config.norm_bias, in_first=False)

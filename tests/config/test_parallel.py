@@ -13,6 +13,7 @@ def test_processes_are_chosen_for_several_devices_or_when_asked_for() -> None:
     assert not ParallelConfig().has_ranks
     assert ParallelConfig(tensor_parallel_size=2).has_ranks
     assert ParallelConfig(distributed_executor_backend="mp").has_ranks
+    assert ParallelConfig(pipeline_parallel_size=2).has_ranks
     assert not ParallelConfig(distributed_executor_backend="uni").has_ranks
 
 
@@ -20,6 +21,22 @@ def test_one_process_is_not_two_devices() -> None:
     assert parallel_problems(ParallelConfig(distributed_executor_backend="uni")) == []
     asked = ParallelConfig(tensor_parallel_size=2, distributed_executor_backend="uni")
     assert parallel_problems(asked) == ["--distributed-executor-backend uni is one process, and --tensor-parallel-size 2 takes 2: use mp"]
+    (problem,) = parallel_problems(asked.model_copy(update={"pipeline_parallel_size": 3}))
+    assert problem.endswith("and --tensor-parallel-size 2 with --pipeline-parallel-size 3 takes 6: use mp")
+
+
+@pytest.mark.parametrize("words", [["-tp", "2", "-pp", "3"], ["--tensor-parallel-size=2", "--pipeline-parallel-size=3"]])
+def test_an_engine_has_its_gpus_side_by_side(words: list[str]) -> None:
+    parallel = resolve(["demo", *words], {}).config.parallel
+    assert parallel.num_ranks == 6
+    assert [parallel.gpu_index(engine, rank) for engine, rank in ((0, 0), (0, 5), (1, 0), (2, 3))] == [0, 5, 6, 15]
+
+
+def test_stages_have_steps_of_other_requests_under_way() -> None:
+    told = "--async-scheduling computes tokens before .*--pipeline-parallel-size 2 stages .*: leave it out; 2 steps are under way"
+    with pytest.raises(ConfigError, match=told):
+        resolve(["demo", "-pp", "2", "--async-scheduling"], {})
+    resolve(["demo", "-pp", "2", "--no-async-scheduling"], {})
 
 
 @pytest.mark.parametrize(
@@ -38,10 +55,9 @@ def test_what_of_vllm_is_not_there_is_told_with_what_to_use(backend: str, told: 
         resolve(["demo"], {"SM_VLLM_DISTRIBUTED_EXECUTOR_BACKEND": backend})
 
 
-def test_a_cluster_of_vllm_is_told_all_that_it_must_change() -> None:
+def test_a_cluster_of_vllm_is_told_what_it_must_change() -> None:
     words = ["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray"]
     with pytest.raises(ConfigError) as caught:
         resolve(["demo", *words], {})
-    stages, ray = caught.value.problems
-    assert stages.startswith("--pipeline-parallel-size: is an option of vLLM that is not supported by this version of Headway; ")
+    (ray,) = caught.value.problems
     assert ray.startswith("--distributed-executor-backend: Ray is not used")

@@ -56,10 +56,10 @@ def assert_same_shapes(shape: ModelShape, loaded: LoadedModel) -> None:
     expanded = {
         name.replace("{i}", str(i)): own
         for name, own in shapes.items()
-        for i in (range(found.num_layers - found.count(name), found.num_layers) if "{i}" in name else (0,))
+        for i in (found.layers[-found.count(name) :] if "{i}" in name else (0,))
     }
     assert expanded == {name: weight.shape for name, weight in loaded.model.named_weights()}
-    assert kv_spec(shape.config) == loaded.model.kv_spec
+    assert kv_spec(shape.config, shape.stage) == loaded.model.kv_spec
 
 
 def assert_same_bytes(shape: ModelShape, config: ServerConfig, loaded: LoadedModel) -> None:

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import msgspec
 
+from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.places import RankPlace
 from headway.server.engine.batch import BatchPlan
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
@@ -37,8 +39,8 @@ class RankArguments:
     directory: Path  # where the ranks of the engine meet
 
     @property
-    def size(self) -> int:
-        return self.config.parallel.tensor_parallel_size
+    def place(self) -> RankPlace:
+        return place_of(self.config.parallel, self.rank)
 
     @property
     def device_index(self) -> int:
@@ -48,6 +50,10 @@ class RankArguments:
     def role(self) -> str:
         """The rank's name in the log."""
         return f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
+
+
+def place_of(parallel: ParallelConfig, rank: int) -> RankPlace:
+    return RankPlace(rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
 
 
 class Join(msgspec.Struct, tag=True, frozen=True):

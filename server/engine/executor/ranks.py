@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from headway.server.distributed.groups import PeerLost
+from headway.server.distributed.rendezvous import RankGroups
 from headway.server.engine.executor.rank_messages import Failed, RankArguments, Stop, ToRank, encode
 from headway.server.engine.executor.rank_process import Answer, RankProcess
 from headway.server.errors import HeadwayError, ModelSourceError, RankDied
@@ -30,7 +31,7 @@ class Ranks:
     def __init__(self, arguments: Sequence[RankArguments]) -> None:
         """Starts a process for each."""
         self._processes = [RankProcess(each) for each in arguments]
-        self._group: Any = None  # torch's process group
+        self._groups: RankGroups | None = None
         self._failure: HeadwayError | None = None
         self._has_failed = threading.Event()
         self._is_told = threading.Event()  # the failure was raised
@@ -42,9 +43,9 @@ class Ranks:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
-    def give_group(self, group: Any) -> None:
-        """The process group that is aborted when a rank ends, so that nobody waits for it."""
-        self._group = group
+    def give_groups(self, groups: RankGroups) -> None:
+        """Those of rank 0, which are aborted when a rank ends, so that nobody waits for it."""
+        self._groups = groups
 
     def tell(self, message: ToRank) -> None:
         data = encode(message)
@@ -129,8 +130,8 @@ class Ranks:
         self._has_failed.set()
         for other in self._processes:
             other.answers.put(None)
-        if self._group is not None:
-            self._group.abort()
+        if self._groups is not None:
+            self._groups.abort()
         if not self._is_told.wait(_TELL_S) and not self._is_over:
             log.error("The engine ends: %s", self._failure)
             logging.shutdown()
