@@ -26,7 +26,7 @@ from headway.server.sizing.memory import (
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.tensor_parallel import check_split, rank_share, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
-from headway.server.words import gib
+from headway.server.words import gib, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,12 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines = config.data_parallel.data_parallel_size
     num_ranks = config.parallel.tensor_parallel_size
-    if on_gpu and num_engines > 1 and num_engines * num_ranks > instance.num_gpus:
+    is_of_one_host = on_gpu and not config.parallel.uses_ray
+    if is_of_one_host and num_engines > 1 and num_engines * num_ranks > instance.num_gpus:
         raise ConfigError([gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")])
     num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
+    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if is_of_one_host else None
     check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
     share = rank_share(shape, num_ranks)
     weights = weight_bytes(share, plan, on_cpu=not on_gpu)
@@ -113,6 +114,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
     problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * num_sharing * (used + activations))
+    problems = problems or _too_many(num_engines * num_ranks, instance, on_gpu=on_gpu)
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
     if per_block and not problems:
         longest = _longest_context(blocks, plan, shape.facts.max_model_len)
@@ -188,6 +190,17 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
     return (
         f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan)}, the largest step and what "
         f"else is in that memory: take a larger instance or a smaller model, or lower {lower}",
+    )
+
+
+def _too_many(num_ranks: int, instance: Instance, *, on_gpu: bool) -> tuple[str, ...]:
+    """With Ray more ranks than GPUs are no mistake, but of an endpoint."""
+    num_hosts = -(-num_ranks // instance.num_gpus) if on_gpu else 1
+    if num_hosts == 1:
+        return ()
+    return (
+        f"{num_ranks} ranks take {num_hosts} hosts of {plural(instance.num_gpus, 'GPU')}: a Ray cluster may have them, the one instance of "
+        "a SageMaker endpoint does not (docs/multi-node.md)",
     )
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
-from headway.server.distributed.rendezvous import join_ranks
+from headway.server.distributed.rendezvous import Meeting, join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.executor.placement import Placement
 from headway.server.engine.executor.processes import ProcessesExecutor
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
 from headway.server.engine.executor.ranks import Ranks
@@ -44,10 +44,10 @@ class Crew:
 class RankCrew(Crew):
     """Of this process, rank 0, and processes beside it."""
 
-    def __init__(self, ranks: Ranks, size: int, directory: Path) -> None:
+    def __init__(self, ranks: Ranks, size: int, meeting: Meeting) -> None:
         self._ranks = ranks
         self._size = size
-        self._directory = directory
+        self._meeting = meeting
 
     def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
         if self._size == 1:
@@ -57,7 +57,7 @@ class RankCrew(Crew):
         self._ranks.tell(Join(plan, vocab_size, num_threads))
         if device.type == "cpu":
             torch.set_num_threads(num_threads)
-        group = join_ranks(self._directory, 0, self._size, device)
+        group = join_ranks(self._meeting, 0, self._size, device)
         self._ranks.give_group(group.process_group)
         return group
 
@@ -73,19 +73,20 @@ class RankCrew(Crew):
 
 
 @contextmanager
-def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int) -> Iterator[Crew]:
-    """For as long as engine ``engine`` of the server is made. Where that fails the other ranks end, and what is raised is the first
-    cause."""
+def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int, placement: Placement) -> Iterator[Crew]:
+    """For as long as engine ``engine`` of the server is made, with ranks where ``placement`` has room for them. Where that fails the other
+    ranks end, and what is raised is the first cause."""
     if not config.parallel.has_ranks:
         yield Crew()
         return
-    size = config.parallel.tensor_parallel_size
+    size = config.parallel.num_ranks
     with private_directory() as directory:
         lean = without_secrets(config)
-        ranks = Ranks([RankArguments(lean, files, engine, rank, directory) for rank in range(1, size)])
+        started, meeting = placement.start([RankArguments(lean, files, engine, rank, directory) for rank in range(1, size)])
+        ranks = Ranks(started, placement.release)
         try:
             with ranks.explaining():
-                yield RankCrew(ranks, size, directory)
+                yield RankCrew(ranks, size, meeting or directory)
         except BaseException:
             ranks.end(patience_s=0)
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -30,6 +29,7 @@ from headway.server.engine.executor.rank_messages import (
     decode_to_rank,
     encode,
 )
+from headway.server.engine.executor.secure_link import Link
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
@@ -37,7 +37,7 @@ from headway.server.garbage import spare_long_lived
 log = logging.getLogger(__name__)
 
 
-def live(arguments: RankArguments, link: Connection) -> None:
+def live(arguments: RankArguments, link: Link) -> None:
     """Until it is told to stop. Raises RankDied where another rank is gone, and whatever keeps this one from computing."""
     try:
         _run(InlineExecutor(_joined(arguments, link).worker), link)
@@ -45,7 +45,7 @@ def live(arguments: RankArguments, link: Connection) -> None:
         raise RankDied(str(problem)) from problem
 
 
-def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
+def _joined(arguments: RankArguments, link: Link) -> ModelRank:
     device = choose_device(arguments.config.model.device, arguments.device_index)
     occupy(device)
     _send(link, Here())
@@ -53,7 +53,7 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     assert isinstance(join, Join)
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
-    group = join_ranks(arguments.directory, arguments.rank, arguments.size, device)
+    group = join_ranks(arguments.meeting, arguments.rank, arguments.size, device)
     rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, group))
     _send(link, Sized(rank.num_blocks()))
     start = decode_to_rank(link.recv_bytes())
@@ -66,7 +66,7 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     return rank
 
 
-def _run(executor: InlineExecutor, link: Connection) -> None:
+def _run(executor: InlineExecutor, link: Link) -> None:
     while True:
         message = decode_to_rank(link.recv_bytes())
         match message:
@@ -85,7 +85,7 @@ def _run(executor: InlineExecutor, link: Connection) -> None:
                 return
 
 
-def _answer(link: Connection, change: Callable[[], None]) -> None:
+def _answer(link: Link, change: Callable[[], None]) -> None:
     refusal = None
     try:
         change()
@@ -97,5 +97,5 @@ def _answer(link: Connection, change: Callable[[], None]) -> None:
     _send(link, Done(refusal))
 
 
-def _send(link: Connection, message: FromRank) -> None:
+def _send(link: Link, message: FromRank) -> None:
     link.send_bytes(encode(message))
