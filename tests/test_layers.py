@@ -224,7 +224,14 @@ NO_TORCH_FILES = {
         "repetition",
     )
 }
-READS_ENVIRONMENT = {"kernels.backend", "server.cli", "server.launch", "entrypoint.__main__", "entrypoint.healthcheck"}
+READS_ENVIRONMENT = {
+    "kernels.backend",
+    "server.cli",
+    "server.launch",
+    "server.engine.executor.over_ray.environment",  # of another host, where no launch ran
+    "entrypoint.__main__",
+    "entrypoint.healthcheck",
+}
 MAX_LINES = 400
 
 

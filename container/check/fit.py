@@ -28,7 +28,7 @@ from headway.server.sizing.model import ModelShape
 from headway.server.sizing.pipeline_parallel import check_stages, shares
 from headway.server.sizing.tensor_parallel import check_split, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
-from headway.server.words import gib
+from headway.server.words import gib, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,8 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     """
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
-    if on_gpu and num_engines > 1 and num_engines * parallel.num_ranks > instance.num_gpus:
-        raise ConfigError([gpus_missing(num_engines, parallel, f"{instance.name} has {instance.num_gpus}")])
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
-    check_split(parallel.tensor_parallel_size, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
-    check_stages(parallel, shape.config, num_devices=num_devices)
+    _check_ranks(config, shape, instance, on_gpu=on_gpu, keeps_groups=plan.quantization == "gguf")
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
@@ -145,8 +141,19 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         most_stages=1 if shape.facts.pools else shape.config.num_layers,
         tensor_parallel_sizes=sizes,
         vocabulary_sizes=tuple(size for size in sizes if shape.config.vocab_size % size == 0),
-        problems=room.problems,
+        problems=room.problems or _too_many(num_engines * parallel.num_ranks, instance, on_gpu=on_gpu),
     )
+
+
+def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *, on_gpu: bool, keeps_groups: bool) -> None:
+    """Raises ConfigError where the model can't be cut as asked, or an instance that has to hold all ranks has too few GPUs for them."""
+    num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
+    is_of_one_host = on_gpu and not parallel.uses_ray
+    if is_of_one_host and num_engines > 1 and num_engines * parallel.num_ranks > instance.num_gpus:
+        raise ConfigError([gpus_missing(num_engines, parallel, f"{instance.name} has {instance.num_gpus}")])
+    num_devices = instance.num_gpus // num_engines if is_of_one_host else None
+    check_split(parallel.tensor_parallel_size, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
+    check_stages(parallel, shape.config, num_devices=num_devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +243,17 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
     return (
         f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan)}, the largest step and what "
         f"else is in that memory: take a larger instance or a smaller model, or lower {lower}",
+    )
+
+
+def _too_many(num_ranks: int, instance: Instance, *, on_gpu: bool) -> tuple[str, ...]:
+    """With Ray more ranks than GPUs are no mistake, but of an endpoint."""
+    num_hosts = -(-num_ranks // instance.num_gpus) if on_gpu else 1
+    if num_hosts == 1:
+        return ()
+    return (
+        f"{num_ranks} ranks take {num_hosts} hosts of {plural(instance.num_gpus, 'GPU')}: a Ray cluster may have them, the one instance of "
+        "a SageMaker endpoint does not (docs/multi-node.md)",
     )
 
 

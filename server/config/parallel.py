@@ -6,10 +6,6 @@ from typing import Literal
 
 from headway.server.config.fields import Topic, option
 
-_NO_RAY = (
-    "Ray is not used, and a model is not split over hosts: use mp, with --tensor-parallel-size for the GPUs of one host; for several hosts "
-    "start a server on each, and put `headway router` before them"
-)
 _NO_LAUNCHER = "the engine starts its ranks itself: use mp"
 
 
@@ -18,8 +14,8 @@ class ParallelConfig(Topic):
 
     tensor_parallel_size: int = option(
         1,
-        "Devices of this host over which each layer is split. On a CPU: processes, which share its cores. It must divide the model's "
-        "attention heads; `headway check` lists the sizes that work.",
+        "Devices over which each layer is split; of this host, or with Ray of several. On a CPU: processes, which share its cores. It must "
+        "divide the model's attention heads; `headway check` lists the sizes that work.",
         ge=1,
         le=64,
         short=("-tp",),
@@ -32,11 +28,22 @@ class ParallelConfig(Topic):
         le=64,
         short=("-pp",),
     )
-    distributed_executor_backend: Literal["mp", "uni"] | None = option(
+    distributed_executor_backend: Literal["mp", "ray", "uni"] | None = option(
         None,
-        "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "
-        "device, else mp.",
-        refused=(("ray", _NO_RAY), ("external_launcher", _NO_LAUNCHER)),
+        "What computes. mp: a process a device, the first of them the engine's own; ray: a process a device, on the hosts of a "
+        "Ray cluster; uni: the engine's process alone. Default: uni for one device, else mp.",
+        refused=(("external_launcher", _NO_LAUNCHER),),
+    )
+    ray_address: str | None = option(
+        None,
+        "The Ray cluster to join, as host:port of its head; auto: the one that runs on this host; local: a new one of this host alone. "
+        "Default: one that runs on this host, else a new one.",
+        environment=("RAY_ADDRESS",),
+    )
+    host_ip: str | None = option(
+        None,
+        "This host's address at which the other hosts of a Ray cluster reach it. Default: the one that Ray knows it by.",
+        environment=("VLLM_HOST_IP",),
     )
 
     @property
@@ -47,7 +54,12 @@ class ParallelConfig(Topic):
     @property
     def has_ranks(self) -> bool:
         """Whether the engine hands its steps to ranks, of which it is the first."""
-        return self.distributed_executor_backend == "mp" or self.num_ranks > 1
+        return self.distributed_executor_backend in ("mp", "ray") or self.num_ranks > 1
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether ranks may be on several hosts: those of a Ray cluster."""
+        return self.distributed_executor_backend == "ray"
 
     @property
     def asked(self) -> list[str]:

@@ -14,6 +14,8 @@ def test_processes_are_chosen_for_several_devices_or_when_asked_for() -> None:
     assert ParallelConfig(tensor_parallel_size=2).has_ranks
     assert ParallelConfig(distributed_executor_backend="mp").has_ranks
     assert ParallelConfig(pipeline_parallel_size=2).has_ranks
+    assert ParallelConfig(distributed_executor_backend="ray").has_ranks
+    assert [ParallelConfig(distributed_executor_backend=backend).uses_ray for backend in ("ray", "mp", None)] == [True, False, False]
     assert not ParallelConfig(distributed_executor_backend="uni").has_ranks
 
 
@@ -42,10 +44,8 @@ def test_stages_have_steps_of_other_requests_under_way() -> None:
 @pytest.mark.parametrize(
     ("backend", "told"),
     [
-        ("ray", "Ray is not used, .*: use mp, with --tensor-parallel-size .* `headway router` before them \\(got 'ray'\\)$"),
-        ("Ray", "Ray is not used, .* \\(got 'Ray'\\)$"),
         ("external_launcher", "the engine starts its ranks itself: use mp"),
-        ("a.module.Executor", "expected one of mp, uni, got 'a.module.Executor'$"),
+        ("a.module.Executor", "expected one of mp, ray, uni, got 'a.module.Executor'$"),
     ],
 )
 def test_what_of_vllm_is_not_there_is_told_with_what_to_use(backend: str, told: str) -> None:
@@ -55,9 +55,9 @@ def test_what_of_vllm_is_not_there_is_told_with_what_to_use(backend: str, told: 
         resolve(["demo"], {"SM_VLLM_DISTRIBUTED_EXECUTOR_BACKEND": backend})
 
 
-def test_a_cluster_of_vllm_is_told_what_it_must_change() -> None:
-    words = ["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray"]
-    with pytest.raises(ConfigError) as caught:
-        resolve(["demo", *words], {})
-    (ray,) = caught.value.problems
-    assert ray.startswith("--distributed-executor-backend: Ray is not used")
+def test_a_ray_cluster_is_named_as_ray_and_vllm_do() -> None:
+    words = ["demo", "--tensor-parallel-size", "8", "--distributed-executor-backend", "ray"]
+    parallel = resolve(words, {"RAY_ADDRESS": "10.0.0.1:6379", "VLLM_HOST_IP": "10.0.0.2"}).config.parallel
+    assert (parallel.uses_ray, parallel.num_ranks) == (True, 8)
+    assert (parallel.ray_address, parallel.host_ip) == ("10.0.0.1:6379", "10.0.0.2")
+    assert resolve([*words, "--ray-address", "local"], {"RAY_ADDRESS": "10.0.0.1:6379"}).config.parallel.ray_address == "local"

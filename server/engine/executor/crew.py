@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.distributed.places import RankPlace
-from headway.server.distributed.rendezvous import ALONE, RankGroups, join_ranks
+from headway.server.distributed.rendezvous import ALONE, Meeting, RankGroups, join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.executor.placement import Placement
 from headway.server.engine.executor.processes import ProcessesExecutor
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, place_of
 from headway.server.engine.executor.ranks import Ranks
@@ -45,10 +45,10 @@ class Crew:
 class RankCrew(Crew):
     """Of this process, rank 0, and processes beside it."""
 
-    def __init__(self, ranks: Ranks, place: RankPlace, directory: Path) -> None:
+    def __init__(self, ranks: Ranks, place: RankPlace, meeting: Meeting) -> None:
         self._ranks = ranks
         self._place = place
-        self._directory = directory
+        self._meeting = meeting
 
     def join(self, plan: Plan, vocab_size: int, device: torch.device) -> RankGroups:
         if self._place.num_ranks == 1:
@@ -58,7 +58,7 @@ class RankCrew(Crew):
         self._ranks.tell(Join(plan, vocab_size, num_threads))
         if device.type == "cpu":
             torch.set_num_threads(num_threads)
-        groups = join_ranks(self._directory, self._place, device)
+        groups = join_ranks(self._meeting, self._place, device)
         self._ranks.give_groups(groups)
         return groups
 
@@ -75,19 +75,20 @@ class RankCrew(Crew):
 
 
 @contextmanager
-def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int) -> Iterator[Crew]:
-    """For as long as engine ``engine`` of the server is made. Where that fails the other ranks end, and what is raised is the first
-    cause."""
+def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int, placement: Placement) -> Iterator[Crew]:
+    """For as long as engine ``engine`` of the server is made, with ranks where ``placement`` has room for them. Where that fails the other
+    ranks end, and what is raised is the first cause."""
     if not config.parallel.has_ranks:
         yield Crew()
         return
     with private_directory() as directory:
         lean = without_secrets(config)
         others = [RankArguments(lean, files, engine, rank, directory) for rank in range(1, config.parallel.num_ranks)]
-        ranks = Ranks(others)
+        started, meeting = placement.start(others)
+        ranks = Ranks(started, placement.release)
         try:
             with ranks.explaining():
-                yield RankCrew(ranks, place_of(config.parallel, 0), directory)
+                yield RankCrew(ranks, place_of(config.parallel, 0), meeting or directory)
         except BaseException:
             ranks.end(patience_s=0)
             raise

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -34,6 +33,7 @@ from headway.server.engine.executor.rank_messages import (
     decode_to_rank,
     encode,
 )
+from headway.server.engine.executor.secure_link import Link
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
@@ -41,7 +41,7 @@ from headway.server.garbage import spare_long_lived
 log = logging.getLogger(__name__)
 
 
-def live(arguments: RankArguments, link: Connection) -> None:
+def live(arguments: RankArguments, link: Link) -> None:
     """Until it is told to stop. Raises RankDied where another rank is gone, and whatever keeps this one from computing."""
     try:
         inbox = Inbox(link)
@@ -53,7 +53,7 @@ def live(arguments: RankArguments, link: Connection) -> None:
 class Inbox:
     """What the engine says, read as soon as it comes: it may say more than a socket holds while this rank waits, in a step, for it."""
 
-    def __init__(self, link: Connection) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
@@ -72,7 +72,7 @@ class Inbox:
         self._messages.put(None)
 
 
-def _joined(arguments: RankArguments, link: Connection, inbox: Inbox) -> ModelRank:
+def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     device = choose_device(arguments.config.model.device, arguments.device_index)
     occupy(device)
     _send(link, Here())
@@ -80,7 +80,7 @@ def _joined(arguments: RankArguments, link: Connection, inbox: Inbox) -> ModelRa
     assert isinstance(join, Join)
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
-    groups = join_ranks(arguments.directory, arguments.place, device)
+    groups = join_ranks(arguments.meeting, arguments.place, device)
     rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups))
     _send(link, Sized(rank.num_blocks()))
     start = inbox.take()
@@ -93,7 +93,7 @@ def _joined(arguments: RankArguments, link: Connection, inbox: Inbox) -> ModelRa
     return rank
 
 
-def _run(executor: InlineExecutor, link: Connection, inbox: Inbox) -> None:
+def _run(executor: InlineExecutor, link: Link, inbox: Inbox) -> None:
     while True:
         match inbox.take():
             case Step(plan=plan):
@@ -111,7 +111,7 @@ def _run(executor: InlineExecutor, link: Connection, inbox: Inbox) -> None:
                 return
 
 
-def _answer(link: Connection, change: Callable[[], None]) -> None:
+def _answer(link: Link, change: Callable[[], None]) -> None:
     refusal = None
     try:
         change()
@@ -123,5 +123,5 @@ def _answer(link: Connection, change: Callable[[], None]) -> None:
     _send(link, Done(refusal))
 
 
-def _send(link: Connection, message: FromRank) -> None:
+def _send(link: Link, message: FromRank) -> None:
     link.send_bytes(encode(message))

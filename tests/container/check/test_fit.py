@@ -120,6 +120,11 @@ def test_a_rank_has_its_share(tmp_path: Path) -> None:
     assert four.longest_context > one.longest_context
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 4: use 4"):
         fit_report(config_of(parallel={"tensor_parallel_size": 8}), shape, instance)
+    over_hosts = fit_report(config_of(parallel={"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}), shape, instance)
+    assert over_hosts.problems == (
+        "8 ranks take 2 hosts of 4 GPUs: a Ray cluster may have them, "
+        "the one instance of a SageMaker endpoint does not (docs/multi-node.md)",
+    )
     fitting = fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
     assert all(report.instance.num_gpus >= 4 for report in fitting)
     asked = (config_of(parallel={"tensor_parallel_size": size}, model={"device": "cpu"}) for size in (1, 2))

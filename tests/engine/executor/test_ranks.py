@@ -20,6 +20,7 @@ from headway.server.distributed.groups import PeerLost
 from headway.server.distributed.places import RankPlace
 from headway.server.distributed.rendezvous import join_ranks
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.rank_process import RankProcess
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.errors import ModelSourceError, RankDied
 from headway.server.source.files import ModelFiles
@@ -32,7 +33,7 @@ PLAN = make_plan(ServerConfig.model_validate({"model": MODEL}), ModelFacts("floa
 @contextmanager
 def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
     config = ServerConfig.model_validate({"model": MODEL, "parallel": {"tensor_parallel_size": size}})
-    ranks = Ranks([RankArguments(config, files, 0, rank, directory) for rank in range(1, size)])
+    ranks = Ranks([RankProcess(RankArguments(config, files, 0, rank, directory)) for rank in range(1, size)])
     try:
         yield ranks
     finally:
