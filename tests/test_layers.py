@@ -47,7 +47,14 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.words",
     },
-    "server.sizing": {"server.config", "server.errors", "server.loading", "server.models", "server.source"},
+    "server.sizing": {
+        "server.config",
+        "server.distributed.places",
+        "server.errors",
+        "server.loading",
+        "server.models",
+        "server.source",
+    },
     "server.engine": {
         "server.models",
         "server.layers",
@@ -231,6 +238,7 @@ READS_ENVIRONMENT = {
     "server.cli",
     "server.launch",
     "server.router.workers",
+    "server.engine.executor.over_ray.environment",  # of another host, where no launch ran
     "entrypoint.__main__",
     "entrypoint.healthcheck",
 }

@@ -76,7 +76,7 @@ class Weight:
 class Layer:
     """Base of everything that owns weights: plain Python, because nn.Module's call and attribute hooks cost 5 % of a CPU decode step.
 
-    Weights and layers are found by attribute; a list of layers counts by index, a dict by its keys.
+    Weights and layers are found by attribute; a list of layers counts by index, a dictionary of them by its keys.
     """
 
     def named_weights(self) -> Iterator[tuple[str, Weight]]:
