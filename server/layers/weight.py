@@ -89,9 +89,10 @@ class Layer:
         """All that this layer and those below it hold, in plain layouts: what a GPU has in its memory."""
         for _, layer in self.named_layers():
             for value in vars(layer).values():
-                held = getattr(value, "data", None)  # a packed weight's own tensor; of a tensor, a view of the same memory
-                if isinstance(held, Tensor):
-                    yield held
+                for item in value if isinstance(value, list) else (value,):
+                    held = getattr(item, "data", None)  # a packed weight's own tensor; of a tensor, a view of the same memory
+                    if isinstance(held, Tensor):
+                        yield held
 
     def named_layers(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer as ``name``, then all layers below it, such as "layers.3.qkv"."""
