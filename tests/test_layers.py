@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.loading",
         "server.models",
         "server.source",
+        "server.words",
     },
     "server.engine": {
         "server.models",

@@ -10,6 +10,7 @@ from headway.server.errors import ConfigError
 from headway.server.models.base import ModelConfig
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.tensor_parallel import rank_share
+from headway.server.words import plural
 
 
 def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: int | None) -> None:
@@ -21,7 +22,7 @@ def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: 
     most = config.num_layers if num_devices is None else min(config.num_layers, num_devices // parallel.tensor_parallel_size)
     asked = f"--pipeline-parallel-size {num_stages}"
     if num_stages > config.num_layers:
-        why = f"this model has {config.num_layers} layers, and each stage needs one"
+        why = f"this model has {plural(config.num_layers, 'layer')}, and each stage needs one"
         raise ConfigError([f"{asked}: {why}; the nearest that works is {most}"])
     if num_stages > most:
         needs = "as many GPUs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -25,13 +26,16 @@ from headway.server.source.files import ModelFiles
 pytestmark = pytest.mark.e2e
 
 PROMPT = [*range(5, 40)]
-TINY = ("--device", "cpu", "--dtype", "float32", "--max-model-len", "4096", "-tp", "2", "--distributed-executor-backend", "ray")
+RANKS = ("--tensor-parallel-size", "2", "--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray")
+TINY = ("--device", "cpu", "--dtype", "float32", "--max-model-len", "4096", *RANKS)
+KEYS = ("key1", "key2", "key3")
+ORIGINS = ("https://service1.com", "https://service2.com")
 NUM_STREAMS = 32
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_served_model(tmp_path_factory.mktemp("tiny"))
+    return make_served_model(tmp_path_factory.mktemp("tiny"), num_layers=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +45,28 @@ def expected(model: str) -> list[int]:
 
 
 @pytest.fixture(scope="module")
+def high_availability(model: str) -> Iterator[LiveServer]:
+    """The example that users know, on one host."""
+    options = [
+        *("--api-key", ",".join(KEYS), "--allowed-origins", '["https://service1.com", "https://service2.com"]'),
+        *("--enable-prefix-caching", "--max-num-seqs", "256", "--max-num-batched-tokens", "8192"),
+    ]
+    with LiveServer(model, *TINY, "--ray-address", "local", *options) as server:
+        server.wait_ready(180)
+        yield server
+
+
+@pytest.fixture(scope="module")
 def hosts() -> Iterator[RayHosts]:
     with RayHosts() as hosts:
         yield hosts
 
 
-def ask(client: httpx.Client) -> list[int]:
+def ask(client: httpx.Client, key: str = "") -> list[int]:
     body = {"prompt": PROMPT, "max_tokens": 8, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
-    found: list[int] = client.post("/v1/completions", json=body).raise_for_status().json()["choices"][0]["token_ids"]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = client.post("/v1/completions", json=body, headers=headers).raise_for_status()
+    found: list[int] = answer.json()["choices"][0]["token_ids"]
     return found
 
 
@@ -73,26 +91,36 @@ def streams_that_end(client: httpx.Client, lose: object) -> tuple[list[str], flo
         return [each.result(60) for each in streams], time.monotonic() - lost
 
 
-def test_one_host(model: str, expected: list[int]) -> None:
-    """A cluster of its own: heard by nobody else, and gone with the engine, however that one ends."""
-    with LiveServer(model, *TINY, "--ray-address", "local") as server, httpx.Client(base_url=server.url, timeout=60) as client:
-        server.wait_ready(180)
-        assert ask(client) == expected
-        family = descendants(server.process.pid)
-        assert sum("ray::RankHost" in command for command in family.values()) == 2
-        listening = [each for pid in family for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
-        assert listening
-        assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
-        (rank,) = [pid for pid, command in family.items() if "rank_entry" in command]
-        (cluster,) = [pid for pid, command in family.items() if "local_cluster" in command]
-        os.kill(psutil.Process(cluster).ppid(), signal.SIGKILL)  # the engine
-        assert server.process.wait(30) == 1
-        wait_until(lambda: not any(is_running(pid) for pid in family))
-        assert not is_running(rank)
+def test_high_availability(high_availability: LiveServer, expected: list[int]) -> None:
+    """Stages of two ranks, three keys and two origins."""
+    with httpx.Client(base_url=high_availability.url, timeout=60) as client:
+        assert [ask(client, key) for key in KEYS] == [expected] * 3
+        with pytest.raises(httpx.HTTPStatusError, match="401"):
+            ask(client, ",".join(KEYS))
+        for origin in ORIGINS:
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+            assert client.options("/v1/completions", headers=asked).headers["access-control-allow-origin"] == origin
+    assert "up to 256 requests and 8192 tokens a step" in high_availability.log()
+
+
+def test_a_cluster_of_this_host_alone(high_availability: LiveServer) -> None:
+    """Heard by nobody else, and gone with the engine, however that one ends."""
+    server = high_availability
+    family = descendants(server.process.pid)
+    assert sum("ray::RankHost" in command for command in family.values()) == 4
+    assert sum("rank_entry" in command for command in family.values()) == 3
+    listening = [each for pid in family for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert listening
+    assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
+    (cluster,) = [pid for pid, command in family.items() if "local_cluster" in command]
+    os.kill(psutil.Process(cluster).ppid(), signal.SIGKILL)  # the engine
+    assert server.process.wait(30) == 1
+    wait_until(lambda: not any(is_running(pid) for pid in family))
 
 
 @needs_hosts
 def test_two_hosts_of_which_one_is_lost(model: str, expected: list[int], hosts: RayHosts, tmp_path: Path) -> None:
+    """Rank 0 is on the first and exchanges tensors with two on the other: one of its own stage, one of the stage before."""
     uds = str(tmp_path / "s")
     options = (*TINY, "--ray-address", hosts.cluster, "--uds", uds)
     transport = httpx.HTTPTransport(uds=uds, limits=httpx.Limits(max_connections=2 * NUM_STREAMS))
@@ -103,10 +131,11 @@ def test_two_hosts_of_which_one_is_lost(model: str, expected: list[int], hosts: 
         server.wait_for(lambda: Path(uds).exists())
         server.wait_for(lambda: client.get("/ping").status_code == 200, 180)
         assert ask(client) == expected
-        assert [any("rank_entry" in command for command in hosts.processes(index).values()) for index in range(2)] == [False, True]
+        assert [sum("rank_entry" in command for command in hosts.processes(index).values()) for index in range(2)] == [0, 3]
         family = descendants(server.process.pid)
         last, took_s = streams_that_end(client, lambda: hosts.lose(1))
-        cause = f"rank 1 was lost with its host {hosts.addresses[1]}, which has not answered for 3 s"
+        (cause,) = {found for event in last for found in re.findall(r"rank \d was lost with its host .* for 3 s", event)}
+        assert cause.endswith(f" was lost with its host {hosts.addresses[1]}, which has not answered for 3 s")
         assert all(cause in event for event in last)
         assert took_s < 5
         ping = client.get("/ping")

@@ -30,9 +30,10 @@ needs_hosts = pytest.mark.skipif(not _can_be_made(), reason="needs the right to 
 
 
 class RayHosts:
-    """Hosts 0, the head, and 1, each with one CPU for Ray. Use as a context manager."""
+    """Hosts 0, the head, and 1, with one and three CPUs for Ray. Use as a context manager."""
 
     addresses = ("10.231.7.1", "10.231.7.2")
+    num_cpus = (1, 3)
     cluster = f"{addresses[0]}:{_PORT}"
 
     def __init__(self) -> None:
@@ -86,7 +87,12 @@ class RayHosts:
 
     def _ray(self, index: int, *options: str) -> None:
         command = [*self.on(index), sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={self.addresses[index]}"]
-        command += ["--num-cpus=1", f"--object-store-memory={_STORE_BYTES}", f"--temp-dir={self._directory / str(index)}", *options]
+        command += [
+            f"--num-cpus={self.num_cpus[index]}",
+            f"--object-store-memory={_STORE_BYTES}",
+            f"--temp-dir={self._directory / str(index)}",
+            *options,
+        ]
         environment = {**os.environ, **self.environment}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=90, check=False)
         assert done.returncode == 0, done.stdout.decode()
