@@ -54,7 +54,7 @@ class Result:
             f"{median(self.whole_ms):.2f}",
             f"{self.server_s / num_tokens * 1e6:.1f}",
             f"{self.router_s / num_tokens * 1e6:.1f}",
-            f"{self.router_s / self.server_s:.1%}",
+            f"{self.router_s / self.server_s:.1%}" if self.server_s else "-",  # less than the kernel's 10 ms
         )
         return f"| {' | '.join(cells)} |"
 

@@ -39,7 +39,8 @@ def directory_of(address: str) -> Directory:
         return Directory(kind, rest, None)
     name, colon, port = rest.rstrip("/").partition(":")
     number = int(port) if port.isdecimal() and len(port) < 6 else 0
-    if not _NAME.fullmatch(name) or (colon and not 0 < number < 65536) or (kind == DNS and not colon):
+    is_name = _NAME.fullmatch(name) is not None and (kind == DNS or name.count(".") < 2)
+    if not is_name or (colon and not 0 < number < 65536) or (kind == DNS and not colon):
         form = f"{DNS}://NAME:PORT" if kind == DNS else f"{KUBERNETES}://SERVICE.NAMESPACE:PORT, where the last two may be left out"
         raise ValueError(f"write {form}; got {_shown(address)}")
     return Directory(kind, name.lower(), number or None)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # What may stand in a request's line. Anything else could be read in two ways.
 _GOOD_TARGET = re.compile(rb"/[\x21-\x7e]*")
 _FULL = 503
+# By which a decode server says, before its answer begins, that the KV cache of another one did not come (vLLM's, and ours).
+_FAILED = 500
 _POLICIES_BY_PREFIX = ("prefix", "disaggregated")
 
 
@@ -37,7 +39,7 @@ class Proxy:
     def __init__(
         self, config: RoutingConfig, fleet: Fleet, upstream: Upstream, metrics: RouterMetrics, pairing: Pairing | None = None
     ) -> None:
-        """``pairing``: what comes before each try, where servers have halves."""
+        """``pairing``: what comes before a server is asked, where servers have halves."""
         self._prefix_bytes = config.prefix_bytes if config.policy in _POLICIES_BY_PREFIX else None
         self._pairing = pairing
         self._num_tries = 1 + config.retries
@@ -65,14 +67,23 @@ class Proxy:
 
     async def _serve(self, request: RoutedRequest, scope: Scope, send: Send) -> None:
         tried: list[Server] = []
+        body: bytes | None = None
         server = self._next(request, tried)
         while server is not None:
             with self._fleet.taking(server):
-                failure = await self._try(server, request, tried, scope, send)
+                if body is None:
+                    body = request.body if self._pairing is None else await self._pairing.body_for_decode(request)
+                failure = await self._try(server, request, body, tried, scope, send)
+                if failure == "not_fetched":
+                    self._metrics.count_unpaired(failure)
+                    log.info("Request %s is sent to %s again, without another server's KV cache", request.request_id, server.url)
+                    failure = await self._try(server, request, request.body, tried, scope, send)
             if failure is None:
                 return
             self._metrics.count_retry(server.url, failure)
             log.info("Request %s goes on to another server: %s (%s)", request.request_id, failure, server.url)
+            if failure != "unreached":
+                body = None  # the KV cache that it names may have been fetched, and is kept no longer
             server = self._next(request, tried)
         self._metrics.count_answer(NO_SERVER, _FULL)
         raise self._fleet.none_available()
@@ -84,13 +95,10 @@ class Proxy:
             tried.append(server)
         return server
 
-    async def _try(self, server: Server, request: RoutedRequest, tried: list[Server], scope: Scope, send: Send) -> str | None:
-        """None if the client has its answer; else in a word why another server must be asked. Raises ServerLost."""
-        body, spent = request.body, None
-        if self._pairing is not None:
-            body = await self._pairing.body_for_decode(request)
-        elif len(tried) == 1:
-            spent = time.perf_counter() - request.started
+    async def _try(self, server: Server, request: RoutedRequest, body: bytes, tried: list[Server], scope: Scope, send: Send) -> str | None:
+        """None if the client has its answer; else in a word why it must be asked for again: ``not_fetched`` if this server could not use
+        the KV cache that ``body`` names, another word if another server must be asked. Raises ServerLost."""
+        spent = time.perf_counter() - request.started if self._pairing is None and len(tried) == 1 else None
         try:
             answer = await self._upstream.ask(request.method, server.url, request.target, request.sent_headers, body)
         except ServerUnreached as problem:
@@ -107,6 +115,8 @@ class Proxy:
             self._fleet.heard(server, answer.header(LOAD_HEADER))
             if answer.status == _FULL and self._is_worth_another(server, answer, tried):
                 return "503"
+            if answer.status == _FAILED and body is not request.body:  # whatever it was: it has not begun to answer
+                return "not_fetched"
             await Relay(server, answer, request.headers, self._fleet, self._metrics, spent).run(scope, send)
         return None
 

@@ -56,6 +56,7 @@ def test_a_service_of_kubernetes_that_is_called_as_the_router_changes_nothing() 
         (["--servers", "dns://llm"], {}, "--servers: write dns://NAME:PORT; got 'dns://llm'"),
         (["--servers", "dns://llm:80,http://a"], {}, "dns://llm:80 stands for all servers"),
         (["--servers", "kubernetes://llm:99999"], {}, "write kubernetes://SERVICE.NAMESPACE:PORT"),
+        (["--servers", "kubernetes://llm.models.svc"], {}, "got 'kubernetes://llm.models.svc'"),
         (["--servers", "ray-actors://a/b"], {}, "write ray-actors://NAMESPACE"),
         ([*SERVERS, "--kubernetes-api", "http://a"], {}, "it must be https://, got 'http://a'"),
         ([*SERVERS, "--prefill-servers", "http://c"], {}, "--prefill-servers is for --policy disaggregated"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -140,6 +141,21 @@ def test_a_connection_that_is_lost_and_an_api_server_in_trouble_change_nothing(t
                 api.refusal = None
                 await last(told, "http://10.0.0.2:8080")
                 assert told == [["http://10.0.0.1:8080"], ["http://10.0.0.2:8080"]]
+
+    asyncio.run(main())
+
+
+def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kubernetes, "_FIRST_PAUSE_S", 0.1)
+
+    async def main() -> None:
+        async with kubernetes_api_server(tmp_path) as api:
+            api.is_brief = True
+            begun = time.monotonic()
+            async with watching(api, tmp_path):
+                await until(lambda: api.num_watches == 4)
+            assert time.monotonic() - begun >= 0.3
+            assert api.num_lists == 1
 
     asyncio.run(main())
 

@@ -12,7 +12,21 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from routed import DONE, EVENT, Handler, RoutedServers, SmallServer, breaking_after, events_of, full, metric, routed, small_server, until
+from routed import (
+    DONE,
+    EVENT,
+    Handler,
+    RoutedServers,
+    SmallServer,
+    breaking_after,
+    closed_port,
+    events_of,
+    full,
+    metric,
+    routed,
+    small_server,
+    until,
+)
 
 PARAMS = {"do_remote_prefill": True, "do_remote_decode": False, "remote_block_ids": [4, 5], "remote_host": "10.0.0.7", "remote_port": 5600}
 CHAT = {
@@ -214,6 +228,52 @@ def test_a_decode_server_that_dies_before_its_first_byte_costs_a_second_prefill(
             assert [len(server.requests) for server in both.decode] == [1, 1]
             assert len(both.prefill[0].requests) == 2
             assert all(server.num_open == 0 for server in both.running.router.fleet.servers)
+
+    asyncio.run(main())
+
+
+def test_a_decode_server_that_takes_no_connection_costs_no_second_prefill() -> None:
+    async def main() -> None:
+        gone = f"http://127.0.0.1:{closed_port()}"
+        async with halves([recording], [recording_stream]) as both:
+            fleet = both.running.router.fleet
+            fleet.update([gone, both.decode[0].url])
+            fleet.is_well(fleet.servers[0])  # it was, until now
+            fleet.servers[1].num_open = 1  # so that the other one is the first to be asked
+            assert await both.chat() == EVENT * 3 + DONE
+            assert not fleet.servers[0].health.is_healthy
+            assert len(both.prefill[0].requests) == 1
+            assert await sent(both.decode[0]) == {**CHAT, "kv_transfer_params": PARAMS | {"for": "Hello"}}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_well_alone", [True, False])
+def test_a_decode_server_whose_transfer_fails_is_asked_once_more_to_do_all(is_well_alone: bool) -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        if "kv_transfer_params" in await request.json() or not is_well_alone:
+            return web.json_response({"error": {"message": "KV cache not loaded"}}, status=500)
+        return await events_of(request)
+
+    async def main() -> None:
+        async with halves([recording], [failing, failing]) as both:
+            async with both.client.post(f"{both.running.url}/v1/chat/completions", json=CHAT) as answer:
+                assert answer.status == (200 if is_well_alone else 500)
+                assert (b"not loaded" in await answer.read()) is not is_well_alone
+            [decode] = [server for server in both.decode if server.requests]
+            assert [await sent(decode, number) for number in range(2)] == [{**CHAT, "kv_transfer_params": PARAMS | {"for": "Hello"}}, CHAT]
+            assert (len(decode.requests), len(both.prefill[0].requests)) == (2, 1)
+            assert await both.unpaired("not_fetched") == 1
+
+    asyncio.run(main())
+
+
+def test_an_error_of_a_request_without_a_transfer_is_passed_on() -> None:
+    async def main() -> None:
+        async with halves([recording], [saying({"error": {"message": "broken"}}, 500)]) as both:
+            async with both.client.post(f"{both.running.url}/v1/completions", json={"prompt": ["a", "b"]}) as answer:
+                assert answer.status == 500
+            assert len(both.decode[0].requests) == 1
 
     asyncio.run(main())
 

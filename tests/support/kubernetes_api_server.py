@@ -29,12 +29,13 @@ def endpoint_slice(name: str, service: str, ready: dict[str, bool | None], port:
 
 class KubernetesApiServer:
     """Of one namespace. ``put`` and ``remove`` change what is there; ``expire`` forgets all versions but the newest; ``cut`` ends open
-    watches as the loss of a connection does; ``refusal`` is a status that all requests get."""
+    watches as the loss of a connection does; ``refusal`` is a status that all requests get; ``is_brief``: each watch ends at once."""
 
     def __init__(self, namespace: str, token: str) -> None:
         self.namespace = namespace
         self.token = token
         self.refusal: int | None = None
+        self.is_brief = False
         self.num_lists = 0
         self.num_watches = 0
         self.url = ""
@@ -97,6 +98,8 @@ class KubernetesApiServer:
         response = web.StreamResponse(headers={"content-type": "application/json"})
         await response.prepare(request)
         self.num_watches += 1
+        if self.is_brief:
+            return response
         self._watches.append(request)
         try:
             while since >= self._oldest:

@@ -37,7 +37,7 @@ def event_then_done(gate: asyncio.Event) -> Handler:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         await response.write(EVENT)
-        await asyncio.wait_for(gate.wait(), 10)
+        await asyncio.wait_for(gate.wait(), 120)
         await response.write(DONE)
         return response
 

@@ -72,6 +72,7 @@ class KubernetesService:
                     pause_s = _FIRST_PAUSE_S
                     while True:
                         since = await self._watch(since, changes)
+                        await asyncio.sleep(_FIRST_PAUSE_S)  # something between may end each watch at once
                 except VersionGone:
                     pass  # after a pause all the same, whatever an API server says
                 except ApiTrouble as trouble:

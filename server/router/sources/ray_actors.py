@@ -16,8 +16,11 @@ from headway.server.router.sources.changes import Changes
 
 ASK_EVERY_S = 2.0
 _AGAIN_AFTER_S = 5.0
+# Ray asks a head that is gone for a minute, and then ends its process, or never returns. Its own start is part of the first answer.
+_ANSWER_WITHIN_S = 45.0
 _MODULE = "headway.server.router.sources.ray_names"
 _MOST_SHOWN = 200
+_LONGEST_LINE_BYTES = 8 * 1024 * 1024
 
 _read_names = msgspec.json.Decoder(list[str]).decode
 
@@ -34,29 +37,37 @@ class RayActors:
         """The cluster is that of this node, or of the variable RAY_ADDRESS, which Ray reads. Who asks is a process that may die of it."""
         changes = Changes(f"{RAY}://{self._namespace}", tell)
         while True:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", _MODULE, self._namespace, str(ASK_EVERY_S), stdout=PIPE, stderr=PIPE
-            )
             try:
-                changes.failed(await _listen(process, changes))
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+                changes.failed(await self._ask(changes))
+            except OSError as problem:
+                changes.failed(f"no process can be started to ask Ray ({problem.strerror or problem})")
             await asyncio.sleep(_AGAIN_AFTER_S)
+
+    async def _ask(self, changes: Changes) -> str:
+        """In a process of its own, until that ends or says nothing any more; returns why."""
+        command = [sys.executable, "-m", _MODULE, self._namespace, str(ASK_EVERY_S)]
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE, limit=_LONGEST_LINE_BYTES)
+        try:
+            return await _listen(process, changes)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
 
 
 async def _listen(process: Process, changes: Changes) -> str:
-    """Until it ends; returns why, as far as it has said so."""
+    """Until it ends or is silent for too long; returns why, as far as it has said so."""
     assert process.stdout is not None
     assert process.stderr is not None
     last_words = asyncio.create_task(_last_line(process.stderr))
     try:
-        async for line in process.stdout:
+        while line := await asyncio.wait_for(process.stdout.readline(), _ANSWER_WITHIN_S):
             names = _read_names(line)
             changes.found([plain_url(name) for name in names if url_problem(name) is None])
-        words = await last_words
+        words = await asyncio.wait_for(last_words, _ANSWER_WITHIN_S)
         return f"Ray can't be asked ({words[:_MOST_SHOWN] or f'exit status {await process.wait()}'})"
+    except TimeoutError:
+        return f"Ray has not answered within {_ANSWER_WITHIN_S:g} s, as it does when the cluster's head is gone"
     except (msgspec.MsgspecError, ValueError) as problem:
         return f"what Ray says can't be read: {problem}"
     finally:
