@@ -12,6 +12,7 @@ from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
+from headway.server.config.kv_transfer import KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
@@ -40,6 +41,7 @@ class ServerConfig(Topic):
     scheduler: SchedulerConfig = SchedulerConfig()
     data_parallel: DataParallelConfig = DataParallelConfig()
     parallel: ParallelConfig = ParallelConfig()
+    kv_transfer: KVTransferConfig = KVTransferConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
@@ -76,6 +78,8 @@ def without_secrets(config: ServerConfig) -> ServerConfig:
     return config
 
 
+_HIGHEST_PORT = 65535
+
 MODEL_MISSING = (
     "no model is given: name one on the command line (`headway serve MODEL`), as `model:` in the --config file, or in SM_VLLM_MODEL; "
     "`demo` is a small one to try"
@@ -89,6 +93,8 @@ def problems(config: ServerConfig) -> list[str]:
         *chat_problems(config.chat),
         *_size_problems(config),
         *parallel_problems(config.parallel),
+        *kv_transfer_problems(config.kv_transfer),
+        *_transfer_problems(config),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
@@ -109,6 +115,7 @@ def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect, or another one than may be wanted."""
     return [
         *tls_warnings(config.tls),
+        *kv_transfer_warnings(config.kv_transfer),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
@@ -153,6 +160,23 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
     }
     count = config.network.api_server_count
     return [f"{flag} needs --api-server-count 1, not {count}: {why}" for flag, (is_on, why) in kept.items() if is_on]
+
+
+def _transfer_problems(config: ServerConfig) -> list[str]:
+    """What moves or changes the KV that other servers read."""
+    if not config.kv_transfer.kv_transfer_config:
+        return []
+    beside = {
+        "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
+        "--enable-lora": (config.lora.enable_lora, "two servers don't know that their adapters are the same"),
+        "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),
+    }
+    found = [f"{flag} does not go with --kv-transfer-config: {why}" for flag, (is_on, why) in beside.items() if is_on]
+    first = config.kv_transfer.nixl_side_channel_port
+    num_ports = config.data_parallel.data_parallel_size * config.parallel.tensor_parallel_size
+    if first + num_ports - 1 > _HIGHEST_PORT:
+        found.append(f"--nixl-side-channel-port {first} leaves no room for {num_ports} ports, one a rank: choose a lower one")
+    return found
 
 
 def _size_problems(config: ServerConfig) -> list[str]:

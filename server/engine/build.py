@@ -12,6 +12,8 @@ from headway.server.engine.device import check_gpus, choose_device, device_facts
 from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.kv.transfer.connector import SchedulerSide
+from headway.server.engine.kv.transfer.nixl.build import Place, make_policy
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
@@ -80,7 +82,8 @@ def _build_generating(
     with gathered_crew(config, files, index) as crew:
         group = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
-        rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, group), load_tokenizer)
+        setup = RankSetup(config, files, plan, shape.vocab_size, device, group, index)
+        rank = ModelRank(setup, load_tokenizer)
         phases.begin("sizing the KV cache")
         num_blocks = crew.agree(rank.num_blocks())
         max_model_len = fitted_max_model_len(plan, num_blocks)
@@ -92,16 +95,25 @@ def _build_generating(
             phases.begin("capturing CUDA graphs")
             rank.worker.record_graphs()
         executor = crew.executor(rank.worker)
+        workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
-    scheduler = _scheduler(config, plan, kv, max_model_len)
+    policy = _connector(config, kv, setup.place)
+    scheduler = _scheduler(config, plan, kv, max_model_len, policy)
+    transfers = (policy, workers) if policy is not None and workers is not None else None
     name = device_facts(device).name + (f" as the first of {size} ranks" if size > 1 else "")
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
-    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=plan.overlaps_steps)
+    overlaps = plan.overlaps_steps
+    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=overlaps, transfers=transfers)
 
 
-def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:
+def _connector(config: ServerConfig, kv: KVCacheManager, place: Place) -> SchedulerSide | None:
+    settings = config.kv_transfer.settings
+    return None if settings is None else make_policy(config.kv_transfer, settings, kv, place)
+
+
+def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int, connector: SchedulerSide | None) -> Scheduler:
     return Scheduler(
         kv=kv,
         max_num_batched_tokens=plan.max_num_scheduled_tokens,
@@ -111,4 +123,5 @@ def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_l
         policy=config.scheduler.scheduling_policy,
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
+        connector=connector,
     )

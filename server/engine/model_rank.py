@@ -15,6 +15,8 @@ from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.kv.transfer.connector import WorkerSide
+from headway.server.engine.kv.transfer.nixl.build import Place, make_worker
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
@@ -41,6 +43,11 @@ class RankSetup:
     vocab_size: int
     device: torch.device
     group: TensorParallelGroup
+    engine: int = 0  # among those of the server
+
+    @property
+    def place(self) -> Place:
+        return Place(self.engine, self.group.rank, self.group.size)
 
 
 class ModelRank:
@@ -66,6 +73,7 @@ class ModelRank:
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
+        self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs)
 
     def num_blocks(self) -> int:
@@ -86,6 +94,10 @@ class ModelRank:
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 
         self.worker.start(num_blocks, make_runner)
+        transfer = setup.config.kv_transfer
+        if (settings := transfer.settings) is not None:
+            worker = self.worker
+            self.transfers = make_worker(transfer, settings, setup.place, worker.resident, worker.loaded, plan, setup.files)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup = self._setup

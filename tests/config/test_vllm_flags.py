@@ -47,7 +47,6 @@ REFUSED = {
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
     "enable-expert-parallel": ("true", "with --tensor-parallel-size, and in no other way"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
-    "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "max-cpu-loras": ("8", "raise --max-loras"),

@@ -16,7 +16,9 @@ from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.processes import ProcessesExecutor
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.rank_transfers import RankedWorkers
 from headway.server.engine.executor.ranks import Ranks
+from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.worker import Worker
 from headway.server.private_directory import private_directory
 from headway.server.source.files import ModelFiles
@@ -39,6 +41,10 @@ class Crew:
     def executor(self, worker: Worker) -> Executor:
         """Once all are ready."""
         return InlineExecutor(worker)
+
+    def transfers(self, here: WorkerSide) -> WorkerSide:
+        """The workers of the KV connector, of which this rank has ``here``."""
+        return here
 
 
 class RankCrew(Crew):
@@ -70,6 +76,9 @@ class RankCrew(Crew):
     def executor(self, worker: Worker) -> Executor:
         self._ranks.answers(Done)
         return ProcessesExecutor(InlineExecutor(worker), self._ranks)
+
+    def transfers(self, here: WorkerSide) -> WorkerSide:
+        return RankedWorkers(here, self._ranks)
 
 
 @contextmanager

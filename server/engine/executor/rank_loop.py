@@ -19,6 +19,8 @@ from headway.server.engine.executor.rank_messages import (
     Here,
     Join,
     LoadAdapter,
+    Move,
+    Moved,
     RankArguments,
     Sized,
     Sleep,
@@ -30,17 +32,21 @@ from headway.server.engine.executor.rank_messages import (
     decode_to_rank,
     encode,
 )
+from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
 
 log = logging.getLogger(__name__)
 
+_REPORT_S = 0.005  # between two looks at what the KV connector's worker has done
+
 
 def live(arguments: RankArguments, link: Connection) -> None:
     """Until it is told to stop. Raises RankDied where another rank is gone, and whatever keeps this one from computing."""
     try:
-        _run(InlineExecutor(_joined(arguments, link).worker), link)
+        rank = _joined(arguments, link)
+        _run(InlineExecutor(rank.worker), rank.transfers, link)
     except PeerLost as problem:
         raise RankDied(str(problem)) from problem
 
@@ -54,7 +60,8 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
     group = join_ranks(arguments.directory, arguments.rank, arguments.size, device)
-    rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, group))
+    setup = RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, group, arguments.engine)
+    rank = ModelRank(setup)
     _send(link, Sized(rank.num_blocks()))
     start = decode_to_rank(link.recv_bytes())
     assert isinstance(start, Start)
@@ -66,10 +73,15 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     return rank
 
 
-def _run(executor: InlineExecutor, link: Connection) -> None:
+def _run(executor: InlineExecutor, transfers: WorkerSide | None, link: Connection) -> None:
     while True:
+        if transfers is not None:
+            _report_until_told(transfers, link)
         message = decode_to_rank(link.recv_bytes())
         match message:
+            case Move(orders=orders):
+                assert transfers is not None, "orders come with a connector"
+                transfers.order(orders)
             case Step(plan=plan):
                 executor.submit(plan)  # what it chose is taken in by the next
             case LoadAdapter(adapter=adapter):
@@ -81,8 +93,19 @@ def _run(executor: InlineExecutor, link: Connection) -> None:
             case WakeUp(part=part):
                 _answer(link, partial(executor.wake_up, part))
             case Stop():
+                if transfers is not None:
+                    transfers.close()
                 executor.shutdown()
                 return
+
+
+def _report_until_told(transfers: WorkerSide, link: Connection) -> None:
+    """Until there is a message."""
+    while True:
+        if reports := transfers.take_reports():
+            _send(link, Moved(reports))
+        if link.poll(_REPORT_S):
+            return
 
 
 def _answer(link: Connection, change: Callable[[], None]) -> None:

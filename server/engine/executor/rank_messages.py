@@ -6,6 +6,7 @@ Join                                      both join the group, load, and see how
                             Sized
 Start                                     both make the runner and compute for the first time
                             Done
+Move, Move, ..              Moved         when there is something to report
 Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
 LoadAdapter, Sleep, ..      Done
 Stop
@@ -22,6 +23,7 @@ import msgspec
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine.batch import BatchPlan
+from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
 
@@ -67,6 +69,12 @@ class Step(msgspec.Struct, tag=True, frozen=True):
     plan: BatchPlan
 
 
+class Move(msgspec.Struct, tag=True, frozen=True):
+    """Pages of the KV cache, beside the steps."""
+
+    orders: list[Order]
+
+
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
     adapter: AdapterRef
 
@@ -88,7 +96,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
-ToRank = Join | Start | Step | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+ToRank = Join | Start | Step | Move | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
 
 
 class Here(msgspec.Struct, tag=True, frozen=True):
@@ -105,6 +113,10 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     refusal: str | None = None
 
 
+class Moved(msgspec.Struct, tag=True, frozen=True):
+    reports: list[Report]
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """``is_user_error``: a wrong option or model. ``is_echo``: another rank was lost, whose end is the cause."""
 
@@ -113,7 +125,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     is_echo: bool = False
 
 
-FromRank = Here | Sized | Done | Failed
+FromRank = Here | Sized | Done | Moved | Failed
 
 _to_decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
 _from_decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)

@@ -12,10 +12,12 @@ from headway.server.engine.executor.rank_messages import (
     Done,
     Failed,
     Here,
+    Moved,
     RankArguments,
     Sized,
     decode_from_rank,
 )
+from headway.server.engine.kv.transfer.orders import Report
 from headway.server.machine import num_oom_kills
 
 _ENTRY = "headway.server.engine.executor.rank_entry"
@@ -29,6 +31,7 @@ class RankProcess:
     def __init__(self, arguments: RankArguments) -> None:
         self.rank = arguments.rank
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()  # of its worker of the KV connector
         self.link, theirs = multiprocessing.Pipe()
         self._oom_kills_before = num_oom_kills()
         self._last_words: Failed | None = None
@@ -59,6 +62,9 @@ class RankProcess:
             return False
         if isinstance(message, Failed):
             self._last_words = message
+        elif isinstance(message, Moved):
+            for report in message.reports:
+                self.reports.put(report)
         else:
             self.answers.put(message)
         return True
