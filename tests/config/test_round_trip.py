@@ -85,7 +85,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.name == "pooler_config":
         values = st.fixed_dictionaries({}, optional={"dimensions": st.integers(1, 2**40), "use_activation": st.booleans()})
     if setting.name == "kv_transfer_config":
-        return {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+        roles = st.sampled_from(["kv_producer", "kv_consumer", "kv_both"])
+        values = st.fixed_dictionaries({"kv_connector": st.just("NixlConnector"), "kv_role": roles})
     if setting.name == "structured_outputs_config":
         values = st.dictionaries(st.sampled_from(["disable_any_whitespace", "enable_in_reasoning", "disable_fallback"]), st.booleans())
     if setting.name == "otlp_traces_endpoint":
