@@ -11,6 +11,7 @@ import torch
 from headway.server.config.plan import DeviceFacts, Plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.sequence_share import WHOLE
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
@@ -77,11 +78,11 @@ class ModelRank:
 
     def start(self, num_blocks: int, max_model_len: int, make_sampling: MakeSampling) -> None:
         """``num_blocks`` and ``max_model_len`` are those of all ranks."""
-        setup, plan = self._setup, self._setup.plan
+        setup, plan, context = self._setup, self._setup.plan, self._setup.group.context
         sampling = None if make_sampling is None else make_sampling(self.worker.grammars)
 
         def make_runner(resident: Resident) -> ModelRunner:
-            rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
+            rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, context.share if context is not None else WHOLE)
             forward = StepForward(resident, self._buffers, self._graphs)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 
