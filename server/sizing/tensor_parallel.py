@@ -57,8 +57,8 @@ def check_context(context_size: int, size: int, config: ModelConfig) -> None:
     if copies % context_size == 0:
         return
     usable = tuple(other for other in range(1, copies + 1) if copies % other == 0)
-    held = f"on {copies} devices each" if copies > 1 else "on one device each"
-    why = f"with --tensor-parallel-size {size} this model's {config.num_kv_heads} key-value heads are {held}"
+    held = f"on {copies} devices" if copies > 1 else "on one device alone"
+    why = f"with --tensor-parallel-size {size} a key-value head of this model is {held}"
     raise ConfigError(
         [f"--decode-context-parallel-size {context_size}: {why}; the nearest that works is {_nearest(context_size, usable, None)}"]
     )

@@ -28,6 +28,12 @@ def test_cpu(case: AttentionCase, num_ranks: int, interleave: int, strided: bool
     compare_partial(cpu, case, num_ranks, interleave, "cpu", strided=strided)
 
 
+@STRIDED
+def test_cpu_with_bf16_pages_beside_fp32(strided: bool) -> None:
+    case = AttentionCase((40, 25), (20, 25), num_heads=9, num_kv_heads=3, has_bf16_pages=True)
+    compare_partial(cpu, case, 2, 1, "cpu", strided=strided)
+
+
 @CASES
 @STRIDED
 def test_triton(case: AttentionCase, num_ranks: int, interleave: int, strided: bool) -> None:

@@ -56,10 +56,10 @@ def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices:
     [
         (2, 8, None),
         (4, 8, None),
-        (8, 8, "with --tensor-parallel-size 8 this model's 2 key-value heads are on 4 devices each; the nearest that works is 4$"),
-        (3, 16, "on 8 devices each; the nearest that works is 4$"),
-        (2, 2, "on one device each; the nearest that works is 1$"),
-        (2, 1, "on one device each; the nearest that works is 1$"),
+        (8, 8, "with --tensor-parallel-size 8 a key-value head of this model is on 4 devices; the nearest that works is 4$"),
+        (3, 16, "on 8 devices; the nearest that works is 4$"),
+        (2, 2, "on one device alone; the nearest that works is 1$"),
+        (2, 1, "on one device alone; the nearest that works is 1$"),
     ],
 )
 def test_devices_share_sequences_where_they_hold_the_same_heads(tmp_path: Path, context: int, size: int, told: str | None) -> None:

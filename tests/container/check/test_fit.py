@@ -141,7 +141,7 @@ def test_ranks_that_share_sequences_have_room_for_more_tokens(tmp_path: Path) ->
     assert (shared.num_blocks, shared.bytes_per_block) == (plain.num_blocks, plain.bytes_per_block)
     assert shared.num_kv_tokens == 2 * plain.num_kv_tokens
     assert shared.num_requests(8192) >= 2 * plain.num_requests(8192)
-    with pytest.raises(ConfigError, match=r"on 2 devices each; the nearest that works is 2$"):
+    with pytest.raises(ConfigError, match=r"on 2 devices; the nearest that works is 2$"):
         report(4)
 
 

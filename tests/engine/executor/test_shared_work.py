@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_driver import make_engine, request, run
+from engine_driver import Output, make_engine, request, run
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
-from headway.server.errors import ConfigError
+from headway.server.errors import ConfigError, RankDied
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, GenerateRequest
@@ -112,10 +114,21 @@ def test_what_there_is_room_for(single: EngineCore, ranked: EngineCore) -> None:
     assert ranked.info.kv_cache_bytes == single.info.kv_cache_bytes // (2 if is_shared else 1)
 
 
+def test_a_rank_that_is_killed_ends_the_engine_with_its_cause(ranked: EngineCore) -> None:
+    """Whichever exchange the other waits in."""
+    ranked.add_request(request("open", LONG, max_tokens=200, ignore_eos=True))
+    for _ in range(6):
+        ranked.step()
+    (pid,) = ranked._executor._ranks.pids  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
+        run(ranked, [], outputs={"open": Output()})
+
+
 @pytest.mark.parametrize(
     ("num_ranks", "parallel", "told"),
     [
-        (4, {"decode_context_parallel_size": 3}, "with --tensor-parallel-size 4 .* on 4 devices each; the nearest that works is 4$"),
+        (4, {"decode_context_parallel_size": 3}, "with --tensor-parallel-size 4 .* on 4 devices; the nearest that works is 4$"),
         (2, {"decode_context_parallel_size": 2, "cp_kv_cache_interleave_size": 3}, "3 does not divide --block-size 8"),
     ],
 )
