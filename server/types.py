@@ -361,7 +361,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
     max_model_len: int
     vocab_size: int
-    block_size: int
+    block_size: int  # tokens of a KV block, over all ranks that hold a part of it
     num_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -24,7 +24,7 @@ from headway.server.sizing.memory import (
     rope_table_bytes,
 )
 from headway.server.sizing.model import ModelShape
-from headway.server.sizing.tensor_parallel import check_split, rank_share, tensor_parallel_sizes
+from headway.server.sizing.tensor_parallel import check_context, check_split, rank_share, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
 from headway.server.words import gib
 
@@ -48,7 +48,7 @@ class FitReport:
     weight_bytes: int
     adapter_bytes: int  # room for LoRA adapters
     activation_bytes: int  # the largest step's, beside weights and cache; on a GPU estimated, where the engine measures it
-    block_size: int  # tokens
+    block_size: int  # tokens, over all ranks that hold a part of a block
     bytes_per_block: int  # 0: a model that keeps no keys and values
     num_blocks: int
     max_model_len: int  # as served
@@ -100,6 +100,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
     check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices)
+    check_context(plan.num_context_ranks, num_ranks, shape.config)
     share = rank_share(shape, num_ranks)
     weights = weight_bytes(share, plan, on_cpu=not on_gpu)
     adapters = adapter_bytes(share, plan, config.lora)
@@ -175,7 +176,7 @@ def _activation_bytes(shape: ModelShape, plan: Plan, *, on_gpu: bool) -> int:
     num_outputs = config.hidden_size if shape.facts.pools else config.vocab_size
     if not on_gpu:
         return cpu_step_bytes(config, plan, num_outputs)
-    num_blocks = -(-plan.max_num_batched_tokens // plan.block_size)
+    num_blocks = -(-plan.max_num_batched_tokens // plan.page_size)
     cache = num_blocks * bytes_per_block(kv_spec(config), plan)
     return activation_bytes(config, plan, itemsize(plan.dtype)) + cache + logits_bytes(plan, num_outputs)
 

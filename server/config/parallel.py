@@ -24,6 +24,21 @@ class ParallelConfig(Topic):
         le=64,
         short=("-tp",),
     )
+    decode_context_parallel_size: int = option(
+        1,
+        "Of the devices of --tensor-parallel-size, those that hold a key-value head together, each for its part of every request's tokens: "
+        "the KV cache holds so many times as many tokens. It must divide the copies of such a head: for models with fewer than devices.",
+        ge=1,
+        le=64,
+        short=("-dcp",),
+    )
+    cp_kv_cache_interleave_size: int = option(
+        1,
+        "Tokens of a request side by side on one device of --decode-context-parallel-size. It must divide --block-size.",
+        ge=1,
+        le=1024,
+        aliases=("dcp-kv-cache-interleave-size",),
+    )
     distributed_executor_backend: Literal["mp", "uni"] | None = option(
         None,
         "What computes. mp: a process a device, the first of them the engine's own; uni: the engine's process alone. Default: uni for one "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
 from headway.server.config.chat import ChatConfig, chat_problems
+from headway.server.config.compilation import CompilationConfig, compilation_problems, compilation_warnings
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
 from headway.server.config.data_parallel import DataParallelConfig
@@ -42,6 +43,7 @@ class ServerConfig(Topic):
     data_parallel: DataParallelConfig = DataParallelConfig()
     parallel: ParallelConfig = ParallelConfig()
     kv_transfer: KVTransferConfig = KVTransferConfig()
+    compilation: CompilationConfig = CompilationConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
@@ -95,6 +97,7 @@ def problems(config: ServerConfig) -> list[str]:
         *parallel_problems(config.parallel),
         *kv_transfer_problems(config.kv_transfer),
         *_transfer_problems(config),
+        *compilation_problems(config.compilation),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
@@ -120,6 +123,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
+        *compilation_warnings(config.compilation, config.parallel.tensor_parallel_size),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),
         *responses_warnings(config.responses, config.network.api_server_count),

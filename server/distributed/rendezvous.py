@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.groups import ContextGroup, TensorParallelGroup
+from headway.server.distributed.layout import Layout
 
 dist: Any = torch.distributed  # its annotations lack most of what is used here
 
@@ -17,13 +19,23 @@ dist: Any = torch.distributed  # its annotations lack most of what is used here
 _PATIENCE = timedelta(minutes=10)
 
 
-def join_ranks(directory: Path, rank: int, size: int, device: torch.device) -> TensorParallelGroup:
-    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new. A GPU must be
-    the process's current one."""
+def join_ranks(directory: Path, rank: int, size: int, device: torch.device, layout: Layout) -> TensorParallelGroup:
+    """Waits until all ``size`` ranks have called it with the same ``directory``, which must be private to them and new, and the same
+    ``layout``. A GPU must be the process's current one."""
     store = dist.FileStore(str(directory / "rendezvous"), size)
     store.set_timeout(_PATIENCE)
     make = _nccl if device.type == "cuda" else _gloo
-    return TensorParallelGroup(rank, size, make(store, rank, size))
+    return arranged(rank, size, layout, store, make)
+
+
+def arranged(rank: int, size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]) -> TensorParallelGroup:
+    """``make`` gives a torch process group: of a store, a rank and a number of ranks."""
+    context = None
+    if layout.context_size > 1:
+        number, own_rank = divmod(rank, layout.context_size)
+        group = make(dist.PrefixStore(f"context {number}", store), own_rank, layout.context_size)
+        context = ContextGroup(TensorParallelGroup(own_rank, layout.context_size, group), layout.interleave)
+    return TensorParallelGroup(rank, size, make(store, rank, size), context, layout.shards_tokens and size > 1)
 
 
 def _gloo(store: Any, rank: int, size: int) -> Any:

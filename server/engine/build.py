@@ -24,7 +24,7 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.model import chosen_use, generating_facts
-from headway.server.sizing.tensor_parallel import check_split
+from headway.server.sizing.tensor_parallel import check_context, check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -70,6 +70,7 @@ def _build_generating(
     size = config.parallel.tensor_parallel_size
     devices = num_devices(device, config.data_parallel.data_parallel_size)
     check_split(size, shape, keeps_groups=plan.quantization == "gguf", num_devices=devices)
+    check_context(plan.num_context_ranks, size, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:

@@ -11,6 +11,7 @@ import torch
 from headway.server.config.plan import DeviceFacts, Plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
@@ -47,7 +48,13 @@ class RankSetup:
 
     @property
     def place(self) -> Place:
-        return Place(self.engine, self.group.rank, self.group.size)
+        return Place(self.engine, self.group.rank, self.group.size, self.share)
+
+    @property
+    def share(self) -> SequenceShare:
+        """What this rank keeps of each sequence."""
+        context = self.group.context
+        return WHOLE if context is None else context.share
 
 
 class ModelRank:
@@ -89,7 +96,7 @@ class ModelRank:
         sampling = None if make_sampling is None else make_sampling(self.worker.grammars)
 
         def make_runner(resident: Resident) -> ModelRunner:
-            rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
+            rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
             forward = StepForward(resident, self._buffers, self._graphs)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 

@@ -13,6 +13,8 @@ from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
+from headway.server.distributed.groups import ContextGroup
+from headway.server.layers.context_attention import ContextStep, attend_in_context, prepare_context
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.norm import RMSNorm
 from headway.server.layers.weight import Layer
@@ -54,15 +56,22 @@ class AttentionStep:
     num_decodes: int
     decode: DecodeRows | None
     prefill: PrefillRows | None
+    context: ContextStep | None = None  # in the place of both, where ranks share sequences
 
 
-def prepare_attention(batch: ForwardBatch, cos_sin: Tensor, windows: tuple[int, ...], kv: LayerKV) -> AttentionStep:
+def prepare_attention(
+    batch: ForwardBatch, cos_sin: Tensor, windows: tuple[int, ...], kv: LayerKV, context: ContextGroup | None = None
+) -> AttentionStep:
     """Cuts the batch into decode and prefill rows and plans each once per distinct sliding window in ``windows``.
 
-    ``kv`` is any layer's pages: all have the same shape and dtype.
+    ``kv`` is any layer's pages: all have the same shape and dtype. ``context``: the ranks that share sequences with this one.
     """
     n = batch.num_decodes
     block_size, dtype = kv.k.shape[1], kv.k.dtype
+    if context is not None:
+        rope_plan = prepare_rope(cos_sin, batch.positions, batch.slot_mapping)
+        shared = prepare_context(batch, windows, context.share)
+        return AttentionStep(batch.positions, batch.slot_mapping, cos_sin, rope_plan, n, None, None, shared)
     return AttentionStep(
         positions=batch.positions,
         slot_mapping=batch.slot_mapping,
@@ -121,7 +130,9 @@ class Attention(Layer):
         sliding_window: int = 0,
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
+        context: ContextGroup | None = None,
     ) -> None:
+        """``context``: the ranks that hold the same key-value heads for the other parts of each sequence."""
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.kv_scales = UNSCALED  # of pages in fp8
@@ -130,6 +141,7 @@ class Attention(Layer):
         self._out_size = num_heads * head_dim
         self._scale = head_dim**-0.5
         self.window = sliding_window
+        self._context = context
 
     def set_kv_scales(self, k: float = 1.0, v: float = 1.0) -> None:
         """What a checkpoint says of keys and values in fp8; pages of another type have none."""
@@ -153,7 +165,10 @@ class Attention(Layer):
             kv_scales=self._scales(kv),
             plan=step.rope_plan,
         )
-        if step.prefill is None:
+        if step.context is not None:
+            assert self._context is not None, "a step is shared where layers are"
+            out = attend_in_context(q, kv, step.context, self._context.ranks, self._scale, self.window, self._scales(kv))
+        elif step.prefill is None:
             out = self._decode(q, kv, step.decode)
         elif step.decode is None:
             out = self._prefill(q, kv, step.prefill)

@@ -26,6 +26,7 @@ class DecoderLayer(Layer):
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
+        self._group = group
 
         def norm(size: int) -> RMSNorm:
             return RMSNorm(size, config.rms_norm_eps, dtype=context.dtype, device=context.device)
@@ -41,6 +42,7 @@ class DecoderLayer(Layer):
             sliding_window=config.sliding_window(index),
             q_norm=norm(config.head_dim) if config.qk_norm else None,
             k_norm=norm(config.head_dim) if config.qk_norm else None,
+            context=group.context,
         )
         self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
         self.post_attention_norm = norm(hidden)
@@ -54,7 +56,8 @@ class DecoderLayer(Layer):
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        """(branch output, residual) [T, H] each; the layer's value is their sum. ``residual`` is None before the first layer.
+        """(branch output, residual) [T, H] each, or this rank's rows of them; the layer's value is their sum. ``residual`` is None before
+        the first layer.
 
         The inputs are given up to the call, which may write its outputs over them."""
         is_fusable = step.prefill is None and lora is None and kv.k.dtype != FP8
@@ -64,8 +67,11 @@ class DecoderLayer(Layer):
             residual, hidden = hidden, self.input_norm(hidden)
         else:
             hidden, residual = self.input_norm.add(hidden, residual)
+        num_tokens = len(step.positions)
+        hidden = self._group.all_rows(hidden, num_tokens)
         hidden = self.o(self.attention(self.qkv(hidden, lora), kv, step), lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
+        hidden = self._group.all_rows(hidden, num_tokens)
         return self.down(self._activation(self.gate_up(hidden, lora)), lora), residual
 
     @cached_property
@@ -86,15 +92,16 @@ class Decoder(Layer):
         self.norm = RMSNorm(hidden, config.rms_norm_eps, dtype=context.dtype, device=context.device)
         self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
         self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
+        self._group = context.group
         self._cos_sin = rope_table(config.rope, context.max_model_len, context.device)
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        step = prepare_attention(batch, self._cos_sin, self._windows, kv[0])
+        step = prepare_attention(batch, self._cos_sin, self._windows, kv[0], self._group.context)
         hidden, residual = self.embed_tokens(token_ids), None
         for layer, pages in zip(self.layers, kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
-        return self.norm.add(hidden, residual)[0]
+        return self._group.all_rows(self.norm.add(hidden, residual)[0], len(token_ids))
 
 
 class DecoderModel(Decoder):

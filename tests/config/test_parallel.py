@@ -22,6 +22,11 @@ def test_one_process_is_not_two_devices() -> None:
     assert parallel_problems(asked) == ["--distributed-executor-backend uni is one process, and --tensor-parallel-size 2 takes 2: use mp"]
 
 
+def test_devices_that_share_sequences() -> None:
+    config = resolve(["demo", "-tp", "2", "-dcp", "2", "--dcp-kv-cache-interleave-size", "8"], {}).config
+    assert (config.parallel.decode_context_parallel_size, config.parallel.cp_kv_cache_interleave_size) == (2, 8)
+
+
 @pytest.mark.parametrize(
     ("backend", "told"),
     [

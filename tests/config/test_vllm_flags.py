@@ -31,6 +31,7 @@ TAKEN = names_in("""
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     async-scheduling data-parallel-size tensor-parallel-size distributed-executor-backend
+    compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
@@ -40,7 +41,7 @@ REFUSED = {
     "allowed-local-media-path": ("/media", "serves text only"),
     "allowed-media-domains": ("a.example", "serves text only"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
-    "compilation-config": ('{"mode": 3}', "nothing is compiled"),
+    "dcp-comm-backend": ("ag_rs", "leave it out"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
@@ -74,7 +75,8 @@ REFUSED = {
 MET = [
     ("pipeline-parallel-size", "1"),
     ("data-parallel-backend", "mp"),
-    ("decode-context-parallel-size", "1"),
+    ("dcp-comm-backend", "a2a"),
+    ("prefill-context-parallel-size", "1"),
     ("nnodes", "1"),
     ("enable-expert-parallel", "false"),
     ("disable-custom-all-reduce", "true"),

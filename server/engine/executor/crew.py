@@ -11,11 +11,12 @@ import torch
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.rendezvous import join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.processes import ProcessesExecutor
-from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, layout_of
 from headway.server.engine.executor.rank_transfers import RankedWorkers
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.engine.kv.transfer.connector import WorkerSide
@@ -50,9 +51,10 @@ class Crew:
 class RankCrew(Crew):
     """Of this process, rank 0, and processes beside it."""
 
-    def __init__(self, ranks: Ranks, size: int, directory: Path) -> None:
+    def __init__(self, ranks: Ranks, size: int, layout: Layout, directory: Path) -> None:
         self._ranks = ranks
         self._size = size
+        self._layout = layout
         self._directory = directory
 
     def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
@@ -63,8 +65,8 @@ class RankCrew(Crew):
         self._ranks.tell(Join(plan, vocab_size, num_threads))
         if device.type == "cpu":
             torch.set_num_threads(num_threads)
-        group = join_ranks(self._directory, 0, self._size, device)
-        self._ranks.give_group(group.process_group)
+        group = join_ranks(self._directory, 0, self._size, device, self._layout)
+        self._ranks.give_groups(group.process_groups)
         return group
 
     def agree(self, num_blocks: int) -> int:
@@ -94,7 +96,7 @@ def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int) -> Itera
         ranks = Ranks([RankArguments(lean, files, engine, rank, directory) for rank in range(1, size)])
         try:
             with ranks.explaining():
-                yield RankCrew(ranks, size, directory)
+                yield RankCrew(ranks, size, layout_of(config), directory)
         except BaseException:
             ranks.end(patience_s=0)
             raise

@@ -31,6 +31,7 @@ from headway.server.engine.executor.rank_messages import (
     WakeUp,
     decode_to_rank,
     encode,
+    layout_of,
 )
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.model_rank import ModelRank, RankSetup
@@ -59,7 +60,7 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     assert isinstance(join, Join)
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
-    group = join_ranks(arguments.directory, arguments.rank, arguments.size, device)
+    group = join_ranks(arguments.directory, arguments.rank, arguments.size, device, layout_of(arguments.config))
     setup = RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, group, arguments.engine)
     rank = ModelRank(setup)
     _send(link, Sized(rank.num_blocks()))

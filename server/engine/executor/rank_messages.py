@@ -22,6 +22,7 @@ import msgspec
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.layout import Layout
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.source.files import ModelFiles
@@ -50,6 +51,11 @@ class RankArguments:
     def role(self) -> str:
         """The rank's name in the log."""
         return f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
+
+
+def layout_of(config: ServerConfig) -> Layout:
+    parallel = config.parallel
+    return Layout(parallel.decode_context_parallel_size, parallel.cp_kv_cache_interleave_size, config.compilation.shards_tokens)
 
 
 class Join(msgspec.Struct, tag=True, frozen=True):

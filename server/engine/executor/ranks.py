@@ -31,7 +31,7 @@ class Ranks:
     def __init__(self, arguments: Sequence[RankArguments]) -> None:
         """Starts a process for each."""
         self._processes = [RankProcess(each) for each in arguments]
-        self._group: Any = None  # torch's process group
+        self._groups: Sequence[Any] = ()  # torch's process groups
         self._failure: HeadwayError | None = None
         self._has_failed = threading.Event()
         self._is_told = threading.Event()  # the failure was raised
@@ -43,9 +43,9 @@ class Ranks:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
-    def give_group(self, group: Any) -> None:
-        """The process group that is aborted when a rank ends, so that nobody waits for it."""
-        self._group = group
+    def give_groups(self, groups: Sequence[Any]) -> None:
+        """The process groups that are aborted when a rank ends, so that nobody waits for it."""
+        self._groups = groups
 
     def tell(self, message: ToRank) -> None:
         data = encode(message)
@@ -134,8 +134,8 @@ class Ranks:
         self._has_failed.set()
         for other in self._processes:
             other.answers.put(None)
-        if self._group is not None:
-            self._group.abort()
+        for group in self._groups:
+            group.abort()
         if not self._is_told.wait(_TELL_S) and not self._is_over:
             log.error("The engine ends: %s", self._failure)
             logging.shutdown()

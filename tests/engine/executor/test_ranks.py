@@ -17,6 +17,7 @@ from tiny_models import make_tiny_model
 from headway.server.config.plan import DeviceFacts, ModelFacts, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import PeerLost
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.rendezvous import join_ranks
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
 from headway.server.engine.executor.ranks import Ranks
@@ -48,7 +49,7 @@ def files(tmp_path: Path) -> ModelFiles:
 def joined(ranks: Ranks, directory: Path, size: int) -> None:
     assert ranks.answers(Here) == [Here()] * (size - 1)
     ranks.tell(Join(PLAN, 259, 1))
-    ranks.give_group(join_ranks(directory, 0, size, torch.device("cpu")).process_group)
+    ranks.give_groups(join_ranks(directory, 0, size, torch.device("cpu"), Layout()).process_groups)
 
 
 def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:

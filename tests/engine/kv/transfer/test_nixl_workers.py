@@ -17,7 +17,7 @@ from headway.server.bench.server_process import free_port
 from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
-from headway.server.engine.kv.transfer.nixl.wire import Layout
+from headway.server.engine.kv.transfer.nixl.wire import BlockLayout
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError
@@ -26,7 +26,19 @@ from headway.server.types import KVSource
 
 pytest.importorskip("nixl_cu12")
 
-LAYOUT = Layout("m", "fp32", "float32", 4, 3, 2, 8, 1, 0)
+LAYOUT = BlockLayout(
+    model="m",
+    weight_format="fp32",
+    dtype="float32",
+    page_size=4,
+    num_ranks=1,
+    num_context_ranks=1,
+    interleave=1,
+    num_layers=3,
+    num_kv_heads=2,
+    head_dim=8,
+    rank=0,
+)
 
 
 @dataclass
@@ -60,8 +72,8 @@ MakeRank = Callable[..., Rank]
 def make_rank() -> Iterator[MakeRank]:
     with ExitStack() as stack:
 
-        def make(layout: Layout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True) -> Rank:
-            shape = (16, layout.block_size, layout.num_kv_heads, layout.head_dim)
+        def make(layout: BlockLayout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True) -> Rank:
+            shape = (16, layout.page_size, layout.num_kv_heads, layout.head_dim)
             kv = [LayerKV(torch.randn(shape), torch.randn(shape)) for _ in range(layout.num_layers)]
             pages, port = Pages(kv), free_port()
             own = Own(pages, Agent(f"test-{secrets.token_hex(8)}", ["UCX"], pages), layout, secret)

@@ -10,16 +10,27 @@ import pytest
 
 from headway.server.engine.kv.transfer.nixl.wire import (
     GREETING,
+    BlockLayout,
     Channel,
     ChannelError,
-    Layout,
-    Refused,
     Release,
     Released,
     mismatch,
 )
 
-LAYOUT = Layout("m", "fp32", "float32", 16, 2, 1, 8, 1, 0)
+LAYOUT = BlockLayout(
+    model="m",
+    weight_format="fp32",
+    dtype="float32",
+    page_size=16,
+    num_ranks=4,
+    num_context_ranks=2,
+    interleave=1,
+    num_layers=2,
+    num_kv_heads=1,
+    head_dim=8,
+    rank=0,
+)
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -134,8 +145,17 @@ def test_messages_can_not_be_reflected_or_repeated() -> None:
         connected(mirror, asking(b"", "right"))
 
 
-def test_a_difference_is_named() -> None:
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"page_size": 32}, "--block-size differs: 16 at the prefill server, 32 at the decode server: start both alike"),
+        ({"num_ranks": 2, "num_kv_heads": 2}, "--tensor-parallel-size differs: 4 "),
+        ({"num_context_ranks": 4}, "--decode-context-parallel-size differs: 2 "),
+        ({"interleave": 8}, "--cp-kv-cache-interleave-size differs: 1 "),
+    ],
+)
+def test_a_difference_is_named(changes: dict[str, int], told: str) -> None:
     assert mismatch(LAYOUT, LAYOUT) is None
-    other = msgspec.structs.replace(LAYOUT, block_size=32)
-    assert mismatch(LAYOUT, other) == "--block-size differs: 16 at the prefill server, 32 at the decode server: start both alike"
-    assert Refused("x").reason == "x"
+    difference = mismatch(LAYOUT, msgspec.structs.replace(LAYOUT, **changes))
+    assert difference is not None
+    assert difference.startswith(told)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from headway.server.config.kv_transfer import KVTransferConfig, KVTransferSettings
 from headway.server.config.plan import Plan
+from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages
 from headway.server.engine.kv.transfer.nixl.policy import Address, NixlPolicy
-from headway.server.engine.kv.transfer.nixl.wire import Layout
+from headway.server.engine.kv.transfer.nixl.wire import BlockLayout
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.resident import Resident
 from headway.server.errors import ConfigError
@@ -30,11 +31,12 @@ _SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which rank of which engine of the server this is."""
+    """Which rank of which engine of the server this is, and what of each block is in its pages."""
 
     engine: int
     rank: int
     num_ranks: int
+    share: SequenceShare = WHOLE
 
     def port(self, transfer: KVTransferConfig) -> int:
         """Each rank of each engine has its own; that of rank 0 is what others are told."""
@@ -73,17 +75,19 @@ def make_worker(
     return NixlWorker(own, listening if settings.keeps else None, compares=extra.checksum)
 
 
-def _layout(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan, files: ModelFiles) -> Layout:
+def _layout(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan, files: ModelFiles) -> BlockLayout:
     _, _, num_kv_heads, head_dim = resident.kv[0].k.shape
-    return Layout(
+    return BlockLayout(
         model=_digest_of(loaded, files),
         weight_format=loaded.weight_format,
         dtype=plan.kv_cache_dtype,
-        block_size=plan.block_size,
+        page_size=plan.page_size,
+        num_ranks=place.num_ranks,
+        num_context_ranks=place.share.size,
+        interleave=place.share.interleave,
         num_layers=len(resident.kv),
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        num_ranks=place.num_ranks,
         rank=place.rank,
     )
 

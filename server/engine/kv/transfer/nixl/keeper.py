@@ -11,11 +11,11 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.offers import Offers
 from headway.server.engine.kv.transfer.nixl.pages import Pages
 from headway.server.engine.kv.transfer.nixl.wire import (
+    BlockLayout,
     Channel,
     ChannelError,
     Claim,
     Granted,
-    Layout,
     Refused,
     Release,
     Released,
@@ -36,7 +36,7 @@ class Own:
 
     pages: Pages
     agent: Agent
-    layout: Layout
+    layout: BlockLayout
     secret: bytes
 
 

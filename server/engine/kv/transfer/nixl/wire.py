@@ -31,17 +31,19 @@ class ChannelError(Exception):
     """What the other side says is not to be believed, or it has gone. In one clause."""
 
 
-class Layout(msgspec.Struct, frozen=True):
+class BlockLayout(msgspec.Struct, frozen=True):
     """What a block's bytes mean. Both sides must agree in all of it."""
 
     model: str  # a digest of its shape and weights
     weight_format: str
     dtype: str
-    block_size: int
+    page_size: int  # tokens of a block on one rank
+    num_ranks: int
+    num_context_ranks: int  # that hold a page of each block
+    interleave: int  # tokens side by side on one of them
     num_layers: int
     num_kv_heads: int  # of a rank
     head_dim: int
-    num_ranks: int
     rank: int
 
 
@@ -50,7 +52,7 @@ class Claim(msgspec.Struct, tag=True, frozen=True):
 
     token: str
     digest: bytes
-    layout: Layout
+    layout: BlockLayout
     wants_checksums: bool = False
 
 
@@ -145,9 +147,9 @@ async def _exactly(reader: asyncio.StreamReader, num_bytes: int) -> bytes:
         raise ChannelError("the connection was closed") from None
 
 
-def mismatch(keeper: Layout, reader: Layout) -> str | None:
+def mismatch(keeper: BlockLayout, reader: BlockLayout) -> str | None:
     """Why a reader can't use a keeper's blocks, in a clause; None: it can."""
-    for name in Layout.__struct_fields__:
+    for name in BlockLayout.__struct_fields__:
         there, here = getattr(keeper, name), getattr(reader, name)
         if there != here:
             return f"{_WORDS.get(name, name)} differs: {there} at the prefill server, {here} at the decode server: start both alike"
@@ -158,6 +160,8 @@ _WORDS = {
     "model": "the model",
     "weight_format": "the format of the weights",
     "dtype": "--kv-cache-dtype",
-    "block_size": "--block-size",
+    "page_size": "--block-size",
     "num_ranks": "--tensor-parallel-size",
+    "num_context_ranks": "--decode-context-parallel-size",
+    "interleave": "--cp-kv-cache-interleave-size",
 }
