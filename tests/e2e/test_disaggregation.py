@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -133,22 +132,6 @@ def test_another_prompt_gets_nothing(servers: Pair) -> None:
     assert "another prompt or cache_salt" in answer.json()["error"]["message"]
     assert tokens(decoded(decode, "/v1/completions", mine, params))
     assert_nothing_is_held(prefill, decode)
-
-
-@pytest.mark.parametrize(("num_kv_heads", "options"), [(2, ()), (1, ("-dcp", "2", "--cp-kv-cache-interleave-size", "4"))])
-def test_every_rank_moves_its_own_heads_or_tokens(tmp_path: Path, num_kv_heads: int, options: tuple[str, ...]) -> None:
-    """Of ranks that also share a step's tokens; the second prompt's first blocks are at the decode server already."""
-    model = make_served_model(tmp_path, num_key_value_heads=num_kv_heads)
-    shared = ("-cc", '{"pass_config": {"enable_sp": true}}')
-    with pair(model, "--tensor-parallel-size", "2", *shared, *options) as (prefill, decode):
-        for asked in (COMPLETION, COMPLETION | {"prompt": TEXT + "And then some more of it."}):
-            before = decode.metric("vllm:external_prefix_cache_hits_total")
-            params = prefilled(prefill, "/v1/completions", asked)
-            assert params["tp_size"] == 2
-            answer = decoded(decode, "/v1/completions", asked, params)
-            assert tokens(answer) == tokens(client().post(f"{prefill.url}/v1/completions", json=asked))
-            assert decode.metric("vllm:external_prefix_cache_hits_total") > before
-        assert_nothing_is_held(prefill, decode)
 
 
 def test_the_prefill_server_is_killed_under_open_streams(model: str, servers: Pair) -> None:

@@ -35,9 +35,9 @@ class NixlWorker:
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._listener = None if listening is None else _bound(listening)
         self._keep_s = 0.0 if listening is None else listening.keep_s
-        self._compares = compares
         self._loop = asyncio.new_event_loop()
-        self._reader: Reader | None = None
+        self._is_over = asyncio.Event()
+        self._reader = Reader(own, self._reports.put, compares=compares)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="kv-transfer")
         self._thread.start()
@@ -57,28 +57,27 @@ class NixlWorker:
 
     def close(self) -> None:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._is_over.set)
             self._thread.join(timeout=2)
 
     def _begin(self, order: Fetch) -> None:
-        assert self._reader is not None, "the thread has begun"
         task = self._loop.create_task(self._reader.fetch(order))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._reader = Reader(self._own, self._reports.put, compares=self._compares)
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        """Until it is over; fetches and conversations that go on then are cancelled."""
+        if self._listener is None:
+            await self._is_over.wait()
+            return
         keeper = Keeper(self._own, self._offers, self._reports.put, self._keep_s)
-        if self._listener is not None:
-            self._loop.run_until_complete(asyncio.start_server(keeper.serve, sock=self._listener))
-        self._loop.run_forever()
-        if self._listener is not None:
-            self._listener.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
-        self._loop.close()
+        server = await asyncio.start_server(keeper.serve, sock=self._listener)
+        await self._is_over.wait()
+        server.close()
 
 
 def _bound(listening: Listening) -> socket.socket:
