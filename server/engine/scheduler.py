@@ -389,9 +389,7 @@ class Scheduler:
             num_held = len(self._kv.block_ids(request)) * self._kv.block_size
             is_running = request.state is RequestState.RUNNING
             assert is_running == (request in self._running), f"request {request.request_id} is in the wrong queue"
-            assert (num_held > 0) == (request.state is not RequestState.WAITING), (
-                f"request {request.request_id} waits with blocks or runs without"
-            )
+            assert (num_held > 0) == (request.state is not RequestState.WAITING), f"{request.request_id} waits with blocks or runs without"
             num_there = request.num_tokens + request.num_awaited_tokens
             assert request.num_computed_tokens <= request.num_scheduled_tokens <= num_there, "tokens computed before planned"
             assert request.num_awaited_tokens <= len(self._in_flight), f"request {request.request_id} awaits tokens of no plan"
