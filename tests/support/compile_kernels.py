@@ -81,8 +81,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
             options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
             out = {"out_ptr": "*fp32" if splits > 1 else pointer}
             found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
-        plain, in_spans = product((False, True), (False, True), (False,)), product((False,), (False, True), (True,))
-        for has_softcap, has_window, has_spans in (*plain, *in_spans):
+        for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
             options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window and not has_spans}
             options |= {"HAS_SPANS": has_spans}
             found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options))
