@@ -136,6 +136,25 @@ class AdapterRef(msgspec.Struct, frozen=True):
     path: str
 
 
+class KVSource(msgspec.Struct, frozen=True):
+    """Where another server keeps the KV of a prompt. ``token``: who knows it may read them. Rank r of ``num_ranks`` listens at
+    ``port`` + r. ``block_ids`` are told for the sake of those who look at them; what is read, the other server says."""
+
+    engine_id: str
+    token: str
+    host: str
+    port: int
+    num_ranks: int
+    block_ids: tuple[int, ...] = ()
+
+
+class KVTransfer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request's part in a prefill for another server: its prompt's KV is kept, or comes from ``source``."""
+
+    keeps: bool = False
+    source: KVSource | None = None
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One sequence to generate. ``n`` choices are n of these, with ids of their own.
 
@@ -153,6 +172,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     cache_salt: str | None = None
     adapter_id: int | None = None
     queue_timeout_s: float | None = None
+    kv_transfer: KVTransfer | None = None
 
 
 PoolingTask = Literal["embed", "token_embed", "classify"]
@@ -224,8 +244,9 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
     ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
-    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache. ``times`` comes with the first delta, without the last
-    token's, and with the last. A request to pool has one delta, with ``pooled`` unless it failed.
+    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache or, ``num_fetched_tokens`` of them, from another server.
+    ``times`` comes with the first delta, without the last token's, and with the last. ``kv_source``, with the last one: where the
+    prompt's KV is kept, if that was asked for. A request to pool has one delta, with ``pooled`` unless it failed.
     """
 
     request_id: str
@@ -239,10 +260,34 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     is_request_fault: bool = False
     times: RequestTimes | None = None
     pooled: Pooled | None = None
+    num_fetched_tokens: int = 0
+    kv_source: KVSource | None = None
+
+
+class TransferDone(msgspec.Struct, frozen=True):
+    """A fetch of a rank: its whole time in seconds, that of handing it over, its bytes, and pieces of memory."""
+
+    transfer_s: float
+    post_s: float
+    num_bytes: int
+    num_descriptors: int
+
+
+class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV that moves between servers; the totals only ever grow. ``done``: since the last time."""
+
+    num_fetching: int = 0
+    num_arrived: int = 0  # requests whose KV is there, and that wait for room in a step
+    num_kept: int = 0  # prompts that are kept for others
+    num_queried_tokens: int = 0
+    num_fetched_tokens: int = 0
+    num_failed: int = 0
+    num_expired: int = 0
+    done: tuple[TransferDone, ...] = ()
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow."""
+    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -254,6 +299,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     num_steps: int = 0
     last_step_tokens: int = 0
     last_step_s: float = 0.0
+    transfers: TransferStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:
@@ -315,7 +361,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     weight_format: str  # "fp32", "bf16", "int8 (8-bit activations)"
     max_model_len: int
     vocab_size: int
-    block_size: int
+    block_size: int  # tokens of a KV block, over all ranks that hold a part of it
     num_blocks: int
     max_num_seqs: int
     max_num_batched_tokens: int

@@ -26,7 +26,7 @@ from headway.server.sizing.memory import (
 )
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.pipeline_parallel import check_stages, shares
-from headway.server.sizing.tensor_parallel import check_split, tensor_parallel_sizes
+from headway.server.sizing.tensor_parallel import check_context, check_split, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
 from headway.server.words import gib, plural
 
@@ -51,7 +51,7 @@ class FitReport:
     weight_bytes: int
     adapter_bytes: int  # room for LoRA adapters
     activation_bytes: int  # the largest step's, beside weights and cache; on a GPU estimated, where the engine measures it
-    block_size: int  # tokens
+    block_size: int  # tokens, over all ranks that hold a part of a block
     bytes_per_block: int  # 0: a model that keeps no keys and values
     num_blocks: int
     max_model_len: int  # as served
@@ -100,6 +100,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     _check_ranks(config, shape, instance, on_gpu=on_gpu, keeps_groups=plan.quantization == "gguf")
+    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape.config)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
@@ -236,7 +237,7 @@ def _activation_bytes(shape: ModelShape, plan: Plan, *, on_gpu: bool) -> int:
     num_outputs = config.hidden_size if shape.facts.pools else config.vocab_size if shape.stage.is_last else 0
     if not on_gpu:
         return cpu_step_bytes(config, plan, num_outputs)
-    num_blocks = -(-plan.max_num_batched_tokens // plan.block_size)
+    num_blocks = -(-plan.max_num_batched_tokens // plan.page_size)
     cache = num_blocks * bytes_per_block(kv_spec(config, shape.stage), plan)
     return activation_bytes(config, plan, itemsize(plan.dtype)) + cache + logits_bytes(plan, num_outputs)
 

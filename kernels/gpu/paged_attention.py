@@ -29,6 +29,7 @@ def decode_kernel(
     v_cache_ptr,
     tables_ptr,
     seq_lens_ptr,
+    begins_ptr,
     sinks_ptr,
     out_ptr,
     lse_ptr,
@@ -51,6 +52,8 @@ def decode_kernel(
     sliding_window,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    HAS_BEGINS: tl.constexpr,
+    HAS_LSE: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
@@ -61,7 +64,10 @@ def decode_kernel(
 ):
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     seq_len = tl.load(seq_lens_ptr + row)
-    first = tl.where(sliding_window > 0, tl.maximum(seq_len - sliding_window, 0), 0)
+    if HAS_BEGINS:  # noqa: SIM108
+        first = tl.load(begins_ptr + row)
+    else:
+        first = tl.where(sliding_window > 0, tl.maximum(seq_len - sliding_window, 0), 0)
     part = tl.cdiv(tl.cdiv(seq_len - first, NUM_SPLITS), BLOCK_N) * BLOCK_N
     begin = first + split * part
     end = tl.minimum(begin + part, seq_len)
@@ -92,7 +98,7 @@ def decode_kernel(
     value = normalised(acc, total, v_scale)  # a split without keys leaves zeros and -inf
     out_rows = out_ptr + row * out_stride_row + head[:, None] * out_stride_head + split.to(tl.int64) * out_stride_split
     tl.store(out_rows + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=q_mask)
-    if NUM_SPLITS > 1:
+    if HAS_LSE:
         lse = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
         num_heads = tl.num_programs(1) * GROUP
         tl.store(lse_ptr + (row * num_heads + head) * NUM_SPLITS + split, lse, mask=in_group)
@@ -103,19 +109,30 @@ def merge_kernel(
     parts_ptr,
     lse_ptr,
     out_ptr,
+    total_ptr,
+    parts_stride_item,
+    parts_stride_split,
+    lse_stride_item,
+    lse_stride_split,
     head_dim,
+    HAS_TOTAL: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     item = tl.program_id(0).to(tl.int64)  # row * num_heads + head
-    split, dim = tl.arange(0, BLOCK_S), tl.arange(0, BLOCK_D)
-    lse = tl.load(lse_ptr + item * NUM_SPLITS + split, mask=split < NUM_SPLITS, other=float("-inf"))
-    weight = tl.exp2(lse - tl.max(lse, axis=0))
-    mask = (split < NUM_SPLITS)[:, None] & (dim < head_dim)[None, :]
-    parts = tl.load(parts_ptr + (item * NUM_SPLITS + split[:, None]) * head_dim + dim[None, :], mask=mask, other=0.0)
-    value = tl.sum(parts * weight[:, None], axis=0) / tl.sum(weight, axis=0)
+    split, dim = tl.arange(0, BLOCK_S).to(tl.int64), tl.arange(0, BLOCK_D)
+    exists = split < NUM_SPLITS
+    lse = tl.load(lse_ptr + item * lse_stride_item + split * lse_stride_split, mask=exists, other=float("-inf"))
+    peak = tl.max(lse, axis=0)
+    weight = tl.exp2(lse - tl.where(peak == float("-inf"), 0.0, peak))
+    total = tl.sum(weight, axis=0)
+    rows = parts_ptr + item * parts_stride_item + split[:, None] * parts_stride_split
+    parts = tl.load(rows + dim[None, :], mask=exists[:, None] & (dim < head_dim)[None, :], other=0.0).to(tl.float32)
+    value = tl.sum(parts * weight[:, None], axis=0) / tl.where(total > 0, total, 1.0)
     tl.store(out_ptr + item * head_dim + dim, value.to(out_ptr.dtype.element_ty), mask=dim < head_dim)
+    if HAS_TOTAL:
+        tl.store(total_ptr + item, tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf")))
 
 
 def paged_attention(
@@ -135,20 +152,49 @@ def paged_attention(
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention. The grid depends on shapes and max_seq_len only (CUDA graphs)."""
     del plan  # the kernel reads tables and lengths itself
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    launch_decode(
+        *(q, k_cache, v_cache, block_tables, seq_lens, out, scale),
+        max_seq_len=max_seq_len,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=sinks,
+        kv_scales=kv_scales,
+    )
+    return out
+
+
+def launch_decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    out: Tensor,
+    scale: float,
+    *,
+    max_seq_len: int,
+    sliding_window: int = 0,
+    softcap: float,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales,
+    begins: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Fills ``out``, and ``lse`` [B, Hq] fp32 where it is wanted. ``begins`` [B]: the first key of each row, in the place of a window."""
     num_rows, num_heads, head_dim = q.shape
     block_size, num_kv_heads = k_cache.shape[1:3]
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if num_rows == 0:
-        return out
+        return
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
     block_d, group = max(16, triton.next_power_of_2(head_dim)), num_heads // num_kv_heads
     tiles = tuned_decode(chip(q.device), (group, head_dim, k_cache.itemsize), num_rows * num_kv_heads)
     tiles = tiles or DecodeTiles(block_n(block_d, q.dtype), MIN_SPLIT_TOKENS)
     num_splits = choose_num_splits(num_rows * num_kv_heads, longest, num_multiprocessors(q.device), tiles)
-    parts, lse = out.unsqueeze(2), out
+    parts, parts_lse = out.unsqueeze(2), out if lse is None else lse
     if num_splits > 1:
         parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
-        lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
+        parts_lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
     scales = loaded_scales(k_cache, kv_scales)
     decode_kernel[(num_rows, num_kv_heads, num_splits)](
         q,
@@ -156,9 +202,10 @@ def paged_attention(
         as_loaded(v_cache),
         block_tables,
         seq_lens,
+        seq_lens if begins is None else begins,
         out if sinks is None else sinks,
         parts,
-        lse,
+        parts_lse,
         scale * scales.k,
         scales.v,
         softcap,
@@ -171,6 +218,8 @@ def paged_attention(
         sliding_window,
         GROUP=group,
         BLOCK_SIZE=block_size,
+        HAS_BEGINS=begins is not None,
+        HAS_LSE=num_splits > 1 or lse is not None,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
         NUM_SPLITS=num_splits,
@@ -182,17 +231,28 @@ def paged_attention(
         num_stages=tiles.num_stages,
     )
     if num_splits > 1:
-        merge_kernel[(num_rows * num_heads,)](
-            parts,
-            lse,
-            out,
-            head_dim,
-            NUM_SPLITS=num_splits,
-            BLOCK_S=triton.next_power_of_2(num_splits),
-            BLOCK_D=block_d,
-            num_warps=4,
-        )
-    return out
+        launch_merge(parts.flatten(0, 1).transpose(0, 1), parts_lse.flatten(0, 1).T, out, lse)
+
+
+def launch_merge(parts: Tensor, lse: Tensor, out: Tensor, total: Tensor | None = None) -> None:
+    """Fills ``out`` [N, D] with the weighted sum of parts [S, N, D] by lse [S, N], and ``total`` [N] with the lse of all."""
+    num_splits, num_items, head_dim = parts.shape
+    merge_kernel[(num_items,)](
+        parts,
+        lse,
+        out,
+        out if total is None else total,
+        parts.stride(1),
+        parts.stride(0),
+        lse.stride(1),
+        lse.stride(0),
+        head_dim,
+        HAS_TOTAL=total is not None,
+        NUM_SPLITS=num_splits,
+        BLOCK_S=triton.next_power_of_2(num_splits),
+        BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
+        num_warps=4,
+    )
 
 
 def choose_num_splits(num_tiles: int, longest: int, num_multiprocessors: int, tiles: DecodeTiles) -> int:

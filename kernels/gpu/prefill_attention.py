@@ -33,6 +33,7 @@ def _attend_keys(
     begin,
     end,
     position,
+    oldest,
     k_head,
     v_head,
     table,
@@ -42,7 +43,6 @@ def _attend_keys(
     k_stride_token,
     v_stride_block,
     v_stride_token,
-    sliding_window,
     HAS_MASK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -79,7 +79,7 @@ def _attend_keys(
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
             if HAS_WINDOW:
-                visible = visible & (key[None, :] > position[:, None] - sliding_window)
+                visible = visible & (key[None, :] >= oldest[:, None])
             scores = tl.where(visible, scores, float("-inf"))
         peak, total, acc = accumulate(scores, operand(v, DTYPE, UPCAST), peak, total, acc, factor)
     return peak, total, acc
@@ -93,8 +93,11 @@ def prefill_kernel(
     tables_ptr,
     seq_lens_ptr,
     starts_ptr,
+    begins_ptr,
+    ends_ptr,
     sinks_ptr,
     out_ptr,
+    lse_ptr,
     scale,
     v_scale,
     softcap,
@@ -113,6 +116,7 @@ def prefill_kernel(
     HEAD_DIM: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    HAS_SPANS: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -128,7 +132,6 @@ def prefill_kernel(
     first_query = tile * (BLOCK_M // GROUP)  # lines that are left over idle
     if first_query >= query_len:
         return
-    seq_len = tl.load(seq_lens_ptr + row)
     line, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     # Counted from the tile's first query and the group's first head: 64 bits a line, live throughout, would cost registers in the loop.
     query, member = line // GROUP, line % GROUP
@@ -139,14 +142,27 @@ def prefill_kernel(
     q = tl.load(q_tile + (query * q_stride_token + member * q_stride_head)[:, None] + dim[None, :], mask=mask, other=0.0)
 
     # Keys before ``unmasked`` are out of some query's window; from ``masked`` on they are after some query.
-    first = seq_len - query_len + first_query
-    last = tl.minimum(first + BLOCK_M // GROUP, seq_len) - 1
-    position = first + query
+    if HAS_SPANS:  # of each query, in the place of the sequence's length and a window
+        last_query = token + tl.minimum(BLOCK_M // GROUP, query_len - first_query) - 1
+        first, last = tl.load(ends_ptr + token) - 1, tl.load(ends_ptr + last_query) - 1
+        position = tl.load(ends_ptr + token + query, mask=exists, other=0) - 1
+        oldest = position
+        if HAS_WINDOW:
+            oldest = tl.load(begins_ptr + token + query, mask=exists, other=0)
+            oldest_of_first, oldest_of_last = tl.load(begins_ptr + token), tl.load(begins_ptr + last_query)
+    else:
+        seq_len = tl.load(seq_lens_ptr + row)
+        first = seq_len - query_len + first_query
+        last = tl.minimum(first + BLOCK_M // GROUP, seq_len) - 1
+        position = first + query
+        oldest = position - sliding_window + 1
+        if HAS_WINDOW:
+            oldest_of_first, oldest_of_last = tl.maximum(first - sliding_window + 1, 0), tl.maximum(last - sliding_window + 1, 0)
     begin, unmasked = 0, 0
     masked = (first + 1) // BLOCK_N * BLOCK_N
     if HAS_WINDOW:
-        begin = tl.maximum(first - sliding_window + 1, 0) // BLOCK_N * BLOCK_N
-        unmasked = tl.minimum(tl.cdiv(tl.maximum(last - sliding_window + 1, 0), BLOCK_N) * BLOCK_N, masked)
+        begin = oldest_of_first // BLOCK_N * BLOCK_N
+        unmasked = tl.minimum(tl.cdiv(oldest_of_last, BLOCK_N) * BLOCK_N, masked)
     peak, total = begin_softmax(sinks_ptr, kv_head * GROUP + member, exists, True, HAS_SINKS, BLOCK_M)
     acc = tl.zeros([BLOCK_M, BLOCK_D], dtype=tl.float32)
     k_head, v_head = k_cache_ptr + kv_head * k_stride_head, v_cache_ptr + kv_head * v_stride_head
@@ -166,6 +182,7 @@ def prefill_kernel(
             start,
             end,
             position,
+            oldest,
             k_head,
             v_head,
             table,
@@ -175,7 +192,6 @@ def prefill_kernel(
             k_stride_token,
             v_stride_block,
             v_stride_token,
-            sliding_window,
             part > 0,
             HAS_WINDOW,
             HAS_SOFTCAP,
@@ -191,6 +207,10 @@ def prefill_kernel(
     out_tile = out_ptr + token * out_stride_token + kv_head * GROUP * out_stride_head
     out_rows = out_tile + (query * out_stride_token + member * out_stride_head)[:, None]
     tl.store(out_rows + dim[None, :], value.to(out_ptr.dtype.element_ty), mask=mask)
+    if HAS_SPANS:
+        lse = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+        lse_rows = lse_ptr + (token + query) * (tl.num_programs(1) * GROUP) + kv_head * GROUP + member
+        tl.store(lse_rows, lse, mask=exists)
 
 
 def prefill_attention(
@@ -214,11 +234,42 @@ def prefill_attention(
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
     del max_seq_len, query_lens, seq_lens_host, plan  # the kernel reads tables and lengths itself
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    launch_prefill(
+        *(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc, out, scale),
+        max_query_len=max_query_len,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=sinks,
+        kv_scales=kv_scales,
+    )
+    return out
+
+
+def launch_prefill(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    out: Tensor,
+    scale: float,
+    *,
+    max_query_len: int,
+    sliding_window: int = 0,
+    softcap: float,
+    sinks: Tensor | None = None,
+    kv_scales: KVScales,
+    begins: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> None:
+    """Fills ``out``; with ``lse`` [T, Hq] fp32 that too, and then ``seq_lens`` [T] is the end of each query's keys, and ``begins`` [T] the
+    first of them where that is not 0."""
     num_heads, head_dim = q.shape[1:]
     block_size, num_kv_heads = k_cache.shape[1:3]
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if q.shape[0] == 0:
-        return out
+        return
     block_d = max(16, triton.next_power_of_2(head_dim))
     group = num_heads // num_kv_heads
     block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
@@ -231,8 +282,11 @@ def prefill_attention(
         block_tables,
         seq_lens,
         query_start_loc,
+        seq_lens if begins is None else begins,
+        seq_lens,
         out if sinks is None else sinks,
         out,
+        out if lse is None else lse,
         scale * scales.k,
         scales.v,
         softcap,
@@ -245,7 +299,8 @@ def prefill_attention(
         HEAD_DIM=head_dim,
         GROUP=group,
         BLOCK_SIZE=block_size,
-        HAS_WINDOW=sliding_window > 0,
+        HAS_SPANS=lse is not None,
+        HAS_WINDOW=sliding_window > 0 or begins is not None,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
         BLOCK_M=block_m,
@@ -255,7 +310,6 @@ def prefill_attention(
         num_warps=4,
         num_stages=2,
     )
-    return out
 
 
 def block_sizes(block_d: int, dtype: torch.dtype, *, has_warpgroups: bool) -> tuple[int, int]:

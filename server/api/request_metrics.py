@@ -80,11 +80,13 @@ class RequestMetrics:
     def count_end(self, reason: FinishReason) -> None:
         self._finished[reason.value].inc()
 
-    def count_prompt(self, num_tokens: int, num_cached: int) -> None:
+    def count_prompt(self, num_tokens: int, num_cached: int, num_fetched: int = 0) -> None:
+        """``num_fetched`` of the cached ones came from another server."""
         self._throughput.count_prompt(num_tokens, num_cached)
         self._prompt_tokens.inc(num_tokens)
         self._by_source[_COMPUTED].inc(num_tokens - num_cached)
-        self._by_source[_CACHED].inc(num_cached)
+        self._by_source[_CACHED].inc(num_cached - num_fetched)
+        self._by_source[_FETCHED].inc(num_fetched)
         self._cached_tokens.inc(num_cached)
 
     def count_generated(self, num_tokens: int) -> None:
@@ -132,8 +134,9 @@ class ChoiceRecorder:
         self._num_tokens = 0
         self._num_cached = 0
 
-    def on_tokens(self, num_tokens: int, num_cached: int) -> None:
-        """``num_cached`` prompt tokens came from the prefix cache; it is known with the first piece."""
+    def on_tokens(self, num_tokens: int, num_cached: int, num_fetched: int = 0) -> None:
+        """``num_cached`` prompt tokens came from the prefix cache, or ``num_fetched`` of them from another server; it is known with the
+        first piece."""
         if not num_tokens:
             return
         now = time.time()
@@ -141,7 +144,7 @@ class ChoiceRecorder:
             self._first = now
             self._num_cached = num_cached
             self._metrics.first_token.observe(now - self._request.arrival_time)
-            self._metrics.count_prompt(len(self._request.prompt_token_ids), num_cached)
+            self._metrics.count_prompt(len(self._request.prompt_token_ids), num_cached, num_fetched)
         else:
             for histogram in self._metrics.between_tokens:
                 histogram.observe(now - self._last)

@@ -122,6 +122,10 @@ class _Walk:
         if letters == "h":
             self.found.help = inline or ""
             return
+        name, _, path = letters.partition(".")
+        if path and (tree := self.names.short(name)):
+            self._dotted_value(tree, f"-{letters}", path.split("."), inline)
+            return
         meaning = self.names.short(letters)
         if meaning is None and inline is None and (meaning := self.names.short(letters[:1])):
             letters, inline = letters[:1], letters[1:]

@@ -25,6 +25,21 @@ class ParallelConfig(Topic):
         "Of a mixture of experts: each rank of --tensor-parallel-size has some experts whole, in the place of a part of each.",
         short=("-ep",),
     )
+    decode_context_parallel_size: int = option(
+        1,
+        "Of the devices of --tensor-parallel-size, those that hold a key-value head together, each for its part of every request's tokens: "
+        "the KV cache holds so many times as many tokens. It must divide the copies of such a head: for models with fewer than devices.",
+        ge=1,
+        le=64,
+        short=("-dcp",),
+    )
+    cp_kv_cache_interleave_size: int = option(
+        1,
+        "Tokens of a request side by side on one device of --decode-context-parallel-size. It must divide --block-size.",
+        ge=1,
+        le=1024,
+        aliases=("dcp-kv-cache-interleave-size",),
+    )
     pipeline_parallel_size: int = option(
         1,
         "Stages of consecutive layers, each on devices of its own: as many as --tensor-parallel-size says. A step passes through one after "

@@ -47,7 +47,8 @@ class Plan:
     dtype: str
     quantization: Quantization
     kv_cache_dtype: str  # as torch calls it
-    block_size: int
+    page_size: int  # tokens of a KV block that a rank holds
+    num_context_ranks: int  # that hold a page of each block, the tokens of a sequence dealt out among them
     max_model_len: int
     fit_max_model_len: bool  # shorten max_model_len to what the KV cache holds instead of refusing
     max_num_batched_tokens: int
@@ -56,6 +57,11 @@ class Plan:
     max_num_active_seqs: int  # of these requests
     graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
     overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a KV block, over all ranks that hold a part of it."""
+        return self.page_size * self.num_context_ranks
 
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
@@ -72,6 +78,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     if seqs is None:
         seqs = min(256 if on_gpu or model.pools else 64, budget)
     problems = []
+    page_size, interleave = config.cache.block_size or (16 if on_gpu else 32), config.parallel.cp_kv_cache_interleave_size
+    if page_size % interleave:
+        problems.append(f"--cp-kv-cache-interleave-size {interleave} does not divide --block-size {page_size}: use a divisor of it")
     pages = _pages(quantization, model, device, dtype)
     kv_dtype = config.cache.kv_cache_dtype
     if kv_dtype not in ("auto", dtype, pages, *_FP8_NAMES):
@@ -100,7 +109,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         dtype=dtype,
         quantization=quantization,
         kv_cache_dtype=pages if kv_dtype == "auto" else _FP8_NAMES.get(kv_dtype, kv_dtype),
-        block_size=config.cache.block_size or (16 if on_gpu else 32),
+        page_size=page_size,
+        num_context_ranks=config.parallel.decode_context_parallel_size,
         max_model_len=max_model_len,
         fit_max_model_len=fit,
         max_num_batched_tokens=budget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headway.server.config.cache import CacheConfig
 from headway.server.config.chat import ChatConfig, chat_problems
+from headway.server.config.compilation import CompilationConfig, compilation_problems, compilation_warnings
 from headway.server.config.connections import ConnectionsConfig
 from headway.server.config.cors import CorsConfig, cors_problems, cors_warnings
 from headway.server.config.data_parallel import DataParallelConfig
@@ -12,6 +13,7 @@ from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
+from headway.server.config.kv_transfer import KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
@@ -40,6 +42,8 @@ class ServerConfig(Topic):
     scheduler: SchedulerConfig = SchedulerConfig()
     data_parallel: DataParallelConfig = DataParallelConfig()
     parallel: ParallelConfig = ParallelConfig()
+    kv_transfer: KVTransferConfig = KVTransferConfig()
+    compilation: CompilationConfig = CompilationConfig()
     graphs: GraphsConfig = GraphsConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
@@ -76,6 +80,8 @@ def without_secrets(config: ServerConfig) -> ServerConfig:
     return config
 
 
+_HIGHEST_PORT = 65535
+
 MODEL_MISSING = (
     "no model is given: name one on the command line (`headway serve MODEL`), as `model:` in the --config file, or in SM_VLLM_MODEL; "
     "`demo` is a small one to try"
@@ -90,6 +96,9 @@ def problems(config: ServerConfig) -> list[str]:
         *_size_problems(config),
         *parallel_problems(config.parallel, config.data_parallel.data_parallel_size),
         *_stage_problems(config),
+        *kv_transfer_problems(config.kv_transfer),
+        *_transfer_problems(config),
+        *compilation_problems(config.compilation),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
@@ -110,10 +119,12 @@ def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect, or another one than may be wanted."""
     return [
         *tls_warnings(config.tls),
+        *kv_transfer_warnings(config.kv_transfer),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
+        *compilation_warnings(config.compilation, config.parallel.tensor_parallel_size),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),
         *responses_warnings(config.responses, config.network.api_server_count),
@@ -157,11 +168,34 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
 
 
 def _stage_problems(config: ServerConfig) -> list[str]:
-    num_stages = config.parallel.pipeline_parallel_size
-    if num_stages == 1 or not config.scheduler.async_scheduling:
+    num_stages, found = config.parallel.pipeline_parallel_size, []
+    if num_stages > 1 and config.scheduler.async_scheduling:
+        why = f"the first of --pipeline-parallel-size {num_stages} stages starts from the tokens that the last one chose"
+        spare = f"leave it out; {num_stages} steps are under way as it is"
+        found.append(f"--async-scheduling computes tokens before they are known, and {why}: {spare}")
+    if num_stages > 1 and config.compilation.shards_tokens:
+        why = f"--pipeline-parallel-size {num_stages} stages hand whole steps on"
+        found.append(f"--compilation-config with enable_sp shares the tokens of a step, and {why}: leave one of them out")
+    return found
+
+
+def _transfer_problems(config: ServerConfig) -> list[str]:
+    """What moves or changes the KV that other servers read."""
+    if not config.kv_transfer.kv_transfer_config:
         return []
-    why = f"the first of --pipeline-parallel-size {num_stages} stages starts from the tokens that the last one chose"
-    return [f"--async-scheduling computes tokens before they are known, and {why}: leave it out; {num_stages} steps are under way as it is"]
+    beside = {
+        "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
+        "--enable-lora": (config.lora.enable_lora, "two servers don't know that their adapters are the same"),
+        "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
+        "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
+        "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),
+    }
+    found = [f"{flag} does not go with --kv-transfer-config: {why}" for flag, (is_on, why) in beside.items() if is_on]
+    first = config.kv_transfer.nixl_side_channel_port
+    num_ports = config.data_parallel.data_parallel_size * config.parallel.tensor_parallel_size
+    if first + num_ports - 1 > _HIGHEST_PORT:
+        found.append(f"--nixl-side-channel-port {first} leaves no room for {num_ports} ports, one a rank: choose a lower one")
+    return found
 
 
 def _size_problems(config: ServerConfig) -> list[str]:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from headway.server.distributed.sequence_share import SequenceShare
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -24,6 +27,9 @@ class PeerLost(RuntimeError):
 class TensorParallelGroup:
     """This process's place among ``size`` ranks that compute one model together. Size 1 communicates with nobody.
 
+    ``context``: those of the ranks that hold the same key-value heads, each for a part of every sequence; None: each keeps whole ones.
+    ``shards_tokens``: between the products that ranks share, each has a part of a step's tokens ("sequence parallel").
+
     ``process_group`` is a torch process group (gloo, NCCL) over exactly these ranks; its own methods are called, so it need not
     be torch.distributed's default group, nor registered there. All ranks call the same methods in the same order, with tensors of the
     same shapes; they raise PeerLost. On a GPU nothing here waits for the device.
@@ -32,12 +38,20 @@ class TensorParallelGroup:
     rank: int = 0
     size: int = 1
     process_group: ProcessGroup | None = None
+    context: ContextGroup | None = None
+    shards_tokens: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
             raise ValueError(f"rank {self.rank} is not within a group of {self.size}")
         if self.size > 1 and self.process_group is None:
             raise ValueError(f"a group of {self.size} ranks needs a process group")
+
+    @property
+    def process_groups(self) -> list[ProcessGroup]:
+        """All that this rank may wait in."""
+        own = [] if self.process_group is None else [self.process_group]
+        return own if self.context is None else [*own, *self.context.ranks.process_groups]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sums the contiguous ``tensor`` over the ranks, in place, and returns it."""
@@ -52,6 +66,33 @@ class TensorParallelGroup:
         parts = self._room_for(tensor)
         _run(lambda: group.allgather([parts], [tensor.contiguous()]))
         return torch.cat(parts, dim=dim)
+
+    def sum_rows(self, summand: Tensor) -> Tensor:
+        """The sum of the ranks' contiguous ``summand`` [T, N], which is given up: all of it on each, or where tokens are shared this rank's
+        [T / size rounded up, N], zeros behind the last."""
+        if (group := self.process_group) is None or not self.shards_tokens:
+            return self.all_reduce(summand)
+        own_size = -(-len(summand) // self.size)
+        whole = functional.pad(summand, (0, 0, 0, own_size * self.size - len(summand)))
+        own = summand.new_empty(own_size, summand.shape[1])
+        _run(lambda: group._reduce_scatter_base(own, whole))  # type: ignore[call-arg]  # its options have a default
+        return own
+
+    def all_rows(self, rows: Tensor, num_tokens: int) -> Tensor:
+        """[T, N] of the ranks' shares as ``sum_rows`` left them."""
+        if (group := self.process_group) is None or not self.shards_tokens:
+            return rows
+        whole = rows.new_empty(len(rows) * self.size, rows.shape[1])
+        _run(lambda: group._allgather_base(whole, rows.contiguous()))
+        return whole[:num_tokens]
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """``tensor[r]`` of the contiguous ``tensor`` [size, ..] goes to rank r; what comes back has rank r's at ``[r]``."""
+        if (group := self.process_group) is None:
+            return tensor
+        received = torch.empty_like(tensor)
+        _run(lambda: group.alltoall_base(received, tensor, [], []))
+        return received
 
     def gather(self, tensor: Tensor, dim: int) -> Tensor | None:
         """As ``all_gather``, on rank 0 only; None on the others."""
@@ -69,6 +110,18 @@ class TensorParallelGroup:
 
     def _room_for(self, tensor: Tensor) -> list[Tensor]:
         return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextGroup:
+    """The ranks over which sequences are dealt out, and how: ``interleave`` tokens side by side on one of them, then on the next."""
+
+    ranks: TensorParallelGroup
+    interleave: int
+
+    @property
+    def share(self) -> SequenceShare:
+        return SequenceShare(self.ranks.rank, self.ranks.size, self.interleave)
 
 
 SINGLE = TensorParallelGroup()

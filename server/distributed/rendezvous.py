@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.groups import SINGLE, ContextGroup, TensorParallelGroup
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
 from headway.server.distributed.places import RankPlace
 
@@ -31,9 +33,9 @@ class RankGroups:
 
     def abort(self) -> None:
         """Whoever waits for another rank is released, with PeerLost. From any thread."""
-        for group in (self.tensor.process_group, self.pipeline.process_group):
-            if group is not None:
-                group.abort()
+        of_stages = self.pipeline.process_group
+        for group in (*self.tensor.process_groups, *([] if of_stages is None else [of_stages])):
+            group.abort()
 
 
 ALONE = RankGroups(RankPlace(0, 1))
@@ -53,15 +55,16 @@ class NetworkMeeting:
 Meeting = Path | NetworkMeeting  # a directory is private to the ranks of one host, and new
 
 
-def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device) -> RankGroups:
-    """Waits until all ranks have called it with the same ``meeting``. A GPU must be the process's current one."""
+def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout = Layout()) -> RankGroups:
+    """Waits until all ranks have called it with the same ``meeting`` and ``layout``, which is that of a stage's ranks.
+    A GPU must be the process's current one."""
     store = _store(meeting, place)
     own_address = meeting.own_address if isinstance(meeting, NetworkMeeting) else "127.0.0.1"
     make = _nccl if device.type == "cuda" else partial(_gloo, own_address=own_address)
     tensor, pipeline = SINGLE, ONE_STAGE
     if place.tensor_size > 1:
         of_stage = dist.PrefixStore(f"stage {place.stage.index}", store)
-        tensor = TensorParallelGroup(place.tensor_rank, place.tensor_size, make(of_stage, place.tensor_rank, place.tensor_size))
+        tensor = arranged(place.tensor_rank, place.tensor_size, layout, of_stage, make)
     if place.num_stages > 1:
         of_share = dist.PrefixStore(f"share {place.tensor_rank}", store)
         pipeline = PipelineGroup(place.stage, make(of_share, place.stage.index, place.num_stages))
@@ -77,6 +80,16 @@ def _store(meeting: Meeting, place: RankPlace) -> Any:
     store = dist.FileStore(str(meeting / "rendezvous"), place.num_ranks)
     store.set_timeout(_PATIENCE)
     return store
+
+
+def arranged(rank: int, size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]) -> TensorParallelGroup:
+    """``make`` gives a torch process group: of a store, a rank and a number of ranks."""
+    context = None
+    if layout.context_size > 1:
+        number, own_rank = divmod(rank, layout.context_size)
+        group = make(dist.PrefixStore(f"context {number}", store), own_rank, layout.context_size)
+        context = ContextGroup(TensorParallelGroup(own_rank, layout.context_size, group), layout.interleave)
+    return TensorParallelGroup(rank, size, make(store, rank, size), context, layout.shards_tokens and size > 1)
 
 
 def _gloo(store: Any, rank: int, size: int, own_address: str) -> Any:

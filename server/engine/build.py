@@ -13,6 +13,8 @@ from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.executor.placement import HostPlacement, Placement, placed_ranks
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.kv.transfer.connector import SchedulerSide
+from headway.server.engine.kv.transfer.nixl.build import Place, make_policy
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
@@ -24,7 +26,7 @@ from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.model import chosen_use, generating_facts
 from headway.server.sizing.pipeline_parallel import check_stages
-from headway.server.sizing.tensor_parallel import check_split
+from headway.server.sizing.tensor_parallel import check_context, check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -84,6 +86,7 @@ def _build_generating(
         has_whole_experts=parallel.enable_expert_parallel,
     )
     check_stages(parallel, shape, num_devices=num_devices)
+    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -94,7 +97,8 @@ def _build_generating(
     with gathered_crew(config, files, index, placement) as crew:
         groups = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
-        rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, groups), load_tokenizer)
+        setup = RankSetup(config, files, plan, shape.vocab_size, device, groups, index)
+        rank = ModelRank(setup, load_tokenizer)
         phases.begin("sizing the KV cache")
         num_blocks = crew.agree(rank.num_blocks())
         max_model_len = fitted_max_model_len(plan, num_blocks)
@@ -106,13 +110,17 @@ def _build_generating(
             phases.begin("capturing CUDA graphs")
             rank.worker.record_graphs()
         executor = crew.executor(rank.worker)
+        workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
-    scheduler = _scheduler(config, plan, kv, max_model_len)
+    policy = _connector(config, kv, setup.place)
+    scheduler = _scheduler(config, plan, kv, max_model_len, policy)
+    transfers = (policy, workers) if policy is not None and workers is not None else None
     name = device_facts(device).name + (f" as the first of {parallel.num_ranks} ranks" if parallel.num_ranks > 1 else "")
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
-    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=_num_steps_ahead(config, plan))
+    ahead = _num_steps_ahead(config, plan)
+    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers)
 
 
 def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:
@@ -121,7 +129,12 @@ def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:
     return num_stages - 1 if num_stages > 1 else int(plan.overlaps_steps)
 
 
-def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:
+def _connector(config: ServerConfig, kv: KVCacheManager, place: Place) -> SchedulerSide | None:
+    settings = config.kv_transfer.settings
+    return None if settings is None else make_policy(config.kv_transfer, settings, kv, place)
+
+
+def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int, connector: SchedulerSide | None) -> Scheduler:
     return Scheduler(
         kv=kv,
         max_num_batched_tokens=plan.max_num_scheduled_tokens,
@@ -132,4 +145,5 @@ def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_l
         policy=config.scheduler.scheduling_policy,
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
+        connector=connector,
     )

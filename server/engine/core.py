@@ -12,6 +12,7 @@ import msgspec
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.kv.transfer.connector import SchedulerSide, WorkerSide
 from headway.server.engine.messages import StepOutput
 from headway.server.engine.sleep import Done, Sleeper
 from headway.server.engine.step_scheduler import StepPlan, StepScheduler
@@ -31,6 +32,10 @@ from headway.server.types import (
     TokenDelta,
 )
 
+_GRAMMAR_POLL_MS = 2  # while a grammar is compiled and nothing else is to be done
+_FETCH_POLL_MS = 2  # the same, while KV is on its way
+_LEASE_POLL_MS = 50  # the same, while KV is kept for others
+
 
 class EngineCore:
     """Owns the scheduler and the executor; every accepted request ends in exactly one terminal delta."""
@@ -44,15 +49,18 @@ class EngineCore:
         *,
         sleep_patience_s: float = 0.0,
         num_steps_ahead: int = 0,
+        transfers: tuple[SchedulerSide, WorkerSide] | None = None,
     ) -> None:
-        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``:
-        so many are set going beside the one whose result is awaited."""
+        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``: so many are set
+        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
         self._kv = kv
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._awaited = AwaitedGrammars(executor)
+        self._transfers = transfers
+        self._has_begun = True  # the last step had something to compute
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
@@ -122,10 +130,41 @@ class EngineCore:
         """Whether ``settle`` should be called again soon, though there may be no step to run."""
         return len(self._awaited) > 0
 
+    @property
+    def patience_ms(self) -> int | None:
+        """How long a message may be waited for before ``step`` or ``settle`` has something to look at; None: however long."""
+        if len(self._awaited) > 0:
+            return _GRAMMAR_POLL_MS
+        if self._transfers is None:
+            return None
+        policy, _ = self._transfers
+        return _FETCH_POLL_MS if policy.is_fetching else _LEASE_POLL_MS if policy.has_leases else None
+
+    @property
+    def waits_for_transfers(self) -> bool:
+        """Whether requests are open that all wait for KV, or for blocks that a transfer holds."""
+        if self._transfers is None or self._has_begun or self._under_way or self._has_news:
+            return False
+        return self._transfers[0].is_fetching or self._transfers[0].has_leases
+
+    def _take_in_transfers(self) -> None:
+        if self._transfers is not None:
+            policy, workers = self._transfers
+            self._has_news |= policy.take_in(workers.take_reports())
+            self._hand_over_transfers()
+
+    def _hand_over_transfers(self) -> None:
+        """What the scheduler has decided, before the plan that comes of it, and before anybody hears of it."""
+        if self._transfers is not None:
+            policy, workers = self._transfers
+            if orders := policy.take_orders():
+                workers.order(orders)
+
     def settle(self) -> None:
         """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time: not while a step is under
         way. To be called after each step, and where there was none to run. Raises what ended a process of the executor's."""
         self._executor.check_alive()
+        self._take_in_transfers()
         for request in self._awaited.release():
             self.add_request(request)
         if self._under_way:
@@ -161,13 +200,15 @@ class EngineCore:
     def step(self) -> StepOutput:
         """Sets a step going, if there is one, and returns what became of the requests in the oldest that is under way: this one, or with
         steps ahead one before, so that the device has work while the host makes the next plan."""
+        self._take_in_transfers()
         self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
         num_ahead = self._num_ahead if self._sleeper.is_awake else 0  # nothing may be under way when the engine falls asleep
-        has_begun = len(self._under_way) <= num_ahead and self._begin_step()
-        if self._under_way and not (has_begun and len(self._under_way) <= num_ahead):
+        self._has_begun = len(self._under_way) <= num_ahead and self._begin_step()
+        if self._under_way and not (self._has_begun and len(self._under_way) <= num_ahead):
             deltas += self._finish_step()
         deltas += self._scheduler.take_refused()
+        self._hand_over_transfers()
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._awaited.forget(delta.request_id)
@@ -177,6 +218,7 @@ class EngineCore:
         """Whether there was one to begin."""
         started = time.perf_counter()
         plan = None if self._sleeper.state.is_asleep else self._scheduler.schedule()
+        self._hand_over_transfers()
         if plan is None:
             return False
         self._under_way.append((plan, self._executor.submit(plan), started))
@@ -202,6 +244,7 @@ class EngineCore:
             num_steps=self._num_steps,
             last_step_tokens=tokens,
             last_step_s=seconds,
+            transfers=None if self._transfers is None else self._transfers[0].take_stats(),
         )
         return stats
 
@@ -210,4 +253,6 @@ class EngineCore:
         self._kv.check()
 
     def shutdown(self) -> None:
+        if self._transfers is not None:
+            self._transfers[1].close()
         self._executor.shutdown()

@@ -11,11 +11,14 @@ import torch
 from headway.server.config.plan import DeviceFacts, Plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.rendezvous import RankGroups
+from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.executor.base import Runner
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.kv.transfer.connector import WorkerSide
+from headway.server.engine.kv.transfer.nixl.build import Place, make_worker
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
@@ -43,6 +46,18 @@ class RankSetup:
     vocab_size: int
     device: torch.device
     groups: RankGroups
+    engine: int = 0  # among those of the server
+
+    @property
+    def place(self) -> Place:
+        tensor = self.groups.tensor
+        return Place(self.engine, tensor.rank, tensor.size, self.share)
+
+    @property
+    def share(self) -> SequenceShare:
+        """What this rank keeps of each sequence."""
+        context = self.groups.tensor.context
+        return WHOLE if context is None else context.share
 
 
 class ModelRank:
@@ -70,6 +85,7 @@ class ModelRank:
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
+        self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline)
 
     def num_blocks(self) -> int:
@@ -86,13 +102,17 @@ class ModelRank:
         sampling = None if make_sampling is None else make_sampling(self.worker.grammars)
 
         def make_runner(resident: Resident) -> Runner:
-            rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
+            rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
             forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 
         self.worker.start(num_blocks, make_runner)
+        transfer = setup.config.kv_transfer
+        if (settings := transfer.settings) is not None:
+            worker = self.worker
+            self.transfers = make_worker(transfer, settings, setup.place, worker.resident, worker.loaded, plan, setup.files)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup, groups = self._setup, self._setup.groups

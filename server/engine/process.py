@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GRAMMAR_POLL_MS = 2  # while a grammar is compiled and nothing else is to be done
-
 
 @dataclass(frozen=True)
 class EngineArguments:
@@ -117,7 +115,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     spare_long_lived()
     was_busy = False
     while True:
-        for client, message in links.receive(not core.has_work, _GRAMMAR_POLL_MS if core.awaits_grammars else IDLE_POLL_MS):
+        for client, message in links.receive(not core.has_work or core.waits_for_transfers, core.patience_ms or IDLE_POLL_MS):
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)

@@ -6,11 +6,21 @@ import enum
 from dataclasses import dataclass, field
 
 from headway.server.engine.repetition import RepetitionWatch
-from headway.server.types import EngineRequest, FinishReason, GenerateRequest, RequestTimes, SamplingParams, TokenDelta, TokenLogprobs
+from headway.server.types import (
+    EngineRequest,
+    FinishReason,
+    GenerateRequest,
+    KVTransfer,
+    RequestTimes,
+    SamplingParams,
+    TokenDelta,
+    TokenLogprobs,
+)
 
 
 class RequestState(enum.Enum):
     WAITING = enum.auto()  # new, or preempted: holds no blocks and no row of the runner
+    FETCHING = enum.auto()  # holds blocks, no row: another server's KV is on its way to them, or there
     RUNNING = enum.auto()  # holds blocks and a row
     FINISHED = enum.auto()  # its terminal delta exists
 
@@ -39,11 +49,13 @@ class Request:
     cache_salt: str | None = None
     adapter_id: int | None = None
     queue_timeout_s: float | None = None
+    kv_transfer: KVTransfer | None = None  # its source is tried once
     state: RequestState = RequestState.WAITING
     num_scheduled_tokens: int = 0
     num_computed_tokens: int = 0
     num_awaited_tokens: int = 0
-    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran
+    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran, or fetched
+    num_fetched_tokens: int = 0  # of those, from another server
     num_preemptions: int = 0
     has_answered: bool = False  # its first delta is out
     repetition: RepetitionWatch | None = None  # has seen the generated tokens, survives preemption; None: nobody asked
@@ -66,6 +78,7 @@ class Request:
             cache_salt=request.cache_salt,
             adapter_id=request.adapter_id,
             queue_timeout_s=request.queue_timeout_s,
+            kv_transfer=request.kv_transfer,
             repetition=RepetitionWatch(request.sampling.repetition) if request.sampling.repetition is not None else None,
         )
 

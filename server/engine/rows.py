@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.batch import NewRow, ScheduledRow
 
 IntArray = NDArray[np.int32]
+
 LongArray = NDArray[np.int64]
 
 AWAITED = -1  # stands for a token that a step under way is about to choose
@@ -30,7 +32,7 @@ class StepInputs:
     tenants: LongArray  # [B] who has the rows, see RowTable.have_stayed
     token_ids: LongArray  # [T]
     positions: LongArray  # [T]
-    slot_mapping: LongArray  # [T]
+    slot_mapping: LongArray  # [T], -1: the keys and values of this token are another rank's
     query_start_loc: IntArray  # [B + 1]
     query_lens: list[int]
     seq_lens: list[int]
@@ -48,10 +50,13 @@ class RowTable:
     Of a step that is set going the tokens count at once (``commit``); what the new ones are is told later (``fill``).
     """
 
-    def __init__(self, max_rows: int, max_model_len: int, block_size: int) -> None:
+    def __init__(self, max_rows: int, max_model_len: int, page_size: int, share: SequenceShare = WHOLE) -> None:
+        """A block is a page of ``page_size`` tokens on each rank of those that ``share`` sequences."""
         self.max_rows = max_rows
-        max_blocks = -(-max_model_len // block_size)
-        self._block_size = block_size
+        self._page_size = page_size
+        self._block_size = page_size * share.size
+        self._share = share
+        max_blocks = -(-max_model_len // self._block_size)
         # One column more than the context: the last sampled token is stored though it is never computed.
         self._tokens = np.zeros((max_rows, max_model_len + 1), dtype=np.int32)
         self._blocks = np.zeros((max_rows, max_blocks), dtype=np.int32)
@@ -116,7 +121,7 @@ class RowTable:
             tenants=self._tenants[rows],
             token_ids=self._tokens[row_of_token, positions].astype(np.int64),
             positions=positions,
-            slot_mapping=blocks * self._block_size + positions % self._block_size,
+            slot_mapping=self._share.slots(blocks, positions, self._page_size),
             query_start_loc=starts.astype(np.int32),
             query_lens=lens.tolist(),
             seq_lens=seq_lens.tolist(),

@@ -11,42 +11,20 @@ import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import msgspec
 
-from headway.server.engine.batch import BatchPlan, BatchResult, NewRow, RowResult, ScheduledRow
+from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
 from headway.server.engine.expiry import Expiry
 from headway.server.engine.finish import End, Limits, finish_of
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
+from headway.server.engine.kv.transfer.connector import SchedulerSide
+from headway.server.engine.kv.transfer.transfers import Transfers
 from headway.server.engine.request import Request, RequestState
+from headway.server.engine.step_making import InFlight, Step, new_row
 from headway.server.engine.waiting import Policy, make_waiting_queue
 from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta
-
-
-@dataclass(slots=True)
-class _Step:
-    """A plan in the making."""
-
-    budget: int  # tokens left
-    now: float
-    added: list[NewRow] = field(default_factory=list)
-    scheduled: list[ScheduledRow] = field(default_factory=list)
-    requests: list[_InFlight] = field(default_factory=list)  # parallel to ``scheduled``
-    has_preempted: bool = False
-
-
-@dataclass(slots=True, frozen=True)
-class _InFlight:
-    """A row of a plan that is out. What comes back for it counts only if the request was not preempted or ended since."""
-
-    request: Request
-    num_preemptions: int
-
-    @property
-    def is_current(self) -> bool:
-        return self.request.state is RequestState.RUNNING and self.request.num_preemptions == self.num_preemptions
 
 
 class Scheduler:
@@ -76,12 +54,14 @@ class Scheduler:
         long_prefill_token_threshold: int = 0,
         watermark: float = 0.0,
         num_stages: int = 1,
+        connector: SchedulerSide | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget.
 
         ``watermark`` is the share of all blocks that stays free when a request is admitted beside others. ``num_stages`` of a model are
         kept busy by as many steps under way, each with its share of the requests: a token that is awaited is computed once it has come.
+        ``connector``: through which KV comes from elsewhere, or is kept for others.
         """
         assert max_num_batched_tokens > 0, "a step needs a token"
         assert max_num_seqs > 0, "a step needs a row"
@@ -97,11 +77,12 @@ class Scheduler:
         self._num_reserved_blocks = math.ceil(watermark * kv.num_blocks)
         self._num_stages = num_stages
         self._clock = clock
+        self._transfers = Transfers(kv, connector)
         self._waiting = make_waiting_queue(policy)
         self._expiry = Expiry()
         self._running: list[Request] = []  # in the policy's order: the last one is preempted first
         self._open: dict[str, Request] = {}  # running and waiting
-        self._in_flight: deque[list[_InFlight]] = deque()  # one entry a plan that is out
+        self._in_flight: deque[list[InFlight]] = deque()  # one entry a plan that is out
         self._removed: list[str] = []  # rows that the runner still has, for the next plan
         self._refused: list[TokenDelta] = []  # and expired
         self._num_arrivals = 0
@@ -167,11 +148,12 @@ class Scheduler:
 
     def schedule(self) -> BatchPlan | None:
         """The next step, or None if there is nothing to compute. Costs O(running + admitted), however many wait."""
-        step = _Step(self._budget, self._clock())
+        step = Step(self._budget, self._clock(), carries_tokens=self._num_stages > 1)
         self._expire(step.now)
         self._schedule_decodes(step)
         self._schedule_prefills(step)
         if not step.has_preempted:  # else the freed blocks would be fought over at once
+            self._admit_arrived(step)
             self._admit(step)
         if not step.scheduled:
             return None
@@ -186,7 +168,7 @@ class Scheduler:
             text = f"The request has waited {now - request.arrival_time:.1f} s without being scheduled (--queue-timeout): try again later."
             self._refused.append(self._end(request, FinishReason.QUEUE_TIMEOUT, error=text))
 
-    def _schedule_decodes(self, step: _Step) -> None:
+    def _schedule_decodes(self, step: Step) -> None:
         """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others. Stages share them."""
         index = 0
         most = min(-(-len(self._running) // self._num_stages), step.budget)
@@ -195,35 +177,34 @@ class Scheduler:
             index += 1
             if request.num_unscheduled_tokens != 1 or self._must_wait(request):
                 continue
-            block_ids = self._allocate_or_preempt(request, step)
-            if block_ids is not None:
-                self._take(request, 1, block_ids, step)
+            if (block_ids := self._allocate_or_preempt(request, step)) is not None:
+                step.take(request, 1, block_ids)
 
     def _must_wait(self, request: Request) -> bool:
         return request.num_awaited_tokens > 0 if self._num_stages > 1 else request.awaits_its_last(self._max_len)
 
-    def _allocate_or_preempt(self, request: Request, step: _Step) -> list[int] | None:
+    def _allocate_or_preempt(self, request: Request, step: Step) -> list[int] | None:
         """The blocks for the request's next token, or None if it was itself the last and had to give way."""
         while (block_ids := self._kv.allocate(request, request.num_scheduled_tokens + 1)) is None:
-            assert len(self._running) > 1, f"request {request.request_id} does not fit an empty cache"
-            victim = self._running[-1]
-            self._preempt(victim)
+            is_alone = len(self._running) == 1 and not self._kv.has_leases and not len(self._transfers)
+            assert not is_alone, f"request {request.request_id} does not fit an empty cache"
+            self._preempt(victim := self._running[-1])
             step.has_preempted = True
             if victim is request:
                 return None
         return block_ids
 
-    def _schedule_prefills(self, step: _Step) -> None:
+    def _schedule_prefills(self, step: Step) -> None:
         """Further chunks of prompts that are partly computed. They hold their blocks already."""
         for request in self._running:
             if step.budget == 0:
                 return
             if request.num_unscheduled_tokens > 1:
-                self._take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [], step)
+                step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
-    def _admit(self, step: _Step) -> None:
+    def _admit(self, step: Step) -> None:
         """Waiting requests in the policy's order, until one does not fit: none overtakes, so none starves."""
-        while self._waiting and len(self._running) < self._max_num_seqs and step.budget > 0:
+        while self._waiting and len(self._running) + len(self._transfers) < self._max_num_seqs and step.budget > 0:
             # A spare block for each that runs. Simulated with 400 requests on a cache for about 25 of them (2026-11-24): a quarter of
             # the preemptions and 16 % fewer tokens computed (22 % without prefix cache) than with no spare, for 2 % more steps.
             num_spare = max(len(self._running), self._num_reserved_blocks) if self._running else 0
@@ -231,7 +212,8 @@ class Scheduler:
                 return
             request = self._waiting.head()
             prefix = self._kv.find_prefix(request)
-            num_tokens = request.num_tokens - prefix.num_tokens
+            num_external = self._transfers.num_external_tokens(request, prefix)
+            num_tokens = request.num_tokens - prefix.num_tokens - num_external
             if num_tokens > step.budget and not self._is_chunked:
                 return
             block_ids = self._kv.allocate(request, request.num_tokens, prefix, num_spare)
@@ -243,20 +225,40 @@ class Scheduler:
                 request.scheduled_time = step.now
                 self._expiry.discard(request)
                 request.num_cached_tokens = prefix.num_tokens
-            request.state = RequestState.RUNNING
             request.num_computed_tokens = request.num_scheduled_tokens = prefix.num_tokens
-            insort(self._running, request, key=self._waiting.key)
-            step.added.append(_new_row(request, block_ids))
-            self._take(request, min(num_tokens, self._max_chunk, step.budget), [], step)
+            if num_external:
+                request.state = RequestState.FETCHING
+                self._transfers.begin(request, block_ids, prefix, num_external)
+            else:
+                self._transfers.decline(request)
+                self._begin(request, block_ids, step)
 
-    def _take(self, request: Request, num_tokens: int, block_ids: list[int], step: _Step) -> None:
-        token_id = request.token_ids[-1] if self._num_stages > 1 and request.num_unscheduled_tokens == num_tokens == 1 else None
-        step.scheduled.append(ScheduledRow(request.request_id, num_tokens, block_ids, token_id))
-        step.requests.append(_InFlight(request, request.num_preemptions))
-        step.budget -= num_tokens
-        request.num_scheduled_tokens += num_tokens
-        if request.num_unscheduled_tokens == 0:
-            request.num_awaited_tokens += 1
+    def _admit_arrived(self, step: Step) -> None:
+        """Requests whose KV has come, ahead of those that wait: they hold their blocks already. Those whose KV will not come compute it
+        or fail, as the connector says."""
+        while step.budget > 0 and (arrival := self._transfers.next_arrival()) is not None:
+            request = arrival.request
+            if arrival.error is not None and not self._transfers.recomputes:
+                self._refused.append(self._end(request, FinishReason.ERROR, error=arrival.error))
+                continue
+            self._transfers.take(arrival)
+            if arrival.error is not None:
+                self._kv.free(request)
+                request.state, request.num_computed_tokens, request.num_scheduled_tokens = RequestState.WAITING, 0, 0
+                self._waiting.put_back(request)
+                continue
+            request.num_computed_tokens += request.num_fetched_tokens
+            request.num_cached_tokens = request.num_computed_tokens
+            self._kv.publish(request)
+            self._begin(request, self._kv.block_ids(request), step)
+
+    def _begin(self, request: Request, block_ids: list[int], step: Step) -> None:
+        """Gives the request a row, behind its ``num_computed_tokens``."""
+        request.state = RequestState.RUNNING
+        request.num_scheduled_tokens = request.num_computed_tokens
+        insort(self._running, request, key=self._waiting.key)
+        step.added.append(new_row(request, block_ids))
+        step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
     def _preempt(self, request: Request) -> None:
         self._leave_runner(request)
@@ -306,7 +308,7 @@ class Scheduler:
         if request.sampling.logprobs is not None and row.logprobs is not None:
             delta.logprobs = row.logprobs[:kept]
         if not request.has_answered:
-            delta.num_cached_tokens = request.num_cached_tokens
+            delta.num_cached_tokens, delta.num_fetched_tokens = request.num_cached_tokens, request.num_fetched_tokens
             delta.times = msgspec.structs.replace(request.times, last_token=None)
             if request.wants_prompt_logprobs:
                 delta.prompt_logprobs, request.prompt_logprobs = request.prompt_logprobs, []
@@ -341,23 +343,34 @@ class Scheduler:
         delta: TokenDelta | None = None,
     ) -> TokenDelta:
         """Closes an open request and completes ``delta``, or a new one, as its terminal delta."""
-        if request.state is RequestState.RUNNING:
-            self._leave_runner(request, is_broken=reason is FinishReason.ERROR)
-        else:
-            self._waiting.remove(request)
+        kv_source = self._transfers.keep(request) if reason.is_answer else None
+        self._leave(request, is_broken=reason is FinishReason.ERROR)
         self._expiry.discard(request)
         request.state = RequestState.FINISHED
         del self._open[request.request_id]
         delta = delta or TokenDelta(request.request_id)
         delta.finish_reason, delta.stop_reason, delta.error = reason, stop_reason, error
         delta.num_cached_tokens, delta.times = request.num_cached_tokens, request.times
+        delta.num_fetched_tokens, delta.kv_source = request.num_fetched_tokens, kv_source
         return delta
+
+    def _leave(self, request: Request, is_broken: bool) -> None:
+        """Wherever it is."""
+        match request.state:
+            case RequestState.RUNNING:
+                self._leave_runner(request, is_broken)
+            case RequestState.FETCHING:
+                self._transfers.forget(request)
+                self._kv.free(request)
+            case _:
+                self._waiting.remove(request)
+                self._transfers.decline(request)
 
     def stats(self) -> EngineStats:
         """The counts of now; the core fills in its own fields about steps."""
         return EngineStats(
             num_running=len(self._running),
-            num_waiting=len(self._waiting),
+            num_waiting=len(self._waiting) + len(self._transfers),
             num_blocks_used=self._kv.num_used_blocks,
             num_blocks_total=self._kv.num_blocks,
             num_preemptions=self._num_preemptions,
@@ -368,7 +381,7 @@ class Scheduler:
     def check(self) -> None:
         """Asserts every invariant of queues and blocks. O(open requests + blocks): for idle moments and tests."""
         self._kv.check()
-        assert len(self._running) + len(self._waiting) == len(self._open), "a request is in no queue or in two"
+        assert len(self._running) + len(self._waiting) + len(self._transfers) == len(self._open), "a request is in no queue or in two"
         assert len(self._running) <= self._max_num_seqs, "more requests run than the runner has rows"
         keys = [self._waiting.key(request) for request in self._running]
         assert keys == sorted(set(keys)), "the running requests are out of order"
@@ -376,25 +389,12 @@ class Scheduler:
             num_held = len(self._kv.block_ids(request)) * self._kv.block_size
             is_running = request.state is RequestState.RUNNING
             assert is_running == (request in self._running), f"request {request.request_id} is in the wrong queue"
-            assert (num_held > 0) == is_running, f"request {request.request_id} waits with blocks or runs without"
+            assert (num_held > 0) == (request.state is not RequestState.WAITING), f"{request.request_id} waits with blocks or runs without"
             num_there = request.num_tokens + request.num_awaited_tokens
             assert request.num_computed_tokens <= request.num_scheduled_tokens <= num_there, "tokens computed before planned"
             assert request.num_awaited_tokens <= len(self._in_flight), f"request {request.request_id} awaits tokens of no plan"
             assert not is_running or num_held >= request.num_scheduled_tokens, f"request {request.request_id} has too few blocks"
         if not self._open:
+            self._transfers.check()
+        if not self._open and not self._kv.has_leases:
             assert self._kv.num_used_blocks == 0, f"{self._kv.num_used_blocks} blocks are used by nobody"
-
-
-def _new_row(request: Request, block_ids: list[int]) -> NewRow:
-    sampling = request.sampling
-    if sampling.prompt_logprobs is not None and not request.wants_prompt_logprobs:
-        sampling = msgspec.structs.replace(sampling, prompt_logprobs=None)  # they are out; computing them again costs logits
-    return NewRow(
-        request.request_id,
-        list(request.token_ids),
-        request.num_prompt_tokens,
-        sampling,
-        block_ids,
-        request.num_scheduled_tokens,
-        request.adapter_id,
-    )

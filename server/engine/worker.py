@@ -181,7 +181,7 @@ class Worker:
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
-        shape = (num_blocks, self._plan.block_size, spec.num_kv_heads, spec.head_dim)
+        shape = (num_blocks, self._plan.page_size, spec.num_kv_heads, spec.head_dim)
         return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
 
     def _pages(self, shape: tuple[int, ...]) -> Tensor:
@@ -194,7 +194,7 @@ class Worker:
         return zeros.view(self._kv_dtype).view(shape)
 
     def _pages_for(self, query_lens: list[int]) -> list[LayerKV]:
-        return self._allocate(sum(-(-length // self._plan.block_size) for length in query_lens))
+        return self._allocate(sum(-(-length // self._plan.page_size) for length in query_lens))
 
     def _probe(self, model: Model) -> None:
         self._forward_dummy(model, self._pages_for([1]), [1])
@@ -202,7 +202,7 @@ class Worker:
     @torch.inference_mode()
     def _forward_dummy(self, model: Model, pages: list[LayerKV], query_lens: list[int]) -> None:
         """Rows of so many tokens, those with one first, in ``pages`` made for them."""
-        token_ids, batch = forward_batch([Piece([0] * length) for length in query_lens], self._plan.block_size, self._device)
+        token_ids, batch = forward_batch([Piece([0] * length) for length in query_lens], self._plan.page_size, self._device)
         hidden = model.forward(self.port.inputs(token_ids), pages, batch)
         if self.port.is_last:
             model.logits(hidden[-1:])

@@ -14,7 +14,8 @@ from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
-from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.groups import ContextGroup, TensorParallelGroup
+from headway.server.layers.context_attention import ContextStep, attend_in_context, prepare_context
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.linear import split_evenly
 from headway.server.layers.norm import HeadLayerNorm, RMSNorm, WholeRMSNorm
@@ -64,19 +65,27 @@ class AttentionStep:
     num_decodes: int
     decode: DecodeRows | None
     prefill: PrefillRows | None
+    context: ContextStep | None = None  # in the place of both, where ranks share sequences
 
 
-def prepare_attention(batch: ForwardBatch, tables: Sequence[Tensor], windows: tuple[int, ...], kv: LayerKV) -> AttentionStep:
+def prepare_attention(
+    batch: ForwardBatch, tables: Sequence[Tensor], windows: tuple[int, ...], kv: LayerKV, context: ContextGroup | None = None
+) -> AttentionStep:
     """Cuts the batch into decode and prefill rows and plans each once per distinct sliding window in ``windows``.
 
     ``tables`` are those of the rotary embeddings among the layers; ``kv`` is any layer's pages: all have the same shape and dtype.
+    ``context``: the ranks that share sequences with this one.
     """
     n = batch.num_decodes
     block_size, dtype = kv.k.shape[1], kv.k.dtype
+    rotations = [Rotation(table, prepare_rope(table, batch.positions, batch.slot_mapping)) for table in tables]
+    if context is not None:
+        shared = prepare_context(batch, windows, context.share)
+        return AttentionStep(batch.positions, batch.slot_mapping, rotations, n, None, None, shared)
     return AttentionStep(
         positions=batch.positions,
         slot_mapping=batch.slot_mapping,
-        rotations=[Rotation(table, prepare_rope(table, batch.positions, batch.slot_mapping)) for table in tables],
+        rotations=rotations,
         num_decodes=n,
         decode=_decode_rows(batch, windows, block_size, dtype) if n else None,
         prefill=_prefill_rows(batch, windows, block_size, dtype) if n < len(batch.query_lens) else None,
@@ -152,7 +161,9 @@ class Attention(Layer):
         q_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
         k_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
         sinks: AttentionSinks | None = None,
+        context: ContextGroup | None = None,
     ) -> None:
+        """``context``: the ranks that hold the same key-value heads for the other parts of each sequence."""
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.sinks = sinks
@@ -165,6 +176,7 @@ class Attention(Layer):
         self._is_interleaved = is_interleaved
         self.rotation = rotation
         self.window = sliding_window
+        self._context = context
 
     @property
     def is_plain(self) -> bool:
@@ -199,7 +211,12 @@ class Attention(Layer):
             kv_scales=self._scales(kv),
             plan=rotation.plan,
         )
-        if step.prefill is None:
+        if step.context is not None:
+            assert self._context is not None, "a step is shared where layers are"
+            out = attend_in_context(
+                q, kv, step.context, self._context.ranks, self._scale, self.window, self._scales(kv), softcap=self._softcap
+            )
+        elif step.prefill is None:
             out = self._decode(q, kv, step.decode)
         elif step.decode is None:
             out = self._prefill(q, kv, step.prefill)

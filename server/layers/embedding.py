@@ -14,7 +14,7 @@ from headway.server.layers.weight import Layer, Part, Weight, whole
 
 
 class VocabParallelEmbedding(Layer):
-    """token_ids [T] int64 -> [T, H]; a rank looks up the tokens of its rows and the ranks add up."""
+    """token_ids [T] int64 -> [T, H], or this rank's rows of it; a rank looks up the tokens of its part and the ranks add up."""
 
     def __init__(self, vocab_size: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device, group: TensorParallelGroup) -> None:
         shape, parts = _vocab_shard(vocab_size, hidden_size, group)
@@ -31,7 +31,7 @@ class VocabParallelEmbedding(Layer):
         local = token_ids - self._first_token
         is_elsewhere = (local < 0) | (local >= self._num_tokens)
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
-        return self._group.all_reduce(found.masked_fill_(is_elsewhere.unsqueeze(1), 0))
+        return self._group.sum_rows(found.masked_fill_(is_elsewhere.unsqueeze(1), 0))
 
     def tie(self, head: ParallelLMHead) -> None:
         """The head gets this table when it is loaded: the same storage, unless its method packs a copy."""

@@ -18,7 +18,7 @@ class ForwardBatch:
     """
 
     positions: Tensor  # [T] int64, position of each query token in its sequence
-    slot_mapping: Tensor  # [T] int64, block_id * block_size + offset: where each token's K and V are written
+    slot_mapping: Tensor  # [T] int64, block_id * block_size + offset: where each token's K and V are written; -1: nowhere
     query_start_loc: Tensor  # [B + 1] int32, first query token of each row
     seq_lens: Tensor  # [B] int32, tokens in the sequence with those of this step
     block_tables: Tensor  # [B, M] int32; behind the blocks of a row's own tokens is any block

@@ -110,7 +110,7 @@ class QKVParallelLinear(Linear):
 
 
 class RowParallelLinear(Linear):
-    """A projection cut by columns, summed over the ranks: x [T, K / ranks] -> [T, N], the same on every rank."""
+    """A projection cut by columns, summed over the ranks: x [T, K / ranks] -> [T, N], the same on every rank, or each one's rows of it."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool, method: LinearMethod, group: TensorParallelGroup) -> None:
         length = split_evenly(in_features, group, "the input size")
@@ -126,7 +126,7 @@ class RowParallelLinear(Linear):
     def __call__(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:
         if self._group.size == 1:
             return super().__call__(x, lora)
-        out = self._group.all_reduce(self.summand(x, lora))
+        out = self._group.sum_rows(self.summand(x, lora))
         return out if self._bias is None else out + self._bias  # after the sum: once, not once a rank
 
     def summand(self, x: Tensor, lora: LoraPlan | None = None) -> Tensor:

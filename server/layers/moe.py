@@ -87,7 +87,7 @@ class SharedExpert(Layer):
 
 
 class MixtureOfExperts(Layer):
-    """x [T, H] -> [T, H], the same on every rank: each adds what its experts, or its parts of them, give."""
+    """x [T, H] -> [T, H], summed as TensorParallelGroup.sum_rows does: each rank adds what its experts, or its parts of them, give."""
 
     def __init__(self, router: Router, routed: ExpertStore, shared: SharedExpert | None, group: TensorParallelGroup) -> None:
         self.router = router
@@ -100,4 +100,4 @@ class MixtureOfExperts(Layer):
         out = self.routed(x, *self.router(x))
         if self.shared is not None:
             out += self.shared(x, lora)
-        return self._group.all_reduce(out)
+        return self._group.sum_rows(out)

@@ -34,6 +34,7 @@ class DecoderBranches(Layer):
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
+        self._group = group
         self.qkv = QKVParallelLinear(
             hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
         )
@@ -63,9 +64,11 @@ class DecoderBranches(Layer):
         raise NotImplementedError("a kind of layer says how its branches stand")
 
     def attend(self, hidden: Tensor, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None) -> Tensor:
+        hidden = self._group.all_rows(hidden, len(step.positions))
         return self._scaled(self.o(self.attention(self.qkv(hidden, lora), kv, step), lora))
 
-    def feed_forward(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
+    def feed_forward(self, hidden: Tensor, step: AttentionStep, lora: LoraPlan | None) -> Tensor:
+        hidden = self._group.all_rows(hidden, len(step.positions))
         if self.moe is not None:
             return self._scaled(self.moe(hidden, lora))
         inner = self.gate_up(hidden, lora) if self._is_gated else self.up(hidden, lora)
@@ -93,7 +96,7 @@ class DecoderLayer(DecoderBranches):
         hidden, residual = normed(self.input_norm, hidden, residual)
         hidden = self.attend(hidden, kv, step, lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
-        return self.feed_forward(hidden, lora), residual
+        return self.feed_forward(hidden, step, lora), residual
 
     @cached_property
     def _fused(self) -> FusedLayer | None:
@@ -119,6 +122,7 @@ class Decoder(Layer):
         self.layers = {i: layer(config, i, context) for i in own}  # by their place in the whole model
         self.norm = stream_norm(config, context) if stage.is_last else None
         self.kv_spec = KVSpec(len(own), self.layers[own.start].qkv.num_kv_heads, config.head_dim)
+        self._group = context.group
         self._first_position = config.first_position
         # As the type of activations has it: so Gemma was trained.
         self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
@@ -126,13 +130,14 @@ class Decoder(Layer):
         self._rope_tables = [rope_table(rope, context.max_model_len, device) for rope in config.distinct_ropes]
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        step = prepare_attention(batch, self._rope_tables, self._windows, kv[0])
+        step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context)
         hidden, residual = self._embedded(token_ids, batch.positions), None
         for layer, pages in zip(self.layers.values(), kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
         # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
-        return self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
+        summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
+        return self._group.all_rows(summed, len(token_ids))
 
     def _embedded(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Behind the first stage ``token_ids`` are the hidden states of the stage before."""
@@ -186,6 +191,7 @@ def _attention(config: DecoderConfig, index: int, qkv: QKVParallelLinear, contex
         q_norm=q_norm,
         k_norm=k_norm,
         sinks=sinks,
+        context=context.group.context,
     )
 
 
@@ -193,6 +199,8 @@ def _position_table(config: DecoderConfig, context: BuildContext) -> Table | Non
     """Raises ModelSourceError where positions will be asked for that it has no row for."""
     if not config.num_positions:
         return None
+    if context.group.shards_tokens:
+        raise ModelSourceError("This model has learned positions, which can't be added to shares of a step's tokens; leave out enable_sp.")
     if (longest := config.num_positions - config.first_position) < context.max_model_len:
         raise ModelSourceError(
             f"This model has learned {longest} positions, and no rule for more, but --max-model-len is {context.max_model_len}; lower that."

@@ -29,7 +29,7 @@ class SandwichLayer(DecoderBranches):
         hidden, residual = normed(self.input_norm, hidden, residual)
         hidden = self.attention_out_norm(self.attend(hidden, kv, step, lora))
         hidden, residual = normed(self.feed_forward_norm, hidden, residual)
-        return self.feed_forward_out_norm(self.feed_forward(hidden, lora)), residual
+        return self.feed_forward_out_norm(self.feed_forward(hidden, step, lora)), residual
 
 
 class ParallelLayer(DecoderBranches):
@@ -43,7 +43,7 @@ class ParallelLayer(DecoderBranches):
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
         hidden, residual = normed(self.input_norm, hidden, residual)
-        return self.attend(hidden, kv, step, lora) + self.feed_forward(hidden, lora), residual
+        return self.attend(hidden, kv, step, lora) + self.feed_forward(hidden, step, lora), residual
 
 
 KINDS: dict[BlockKind, type[DecoderBranches]] = {

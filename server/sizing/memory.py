@@ -17,8 +17,8 @@ def kv_spec(config: ModelConfig, stage: PipelineStage = WHOLE) -> KVSpec:
 
 
 def bytes_per_block(spec: KVSpec, plan: Plan) -> int:
-    """Of all layers, keys and values."""
-    return 2 * spec.num_layers * plan.block_size * spec.num_kv_heads * spec.head_dim * itemsize(plan.kv_cache_dtype)
+    """On one rank: of all layers, keys and values."""
+    return 2 * spec.num_layers * plan.page_size * spec.num_kv_heads * spec.head_dim * itemsize(plan.kv_cache_dtype)
 
 
 def pooled_num_blocks(plan: Plan, room: int) -> int:

@@ -74,6 +74,8 @@ def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems += [f"{asked} is for models that generate text: leave it out, since this one pools" for asked in config.parallel.asked]
     if config.parallel.enable_expert_parallel:
         problems.append("--enable-expert-parallel is for models that generate text: leave it out, since this one pools")
+    if (size := config.parallel.decode_context_parallel_size) > 1:
+        problems.append(f"--decode-context-parallel-size {size} is for models that generate text: leave it out, since this one pools")
     if config.lora.enable_lora:
         problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
     return problems

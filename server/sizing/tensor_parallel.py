@@ -53,6 +53,25 @@ def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devic
         raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and there are {num_devices}: use {fitting}"])
 
 
+def check_context(context_size: int, size: int, config: ModelConfig) -> None:
+    """Raises ConfigError for a --decode-context-parallel-size that can't be had with this --tensor-parallel-size, itself possible."""
+    if context_size == 1:
+        return
+    assert isinstance(config, DecoderConfig), "models that pool are not split"
+    if config.has_sinks:
+        why = "this model has attention sinks, which parts of a sequence have no way to share"
+        raise ConfigError([f"--decode-context-parallel-size {context_size}: {why}; leave it out"])
+    copies = max(size // config.num_kv_heads, 1)
+    if copies % context_size == 0:
+        return
+    usable = tuple(other for other in range(1, copies + 1) if copies % other == 0)
+    held = f"on {copies} devices" if copies > 1 else "on one device alone"
+    why = f"with --tensor-parallel-size {size} a key-value head of this model is {held}"
+    raise ConfigError(
+        [f"--decode-context-parallel-size {context_size}: {why}; the nearest that works is {_nearest(context_size, usable, None)}"]
+    )
+
+
 def rank_share(shape: ModelShape, size: int, *, has_whole_experts: bool = False) -> ModelShape:
     """The shape of what one of ``size`` devices holds, that which holds most."""
     config = shape.config

@@ -48,6 +48,11 @@ def test_experts_are_shared_by_ranks_and_not_by_engines() -> None:
         resolve(["demo", "-ep", "-dp", "2"], {})
 
 
+def test_devices_that_share_sequences() -> None:
+    config = resolve(["demo", "-tp", "2", "-dcp", "2", "--dcp-kv-cache-interleave-size", "8"], {}).config
+    assert (config.parallel.decode_context_parallel_size, config.parallel.cp_kv_cache_interleave_size) == (2, 8)
+
+
 @pytest.mark.parametrize(
     ("backend", "told"),
     [

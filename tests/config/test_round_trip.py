@@ -84,8 +84,13 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
         values = st.dictionaries(st.sampled_from(FAMILIES), rising, max_size=3)
     if setting.name == "pooler_config":
         values = st.fixed_dictionaries({}, optional={"dimensions": st.integers(1, 2**40), "use_activation": st.booleans()})
+    if setting.name == "kv_transfer_config":
+        roles = st.sampled_from(["kv_producer", "kv_consumer", "kv_both"])
+        values = st.fixed_dictionaries({"kv_connector": st.just("NixlConnector"), "kv_role": roles})
     if setting.name == "structured_outputs_config":
         values = st.dictionaries(st.sampled_from(["disable_any_whitespace", "enable_in_reasoning", "disable_fallback"]), st.booleans())
+    if setting.name == "compilation_config":
+        values = st.dictionaries(st.just("pass_config"), st.dictionaries(st.just("enable_sp"), st.booleans()))
     if setting.name == "otlp_traces_endpoint":
         values = st.from_regex(r"https?://[a-z]{1,9}(:[1-9][0-9]{0,3})?(/[a-z]{1,9})?", fullmatch=True)
     if setting.name == "root_path":

@@ -32,6 +32,7 @@ TAKEN = names_in("""
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
     tokenizer-revision
+    compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
@@ -41,7 +42,7 @@ REFUSED = {
     "allowed-local-media-path": ("/media", "serves text only"),
     "allowed-media-domains": ("a.example", "serves text only"),
     "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
-    "compilation-config": ('{"mode": 3}', "nothing is compiled"),
+    "dcp-comm-backend": ("ag_rs", "leave it out"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
@@ -49,7 +50,6 @@ REFUSED = {
     "enable-eplb": ("true", "experts are placed in their order, and stay where they are"),
     "eplb-config": ('{"window_size": 1000}', "experts are placed in their order, and stay where they are"),
     "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
-    "kv-transfer-config": ('{"kv_role": "kv_both"}', "the KV cache stays in the device's memory"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "max-cpu-loras": ("8", "raise --max-loras"),
@@ -72,7 +72,8 @@ REFUSED = {
 # (option, value) that asks for what is done anyway: accepted from every source, and without effect.
 MET = [
     ("data-parallel-backend", "mp"),
-    ("decode-context-parallel-size", "1"),
+    ("dcp-comm-backend", "a2a"),
+    ("prefill-context-parallel-size", "1"),
     ("nnodes", "1"),
     ("enable-eplb", "false"),
     ("expert-placement-strategy", "linear"),

@@ -9,6 +9,8 @@ import torch
 from gloo_ranks import run_ranks
 
 from headway.server.distributed.groups import SINGLE, PeerLost, TensorParallelGroup
+from headway.server.distributed.layout import Layout
+from headway.server.distributed.sequence_share import SequenceShare
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -27,11 +29,50 @@ def test_to_rank_0_and_from_it(dtype: torch.dtype) -> None:
         assert total.tolist() == [[6.0] * 3] * 2
 
 
+@pytest.mark.parametrize("num_tokens", [1, 3, 6, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tokens_are_shared_and_put_together(num_tokens: int, dtype: torch.dtype) -> None:
+    """Also those that the ranks do not divide; whoever shares none sums as before."""
+    summands = [torch.arange(2 * num_tokens).view(num_tokens, 2).to(dtype) * (rank + 1) for rank in range(3)]
+    total = summands[0] * 6
+
+    def work(group: TensorParallelGroup) -> tuple[torch.Tensor, torch.Tensor]:
+        own = group.sum_rows(summands[group.rank].clone())
+        return own, group.all_rows(own, num_tokens)
+
+    ranks = run_ranks(3, work, Layout(shards_tokens=True))
+    assert torch.cat([own for own, _ in ranks])[:num_tokens].equal(total)
+    assert {len(own) for own, _ in ranks} == {-(-num_tokens // 3)}
+    assert all(whole.equal(total) for _, whole in ranks)
+    assert all(own.equal(total) and whole is own for own, whole in run_ranks(3, work))
+
+
+def test_each_gets_what_is_meant_for_it() -> None:
+    def work(group: TensorParallelGroup) -> list[list[int]]:
+        found: list[list[int]] = group.exchange(torch.tensor([[10 * group.rank + to] * 2 for to in range(3)], dtype=torch.uint8)).tolist()
+        return found
+
+    assert run_ranks(3, work) == [[[rank, rank], [10 + rank] * 2, [20 + rank] * 2] for rank in range(3)]
+
+
+def test_ranks_side_by_side_share_sequences() -> None:
+    def work(group: TensorParallelGroup) -> tuple[SequenceShare, float, int]:
+        assert group.context is not None
+        total = group.context.ranks.all_reduce(torch.tensor(float(group.rank)))
+        return group.context.share, total.item(), len(group.process_groups)
+
+    found = run_ranks(4, work, Layout(context_size=2, interleave=8))
+    assert found == [(SequenceShare(rank % 2, 2, 8), total, 2) for rank, total in enumerate([1, 1, 5, 5])]
+
+
 def test_one_rank_has_nobody_to_ask() -> None:
     own = torch.ones(2)
     assert SINGLE.gather(own, dim=0) is own
     assert SINGLE.broadcast(own) is own
     assert SINGLE.all_gather(own, dim=0) is own
+    assert SINGLE.exchange(own) is own
+    assert SINGLE.sum_rows(own) is own is SINGLE.all_rows(own, 2)
+    assert SINGLE.process_groups == []
 
 
 def test_a_collective_that_fails_says_so() -> None:

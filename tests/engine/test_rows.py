@@ -25,7 +25,7 @@ class ByHand:
 @settings(max_examples=60, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_inputs_equal_counting_by_hand(rng: random.Random) -> None:
-    table = RowTable(max_rows=5, max_model_len=32, block_size=BLOCK)
+    table = RowTable(max_rows=5, max_model_len=32, page_size=BLOCK)
     known: dict[str, ByHand] = {}
     free_blocks = list(range(100))
     under_way: list[tuple[StepInputs, dict[int, ByHand]]] = []  # steps whose tokens are not told yet, with their rows by place
@@ -94,7 +94,7 @@ def tell(table: RowTable, inputs: StepInputs, sampled: dict[int, ByHand], known:
 
 
 def test_a_row_that_went_to_another_request_hears_nothing_of_the_first() -> None:
-    table = RowTable(max_rows=1, max_model_len=32, block_size=BLOCK)
+    table = RowTable(max_rows=1, max_model_len=32, page_size=BLOCK)
     step = [ScheduledRow("a", 2, [])]
     for tokens in ([1, 2], [3, 4]):  # the second time the same name, another request
         table.add(NewRow("a", tokens, 2, SamplingParams(), [0], 0))
@@ -108,7 +108,7 @@ def test_a_row_that_went_to_another_request_hears_nothing_of_the_first() -> None
 
 
 def test_a_token_that_is_not_known_yet_is_marked() -> None:
-    table = RowTable(max_rows=2, max_model_len=32, block_size=BLOCK)
+    table = RowTable(max_rows=2, max_model_len=32, page_size=BLOCK)
     table.add(NewRow("a", [1, 2], 2, SamplingParams(), [0], 0))
     first = table.inputs([ScheduledRow("a", 2, [])])
     assert not first.has_awaited

@@ -23,6 +23,7 @@ from kernel_comparisons import (
     compare_rope,
     compare_token_mask,
 )
+from partial_cases import PARTIAL_CASES, compare_partial
 
 from headway.kernels.kv_cache import KVScales
 
@@ -114,6 +115,14 @@ def test_prefill(case: AttentionCase, strided: bool) -> None:
     from headway.kernels.gpu import prefill_attention
 
     compare_prefill(prefill_attention, case, "cuda", strided=strided)
+
+
+@STRIDED
+@pytest.mark.parametrize(("case", "num_ranks", "interleave"), PARTIAL_CASES, ids=str)
+def test_partial_attention(case: AttentionCase, num_ranks: int, interleave: int, strided: bool) -> None:
+    from headway.kernels.gpu import partial_attention
+
+    compare_partial(partial_attention, case, num_ranks, interleave, "cuda", strided=strided)
 
 
 @STRIDED

@@ -18,7 +18,7 @@ from headway.server.loading.loader import load_model
 from headway.server.models.base import DecoderConfig
 from headway.server.sizing.memory import kv_spec
 from headway.server.sizing.model import ModelShape, read_shape
-from headway.server.sizing.tensor_parallel import check_split, rank_share
+from headway.server.sizing.tensor_parallel import check_context, check_split, rank_share
 from headway.server.sizing.weights import weight_bytes
 
 FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, has_fast_bf16=False, has_fast_int8=True)
@@ -49,6 +49,26 @@ def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices:
     with pytest.raises(ConfigError, match=f"^--tensor-parallel-size {size}.*{told}"):
         check_split(size, demo, keeps_groups=False, num_devices=num_devices)
     check_split(3, replace(demo, intermediate_size=1536), keeps_groups=True, num_devices=None)
+
+
+@pytest.mark.parametrize(
+    ("context", "size", "told"),
+    [
+        (2, 8, None),
+        (4, 8, None),
+        (8, 8, "with --tensor-parallel-size 8 a key-value head of this model is on 4 devices; the nearest that works is 4$"),
+        (3, 16, "on 8 devices; the nearest that works is 4$"),
+        (2, 2, "on one device alone; the nearest that works is 1$"),
+        (2, 1, "on one device alone; the nearest that works is 1$"),
+    ],
+)
+def test_devices_share_sequences_where_they_hold_the_same_heads(tmp_path: Path, context: int, size: int, told: str | None) -> None:
+    _, shape = shape_of(tmp_path, "llama")  # two key-value heads
+    if told is None:
+        check_context(context, size, shape.config)
+    else:
+        with pytest.raises(ConfigError, match=f"^--decode-context-parallel-size {context}: .*{told}"):
+            check_context(context, size, shape.config)
 
 
 def test_blocks_of_a_gguf_are_not_torn(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,10 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     found += attention_cases(pointer, torch_dtype, capability)
-    types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer}
-    found.append(("merge", paged_attention.merge_kernel, types, {"NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}))
+    for parts, has_total in (("*fp32", False), ("*fp32", True), (pointer, False)):
+        types = {"parts_ptr": parts, "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
+        merge = {"HAS_TOTAL": has_total, "NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}
+        found.append(("merge", paged_attention.merge_kernel, types, merge))
     found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
     return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
 
@@ -66,6 +69,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     """Pages in ``dtype`` and in fp8."""
     types = dict.fromkeys(("q_ptr", "sinks_ptr", "out_ptr"), pointer) | dict.fromkeys(("scale", "v_scale", "softcap"), "fp32")
     types |= {"tables_ptr": "*i32", "seq_lens_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
+    types |= {"begins_ptr": "*i32", "ends_ptr": "*i32"}
     constants = {"GROUP": 4, "BLOCK_SIZE": 16, "BLOCK_D": 128, "UPCAST": False}
     decode = constants | {"BLOCK_M": 16, "BLOCK_N": paged_attention.block_n(128, dtype), "HAS_SOFTCAP": False}
     block_m, block_n = prefill_attention.block_sizes(128, dtype, has_warpgroups=capability == 90)
@@ -73,12 +77,13 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     found: list[Case] = []
     for page in (pointer, _fp8_pages(capability)):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
-        for splits in (1, 8):
-            options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1}
+        for splits, has_spans in ((1, False), (8, False), (1, True)):
+            options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
             out = {"out_ptr": "*fp32" if splits > 1 else pointer}
             found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
-        for has_softcap, has_window in ((False, False), (True, False), (False, True), (True, True)):
-            options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window}
+        for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
+            options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window and not has_spans}
+            options |= {"HAS_SPANS": has_spans}
             found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options))
     return found
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import Model
 
@@ -20,13 +22,23 @@ class Sequence:
 
 
 class Stepper:
-    """Owns the pages of a few sequences. Blocks are handed out at random, so that no test passes by lying in order."""
+    """Owns the pages of a few sequences. Blocks are handed out at random, so that no test passes by lying in order.
+
+    ``share``: the model's ranks deal sequences out; a block is ``block_size`` tokens on each."""
 
     def __init__(
-        self, model: Model, *, num_blocks: int = 64, block_size: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0
+        self,
+        model: Model,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        share: SequenceShare = WHOLE,
     ) -> None:
         self.model = model
-        self.block_size = block_size
+        self.page_size, self.block_size = block_size, block_size * share.size
+        self.share = share
         spec = model.kv_spec
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         # Large where nothing was written, so that reading a slot too many is seen.
@@ -63,7 +75,8 @@ class Stepper:
             span = range(sequence.num_computed, end)
             tokens += sequence.token_ids[sequence.num_computed : end]
             positions += span
-            slots += [sequence.block_ids[p // self.block_size] * self.block_size + p % self.block_size for p in span]
+            blocks = np.array([sequence.block_ids[p // self.block_size] for p in span])
+            slots += self.share.slots(blocks, np.array(span), self.page_size).tolist()
         query_lens = [n for _, n in rows]
         seq_lens = [sequence.num_computed + n for sequence, n in rows]
         starts = torch.tensor([0, *query_lens]).cumsum(0)

@@ -10,18 +10,20 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.pipeline import PipelineGroup
 from headway.server.distributed.places import PipelineStage
+from headway.server.distributed.rendezvous import arranged
 
 T = TypeVar("T")
 
 
-def run_ranks(size: int, work: Callable[[TensorParallelGroup], T]) -> list[T]:
+def run_ranks(size: int, work: Callable[[TensorParallelGroup], T], layout: Layout = Layout()) -> list[T]:
     """``work`` on each of ``size`` ranks at once; their results by rank."""
     store = dist.HashStore()
 
     def rank(index: int) -> T:
-        return work(TensorParallelGroup(index, size, _gloo(store, index, size)))
+        return work(arranged(index, size, layout, store, _gloo))
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(rank, range(size)))
@@ -40,7 +42,7 @@ def run_stages(num_stages: int, work: Callable[[PipelineGroup], T]) -> list[T]:
         return list(pool.map(stage, range(num_stages)))
 
 
-def _gloo(store: dist.Store, index: int, size: int) -> Any:
+def _gloo(store: Any, index: int, size: int) -> Any:
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout = timedelta(seconds=60)

@@ -13,7 +13,7 @@ BLOCK = 4
 
 def step(rng: random.Random, lengths: list[int]) -> StepInputs:
     """Rows that compute so many tokens, the last of up to 30."""
-    table = RowTable(max_rows=8, max_model_len=40, block_size=BLOCK)
+    table = RowTable(max_rows=8, max_model_len=40, page_size=BLOCK)
     scheduled = []
     for i, length in enumerate(lengths):
         computed = rng.randrange(30 - length)

@@ -109,7 +109,7 @@ class ChatCompletion(Documented):
     prompt_logprobs: PromptLogprobs | None
     prompt_token_ids: list[int] | None = Field(description="With return_token_ids.")
     prompt_text: str | None = Field(description="With return_prompt_text.")
-    kv_transfer_params: None
+    kv_transfer_params: dict[str, Any] | None = Field(description="Where the prompt's KV is kept, with do_remote_decode.")
     metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
 
@@ -141,7 +141,7 @@ class Completion(Documented):
     service_tier: None
     system_fingerprint: str | None
     usage: UsageAnswer
-    kv_transfer_params: None
+    kv_transfer_params: dict[str, Any] | None = Field(description="Where the prompt's KV is kept, with do_remote_decode.")
     metrics: dict[str, float | None] | None = Field(None, description="With --enable-per-request-metrics.")
 
 

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from headway.server.api.protocol.beams import check_beam_search
 from headway.server.api.protocol.choosing import ExtraArgument, ProcessorCall, RepetitionDetection
+from headway.server.api.protocol.kv_transfer import KVTransferParams
 from headway.server.api.protocol.structured import StructuredFields
 from headway.server.errors import RequestError
 from headway.server.types import LOWEST_REPETITION_PENALTY
@@ -146,6 +147,9 @@ class GenerationFields(RequestModel, StructuredFields):
     cache_salt: CacheSalt | None = None
     timeout: Timeout = None
     request_id: RequestId | None = None
+    kv_transfer_params: Annotated[KVTransferParams, at_most(MAX_KEYS)] | None = Field(
+        None, description="Prefill here for another server, or the reverse: for servers with --kv-transfer-config."
+    )
 
     # vLLM routes by it between engines; here is one.
     session_id: Annotated[str, StringConstraints(max_length=1024)] | None = None
@@ -159,7 +163,6 @@ class GenerationFields(RequestModel, StructuredFields):
     prompt_cache_retention: str | None = None
 
     REFUSED: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "kv_transfer_params": (),
         "ec_transfer_params": (),
         "mm_processor_kwargs": (),
         "media_io_kwargs": (),

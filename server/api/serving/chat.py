@@ -12,6 +12,7 @@ from headway.server.api.serving.call import Call
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Usage
+from headway.server.api.serving.kv_transfer import answered_transfer
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.turn import Turn, open_turn
 
@@ -115,7 +116,7 @@ class _ChatFormat:
             "prompt_logprobs": prompt_logprobs,
             "prompt_token_ids": self._prompt.token_ids if self._request.return_token_ids else None,
             "prompt_text": self._prompt.shown(self._tokenizer) if self._request.return_prompt_text else None,
-            "kv_transfer_params": None,
+            "kv_transfer_params": answered_transfer(choices),
         }
 
     def _choice(self, choice: ChoiceDelta) -> dict[str, Any]:

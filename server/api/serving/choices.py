@@ -9,7 +9,7 @@ from headway.server.api.serving.failures import failure_of
 from headway.server.engine.client import DeltaStream
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import ToolCallPiece
-from headway.server.types import FinishReason, RequestTimes, TokenDelta, TokenLogprobs
+from headway.server.types import FinishReason, KVSource, RequestTimes, TokenDelta, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class ChoiceDelta:
     stop_reason: int | str | None
     reasoning: str = ""
     tool_calls: list[ToolCallPiece] = field(default_factory=list)
+    kv_source: KVSource | None = None  # where the prompt's KV is kept, with the last piece
 
     @property
     def is_plain(self) -> bool:
@@ -44,6 +45,7 @@ class ChoiceDelta:
             self.logprobs = (self.logprobs or []) + later.logprobs
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
+        self.kv_source = later.kv_source
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Choice:
     recorder: ChoiceRecorder | None
     token_ids: list[int] = field(default_factory=list)
     num_cached_tokens: int = 0
+    num_fetched_tokens: int = 0  # of the cached ones, from another server
     times: RequestTimes | None = None  # the engine's, as far as it has told them
     end: FinishReason | None = None  # set once it is over, however
 
@@ -79,11 +82,13 @@ class Choice:
             self._feed_one(delta, new)
         self.token_ids += new.token_ids
         if self.recorder is not None:
-            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens, self.num_fetched_tokens)
         return new
 
     def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self.num_fetched_tokens = max(self.num_fetched_tokens, delta.num_fetched_tokens)
+        new.kv_source = delta.kv_source
         self.times = delta.times or self.times
         self._check_end(delta)
         token_ids, logprobs = delta.token_ids, delta.logprobs
@@ -117,7 +122,7 @@ class Choice:
         new.finish_reason, new.stop_reason = reason.value, stop_reason
         if self.recorder is not None:
             # The recorder counts this piece's tokens before the end that they bring.
-            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens)
+            self.recorder.on_tokens(len(new.token_ids), self.num_cached_tokens, self.num_fetched_tokens)
         self._record_end(reason)
 
     def _record_end(self, reason: FinishReason) -> None:

@@ -15,6 +15,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.chunks import ChunkWriter
 from headway.server.api.serving.generate import Asked, Generation, Usage
 from headway.server.api.serving.grammar import checked_grammar
+from headway.server.api.serving.kv_transfer import answered_transfer
 from headway.server.api.serving.limits import check_limits
 from headway.server.api.serving.logprobs import LogprobFormat
 from headway.server.api.serving.prompts import EncodedPrompt, encode_prompt
@@ -103,7 +104,7 @@ class _CompletionFormat:
             "service_tier": None,
             "system_fingerprint": self._fingerprint,
             "usage": usage.as_dict(),
-            "kv_transfer_params": None,
+            "kv_transfer_params": answered_transfer(choices),
         }
 
     def _choice(self, choice: ChoiceDelta) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from headway.server.api.serving.beam import beam_streams
 from headway.server.api.serving.call import Call
 from headway.server.api.serving.causes import explained
 from headway.server.api.serving.choices import Choice, ChoiceDelta
+from headway.server.api.serving.kv_transfer import transfer_of
 from headway.server.api.serving.merge import merged
 from headway.server.api.serving.prompts import EncodedPrompt
 from headway.server.api.serving.request_log import RequestLog
@@ -26,7 +27,7 @@ from headway.server.api.serving.timing import Timing
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import HeadwayError, QueueFull, QueueTimedOut, RequestError
 from headway.server.text.detokenizer import IncrementalDetokenizer
-from headway.server.types import FinishReason, GenerateRequest, Grammar, SamplingParams, ThinkingBudget, TokenDelta
+from headway.server.types import FinishReason, GenerateRequest, Grammar, KVTransfer, SamplingParams, ThinkingBudget, TokenDelta
 
 # The detokenizer wants some context before the answer; a character has four bytes at most.
 _TAIL_TOKENS = 6
@@ -108,6 +109,7 @@ class Generation:
             raise RequestError("Beam search does not go with structured outputs or forced calls: leave out one of them.", "use_beam_search")
         sampling = sampling_params(request, model, state.config.model.max_logprobs)
         sampling = msgspec.structs.replace(sampling, grammar=asked.grammar, thinking=asked.thinking)
+        transfer = transfer_of(request, state.config.kv_transfer, len(asked.prompts))
         check_size(sampling, len(asked.prompts) * request.num_drawn)
         samplings = [fitted(sampling, model, len(prompt.token_ids)) for prompt in asked.prompts]
         deadline = call.deadline.within(request.timeout, "the field timeout")
@@ -119,7 +121,7 @@ class Generation:
                 async with deadline.guard():
                     adapter = generation._adapter = await state.adapters.acquire(adapter)
             deadline.check()
-            generation._admit(model, samplings, deadline)
+            generation._admit(model, samplings, deadline, transfer)
         except BaseException as error:  # a cancellation too: nothing may stay open
             if isinstance(error, QueueFull):
                 state.metrics.count_rejection(error.reason)
@@ -132,12 +134,14 @@ class Generation:
             generation._log.on_admitted(asked.prompts, samplings[0], request.n)
         return generation
 
-    def _admit(self, model: ServedModel, samplings: Sequence[SamplingParams], deadline: Deadline) -> None:
+    def _admit(self, model: ServedModel, samplings: Sequence[SamplingParams], deadline: Deadline, transfer: KVTransfer | None) -> None:
         requests = [
             self._engine_request(prompt, msgspec.structs.replace(sampling, seed=seed_of_choice(sampling.seed, k)), deadline)
             for prompt, sampling in zip(self._prompts, samplings, strict=True)
             for k in range(self._request.num_drawn)
         ]
+        if transfer is not None:  # a prompt's KV is kept, or fetched, once: its other choices compute it or find it in the cache
+            requests[0] = msgspec.structs.replace(requests[0], kv_transfer=transfer)
         detokenizers = [self._detokenizer(model, engine_request) for engine_request in requests]
         streams = self._streams(requests)
         shows_stop_token = self._request.include_stop_str_in_output

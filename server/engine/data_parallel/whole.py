@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
+from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState, TransferStats
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    return EngineStats(*(sum(getattr(stats, field) for stats in engines) for field in EngineStats.__struct_fields__))
+    transfers = [stats.transfers for stats in engines if stats.transfers is not None]
+    return EngineStats(**_sums(engines, but="transfers"), transfers=_joint_transfers(transfers) if transfers else None)
+
+
+def _joint_transfers(engines: Sequence[TransferStats]) -> TransferStats:
+    return TransferStats(**_sums(engines, but="done"), done=tuple(done for one in engines for done in one.done))
+
+
+def _sums(structs: Sequence[msgspec.Struct], *, but: str) -> dict[str, Any]:
+    """Of each field but one, which is no number."""
+    fields = [field for field in structs[0].__struct_fields__ if field != but]
+    return {field: sum(getattr(one, field) for one in structs) for field in fields}
 
 
 def joint_info(engines: Sequence[EngineInfo]) -> EngineInfo:

@@ -9,15 +9,18 @@ import torch
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.places import RankPlace
 from headway.server.distributed.rendezvous import ALONE, Meeting, RankGroups, join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.placement import Placement
 from headway.server.engine.executor.processes import ProcessesExecutor
-from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, place_of
+from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, layout_of, place_of
+from headway.server.engine.executor.rank_transfers import RankedWorkers
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.engine.executor.stages import StagesExecutor
+from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.worker import Worker
 from headway.server.private_directory import private_directory
 from headway.server.source.files import ModelFiles
@@ -41,13 +44,18 @@ class Crew:
         """Once all are ready."""
         return InlineExecutor(worker)
 
+    def transfers(self, here: WorkerSide) -> WorkerSide:
+        """The workers of the KV connector, of which this rank has ``here``."""
+        return here
+
 
 class RankCrew(Crew):
     """Of this process, rank 0, and processes beside it."""
 
-    def __init__(self, ranks: Ranks, place: RankPlace, meeting: Meeting) -> None:
+    def __init__(self, ranks: Ranks, place: RankPlace, layout: Layout, meeting: Meeting) -> None:
         self._ranks = ranks
         self._place = place
+        self._layout = layout
         self._meeting = meeting
 
     def join(self, plan: Plan, vocab_size: int, device: torch.device) -> RankGroups:
@@ -58,7 +66,7 @@ class RankCrew(Crew):
         self._ranks.tell(Join(plan, vocab_size, num_threads))
         if device.type == "cpu":
             torch.set_num_threads(num_threads)
-        groups = join_ranks(self._meeting, self._place, device)
+        groups = join_ranks(self._meeting, self._place, device, self._layout)
         self._ranks.give_groups(groups)
         return groups
 
@@ -72,6 +80,9 @@ class RankCrew(Crew):
         self._ranks.answers(Done)
         executor = StagesExecutor if self._place.num_stages > 1 else ProcessesExecutor
         return executor(InlineExecutor(worker), self._ranks)
+
+    def transfers(self, here: WorkerSide) -> WorkerSide:
+        return RankedWorkers(here, self._ranks)
 
 
 @contextmanager
@@ -88,7 +99,7 @@ def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int, placemen
         ranks = Ranks(started, placement.release)
         try:
             with ranks.explaining():
-                yield RankCrew(ranks, place_of(config.parallel, 0), meeting or directory)
+                yield RankCrew(ranks, place_of(config.parallel, 0), layout_of(config), meeting or directory)
         except BaseException:
             ranks.end(patience_s=0)
             raise

@@ -6,6 +6,7 @@ import queue
 from typing import Protocol
 
 from headway.server.engine.executor.rank_messages import Done, Failed, Here, Sized
+from headway.server.engine.kv.transfer.orders import Report
 
 Answer = Here | Sized | Done
 
@@ -15,10 +16,12 @@ class HasFileno(Protocol):
 
 
 class Rank(Protocol):
-    """``answers`` holds what it said, and None behind its end. Written to by one thread, read from by another."""
+    """``answers`` holds what it said, and None behind its end; ``reports`` what its worker of the KV connector has done. Written to by one
+    thread, read from by another."""
 
     rank: int
     answers: queue.SimpleQueue[Answer | None]
+    reports: queue.SimpleQueue[Report]
 
     @property
     def link(self) -> HasFileno:

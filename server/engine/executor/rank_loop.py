@@ -21,6 +21,8 @@ from headway.server.engine.executor.rank_messages import (
     Here,
     Join,
     LoadAdapter,
+    Move,
+    Moved,
     RankArguments,
     Sized,
     Sleep,
@@ -32,20 +34,25 @@ from headway.server.engine.executor.rank_messages import (
     WakeUp,
     decode_to_rank,
     encode,
+    layout_of,
 )
 from headway.server.engine.executor.secure_link import Link
+from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
 
 log = logging.getLogger(__name__)
 
+_REPORT_S = 0.005  # between two looks at what the KV connector's worker has done
+
 
 def live(arguments: RankArguments, link: Link) -> None:
     """Until it is told to stop. Raises RankDied where another rank is gone, and whatever keeps this one from computing."""
     try:
         inbox = Inbox(link)
-        _run(InlineExecutor(_joined(arguments, link, inbox).worker), link, inbox)
+        rank = _joined(arguments, link, inbox)
+        _run(InlineExecutor(rank.worker), rank.transfers, link, inbox)
     except PeerLost as problem:
         raise RankDied(str(problem)) from problem
 
@@ -58,9 +65,9 @@ class Inbox:
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
 
-    def take(self) -> ToRank:
-        """Waits for the next one. Raises EOFError when the engine has ended."""
-        message = self._messages.get()
+    def take(self, timeout_s: float | None = None) -> ToRank:
+        """Waits for the next one. Raises queue.Empty when it takes longer, EOFError when the engine has ended."""
+        message = self._messages.get(timeout=timeout_s)
         if message is None:
             raise EOFError
         return decode_to_rank(message)
@@ -80,8 +87,9 @@ def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     assert isinstance(join, Join)
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
-    groups = join_ranks(arguments.meeting, arguments.place, device)
-    rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups))
+    groups = join_ranks(arguments.meeting, arguments.place, device, layout_of(arguments.config))
+    setup = RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups, arguments.engine)
+    rank = ModelRank(setup)
     _send(link, Sized(rank.num_blocks()))
     start = inbox.take()
     assert isinstance(start, Start)
@@ -93,9 +101,13 @@ def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     return rank
 
 
-def _run(executor: InlineExecutor, link: Link, inbox: Inbox) -> None:
+def _run(executor: InlineExecutor, transfers: WorkerSide | None, link: Link, inbox: Inbox) -> None:
     while True:
-        match inbox.take():
+        message = inbox.take() if transfers is None else _next_while_reporting(transfers, link, inbox)
+        match message:
+            case Move(orders=orders):
+                assert transfers is not None, "orders come with a connector"
+                transfers.order(orders)
             case Step(plan=plan):
                 executor.submit(plan)  # what it chose is taken in by the next
             case LoadAdapter(adapter=adapter):
@@ -107,8 +119,18 @@ def _run(executor: InlineExecutor, link: Link, inbox: Inbox) -> None:
             case WakeUp(part=part):
                 _answer(link, partial(executor.wake_up, part))
             case Stop():
+                if transfers is not None:
+                    transfers.close()
                 executor.shutdown()
                 return
+
+
+def _next_while_reporting(transfers: WorkerSide, link: Link, inbox: Inbox) -> ToRank:
+    while True:
+        if reports := transfers.take_reports():
+            _send(link, Moved(reports))
+        with suppress(queue.Empty):
+            return inbox.take(_REPORT_S)
 
 
 def _answer(link: Link, change: Callable[[], None]) -> None:

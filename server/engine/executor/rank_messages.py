@@ -6,6 +6,7 @@ Join                                      both join the group, load, and see how
                             Sized
 Start                                     both make the runner and compute for the first time
                             Done
+Move, Move, ..              Moved         when there is something to report
 Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
 LoadAdapter, Sleep, ..      Done
 Stop
@@ -22,10 +23,12 @@ import msgspec
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.layout import Layout
 from headway.server.distributed.places import RankPlace
 from headway.server.distributed.rendezvous import Meeting, NetworkMeeting
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.executor.secure_link import Credentials
+from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
 
@@ -83,6 +86,11 @@ def place_of(parallel: ParallelConfig, rank: int) -> RankPlace:
     return RankPlace(rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
 
 
+def layout_of(config: ServerConfig) -> Layout:
+    parallel = config.parallel
+    return Layout(parallel.decode_context_parallel_size, parallel.cp_kv_cache_interleave_size, config.compilation.shards_tokens)
+
+
 class Join(msgspec.Struct, tag=True, frozen=True):
     """``num_threads``: that a rank may compute with on a CPU."""
 
@@ -98,6 +106,12 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 class Step(msgspec.Struct, tag=True, frozen=True):
     plan: BatchPlan
+
+
+class Move(msgspec.Struct, tag=True, frozen=True):
+    """Pages of the KV cache, beside the steps."""
+
+    orders: list[Order]
 
 
 class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -121,7 +135,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
-ToRank = Join | Start | Step | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+ToRank = Join | Start | Step | Move | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
 
 
 class Here(msgspec.Struct, tag=True, frozen=True):
@@ -138,6 +152,10 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     refusal: str | None = None
 
 
+class Moved(msgspec.Struct, tag=True, frozen=True):
+    reports: list[Report]
+
+
 class Failed(msgspec.Struct, tag=True, frozen=True):
     """``is_user_error``: a wrong option or model. ``is_echo``: another rank was lost, whose end is the cause."""
 
@@ -146,7 +164,7 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     is_echo: bool = False
 
 
-FromRank = Here | Sized | Done | Failed
+FromRank = Here | Sized | Done | Moved | Failed
 
 _to_decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
 _from_decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)

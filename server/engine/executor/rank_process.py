@@ -10,7 +10,8 @@ from multiprocessing.connection import Connection
 
 from headway.server.children import how_it_ended
 from headway.server.engine.executor.rank import Answer
-from headway.server.engine.executor.rank_messages import Failed, RankArguments, decode_from_rank
+from headway.server.engine.executor.rank_messages import Failed, Moved, RankArguments, decode_from_rank
+from headway.server.engine.kv.transfer.orders import Report
 from headway.server.machine import num_oom_kills
 
 _ENTRY = "headway.server.engine.executor.rank_entry"
@@ -20,6 +21,7 @@ class RankProcess:
     def __init__(self, arguments: RankArguments) -> None:
         self.rank = arguments.rank
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._link, theirs = multiprocessing.Pipe()
         self._oom_kills_before = num_oom_kills()
         self._last_words: Failed | None = None
@@ -52,6 +54,9 @@ class RankProcess:
             return False
         if isinstance(message, Failed):
             self._last_words = message
+        elif isinstance(message, Moved):
+            for report in message.reports:
+                self.reports.put(report)
         else:
             self.answers.put(message)
         return True

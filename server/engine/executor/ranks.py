@@ -15,6 +15,7 @@ from headway.server.distributed.groups import PeerLost
 from headway.server.distributed.rendezvous import RankGroups
 from headway.server.engine.executor.rank import Answer, Rank
 from headway.server.engine.executor.rank_messages import Failed, Stop, ToRank, encode
+from headway.server.engine.kv.transfer.orders import Report
 from headway.server.errors import HeadwayError, ModelSourceError, RankDied
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class Ranks:
             assert isinstance(answer, kind), f"rank {process.rank} says {answer}"
             found.append(answer)
         return found
+
+    def take_reports(self) -> list[Report]:
+        """What their workers of the KV connector have done, once."""
+        return [process.reports.get() for process in self._processes for _ in range(process.reports.qsize())]
 
     def check(self) -> None:
         """Raises the first cause if a rank has ended: RankDied, or ModelSourceError for a wrong option or model."""

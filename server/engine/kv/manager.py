@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headway.server.engine.kv.block_pool import BlockPool
@@ -29,6 +30,13 @@ class _Holding:
 _NOTHING = CachedPrefix()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """Blocks that a transfer reads or writes: they are nobody else's until it ends, whatever becomes of their request."""
+
+    block_ids: tuple[int, ...]
+
+
 class KVCacheManager:
     """Owns blocks, hashes and counts. A request holds blocks from its first ``allocate`` to ``free``.
 
@@ -44,6 +52,7 @@ class KVCacheManager:
         self.num_hit_tokens = 0
         self._pool = BlockPool(num_blocks)
         self._holdings: dict[str, _Holding] = {}
+        self._leases: set[Lease] = set()
 
     @property
     def num_blocks(self) -> int:
@@ -136,6 +145,22 @@ class KVCacheManager:
             self._pool.forget(holding.block_ids)
         self._pool.release(holding.block_ids)
 
+    @property
+    def has_leases(self) -> bool:
+        return bool(self._leases)
+
+    def lease(self, block_ids: Sequence[int]) -> Lease:
+        """Holds blocks that a request holds, beside it."""
+        lease = Lease(tuple(block_ids))
+        self._pool.hold(lease.block_ids)
+        self._leases.add(lease)
+        return lease
+
+    def end_lease(self, lease: Lease) -> None:
+        """Once each."""
+        self._leases.remove(lease)
+        self._pool.release(lease.block_ids)
+
     def reset_prefix_cache(self) -> None:
         """Forgets all cached content, and what running requests have computed so far never becomes cached."""
         self._pool.forget_all()
@@ -144,7 +169,7 @@ class KVCacheManager:
 
     def check(self) -> None:
         """Asserts every invariant of blocks and counts. O(blocks): for idle moments and tests."""
-        self._pool.check([holding.block_ids for holding in self._holdings.values()])
+        self._pool.check([*(holding.block_ids for holding in self._holdings.values()), *(lease.block_ids for lease in self._leases)])
         for request_id, holding in self._holdings.items():
             assert holding.num_published <= len(holding.block_ids), f"request {request_id} published blocks that it does not hold"
 

@@ -134,6 +134,22 @@ def test_a_rank_has_its_share(tmp_path: Path) -> None:
     assert split.num_blocks <= on_cpu.num_blocks  # two halves, each with the largest step beside it
 
 
+def test_ranks_that_share_sequences_have_room_for_more_tokens(tmp_path: Path) -> None:
+    """The copies of a key-value head become parts of one cache: as many times as many tokens in the same memory."""
+    shape, instance = large(tmp_path, num_key_value_heads=2), find_instance("ml.g5.12xlarge")
+
+    def report(num_context_ranks: int) -> FitReport:
+        parallel = {"tensor_parallel_size": 4, "decode_context_parallel_size": num_context_ranks}
+        return fit_report(config_of(parallel=parallel, model={"max_model_len": 8192}), shape, instance)
+
+    plain, shared = report(1), report(2)
+    assert (shared.num_blocks, shared.bytes_per_block) == (plain.num_blocks, plain.bytes_per_block)
+    assert shared.num_kv_tokens == 2 * plain.num_kv_tokens
+    assert shared.num_requests(8192) >= 2 * plain.num_requests(8192)
+    with pytest.raises(ConfigError, match=r"on 2 devices; the nearest that works is 2$"):
+        report(4)
+
+
 def test_the_largest_step_is_the_engines(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path)
     config, device = config_of(model={"device": "cpu", "dtype": "float32"}), torch.device("cpu")

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 from headway.server.engine.executor.over_ray.connections import cut_connections
 from headway.server.engine.executor.rank import Answer
-from headway.server.engine.executor.rank_messages import Failed, Hello, RankArguments, decode_from_rank
+from headway.server.engine.executor.rank_messages import Failed, Hello, Moved, RankArguments, decode_from_rank
 from headway.server.engine.executor.secure_link import LOST_S, SecureLink
+from headway.server.engine.kv.transfer.orders import Report
 
 _HEARD_S = 2.0  # until how it ended is known
 
@@ -20,6 +21,7 @@ class RayRank:
         assert arguments.seat is not None
         self.rank = arguments.rank
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._host = host
         self._address = arguments.seat.meeting.own_address
         self._role = arguments.role
@@ -63,7 +65,7 @@ class RayRank:
                 message = decode_from_rank(data)
                 if isinstance(message, Failed):
                     self._last_words = message
-                else:
+                elif not isinstance(message, Moved):  # nothing is moved where ranks are on several hosts
                     self.answers.put(message)
         except EOFError:
             return False

@@ -1,0 +1,22 @@
+"""kv_transfer_params: what a request says of a prefill for another server, or by one. The words are vLLM's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+_MAX_BLOCK_IDS = 1 << 20
+
+
+class KVTransferParams(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    do_remote_decode: bool = Field(False, description="Keep the prompt's KV for another server; the answer says where.")
+    do_remote_prefill: bool = Field(False, description="Fetch the prompt's KV from where the others say, as an answer gave them.")
+    remote_engine_id: Annotated[str, StringConstraints(max_length=256)] | None = None
+    remote_request_id: Annotated[str, StringConstraints(max_length=256)] | None = None
+    remote_block_ids: list[int] | None = Field(None, max_length=_MAX_BLOCK_IDS)
+    remote_host: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    remote_port: int | None = Field(None, ge=1, le=65535 - 64)  # a port for each rank
+    tp_size: int = Field(1, ge=1, le=64)

@@ -1,0 +1,30 @@
+"""The KV connector's workers of a model that is split: each rank moves its own heads, by the same orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headway.server.engine.executor.rank_messages import Move
+from headway.server.engine.executor.ranks import Ranks
+from headway.server.engine.kv.transfer.connector import WorkerSide
+from headway.server.engine.kv.transfer.orders import Order, Report
+
+
+class RankedWorkers:
+    """See WorkerSide. Its reports are those of every rank. A rank hears of a withdrawal before it hears of the step behind it."""
+
+    def __init__(self, here: WorkerSide, ranks: Ranks) -> None:
+        """``here`` is that of rank 0."""
+        self._here = here
+        self._ranks = ranks
+
+    def order(self, orders: Sequence[Order]) -> None:
+        self._ranks.tell(Move(list(orders)))
+        self._here.order(orders)
+
+    def take_reports(self) -> list[Report]:
+        return self._here.take_reports() + self._ranks.take_reports()
+
+    def close(self) -> None:
+        """Those of the other ranks are closed as their processes end."""
+        self._here.close()

@@ -1,0 +1,121 @@
+"""The prefill server's end of the side channel: tells readers which blocks are theirs, and hears when they have them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from headway.server.engine.kv.transfer.nixl.agent import Agent
+from headway.server.engine.kv.transfer.nixl.offers import Offers
+from headway.server.engine.kv.transfer.nixl.pages import Pages
+from headway.server.engine.kv.transfer.nixl.wire import (
+    BlockLayout,
+    Channel,
+    ChannelError,
+    Claim,
+    Granted,
+    Refused,
+    Release,
+    Released,
+    mismatch,
+)
+from headway.server.engine.kv.transfer.orders import Offer, Report, Sent
+
+log = logging.getLogger(__name__)
+
+_CLAIM_S = 5.0  # until a reader must have said what it wants
+_OFFER_S = 1.0  # a reader may be faster than the engine's word to this rank
+_MAX_READERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a rank has, on either side. ``secret``: of the key file, or nothing."""
+
+    pages: Pages
+    agent: Agent
+    layout: BlockLayout
+    secret: bytes
+
+
+class Keeper:
+    """Serves connections in the side channel's thread. ``report`` is called for each offer that ends here."""
+
+    def __init__(self, own: Own, offers: Offers, report: Callable[[Report], None], keep_s: float) -> None:
+        self._own = own
+        self._offers = offers
+        self._report = report
+        self._keep_s = keep_s
+        self._num_readers = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._num_readers >= _MAX_READERS:
+            writer.close()
+            return
+        self._num_readers += 1
+        try:
+            await self._talk(reader, writer)
+        except (ChannelError, TimeoutError, OSError) as problem:
+            log.warning("A connection to the KV side channel ended: %s", str(problem) or "it said nothing in time")
+        finally:
+            self._num_readers -= 1
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(_CLAIM_S):
+            channel = await Channel.greeted(reader, writer, self._own.secret, is_keeper=True)
+            claim = await channel.receive()
+        if not isinstance(claim, Claim):
+            raise ChannelError("it begins with something else than a claim")
+        answer = await self._answer(claim)
+        if isinstance(answer, Refused):
+            channel.send(answer)
+            await writer.drain()
+            return
+        is_over = False
+        try:
+            channel.send(answer)
+            async with asyncio.timeout(self._keep_s):
+                message = await channel.receive()
+            if not isinstance(message, Release) or message.token != claim.token:
+                raise ChannelError("it holds something and says something else than that it lets go of it")
+            is_over = True
+            was_held = self._end(claim.token, is_lost=False)
+            channel.send(Released(was_held))
+            await writer.drain()
+        finally:
+            if not is_over:
+                self._end(claim.token, is_lost=True)
+
+    async def _answer(self, claim: Claim) -> Granted | Refused:
+        if (difference := mismatch(self._own.layout, claim.layout)) is not None:
+            return Refused(difference)
+        await self._wait_for_offer(claim.token)
+        offer = self._offers.claim(claim.token, claim.digest)
+        return Refused(offer) if isinstance(offer, str) else self._granted(offer, claim.wants_checksums)
+
+    async def _wait_for_offer(self, token: str) -> None:
+        """Of rank 0 each offer is here before anybody hears of it."""
+        until = asyncio.get_running_loop().time() + _OFFER_S
+        while self._own.layout.rank > 0 and not self._offers.has(token) and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.005)
+
+    def _granted(self, offer: Offer, wants_checksums: bool) -> Granted:
+        pages = self._own.pages
+        return Granted(
+            offer.block_ids,
+            pages.num_blocks,
+            self._own.agent.metadata,
+            pages.addresses,
+            pages.memory,
+            pages.device,
+            pages.checksums(offer.block_ids) if wants_checksums else [],
+        )
+
+    def _end(self, token: str, *, is_lost: bool) -> bool:
+        was_held = self._offers.release(token)
+        if was_held:
+            self._report(Sent(token, is_lost))
+        return was_held

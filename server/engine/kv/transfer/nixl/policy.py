@@ -1,0 +1,251 @@
+"""The scheduler's side of the NixlConnector: a decode server reads a prompt's KV where a prefill server keeps it.
+
+A kept prompt has a token that nobody can guess and a digest. Both are asked for before a block is told, so a request can have the KV
+of no prompt but its own, whatever it says.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from headway.server.engine.kv.manager import KVCacheManager, Lease
+from headway.server.engine.kv.prefix import root_hash
+from headway.server.engine.kv.transfer.connector import Arrival
+from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Order, Report, Sent, Settled, Withdraw
+from headway.server.engine.request import Request
+from headway.server.types import KVSource, TransferDone, TransferStats
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where this engine is found by others, and by what name. Its rank r listens at ``port`` + r."""
+
+    engine_id: str
+    host: str
+    port: int
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A prompt for another server. It is let go of once all ranks have sent it, one of them has lost its reader, or at ``until``."""
+
+    lease: Lease
+    until: float
+    num_ranks_left: int
+
+
+@dataclass(slots=True)
+class _Fetching:
+    """``request`` None: it has been told, or has ended, and the blocks wait until nothing writes them."""
+
+    request: Request | None
+    lease: Lease
+    num_tokens: int
+    num_ranks_left: int
+    num_unsettled: int
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class _Counts:
+    num_queried_tokens: int = 0
+    num_fetched_tokens: int = 0
+    num_failed: int = 0
+    num_expired: int = 0
+    done: list[TransferDone] = field(default_factory=list)
+
+
+class NixlPolicy:
+    """See SchedulerSide."""
+
+    def __init__(
+        self,
+        kv: KVCacheManager,
+        address: Address,
+        *,
+        num_ranks: int,
+        recomputes: bool,
+        keep_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``keep_s``: how long a prompt is kept for a server that does not come."""
+        self.recomputes = recomputes
+        self._kv = kv
+        self._address = address
+        self._num_ranks = num_ranks
+        self._keep_s = keep_s
+        self._clock = clock
+        self._kept: dict[str, _Kept] = {}  # in the order of their ends
+        self._fetching: dict[int, _Fetching] = {}
+        self._num_fetches = 0
+        self._orders: list[Order] = []
+        self._arrivals: deque[Arrival] = deque()
+        self._counts = _Counts()
+
+    @property
+    def is_fetching(self) -> bool:
+        return bool(self._arrivals) or self._num_awaited > 0
+
+    @property
+    def _num_awaited(self) -> int:
+        return sum(fetching.request is not None for fetching in self._fetching.values())
+
+    @property
+    def has_leases(self) -> bool:
+        return bool(self._kept) or bool(self._fetching)
+
+    # KV that comes
+
+    def num_external_tokens(self, request: Request, num_cached: int) -> int:
+        if _source_of(request) is None or request.wants_prompt_logprobs:
+            return 0
+        return max(request.num_prompt_tokens - 1 - num_cached, 0)
+
+    def begin_fetch(self, request: Request, block_ids: Sequence[int], num_cached: int, num_external: int) -> None:
+        first = num_cached // self._kv.block_size
+        wanted = list(block_ids[first : -(-(num_cached + num_external) // self._kv.block_size)])
+        fetch_id = self._order_fetch(request, first, wanted)
+        self._fetching[fetch_id] = _Fetching(request, self._kv.lease(wanted), num_external, self._num_ranks, self._num_ranks)
+        self._counts.num_queried_tokens += num_external
+
+    def decline(self, request: Request) -> None:
+        if _source_of(request) is not None:
+            self._order_fetch(request, 0, [])
+
+    def _order_fetch(self, request: Request, first_block: int, block_ids: list[int]) -> int:
+        """The source is tried once: the other server keeps nothing for a second time."""
+        source = _source_of(request)
+        assert source is not None, f"request {request.request_id} has nothing to fetch"
+        self._num_fetches += 1
+        self._orders.append(Fetch(self._num_fetches, source, prompt_digest(request), first_block, block_ids))
+        request.kv_transfer = None
+        return self._num_fetches
+
+    def forget(self, request: Request) -> None:
+        for fetching in self._fetching.values():
+            if fetching.request is request:
+                fetching.request = None
+        self._arrivals = deque(arrival for arrival in self._arrivals if arrival.request is not request)
+
+    def take_arrivals(self) -> list[Arrival]:
+        arrivals, self._arrivals = list(self._arrivals), deque()
+        return arrivals
+
+    # KV that goes
+
+    def keep(self, request: Request, block_ids: Sequence[int]) -> KVSource | None:
+        if request.kv_transfer is None or not request.kv_transfer.keeps:
+            return None
+        num_full = -(-request.num_prompt_tokens // self._kv.block_size)
+        kept = list(block_ids[:num_full])
+        token = secrets.token_hex(16)
+        self._kept[token] = _Kept(self._kv.lease(kept), self._clock() + self._keep_s, self._num_ranks)
+        self._orders.append(Offer(token, prompt_digest(request), kept))
+        address = self._address
+        return KVSource(address.engine_id, token, address.host, address.port, self._num_ranks, tuple(kept))
+
+    # What the workers say
+
+    def take_in(self, reports: Iterable[Report]) -> bool:
+        has_changed = self._let_go_of_overdue()
+        for report in reports:
+            has_changed = True
+            match report:
+                case Sent(token=token, is_lost=is_lost):
+                    self._on_sent(token, is_lost)
+                case Fetched():
+                    self._on_fetched(report)
+                case Settled(fetch_id=fetch_id):
+                    self._settle(fetch_id)
+        return has_changed
+
+    def _let_go_of_overdue(self) -> bool:
+        now = self._clock()
+        overdue = []
+        for token, kept in self._kept.items():
+            if kept.until > now:
+                break
+            overdue.append(token)
+        for token in overdue:
+            self._withdraw(token)
+        self._counts.num_expired += len(overdue)
+        return bool(overdue)
+
+    def _withdraw(self, token: str) -> None:
+        self._orders.append(Withdraw(token))
+        self._kv.end_lease(self._kept.pop(token).lease)
+
+    def _on_sent(self, token: str, is_lost: bool) -> None:
+        kept = self._kept.get(token)
+        if kept is None:
+            return  # overdue meanwhile
+        kept.num_ranks_left -= 1
+        if is_lost or kept.num_ranks_left == 0:
+            self._withdraw(token)
+
+    def _on_fetched(self, report: Fetched) -> None:
+        fetching = self._fetching.get(report.fetch_id)
+        if fetching is None:
+            return  # declined: nothing was asked for
+        fetching.num_ranks_left -= 1
+        fetching.error = fetching.error or report.error
+        if report.error is None:
+            self._counts.done.append(TransferDone(report.transfer_s, report.post_s, report.num_bytes, report.num_descriptors))
+        if fetching.num_ranks_left == 0:
+            self._arrive(fetching)
+        if report.is_settled:
+            self._settle(report.fetch_id)
+
+    def _arrive(self, fetching: _Fetching) -> None:
+        request, fetching.request = fetching.request, None
+        if fetching.error is not None:
+            self._counts.num_failed += 1
+        if request is None:
+            return
+        self._arrivals.append(Arrival(request, fetching.error))
+        if fetching.error is None:
+            self._counts.num_fetched_tokens += fetching.num_tokens
+            request.num_fetched_tokens = fetching.num_tokens
+
+    def _settle(self, fetch_id: int) -> None:
+        fetching = self._fetching[fetch_id]
+        fetching.num_unsettled -= 1
+        if fetching.num_unsettled == 0:
+            self._kv.end_lease(self._fetching.pop(fetch_id).lease)
+
+    def take_orders(self) -> list[Order]:
+        orders, self._orders = self._orders, []
+        return orders
+
+    def take_stats(self) -> TransferStats:
+        counts = self._counts
+        done, counts.done = tuple(counts.done), []
+        return TransferStats(
+            num_fetching=self._num_awaited,
+            num_arrived=len(self._arrivals),
+            num_kept=len(self._kept),
+            num_queried_tokens=counts.num_queried_tokens,
+            num_fetched_tokens=counts.num_fetched_tokens,
+            num_failed=counts.num_failed,
+            num_expired=counts.num_expired,
+            done=done,
+        )
+
+    def check(self) -> None:
+        assert self._num_awaited == 0, "a request that has ended is fetched for"
+
+
+def prompt_digest(request: Request) -> bytes:
+    """Of the prompt's tokens and its tenant: what two servers compare before one reads from the other."""
+    tokens = array("i", request.token_ids[: request.num_prompt_tokens])
+    return sha256(b"prompt:" + root_hash(request.cache_salt, request.adapter_id) + tokens.tobytes()).digest()
+
+
+def _source_of(request: Request) -> KVSource | None:
+    return request.kv_transfer.source if request.kv_transfer is not None else None

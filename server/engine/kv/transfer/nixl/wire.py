@@ -1,0 +1,167 @@
+"""The side channel between two servers: who may read which blocks, said over TCP by one rank to one rank.
+
+::
+
+    reader                                  keeper
+               <- greeting, nonce            on every connection, at once: nothing is sent to whatever does not greet
+    nonce ->
+    Claim ->   <- Granted or Refused
+    Release -> <- Released                   it held until now, so what was read is right; or it did not
+
+A frame is a length, a MAC and MessagePack. The MAC's key is both nonces and the key file's content; without such a file it proves
+nothing, and the channel must be private.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from hashlib import sha256
+
+import msgspec
+
+GREETING = b"headway-kv 1\n"
+_NONCE_BYTES = 32
+_MAC_BYTES = 32
+_MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
+
+
+class ChannelError(Exception):
+    """What the other side says is not to be believed, or it has gone. In one clause."""
+
+
+class BlockLayout(msgspec.Struct, frozen=True):
+    """What a block's bytes mean. Both sides must agree in all of it."""
+
+    model: str  # a digest of its shape and weights
+    weight_format: str
+    dtype: str
+    page_size: int  # tokens of a block on one rank
+    num_ranks: int
+    num_context_ranks: int  # that hold a page of each block
+    interleave: int  # tokens side by side on one of them
+    num_layers: int
+    num_kv_heads: int  # of a rank
+    head_dim: int
+    rank: int
+
+
+class Claim(msgspec.Struct, tag=True, frozen=True):
+    """``wants_checksums``: of the blocks, one each."""
+
+    token: str
+    digest: bytes
+    layout: BlockLayout
+    wants_checksums: bool = False
+
+
+class Granted(msgspec.Struct, tag=True, frozen=True):
+    """``addresses``: of each layer's keys, then its values, on ``device``, of which NIXL's ``agent`` is the reader's way there."""
+
+    block_ids: list[int]
+    num_blocks: int  # in the cache
+    agent: bytes
+    addresses: list[int]
+    memory: str
+    device: int
+    checksums: list[int] = []
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    reason: str
+
+
+class Release(msgspec.Struct, tag=True, frozen=True):
+    token: str
+
+
+class Released(msgspec.Struct, tag=True, frozen=True):
+    was_held: bool
+
+
+Message = Claim | Granted | Refused | Release | Released
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+class Channel:
+    """One connection, greeted. Closed by whoever made it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: bytes, *, is_keeper: bool) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._key = key
+        self._is_keeper = is_keeper
+        self._num_sent = 0
+        self._num_received = 0
+
+    @classmethod
+    async def greeted(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: bytes, *, is_keeper: bool) -> Channel:
+        """Raises ChannelError."""
+        own = secrets.token_bytes(_NONCE_BYTES)
+        if is_keeper:
+            writer.write(GREETING + own)
+            nonces = own + await _exactly(reader, _NONCE_BYTES)
+        else:
+            if await _exactly(reader, len(GREETING)) != GREETING:
+                raise ChannelError("no Headway server of this version answers there")
+            nonces = await _exactly(reader, _NONCE_BYTES) + own
+            writer.write(own)
+        return cls(reader, writer, hmac.digest(secret, b"side channel" + nonces, "sha256"), is_keeper=is_keeper)
+
+    def send(self, message: Message) -> None:
+        body = msgspec.msgpack.encode(message)
+        mac = self._mac(body, self._num_sent, by_keeper=self._is_keeper)
+        self._num_sent += 1
+        self._writer.write(len(body).to_bytes(4, "big") + mac + body)
+
+    async def receive(self) -> Message:
+        """Raises ChannelError."""
+        num_bytes = int.from_bytes(await _exactly(self._reader, 4), "big")
+        if num_bytes > _MAX_FRAME_BYTES:
+            raise ChannelError("the other side sends a message that is too long")
+        mac, body = await _exactly(self._reader, _MAC_BYTES), await _exactly(self._reader, num_bytes)
+        expected = self._mac(body, self._num_received, by_keeper=not self._is_keeper)
+        self._num_received += 1
+        if not hmac.compare_digest(mac, expected):
+            raise ChannelError("the two servers do not have the same key_file")
+        try:
+            return _decoder.decode(body)
+        except msgspec.ValidationError as problem:
+            raise ChannelError(f"the other side sends what is no message of this version ({problem})") from None
+
+    async def ask(self, message: Message) -> Message:
+        """Raises ChannelError."""
+        self.send(message)
+        return await self.receive()
+
+    def _mac(self, body: bytes, number: int, *, by_keeper: bool) -> bytes:
+        """Of the ``number``th message of one side: none can be repeated, left out or sent back."""
+        return hmac.digest(self._key, b"%d %d " % (by_keeper, number) + sha256(body).digest(), "sha256")
+
+
+async def _exactly(reader: asyncio.StreamReader, num_bytes: int) -> bytes:
+    try:
+        return await reader.readexactly(num_bytes)
+    except (asyncio.IncompleteReadError, OSError):
+        raise ChannelError("the connection was closed") from None
+
+
+def mismatch(keeper: BlockLayout, reader: BlockLayout) -> str | None:
+    """Why a reader can't use a keeper's blocks, in a clause; None: it can."""
+    for name in BlockLayout.__struct_fields__:
+        there, here = getattr(keeper, name), getattr(reader, name)
+        if there != here:
+            return f"{_WORDS.get(name, name)} differs: {there} at the prefill server, {here} at the decode server: start both alike"
+    return None
+
+
+_WORDS = {
+    "model": "the model",
+    "weight_format": "the format of the weights",
+    "dtype": "--kv-cache-dtype",
+    "page_size": "--block-size",
+    "num_ranks": "--tensor-parallel-size",
+    "num_context_ranks": "--decode-context-parallel-size",
+    "interleave": "--cp-kv-cache-interleave-size",
+}

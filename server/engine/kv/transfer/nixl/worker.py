@@ -1,0 +1,94 @@
+"""The worker's side of the NixlConnector: a thread beside a rank's steps, with its agent and its end of the side channel."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
+from headway.server.engine.kv.transfer.nixl.offers import Offers
+from headway.server.engine.kv.transfer.nixl.reader import Reader
+from headway.server.engine.kv.transfer.orders import Fetch, Offer, Order, Report, Withdraw
+from headway.server.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where this rank keeps KV for others, and how long at most."""
+
+    host: str
+    port: int
+    keep_s: float
+
+
+class NixlWorker:
+    """See WorkerSide."""
+
+    def __init__(self, own: Own, listening: Listening | None, *, compares: bool) -> None:
+        """``listening`` None: nothing is kept here. Raises ConfigError where its address is not to be had."""
+        self._own = own
+        self._offers = Offers()
+        self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._listener = None if listening is None else _bound(listening)
+        self._keep_s = 0.0 if listening is None else listening.keep_s
+        self._loop = asyncio.new_event_loop()
+        self._is_over = asyncio.Event()
+        self._reader = Reader(own, self._reports.put, compares=compares)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="kv-transfer")
+        self._thread.start()
+
+    def order(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            match order:
+                case Offer():
+                    self._offers.add(order)
+                case Withdraw(token=token):
+                    self._offers.withdraw(token)
+                case Fetch():
+                    self._loop.call_soon_threadsafe(self._begin, order)
+
+    def take_reports(self) -> list[Report]:
+        return [self._reports.get() for _ in range(self._reports.qsize())]
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._is_over.set)
+            self._thread.join(timeout=2)
+
+    def _begin(self, order: Fetch) -> None:
+        task = self._loop.create_task(self._reader.fetch(order))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        """Until it is over; fetches and conversations that go on then are cancelled."""
+        if self._listener is None:
+            await self._is_over.wait()
+            return
+        keeper = Keeper(self._own, self._offers, self._reports.put, self._keep_s)
+        server = await asyncio.start_server(keeper.serve, sock=self._listener)
+        await self._is_over.wait()
+        server.close()
+
+
+def _bound(listening: Listening) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(listening.host, listening.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), listening.port), family=family)
+    except OSError as problem:
+        where = f"{listening.host}:{listening.port}"
+        raise ConfigError(
+            [
+                f"the KV side channel can't listen at {where} ({problem.strerror or problem}): set --nixl-side-channel-host to an address "
+                "of this machine, and --nixl-side-channel-port to a free port"
+            ]
+        ) from None

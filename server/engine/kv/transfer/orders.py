@@ -1,0 +1,66 @@
+"""What the two sides of a KV connector tell each other: orders from the scheduler's, reports from the workers'. Plain data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from headway.server.types import KVSource
+
+
+class Offer(msgspec.Struct, tag=True, frozen=True):
+    """These blocks hold the KV of a prompt with this ``digest``, in its order. Whoever knows ``token`` may read them, once."""
+
+    token: str
+    digest: bytes
+    block_ids: list[int]
+
+
+class Withdraw(msgspec.Struct, tag=True, frozen=True):
+    """The offer's blocks are given to others from the next step on: nobody may read them any more."""
+
+    token: str
+
+
+class Fetch(msgspec.Struct, tag=True, frozen=True):
+    """Fill ``block_ids`` with the source's blocks from its ``first_block`` on, then tell the source that it may let go of all of them.
+
+    Without blocks there is only that to tell.
+    """
+
+    fetch_id: int
+    source: KVSource
+    digest: bytes
+    first_block: int
+    block_ids: list[int]
+
+
+Order = Offer | Withdraw | Fetch
+
+
+class Sent(msgspec.Struct, tag=True, frozen=True):
+    """The offer's blocks are needed no more on this rank. ``is_lost``: whoever read them is gone, and no rank needs to wait for it."""
+
+    token: str
+    is_lost: bool = False
+
+
+class Fetched(msgspec.Struct, tag=True, frozen=True):
+    """``error``: why the blocks are not filled on this rank, in one sentence. ``is_settled``: nothing writes them any more; if not, a
+    ``Settled`` follows. The seconds and counts are of the transfer itself."""
+
+    fetch_id: int
+    error: str | None = None
+    is_settled: bool = True
+    num_bytes: int = 0
+    num_descriptors: int = 0
+    post_s: float = 0.0
+    transfer_s: float = 0.0
+
+
+class Settled(msgspec.Struct, tag=True, frozen=True):
+    """Nothing writes the blocks of a fetch that had failed."""
+
+    fetch_id: int
+
+
+Report = Sent | Fetched | Settled

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headway.server.config.development import DevelopmentConfig
+from headway.server.config.kv_transfer import KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
+from headway.server.config.server import ServerConfig, problems
+
+GOOD = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
+
+def transfer(**asked: Any) -> KVTransferConfig:
+    return KVTransferConfig(kv_transfer_config=asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"kv_role": "kv_both"}, "kv_connector must be NixlConnector, got None"),
+        ({"kv_connector": "LMCacheConnectorV1"}, "kv_connector must be NixlConnector, got 'LMCacheConnectorV1'"),
+        ({"kv_connector": "NixlConnector"}, "kv_role is missing"),
+        (GOOD | {"kv_role": "kv_reader"}, "kv_role: input should be 'kv_producer', 'kv_consumer' or 'kv_both', got 'kv_reader'"),
+        (GOOD | {"kv_rank": 0}, "kv_rank has no meaning for NixlConnector: leave it out"),
+        (GOOD | {"kv_rolle": 0}, "'kv_rolle' is none of its keys (kv_connector, kv_role, engine_id,"),
+        (GOOD | {"kv_load_failure_policy": "retry"}, "kv_load_failure_policy: input should be 'fail' or 'recompute', got 'retry'"),
+        (
+            GOOD | {"kv_connector_extra_config": {"allowed_peer": []}},
+            "'kv_connector_extra_config.allowed_peer' is none of its keys (backends, allowed_peers, key_file, checksum): leave it out",
+        ),
+        (GOOD | {"kv_connector_extra_config": {"checksum": "yes"}}, "kv_connector_extra_config.checksum: input should be a valid boolean"),
+    ],
+)
+def test_what_is_refused(asked: dict[str, Any], told: str) -> None:
+    [problem] = kv_transfer_problems(transfer(**asked))
+    assert problem.startswith("--kv-transfer-config: ")
+    assert told in problem
+
+
+def test_what_is_taken() -> None:
+    assert kv_transfer_problems(transfer()) == kv_transfer_problems(transfer(**GOOD)) == []
+    assert transfer().settings is None
+    settings = transfer(**GOOD).settings
+    assert settings is not None
+    assert (settings.keeps, settings.fetches, settings.kv_load_failure_policy) == (True, True, "fail")
+
+
+@pytest.mark.parametrize(
+    ("peers", "host", "is_allowed"),
+    [
+        (None, "localhost", True),
+        (None, "127.0.0.5", True),
+        (None, "::1", True),
+        (None, "10.0.0.1", False),
+        (None, "prefill.example", False),
+        (None, "localhost.example", False),
+        (None, "127.0.0.1.example", False),
+        (["10.0.0.0/24", "prefill.example"], "10.0.0.9", True),
+        (["10.0.0.0/24", "prefill.example"], "prefill.example", True),
+        (["10.0.0.0/24", "prefill.example"], "10.0.1.9", False),
+        (["10.0.0.0/24", "prefill.example"], "localhost", False),
+    ],
+)
+def test_peers(peers: list[str] | None, host: str, is_allowed: bool) -> None:
+    settings = transfer(**GOOD, **({} if peers is None else {"kv_connector_extra_config": {"allowed_peers": peers}})).settings
+    assert settings is not None
+    assert settings.may_fetch_from(host) is is_allowed
+
+
+def test_an_open_side_channel_is_warned_of() -> None:
+    def warned(host: str, **extra: Any) -> list[str]:
+        asked = GOOD | {"kv_connector_extra_config": extra}
+        return kv_transfer_warnings(KVTransferConfig(kv_transfer_config=asked, nixl_side_channel_host=host))
+
+    assert warned("localhost") == warned("10.0.0.1", key_file="/run/key") == []
+    [warning] = warned("10.0.0.1")
+    assert "key_file" in warning
+
+
+def test_what_does_not_go_with_it() -> None:
+    both = ServerConfig(kv_transfer=transfer(**GOOD), development=DevelopmentConfig(enable_sleep_mode=True))
+    assert [problem for problem in problems(both) if "--kv-transfer-config" in problem] == [
+        "--enable-sleep-mode does not go with --kv-transfer-config: the pages that others read would move"
+    ]
+    high = ServerConfig(kv_transfer=transfer(**GOOD).model_copy(update={"nixl_side_channel_port": 65535}))
+    assert problems(high.model_copy(update={"data_parallel": high.data_parallel.model_copy(update={"data_parallel_size": 2})}))

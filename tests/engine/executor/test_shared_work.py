@@ -1,0 +1,137 @@
+"""An engine whose ranks share sequences, or a step's tokens, gives the tokens of one device; and what it has room for."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_driver import Output, make_engine, request, run
+from tiny_adapters import make_adapter
+from tiny_models import make_tiny_model
+
+from headway.server.engine.core import EngineCore
+from headway.server.errors import ConfigError, RankDied
+from headway.server.loading.model_config import read_config
+from headway.server.source.files import ModelFiles
+from headway.server.types import AdapterRef, GenerateRequest
+
+LONG = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31] * 4
+CONTEXT = {"decode_context_parallel_size": 2}
+SEQUENCE = {"compilation_config": {"pass_config": {"enable_sp": True}}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _threads() -> Iterator[None]:
+    """Rank 0 takes its share of them for good."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    """One key-value head, which two ranks both hold."""
+    return make_tiny_model("llama", tmp_path_factory.mktemp("model"), num_key_value_heads=1)
+
+
+def engine_of(files: ModelFiles, num_ranks: int, parallel: dict[str, Any], compilation: dict[str, Any], **topics: Any) -> EngineCore:
+    topics = {
+        "model": {"max_model_len": 256},
+        "scheduler": {"max_num_batched_tokens": 15, "max_num_seqs": 4, "async_scheduling": num_ranks > 1},
+        "cache": {"block_size": 8, "num_gpu_blocks_override": 18},
+        "lora": {"enable_lora": True, "max_loras": 1, "max_lora_rank": 8},
+        "parallel": {"tensor_parallel_size": num_ranks, **parallel},
+        "compilation": compilation,
+        **topics,
+    }
+    return make_engine(files, **topics)
+
+
+@pytest.fixture(scope="module")
+def single(files: ModelFiles) -> EngineCore:
+    return engine_of(files, 1, {}, {})
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((CONTEXT, {}, {"block_size": 4, "num_gpu_blocks_override": 18}), id="context"),
+        pytest.param(({}, SEQUENCE, {"block_size": 8, "num_gpu_blocks_override": 18}), id="sequence"),
+    ],
+)
+def ranked(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[EngineCore]:
+    """Two ranks; its steps overlap, too."""
+    parallel, compilation, cache = request.param
+    engine = engine_of(files, 2, parallel, compilation, cache=cache)
+    yield engine
+    engine.shutdown()
+
+
+def assert_alike(single: EngineCore, ranked: EngineCore, requests: list[GenerateRequest], **how: Any) -> dict[str, Any]:
+    expected, found = run(single, requests, **how), run(ranked, requests, **how)
+    for name, output in expected.items():
+        assert output.token_ids
+        assert found[name].token_ids == output.token_ids, name
+    return found
+
+
+def test_chunks_hits_and_preemptions(single: EngineCore, ranked: EngineCore) -> None:
+    """Prompts that take several steps of an odd number of tokens, arrive one by one, share their beginnings, and find too small a cache."""
+    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24 + i) for i in range(8)]
+    found = assert_alike(single, ranked, requests, stagger=3)
+    assert any(output.num_cached_tokens for output in found.values())
+    assert any(output.num_preemptions for output in found.values())
+
+
+def test_adapters_and_sampling(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
+    path = make_adapter(tmp_path / "a", read_config(files, {}))
+    for engine in (single, ranked):
+        engine.load_adapter(AdapterRef(2, "a", str(path)))
+    adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
+    others = [request("drawn", LONG[:9], temperature=1.0, seed=3, logprobs=2), request("scored", LONG, prompt_logprobs=1)]
+    assert_alike(single, ranked, [adapted, *others], stagger=1)
+    for engine in (single, ranked):
+        engine.unload_adapter(2)
+
+
+def test_after_a_sleep(single: EngineCore, ranked: EngineCore) -> None:
+    ranked.sleep(1, "abort", lambda problem: None)
+    ranked.settle()
+    ranked.wake_up(None)
+    assert_alike(single, ranked, [request("after", LONG)])
+
+
+def test_what_there_is_room_for(single: EngineCore, ranked: EngineCore) -> None:
+    """As many tokens as on one device, and on each rank half of them where ranks share sequences."""
+    assert ranked.info.block_size == 8
+    assert ranked.info.num_blocks == single.info.num_blocks
+    is_shared = ranked.info.kv_cache_bytes < single.info.kv_cache_bytes
+    assert ranked.info.kv_cache_bytes == single.info.kv_cache_bytes // (2 if is_shared else 1)
+
+
+def test_a_rank_that_is_killed_ends_the_engine_with_its_cause(ranked: EngineCore) -> None:
+    """Whichever exchange the other waits in."""
+    ranked.add_request(request("open", LONG, max_tokens=200, ignore_eos=True))
+    for _ in range(6):
+        ranked.step()
+    (pid,) = ranked._executor._ranks.pids  # type: ignore[attr-defined]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
+        run(ranked, [], outputs={"open": Output()})
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "parallel", "told"),
+    [
+        (4, {"decode_context_parallel_size": 3}, "with --tensor-parallel-size 4 .* on 4 devices; the nearest that works is 4$"),
+        (2, {"decode_context_parallel_size": 2, "cp_kv_cache_interleave_size": 3}, "3 does not divide --block-size 8"),
+    ],
+)
+def test_what_can_not_be_shared_is_refused(files: ModelFiles, num_ranks: int, parallel: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        engine_of(files, num_ranks, parallel, {})

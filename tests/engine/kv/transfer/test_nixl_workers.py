@@ -1,0 +1,220 @@
+"""Two ranks of two servers, with NIXL between them: what arrives, and what becomes of blocks when one side is not as it should be."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+import torch
+from polling import wait_until
+
+from headway.server.bench.server_process import free_port
+from headway.server.engine.kv.transfer.nixl.agent import Agent
+from headway.server.engine.kv.transfer.nixl.keeper import Own
+from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
+from headway.server.engine.kv.transfer.nixl.wire import BlockLayout
+from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
+from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Report, Sent, Withdraw
+from headway.server.errors import ConfigError
+from headway.server.layers.forward import LayerKV
+from headway.server.types import KVSource
+
+pytest.importorskip("nixl_cu12")
+
+LAYOUT = BlockLayout(
+    model="m",
+    weight_format="fp32",
+    dtype="float32",
+    page_size=4,
+    num_ranks=1,
+    num_context_ranks=1,
+    interleave=1,
+    num_layers=3,
+    num_kv_heads=2,
+    head_dim=8,
+    rank=0,
+)
+
+
+@dataclass
+class Rank:
+    kv: list[LayerKV]
+    pages: Pages
+    worker: NixlWorker
+    port: int
+    reports: list[Report] = field(default_factory=list)
+
+    def next_report(self) -> Report:
+        def there() -> bool:
+            self.reports += self.worker.take_reports()
+            return bool(self.reports)
+
+        wait_until(there)
+        return self.reports.pop(0)
+
+    def fetch(self, keeper: Rank, blocks: list[int], *, token: str = "token", digest: bytes = b"digest", first: int = 0) -> Fetched:
+        source = KVSource("other", token, "127.0.0.1", keeper.port, 1)
+        self.worker.order([Fetch(1, source, digest, first, blocks)])
+        report = self.next_report()
+        assert isinstance(report, Fetched)
+        return report
+
+
+MakeRank = Callable[..., Rank]
+
+
+@pytest.fixture
+def make_rank() -> Iterator[MakeRank]:
+    with ExitStack() as stack:
+
+        def make(layout: BlockLayout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True) -> Rank:
+            shape = (16, layout.page_size, layout.num_kv_heads, layout.head_dim)
+            kv = [LayerKV(torch.randn(shape), torch.randn(shape)) for _ in range(layout.num_layers)]
+            pages, port = Pages(kv), free_port()
+            own = Own(pages, Agent(f"test-{secrets.token_hex(8)}", ["UCX"], pages), layout, secret)
+            worker = NixlWorker(own, Listening("127.0.0.1", port, keep_s) if keeps else None, compares=True)
+            stack.callback(worker.close)
+            return Rank(kv, pages, worker, port)
+
+        yield make
+
+
+def test_blocks_arrive_as_they_are(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    before = [layer.k.clone() for layer in reader.kv]
+    keeper.worker.order([Offer("token", b"digest", [2, 3, 9, 5])])
+    done = reader.fetch(keeper, [7, 1, 2], first=1)
+    assert (done.error, done.is_settled) == (None, True)
+    block_bytes = 4 * 2 * 8 * 4
+    assert done.num_bytes == 3 * block_bytes * 2 * 3
+    assert done.num_descriptors == 3 * 2 * 3
+    for mine, theirs, old in zip(reader.kv, keeper.kv, before, strict=True):
+        for pages, source in ((mine.k, theirs.k), (mine.v, theirs.v)):
+            assert torch.equal(pages[[7, 1, 2]], source[[3, 9, 5]])
+        untouched = [block for block in range(16) if block not in (7, 1, 2)]
+        assert torch.equal(mine.k[untouched], old[untouched])
+    assert keeper.next_report() == Sent("token")
+
+
+def test_runs_of_blocks_are_one_piece() -> None:
+    assert runs_of([1, 2, 3, 7, 8], [4, 5, 6, 7, 9]) == [(1, 4, 3), (7, 7, 1), (8, 9, 1)]
+    assert runs_of([], []) == []
+
+
+def test_without_blocks_there_is_only_to_tell(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    assert reader.fetch(keeper, []).error is None
+    assert keeper.next_report() == Sent("token")
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ({"token": "guess"}, "does not keep it any more"),
+        ({"digest": b"of another prompt"}, "another prompt or cache_salt"),
+    ],
+)
+def test_nobody_gets_the_kv_of_another_prompt(make_rank: MakeRank, order: dict[str, bytes], told: str) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    before = [layer.v.clone() for layer in reader.kv]
+    keeper.worker.order([Offer("token", b"digest", [2, 3])])
+    failed = reader.fetch(keeper, [0, 1], **order)  # type: ignore[arg-type]
+    assert failed.error is not None
+    assert told in failed.error
+    assert all(torch.equal(layer.v, old) for layer, old in zip(reader.kv, before, strict=True))
+    assert reader.fetch(keeper, [0, 1]).error is None, "the right one still gets it"
+
+
+def test_more_blocks_than_the_prompt_has_are_refused(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    error = reader.fetch(keeper, [0, 1]).error
+    assert error is not None
+    assert "other blocks than those of the prompt" in error
+    assert keeper.next_report() == Sent("token", is_lost=True)
+
+
+def test_another_layout_is_refused(make_rank: MakeRank) -> None:
+    keeper = make_rank()
+    reader = make_rank(msgspec.structs.replace(LAYOUT, dtype="bfloat16"), keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    error = reader.fetch(keeper, [0]).error
+    assert error is not None
+    assert "--kv-cache-dtype differs: float32 at the prefill server, bfloat16 at the decode server" in error
+
+
+def test_another_key_is_refused(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(secret=b"one key"), make_rank(secret=b"another", keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    assert reader.fetch(keeper, [0]).error is not None
+    keeper.worker.order([Withdraw("token")])
+    assert keeper.worker.take_reports() == []
+
+
+def test_what_is_withdrawn_while_it_is_read_counts_as_not_come(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    read = Agent.begin_read
+
+    def withdrawing(*arguments: object) -> object:
+        keeper.worker.order([Withdraw("token")])
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Agent, "begin_read", withdrawing)
+    error = reader.fetch(keeper, [0]).error
+    assert error is not None
+    assert "gave the blocks to others before they were read" in error
+    assert keeper.worker.take_reports() == []
+
+
+def test_what_differs_is_noticed(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    monkeypatch.setattr(reader.pages, "checksums", lambda blocks: [0 for _ in blocks])
+    error = reader.fetch(keeper, [0]).error
+    assert error is not None
+    assert "the checksums differ" in error
+    assert keeper.next_report() == Sent("token", is_lost=True)
+
+
+def test_a_server_that_is_not_there(make_rank: MakeRank) -> None:
+    reader = make_rank(keeps=False)
+    error = reader.fetch(Rank([], reader.pages, reader.worker, free_port()), [0]).error
+    assert error is not None
+    assert "did not come from the prefill server at 127.0.0.1:" in error
+
+
+def test_a_server_that_says_nothing(make_rank: MakeRank) -> None:
+    reader = make_rank(keeps=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        error = reader.fetch(Rank([], reader.pages, reader.worker, silent.getsockname()[1]), [0]).error
+    assert error is not None
+    assert "did not answer in time" in error
+
+
+def test_a_server_that_ends_while_it_is_read(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    read = Agent.begin_read
+
+    def ending(*arguments: object) -> object:
+        keeper.worker.close()
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Agent, "begin_read", ending)
+    failed = reader.fetch(keeper, [0])
+    assert failed.error is not None
+    assert failed.is_settled
+
+
+def test_a_taken_port_is_said(make_rank: MakeRank) -> None:
+    keeper = make_rank()
+    own = keeper.worker._own
+    with pytest.raises(ConfigError, match="--nixl-side-channel-port to a free port"):
+        NixlWorker(own, Listening("127.0.0.1", keeper.port, 1), compares=False)
