@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.layers": {"kernels", "server.distributed", "server.errors"},
     "server.models": {"server.layers", "server.distributed", "server.errors", "kernels"},
     "server.loading": {
+        "kernels.int4_layout",
         "server.models",
         "server.layers",
         "server.distributed",
@@ -47,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.words",
     },
-    "server.sizing": {"server.config", "server.errors", "server.loading", "server.models", "server.source"},
+    "server.sizing": {"server.config", "server.errors", "server.layers.quant.scheme", "server.loading", "server.models", "server.source"},
     "server.engine": {
         "server.models",
         "server.layers",

@@ -98,9 +98,9 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         raise ConfigError([gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")])
     num_there = 1 if on_gpu else num_engines  # in the device's memory
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    keeps_groups, num_devices = plan.quantization == "gguf", instance.num_gpus // num_engines if on_gpu else None
+    num_devices = instance.num_gpus // num_engines if on_gpu else None
     is_whole = config.parallel.enable_expert_parallel
-    check_split(num_ranks, shape.config, keeps_groups=keeps_groups, num_devices=num_devices, has_whole_experts=is_whole)
+    check_split(num_ranks, shape.config, quantization=plan.quantization, num_devices=num_devices, has_whole_experts=is_whole)
     share = rank_share(shape, num_ranks, has_whole_experts=is_whole)
     weights = weight_bytes(share, plan, on_cpu=not on_gpu)
     adapters = adapter_bytes(share, plan, config.lora)
@@ -132,7 +132,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         reserved_bytes=reserved,
         dtype=plan.dtype,
         kv_cache_dtype=plan.kv_cache_dtype,
-        weight_format=weight_format(plan),
+        weight_format=weight_format(plan, shape.config),
         weight_bytes=weights,
         adapter_bytes=adapters,
         activation_bytes=activations,
@@ -187,8 +187,8 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
         return ()
     lower = "--max-model-len or --max-num-seqs" if shape.facts.computes_whole_texts else "--max-num-batched-tokens or --max-num-seqs"
     return (
-        f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan)}, the largest step and what "
-        f"else is in that memory: take a larger instance or a smaller model, or lower {lower}",
+        f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan, shape.config)}, the largest "
+        f"step and what else is in that memory: take a larger instance or a smaller model, or lower {lower}",
     )
 
 

@@ -67,8 +67,8 @@ def _build_generating(
     plan = make_plan(config, generating_facts(shape), device_facts(device))
     size = config.parallel.tensor_parallel_size
     devices = num_devices(device, config.data_parallel.data_parallel_size)
-    is_whole, keeps_groups = config.parallel.enable_expert_parallel, plan.quantization == "gguf"
-    check_split(size, shape, keeps_groups=keeps_groups, num_devices=devices, has_whole_experts=is_whole)
+    is_whole = config.parallel.enable_expert_parallel
+    check_split(size, shape, quantization=plan.quantization, num_devices=devices, has_whole_experts=is_whole)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.grouped import GgufBlocks, GroupedWeight
+from headway.server.layers.quant.kept import QuantizedWeight
+from headway.server.layers.quant.quantized_values import QuantizedValues
 from headway.server.layers.weight import Weight
-from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.checkpoint import Blocks, Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.staging import copy_for
 from headway.server.machine import trim_heap
 from headway.server.models.base import Model
 from headway.server.models.names import WeightName
 
-Prepared = Sequence[Tensor | GgufBlocks]  # one a place of a tensor
+Prepared = Sequence[Tensor | Blocks]  # one a place of a tensor
 
 _MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor
 _SHOWN = 3  # names listed in a message
@@ -111,10 +113,13 @@ def fill(
                     trim_heap()
 
 
-def _put(place: Place, values: Tensor | GgufBlocks, copy: Callable[[Tensor, Tensor], object]) -> None:
+def _put(place: Place, values: Tensor | Blocks, copy: Callable[[Tensor, Tensor], object]) -> None:
     for part, first, count in place.rows():
         if isinstance(values, GgufBlocks):
             assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
+            place.weight.load_blocks(part, values.rows(first, count))
+        elif isinstance(values, QuantizedValues):
+            assert isinstance(place.weight, QuantizedWeight), "blocks are read for those only"
             place.weight.load_blocks(part, values.rows(first, count))
         else:
             place.weight.load(part, values.narrow(0, first, count), copy)
@@ -123,7 +128,7 @@ def _put(place: Place, values: Tensor | GgufBlocks, copy: Callable[[Tensor, Tens
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
     own = places[tensor.name]
-    if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight) for place in own):
+    if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight | QuantizedWeight) for place in own):
         return [tensor.read_blocks()] * len(own)
     values = tensor.read()
     return [_changed(values, place, rotation) for place in own]

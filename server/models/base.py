@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.layers.rope_config import RopeConfig
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class DecoderConfig:
     num_labels: int = 0  # of a classifier
     has_sinks: bool = False  # of attention
     mixture: MixtureConfig | None = None
+    scheme: WeightScheme | None = None  # of the checkpoint's quantised weights; None: it has none
+    quantized_linears: frozenset[str] = frozenset()  # which they are, such as "layers.3.qkv.weight"
 
     @property
     def num_experts(self) -> int:
