@@ -58,6 +58,8 @@ def _read_gptq(own: RawConfig, scale_bytes: int) -> WeightScheme:
     layouts: dict[str, Layout] = {"gptq": "gptq", "gptq_v2": "gptq_v2"}
     if version not in layouts:
         raise own.refusal(f"checkpoint_format is {version!r}; of GPTQ 'gptq' and 'gptq_v2' are supported")
+    if own.flag("is_marlin_format"):
+        raise own.refusal("is_marlin_format is true; of GPTQ its own packing is supported, not Marlin's")
     if own.get("dynamic"):
         raise own.refusal("dynamic gives modules bits of their own, which is not supported")
     ignored = _unconverted(own) if own.flag("lm_head") else ("lm_head", *_unconverted(own))

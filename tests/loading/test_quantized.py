@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
-from forward_batches import Stepper
+from engine_driver import make_engine, request, run
 from gloo_ranks import run_ranks
 from quantized_files import (
     Form,
@@ -20,28 +20,28 @@ from quantized_files import (
     compressed_packed,
     fp8,
     gptq,
-    quantize_files,
 )
+from quantized_models import TOKEN_IDS, edit_quantization, edit_tensors, load, logits, make, refusal
 from safetensors.torch import load_file, save_file
+from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
 
 from headway.kernels.fp8_matmul import quantize_fp8
 from headway.server.config.plan import DeviceFacts, make_plan
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.groups import SINGLE, TensorParallelGroup
-from headway.server.errors import ConfigError, ModelSourceError
+from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.errors import ConfigError
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading import loader
-from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.loading.model_config import read_config
 from headway.server.models.decoder import DecoderModel
 from headway.server.sizing.model import ModelShape, generating_facts
 from headway.server.sizing.tensor_parallel import check_split, rank_share
 from headway.server.sizing.weights import weight_bytes, weight_format
 from headway.server.source.files import ModelFiles
+from headway.server.types import AdapterRef
 from headway.server.words import GIB
 
-TOKEN_IDS = random.Random(0).choices(range(259), k=24)
 CPU = DeviceFacts("cpu", "cpu", 24 * GIB, 20 * GIB, has_fast_bf16=False, has_fast_int8=True)
 GPU = DeviceFacts("cuda", "cuda:0", 140 * GIB, 130 * GIB, has_fast_bf16=True, has_fast_int8=False)
 ALIGNED = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 64}  # no part ends inside a block of 128 rows
@@ -74,22 +74,6 @@ ROUNDING: dict[str, Form] = {
     "fp8-blocks": fp8(is_blocked=True),
 }
 ALL = WEIGHT_ONLY | DEQUANTISED | ROUNDING
-
-
-def load(files: ModelFiles, quantization: Quantization = "none", group: TensorParallelGroup = SINGLE) -> LoadedModel:
-    return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format="auto", group=group, seed=0
-    )
-
-
-def logits(loaded: LoadedModel) -> torch.Tensor:
-    return Stepper(loaded.model).run(TOKEN_IDS, [18, 1, 5])
-
-
-def make(tmp_path: Path, form: Form, name: str = "llama", **changes: Any) -> tuple[ModelFiles, ModelFiles]:
-    """(quantised, the same as plain numbers)."""
-    plain = make_tiny_model(name, tmp_path / "plain", **changes)
-    return quantize_files(plain, tmp_path / "quantised", form), plain
 
 
 @pytest.mark.parametrize("form", ALL.values(), ids=ALL)
@@ -261,67 +245,6 @@ def test_a_cache_scheme_makes_the_cache_fp8_on_a_gpu(tmp_path: Path) -> None:
     assert plan_of(files, CPU)[2] == "float32"
 
 
-def edit_tensors(files: ModelFiles, **changes: torch.Tensor | None) -> None:
-    path = files.path / "model.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()} | changes
-    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
-
-
-def refusal(files: ModelFiles) -> str:
-    with pytest.raises(ModelSourceError) as caught:
-        load(files, "kept")
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-DOWN = "model.layers.1.mlp.down_proj"
-
-
-@pytest.mark.parametrize(
-    ("form", "changes", "told"),
-    [
-        (awq(), {f"{DOWN}.scales": None}, " without scales, which its awq format needs"),
-        (awq(), {f"{DOWN}.scales": torch.ones(3, 63)}, f"{DOWN}.scales has shape [3, 63], and that of its packing is [3, 64]"),
-        (awq(), {f"{DOWN}.qweight": torch.zeros(96, 7, dtype=torch.int32)}, f"tensor {DOWN}.weight has shape [56, 96]"),
-        (gptq(), {f"{DOWN}.qzeros": torch.zeros(3, 8)}, f"{DOWN}.qzeros is torch.float32, and should be torch.int32"),
-        (gptq(), {f"{DOWN}.g_idx": torch.zeros(96, dtype=torch.int32)}, f"{DOWN}.g_idx does not give each group 32 columns"),
-        (gptq(), {f"{DOWN}.g_idx": torch.arange(96).flip(0) // 32}, "the config says that there is none"),
-        (gptq(desc_act=True), {f"{DOWN}.g_idx": None}, " without g_idx, which its gptq format needs"),
-        (gptq(), {f"{DOWN}.bias": torch.ones(64)}, f"has the tensor {DOWN}.bias, which the model's config has no place for"),
-        (
-            gptq(),
-            {f"{DOWN}.qweight": None, f"{DOWN}.qzeros": None, f"{DOWN}.scales": None, f"{DOWN}.g_idx": None},
-            f"lacks the tensor {DOWN}",
-        ),
-        (compressed_int8(), {f"{DOWN}.weight_scale": None}, f"{DOWN}.weight without weight_scale, which"),
-        (compressed_int8(), {f"{DOWN}.weight_scale": torch.ones(7)}, "is neither one number nor one for each of 64 rows"),
-        (compressed_int8(), {f"{DOWN}.weight": torch.zeros(64, 96)}, f"{DOWN}.weight is torch.float32, and should be torch.int8"),
-        (compressed_packed(symmetric=False), {f"{DOWN}.weight_zero_point": None}, "without weight_zero_point"),
-        (fp8(is_blocked=True), {f"{DOWN}.weight_scale_inv": torch.ones(2, 1)}, "has shape [2, 1], and that of its packing is [1, 1]"),
-    ],
-    ids=lambda value: "",
-)
-def test_damage_is_one_sentence(tmp_path: Path, form: Form, changes: dict[str, torch.Tensor | None], told: str) -> None:
-    files, _ = make(tmp_path, form)
-    edit_tensors(files, **changes)
-    text = refusal(files)
-    assert told in text
-    assert text.endswith(".")
-
-
-def test_biases_of_zeros_that_tools_add_are_passed_over(tmp_path: Path) -> None:
-    files, plain = make(tmp_path, gptq())
-    edit_tensors(files, **{f"{DOWN}.bias": torch.zeros(64)})
-    torch.testing.assert_close(logits(load(files)), logits(load(plain)), atol=1e-5, rtol=0)
-
-
-def edit_quantization(files: ModelFiles, **changes: Any) -> None:
-    path = files.path / "config.json"
-    values = json.loads(path.read_text())
-    values["quantization_config"] |= changes
-    path.write_text(json.dumps(values))
-
-
 def test_modules_that_are_left_out(tmp_path: Path) -> None:
     """By name, by expression, and all parts of a fused one or none."""
     files, plain = make(tmp_path, compressed_packed())
@@ -337,42 +260,25 @@ def test_modules_that_are_left_out(tmp_path: Path) -> None:
     assert "leaves out some of the parts of layers.2.gate_up.weight" in refusal(files)
 
 
-PACKED = compressed_packed().config["config_groups"]["group_0"]
+@pytest.mark.parametrize(("form", "name"), [(gptq(), "quantize_config.json"), (awq(), "quant_config.json")])
+def test_a_config_in_a_file_of_its_own(tmp_path: Path, form: Form, name: str) -> None:
+    files, plain = make(tmp_path, form)
+    path = files.path / "config.json"
+    values = json.loads(path.read_text())
+    own = values.pop("quantization_config")
+    del own["quant_method"]
+    path.write_text(json.dumps(values))
+    (files.path / name).write_text(json.dumps(own))
+    torch.testing.assert_close(logits(load(files, "kept")), logits(load(plain)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("form", "changes", "told"),
-    [
-        (awq(), {"quant_method": "quip"}, "names the 'quip' format, which is not supported"),
-        (awq(), {"version": "gemv"}, "version is 'gemv'"),
-        (awq(), {"zero_point": False}, "zero_point is false"),
-        (awq(), {"bits": 3}, "bits is 3; of AWQ only 4"),
-        (gptq(), {"bits": 2}, "bits is 2; of GPTQ 4 and 8"),
-        (gptq(), {"group_size": 16}, "group_size is 16; -1 and multiples of 32"),
-        (gptq(), {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),
-        (gptq(), {"dynamic": {"-:.*": {}}}, "dynamic gives modules bits of their own"),
-        (fp8(is_blocked=True), {"weight_block_size": [64, 128]}, "weight_block_size is [64, 128]"),
-        (fp8(is_blocked=True), {"fmt": "e5m2"}, "fmt is 'e5m2'"),
-        (compressed_packed(), {"config_groups": {"a": PACKED, "b": PACKED}}, "several schemes in one model are not supported"),
-        (compressed_packed(), {"format": "marlin-24"}, "format is 'marlin-24'"),
-        (compressed_packed(), {"sparsity_config": {"format": "sparse-24-bitmask"}}, "only dense weights are supported"),
-        (compressed_packed(), {"ignore": ["re:("]}, "which is no regular expression"),
-        (compressed_packed(), {"ignore": ["re:.*"]}, "leaves out every linear layer"),
-        (compressed_packed(), {"config_groups": {"a": PACKED | {"input_activations": {"num_bits": 8}}}}, "with activations as they are"),
-    ],
-    ids=lambda value: "",
-)
-def test_features_that_are_refused(tmp_path: Path, form: Form, changes: dict[str, Any], told: str) -> None:
-    files, _ = make(tmp_path, form)
-    edit_quantization(files, **changes)
-    assert told in refusal(files)
-
-
-def test_what_is_transposed_or_pools_is_refused(tmp_path: Path) -> None:
-    plain = make_tiny_model("gpt2", tmp_path / "plain")
-    path = plain.path / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": gptq().config}))
-    assert "quantised checkpoints of gpt2 are not supported" in refusal(plain)
+def test_an_engine_serves_8_bits_on_a_cpu(tmp_path: Path) -> None:
+    files, _ = make(tmp_path, compressed_int8())
+    engine = make_engine(files, model={"dtype": "auto", "max_model_len": 64}, lora={"enable_lora": True})
+    assert engine.info.weight_format == "compressed-tensors (8-bit weights, 8-bit activations)"
+    engine.load_adapter(AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files)))))
+    answers = run(engine, [request("plain", TOKEN_IDS[:9]), msgspec.structs.replace(request("adapted", TOKEN_IDS[:9]), adapter_id=1)])
+    assert all(len(answer.token_ids) == 16 for answer in answers.values())
 
 
 def test_all_that_is_kept_is_found_for_a_sleep(tmp_path: Path) -> None:

@@ -82,8 +82,9 @@ def stack_values(parts: Sequence[QuantizedValues]) -> list[QuantizedValues]:
     if any(not _same(part.groups, first.groups) for part in parts):
         return list(parts)
     zero = None if first.zero is None else torch.cat([part.zero for part in parts if part.zero is not None])
-    values, scale = torch.cat([part.values for part in parts]), torch.cat([part.scale for part in parts])
-    return [replace(first, values=values, scale=scale, zero=zero)]
+    # As bytes: not every device puts numbers of fp8 together.
+    values = torch.cat([part.values.view(torch.uint8) for part in parts]).view(first.values.dtype)
+    return [replace(first, values=values, scale=torch.cat([part.scale for part in parts]), zero=zero)]
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
