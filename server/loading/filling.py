@@ -85,7 +85,10 @@ def fill(
     ignored: tuple[str, ...],
     rotation: ResidualRotation | None,
     device: torch.device,
+    *,
+    unpacks: bool = False,
 ) -> None:
+    """``unpacks``: reading a tensor is work of torch's."""
     copy = copy_for(device)
     tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
@@ -100,7 +103,7 @@ def fill(
     for tensor in tensors:
         is_norm = rotation is not None and rotation.is_norm(places[tensor.name][0].name)
         (norms if is_norm else others).append(tensor)
-    with contextlib.nullcontext() if rotation is None else _one_thread_each():
+    with _one_thread_each() if unpacks or rotation is not None else contextlib.nullcontext():
         num_bytes = 0
         for group in (norms, others):  # linears take their norms in
             for tensor, prepared in _read_ahead(group, prepare):

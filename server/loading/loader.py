@@ -86,7 +86,7 @@ def load_model(
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
-    fill(places, checkpoint, (*_ignored_names(config), *family.ignored), rotation, device)
+    fill(places, checkpoint, (*_ignored_names(config), *family.ignored), rotation, device, unpacks=config.scheme is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
     return LoadedModel(model, config, weight_bytes, name, family.names, rotation)

@@ -260,6 +260,13 @@ def test_modules_that_are_left_out(tmp_path: Path) -> None:
     assert "leaves out some of the parts of layers.2.gate_up.weight" in refusal(files)
 
 
+def test_8_bits_of_our_own_are_made_of_any(tmp_path: Path) -> None:
+    files, plain = make(tmp_path, gptq(desc_act=True))
+    found, expected = load(files, "int8"), load(plain, "int8")
+    assert torch.equal(logits(found), logits(expected))
+    assert found.weight_bytes == expected.weight_bytes
+
+
 @pytest.mark.parametrize(("form", "name"), [(gptq(), "quantize_config.json"), (awq(), "quant_config.json")])
 def test_a_config_in_a_file_of_its_own(tmp_path: Path, form: Form, name: str) -> None:
     files, plain = make(tmp_path, form)

@@ -12,6 +12,9 @@ from quantized_files import Form, awq, compressed_int8, compressed_packed, fp8, 
 from quantized_models import edit_quantization, edit_tensors, load, logits, make, refusal
 from tiny_models import make_tiny_model
 
+from headway.server.errors import ModelSourceError
+from headway.server.loading.pooled_files import read_pooled
+
 DOWN = "model.layers.1.mlp.down_proj"
 
 
@@ -90,3 +93,8 @@ def test_what_is_transposed_or_pools_is_refused(tmp_path: Path) -> None:
     path = plain.path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": gptq().config}))
     assert "quantised checkpoints of gpt2 are not supported" in refusal(plain)
+    files, _ = make(tmp_path / "pooled", awq())
+    with pytest.raises(ModelSourceError, match="which is supported for generating text only"):
+        read_pooled(files, is_classifier=False)
+    with pytest.raises(ModelSourceError, match="--load-format dummy makes no quantised weights"):
+        load(files, load_format="dummy")

@@ -16,15 +16,17 @@ from tiny_models import make_tiny_model
 
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.errors import ModelSourceError
-from headway.server.loading.loader import LoadedModel, Quantization, load_model
+from headway.server.loading.loader import LoadedModel, LoadFormat, Quantization, load_model
 from headway.server.source.files import ModelFiles
 
 TOKEN_IDS = random.Random(0).choices(range(259), k=24)
 
 
-def load(files: ModelFiles, quantization: Quantization = "none", group: TensorParallelGroup = SINGLE) -> LoadedModel:
+def load(
+    files: ModelFiles, quantization: Quantization = "none", group: TensorParallelGroup = SINGLE, load_format: LoadFormat = "auto"
+) -> LoadedModel:
     return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format="auto", group=group, seed=0
+        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format=load_format, group=group, seed=0
     )
 
 
