@@ -22,7 +22,7 @@ _MAX_VALUE_LENGTH = 200
 
 def banner(resolved: Resolved, host: Platform) -> list[str]:
     """At most 24 lines: version, model, machine, then each option that is not left at its default, with its source; secrets masked."""
-    model, num_ranks = resolved.config.model, resolved.config.parallel.tensor_parallel_size
+    model, num_ranks = resolved.config.model, resolved.config.parallel.num_ranks
     torch = f"torch {host.torch.version}" if host.torch else "torch is not installed"
     lines = [f"headway {__version__} starts (Python {'.'.join(map(str, sys.version_info[:3]))}, {torch})"]
     if model.model is not None:

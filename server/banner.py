@@ -62,7 +62,7 @@ def _engines(num_engines: int) -> str:
 
 
 def _a_rank(config: ServerConfig) -> str:
-    return " a rank" if config.parallel.tensor_parallel_size > 1 else ""
+    return " a rank" if config.parallel.num_ranks > 1 else ""
 
 
 def _shared(num_processes: int) -> str:

@@ -48,7 +48,16 @@ ALLOWED: dict[str, set[str]] = {
         "server.source",
         "server.words",
     },
-    "server.sizing": {"server.config", "server.errors", "server.layers.quant.scheme", "server.loading", "server.models", "server.source"},
+    "server.sizing": {
+        "server.config",
+        "server.distributed.places",
+        "server.errors",
+        "server.layers.quant.scheme",
+        "server.loading",
+        "server.models",
+        "server.source",
+        "server.words",
+    },
     "server.engine": {
         "server.models",
         "server.layers",
@@ -232,6 +241,7 @@ READS_ENVIRONMENT = {
     "server.cli",
     "server.launch",
     "server.router.workers",
+    "server.engine.executor.over_ray.environment",  # of another host, where no launch ran
     "entrypoint.__main__",
     "entrypoint.healthcheck",
 }

@@ -10,7 +10,8 @@ from typing import Literal
 from headway.container.check.machine import instance_facts, reserved_bytes, runs_on_gpu
 from headway.container.instances import Instance, all_instances
 from headway.server.config.data_parallel import gpus_missing
-from headway.server.config.plan import Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.lora import LoraConfig
+from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.dtypes import itemsize
@@ -24,15 +25,17 @@ from headway.server.sizing.memory import (
     rope_table_bytes,
 )
 from headway.server.sizing.model import ModelShape
-from headway.server.sizing.tensor_parallel import check_split, rank_share, tensor_parallel_sizes
+from headway.server.sizing.pipeline_parallel import check_stages, shares
+from headway.server.sizing.tensor_parallel import check_split, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
-from headway.server.words import gib
+from headway.server.words import gib, plural
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
     """One engine on one device of an instance, in bytes of the device's memory: the GPU's, or the host's where there is none, which all
-    engines share. Of a model that is split, the share of a rank; ranks on a CPU have an equal part of the host's memory each.
+    engines share. Of a model that is split, the share of a rank, of the stage with the least room; ranks on a CPU have an equal part of the
+    host's memory each.
 
     ``problems`` are sentences; with any the server would not start there, or not stay alive.
     """
@@ -56,7 +59,9 @@ class FitReport:
     max_num_seqs: int  # most requests in a step
     max_num_batched_tokens: int  # most tokens in a step
     pools: bool  # it generates nothing: texts are computed in one step, or in pieces
-    num_ranks: int  # --tensor-parallel-size
+    num_ranks: int  # --tensor-parallel-size for each stage
+    num_stages: int  # --pipeline-parallel-size
+    most_stages: int
     tensor_parallel_sizes: tuple[int, ...]  # that cut every layer, up to 8
     vocabulary_sizes: tuple[int, ...]  # those that also divide the vocabulary; it is padded for the others
     problems: tuple[str, ...] = ()
@@ -92,63 +97,118 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     Raises ConfigError for options that can't work with this model on such a device.
     """
     on_gpu = runs_on_gpu(instance, config.model.device)
-    num_engines = config.data_parallel.data_parallel_size
-    num_ranks = config.parallel.tensor_parallel_size
-    if on_gpu and num_engines > 1 and num_engines * num_ranks > instance.num_gpus:
-        raise ConfigError([gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")])
-    num_there = 1 if on_gpu else num_engines  # in the device's memory
+    num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    num_devices = instance.num_gpus // num_engines if on_gpu else None
-    is_whole = config.parallel.enable_expert_parallel
-    check_split(num_ranks, shape.config, quantization=plan.quantization, num_devices=num_devices, has_whole_experts=is_whole)
-    share = rank_share(shape, num_ranks, has_whole_experts=is_whole)
-    weights = weight_bytes(share, plan, on_cpu=not on_gpu)
-    adapters = adapter_bytes(share, plan, config.lora)
-    activations = _activation_bytes(shape, plan, on_gpu=on_gpu)
-    used = weights + adapters + rope_table_bytes(shape.config, plan)
-    num_sharing = 1 if on_gpu else num_ranks  # one engine's ranks, in the device's memory
-    facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=num_there * num_sharing * used)
-    facts = replace(facts, free_bytes=facts.free_bytes // num_sharing)
-    per_block = bytes_per_block(kv_spec(share.config), plan)
-
-    blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
+    _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
+    memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
+    # One engine's ranks, and the engines, in the device's memory.
+    num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
-    problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * num_sharing * (used + activations))
-    num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
-    if per_block and not problems:
-        longest = _longest_context(blocks, plan, shape.facts.max_model_len)
-        try:
-            num_blocks = pooled_num_blocks(plan, blocks(plan)) if shape.facts.pools else blocks(plan)
-            max_model_len = fitted_max_model_len(plan, num_blocks)
-            problems = _cache_too_large(num_there * num_blocks * per_block, facts.free_bytes - num_there * activations)
-        except ConfigError as error:
-            problems = tuple(error.problems)
-    sizes = tensor_parallel_sizes(shape.config, has_whole_experts=is_whole)
+
+    def room_of(memory: _Memory) -> _Room:
+        used = memory.used if on_gpu else num_there * parallel.tensor_parallel_size * sum(each.used for each in memories)
+        facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=used)
+        facts = replace(facts, free_bytes=facts.free_bytes // num_sharing)
+        needed = reserved + used + num_there * num_sharing * memory.activations
+        return _room(config, shape, plan, facts, memory, needed=needed, num_there=num_there)
+
+    rooms = [room_of(memory) for memory in memories]
+    worst = min(range(len(rooms)), key=lambda at: (not rooms[at].problems, rooms[at].num_blocks))
+    memory, room = memories[worst], rooms[worst]
+    sizes = tensor_parallel_sizes(shape.config, has_whole_experts=parallel.enable_expert_parallel)
     return FitReport(
         instance=instance,
-        device=facts.kind,
+        device="cuda" if on_gpu else "cpu",
         num_engines=num_engines,
-        device_bytes=facts.total_bytes,
+        device_bytes=room.total_bytes,
         reserved_bytes=reserved,
         dtype=plan.dtype,
         kv_cache_dtype=plan.kv_cache_dtype,
         weight_format=weight_format(plan, shape.config),
-        weight_bytes=weights,
-        adapter_bytes=adapters,
-        activation_bytes=activations,
+        weight_bytes=memory.weights,
+        adapter_bytes=memory.adapters,
+        activation_bytes=memory.activations,
         block_size=plan.block_size,
-        bytes_per_block=per_block,
-        num_blocks=num_blocks,
-        max_model_len=max_model_len,
-        longest_context=longest,
+        bytes_per_block=memory.per_block,
+        num_blocks=room.num_blocks,
+        max_model_len=room.max_model_len,
+        longest_context=room.longest_context,
         max_num_seqs=plan.max_num_active_seqs,
         max_num_batched_tokens=plan.max_num_scheduled_tokens,
         pools=shape.facts.pools,
-        num_ranks=num_ranks,
+        num_ranks=parallel.num_ranks,
+        num_stages=parallel.pipeline_parallel_size,
+        most_stages=1 if shape.facts.pools else shape.config.num_layers,
         tensor_parallel_sizes=sizes,
         vocabulary_sizes=tuple(size for size in sizes if shape.config.vocab_size % size == 0),
-        problems=problems,
+        problems=room.problems or _too_many(num_engines * parallel.num_ranks, instance, on_gpu=on_gpu),
     )
+
+
+def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *, on_gpu: bool, quantization: Quantization) -> None:
+    """Raises ConfigError where the model can't be cut as asked, or an instance that has to hold all ranks has too few GPUs for them."""
+    num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
+    is_of_one_host = on_gpu and not parallel.uses_ray
+    if is_of_one_host and num_engines > 1 and num_engines * parallel.num_ranks > instance.num_gpus:
+        raise ConfigError([gpus_missing(num_engines, parallel, f"{instance.name} has {instance.num_gpus}")])
+    num_devices = instance.num_gpus // num_engines if is_of_one_host else None
+    check_split(
+        parallel.tensor_parallel_size,
+        shape.config,
+        quantization=quantization,
+        num_devices=num_devices,
+        has_whole_experts=parallel.enable_expert_parallel,
+    )
+    check_stages(parallel, shape.config, num_devices=num_devices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Of a rank of one stage, in bytes."""
+
+    weights: int
+    adapters: int
+    activations: int
+    per_block: int
+    used: int  # before the cache
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """For the cache of a rank of one stage."""
+
+    total_bytes: int
+    num_blocks: int
+    max_model_len: int
+    longest_context: int
+    problems: tuple[str, ...]
+
+
+def _memory_of(share: ModelShape, shape: ModelShape, plan: Plan, lora: LoraConfig, *, on_gpu: bool) -> _Memory:
+    """``share`` is the rank's of the whole ``shape``."""
+    weights, adapters = weight_bytes(share, plan, on_cpu=not on_gpu), adapter_bytes(share, plan, lora)
+    activations = _activation_bytes(replace(shape, stage=share.stage), plan, on_gpu=on_gpu)
+    per_block = bytes_per_block(kv_spec(share.config, share.stage), plan)
+    return _Memory(weights, adapters, activations, per_block, weights + adapters + rope_table_bytes(shape.config, plan))
+
+
+def _room(
+    config: ServerConfig, shape: ModelShape, plan: Plan, facts: DeviceFacts, memory: _Memory, *, needed: int, num_there: int
+) -> _Room:
+    """``needed``: all but the cache; ``num_there``: engines in the device's memory."""
+    blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=memory.per_block, peak_activation_bytes=memory.activations)
+    problems = _too_large(shape, plan, facts.total_bytes, needed)
+    num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
+    if memory.per_block and not problems:
+        longest = _longest_context(blocks, plan, shape.facts.max_model_len)
+        try:
+            num_blocks = pooled_num_blocks(plan, blocks(plan)) if shape.facts.pools else blocks(plan)
+            max_model_len = fitted_max_model_len(plan, num_blocks)
+            left = facts.free_bytes - num_there * memory.activations
+            problems = _cache_too_large(num_there * num_blocks * memory.per_block, left)
+        except ConfigError as error:
+            problems = tuple(error.problems)
+    return _Room(facts.total_bytes, num_blocks, max_model_len, longest, problems)
 
 
 def fitting_instances(config: ServerConfig, shape: ModelShape) -> list[FitReport]:
@@ -173,11 +233,11 @@ def _activation_bytes(shape: ModelShape, plan: Plan, *, on_gpu: bool) -> int:
     """On a CPU what the engine itself reckons with. On a GPU it runs the largest step, in a cache made for it, and takes the peak: this
     is that step's in the plan's dtype."""
     config = shape.config
-    num_outputs = config.hidden_size if shape.facts.pools else config.vocab_size
+    num_outputs = config.hidden_size if shape.facts.pools else config.vocab_size if shape.stage.is_last else 0
     if not on_gpu:
         return cpu_step_bytes(config, plan, num_outputs)
     num_blocks = -(-plan.max_num_batched_tokens // plan.block_size)
-    cache = num_blocks * bytes_per_block(kv_spec(config), plan)
+    cache = num_blocks * bytes_per_block(kv_spec(config, shape.stage), plan)
     return activation_bytes(config, plan, itemsize(plan.dtype)) + cache + logits_bytes(plan, num_outputs)
 
 
@@ -189,6 +249,17 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
     return (
         f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan, shape.config)}, the largest "
         f"step and what else is in that memory: take a larger instance or a smaller model, or lower {lower}",
+    )
+
+
+def _too_many(num_ranks: int, instance: Instance, *, on_gpu: bool) -> tuple[str, ...]:
+    """With Ray more ranks than GPUs are no mistake, but of an endpoint."""
+    num_hosts = -(-num_ranks // instance.num_gpus) if on_gpu else 1
+    if num_hosts == 1:
+        return ()
+    return (
+        f"{num_ranks} ranks take {num_hosts} hosts of {plural(instance.num_gpus, 'GPU')}: a Ray cluster may have them, the one instance of "
+        "a SageMaker endpoint does not (docs/multi-node.md)",
     )
 
 

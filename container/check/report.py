@@ -114,6 +114,8 @@ def _fit(fit: FitReport) -> dict[str, Any]:
         **{name: getattr(fit, name) for name in _FIT_NAMES},
         "num_requests": {str(context): fit.num_requests(context) for context in contexts_of(fit)},
         "num_ranks": fit.num_ranks,
+        "num_stages": fit.num_stages,
+        "most_stages": fit.most_stages,
         "tensor_parallel_sizes": list(fit.tensor_parallel_sizes),
         "vocabulary_sizes": list(fit.vocabulary_sizes),
         "problems": list(fit.problems),

@@ -69,7 +69,8 @@ def _fit(fit: FitReport) -> Iterator[str]:
     elif fit.longest_context:
         yield f"context      the longest that would fit: {fit.longest_context}"
     sizes = ", ".join(map(str, fit.tensor_parallel_sizes))
-    yield f"parallel     --tensor-parallel-size can be {sizes}"
+    stages = f"; --pipeline-parallel-size 1 to {fit.most_stages}" if fit.most_stages > 1 else ""
+    yield f"parallel     --tensor-parallel-size can be {sizes}{stages}"
 
 
 def _processes(fit: FitReport) -> Iterator[str]:
@@ -80,7 +81,8 @@ def _processes(fit: FitReport) -> Iterator[str]:
         yield f"engines      {fit.num_engines}, each with {where}; what follows is of each"
     if fit.num_ranks > 1:
         where = "a GPU" if on_gpu else "an equal part of that memory"
-        yield f"ranks        {fit.num_ranks}, each with {where}; the bytes that follow are of each"
+        what = "each" if fit.num_stages == 1 else f"one of the {fit.num_stages} stages, that with the least room"
+        yield f"ranks        {fit.num_ranks}, each with {where}; the bytes that follow are of {what}"
 
 
 def _instances(report: Report) -> Iterator[str]:

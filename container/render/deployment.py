@@ -105,7 +105,7 @@ class Deployment:
         """What a copy uses, where there are GPUs: each engine has one for each rank of the model."""
         if self.config.model.device == "cpu":
             return 1
-        return self.config.data_parallel.data_parallel_size * self.config.parallel.tensor_parallel_size
+        return self.config.data_parallel.data_parallel_size * self.config.parallel.num_ranks
 
     @property
     def on_sagemaker(self) -> Hosting:

@@ -156,10 +156,10 @@ def _resolved(settings: Settings, given: argparse.Namespace, problems: list[str]
 def _missing_gpus(config: ServerConfig | None, instance: Instance | None) -> list[str]:
     if config is None or config.model.device == "cpu" or instance is None or instance.gpu is None:
         return []
-    num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
-    if num_engines * num_ranks <= instance.num_gpus:
+    num_engines = config.data_parallel.data_parallel_size
+    if num_engines * config.parallel.num_ranks <= instance.num_gpus:
         return []
-    return [gpus_missing(num_engines, num_ranks, f"{instance.name} has {instance.num_gpus}")]
+    return [gpus_missing(num_engines, config.parallel, f"{instance.name} has {instance.num_gpus}")]
 
 
 def _scale(given: argparse.Namespace, config: ServerConfig | None, instance: Instance | None, problems: list[str]) -> Scale:

@@ -19,7 +19,9 @@ def fingerprint_of(config: ServerConfig, info: EngineInfo) -> str | None:
             return config.http.fingerprint_value
         case "hash":
             return f"headway-{__version__}-{_hash(config, info)}"
-    return f"headway-{__version__}-tp{config.parallel.tensor_parallel_size}-{_hash(config, info)}"
+    parallel = config.parallel
+    stages = f"-pp{parallel.pipeline_parallel_size}" if parallel.pipeline_parallel_size > 1 else ""
+    return f"headway-{__version__}-tp{parallel.tensor_parallel_size}{stages}-{_hash(config, info)}"
 
 
 def _hash(config: ServerConfig, info: EngineInfo) -> str:

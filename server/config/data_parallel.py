@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headway.server.config.fields import Topic, option
+from headway.server.config.parallel import ParallelConfig
 
 
 class DataParallelConfig(Topic):
@@ -22,11 +23,12 @@ class DataParallelConfig(Topic):
         return f"engine-{index}" if self.data_parallel_size > 1 else "engine"
 
 
-def gpus_missing(num_engines: int, num_ranks: int, there: str) -> str:
-    """Why so many engines, each split over so many ranks, can't run on a machine. ``there``: what it has."""
-    if num_ranks == 1:
+def gpus_missing(num_engines: int, parallel: ParallelConfig, there: str) -> str:
+    """Why so many engines, each split as ``parallel`` says, can't run on a machine. ``there``: what it has."""
+    if parallel.num_ranks == 1:
         return f"--data-parallel-size {num_engines} needs a GPU for each engine, and {there}: lower it, or add --device cpu"
-    if num_engines == 1:
-        return f"--tensor-parallel-size {num_ranks} needs as many GPUs, and {there}: lower it, or add --device cpu"
-    needs = f"--data-parallel-size {num_engines} with --tensor-parallel-size {num_ranks} needs {num_engines * num_ranks} GPUs"
+    asked = [f"--data-parallel-size {num_engines}", *parallel.asked] if num_engines > 1 else parallel.asked
+    if len(asked) == 1:
+        return f"{asked[0]} needs as many GPUs, and {there}: lower it, or add --device cpu"
+    needs = f"{asked[0]} with {' and '.join(asked[1:])} needs {num_engines * parallel.num_ranks} GPUs"
     return f"{needs}, and {there}: lower one of them, or add --device cpu"

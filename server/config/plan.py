@@ -135,6 +135,8 @@ def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seq
 def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> bool:
     """A CPU computes a step while it is handed over: overlapping it with the next brings nothing, and each answer one step later."""
     asked = config.scheduler.async_scheduling
+    if config.parallel.pipeline_parallel_size > 1:
+        return False  # steps of other requests are under way instead
     return not model.pools and (device.kind == "cuda" if asked is None else asked)
 
 

@@ -89,6 +89,7 @@ def problems(config: ServerConfig) -> list[str]:
         *chat_problems(config.chat),
         *_size_problems(config),
         *parallel_problems(config.parallel, config.data_parallel.data_parallel_size),
+        *_stage_problems(config),
         *graphs_problems(config.graphs),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
@@ -153,6 +154,14 @@ def _api_process_problems(config: ServerConfig) -> list[str]:
     }
     count = config.network.api_server_count
     return [f"{flag} needs --api-server-count 1, not {count}: {why}" for flag, (is_on, why) in kept.items() if is_on]
+
+
+def _stage_problems(config: ServerConfig) -> list[str]:
+    num_stages = config.parallel.pipeline_parallel_size
+    if num_stages == 1 or not config.scheduler.async_scheduling:
+        return []
+    why = f"the first of --pipeline-parallel-size {num_stages} stages starts from the tokens that the last one chose"
+    return [f"--async-scheduling computes tokens before they are known, and {why}: leave it out; {num_stages} steps are under way as it is"]
 
 
 def _size_problems(config: ServerConfig) -> list[str]:

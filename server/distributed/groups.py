@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+T = TypeVar("T")
 
 
 class PeerLost(RuntimeError):
@@ -72,7 +75,12 @@ SINGLE = TensorParallelGroup()
 
 
 def _run(collective: Callable[[], Any]) -> None:
+    exchange(lambda: collective().wait())
+
+
+def exchange(call: Callable[[], T]) -> T:
+    """What torch raises of it becomes PeerLost."""
     try:
-        collective().wait()
+        return call()
     except RuntimeError as problem:
         raise PeerLost(f"the ranks could not exchange tensors: {problem}") from problem

@@ -31,6 +31,7 @@ class ScheduledRow:
     request_id: str
     num_tokens: int  # tokens to compute now, after those already computed; > 0
     new_block_ids: list[int]  # blocks appended in this step (empty for a row in ``added``: NewRow has them all)
+    token_id: int | None = None  # the newest, which is computed now: for stages that did not choose it; None: there are no others
 
 
 @dataclass(slots=True, frozen=True)

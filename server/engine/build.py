@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import check_gpus, choose_device, device_facts, num_devices, occupy, share_threads
+from headway.server.engine.device import choose_device, device_facts, occupy, share_threads
 from headway.server.engine.executor.crew import gathered_crew
+from headway.server.engine.executor.placement import HostPlacement, Placement, placed_ranks
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.model_rank import ModelRank, RankSetup
@@ -22,6 +23,7 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.model import chosen_use, generating_facts
+from headway.server.sizing.pipeline_parallel import check_stages
 from headway.server.sizing.tensor_parallel import check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -43,32 +45,45 @@ def build_engine(
     """
     phases = StartPhases(on_phase)
     phases.begin("looking at the model and the device")
-    num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
-    device = choose_device(config.model.device, config.parallel.gpu_index(index))
-    check_gpus(device, num_engines, num_ranks)
+    use = chosen_use(config, files)
+    if use != "generate":
+        return build_pooling(config, files, use, _occupied(config, HostPlacement(config, index)), phases)
+    if config.parallel.num_ranks > 1:
+        phases.begin("starting the ranks")
+    with placed_ranks(config, index) as placement:
+        return _build_generating(config, files, placement, phases, load_tokenizer, index)
+
+
+def _occupied(config: ServerConfig, placement: Placement) -> torch.device:
+    """The device of this process from now on."""
+    device = choose_device(config.model.device, placement.gpu_index)
+    placement.num_devices(device)
     occupy(device)
     if device.type == "cpu":
-        share_threads(num_engines)
-    use = chosen_use(config, files)
-    if use == "generate":
-        return _build_generating(config, files, device, phases, load_tokenizer, index)
-    return build_pooling(config, files, use, device, phases)
+        share_threads(config.data_parallel.data_parallel_size)
+    return device
 
 
 def _build_generating(
     config: ServerConfig,
     files: ModelFiles,
-    device: torch.device,
+    placement: Placement,
     phases: StartPhases,
     load_tokenizer: Callable[[], Tokenizer] | None,
     index: int,
 ) -> EngineCore:
+    device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
-    size = config.parallel.tensor_parallel_size
-    devices = num_devices(device, config.data_parallel.data_parallel_size)
-    is_whole = config.parallel.enable_expert_parallel
-    check_split(size, shape, quantization=plan.quantization, num_devices=devices, has_whole_experts=is_whole)
+    parallel, num_devices = config.parallel, placement.num_devices(device)
+    check_split(
+        parallel.tensor_parallel_size,
+        shape,
+        quantization=plan.quantization,
+        num_devices=num_devices,
+        has_whole_experts=parallel.enable_expert_parallel,
+    )
+    check_stages(parallel, shape, num_devices=num_devices)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -76,12 +91,10 @@ def _build_generating(
         seed = config.model.seed
         return SamplingState(plan.max_num_seqs, shape.vocab_size, device, seed=seed, processors=user, grammars=grammars, engine=index)
 
-    if size > 1:
-        phases.begin("starting the ranks")
-    with gathered_crew(config, files, index) as crew:
-        group = crew.join(plan, shape.vocab_size, device)
+    with gathered_crew(config, files, index, placement) as crew:
+        groups = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
-        rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, group), load_tokenizer)
+        rank = ModelRank(RankSetup(config, files, plan, shape.vocab_size, device, groups), load_tokenizer)
         phases.begin("sizing the KV cache")
         num_blocks = crew.agree(rank.num_blocks())
         max_model_len = fitted_max_model_len(plan, num_blocks)
@@ -96,10 +109,16 @@ def _build_generating(
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
     scheduler = _scheduler(config, plan, kv, max_model_len)
-    name = device_facts(device).name + (f" as the first of {size} ranks" if size > 1 else "")
+    name = device_facts(device).name + (f" as the first of {parallel.num_ranks} ranks" if parallel.num_ranks > 1 else "")
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
-    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, overlaps_steps=plan.overlaps_steps)
+    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=_num_steps_ahead(config, plan))
+
+
+def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:
+    """As many steps under way as stages, so that none idles; of one stage, a second step so that the device never waits for the host."""
+    num_stages = config.parallel.pipeline_parallel_size
+    return num_stages - 1 if num_stages > 1 else int(plan.overlaps_steps)
 
 
 def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int) -> Scheduler:
@@ -109,6 +128,7 @@ def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_l
         max_num_seqs=plan.max_num_active_seqs,
         max_model_len=max_model_len,
         watermark=config.scheduler.watermark,
+        num_stages=config.parallel.pipeline_parallel_size,
         policy=config.scheduler.scheduling_policy,
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,

@@ -1,4 +1,4 @@
-"""From hidden states to tokens: what a runner asks for, and how it is done where one process has all of the model."""
+"""From hidden states to tokens: what a runner asks for, and how it is done where one process has all of the head."""
 
 from __future__ import annotations
 
@@ -40,11 +40,10 @@ class TokenChoice(Protocol):
 
 
 class LocalChoice:
-    """See TokenChoice: the model is whole, and so are its logits."""
+    """See TokenChoice: this process has the whole head, and so all logits."""
 
-    is_alone = True
-
-    def __init__(self, resident: Resident, sampling: SamplingState) -> None:
+    def __init__(self, resident: Resident, sampling: SamplingState, *, is_alone: bool = True) -> None:
+        self.is_alone = is_alone
         self._resident = resident
         self._sampling = sampling
         self.add, self.remove, self.append = sampling.add, sampling.remove, sampling.append

@@ -31,8 +31,6 @@ from headway.server.types import (
     TokenDelta,
 )
 
-_NUM_AHEAD = 1  # steps set going beside the one whose result is awaited; more would bring nothing: the device never waits as it is
-
 
 class EngineCore:
     """Owns the scheduler and the executor; every accepted request ends in exactly one terminal delta."""
@@ -45,10 +43,10 @@ class EngineCore:
         kv: KVCacheManager,
         *,
         sleep_patience_s: float = 0.0,
-        overlaps_steps: bool = False,
+        num_steps_ahead: int = 0,
     ) -> None:
-        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``overlaps_steps``: a step is set
-        going before the result of the one before is looked at."""
+        """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``:
+        so many are set going beside the one whose result is awaited."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
@@ -58,7 +56,7 @@ class EngineCore:
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
         self._adapter_ids: set[int] = set()  # loaded
-        self._num_ahead = _NUM_AHEAD if overlaps_steps else 0
+        self._num_ahead = num_steps_ahead
         self._under_way: deque[tuple[StepPlan, StepHandle[Any], float]] = deque()
         self._num_steps = 0
         self._last_end = 0.0  # of a step
@@ -162,7 +160,7 @@ class EngineCore:
 
     def step(self) -> StepOutput:
         """Sets a step going, if there is one, and returns what became of the requests in the oldest that is under way: this one, or with
-        overlapped steps the one before, so that the device has work while the host makes the next plan."""
+        steps ahead one before, so that the device has work while the host makes the next plan."""
         self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
         num_ahead = self._num_ahead if self._sleeper.is_awake else 0  # nothing may be under way when the engine falls asleep

@@ -8,6 +8,7 @@ import torch
 
 from headway.kernels.cpu.native.library import function
 from headway.server.config.data_parallel import gpus_missing
+from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import DeviceFacts
 from headway.server.errors import ConfigError
 from headway.server.garbage import collect_spared
@@ -26,10 +27,10 @@ def choose_device(asked: str, index: int = 0) -> torch.device:
     return torch.device("cuda", index) if has_gpu and asked != "cpu" else torch.device("cpu")
 
 
-def check_gpus(device: torch.device, num_engines: int, num_ranks: int) -> None:
-    """Raises ConfigError where several engines, of so many ranks each, take more GPUs than there are. (One engine: see check_split.)"""
-    if device.type == "cuda" and num_engines > 1 and num_engines * num_ranks > (num_there := torch.cuda.device_count()):
-        raise ConfigError([gpus_missing(num_engines, num_ranks, plural(num_there, "GPU") + " can be seen here")])
+def check_gpus(device: torch.device, num_engines: int, parallel: ParallelConfig) -> None:
+    """Raises ConfigError where several engines take more GPUs than there are. (One engine: see check_split, check_stages.)"""
+    if device.type == "cuda" and num_engines > 1 and num_engines * parallel.num_ranks > (num_there := torch.cuda.device_count()):
+        raise ConfigError([gpus_missing(num_engines, parallel, plural(num_there, "GPU") + " can be seen here")])
 
 
 def occupy(device: torch.device) -> None:

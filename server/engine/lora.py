@@ -39,6 +39,7 @@ class AdapterSlots:
         }
         self.attach(loaded.model)
         self._targets = self._find_targets(loaded)
+        self._elsewhere = _modules_elsewhere(loaded)
         self._slot_of: dict[int, int] = {}
         self._free = list(range(lora.max_loras - 1, -1, -1))
         self._row_slots = np.full(max_rows, _NONE, dtype=np.int64)
@@ -60,7 +61,7 @@ class AdapterSlots:
         assert adapter.id not in self._slot_of, "ids are given once"
         if not self._free:
             raise AdapterError(f"All {len(self._slot_of)} slots for adapters are taken (--max-loras).")
-        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank)
+        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank, self._elsewhere)
         slot = self._free[-1]
         for room in self._adapters.values():
             room.clear(slot)  # of who had it before, and of a load that broke
@@ -105,6 +106,14 @@ class AdapterSlots:
                     shapes = [(part, self._adapters[layer].shape(part)) for part in name.all_parts]
                     targets[module] = Target(layer, tuple((part, shape[0]) for part, shape in shapes), shapes[0][1][1])
         return targets
+
+
+def _modules_elsewhere(loaded: LoadedModel) -> frozenset[str]:
+    """The checkpoint's names of what other stages have in their layers, linear or not."""
+    num_layers = loaded.config.num_layers
+    others = set(range(num_layers)) - set(loaded.stage.layers(num_layers))
+    weights = [name.checkpoint for name in loaded.names if "{i}" in name.weight and name.weight.endswith(".weight")]
+    return frozenset(weight.replace("{i}", str(i)).removesuffix(".weight") for weight in weights for i in others)
 
 
 def _linears(model: Model) -> Iterator[tuple[str, Linear]]:

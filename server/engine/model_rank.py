@@ -10,9 +10,10 @@ import torch
 
 from headway.server.config.plan import DeviceFacts, Plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.rendezvous import RankGroups
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
+from headway.server.engine.executor.base import Runner
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.model_runner import ModelRunner
@@ -20,6 +21,7 @@ from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
+from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
@@ -40,7 +42,7 @@ class RankSetup:
     plan: Plan
     vocab_size: int
     device: torch.device
-    group: TensorParallelGroup
+    groups: RankGroups
 
 
 class ModelRank:
@@ -58,7 +60,8 @@ class ModelRank:
             device=device,
             quantization=plan.quantization,
             load_format=config.model.load_format,
-            group=setup.group,
+            group=setup.groups.tensor,
+            stage=setup.groups.place.stage,
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
             overrides=config.model.config_overrides,
@@ -67,13 +70,14 @@ class ModelRank:
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
-        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs)
+        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
         setup, worker = self._setup, self.worker
-        peak = worker.measure_activations(setup.vocab_size) + worker.measure_graphs()
-        facts = _share(device_facts(setup.device), setup.group.size)
+        place = setup.groups.place
+        peak = worker.measure_activations(setup.vocab_size if place.stage.is_last else 0) + worker.measure_graphs()
+        facts = _share(device_facts(setup.device), place.num_ranks)
         return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
 
     def start(self, num_blocks: int, max_model_len: int, make_sampling: MakeSampling) -> None:
@@ -81,20 +85,22 @@ class ModelRank:
         setup, plan = self._setup, self._setup.plan
         sampling = None if make_sampling is None else make_sampling(self.worker.grammars)
 
-        def make_runner(resident: Resident) -> ModelRunner:
+        def make_runner(resident: Resident) -> Runner:
             rows = RowTable(plan.max_num_seqs, max_model_len, plan.block_size)
-            forward = StepForward(resident, self._buffers, self._graphs)
+            forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
+            if not self.worker.port.is_last:
+                return StageRunner(forward, rows, self.worker.adapters)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 
         self.worker.start(num_blocks, make_runner)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
-        setup = self._setup
-        if setup.group.size == 1:
-            assert sampling is not None, "the only rank samples"
-            return LocalChoice(resident, sampling)
+        setup, groups = self._setup, self._setup.groups
+        if groups.tensor.size == 1:
+            assert sampling is not None, "the last stage's only rank samples"
+            return LocalChoice(resident, sampling, is_alone=groups.place.num_ranks == 1)
         has_processors = bool(setup.config.extension.logits_processors)
-        return RankedChoice(resident, RankShare(setup.group, setup.vocab_size, has_processors), sampling)
+        return RankedChoice(resident, RankShare(groups.tensor, setup.vocab_size, has_processors), sampling)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

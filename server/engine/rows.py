@@ -85,10 +85,13 @@ class RowTable:
         return row
 
     def extend(self, scheduled: list[ScheduledRow]) -> None:
-        """Appends the blocks that this step brought."""
+        """Takes in the blocks that this step brought, and tokens that another stage chose."""
         for item in scheduled:
             if item.new_block_ids:
                 self._append_blocks(self._row_of[item.request_id], item.new_block_ids)
+            if item.token_id is not None:
+                row = self._row_of[item.request_id]
+                self._tokens[row, self._num_computed[row]] = item.token_id
 
     def _append_blocks(self, row: int, block_ids: list[int]) -> None:
         start = self._num_blocks[row]

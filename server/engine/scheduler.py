@@ -75,11 +75,13 @@ class Scheduler:
         enable_chunked_prefill: bool = True,
         long_prefill_token_threshold: int = 0,
         watermark: float = 0.0,
+        num_stages: int = 1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget.
 
-        ``watermark`` is the share of all blocks that stays free when a request is admitted beside others.
+        ``watermark`` is the share of all blocks that stays free when a request is admitted beside others. ``num_stages`` of a model are
+        kept busy by as many steps under way, each with its share of the requests: a token that is awaited is computed once it has come.
         """
         assert max_num_batched_tokens > 0, "a step needs a token"
         assert max_num_seqs > 0, "a step needs a row"
@@ -93,6 +95,7 @@ class Scheduler:
         self._limits = Limits(max_model_len, kv.capacity, None if enable_chunked_prefill else max_num_batched_tokens)
         self._max_len = self._limits.max_len
         self._num_reserved_blocks = math.ceil(watermark * kv.num_blocks)
+        self._num_stages = num_stages
         self._clock = clock
         self._waiting = make_waiting_queue(policy)
         self._expiry = Expiry()
@@ -184,16 +187,20 @@ class Scheduler:
             self._refused.append(self._end(request, FinishReason.QUEUE_TIMEOUT, error=text))
 
     def _schedule_decodes(self, step: _Step) -> None:
-        """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others."""
+        """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others. Stages share them."""
         index = 0
-        while index < len(self._running) and step.budget > 0:
+        most = min(-(-len(self._running) // self._num_stages), step.budget)
+        while index < len(self._running) and len(step.scheduled) < most:
             request = self._running[index]
             index += 1
-            if request.num_unscheduled_tokens != 1 or request.awaits_its_last(self._max_len):
+            if request.num_unscheduled_tokens != 1 or self._must_wait(request):
                 continue
             block_ids = self._allocate_or_preempt(request, step)
             if block_ids is not None:
                 self._take(request, 1, block_ids, step)
+
+    def _must_wait(self, request: Request) -> bool:
+        return request.num_awaited_tokens > 0 if self._num_stages > 1 else request.awaits_its_last(self._max_len)
 
     def _allocate_or_preempt(self, request: Request, step: _Step) -> list[int] | None:
         """The blocks for the request's next token, or None if it was itself the last and had to give way."""
@@ -243,7 +250,8 @@ class Scheduler:
             self._take(request, min(num_tokens, self._max_chunk, step.budget), [], step)
 
     def _take(self, request: Request, num_tokens: int, block_ids: list[int], step: _Step) -> None:
-        step.scheduled.append(ScheduledRow(request.request_id, num_tokens, block_ids))
+        token_id = request.token_ids[-1] if self._num_stages > 1 and request.num_unscheduled_tokens == num_tokens == 1 else None
+        step.scheduled.append(ScheduledRow(request.request_id, num_tokens, block_ids, token_id))
         step.requests.append(_InFlight(request, request.num_preemptions))
         step.budget -= num_tokens
         request.num_scheduled_tokens += num_tokens

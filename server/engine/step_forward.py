@@ -9,16 +9,18 @@ from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import LongArray, StepInputs
+from headway.server.engine.stage_port import StagePort
 from headway.server.layers.forward import ForwardBatch
 
 
 class StepForward:
     """``load``, then ``run``; between them token ids may be changed on the device. Neither waits for it."""
 
-    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None) -> None:
+    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None, port: StagePort) -> None:
         self._resident = resident
         self._buffers = buffers
         self._graphs = graphs
+        self._port = port
 
     def load(self, inputs: StepInputs, wanted: LongArray, lora: LoraPlan | None) -> tuple[Tensor, ForwardBatch]:
         """(token ids, batch): the step's own rows, then those that only fill a graph. See InputBuffers.load."""
@@ -28,8 +30,12 @@ class StepForward:
         return self._buffers.load(inputs, wanted, num_rows, lora)
 
     def run(self, token_ids: Tensor, batch: ForwardBatch) -> Tensor:
-        """Hidden states [T, H], on the device valid until the work of the next step."""
+        """Hidden states [T, H], on the device valid until the work of the next step. They come from the stage before and go to the next."""
+        inputs = self._port.receive(token_ids)
         recording = self._graphs.find(batch) if self._graphs is not None else None
         if recording is not None:
-            return recording.replay(token_ids, batch)
-        return self._resident.model.forward(token_ids, self._resident.kv, batch)
+            hidden = recording.replay(token_ids, batch)
+        else:
+            hidden = self._resident.model.forward(inputs, self._resident.kv, batch)
+        self._port.pass_on(hidden)
+        return hidden

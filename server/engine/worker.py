@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
+from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
 from headway.server.engine.device import give_back_memory
 from headway.server.engine.executor.base import Runner
 from headway.server.engine.graphs import Compute, DecodeGraphs
@@ -19,6 +20,7 @@ from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.pooling.inputs import Piece, forward_batch
 from headway.server.engine.resident import Resident
+from headway.server.engine.stage_port import StagePort
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
@@ -39,9 +41,11 @@ class Worker:
         lora: LoraConfig,
         load_tokenizer: Callable[[], Tokenizer] | None = None,
         graphs: DecodeGraphs | None = None,
+        pipeline: PipelineGroup = ONE_STAGE,
     ) -> None:
         """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
-        the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there."""
+        the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there. ``pipeline``
+        has the stage that is loaded."""
         self._load = load
         self._loaded: LoadedModel | None = load()
         self.adapters: AdapterSlots | None = None
@@ -53,6 +57,8 @@ class Worker:
         self._graphs = graphs
         self._plan = plan
         self._device = device
+        hidden_size = self.loaded.config.hidden_size
+        self.port = StagePort(pipeline, plan.max_num_batched_tokens, hidden_size, dtype=self.dtype, device=device)
         self._kv_dtype: torch.dtype = getattr(torch, plan.kv_cache_dtype)
         self._resident: Resident | None = None
         self._runner: Runner | None = None
@@ -116,7 +122,7 @@ class Worker:
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""
         longest = min(16, self._plan.max_num_batched_tokens, self._plan.max_model_len)
-        for query_lens in ([1], [longest], [1, longest]):
+        for query_lens in ([1], [longest], [1, longest - 1]) if longest > 1 else ([1],):
             self._forward_dummy(self.loaded.model, self._pages_for(query_lens), query_lens)
         # What loading freed in pieces: of the demo model in 8 bits up to 250 MB, given back within 10 ms (2026-11).
         trim_heap()
@@ -131,7 +137,7 @@ class Worker:
 
         @torch.inference_mode()
         def compute(token_ids: Tensor, batch: ForwardBatch) -> Tensor:
-            return model.forward(token_ids, kv, batch)
+            return model.forward(self.port.inputs(token_ids), kv, batch)
 
         return compute
 
@@ -197,7 +203,9 @@ class Worker:
     def _forward_dummy(self, model: Model, pages: list[LayerKV], query_lens: list[int]) -> None:
         """Rows of so many tokens, those with one first, in ``pages`` made for them."""
         token_ids, batch = forward_batch([Piece([0] * length) for length in query_lens], self._plan.block_size, self._device)
-        model.logits(model.forward(token_ids, pages, batch)[-1:])
+        hidden = model.forward(self.port.inputs(token_ids), pages, batch)
+        if self.port.is_last:
+            model.logits(hidden[-1:])
 
     def release(self) -> None:
         self._runner = self._resident = None

@@ -86,7 +86,7 @@ class ManyTensors(ABC):
 class Layer:
     """Base of everything that owns weights: plain Python, because nn.Module's call and attribute hooks cost 5 % of a CPU decode step.
 
-    Weights and layers are found by attribute; a list of layers counts by index, a dict by its keys.
+    Weights and layers are found by attribute; a list of layers counts by index, a dictionary of them by its keys.
     """
 
     def named_weights(self) -> Iterator[tuple[str, Weight]]:
@@ -99,11 +99,12 @@ class Layer:
         """All that this layer and those below it hold, in plain layouts: what a GPU has in its memory."""
         for _, layer in self.named_layers():
             for value in vars(layer).values():
-                held = getattr(value, "data", None)  # a packed weight's own tensor; of a tensor, a view of the same memory
-                if isinstance(held, Tensor):
-                    yield held
-                elif isinstance(value, ManyTensors):
-                    yield from value.tensors()
+                for item in value if isinstance(value, list) else (value,):
+                    held = getattr(item, "data", None)  # a packed weight's own tensor; of a tensor, a view of the same memory
+                    if isinstance(held, Tensor):
+                        yield held
+                    elif isinstance(item, ManyTensors):
+                        yield from item.tensors()
 
     def named_layers(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer as ``name``, then all layers below it, such as "layers.3.qkv"."""

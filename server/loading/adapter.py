@@ -45,15 +45,16 @@ class Update:
     b: Tensor  # [N, r]
 
 
-def read_adapter(directory: Path, targets: Mapping[str, Target], max_rank: int) -> list[Update]:
-    """All updates of the adapter. ``targets``: a checkpoint's name of a linear ("model.layers.3.self_attn.k_proj") -> what it is.
+def read_adapter(directory: Path, targets: Mapping[str, Target], max_rank: int, elsewhere: frozenset[str] = frozenset()) -> list[Update]:
+    """All updates of the adapter. ``targets``: a checkpoint's name of a linear ("model.layers.3.self_attn.k_proj") -> what it is; those
+    of ``elsewhere`` are another stage's, which checks them.
 
     Raises AdapterError, one sentence, for a file that can't be read, a tensor without a place or of the wrong shape, values that are
     not finite, and a rank above ``max_rank``. Tensors are read after all names and shapes were found to be right.
     """
     config = AdapterConfig(directory)
     with _opened(directory) as file:
-        pairs = _pairs(file, directory, targets)
+        pairs = _pairs(file, directory, targets, elsewhere)
         for module, keys in pairs.items():
             _check_shapes(file, module, keys, targets[module], max_rank)
         return [_update(file, module, keys, targets[module], config) for module, keys in pairs.items()]
@@ -76,14 +77,17 @@ def _has_pickle(directory: Path) -> bool:
     return (directory / _PICKLE_NAME).is_file()
 
 
-def _pairs(file: Any, directory: Path, targets: Mapping[str, Target]) -> dict[str, dict[str, str]]:
+def _pairs(file: Any, directory: Path, targets: Mapping[str, Target], elsewhere: frozenset[str]) -> dict[str, dict[str, str]]:
     """module -> {"A": tensor's name, "B": tensor's name}."""
     pairs: dict[str, dict[str, str]] = {}
-    for key in list(file.keys()):
+    keys = list(file.keys())
+    for key in keys:
         match = _KEY.fullmatch(key)
         if match is None:
             raise AdapterError(f"The adapter can't be loaded: its tensor {key[:200]} is no LoRA update of a linear layer.")
         module, side = match.groups()
+        if module in elsewhere:
+            continue
         if module not in targets and ".experts." in module:
             raise AdapterError(
                 f"The adapter can't be loaded: it changes {module[:200]}, and adapters of experts are not served; train one of the "
@@ -97,10 +101,10 @@ def _pairs(file: Any, directory: Path, targets: Mapping[str, Target]) -> dict[st
         if side in pairs.setdefault(module, {}):
             raise AdapterError(f"The adapter can't be loaded: it has more than one lora_{side} for {module}.")
         pairs[module][side] = key
-    for module, keys in pairs.items():
-        if len(keys) < 2:
+    for module, sides in pairs.items():
+        if len(sides) < 2:
             raise AdapterError(f"The adapter can't be loaded: it has only one of lora_A and lora_B for {module}.")
-    if not pairs:
+    if not keys:
         raise AdapterError(f"The adapter can't be loaded: {directory / WEIGHTS_NAME} holds no tensors.")
     return pairs
 

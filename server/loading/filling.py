@@ -68,6 +68,17 @@ class Place:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Tensors of a checkpoint that need no place."""
+
+    endings: tuple[str, ...]
+    elsewhere: frozenset[str] = frozenset()  # those of other stages
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.elsewhere or name.endswith(self.endings)
+
+
 def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_experts: int = 0) -> dict[str, list[Place]]:
     """Checkpoint tensor -> its places, for every weight that this model has."""
     weights = dict(model.named_weights())
@@ -79,10 +90,20 @@ def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_
     return places
 
 
+def names_elsewhere(model: Model, names: tuple[WeightName, ...], own: range, num_layers: int) -> frozenset[str]:
+    """Of a checkpoint's tensors those that stages other than this model, which has the layers ``own``, have the places for."""
+    if len(own) == num_layers:
+        return frozenset()
+    weights = {name for name, _ in model.named_weights()}
+    others = [i for i in range(num_layers) if i not in own]
+    of_layers = {name.checkpoint.replace("{i}", str(i)) for name in names for i in others if "{i}" in name.weight}
+    return frozenset(of_layers | {name.checkpoint for name in names if "{i}" not in name.weight and name.weight not in weights})
+
+
 def fill(
     places: dict[str, list[Place]],
     checkpoint: Checkpoint,
-    ignored: tuple[str, ...],
+    ignored: Ignored,
     rotation: ResidualRotation | None,
     device: torch.device,
     *,
@@ -90,7 +111,7 @@ def fill(
 ) -> None:
     """``unpacks``: reading a tensor is work of torch's."""
     copy = copy_for(device)
-    tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or not tensor.name.endswith(ignored)]
+    tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or tensor.name not in ignored]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
     _refuse("has", {tensor.name for tensor in tensors} - places.keys(), checkpoint, "which the model's config has no place for")
 
@@ -131,7 +152,8 @@ def _put(place: Place, values: Tensor | Blocks, copy: Callable[[Tensor, Tensor],
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
     own = places[tensor.name]
-    if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight | QuantizedWeight) for place in own):
+    is_kept = all(isinstance(place.weight, GroupedWeight | QuantizedWeight) and not place.source.is_retied for place in own)
+    if tensor.read_blocks is not None and is_kept:
         return [tensor.read_blocks()] * len(own)
     values = tensor.read()
     return [_changed(values, place, rotation) for place in own]

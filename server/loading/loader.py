@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
@@ -19,7 +20,7 @@ from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.experts import UnstackedCheckpoint, expert_names
-from headway.server.loading.filling import fill, places_of
+from headway.server.loading.filling import Ignored, fill, names_elsewhere, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
@@ -28,7 +29,7 @@ from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
-from headway.server.models.names import WeightName
+from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
 from headway.server.source.files import ModelFiles
 
@@ -50,8 +51,9 @@ def load_model(
     max_model_len: int | None = None,
     overrides: Overrides = NO_OVERRIDES,
     has_whole_experts: bool = False,
+    stage: PipelineStage = WHOLE,
 ) -> LoadedModel:
-    """Builds this rank's model on ``device`` and fills it.
+    """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
     longest position that will be asked for. ``overrides`` are laid over config.json. ``has_whole_experts``: see BuildContext. Raises
@@ -61,13 +63,13 @@ def load_model(
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method = _method(quantization, torch_dtype, device, config.scheme)
     rotation = _rotation(family, config) if quantization == "int8" else None
-    # A rotated head takes in the last norm and the embedding does not: two weights made of the one tensor.
-    built = replace(config, tie_word_embeddings=False) if rotation is not None else config
-    context = BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len, has_whole_experts)
+    # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
+    unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
+    built = replace(config, tie_word_embeddings=False) if unties else config
+    context = BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len, has_whole_experts, stage)
     model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
-    filled = _tied_twice(names, family) if config.tie_word_embeddings and rotation is not None else names
-    places = places_of(model, filled, config.num_layers, config.num_experts)
+    places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
         if config.scheme is not None:
@@ -86,10 +88,12 @@ def load_model(
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
-    fill(places, checkpoint, (*_ignored_names(config), *family.ignored), rotation, device, unpacks=config.scheme is not None)
+    elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
+    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere)
+    fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
-    return LoadedModel(model, config, weight_bytes, name, family.names, rotation)
+    return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage)
 
 
 def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device, scheme: WeightScheme | None) -> LinearMethod:
@@ -107,15 +111,13 @@ def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:
     return ResidualRotation(family.stream, config.num_layers, config.hidden_size, config.num_experts)
 
 
-def _tied_twice(names: tuple[WeightName, ...], family: Family) -> tuple[WeightName, ...]:
+def _tied_twice(names: tuple[WeightName, ...]) -> tuple[WeightName, ...]:
     """The names of a tied checkpoint for a model whose head is a weight of its own: it is filled from the embedding's tensor."""
-    assert family.stream is not None
-    stream = family.stream
-    embedding = next(name for name in names if name.weight == stream.embedding)
-    return tuple(replace(name, checkpoint=embedding.checkpoint) if name.weight == stream.head else name for name in names)
+    tensor = next(name.checkpoint for name in names if name.weight == EMBEDDING)
+    return tuple(replace(name, checkpoint=tensor, is_retied=True) if name.weight == HEAD else name for name in names)
 
 
-def _ignored_names(config: DecoderConfig) -> tuple[str, ...]:
+def _ignored_endings(config: DecoderConfig) -> tuple[str, ...]:
     """Endings of tensors that have no place in a weight: tables computed from the config, scales, and the copy of a tied embedding."""
     computed = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", *KV_SCALE_ENDINGS)
     return (*computed, "lm_head.weight") if config.tie_word_embeddings else computed

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.layers.rope_config import RopeConfig
 
@@ -159,6 +160,7 @@ class BuildContext:
     group: TensorParallelGroup
     max_model_len: int  # positions that will be asked for
     has_whole_experts: bool = False  # whether each rank holds some experts whole, and not a part of each
+    stage: PipelineStage = WHOLE  # whose layers are built
 
 
 class Model(Protocol):
@@ -168,7 +170,10 @@ class Model(Protocol):
     def kv_spec(self) -> KVSpec: ...
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        """token_ids [T] int64 -> hidden states [T, H] after the last norm. Writes the step's keys and values into ``kv``."""
+        """token_ids [T] int64 -> hidden states [T, H] after the last norm. Writes the step's keys and values into ``kv``.
+
+        Of a stage that is not the first the hidden states [T, H] of the one before come in the tokens' place, and may be written over; of
+        one that is not the last go those that the next one takes."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -271,3 +276,4 @@ class LoadedModel:
     names: tuple[WeightName, ...]
     transform: WeightTransform | None
     projections: tuple[Projection, ...] = ()  # of pooled vectors
+    stage: PipelineStage = WHOLE  # whose layers the model has

@@ -109,27 +109,35 @@ class Decoder(Layer):
     """All of the model but what stands on its hidden states: see models/base.py Model. ``layer``: the kind that it is made of."""
 
     def __init__(self, config: DecoderConfig, context: BuildContext, layer: type[DecoderBranches]) -> None:
-        vocab_size, hidden = config.vocab_size, config.hidden_size
-        self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=context.dtype, device=context.device, group=context.group)
-        self.embed_positions = _position_table(config, context)
-        self.layers = [layer(config, i, context) for i in range(config.num_layers)]
-        self.norm = stream_norm(config, context)
-        self.kv_spec = KVSpec(config.num_layers, self.layers[0].qkv.num_kv_heads, config.head_dim)
+        vocab_size, hidden, dtype, device = config.vocab_size, config.hidden_size, context.dtype, context.device
+        stage, own = context.stage, context.stage.layers(config.num_layers)
+        self.embed_tokens: VocabParallelEmbedding | None = None
+        self.embed_positions: Table | None = None
+        if stage.is_first:
+            self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden, dtype=dtype, device=device, group=context.group)
+            self.embed_positions = _position_table(config, context)
+        self.layers = {i: layer(config, i, context) for i in own}  # by their place in the whole model
+        self.norm = stream_norm(config, context) if stage.is_last else None
+        self.kv_spec = KVSpec(len(own), self.layers[own.start].qkv.num_kv_heads, config.head_dim)
         self._first_position = config.first_position
         # As the type of activations has it: so Gemma was trained.
-        self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=context.dtype))
-        self._windows = tuple(sorted({config.sliding_window(i) for i in range(config.num_layers)}))
-        self._rope_tables = [rope_table(rope, context.max_model_len, context.device) for rope in config.distinct_ropes]
+        self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
+        self._windows = tuple(sorted({config.sliding_window(i) for i in own}))
+        self._rope_tables = [rope_table(rope, context.max_model_len, device) for rope in config.distinct_ropes]
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0])
         hidden, residual = self._embedded(token_ids, batch.positions), None
-        for layer, pages in zip(self.layers, kv, strict=True):
+        for layer, pages in zip(self.layers.values(), kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
         assert residual is not None, "a decoder has at least one layer"
-        return self.norm.add(hidden, residual)[0]
+        # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
+        return self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
 
     def _embedded(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """Behind the first stage ``token_ids`` are the hidden states of the stage before."""
+        if self.embed_tokens is None:
+            return token_ids
         hidden = self.embed_tokens(token_ids)
         if self._embedding_scale != 1.0:
             hidden = hidden * self._embedding_scale
@@ -137,10 +145,12 @@ class Decoder(Layer):
 
 
 class DecoderModel(Decoder):
-    """One that says which token is next."""
+    """One that says which token is next; of its stages the last does."""
 
     def __init__(self, config: DecoderConfig, context: BuildContext, layer: type[DecoderBranches]) -> None:
         super().__init__(config, context, layer)
+        if not context.stage.is_last:
+            return
         self.lm_head = ParallelLMHead(
             config.vocab_size,
             config.hidden_size,

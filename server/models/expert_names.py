@@ -52,7 +52,6 @@ MIXTURE_STREAM = ResidualStream(
         f"{_MOE}.shared.gate": _NORM,
     },
     writers=(*DECODER_STREAM.writers, f"{_EXPERT}.down.weight", f"{_EXPERT}.down.bias", f"{_MOE}.shared.down.weight"),
-    head=DECODER_STREAM.head,
 )
 
 _HF = "model.layers.{i}.mlp"

@@ -15,6 +15,8 @@ class WeightName:
 
     ``parts``: those that the checkpoint has as one tensor, in the order of its rows. ``is_transposed``: it has columns where we have rows.
     ``plus`` is added to its values: Gemma keeps what its norms differ from 1.
+    ``is_retied``: a tied head as a weight of its own. It is filled with the values of the embedding's table, and not with its blocks: so it
+    is rounded as where the two are one.
     ``interleaved_heads``: "q" or "k" where the rows of each head were reordered for interleaved rotary embedding (llama.cpp's
     converter does so for the llama architecture) and must be put back.
     """
@@ -26,6 +28,7 @@ class WeightName:
     parts: tuple[str, ...] = ()
     is_transposed: bool = False
     plus: float = 0.0
+    is_retied: bool = False
 
     @property
     def all_parts(self) -> tuple[str, ...]:
@@ -51,18 +54,19 @@ class ResidualStream:
     embedding: str
     readers: dict[str, str]
     writers: tuple[str, ...]
-    head: str  # one of the readers: filled from the embedding's tensor where the two are tied
 
+
+# What a checkpoint may have as one tensor.
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 
 DECODER_STREAM = ResidualStream(
-    embedding="embed_tokens.weight",
+    embedding=EMBEDDING,
     readers={
         "layers.{i}.qkv.weight": "layers.{i}.input_norm.weight",
         "layers.{i}.gate_up.weight": "layers.{i}.post_attention_norm.weight",
-        "lm_head.weight": "norm.weight",
+        HEAD: "norm.weight",
     },
     writers=("layers.{i}.o.weight", "layers.{i}.o.bias", "layers.{i}.down.weight", "layers.{i}.down.bias"),
-    head="lm_head.weight",
 )
 
 HF_NAMES = (

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from headway.server.config.plan import Plan
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.models.base import DecoderConfig, KVSpec, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
 
 
-def kv_spec(config: ModelConfig) -> KVSpec:
-    """Of the whole model on one device; an encoder keeps no keys and values."""
+def kv_spec(config: ModelConfig, stage: PipelineStage = WHOLE) -> KVSpec:
+    """Of a stage's layers on one device; an encoder keeps no keys and values."""
     if not isinstance(config, DecoderConfig):
         return KVSpec(0, 0, 0)
-    return KVSpec(config.num_layers, config.num_kv_heads, config.head_dim)
+    return KVSpec(len(stage.layers(config.num_layers)), config.num_kv_heads, config.head_dim)
 
 
 def bytes_per_block(spec: KVSpec, plan: Plan) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from headway.server.config.plan import ModelFacts
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.errors import ConfigError
 from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.loading.model_config import read_config
@@ -21,6 +22,7 @@ class ModelShape:
     config: ModelConfig
     facts: ModelFacts
     most_experts: int | None = None  # of a layer, on a device that has some of them whole; None: it has a part of each
+    stage: PipelineStage = WHOLE  # of its layers
 
     @property
     def held_experts(self) -> int:
@@ -86,8 +88,7 @@ def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems = []
     if config.model.quantization not in (None, "none"):
         problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
-    if (size := config.parallel.tensor_parallel_size) > 1:
-        problems.append(f"--tensor-parallel-size {size} is for models that generate text: leave it out, since this one pools")
+    problems += [f"{asked} is for models that generate text: leave it out, since this one pools" for asked in config.parallel.asked]
     if config.parallel.enable_expert_parallel:
         problems.append("--enable-expert-parallel is for models that generate text: leave it out, since this one pools")
     if config.lora.enable_lora:

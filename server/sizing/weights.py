@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
+from headway.server.distributed.places import PipelineStage
 from headway.server.layers.quant.scheme import dequantized_name
 from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
@@ -40,7 +41,7 @@ class WeightShapes:
     quantisation packs, and what is kept as it is. ``absent``: the layers that lack it, of what some do. ``exact``: what is fp32, whatever
     the others are."""
 
-    num_layers: int
+    layers: range
     num_experts: int = 0
     linears: dict[str, LinearShape] = field(default_factory=dict)
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -69,21 +70,21 @@ class WeightShapes:
 
     def count(self, name: str) -> int:
         """How many weights the name stands for."""
-        num_layers = self.num_layers - len(self.absent.get(name, ())) if "{i}" in name else 1
-        return num_layers * (self.num_experts if "{e}" in name else 1)
+        return len(self.names(name))
 
     def names(self, name: str) -> list[str]:
         """All that the name stands for."""
-        layers = [i for i in range(self.num_layers) if i not in self.absent.get(name, ())] if "{i}" in name else [0]
+        absent = self.absent.get(name, frozenset())
+        layers = [i for i in self.layers if i not in absent] if "{i}" in name else [0]
         experts = range(self.num_experts) if "{e}" in name else (0,)
         return [name.replace("{i}", str(i)).replace("{e}", str(e)) for i in layers for e in experts]
 
 
 def weight_shapes(shape: ModelShape) -> WeightShapes:
-    """Of the whole model on one device. A tied head has no weight of its own."""
+    """Of a stage's layers on one device. A tied head has a weight of its own only where its table is on another stage."""
     config = shape.config
     if isinstance(config, DecoderConfig):
-        return _decoder(config, shape.held_experts, generates=shape.use == "generate")
+        return _decoder(config, shape.held_experts, shape.stage, generates=shape.use == "generate")
     return _modernbert(config) if isinstance(config, ModernBertConfig) else _encoder(config)
 
 
@@ -94,7 +95,7 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
     others = sum(shapes.count(name) * math.prod(other) * (4 if name in shapes.exact else size) for name, other in shapes.others.items())
     matrices = [(shapes.count(name), *linear.shape) for name, linear in shapes.linears.items()]
     head = (1, config.vocab_size, config.hidden_size)
-    is_tied = shape.use == "generate" and config.tie_word_embeddings
+    is_tied = shape.use == "generate" and config.tie_word_embeddings and shape.stage.size == 1
     if plan.quantization == "int8":
         # A tied head is packed for itself, since rotation takes the last norm into it. A scale of fp32 for each row.
         matrices += [head] if is_tied else []
@@ -152,12 +153,13 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
     return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.dtype)
 
 
-def _decoder(config: DecoderConfig, num_experts: int, *, generates: bool) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers, num_experts), config.hidden_size
+def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, generates: bool) -> WeightShapes:
+    found, hidden = WeightShapes(stage.layers(config.num_layers), num_experts), config.hidden_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
-    if config.num_positions:
-        found.others["embed_positions.weight"] = (config.num_positions, hidden)
+    if stage.is_first:
+        found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
+        if config.num_positions:
+            found.others["embed_positions.weight"] = (config.num_positions, hidden)
     found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
     found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
     if config.has_sinks:
@@ -167,8 +169,11 @@ def _decoder(config: DecoderConfig, num_experts: int, *, generates: bool) -> Wei
         _feed_forward(found, config, mixtures)
     if config.mixture is not None:
         _mixture(found, config.mixture, hidden)
-    _decoder_norms(found, config)
-    if generates and not config.tie_word_embeddings:
+    _layer_norms(found, config)
+    if not stage.is_last:
+        return found
+    found.norm("norm", hidden, bias=config.norm_bias, is_exact=config.norm == "exact_rms")
+    if generates and not (config.tie_word_embeddings and stage.size == 1):
         found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
@@ -207,11 +212,10 @@ _BLOCK_NORMS: dict[BlockKind, tuple[str, ...]] = {
 }
 
 
-def _decoder_norms(found: WeightShapes, config: DecoderConfig) -> None:
+def _layer_norms(found: WeightShapes, config: DecoderConfig) -> None:
     is_exact = config.norm == "exact_rms"
     for name in _BLOCK_NORMS[config.block]:
         found.norm(f"{_LAYER}.{name}", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
-    found.norm("norm", config.hidden_size, bias=config.norm_bias, is_exact=is_exact)
     for name, num_heads in (("q_norm", config.num_heads), ("k_norm", config.num_kv_heads)) if config.qk_norm else ():
         shape: tuple[int, ...] = (config.head_dim,)
         if config.norm == "layer":
@@ -222,7 +226,7 @@ def _decoder_norms(found: WeightShapes, config: DecoderConfig) -> None:
 
 
 def _encoder(config: EncoderConfig) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found, hidden = WeightShapes(range(config.num_layers)), config.hidden_size
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.others["embed_positions.weight"] = (config.first_position + config.max_model_len, hidden)
     if config.num_token_types:
@@ -241,7 +245,7 @@ def _encoder(config: EncoderConfig) -> WeightShapes:
 
 
 def _modernbert(config: ModernBertConfig) -> WeightShapes:
-    found, hidden = WeightShapes(config.num_layers), config.hidden_size
+    found, hidden = WeightShapes(range(config.num_layers)), config.hidden_size
     found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
     found.norm("embed_norm", hidden, bias=config.norm_bias)
     found.norm(f"{_LAYER}.attention_norm", hidden, bias=config.norm_bias, in_first=False)

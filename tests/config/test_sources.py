@@ -236,8 +236,8 @@ def test_missing_config_file(tmp_path: Path) -> None:
         (["-O3"], "-O3: is an option of vLLM that is not supported by this version of Headway; nothing is compiled, and CUDA graphs have "
          "options of their own: leave it out, or write --cudagraph-capture-sizes or --enforce-eager"),
         (["--enable-dbo"], "--enable-dbo: is an option of vLLM that is not supported by this version of Headway; leave it out"),
-        (["--pipeline-parallel", "2"], "--pipeline-parallel: unknown option; vLLM's --pipeline-parallel-size, if that is meant, is not "
-         "supported by this version of Headway; leave it out"),
+        (["--data-parallel-backen", "ray"], "--data-parallel-backen: unknown option; vLLM's --data-parallel-backend, if that is meant, is "
+         "not supported by this version of Headway; leave it out"),
         (["-port", "1"], "-port: unknown option; did you mean --port?"),
         (["--port.x", "1"], "--port.x: only JSON options take keys after a dot; write --port VALUE"),
         (["--max-num-seqs", "8", "--max-num-batched-tokens", "4"],
@@ -278,11 +278,9 @@ def test_environment_problems(name: str, text: str, problem: str) -> None:
 
 
 def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
-    met = {"SM_VLLM_PIPELINE_PARALLEL_SIZE": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
+    met = {"SM_VLLM_NNODES": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
     assert resolve(["demo"], met).sources.keys() == {"model"}
-    problems = problems_of(
-        ["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_PIPELINE_PARALLEL_SIZE": "01"}
-    )
+    problems = problems_of(["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_NNODES": "01"})
     assert len(problems) == 3
     assert all("is not supported by this version" in problem for problem in problems)
 

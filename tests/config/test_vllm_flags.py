@@ -57,10 +57,6 @@ REFUSED = {
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
     "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "CUDA graphs have options of their own"),
-    "pipeline-parallel-size": (
-        "2",
-        "a model is not cut into stages of layers: leave it out",
-    ),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "spec-method": ("ngram", "speculative decoding is not done"),
     "spec-model": ("m", "speculative decoding is not done"),
@@ -75,7 +71,6 @@ REFUSED = {
 
 # (option, value) that asks for what is done anyway: accepted from every source, and without effect.
 MET = [
-    ("pipeline-parallel-size", "1"),
     ("data-parallel-backend", "mp"),
     ("decode-context-parallel-size", "1"),
     ("nnodes", "1"),
@@ -138,13 +133,13 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
     [
         ["--no-trust-remote-code"],
         ["--disable-custom-all-reduce"],
-        ["-pp=1"],
-        ["-pp1"],
-        ["-pp", "1", "-dpb", "mp"],
+        ["-n=1"],
+        ["-n1"],
+        ["-n", "1", "-dpb", "mp"],
         ["-O0"],
         ["-O", "0"],
         ["-O=0"],
-        ["--pipeline_parallel_size", "1"],
+        ["--data_parallel_backend", "mp"],
     ],
 )
 def test_met_spellings(argv: list[str]) -> None:
@@ -155,13 +150,13 @@ def test_met_spellings(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "label"),
     [
-        (["-pp", "4"], "-pp"),
-        (["-pp4"], "-pp4"),
+        (["-n", "4"], "-n"),
+        (["-n4"], "-n4"),
         (["-O3"], "-O3"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
         (["--trust-remote-code"], "--trust-remote-code"),
-        (["--pipeline-parallel-size"], "--pipeline-parallel-size"),
-        (["--pipeline-parallel-size", "01"], "--pipeline-parallel-size"),
+        (["--nnodes"], "--nnodes"),
+        (["--nnodes", "01"], "--nnodes"),
     ],
 )
 def test_not_met_spellings(argv: list[str], label: str) -> None:

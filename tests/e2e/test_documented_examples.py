@@ -10,11 +10,9 @@ import httpx
 import pytest
 import trustme
 from dummy_model import write_dummy_model
-from entrypoint_process import run_entrypoint
 from live_server import LiveServer
 
 from headway.server.config.sources import resolve
-from headway.server.errors import ConfigError
 
 pytestmark = pytest.mark.e2e
 
@@ -78,32 +76,6 @@ def test_basic_production_lets_one_origin_in(production: httpx.Client) -> None:
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_high_availability_over_hosts_is_refused_with_what_to_do() -> None:
-    words = ["--tensor-parallel-size", "8", "--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray"]
-    with pytest.raises(ConfigError) as caught:
-        resolve(["demo", *words], {})
-    stages, backend = caught.value.problems
-    assert stages.startswith("--pipeline-parallel-size: is an option of vLLM that is not supported by this version of Headway; ")
-    assert backend.startswith("--distributed-executor-backend: Ray is not used")
-    for problem in (stages, backend):
-        assert "--tensor-parallel-size" in problem
-        assert "for several hosts start a server on each, and put `headway router` before them" in problem
-
-
-def test_high_availability_on_one_device(model: str) -> None:
-    options = [
-        *("--api-key", "key1,key2,key3", "--allowed-origins", '["https://service1.com", "https://service2.com"]'),
-        *("--tensor-parallel-size", "1", "--pipeline-parallel-size", "1", "--distributed-executor-backend", "mp"),
-        *("--enable-prefix-caching", "--max-num-seqs", "256", "--max-num-batched-tokens", "8192", "--max-model-len", "4096"),
-    ]
-    with LiveServer(model, "--load-format", "dummy", *options) as live, httpx.Client(base_url=live.url, timeout=30) as client:
-        live.wait_ready()
-        assert [completes(client, key) for key in ("key1", "key2", "key3", "key1,key2,key3")] == [True, True, True, False]
-        for origin in ("https://service1.com", "https://service2.com"):
-            assert preflight(client, origin).headers["access-control-allow-origin"] == origin
-        assert "up to 256 requests and 8192 tokens a step" in live.log()
-
-
 PREFILL = ["--enable-chunked-prefill", "--max-num-batched-tokens", "16384"]
 
 
@@ -134,13 +106,6 @@ def test_sagemaker_variables(model: str) -> None:
         assert client.post("/invocations", json={"prompt": "hello"}).status_code == 401
         assert client.get("/ping").status_code == 200
         assert "your-key" not in live.log()
-
-
-def test_sagemaker_variables_for_several_hosts(model: str) -> None:
-    done = run_entrypoint("serve", environ={"SM_VLLM_MODEL": model, "SM_VLLM_PIPELINE_PARALLEL_SIZE": "2", "SM_VLLM_PORT": "8080"})
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("headway: error: environment SM_VLLM_PIPELINE_PARALLEL_SIZE: is an option of vLLM")
-    assert done.stderr.rstrip().endswith("put `headway router` before them")
 
 
 def test_the_same_options_in_a_file(tmp_path: Path) -> None:

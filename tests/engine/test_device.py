@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from headway.server.config.parallel import ParallelConfig
 from headway.server.engine.device import check_gpus, choose_device, num_devices, occupy, share_threads
 from headway.server.errors import ConfigError
 
@@ -22,25 +23,34 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 def test_each_engine_takes_a_gpu_of_its_own(two_gpus: list[torch.device]) -> None:
     devices = [choose_device(asked, index) for asked, index in (("auto", 0), ("cuda", 1))]
     for device in devices:
-        check_gpus(device, num_engines=2, num_ranks=1)
+        check_gpus(device, 2, ParallelConfig())
         occupy(device)
     assert devices == two_gpus == [torch.device("cuda", 0), torch.device("cuda", 1)]
     cpu = choose_device("cpu", 1)
     assert cpu == torch.device("cpu")
-    check_gpus(cpu, num_engines=4, num_ranks=2)
+    check_gpus(cpu, 4, ParallelConfig(tensor_parallel_size=2))
 
 
 @pytest.mark.parametrize(
-    ("num_engines", "num_ranks", "sentence"),
+    ("num_engines", "parallel", "sentence"),
     [
-        (4, 1, "--data-parallel-size 4 needs a GPU for each engine, and 2 GPUs can be seen here: lower it, or"),
-        (2, 2, "--data-parallel-size 2 with --tensor-parallel-size 2 needs 4 GPUs, and 2 GPUs can be seen here: lower one of them, or"),
+        (4, {}, "--data-parallel-size 4 needs a GPU for each engine, and 2 GPUs can be seen here: lower it, or"),
+        (
+            2,
+            {"tensor_parallel_size": 2},
+            "--data-parallel-size 2 with --tensor-parallel-size 2 needs 4 GPUs, and 2 GPUs can be seen here: lower one of them, or",
+        ),
+        (
+            2,
+            {"tensor_parallel_size": 2, "pipeline_parallel_size": 3},
+            "2 with --tensor-.* 2 and --pipeline-parallel-size 3 needs 12 GPUs,",
+        ),
     ],
 )
 @pytest.mark.usefixtures("two_gpus")
-def test_too_few_gpus_end_the_start(num_engines: int, num_ranks: int, sentence: str) -> None:
+def test_too_few_gpus_end_the_start(num_engines: int, parallel: dict[str, int], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        check_gpus(choose_device("auto", 3), num_engines, num_ranks)
+        check_gpus(choose_device("auto", 3), num_engines, ParallelConfig(**parallel))
 
 
 @pytest.mark.usefixtures("two_gpus")

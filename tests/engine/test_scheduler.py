@@ -429,3 +429,29 @@ def test_a_watermark_keeps_blocks_free_beside_running_requests_only() -> None:
     assert amounts(driver.plans[-1]) == {"large": 1}, "3 blocks are free, and 5 must stay so"
     driver.run()
     assert driver.last("small").finish_reason is FinishReason.LENGTH
+
+
+def test_stages_have_steps_of_other_requests_under_way() -> None:
+    """Each an even share of those who run; none computes a token that has not come, and each brings along the one that it computes."""
+    driver = SchedulerDriver(num_stages=3, max_num_batched_tokens=16)
+    for name in "abcdef":
+        driver.add(name, [1, 2], max_tokens=4)
+    assert amounts(driver.schedule()) == dict.fromkeys("abcdef", 2)
+    assert driver.schedule() is None
+    driver.finish_step()
+    assert [amounts(driver.schedule()) for _ in range(3)] == [{"a": 1, "b": 1}, {"c": 1, "d": 1}, {"e": 1, "f": 1}]
+    assert driver.schedule() is None
+    driver.finish_step()
+    plan = driver.schedule()
+    assert amounts(plan) == {"a": 1, "b": 1}
+    assert plan is not None
+    assert [item.token_id for item in plan.scheduled] == [driver.tokens(name)[-1] for name in "ab"]
+    assert [item.token_id for item in driver.plans[0].scheduled] == [None] * 6
+    driver.run()
+
+
+def test_stages_compute_the_pieces_of_a_prompt_at_once() -> None:
+    driver = SchedulerDriver(num_stages=2, max_num_batched_tokens=8)
+    driver.add("a", [1] * 12, max_tokens=2)
+    assert [amounts(driver.schedule()), amounts(driver.schedule()), driver.schedule()] == [{"a": 8}, {"a": 4}, None]
+    driver.run()

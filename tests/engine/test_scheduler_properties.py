@@ -21,6 +21,7 @@ _configurations = st.fixed_dictionaries(
         "enable_chunked_prefill": st.sampled_from([True, True, False]),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 3, 100]),
         "enable_prefix_caching": st.sampled_from([True, True, False]),
+        "num_stages": st.sampled_from([1, 1, 2, 3]),
     }
 )
 _samplings = st.fixed_dictionaries(

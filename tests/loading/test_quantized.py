@@ -137,7 +137,7 @@ def test_each_fused_product_is_that_of_its_parts(tmp_path: Path, monkeypatch: py
     assert isinstance(kept, DecoderModel)
     assert isinstance(exact, DecoderModel)
     x = torch.randn(9, 128, generator=torch.Generator().manual_seed(0))
-    for here, there in zip(kept.layers, exact.layers, strict=True):
+    for here, there in zip(kept.layers.values(), exact.layers.values(), strict=True):
         torch.testing.assert_close(here.qkv(x), there.qkv(rounded(x, kind)), atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(here.gate_up(x), there.gate_up(rounded(x, kind)), atol=2e-5, rtol=1e-5)
 

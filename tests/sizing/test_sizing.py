@@ -56,7 +56,7 @@ def assert_same_shapes(shape: ModelShape, loaded: LoadedModel) -> None:
     expanded = {name: own for pattern, own in shapes.items() for name in found.names(pattern)}
     assert len(expanded) == sum(map(found.count, shapes))
     assert expanded == {name: weight.shape for name, weight in loaded.model.named_weights()}
-    assert kv_spec(shape.config) == loaded.model.kv_spec
+    assert kv_spec(shape.config, shape.stage) == loaded.model.kv_spec
 
 
 def assert_same_bytes(shape: ModelShape, config: ServerConfig, loaded: LoadedModel) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headway.server.distributed.groups import TensorParallelGroup
 
-_COLLECTIVES = ("allreduce", "allgather", "gather", "broadcast")
+_COLLECTIVES = ("allreduce", "allgather", "gather", "broadcast", "send", "recv")
 
 
 class CountedGroup:

@@ -140,6 +140,7 @@ def _names(architecture: str, num_layers: int) -> Callable[[str], str]:
     def translated(name: str) -> str:
         if "_exps." in name:  # of _stacked
             return name.replace("model.layers.", "blk.")
+        name = f"{name}.weight" if name.endswith(".sinks") else name
         found = next(filter(None, (table.get_name(name, try_suffixes=(".weight", ".bias")) for table in tables)), None)
         assert found is not None, name
         return str(found)

@@ -1,15 +1,17 @@
-"""Ranks of a tensor-parallel group as threads of one process: real gloo collectives without the start-up of processes."""
+"""Ranks of a model as threads of one process: real gloo collectives without the start-up of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.distributed.pipeline import PipelineGroup
+from headway.server.distributed.places import PipelineStage
 
 T = TypeVar("T")
 
@@ -19,11 +21,27 @@ def run_ranks(size: int, work: Callable[[TensorParallelGroup], T]) -> list[T]:
     store = dist.HashStore()
 
     def rank(index: int) -> T:
-        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-        options._timeout = timedelta(seconds=60)
-        group = dist.ProcessGroupGloo(store, index, size, options)
-        return work(TensorParallelGroup(index, size, group))
+        return work(TensorParallelGroup(index, size, _gloo(store, index, size)))
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(rank, range(size)))
+
+
+def run_stages(num_stages: int, work: Callable[[PipelineGroup], T]) -> list[T]:
+    """``work`` on each of so many stages at once; their results, that of the first stage first."""
+    store, groups = dist.HashStore(), []
+
+    def stage(index: int) -> T:
+        group = PipelineGroup(PipelineStage(index, num_stages), _gloo(store, index, num_stages))
+        groups.append(group)  # for as long as any of them may still receive
+        return work(group)
+
+    with ThreadPoolExecutor(num_stages) as pool:
+        return list(pool.map(stage, range(num_stages)))
+
+
+def _gloo(store: dist.Store, index: int, size: int) -> Any:
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    options._timeout = timedelta(seconds=60)
+    return dist.ProcessGroupGloo(store, index, size, options)

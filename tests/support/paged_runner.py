@@ -159,6 +159,7 @@ class SchedulerDriver:
         long_prefill_token_threshold: int = 0,
         enable_prefix_caching: bool = True,
         watermark: float = 0.0,
+        num_stages: int = 1,
     ) -> None:
         self.now = 100.0
         self.kv = KVCacheManager(num_blocks, block_size, enable_prefix_caching)
@@ -171,6 +172,7 @@ class SchedulerDriver:
             enable_chunked_prefill=enable_chunked_prefill,
             long_prefill_token_threshold=long_prefill_token_threshold,
             watermark=watermark,
+            num_stages=num_stages,
             clock=self._tick,
         )
         self.runner = PagedRunner(num_blocks, block_size, max_num_seqs, max_num_batched_tokens)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
-from headway.server.distributed.groups import SINGLE, TensorParallelGroup
-from headway.server.distributed.rendezvous import join_ranks
+from headway.server.distributed.places import RankPlace
+from headway.server.distributed.rendezvous import ALONE, Meeting, RankGroups, join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
+from headway.server.engine.executor.placement import Placement
 from headway.server.engine.executor.processes import ProcessesExecutor
-from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, place_of
 from headway.server.engine.executor.ranks import Ranks
+from headway.server.engine.executor.stages import StagesExecutor
 from headway.server.engine.worker import Worker
 from headway.server.private_directory import private_directory
 from headway.server.source.files import ModelFiles
@@ -25,9 +26,9 @@ from headway.server.source.files import ModelFiles
 class Crew:
     """Of one rank: there is nobody to agree with."""
 
-    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
+    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> RankGroups:
         """The others begin to load their weights. Computes with this rank's share of a CPU's threads from now on."""
-        return SINGLE
+        return ALONE
 
     def agree(self, num_blocks: int) -> int:
         """KV blocks for which every rank has room, of what this one has. Waits until all have loaded their weights."""
@@ -44,22 +45,22 @@ class Crew:
 class RankCrew(Crew):
     """Of this process, rank 0, and processes beside it."""
 
-    def __init__(self, ranks: Ranks, size: int, directory: Path) -> None:
+    def __init__(self, ranks: Ranks, place: RankPlace, meeting: Meeting) -> None:
         self._ranks = ranks
-        self._size = size
-        self._directory = directory
+        self._place = place
+        self._meeting = meeting
 
-    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> TensorParallelGroup:
-        if self._size == 1:
-            return SINGLE
-        num_threads = max(torch.get_num_threads() // self._size, 1)
+    def join(self, plan: Plan, vocab_size: int, device: torch.device) -> RankGroups:
+        if self._place.num_ranks == 1:
+            return ALONE
+        num_threads = max(torch.get_num_threads() // self._place.num_ranks, 1)
         self._ranks.answers(Here)
         self._ranks.tell(Join(plan, vocab_size, num_threads))
         if device.type == "cpu":
             torch.set_num_threads(num_threads)
-        group = join_ranks(self._directory, 0, self._size, device)
-        self._ranks.give_group(group.process_group)
-        return group
+        groups = join_ranks(self._meeting, self._place, device)
+        self._ranks.give_groups(groups)
+        return groups
 
     def agree(self, num_blocks: int) -> int:
         return min([num_blocks, *(answer.num_blocks for answer in self._ranks.answers(Sized))])
@@ -69,23 +70,25 @@ class RankCrew(Crew):
 
     def executor(self, worker: Worker) -> Executor:
         self._ranks.answers(Done)
-        return ProcessesExecutor(InlineExecutor(worker), self._ranks)
+        executor = StagesExecutor if self._place.num_stages > 1 else ProcessesExecutor
+        return executor(InlineExecutor(worker), self._ranks)
 
 
 @contextmanager
-def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int) -> Iterator[Crew]:
-    """For as long as engine ``engine`` of the server is made. Where that fails the other ranks end, and what is raised is the first
-    cause."""
+def gathered_crew(config: ServerConfig, files: ModelFiles, engine: int, placement: Placement) -> Iterator[Crew]:
+    """For as long as engine ``engine`` of the server is made, with ranks where ``placement`` has room for them. Where that fails the other
+    ranks end, and what is raised is the first cause."""
     if not config.parallel.has_ranks:
         yield Crew()
         return
-    size = config.parallel.tensor_parallel_size
     with private_directory() as directory:
         lean = without_secrets(config)
-        ranks = Ranks([RankArguments(lean, files, engine, rank, directory) for rank in range(1, size)])
+        others = [RankArguments(lean, files, engine, rank, directory) for rank in range(1, config.parallel.num_ranks)]
+        started, meeting = placement.start(others)
+        ranks = Ranks(started, placement.release)
         try:
             with ranks.explaining():
-                yield RankCrew(ranks, size, directory)
+                yield RankCrew(ranks, place_of(config.parallel, 0), meeting or directory)
         except BaseException:
             ranks.end(patience_s=0)
             raise

@@ -36,7 +36,7 @@ class ProcessesExecutor:
     def submit(self, plan: Any) -> StepHandle[Any]:
         with self._ranks.explaining():
             self._ranks.tell(Step(plan))
-            return StepHandle(partial(self._result, self._here.submit(plan)))
+            return StepHandle(partial(self._result, self._begin(plan)))
 
     def compile_grammar(self, grammar: Grammar) -> Future[Any]:
         """For rank 0, which samples."""
@@ -60,6 +60,9 @@ class ProcessesExecutor:
     def shutdown(self) -> None:
         self._ranks.end()
         self._here.shutdown()
+
+    def _begin(self, plan: Any) -> StepHandle[Any]:
+        return self._here.submit(plan)
 
     def _result(self, handle: StepHandle[Any]) -> Any:
         with self._ranks.explaining():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -25,11 +27,13 @@ from headway.server.engine.executor.rank_messages import (
     Start,
     Step,
     Stop,
+    ToRank,
     UnloadAdapter,
     WakeUp,
     decode_to_rank,
     encode,
 )
+from headway.server.engine.executor.secure_link import Link
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
@@ -37,26 +41,49 @@ from headway.server.garbage import spare_long_lived
 log = logging.getLogger(__name__)
 
 
-def live(arguments: RankArguments, link: Connection) -> None:
+def live(arguments: RankArguments, link: Link) -> None:
     """Until it is told to stop. Raises RankDied where another rank is gone, and whatever keeps this one from computing."""
     try:
-        _run(InlineExecutor(_joined(arguments, link).worker), link)
+        inbox = Inbox(link)
+        _run(InlineExecutor(_joined(arguments, link, inbox).worker), link, inbox)
     except PeerLost as problem:
         raise RankDied(str(problem)) from problem
 
 
-def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
+class Inbox:
+    """What the engine says, read as soon as it comes: it may say more than a socket holds while this rank waits, in a step, for it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True, name="inbox").start()
+
+    def take(self) -> ToRank:
+        """Waits for the next one. Raises EOFError when the engine has ended."""
+        message = self._messages.get()
+        if message is None:
+            raise EOFError
+        return decode_to_rank(message)
+
+    def _read(self) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self._messages.put(self._link.recv_bytes())
+        self._messages.put(None)
+
+
+def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     device = choose_device(arguments.config.model.device, arguments.device_index)
     occupy(device)
     _send(link, Here())
-    join = decode_to_rank(link.recv_bytes())
+    join = inbox.take()
     assert isinstance(join, Join)
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
-    group = join_ranks(arguments.directory, arguments.rank, arguments.size, device)
-    rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, group))
+    groups = join_ranks(arguments.meeting, arguments.place, device)
+    rank = ModelRank(RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups))
     _send(link, Sized(rank.num_blocks()))
-    start = decode_to_rank(link.recv_bytes())
+    start = inbox.take()
     assert isinstance(start, Start)
     rank.start(start.num_blocks, start.max_model_len, make_sampling=None)
     rank.worker.warm_up()
@@ -66,10 +93,9 @@ def _joined(arguments: RankArguments, link: Connection) -> ModelRank:
     return rank
 
 
-def _run(executor: InlineExecutor, link: Connection) -> None:
+def _run(executor: InlineExecutor, link: Link, inbox: Inbox) -> None:
     while True:
-        message = decode_to_rank(link.recv_bytes())
-        match message:
+        match inbox.take():
             case Step(plan=plan):
                 executor.submit(plan)  # what it chose is taken in by the next
             case LoadAdapter(adapter=adapter):
@@ -85,7 +111,7 @@ def _run(executor: InlineExecutor, link: Connection) -> None:
                 return
 
 
-def _answer(link: Connection, change: Callable[[], None]) -> None:
+def _answer(link: Link, change: Callable[[], None]) -> None:
     refusal = None
     try:
         change()
@@ -97,5 +123,5 @@ def _answer(link: Connection, change: Callable[[], None]) -> None:
     _send(link, Done(refusal))
 
 
-def _send(link: Connection, message: FromRank) -> None:
+def _send(link: Link, message: FromRank) -> None:
     link.send_bytes(encode(message))

@@ -1,4 +1,4 @@
-"""What rank 0, which is the engine, and the other ranks say to each other: MessagePack through a pair of sockets for each of them.
+"""What rank 0, which is the engine, and the other ranks say to each other: MessagePack through a link for each of them.
 
 rank 0                      rank r
                             Here          torch is imported
@@ -19,35 +19,68 @@ from pathlib import Path
 
 import msgspec
 
+from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.places import RankPlace
+from headway.server.distributed.rendezvous import Meeting, NetworkMeeting
 from headway.server.engine.batch import BatchPlan
+from headway.server.engine.executor.secure_link import Credentials
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """Of a rank that is reached over the network. Filled by the engine, ``cache_dir`` on the rank's host."""
+
+    meeting: NetworkMeeting
+    engine: tuple[str, int]  # the address and port where it takes links
+    credentials: Credentials
+    gpu_index: int  # among those that the rank sees
+    is_elsewhere: bool  # on another host than the engine, with model files of its own
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RankArguments:
-    """What a rank is started with: handed over as multiprocessing does it. ``config`` has its secrets removed."""
+    """What a rank is started with: handed over as multiprocessing or Ray do it. ``config`` has its secrets removed."""
 
     config: ServerConfig
     files: ModelFiles
     engine: int  # among those of the server
     rank: int
-    directory: Path  # where the ranks of the engine meet
+    directory: Path  # where the ranks of the engine meet if all are on its host
+    seat: Seat | None = None  # None: it is reached through a pair of sockets
 
     @property
-    def size(self) -> int:
-        return self.config.parallel.tensor_parallel_size
+    def place(self) -> RankPlace:
+        return place_of(self.config.parallel, self.rank)
+
+    @property
+    def meeting(self) -> Meeting:
+        return self.directory if self.seat is None else self.seat.meeting
 
     @property
     def device_index(self) -> int:
-        return self.config.parallel.gpu_index(self.engine, self.rank)
+        return self.config.parallel.gpu_index(self.engine, self.rank) if self.seat is None else self.seat.gpu_index
 
     @property
     def role(self) -> str:
         """The rank's name in the log."""
-        return f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
+        name = f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
+        return name if self.seat is None else f"{name} on {self.seat.meeting.own_address}"
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The first message of a rank that reaches the engine over the network, before all others."""
+
+    rank: int
+    pid: int  # on its host
+
+
+def place_of(parallel: ParallelConfig, rank: int) -> RankPlace:
+    return RankPlace(rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
 
 
 class Join(msgspec.Struct, tag=True, frozen=True):

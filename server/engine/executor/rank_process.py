@@ -1,4 +1,4 @@
-"""A rank's process as the engine, which is rank 0, has it: started, told, ended, and how it ended."""
+"""A rank's process on the engine's own host, as the engine, which is rank 0, has it. See executor/rank.py."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import multiprocessing
 import queue
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 
 from headway.server.children import how_it_ended
-from headway.server.engine.executor.rank_messages import (
-    Done,
-    Failed,
-    Here,
-    RankArguments,
-    Sized,
-    decode_from_rank,
-)
+from headway.server.engine.executor.rank import Answer
+from headway.server.engine.executor.rank_messages import Failed, RankArguments, decode_from_rank
 from headway.server.machine import num_oom_kills
 
 _ENTRY = "headway.server.engine.executor.rank_entry"
 
-Answer = Here | Sized | Done
-
 
 class RankProcess:
-    """``answers`` holds what it said, and None behind its end. Written to by one thread, read from by another."""
-
     def __init__(self, arguments: RankArguments) -> None:
         self.rank = arguments.rank
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self.link, theirs = multiprocessing.Pipe()
+        self._link, theirs = multiprocessing.Pipe()
         self._oom_kills_before = num_oom_kills()
         self._last_words: Failed | None = None
         # Not multiprocessing's: the engine is one of its daemons, which may have no children of that kind. -P: no file of the directory
@@ -38,23 +29,25 @@ class RankProcess:
             [sys.executable, "-P", "-m", _ENTRY, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
         )
         theirs.close()
-        self.link.send(arguments)
+        self._link.send(arguments)
+
+    @property
+    def link(self) -> Connection:
+        return self._link
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def tell(self, message: bytes) -> None:
-        """What can't be told to one that has ended is told to nobody: its end is noticed elsewhere."""
         try:
-            self.link.send_bytes(message)
+            self._link.send_bytes(message)
         except OSError:
             return
 
     def listen(self) -> bool:
-        """Takes in one message; False: there are no more."""
         try:
-            message = decode_from_rank(self.link.recv_bytes())
+            message = decode_from_rank(self._link.recv_bytes())
         except (EOFError, OSError):
             return False
         if isinstance(message, Failed):
@@ -64,7 +57,6 @@ class RankProcess:
         return True
 
     def last_words(self) -> Failed:
-        """Of one that has closed its link: what it said, or else how it ended. Unless a user's error is the cause, it follows the name."""
         words = self._last_words
         if words is not None:
             return words if words.is_user_error else Failed(f"ended: {words.cause}", is_echo=words.is_echo)
@@ -75,10 +67,9 @@ class RankProcess:
         return Failed(how_it_ended(status, self._oom_kills_before))
 
     def end(self, patience_s: float) -> None:
-        """Waits for it to end by itself, then makes sure."""
         try:
             self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self.link.close()
+        self._link.close()

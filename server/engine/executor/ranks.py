@@ -7,13 +7,14 @@ import multiprocessing.connection
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from headway.server.distributed.groups import PeerLost
-from headway.server.engine.executor.rank_messages import Failed, RankArguments, Stop, ToRank, encode
-from headway.server.engine.executor.rank_process import Answer, RankProcess
+from headway.server.distributed.rendezvous import RankGroups
+from headway.server.engine.executor.rank import Answer, Rank
+from headway.server.engine.executor.rank_messages import Failed, Stop, ToRank, encode
 from headway.server.errors import HeadwayError, ModelSourceError, RankDied
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ A = TypeVar("A", bound=Answer)
 class Ranks:
     """Called from one thread. Nobody is left when the engine's process ends, however it does: each watches for that by itself."""
 
-    def __init__(self, arguments: Sequence[RankArguments]) -> None:
-        """Starts a process for each."""
-        self._processes = [RankProcess(each) for each in arguments]
-        self._group: Any = None  # torch's process group
+    def __init__(self, ranks: Sequence[Rank], release: Callable[[], None] = lambda: None) -> None:
+        """``ranks`` have been started; ``release`` is called once all have ended."""
+        self._processes = ranks
+        self._release = release
+        self._groups: RankGroups | None = None
         self._failure: HeadwayError | None = None
         self._has_failed = threading.Event()
         self._is_told = threading.Event()  # the failure was raised
@@ -42,9 +44,9 @@ class Ranks:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
-    def give_group(self, group: Any) -> None:
-        """The process group that is aborted when a rank ends, so that nobody waits for it."""
-        self._group = group
+    def give_groups(self, groups: RankGroups) -> None:
+        """Those of rank 0, which are aborted when a rank ends, so that nobody waits for it."""
+        self._groups = groups
 
     def tell(self, message: ToRank) -> None:
         data = encode(message)
@@ -100,15 +102,16 @@ class Ranks:
         self._watch.join(patience_s)
         for process in self._processes:
             process.end(max(deadline - time.monotonic(), 0))
+        self._release()
 
     def _listen(self) -> None:
         """In a thread: what ranks say, until all of them have ended."""
         living = {process.link: process for process in self._processes}
-        ended: list[tuple[RankProcess, Failed]] = []
+        ended: list[tuple[Rank, Failed]] = []
         decide_at: float | None = None
         while living or decide_at is not None:
             timeout = None if decide_at is None else max(decide_at - time.monotonic(), 0)
-            for link in multiprocessing.connection.wait(list(living), timeout):
+            for link in multiprocessing.connection.wait(list(living), timeout):  # type: ignore[arg-type]
                 process = living[link]  # type: ignore[index]
                 if not process.listen():
                     del living[process.link]
@@ -119,7 +122,7 @@ class Ranks:
                 decide_at = None
                 self._decide(ended)
 
-    def _decide(self, ended: list[tuple[RankProcess, Failed]]) -> None:
+    def _decide(self, ended: list[tuple[Rank, Failed]]) -> None:
         """Names the first cause and releases whoever waits."""
         if self._is_over:
             return
@@ -129,8 +132,8 @@ class Ranks:
         self._has_failed.set()
         for other in self._processes:
             other.answers.put(None)
-        if self._group is not None:
-            self._group.abort()
+        if self._groups is not None:
+            self._groups.abort()
         if not self._is_told.wait(_TELL_S) and not self._is_over:
             log.error("The engine ends: %s", self._failure)
             logging.shutdown()

@@ -120,6 +120,11 @@ def test_a_rank_has_its_share(tmp_path: Path) -> None:
     assert four.longest_context > one.longest_context
     with pytest.raises(ConfigError, match="needs as many GPUs, and there are 4: use 4"):
         fit_report(config_of(parallel={"tensor_parallel_size": 8}), shape, instance)
+    over_hosts = fit_report(config_of(parallel={"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}), shape, instance)
+    assert over_hosts.problems == (
+        "8 ranks take 2 hosts of 4 GPUs: a Ray cluster may have them, "
+        "the one instance of a SageMaker endpoint does not (docs/multi-node.md)",
+    )
     fitting = fitting_instances(config_of(parallel={"tensor_parallel_size": 4}, model={"device": "cuda"}), shape)
     assert all(report.instance.num_gpus >= 4 for report in fitting)
     asked = (config_of(parallel={"tensor_parallel_size": size}, model={"device": "cpu"}) for size in (1, 2))
@@ -255,6 +260,25 @@ def test_each_engine_has_a_gpu_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--data-parallel-size 5 needs a GPU for each engine, and ml.g6.12xlarge has 4: lower it"):
         fit_report(five, shape, instance)
     assert {report.instance.num_gpus >= 4 for report in fitting_instances(four, shape) if report.device == "cuda"} == {True}
+
+
+def test_a_stage_has_its_layers(tmp_path: Path) -> None:
+    """What is told is of the stage with the least room: the last one, whose logits the others don't have."""
+    shape, instance = large(tmp_path), find_instance("ml.g5.12xlarge")
+    one, four = (fit_report(config_of(parallel={"pipeline_parallel_size": size}), shape, instance) for size in (1, 4))
+    assert four.bytes_per_block * 4 == one.bytes_per_block
+    table = 128256 * 4096 * 2
+    assert four.weight_bytes == pytest.approx((one.weight_bytes - 2 * table) / 4 + table, rel=0.01)
+    assert (four.num_ranks, four.num_stages, four.most_stages) == (4, 4, 32)
+    assert four.longest_context > one.longest_context
+    for size, tensor, told in (
+        (8, 1, "^--pipeline-parallel-size 8 needs as many GPUs, and there are 4: use 4$"),
+        (4, 2, "^--pipeline-parallel-size 4 needs 8 GPUs with --tensor-parallel-size 2, and there are 4: use 2$"),
+        (33, 1, "this model has 32 layers, and each stage needs one; the nearest that works is 4$"),
+    ):
+        asked = config_of(parallel={"pipeline_parallel_size": size, "tensor_parallel_size": tensor})
+        with pytest.raises(ConfigError, match=told):
+            fit_report(asked, shape, instance)
 
 
 def test_each_engine_has_a_gpu_for_each_rank(tmp_path: Path) -> None:

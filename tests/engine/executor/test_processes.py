@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from engine_driver import Output, make_engine, request, run
+from engine_driver import make_engine, request, run
+from outputs_alike import assert_alike
 from polling import wait_until
 from process_tree import is_running
 from tiny_adapters import make_adapter
@@ -71,19 +72,6 @@ def ranked(files: ModelFiles) -> Iterator[EngineCore]:
 def pids_of(engine: EngineCore) -> list[int]:
     pids: list[int] = engine._executor._ranks.pids  # type: ignore[attr-defined]
     return pids
-
-
-def assert_alike(single: EngineCore, ranked: EngineCore, requests: list[GenerateRequest], **how: Any) -> dict[str, Output]:
-    expected, found = run(single, requests, **how), run(ranked, requests, **how)
-    for name, output in expected.items():
-        assert output.token_ids
-        assert found[name].token_ids == output.token_ids, name
-        assert found[name].finish_reason == output.finish_reason
-        for here, there in zip(found[name].logprobs, output.logprobs, strict=True):
-            assert here.logprob == pytest.approx(there.logprob, abs=1e-4)
-        here_prompt, there_prompt = found[name].prompt_logprobs, output.prompt_logprobs
-        assert [entry and entry.token_id for entry in here_prompt or []] == [entry and entry.token_id for entry in there_prompt or []]
-    return found
 
 
 def test_greedy_requests_in_chunks_and_with_hits(single: EngineCore, ranked: EngineCore) -> None:

@@ -17,8 +17,10 @@ from tiny_models import make_tiny_model
 from headway.server.config.plan import DeviceFacts, ModelFacts, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import PeerLost
+from headway.server.distributed.places import RankPlace
 from headway.server.distributed.rendezvous import join_ranks
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
+from headway.server.engine.executor.rank_process import RankProcess
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.errors import ModelSourceError, RankDied
 from headway.server.source.files import ModelFiles
@@ -31,7 +33,7 @@ PLAN = make_plan(ServerConfig.model_validate({"model": MODEL}), ModelFacts("floa
 @contextmanager
 def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
     config = ServerConfig.model_validate({"model": MODEL, "parallel": {"tensor_parallel_size": size}})
-    ranks = Ranks([RankArguments(config, files, 0, rank, directory) for rank in range(1, size)])
+    ranks = Ranks([RankProcess(RankArguments(config, files, 0, rank, directory)) for rank in range(1, size)])
     try:
         yield ranks
     finally:
@@ -48,7 +50,7 @@ def files(tmp_path: Path) -> ModelFiles:
 def joined(ranks: Ranks, directory: Path, size: int) -> None:
     assert ranks.answers(Here) == [Here()] * (size - 1)
     ranks.tell(Join(PLAN, 259, 1))
-    ranks.give_group(join_ranks(directory, 0, size, torch.device("cpu")).process_group)
+    ranks.give_groups(join_ranks(directory, RankPlace(0, size), torch.device("cpu")))
 
 
 def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:

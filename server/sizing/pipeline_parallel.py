@@ -1,0 +1,38 @@
+"""Into how many stages the layers of a model can be cut, and what a device of a stage has then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from headway.server.config.parallel import ParallelConfig
+from headway.server.distributed.places import PipelineStage
+from headway.server.errors import ConfigError
+from headway.server.models.base import ModelConfig
+from headway.server.sizing.model import ModelShape
+from headway.server.sizing.tensor_parallel import rank_share
+from headway.server.words import plural
+
+
+def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: int | None) -> None:
+    """Raises ConfigError for a --pipeline-parallel-size that can't be had with a --tensor-parallel-size that can. ``num_devices``: that an
+    engine can have, None where ranks share one."""
+    num_stages, num_ranks = parallel.pipeline_parallel_size, parallel.num_ranks
+    if num_stages == 1:
+        return
+    most = config.num_layers if num_devices is None else min(config.num_layers, num_devices // parallel.tensor_parallel_size)
+    asked = f"--pipeline-parallel-size {num_stages}"
+    if num_stages > config.num_layers:
+        why = f"this model has {plural(config.num_layers, 'layer')}, and each stage needs one"
+        raise ConfigError([f"{asked}: {why}; the nearest that works is {most}"])
+    if num_stages > most:
+        needs = "as many GPUs"
+        if num_ranks > num_stages:
+            needs = f"{num_ranks} GPUs with --tensor-parallel-size {parallel.tensor_parallel_size}"
+        raise ConfigError([f"{asked} needs {needs}, and there are {num_devices}: use {most}"])
+
+
+def shares(shape: ModelShape, parallel: ParallelConfig) -> list[ModelShape]:
+    """The shape of what a rank of each stage holds."""
+    num_stages = parallel.pipeline_parallel_size
+    share = rank_share(shape, parallel.tensor_parallel_size, has_whole_experts=parallel.enable_expert_parallel)
+    return [replace(share, stage=PipelineStage(index, num_stages)) for index in range(num_stages)]

@@ -1,0 +1,35 @@
+"""Ranks that meet over the network: those of a stage, and those of the same share of each."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import torch
+
+from headway.server.distributed.places import RankPlace
+from headway.server.distributed.rendezvous import NetworkMeeting, join_ranks
+
+CPU = torch.device("cpu")
+
+
+def test_stages_of_two_ranks_at_two_addresses() -> None:
+    """Loopback has many: rank 0 listens at one of them alone, and each rank is reached at its own. Ranks 0 and 1 are the last stage."""
+    listener = socket.create_server(("127.0.0.2", 0))
+    meeting = NetworkMeeting("127.0.0.2", listener.getsockname()[1], "key", "127.0.0.3")
+    first = replace(meeting, own_address="127.0.0.2", listener=listener.detach())
+
+    met = []
+
+    def work(rank: int) -> list[float]:
+        groups = join_ranks(meeting if rank else first, RankPlace(rank, 2, 2), CPU)
+        met.append(groups)  # for as long as any of them may still receive
+        summed = groups.tensor.all_reduce(torch.full((3,), 10.0**rank))
+        if groups.place.stage.is_first:
+            groups.pipeline.send(summed)
+            return summed.tolist()
+        return groups.pipeline.receive(torch.empty(3)).tolist()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [[1100.0] * 3] * 4
