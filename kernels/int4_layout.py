@@ -64,7 +64,7 @@ def pack_awq(qweight: Tensor, qzeros: Tensor, scales: Tensor) -> PackedInt4:
     """AWQ's GEMM format (Lin et al., arXiv:2306.00978): qweight [K, N / 8] and qzeros [G, N / 8] int32, scales [G, N]."""
     check_shape("qzeros", qzeros, scales.shape[0], qweight.shape[1])
     group_size = qweight.shape[0] // scales.shape[0]
-    values, zeros = (_awq_columns(words) for words in (qweight, qzeros))
+    values, zeros = (awq_columns(words) for words in (qweight, qzeros))
     return pack_int4(values.t(), scales, _offset(scales, zeros), group_size)
 
 
@@ -79,9 +79,7 @@ def pack_gptq(
     num_columns = 8 * qweight.shape[0]
     check_shape("qweight", qweight, -1, scales.shape[1])
     group_size = -(-num_columns // scales.shape[0])
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=qweight.device)
-    values = (qweight[:, None, :] >> shifts[None, :, None] & 15).reshape(num_columns, -1)
-    zeros = (qzeros[:, :, None] >> shifts & 15).reshape(len(qzeros), -1)
+    values, zeros = unpack_words(qweight.t(), 4).t(), unpack_words(qzeros, 4)
     if zeros_are_less_one:
         zeros = zeros + 1 & 15
     order = None
@@ -123,10 +121,19 @@ def gguf_groups(blocks: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return values, scale.half(), offset.half()
 
 
-def _awq_columns(words: Tensor) -> Tensor:
-    """[rows, N / 8] int32 -> [rows, N]."""
+def awq_columns(words: Tensor) -> Tensor:
+    """[rows, N / 8] int32 in AWQ's order -> [rows, N] uint8."""
     shift = [4 * _AWQ_ORDER.index(column) for column in range(8)]
-    return (words[:, :, None] >> torch.tensor(shift, dtype=torch.int32, device=words.device) & 15).reshape(len(words), -1)
+    return _shifted(words, torch.tensor(shift, dtype=torch.int32, device=words.device), 15)
+
+
+def unpack_words(words: Tensor, bits: int) -> Tensor:
+    """[rows, W] int32, lowest bits first -> [rows, W * 32 / bits] uint8; ``bits`` 4 or 8."""
+    return _shifted(words, torch.arange(0, 32, bits, dtype=torch.int32, device=words.device), 2**bits - 1)
+
+
+def _shifted(words: Tensor, shifts: Tensor, mask: int) -> Tensor:
+    return (words[:, :, None] >> shifts & mask).to(torch.uint8).reshape(len(words), -1)
 
 
 def _offset(scales: Tensor, zeros: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headway.kernels.backend import implementation
@@ -30,6 +31,16 @@ def pack_int8(weight: Tensor) -> PackedInt8:
     check_shape("weight", weight, -1, -1)
     module = implementation("quant_matmul", weight.device.type)
     return PackedInt8(weight.shape[0], weight.shape[1], module.pack_int8(weight.float()), module)
+
+
+def keep_int8(values: Tensor, scale: Tensor) -> PackedInt8:
+    """A weight that was quantised before, ``w[n] = scale[n] * values[n]``: values [N, K] int8, scale [N] fp32. Given up to the call."""
+    check_shape("values", values, -1, -1)
+    check_shape("scale", scale, values.shape[0])
+    if values.dtype != torch.int8 or scale.dtype != torch.float32:
+        raise ValueError(f"values are {values.dtype} and scale is {scale.dtype}, expected torch.int8 and torch.float32")
+    module = implementation("quant_matmul", values.device.type)
+    return PackedInt8(values.shape[0], values.shape[1], module.keep_int8(values.contiguous(), scale.contiguous()), module)
 
 
 def int8_linear(x: Tensor, packed: PackedInt8, bias: Tensor | None = None) -> Tensor:

@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.layers": {"kernels", "server.distributed", "server.errors"},
     "server.models": {"server.layers", "server.distributed", "server.errors", "kernels"},
     "server.loading": {
+        "kernels.int4_layout",
         "server.models",
         "server.layers",
         "server.distributed",
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.config",
         "server.distributed.places",
         "server.errors",
+        "server.layers.quant.scheme",
         "server.loading",
         "server.models",
         "server.source",

@@ -11,7 +11,7 @@ from headway.container.check.machine import instance_facts, reserved_bytes, runs
 from headway.container.instances import Instance, all_instances
 from headway.server.config.data_parallel import gpus_missing
 from headway.server.config.lora import LoraConfig
-from headway.server.config.plan import DeviceFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.dtypes import itemsize
@@ -99,7 +99,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
-    _check_ranks(config, shape, instance, on_gpu=on_gpu, keeps_groups=plan.quantization == "gguf")
+    _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
     check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape.config)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
@@ -125,7 +125,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         reserved_bytes=reserved,
         dtype=plan.dtype,
         kv_cache_dtype=plan.kv_cache_dtype,
-        weight_format=weight_format(plan),
+        weight_format=weight_format(plan, shape.config),
         weight_bytes=memory.weights,
         adapter_bytes=memory.adapters,
         activation_bytes=memory.activations,
@@ -146,7 +146,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     )
 
 
-def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *, on_gpu: bool, keeps_groups: bool) -> None:
+def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *, on_gpu: bool, quantization: Quantization) -> None:
     """Raises ConfigError where the model can't be cut as asked, or an instance that has to hold all ranks has too few GPUs for them."""
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     is_of_one_host = on_gpu and not parallel.uses_ray
@@ -156,7 +156,7 @@ def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *,
     check_split(
         parallel.tensor_parallel_size,
         shape.config,
-        keeps_groups=keeps_groups,
+        quantization=quantization,
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
@@ -248,8 +248,8 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
         return ()
     lower = "--max-model-len or --max-num-seqs" if shape.facts.computes_whole_texts else "--max-num-batched-tokens or --max-num-seqs"
     return (
-        f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan)}, the largest step and what "
-        f"else is in that memory: take a larger instance or a smaller model, or lower {lower}",
+        f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan, shape.config)}, the largest "
+        f"step and what else is in that memory: take a larger instance or a smaller model, or lower {lower}",
     )
 
 

@@ -33,6 +33,7 @@ from headway.kernels.reference import quant_matmul as reference
 
 # Of a weight that is rounded, so that temporaries in fp32 stay small: [5632, 2048] takes one core 11 ms, and 91 as a whole (2026-11).
 _ROWS_A_PIECE = 512
+_END_ANNOUNCED = ".*quantized tensor creation functions.*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +56,44 @@ class _PackedForKernels:
 
 def pack_int8(weight: Tensor) -> _Packed | _PackedForKernels:
     """See headway.kernels.quant_matmul.pack_int8."""
-    quantize, dequantize = function("quantize_rows", torch.float32), function("dequantize", torch.float32)
-    # torch._int_mm wants a multiple of 8 on both sides; without VNNI its sums may saturate.
-    if quantize is not None and dequantize is not None and _has_vnni() and weight.shape[0] % 8 == weight.shape[1] % 8 == 0:
+    if _suits_kernels(weight):
         rounded = [reference.pack_int8(rows) for rows in torch.split(weight, _ROWS_A_PIECE)]
-        quantised, scale = (torch.cat(parts) for parts in zip(*rounded, strict=True))
-        return _PackedForKernels(quantised.t(), scale, quantize, dequantize)
-    return _pack_for_fbgemm(weight)
-
-
-def _pack_for_fbgemm(weight: Tensor) -> _Packed:
+        return keep_int8(*(torch.cat(parts) for parts in zip(*rounded, strict=True)))
     scale = weight.abs().amax(dim=1).double() / 127
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    with warnings.catch_warnings():
+        # torch announces the end of quantised tensors; linear_prepack takes nothing else.
+        warnings.filterwarnings("ignore", message=_END_ANNOUNCED, category=UserWarning)
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        return _pack_for_fbgemm(torch.quantize_per_channel(weight, scale, zeros, 0, torch.qint8))
+
+
+def keep_int8(values: Tensor, scale: Tensor) -> _Packed | _PackedForKernels:
+    """See headway.kernels.quant_matmul.keep_int8."""
+    if _suits_kernels(values):
+        quantize, dequantize = _kernels()
+        assert quantize is not None, "those suit it that are there"
+        assert dequantize is not None, "those suit it that are there"
+        return _PackedForKernels(values.t(), scale, quantize, dequantize)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_END_ANNOUNCED, category=UserWarning)
+        zeros = torch.zeros(len(scale), dtype=torch.int64)
+        return _pack_for_fbgemm(torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0))
+
+
+def _kernels() -> tuple[Callable[..., None] | None, Callable[..., None] | None]:
+    return function("quantize_rows", torch.float32), function("dequantize", torch.float32)
+
+
+def _suits_kernels(weight: Tensor) -> bool:
+    """torch._int_mm wants a multiple of 8 on both sides; without VNNI its sums may saturate."""
+    return None not in _kernels() and _has_vnni() and weight.shape[0] % 8 == weight.shape[1] % 8 == 0
+
+
+def _pack_for_fbgemm(quantised: Tensor) -> _Packed:
     previous = torch.backends.quantized.engine
     torch.backends.quantized.engine = _engine()  # read by linear_prepack only: the packed object knows its own
     try:
-        with warnings.catch_warnings():
-            # torch announces the end of quantised tensors; linear_prepack takes nothing else.
-            warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*", category=UserWarning)
-            quantised = torch.quantize_per_channel(weight, scale, torch.zeros(len(scale), dtype=torch.int64), 0, torch.qint8)
         params = torch.ops.quantized.linear_prepack(quantised, None)
     finally:
         torch.backends.quantized.engine = previous

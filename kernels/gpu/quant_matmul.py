@@ -70,6 +70,11 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return reference.pack_int8(weight)
 
 
+def keep_int8(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.quant_matmul.keep_int8."""
+    return values, scale
+
+
 def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
     weight, weight_scale = data

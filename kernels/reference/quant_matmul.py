@@ -14,6 +14,11 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight / scale[:, None]).clamp(-127, 127).to(torch.int8), scale
 
 
+def keep_int8(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.quant_matmul.keep_int8."""
+    return values, scale
+
+
 def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
     weight, weight_scale = data

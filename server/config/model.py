@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from headway.server.config.fields import Topic, option
 
+AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8"]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -39,10 +40,11 @@ class ModelConfig(Topic):
     dtype: Dtype = option(
         "auto", "Type of weights and activations. auto: the checkpoint's on a GPU; on a CPU what the chip computes fastest."
     )
-    quantization: Literal["none", "int8", "gguf"] | None = option(
+    quantization: AskedQuantization | None = option(
         None,
         "On CPU, both with 8-bit dynamic activations. int8: 8-bit weights. gguf: those of a quantised GGUF as the file has them. "
-        "Unset: gguf for one with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none.",
+        "Unset: gguf for one with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
+        "A quantised checkpoint is known by its config.json: a name of its format is checked against that, none dequantises it.",
         short=("-q",),
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to run; auto takes the GPU if there is one.")

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headway.server.config.graphs import graph_sizes
+from headway.server.config.model import AskedQuantization
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
-Quantization = Literal["none", "int8", "gguf"]
+# kept: as a quantised checkpoint has its weights
+Quantization = Literal["none", "int8", "gguf", "kept"]
 
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
 _FP8_NAMES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
@@ -38,6 +40,9 @@ class ModelFacts:
     is_quantized_gguf: bool
     pools: bool = False  # it generates nothing: many short texts a step
     computes_whole_texts: bool = False  # an encoder: each token sees all others
+    quant_method: str = ""  # of a quantised checkpoint, as its config.json calls it
+    keeps_on: frozenset[str] = frozenset()  # kinds of devices that compute with the weights as that checkpoint has them
+    has_fp8_cache: bool = False  # whether that checkpoint is meant for a KV cache in fp8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         problems.append(f"--cp-kv-cache-interleave-size {interleave} does not divide --block-size {page_size}: use a divisor of it")
     pages = _pages(quantization, model, device, dtype)
     kv_dtype = config.cache.kv_cache_dtype
+    if kv_dtype == "auto" and model.has_fp8_cache and device.kind == "cuda":
+        kv_dtype = "fp8"
     if kv_dtype not in ("auto", dtype, pages, *_FP8_NAMES):
         problems.append(_pages_problem(kv_dtype, dtype, pages, config.model.quantization))
     if budget < seqs:
@@ -144,28 +151,44 @@ def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts
 
 
 def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tuple[str, Quantization]:
-    asked, quantization = config.model.dtype, config.model.quantization
+    asked, quantization = config.model.dtype, _quantization(config, model, device)
     if device.kind == "cuda":
-        if quantization in ("int8", "gguf"):
-            raise ConfigError([f"--quantization {quantization} is for CPUs: leave it out on a GPU, or add --device cpu"])
         if asked == "bfloat16" and not device.has_fast_bf16:
             needed = "which GPUs have from compute capability 8.0 on"
             raise ConfigError([f"--dtype bfloat16: {device.name} has no units for it, {needed}: use --dtype float16 or auto"])
         auto = "bfloat16" if model.dtype == "bfloat16" and device.has_fast_bf16 else "float16"
-        return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), "none"
-    if quantization == "gguf" and not model.is_quantized_gguf:
-        raise ConfigError(["--quantization gguf keeps the weights of a quantised GGUF, and this model is none: use int8, or leave it out"])
-    if quantization is None:
-        quantization = _unset_quantization(model, device) if asked == "auto" else "none"
+        return (_DTYPE_NAMES.get(asked, asked) if asked != "auto" else auto), quantization
     if quantization != "none":
         if asked not in ("auto", "float32", "float"):
             raise ConfigError(
-                [f"--quantization {quantization} computes in float32 between its products: use --dtype float32 or auto, not {asked}"]
+                [
+                    f"--quantization {config.model.quantization} computes in float32 between its products: use --dtype float32 or auto, "
+                    f"not {asked}"
+                ]
             )
         return "float32", quantization
     if asked == "auto":
         return ("bfloat16" if device.has_fast_bf16 else "float32"), "none"
     return _DTYPE_NAMES.get(asked, asked), "none"
+
+
+def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Quantization:
+    asked = config.model.quantization
+    if asked in ("int8", "gguf") and device.kind == "cuda":
+        raise ConfigError([f"--quantization {asked} is for CPUs: leave it out on a GPU, or add --device cpu"])
+    if asked == "gguf" and not model.is_quantized_gguf:
+        raise ConfigError(["--quantization gguf keeps the weights of a quantised GGUF, and this model is none: use int8, or leave it out"])
+    if asked in ("none", "int8", "gguf"):
+        return asked
+    method = None if asked is None else asked.removesuffix("_marlin")
+    if method not in (None, model.quant_method):
+        other = f"config.json names the format {model.quant_method}" if model.quant_method else "config.json names no format"
+        raise ConfigError([f"--quantization {asked} is not what this model is: its {other}; leave it out"])
+    if model.quant_method:
+        # On a CPU another --dtype than float32 asks for weights in it, and float32 for its arithmetic.
+        is_kept = device.kind in model.keeps_on and (device.kind == "cuda" or asked is not None or config.model.dtype == "auto")
+        return "kept" if is_kept else "none"
+    return _unset_quantization(model, device) if device.kind == "cpu" and config.model.dtype == "auto" else "none"
 
 
 def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, dtype: str) -> str:
@@ -174,7 +197,7 @@ def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, d
     return "bfloat16" if quantization == "gguf" and device.multiplies_gguf and not model.pools else dtype
 
 
-def _pages_problem(asked: str, dtype: str, pages: str, quantization: Quantization | None) -> str:
+def _pages_problem(asked: str, dtype: str, pages: str, quantization: AskedQuantization | None) -> str:
     choices = "auto or fp8" if pages == dtype else f"auto, {dtype} or fp8"
     both = f", or --dtype {asked} for both" if quantization in (None, "none") else ""
     return f"--kv-cache-dtype {asked} differs from the model's {dtype}: use {choices}{both}"

@@ -77,11 +77,11 @@ def _build_generating(
     device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides)
     plan = make_plan(config, generating_facts(shape), device_facts(device))
-    parallel, num_devices, keeps_groups = config.parallel, placement.num_devices(device), plan.quantization == "gguf"
+    parallel, num_devices = config.parallel, placement.num_devices(device)
     check_split(
         parallel.tensor_parallel_size,
         shape,
-        keeps_groups=keeps_groups,
+        quantization=plan.quantization,
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,15 @@ class Weight:
         return self._tensor
 
 
+class ManyTensors(ABC):
+    """A packed weight of several tensors."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def tensors(self) -> Iterator[Tensor]: ...
+
+
 class Layer:
     """Base of everything that owns weights: plain Python, because nn.Module's call and attribute hooks cost 5 % of a CPU decode step.
 
@@ -93,6 +103,8 @@ class Layer:
                     held = getattr(item, "data", None)  # a packed weight's own tensor; of a tensor, a view of the same memory
                     if isinstance(held, Tensor):
                         yield held
+                    elif isinstance(item, ManyTensors):
+                        yield from item.tensors()
 
     def named_layers(self, name: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer as ``name``, then all layers below it, such as "layers.3.qkv"."""

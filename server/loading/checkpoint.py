@@ -9,6 +9,9 @@ from typing import Protocol
 from torch import Tensor
 
 from headway.server.layers.quant.grouped import GgufBlocks
+from headway.server.layers.quant.quantized_values import QuantizedValues
+
+Blocks = GgufBlocks | QuantizedValues
 
 
 def _no_elements(index: int) -> CheckpointTensor:
@@ -25,7 +28,7 @@ class CheckpointTensor:
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     done: Callable[[], None] = lambda: None
-    read_blocks: Callable[[], GgufBlocks] | None = None
+    read_blocks: Callable[[], Blocks] | None = None
     at: Callable[[int], CheckpointTensor] = _no_elements
 
 

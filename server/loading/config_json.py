@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from headway.server.errors import ModelSourceError
 from headway.server.models.raw_config import RawConfig
 from headway.server.source.files import ModelFiles
+
+_QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 Overrides = Mapping[str, Any]
 NO_OVERRIDES: Overrides = MappingProxyType({})
@@ -18,15 +21,28 @@ NO_OVERRIDES: Overrides = MappingProxyType({})
 def read_config_json(files: ModelFiles, overrides: Overrides) -> dict[str, Any]:
     """With ``overrides`` (--hf-overrides) laid over it, objects member by member. Raises ModelSourceError where there is none that can
     be read."""
-    path = files.path / "config.json"
+    own = _json_object(files.path / "config.json")
+    if not own.get("quantization_config"):
+        own |= _quantization_beside(files.path)
+    return {**_laid_over(own, overrides), **_changed_rope(own, overrides)}
+
+
+def _json_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelSourceError(f"{path} is missing: a model directory needs it; copy or download the model again.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ModelSourceError(f"{path} cannot be read as JSON ({error}); copy or download it again.") from error
-    own = values if isinstance(values, dict) else {}
-    return {**_laid_over(own, overrides), **_changed_rope(own, overrides)}
+    return values if isinstance(values, dict) else {}
+
+
+def _quantization_beside(directory: Path) -> dict[str, Any]:
+    """The first tools wrote the quantization_config into a file of its own, and its method nowhere."""
+    for name, method in _QUANTIZATION_FILES.items():
+        if (directory / name).is_file():
+            return {"quantization_config": {"quant_method": method, **_json_object(directory / name)}}
+    return {}
 
 
 def _laid_over(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.grouped import GgufBlocks, GroupedWeight
+from headway.server.layers.quant.kept import QuantizedWeight
+from headway.server.layers.quant.quantized_values import QuantizedValues
 from headway.server.layers.weight import Weight
-from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.checkpoint import Blocks, Checkpoint, CheckpointTensor
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.staging import copy_for
 from headway.server.machine import trim_heap
 from headway.server.models.base import Model
 from headway.server.models.names import WeightName
 
-Prepared = Sequence[Tensor | GgufBlocks]  # one a place of a tensor
+Prepared = Sequence[Tensor | Blocks]  # one a place of a tensor
 
 _MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor
 _SHOWN = 3  # names listed in a message
@@ -104,7 +106,10 @@ def fill(
     ignored: Ignored,
     rotation: ResidualRotation | None,
     device: torch.device,
+    *,
+    unpacks: bool = False,
 ) -> None:
+    """``unpacks``: reading a tensor is work of torch's."""
     copy = copy_for(device)
     tensors = [tensor for tensor in checkpoint.tensors() if tensor.name in places or tensor.name not in ignored]
     _refuse("lacks", places.keys() - {tensor.name for tensor in tensors}, checkpoint, "which the model needs")
@@ -119,7 +124,7 @@ def fill(
     for tensor in tensors:
         is_norm = rotation is not None and rotation.is_norm(places[tensor.name][0].name)
         (norms if is_norm else others).append(tensor)
-    with contextlib.nullcontext() if rotation is None else _one_thread_each():
+    with _one_thread_each() if unpacks or rotation is not None else contextlib.nullcontext():
         num_bytes = 0
         for group in (norms, others):  # linears take their norms in
             for tensor, prepared in _read_ahead(group, prepare):
@@ -132,10 +137,13 @@ def fill(
                     trim_heap()
 
 
-def _put(place: Place, values: Tensor | GgufBlocks, copy: Callable[[Tensor, Tensor], object]) -> None:
+def _put(place: Place, values: Tensor | Blocks, copy: Callable[[Tensor, Tensor], object]) -> None:
     for part, first, count in place.rows():
         if isinstance(values, GgufBlocks):
             assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
+            place.weight.load_blocks(part, values.rows(first, count))
+        elif isinstance(values, QuantizedValues):
+            assert isinstance(place.weight, QuantizedWeight), "blocks are read for those only"
             place.weight.load_blocks(part, values.rows(first, count))
         else:
             place.weight.load(part, values.narrow(0, first, count), copy)
@@ -144,7 +152,8 @@ def _put(place: Place, values: Tensor | GgufBlocks, copy: Callable[[Tensor, Tens
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
     own = places[tensor.name]
-    if tensor.read_blocks is not None and all(isinstance(place.weight, GroupedWeight) and not place.source.is_retied for place in own):
+    is_kept = all(isinstance(place.weight, GroupedWeight | QuantizedWeight) and not place.source.is_retied for place in own)
+    if tensor.read_blocks is not None and is_kept:
         return [tensor.read_blocks()] * len(own)
     values = tensor.read()
     return [_changed(values, place, rotation) for place in own]

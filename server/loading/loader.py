@@ -9,9 +9,12 @@ import torch
 
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.distributed.places import WHOLE, PipelineStage
+from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
+from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod
+from headway.server.layers.quant.scheme import WeightScheme, dequantized_name
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
@@ -21,17 +24,19 @@ from headway.server.loading.filling import Ignored, fill, names_elsewhere, place
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
+from headway.server.loading.quantized import QuantizedCheckpoint
 from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
 from headway.server.models.names import EMBEDDING, HEAD, WeightName
+from headway.server.models.quantized_linears import quantized_modules
 from headway.server.source.files import ModelFiles
 
 _HEADS = ("lm_head.",)
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
-Quantization = Literal["none", "int8", "gguf"]
+Quantization = Literal["none", "int8", "gguf", "kept"]
 
 
 def load_model(
@@ -56,7 +61,7 @@ def load_model(
     """
     family, config, file = open_model(files, overrides)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    method = _method(quantization, torch_dtype, device)
+    method = _method(quantization, torch_dtype, device, config.scheme)
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
     unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
@@ -67,6 +72,10 @@ def load_model(
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)
     checkpoint: Checkpoint
     if load_format == "dummy":
+        if config.scheme is not None:
+            raise ModelSourceError(
+                "--load-format dummy makes no quantised weights, as this model has: use the files of an unquantised one."
+            )
         shapes = {name: place.shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
     elif file is not None:
@@ -75,17 +84,24 @@ def load_model(
         assert files.directory is not None
         checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(files.directory), family.prefix, _HEADS)
         set_kv_scales(model, checkpoint)
+        if config.scheme is not None:
+            checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
-    fill(places, checkpoint, Ignored((*_ignored_endings(config), *family.ignored), elsewhere), rotation, device)
+    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere)
+    fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
-    return LoadedModel(model, config, weight_bytes, method.name, family.names, rotation, stage=stage)
+    name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
+    return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage)
 
 
-def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> LinearMethod:
+def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device, scheme: WeightScheme | None) -> LinearMethod:
     if quantization == "int8":
         return Int8Linear(device)
+    if quantization == "kept":
+        assert scheme is not None, "only those of a quantised checkpoint are kept so"
+        return KeptLinear(scheme, dtype, device)
     return GroupedLinear(device) if quantization == "gguf" else UnquantizedLinear(dtype, device)
 
 

@@ -6,6 +6,7 @@ from headway.server.loading.config_json import NO_OVERRIDES, Overrides, architec
 from headway.server.loading.gguf_config import read_gguf_config
 from headway.server.loading.gguf_file import GgufFile
 from headway.server.models.base import DecoderConfig, Family
+from headway.server.models.quantized_linears import with_quantized_linears
 from headway.server.models.registry import family_of
 from headway.server.source.files import ModelFiles
 
@@ -22,4 +23,5 @@ def open_model(files: ModelFiles, overrides: Overrides) -> tuple[Family, Decoder
         return *read_gguf_config(file), file
     values = read_config_json(files, overrides)
     family = family_of(architectures_in(values), str(files.path))
-    return family, family.read_config(raw_config(files, values)), None
+    raw = raw_config(files, values)
+    return family, with_quantized_linears(family, family.read_config(raw), raw), None

@@ -38,6 +38,8 @@ def read_pooled(files: ModelFiles, is_classifier: bool, overrides: Overrides = N
     values: dict[str, Any] = read_config_json(files, overrides)
     family = pooled_family_of(architectures_in(values), str(files.path), is_classifier)
     raw = raw_config(files, values)
+    if raw.get("quantization_config") or raw.get("compression_config"):
+        raise raw.refusal("quantization_config says that it is quantised, which is supported for generating text only")
     config = family.read_config(raw)
     return PooledFiles(files, family, config, read_recipe(files, raw, config, family.pooling), None)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from headway.server.distributed.places import WHOLE, PipelineStage
+from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.layers.rope_config import RopeConfig
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class DecoderConfig:
     num_labels: int = 0  # of a classifier
     has_sinks: bool = False  # of attention
     mixture: MixtureConfig | None = None
+    scheme: WeightScheme | None = None  # of the checkpoint's quantised weights; None: it has none
+    quantized_linears: frozenset[str] = frozenset()  # which they are, such as "layers.3.qkv.weight"
 
     @property
     def num_experts(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from headway.server.layers.activation_names import ACTIVATION_NAMES, GATED_ACTIVATION_NAMES
 from headway.server.layers.rope_config import NO_ROPE, RopeConfig
 from headway.server.models.base import DecoderConfig
+from headway.server.models.quantization_config import read_quantization
 from headway.server.models.raw_config import RawConfig, read_rope
 
 _SAME_ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
@@ -30,9 +31,6 @@ def read_decoder_config(
     """``own`` are the fields that the family decides itself, ``default_...`` and ``is_tied`` what goes where its configs don't say.
 
     Raises ModelSourceError for what no decoder of ours can do."""
-    if raw.get("quantization_config"):
-        method = raw.get("quantization_config").get("quant_method", "unknown")
-        raise raw.refusal(f"quantization_config names the {method!r} format, which is not supported; use the unquantised model or a GGUF")
     hidden_size, num_heads = raw.size("hidden_size"), raw.size("num_attention_heads")
     head_dim = raw.size("head_dim", default_head_dim or hidden_size // num_heads)
     num_kv_heads = raw.size("num_key_value_heads", num_heads)
@@ -40,6 +38,7 @@ def read_decoder_config(
         raise raw.refusal(f"num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}")
     max_position = raw.size("max_position_embeddings")
     rope = read_rope(raw, head_dim, max_position, default_theta) if has_rope else NO_ROPE
+    dtype = read_dtype(raw)
     common = DecoderConfig(
         architecture=family,
         vocab_size=raw.size("vocab_size"),
@@ -52,10 +51,11 @@ def read_decoder_config(
         norm_eps=raw.number(eps_key, 1e-6 if eps_key == "rms_norm_eps" else 1e-5),
         rope=rope,
         max_model_len=_max_model_len(rope, max_position),
-        checkpoint_dtype=read_dtype(raw),
+        checkpoint_dtype=dtype,
         tie_word_embeddings=raw.flag("tie_word_embeddings", is_tied),
         hidden_act=_activation(raw, is_gated),
         is_gated=is_gated,
+        scheme=read_quantization(raw, dtype),
     )
     return replace(common, **own)
 

@@ -28,8 +28,11 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     """Experts in MXFP4 are read as what they stand for, in the type that the model computes in."""
     values = dict(raw.values)
     quantization = values.get("quantization_config")
-    if isinstance(quantization, dict) and quantization.get("quant_method") == "mxfp4":
+    method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else None
+    if method == "mxfp4":
         del values["quantization_config"]
+    elif method is not None:
+        raise raw.refusal(f"quantization_config names the {method!r} format, which is not supported for gpt-oss; use mxfp4 or a GGUF")
     if isinstance(rope := values.get("rope_parameters"), dict):
         values["rope_parameters"] = {"truncate": False, **rope}  # which a GGUF does not say
     raw = RawConfig(values, raw.origin)

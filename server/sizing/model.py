@@ -8,6 +8,7 @@ from headway.server.config.plan import ModelFacts
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.errors import ConfigError
+from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.loading.model_config import read_config
 from headway.server.loading.pooled_files import PooledFiles, read_pooled
 from headway.server.loading.use import Use, use_of
@@ -53,7 +54,23 @@ def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
 
 
 def generating_facts(shape: DecoderConfig) -> ModelFacts:
-    return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
+    scheme = shape.scheme
+    if scheme is None:
+        return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
+    return ModelFacts(
+        shape.checkpoint_dtype,
+        shape.max_model_len,
+        is_quantized_gguf=False,
+        quant_method=scheme.method,
+        keeps_on=_keeps_on(scheme, has_experts=shape.mixture is not None),
+        has_fp8_cache=scheme.has_fp8_cache,
+    )
+
+
+def _keeps_on(scheme: WeightScheme, *, has_experts: bool) -> frozenset[str]:
+    """A GPU computes the experts of a layer in one product, which takes plain weights only. On a CPU 4 bits and fp8 have no product."""
+    on_gpu = scheme.product is not None and not has_experts
+    return frozenset([*(["cuda"] if on_gpu else []), *(["cpu"] if scheme.product == "int8" else [])])
 
 
 def pooling_facts(source: PooledFiles) -> ModelFacts:
@@ -69,7 +86,7 @@ def pooling_facts(source: PooledFiles) -> ModelFacts:
 
 def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems = []
-    if config.model.quantization in ("int8", "gguf"):
+    if config.model.quantization not in (None, "none"):
         problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
     problems += [f"{asked} is for models that generate text: leave it out, since this one pools" for asked in config.parallel.asked]
     if config.parallel.enable_expert_parallel:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from headway.server.config.plan import Quantization
 from headway.server.errors import ConfigError
+from headway.server.layers.quant.scheme import cuts_between_groups
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.model import ModelShape
@@ -31,21 +33,23 @@ def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST, *, has_whole_e
     )
 
 
-def check_split(size: int, config: ModelConfig, *, keeps_groups: bool, num_devices: int | None, has_whole_experts: bool = False) -> None:
-    """Raises ConfigError for a --tensor-parallel-size or an --enable-expert-parallel that can't be had. ``keeps_groups``: the weights are
-    kept as a GGUF has them. ``num_devices``: that an engine can have, None where ranks share one."""
+def check_split(
+    size: int, config: ModelConfig, *, quantization: Quantization, num_devices: int | None, has_whole_experts: bool = False
+) -> None:
+    """Raises ConfigError for a --tensor-parallel-size or an --enable-expert-parallel that can't be had. ``quantization``: the
+    plan's. ``num_devices``: that an engine can have, None where ranks share one."""
     if has_whole_experts and isinstance(config, DecoderConfig) and not config.num_experts:
         raise ConfigError(["--enable-expert-parallel is for mixtures of experts, and this model is none: leave it out"])
     if size == 1:
         return
     assert isinstance(config, DecoderConfig), "models that pool are not split"
     sizes = tensor_parallel_sizes(config, max(size, num_devices or 2 * size), has_whole_experts=has_whole_experts)
-    usable = tuple(other for other in sizes if other == 1 or not keeps_groups or _keeps_groups(config, other, has_whole_experts))
+    usable = tuple(other for other in sizes if other == 1 or _keeps_groups(config, other, quantization, has_whole_experts))
     if size not in sizes:
         why = f"this model has {_what_is_cut(config, has_whole_experts)}, which {size} devices can't share"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; the nearest that works is {_nearest(size, usable, num_devices)}"])
     if size not in usable:
-        why = f"the blocks of this GGUF can't be cut in {size}"
+        why = f"the {'blocks of this GGUF' if quantization == 'gguf' else 'groups of this quantised checkpoint'} can't be cut in {size}"
         others = f"use {_nearest(size, usable, num_devices)}, or --quantization none"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; {others}"])
     if num_devices is not None and size > num_devices:
@@ -111,7 +115,18 @@ def _what_is_cut(config: DecoderConfig, has_whole_experts: bool) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _keeps_groups(config: DecoderConfig, size: int, has_whole_experts: bool) -> bool:
-    """What is cut by columns is cut between groups, and no row pads the vocabulary."""
-    columns = (config.num_heads * config.head_dim, *_inner_sizes(config, has_whole_experts))
-    return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
+def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, has_whole_experts: bool) -> bool:
+    """What is cut by columns is cut between groups, and no row pads a quantised vocabulary."""
+    inner = _inner_sizes(config, has_whole_experts)
+    columns = (config.num_heads * config.head_dim, *inner)
+    if quantization == "gguf":
+        return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
+    if quantization != "kept":
+        return True
+    assert config.scheme is not None, "only those of a quantised checkpoint are kept so"
+    scheme, head = config.scheme, (config.vocab_size,) if "lm_head.weight" in config.quantized_linears else ()
+    if scheme.is_blocked:
+        rows = (columns[0] // size, max(config.num_kv_heads // size, 1) * config.head_dim, *(count // size for count in (*inner, *head)))
+        if any(count % scheme.step for count in rows):
+            return False
+    return all(count % size == 0 for count in head) and cuts_between_groups(scheme, columns, size)

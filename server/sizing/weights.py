@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.distributed.places import PipelineStage
-from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig
+from headway.server.layers.quant.scheme import dequantized_name
+from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.model import ModelShape
@@ -102,14 +103,33 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
     if plan.quantization == "gguf":
         assert isinstance(config, DecoderConfig), "only those are kept so"
         return others + _grouped_bytes(shapes, config, is_tied=is_tied)
+    if plan.quantization == "kept":
+        assert isinstance(config, DecoderConfig), "only those are kept so"
+        matrices, others = [], others + _kept_bytes(shapes, config, size)
     if is_tied and on_cpu and plan.dtype != "float16":
         matrices.append(head)  # packed into another layout than the table that it is tied to; fp16 is not packed
     return others + sum(math.prod(matrix) for matrix in matrices) * size
 
 
-def weight_format(plan: Plan) -> str:
+def weight_format(plan: Plan, config: ModelConfig) -> str:
     """As EngineInfo.weight_format has it."""
-    return _QUANTIZED_NAMES.get(plan.quantization) or _SHORT_NAMES[plan.dtype]
+    scheme = config.scheme if isinstance(config, DecoderConfig) else None
+    if plan.quantization == "kept":
+        assert scheme is not None, "only those of a quantised checkpoint are kept so"
+        return scheme.name
+    return _QUANTIZED_NAMES.get(plan.quantization) or dequantized_name(_SHORT_NAMES[plan.dtype], scheme)
+
+
+def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, size: int) -> int:
+    """Of the matrices of a quantised checkpoint; those that it has not quantised take ``size`` bytes a number."""
+    scheme = config.scheme
+    assert scheme is not None, "only those of a quantised checkpoint are kept so"
+
+    def num_bytes(name: str, linear: LinearShape) -> int:
+        is_kept = name in config.quantized_linears and scheme.keeps(linear.rows)
+        return scheme.num_bytes(linear.rows, linear.columns) if is_kept else math.prod(linear.shape) * size
+
+    return sum(num_bytes(name, linear) for pattern, linear in shapes.linears.items() for name in shapes.names(pattern))
 
 
 def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, *, is_tied: bool) -> int:

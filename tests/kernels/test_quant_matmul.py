@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headway.kernels.cpu import quant_matmul as cpu
-from headway.kernels.quant_matmul import int8_linear, pack_int8
+from headway.kernels.quant_matmul import int8_linear, keep_int8, pack_int8
 from headway.kernels.reference import quant_matmul as reference
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
@@ -67,3 +67,16 @@ def test_wrong_input_is_named() -> None:
         int8_linear(torch.randn(4, 31), packed)
     with pytest.raises(ValueError, match="float32"):
         int8_linear(torch.randn(4, 32).bfloat16(), packed)
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (7, 33)])
+def test_a_weight_that_was_quantised_before_is_kept(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+    scale = torch.rand(shape[0], generator=generator) + 0.1
+    x = torch.randint(-126, 127, (5, shape[1]), generator=generator).float()
+    x[:, 0] = 127  # the largest of each row: integers are rounded to themselves, and on a CPU without VNNI to 7 bits
+    expected = x @ (values.float() * scale[:, None]).T
+    assert (int8_linear(x, keep_int8(values.clone(), scale.clone())) - expected).norm() / expected.norm() < 0.01
+    with pytest.raises(ValueError, match="values are torch"):
+        keep_int8(values.float(), scale)

@@ -109,7 +109,7 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "ntk", "factor": 2.0}}, "rope type 'ntk' is not supported; default, "),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ between layers"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "'gptq' format"),
+        ({"quantization_config": {"quant_method": "quip"}}, "'quip' format"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"num_hidden_layers": "three"}, "num_hidden_layers must be a whole number, not 'three'"),
         ({"attention_bias": 1}, "attention_bias must be true or false, not 1"),

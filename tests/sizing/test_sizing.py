@@ -62,7 +62,7 @@ def assert_same_shapes(shape: ModelShape, loaded: LoadedModel) -> None:
 def assert_same_bytes(shape: ModelShape, config: ServerConfig, loaded: LoadedModel) -> None:
     plan = make_plan(config, shape.facts, FACTS)
     assert weight_bytes(shape, plan, on_cpu=True) == loaded.weight_bytes
-    assert weight_format(plan) == loaded.weight_format
+    assert weight_format(plan, shape.config) == loaded.weight_format
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)

@@ -47,8 +47,8 @@ def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices:
     if size == 8:
         demo = replace(demo, intermediate_size=1539)  # nine divide it
     with pytest.raises(ConfigError, match=f"^--tensor-parallel-size {size}.*{told}"):
-        check_split(size, demo, keeps_groups=False, num_devices=num_devices)
-    check_split(3, replace(demo, intermediate_size=1536), keeps_groups=True, num_devices=None)
+        check_split(size, demo, quantization="none", num_devices=num_devices)
+    check_split(3, replace(demo, intermediate_size=1536), quantization="gguf", num_devices=None)
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,15 @@ def test_blocks_of_a_gguf_are_not_torn(tmp_path: Path) -> None:
     _, shape = shape_of(tmp_path, "llama")
     assert isinstance(shape.config, DecoderConfig)
     wide = replace(shape.config, num_heads=4, num_kv_heads=4, head_dim=32, intermediate_size=96 + 32, vocab_size=64)
-    check_split(4, wide, keeps_groups=True, num_devices=None)
+    check_split(4, wide, quantization="gguf", num_devices=None)
     for torn in (replace(wide, intermediate_size=96), replace(wide, head_dim=24), replace(wide, vocab_size=66)):
-        check_split(4, torn, keeps_groups=False, num_devices=None)
+        check_split(4, torn, quantization="none", num_devices=None)
         with pytest.raises(ConfigError, match=r"can't be cut in 4; use [12], or --quantization none"):
-            check_split(4, torn, keeps_groups=True, num_devices=None)
+            check_split(4, torn, quantization="gguf", num_devices=None)
     with pytest.raises(ConfigError, match=r"the nearest that works is 1$"):  # not 2, which tears them
-        check_split(3, replace(wide, intermediate_size=96), keeps_groups=True, num_devices=None)
+        check_split(3, replace(wide, intermediate_size=96), quantization="gguf", num_devices=None)
     with pytest.raises(ConfigError, match="can't be cut in 2; use 1, or"):  # what no size keeps is kept whole
-        check_split(2, replace(wide, intermediate_size=100), keeps_groups=True, num_devices=None)
+        check_split(2, replace(wide, intermediate_size=100), quantization="gguf", num_devices=None)
 
 
 @pytest.mark.parametrize(("name", "size"), [("llama", 2), ("llama-three", 3), ("qwen3", 4), ("llama-biased", 2), ("llama-tied", 4)])
@@ -130,12 +130,12 @@ def test_which_ranks_can_share_experts(tmp_path: Path) -> None:
     assert isinstance(shape.config, DecoderConfig)
     assert shape.config.mixture is not None
     odd = replace(shape.config, mixture=replace(shape.config.mixture, intermediate_size=97))
-    check_split(2, odd, keeps_groups=False, num_devices=None, has_whole_experts=True)
+    check_split(2, odd, quantization="none", num_devices=None, has_whole_experts=True)
     with pytest.raises(ConfigError, match="2 key-value heads and a feed-forward layer of 97, which 2 devices can't share"):
-        check_split(2, odd, keeps_groups=False, num_devices=None)
+        check_split(2, odd, quantization="none", num_devices=None)
     many = replace(odd, num_heads=8, mixture=replace(shape.config.mixture, num_experts=5))
     with pytest.raises(ConfigError, match=r"2 key-value heads and 5 experts, which 8 devices can't share; the nearest that works is 4$"):
-        check_split(8, many, keeps_groups=False, num_devices=None, has_whole_experts=True)
+        check_split(8, many, quantization="none", num_devices=None, has_whole_experts=True)
     plain = replace(odd, mixture=None)
     with pytest.raises(ConfigError, match=r"^--enable-expert-parallel is for mixtures of experts, and this model is none: leave it out$"):
-        check_split(1, plain, keeps_groups=False, num_devices=None, has_whole_experts=True)
+        check_split(1, plain, quantization="none", num_devices=None, has_whole_experts=True)

@@ -1,0 +1,99 @@
+"""How a checkpoint has its linear weights quantised, as its config.json says it: without torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# The tensors of a linear: [N, K] plain with scales; [N, K / 8] in words along K; AWQ's and the two versions of GPTQ's.
+Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2"]
+# The product that computes with the weights as they are.
+Product = Literal["int4", "int8", "fp8"]
+
+BLOCK = 128  # rows and columns that share a scale in blocked fp8
+_REGEX = "re:"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightScheme:
+    method: str  # quant_method of config.json
+    layout: Layout
+    bits: int  # 4 or 8
+    is_float: bool = False  # e4m3
+    group_size: int = 0  # columns that share a scale; 0: all of a row
+    is_blocked: bool = False  # float: scales are of blocks of 128 x 128
+    is_symmetric: bool = True
+    has_order: bool = False  # columns of a group are not neighbours: act-order
+    rounds_input: bool = False  # activations are rounded to the weights' type, a scale a token (or 128 of its channels: blocks)
+    scale_bytes: int = 4  # of a scale, and of an offset, of 4-bit weights as they are kept
+    targets: tuple[str, ...] = ("Linear",)
+    ignored: tuple[str, ...] = ()
+    has_fp8_cache: bool = False  # keys and values are meant to be kept in fp8
+
+    @property
+    def name(self) -> str:
+        kind = f"{self.bits}-bit{' float' if self.is_float else ''} weights"
+        return f"{self.method} ({kind}, 8-bit activations)" if self.rounds_input else f"{self.method} ({kind})"
+
+    @property
+    def product(self) -> Product | None:
+        """None: weights are dequantised when they are loaded."""
+        if self.is_float:
+            return "fp8"
+        if self.rounds_input:
+            return "int8"
+        return "int4" if self.bits == 4 else None
+
+    @property
+    def step(self) -> int:
+        """Columns that are not cut apart: those that share a scale, but for one of a whole row."""
+        return BLOCK if self.is_blocked else max(self.group_size, 1)
+
+    def quantizes(self, module: str) -> bool:
+        """``module`` as the checkpoint calls it, such as "model.layers.0.mlp.down_proj"."""
+        return any(_names(target, module, self.method) for target in self.targets) and not any(
+            _names(ignored, module, self.method) for ignored in self.ignored
+        )
+
+    def keeps(self, rows: Sequence[int]) -> bool:
+        """Whether a weight of parts with so many ``rows`` can be kept: blocks of one part don't reach into the next."""
+        return self.product is not None and not (self.is_blocked and any(count % BLOCK for count in rows[:-1]))
+
+    def num_bytes(self, rows: Sequence[int], columns: int) -> int:
+        """Of a weight that is kept. Parts whose columns are in one order are kept as one weight, as the usual tools write them."""
+        num_rows = sum(rows)
+        if self.product == "int8":
+            return num_rows * columns + 4 * num_rows
+        if self.product == "fp8":
+            num_scales = -(-num_rows // BLOCK) * -(-columns // BLOCK) if self.is_blocked else num_rows
+            return num_rows * columns + 4 * num_scales
+        group = self.group_size or columns
+        half = 64 if group % 64 == 0 or group >= columns else 32  # see kernels/int4_layout.py
+        scales = 2 * -(-columns // group) * num_rows * self.scale_bytes
+        return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
+
+
+def cuts_between_groups(scheme: WeightScheme, columns: Sequence[int], size: int) -> bool:
+    """Whether ``size`` parts of so many columns keep their groups whole. What has an order of its own has them all over."""
+    return not scheme.has_order and all(count // size % scheme.step == 0 for count in columns)
+
+
+def _names(pattern: str, module: str, method: str) -> bool:
+    if method == "compressed-tensors":
+        if pattern.startswith(_REGEX):
+            return re.match(pattern.removeprefix(_REGEX), module) is not None
+        return pattern in ("Linear", module)
+    # A module, one that it is in, or the last words of either.
+    return pattern == "Linear" or f".{pattern}." in f".{module}."
+
+
+def dequantized_name(name: str, scheme: WeightScheme | None) -> str:
+    """Of weights in the type ``name`` that a checkpoint with ``scheme`` is loaded as."""
+    return name if scheme is None else f"{name}, dequantised from {scheme.name}"
+
+
+def itemsize_of_scales(checkpoint_dtype: str) -> int:
+    """Those of fp16 models are fp16; others keep their range, and an offset its last bits, in fp32."""
+    return 2 if checkpoint_dtype == "float16" else 4
