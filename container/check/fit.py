@@ -51,6 +51,7 @@ class FitReport:
     block_size: int  # tokens
     bytes_per_block: int  # 0: a model that keeps no keys and values
     num_blocks: int
+    offload_bytes: int  # of the host's memory, by all engines: copies of KV blocks
     max_model_len: int  # as served
     longest_context: int  # that fits, up to the model's own limit; 0: none
     max_num_seqs: int  # most requests in a step
@@ -112,14 +113,18 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
 
     blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=per_block, peak_activation_bytes=activations)
     reserved = reserved_bytes(instance, on_gpu=on_gpu)
+    offload = num_engines * config.kv_transfer.offload_bytes
+    offload_there = 0 if on_gpu else offload
     problems = _too_large(shape, plan, facts.total_bytes, reserved + num_there * num_sharing * (used + activations))
+    problems = problems or _offload_too_large(offload, instance, 0 if on_gpu else num_there * num_sharing * (used + activations))
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
     if per_block and not problems:
         longest = _longest_context(blocks, plan, shape.facts.max_model_len)
         try:
             num_blocks = pooled_num_blocks(plan, blocks(plan)) if shape.facts.pools else blocks(plan)
             max_model_len = fitted_max_model_len(plan, num_blocks)
-            problems = _cache_too_large(num_there * num_blocks * per_block, facts.free_bytes - num_there * activations)
+            left = facts.free_bytes - num_there * activations - offload_there // num_sharing
+            problems = _cache_too_large(num_there * num_blocks * per_block, left)
         except ConfigError as error:
             problems = tuple(error.problems)
     sizes = tensor_parallel_sizes(shape.config)
@@ -138,6 +143,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         block_size=plan.block_size,
         bytes_per_block=per_block,
         num_blocks=num_blocks,
+        offload_bytes=offload,
         max_model_len=max_model_len,
         longest_context=longest,
         max_num_seqs=plan.max_num_active_seqs,
@@ -189,6 +195,14 @@ def _too_large(shape: ModelShape, plan: Plan, total: int, needed: int) -> tuple[
         f"the model needs {gib(needed)} of the {gib(total)} there are, with weights in {weight_format(plan)}, the largest step and what "
         f"else is in that memory: take a larger instance or a smaller model, or lower {lower}",
     )
+
+
+def _offload_too_large(offload: int, instance: Instance, used: int) -> tuple[str, ...]:
+    """``used``: of the host's memory, by the engines."""
+    left = instance.memory_bytes - reserved_bytes(instance, on_gpu=False) - used
+    if offload <= max(left, 0):
+        return ()
+    return (f"KV offload asks for {gib(offload)} of the host's memory, and {gib(max(left, 0))} are left: lower --kv-offloading-size",)
 
 
 def _cache_too_large(cache: int, left: int) -> tuple[str, ...]:

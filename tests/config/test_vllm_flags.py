@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    async-scheduling data-parallel-size tensor-parallel-size distributed-executor-backend
+    kv-offloading-size async-scheduling data-parallel-size tensor-parallel-size distributed-executor-backend
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
 
@@ -46,7 +46,8 @@ REFUSED = {
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
     "enable-expert-parallel": ("true", "with --tensor-parallel-size, and in no other way"),
-    "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
+    "kv-events-config": ('{"enable_kv_cache_events": true}', "--kv-cache-memory-bytes"),
+    "kv-offloading-backend": ("lmcache", "offloaded by Headway itself"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "max-cpu-loras": ("8", "raise --max-loras"),
@@ -87,6 +88,7 @@ MET = [
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
+    ("kv-offloading-backend", "native"),
     ("limit-mm-per-prompt", "{}"),
 ]
 

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
+from headway.server.engine.kv.transfer.layout import Layout
 from headway.server.engine.kv.transfer.nixl.wire import (
     GREETING,
     Channel,
     ChannelError,
-    Layout,
     Refused,
     Release,
     Released,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headway.server.engine.kv.transfer.layout import Layout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.offers import Offers
 from headway.server.engine.kv.transfer.nixl.pages import Pages
@@ -15,7 +16,6 @@ from headway.server.engine.kv.transfer.nixl.wire import (
     ChannelError,
     Claim,
     Granted,
-    Layout,
     Refused,
     Release,
     Released,

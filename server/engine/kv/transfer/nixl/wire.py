@@ -21,6 +21,8 @@ from hashlib import sha256
 
 import msgspec
 
+from headway.server.engine.kv.transfer.layout import Layout
+
 GREETING = b"headway-kv 1\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
@@ -29,20 +31,6 @@ _MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
 
 class ChannelError(Exception):
     """What the other side says is not to be believed, or it has gone. In one clause."""
-
-
-class Layout(msgspec.Struct, frozen=True):
-    """What a block's bytes mean. Both sides must agree in all of it."""
-
-    model: str  # a digest of its shape and weights
-    weight_format: str
-    dtype: str
-    block_size: int
-    num_layers: int
-    num_kv_heads: int  # of a rank
-    head_dim: int
-    num_ranks: int
-    rank: int
 
 
 class Claim(msgspec.Struct, tag=True, frozen=True):
