@@ -173,6 +173,11 @@ class KVCacheManager:
         self._pool.release(holding.block_ids)
 
     @property
+    def has_holders(self) -> bool:
+        """Whether requests hold blocks."""
+        return bool(self._holdings)
+
+    @property
     def has_leases(self) -> bool:
         return bool(self._leases)
 

@@ -123,6 +123,7 @@ def test_a_block_that_is_copied_is_given_to_nobody_until_then() -> None:
     assert isinstance(save, Save)
     assert [block.slot for block in save.blocks] == [0, 1]
     assert (server.kv.num_used_blocks, server.has_ended("a")) == (2, True)
+    assert not server.kv.has_holders, "no request has them"
     server.add("b", 28, first=100)
     assert server.step() is None, "it needs seven blocks, and two are read"
     server.policy.take_in([Copied(save.save_id)])

@@ -34,12 +34,13 @@ MakeFiles = Callable[..., BlockFiles]
 
 
 def pages(seed: int = 0) -> list[LayerKV]:
-    """Three layers of 40 blocks of 2 tokens."""
+    """Three layers of 40 blocks of 2 tokens, of which the last has wider heads."""
     generator = torch.Generator().manual_seed(seed)
-    return [LayerKV(*(torch.rand((40, 2, 2, 4), generator=generator).bfloat16() for _ in range(2))) for _ in range(3)]
+    shapes = [(40, 2, 2, 4), (40, 2, 2, 4), (40, 2, 2, 6)]
+    return [LayerKV(*(torch.rand(shape, generator=generator).bfloat16() for _ in range(2))) for shape in shapes]
 
 
-BLOCK_BYTES = 3 * 2 * 2 * 2 * 4 * 2
+BLOCK_BYTES = 2 * 2 * 2 * (4 + 4 + 6) * 2
 
 
 @pytest.fixture

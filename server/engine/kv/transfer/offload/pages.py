@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -45,23 +46,22 @@ class HostPages:
 
     def __init__(self, kv: Sequence[LayerKV]) -> None:
         self._pages = [pages.numpy() for pages in _as_bytes(kv)]
-        self._page_bytes = self._pages[0].shape[1]
-        self.block_bytes = len(self._pages) * self._page_bytes
+        self._parts, self.block_bytes = _parts([pages.shape[1] for pages in self._pages])
 
     def mark(self) -> None:
         return None
 
     def read(self, block_ids: Sequence[int], buffers: Sequence[Tensor], mark: torch.cuda.Event | None) -> None:
         for block_id, buffer in zip(block_ids, buffers, strict=True):
-            parts = buffer.numpy().reshape(len(self._pages), self._page_bytes)
-            for part, pages in zip(parts, self._pages, strict=True):
-                part[:] = pages[block_id]
+            block = buffer.numpy()
+            for part, pages in zip(self._parts, self._pages, strict=True):
+                block[part] = pages[block_id]
 
     def write(self, block_ids: Sequence[int], buffers: Sequence[Tensor], mark: torch.cuda.Event | None) -> None:
         for block_id, buffer in zip(block_ids, buffers, strict=True):
-            parts = buffer.numpy().reshape(len(self._pages), self._page_bytes)
-            for part, pages in zip(parts, self._pages, strict=True):
-                pages[block_id] = part
+            block = buffer.numpy()
+            for part, pages in zip(self._parts, self._pages, strict=True):
+                pages[block_id] = block[part]
 
 
 class DevicePages:
@@ -70,9 +70,8 @@ class DevicePages:
     def __init__(self, kv: Sequence[LayerKV]) -> None:
         self._pages = list(_as_bytes(kv))
         self._device = self._pages[0].device
-        self._page_bytes = self._pages[0].shape[1]
-        self.block_bytes = len(self._pages) * self._page_bytes
-        self._gathered = torch.empty((MAX_SAVED_BLOCKS, len(self._pages), self._page_bytes), dtype=torch.uint8, device=self._device)
+        self._parts, self.block_bytes = _parts([pages.shape[1] for pages in self._pages])
+        self._gathered = torch.empty((MAX_SAVED_BLOCKS, self.block_bytes), dtype=torch.uint8, device=self._device)
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def mark(self) -> torch.cuda.Event:
@@ -83,25 +82,25 @@ class DevicePages:
     def read(self, block_ids: Sequence[int], buffers: Sequence[Tensor], mark: torch.cuda.Event | None) -> None:
         with torch.cuda.stream(self._stream):
             ids, gathered = self._begin(block_ids, mark)
-            for index, pages in enumerate(self._pages):
-                gathered[:, index] = pages[ids]
-            for buffer, block in zip(buffers, gathered.flatten(1), strict=True):
+            for part, pages in zip(self._parts, self._pages, strict=True):
+                gathered[:, part] = pages[ids]
+            for buffer, block in zip(buffers, gathered, strict=True):
                 buffer.copy_(block, non_blocking=True)
         self._stream.synchronize()
 
     def write(self, block_ids: Sequence[int], buffers: Sequence[Tensor], mark: torch.cuda.Event | None) -> None:
         with torch.cuda.stream(self._stream):
             ids, gathered = self._begin(block_ids, mark)
-            for buffer, block in zip(buffers, gathered.flatten(1), strict=True):
+            for buffer, block in zip(buffers, gathered, strict=True):
                 block.copy_(buffer, non_blocking=True)
-            for index, pages in enumerate(self._pages):
-                pages[ids] = gathered[:, index]
+            for part, pages in zip(self._parts, self._pages, strict=True):
+                pages[ids] = gathered[:, part]
         self._stream.synchronize()
 
     def _begin(self, block_ids: Sequence[int], mark: torch.cuda.Event | None) -> tuple[Tensor, Tensor]:
         assert mark is not None, "copies of a GPU come behind what was begun before them"
         self._stream.wait_event(mark)
-        return upload(torch.tensor(block_ids), self._device), self._gathered[: len(block_ids)]
+        return upload(torch.tensor(block_ids, dtype=torch.int64), self._device), self._gathered[: len(block_ids)]
 
 
 class HostBlocks:
@@ -134,6 +133,12 @@ def _as_bytes(kv: Sequence[LayerKV]) -> Iterator[Tensor]:
     for layer in kv:
         for pages in (layer.k, layer.v):
             yield pages.view(pages.shape[0], -1).view(torch.uint8)
+
+
+def _parts(sizes: Sequence[int]) -> tuple[list[slice], int]:
+    """Where pages of these bytes lie in a buffer, and its bytes."""
+    ends = list(accumulate(sizes))
+    return [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)], ends[-1]
 
 
 def _runtime() -> Any:

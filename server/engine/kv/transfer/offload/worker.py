@@ -153,7 +153,8 @@ class OffloadWorker:
                 there.append((block.block_id, self._passing[index]))
             else:
                 lost.append(block.block_hash)
-        self._pages.write([block_id for block_id, _ in there], [buffer for _, buffer in there], mark)
+        if there:
+            self._pages.write([block_id for block_id, _ in there], [buffer for _, buffer in there], mark)
         return lost
 
     def _is_read(self, block_hash: bytes, buffer: Tensor) -> bool:
