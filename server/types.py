@@ -244,7 +244,7 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     ``logprobs`` is parallel to ``token_ids`` when asked for. ``prompt_logprobs`` comes once, with the first delta: one entry
     a prompt token, None for the first. ``stop_reason`` is the stop token that ended it (None for end-of-sequence).
     ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
-    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache or, ``num_fetched_tokens`` of them, from another server.
+    ``num_cached_tokens`` counts prompt tokens taken from the prefix cache or, ``num_fetched_tokens`` of them, from elsewhere.
     ``times`` comes with the first delta, without the last token's, and with the last. ``kv_source``, with the last one: where the
     prompt's KV is kept, if that was asked for. A request to pool has one delta, with ``pooled`` unless it failed.
     """
@@ -273,8 +273,27 @@ class TransferDone(msgspec.Struct, frozen=True):
     num_descriptors: int
 
 
+class OffloadStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV blocks that are copied out of the cache and come back, over all ranks; the totals only ever grow.
+
+    ``num_missed_blocks`` went before their turn came. ``usage``: 0 to 1. ``loads`` and ``saves``: bytes of each, since the last time.
+    """
+
+    num_loaded_bytes: int = 0
+    num_saved_bytes: int = 0
+    load_s: float = 0.0
+    save_s: float = 0.0
+    num_missed_blocks: int = 0
+    num_failed_loads: int = 0
+    num_failed_saves: int = 0
+    memory_usage: float = 0.0
+    disk_usage: float = 0.0
+    loads: tuple[int, ...] = ()
+    saves: tuple[int, ...] = ()
+
+
 class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
-    """KV that moves between servers; the totals only ever grow. ``done``: since the last time."""
+    """KV that comes from elsewhere or goes there; the totals only ever grow. ``done``: since the last time."""
 
     num_fetching: int = 0
     num_arrived: int = 0  # requests whose KV is there, and that wait for room in a step
@@ -284,6 +303,7 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     num_failed: int = 0
     num_expired: int = 0
     done: tuple[TransferDone, ...] = ()
+    offload: OffloadStats | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True):

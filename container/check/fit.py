@@ -54,6 +54,7 @@ class FitReport:
     block_size: int  # tokens, over all ranks that hold a part of a block
     bytes_per_block: int  # 0: a model that keeps no keys and values
     num_blocks: int
+    offload_bytes: int  # of the host's memory, by all engines: copies of KV blocks
     max_model_len: int  # as served
     longest_context: int  # that fits, up to the model's own limit; 0: none
     max_num_seqs: int  # most requests in a step
@@ -104,14 +105,17 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
-    reserved = reserved_bytes(instance, on_gpu=on_gpu)
+    reserved, offload = reserved_bytes(instance, on_gpu=on_gpu), num_engines * config.kv_transfer.offload_bytes
 
     def room_of(memory: _Memory) -> _Room:
         used = memory.used if on_gpu else num_there * parallel.tensor_parallel_size * sum(each.used for each in memories)
         facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=used)
         facts = replace(facts, free_bytes=facts.free_bytes // num_sharing)
-        needed = reserved + used + num_there * num_sharing * memory.activations
-        return _room(config, shape, plan, facts, memory, needed=needed, num_there=num_there)
+        needed = used + num_there * num_sharing * memory.activations
+        problems = _too_large(shape, plan, facts.total_bytes, reserved + needed)
+        problems = problems or _offload_too_large(offload, instance, 0 if on_gpu else needed)
+        taken = num_there * memory.activations + (0 if on_gpu else offload // num_sharing)
+        return _room(config, shape, plan, facts, memory, problems=problems, num_there=num_there, taken=taken)
 
     rooms = [room_of(memory) for memory in memories]
     worst = min(range(len(rooms)), key=lambda at: (not rooms[at].problems, rooms[at].num_blocks))
@@ -132,6 +136,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
         block_size=plan.block_size,
         bytes_per_block=memory.per_block,
         num_blocks=room.num_blocks,
+        offload_bytes=offload,
         max_model_len=room.max_model_len,
         longest_context=room.longest_context,
         max_num_seqs=plan.max_num_active_seqs,
@@ -194,19 +199,26 @@ def _memory_of(share: ModelShape, shape: ModelShape, plan: Plan, lora: LoraConfi
 
 
 def _room(
-    config: ServerConfig, shape: ModelShape, plan: Plan, facts: DeviceFacts, memory: _Memory, *, needed: int, num_there: int
+    config: ServerConfig,
+    shape: ModelShape,
+    plan: Plan,
+    facts: DeviceFacts,
+    memory: _Memory,
+    *,
+    problems: tuple[str, ...],
+    num_there: int,
+    taken: int,
 ) -> _Room:
-    """``needed``: all but the cache; ``num_there``: engines in the device's memory."""
+    """``problems``: those found so far; ``num_there``: engines in the device's memory; ``taken``: by what grows with a step or is beside
+    the cache."""
     blocks = partial(plan_num_blocks, config, device=facts, bytes_per_block=memory.per_block, peak_activation_bytes=memory.activations)
-    problems = _too_large(shape, plan, facts.total_bytes, needed)
     num_blocks, max_model_len, longest = 0, plan.max_model_len, 0 if problems else shape.facts.max_model_len
     if memory.per_block and not problems:
         longest = _longest_context(blocks, plan, shape.facts.max_model_len)
         try:
             num_blocks = pooled_num_blocks(plan, blocks(plan)) if shape.facts.pools else blocks(plan)
             max_model_len = fitted_max_model_len(plan, num_blocks)
-            left = facts.free_bytes - num_there * memory.activations
-            problems = _cache_too_large(num_there * num_blocks * memory.per_block, left)
+            problems = _cache_too_large(num_there * num_blocks * memory.per_block, facts.free_bytes - taken)
         except ConfigError as error:
             problems = tuple(error.problems)
     return _Room(facts.total_bytes, num_blocks, max_model_len, longest, problems)
@@ -262,6 +274,14 @@ def _too_many(num_ranks: int, instance: Instance, *, on_gpu: bool) -> tuple[str,
         f"{num_ranks} ranks take {num_hosts} hosts of {plural(instance.num_gpus, 'GPU')}: a Ray cluster may have them, the one instance of "
         "a SageMaker endpoint does not (docs/multi-node.md)",
     )
+
+
+def _offload_too_large(offload: int, instance: Instance, used: int) -> tuple[str, ...]:
+    """``used``: of the host's memory, by the engines."""
+    left = instance.memory_bytes - reserved_bytes(instance, on_gpu=False) - used
+    if offload <= max(left, 0):
+        return ()
+    return (f"KV offload asks for {gib(offload)} of the host's memory, and {gib(max(left, 0))} are left: lower --kv-offloading-size",)
 
 
 def _cache_too_large(cache: int, left: int) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ _FIT_NAMES = (
     "adapter_bytes",
     "activation_bytes",
     "kv_cache_bytes",
+    "offload_bytes",
     "num_kv_tokens",
     "block_size",
     "max_model_len",

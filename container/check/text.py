@@ -62,6 +62,8 @@ def _fit(fit: FitReport) -> Iterator[str]:
     yield f"model        weights {gib(fit.weight_bytes, 2)} in {fit.weight_format}{adapters}, largest step {gib(fit.activation_bytes, 2)}"
     if fit.num_kv_tokens:
         yield f"KV cache     {gib(fit.kv_cache_bytes, 2)}: {fit.num_kv_tokens} tokens in {fit.kv_cache_dtype}"
+    if fit.offload_bytes:
+        yield f"KV offload   {gib(fit.offload_bytes, 2)} of the host's memory"
     if fit.fits:
         yield f"context      {fit.max_model_len} tokens are served; the longest that would fit: {fit.longest_context}"
         counts = (f"{fit.num_requests(context)} of {context} tokens" for context in contexts_of(fit))

@@ -18,7 +18,7 @@ from headway.server.api.request_metrics import ChoiceRecorder, RejectionMetrics,
 from headway.server.api.series import Series
 from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
-from headway.server.api.transfer_metrics import TransferCollector, TransferSizes
+from headway.server.api.transfer_metrics import OffloadSizes, TransferCollector, TransferSizes
 from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig
 from headway.server.counts import Counts
@@ -65,10 +65,11 @@ class Metrics:
             if counts.is_leader:  # a step is one step, however many processes hear of it
                 for index, one in enumerate(engine.engines):
                     StepSizes(config.observability, one, self._series.of_engine(index))
-            if config.kv_transfer.kv_transfer_config:
-                self.add(TransferCollector(engine, self._series))
+            is_offload = config.kv_transfer.offload is not None
+            if is_offload or config.kv_transfer.settings is not None:
+                self.add(TransferCollector(engine, self._series, is_offload=is_offload))
                 for index, one in enumerate(engine.engines if counts.is_leader else ()):
-                    TransferSizes(one, self._series.of_engine(index))
+                    (OffloadSizes if is_offload else TransferSizes)(one, self._series.of_engine(index))
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 

@@ -1,16 +1,19 @@
-"""Options about keys and values that leave the engine, or come to it from another server."""
+"""Options about keys and values that leave the engine's cache, or come to it from elsewhere."""
 
 from __future__ import annotations
 
 import ipaddress
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headway.server.config.fields import Topic, option
+from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, offload_problems
 
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
-_CONNECTORS = ("NixlConnector",)
+_NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
+_GIB = 1 << 30
 _UNUSED = ("kv_buffer_size", "kv_connector_module_path", "kv_ip", "kv_parallel_size", "kv_port", "kv_rank")  # of vLLM's other connectors
 
 
@@ -26,7 +29,7 @@ class NixlSettings(BaseModel):
 
 
 class KVTransferSettings(BaseModel):
-    """The JSON of --kv-transfer-config, checked."""
+    """The JSON of --kv-transfer-config for the NixlConnector, checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -57,9 +60,14 @@ class KVTransferConfig(Topic):
 
     kv_transfer_config: dict[str, Any] = option(
         {},
-        "JSON: move keys and values between servers. `kv_connector` (NixlConnector), `kv_role` (kv_producer, kv_consumer or kv_both), "
-        "`kv_load_failure_policy` (fail or recompute), `engine_id`, `kv_buffer_device`, `kv_connector_extra_config`: see "
-        "disaggregation.md.",
+        "JSON: move keys and values between servers, or out of the cache and back. `kv_connector` (NixlConnector: see disaggregation.md; "
+        "OffloadingConnector: see kv-offload.md), `kv_role` (kv_producer, kv_consumer or kv_both), `kv_load_failure_policy` (fail or "
+        "recompute), `engine_id`, `kv_buffer_device`, `kv_connector_extra_config`.",
+    )
+    kv_offloading_size: float = option(
+        0,
+        "GiB of the host's memory, of an engine over all of its ranks, for copies of KV blocks: see kv-offload.md.",
+        ge=0,
     )
     nixl_side_channel_host: str = option(
         "localhost",
@@ -82,15 +90,43 @@ class KVTransferConfig(Topic):
 
     @property
     def settings(self) -> KVTransferSettings | None:
-        """None: nothing is moved. To be asked once ``kv_transfer_problems`` has found nothing."""
-        return KVTransferSettings.model_validate(self.kv_transfer_config) if self.kv_transfer_config else None
+        """None: nothing is moved between servers. To be asked once ``kv_transfer_problems`` has found nothing, as ``offload``."""
+        asked = self.kv_transfer_config
+        return KVTransferSettings.model_validate(asked) if asked.get("kv_connector") == _NIXL else None
+
+    @property
+    def offload(self) -> OffloadSettings | None:
+        """None: no block is copied out of the cache."""
+        asked = self.kv_transfer_config or {"kv_connector": _OFFLOADING, "kv_role": "kv_both"}
+        if asked.get("kv_connector") != _OFFLOADING or not (self.kv_transfer_config or self.kv_offloading_size):
+            return None
+        settings = OffloadSettings.model_validate(asked)
+        if not self.kv_offloading_size:
+            return settings
+        places = settings.kv_connector_extra_config.model_copy(update={"cpu_bytes_to_use": math.ceil(self.kv_offloading_size * _GIB)})
+        return settings.model_copy(update={"kv_connector_extra_config": places})
+
+    @property
+    def offload_bytes(self) -> int:
+        """Of the host's memory, by an engine."""
+        return 0 if self.offload is None else self.offload.kv_connector_extra_config.cpu_bytes_to_use
 
 
 def kv_transfer_problems(transfer: KVTransferConfig) -> list[str]:
     """A sentence for each thing that can't be served."""
     asked = transfer.kv_transfer_config
-    if not asked:
+    if asked and (found := _json_problems(asked)):
+        return found
+    if transfer.kv_offloading_size and transfer.settings is not None:
+        return ["--kv-offloading-size does not go with the NixlConnector: a server has one connector"]
+    if transfer.offload is None:
         return []
+    if transfer.kv_offloading_size and "cpu_bytes_to_use" in asked.get("kv_connector_extra_config", {}):
+        return ["--kv-offloading-size and cpu_bytes_to_use of --kv-transfer-config are the same: give one"]
+    return offload_problems(transfer.offload)
+
+
+def _json_problems(asked: dict[str, Any]) -> list[str]:
     connector = asked.get("kv_connector")
     if connector not in _CONNECTORS:
         return [f"--kv-transfer-config: kv_connector must be {' or '.join(_CONNECTORS)}, got {connector!r}"]
@@ -98,16 +134,16 @@ def kv_transfer_problems(transfer: KVTransferConfig) -> list[str]:
     if unused:
         return [f"--kv-transfer-config: {name} has no meaning for {connector}: leave it out" for name in unused]
     try:
-        KVTransferSettings.model_validate(asked)
+        (KVTransferSettings if connector == _NIXL else OffloadSettings).model_validate(asked)
     except ValidationError as problem:
-        return [f"--kv-transfer-config: {_sentence(error)}" for error in problem.errors()]
+        return [f"--kv-transfer-config: {_sentence(error, connector)}" for error in problem.errors()]
     return []
 
 
 def kv_transfer_warnings(transfer: KVTransferConfig) -> list[str]:
-    if not transfer.kv_transfer_config or kv_transfer_problems(transfer):
+    if kv_transfer_problems(transfer) or (settings := transfer.settings) is None:
         return []
-    settings, host = KVTransferSettings.model_validate(transfer.kv_transfer_config), transfer.nixl_side_channel_host
+    host = transfer.nixl_side_channel_host
     is_alone = any(_is_within(host, peer) for peer in _DEFAULT_PEERS)
     if is_alone or not settings.keeps or settings.kv_connector_extra_config.key_file is not None:
         return []
@@ -117,10 +153,11 @@ def kv_transfer_warnings(transfer: KVTransferConfig) -> list[str]:
     ]
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, connector: str) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        model = NixlSettings if "." in where else KVTransferSettings
+        outer, inner = (KVTransferSettings, NixlSettings) if connector == _NIXL else (OffloadSettings, OffloadPlaces)
+        model: type[BaseModel] = inner if "." in where else outer
         return f"{where!r} is none of its keys ({', '.join(model.model_fields)}): leave it out"
     if error["type"] == "missing":
         return f"{where} is missing"

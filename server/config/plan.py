@@ -232,7 +232,7 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
 
     On a GPU the cache takes what --gpu-memory-utilization leaves after weights and activations. On a CPU it takes what
     max_num_seqs full contexts need, at most a quarter of the free memory: host memory is shared with everything else, and that quarter
-    by the engines of --data-parallel-size.
+    by the engines of --data-parallel-size; what is copied out of their caches into the host's memory is not free.
     Raises ConfigError when not even one full context fits, naming the largest that does.
     """
     cache = config.cache
@@ -246,7 +246,9 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
         budget = int(device.total_bytes * cache.gpu_memory_utilization) - used - peak_activation_bytes
         num_blocks = max(budget, 0) // bytes_per_block
     else:
-        budget = int(device.free_bytes * 0.25 / config.data_parallel.data_parallel_size) - peak_activation_bytes
+        num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
+        free = device.free_bytes - num_engines * config.kv_transfer.offload_bytes // num_ranks
+        budget = int(free * 0.25 / num_engines) - peak_activation_bytes
         num_blocks = min(max(budget, 0) // bytes_per_block, needed * plan.max_num_seqs)
     if num_blocks < needed and not plan.fit_max_model_len and cache.num_gpu_blocks_override is None:
         fits = num_blocks * plan.block_size

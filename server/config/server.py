@@ -180,17 +180,23 @@ def _stage_problems(config: ServerConfig) -> list[str]:
 
 
 def _transfer_problems(config: ServerConfig) -> list[str]:
-    """What moves or changes the KV that other servers read."""
-    if not config.kv_transfer.kv_transfer_config:
+    """What moves or changes the KV that a connector reads."""
+    transfer = config.kv_transfer
+    if not transfer.kv_transfer_config and not transfer.kv_offloading_size:
         return []
+    flag = "--kv-transfer-config" if transfer.kv_transfer_config else "--kv-offloading-size"
+    is_offload = transfer.kv_transfer_config.get("kv_connector", "OffloadingConnector") == "OffloadingConnector"
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
-        "--enable-lora": (config.lora.enable_lora, "two servers don't know that their adapters are the same"),
+        "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
         "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
         "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),
+        "--no-enable-prefix-caching": (is_offload and not config.cache.enable_prefix_caching, "a block is found as a part of a prefix"),
     }
-    found = [f"{flag} does not go with --kv-transfer-config: {why}" for flag, (is_on, why) in beside.items() if is_on]
+    found = [f"{other} does not go with {flag}: {why}" for other, (is_on, why) in beside.items() if is_on]
+    if is_offload:
+        return found
     first = config.kv_transfer.nixl_side_channel_port
     num_ports = config.data_parallel.data_parallel_size * config.parallel.tensor_parallel_size
     if first + num_ports - 1 > _HIGHEST_PORT:

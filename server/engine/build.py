@@ -13,8 +13,8 @@ from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.executor.placement import HostPlacement, Placement, placed_ranks
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
+from headway.server.engine.kv.transfer.build import make_policy
 from headway.server.engine.kv.transfer.connector import SchedulerSide
-from headway.server.engine.kv.transfer.nixl.build import Place, make_policy
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
@@ -113,7 +113,7 @@ def _build_generating(
         workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
-    policy = _connector(config, kv, setup.place)
+    policy = make_policy(config.kv_transfer, kv, setup.place, rank.worker.bytes_per_block)
     scheduler = _scheduler(config, plan, kv, max_model_len, policy)
     transfers = (policy, workers) if policy is not None and workers is not None else None
     name = device_facts(device).name + (f" as the first of {parallel.num_ranks} ranks" if parallel.num_ranks > 1 else "")
@@ -127,11 +127,6 @@ def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:
     """As many steps under way as stages, so that none idles; of one stage, a second step so that the device never waits for the host."""
     num_stages = config.parallel.pipeline_parallel_size
     return num_stages - 1 if num_stages > 1 else int(plan.overlaps_steps)
-
-
-def _connector(config: ServerConfig, kv: KVCacheManager, place: Place) -> SchedulerSide | None:
-    settings = config.kv_transfer.settings
-    return None if settings is None else make_policy(config.kv_transfer, settings, kv, place)
 
 
 def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_len: int, connector: SchedulerSide | None) -> Scheduler:

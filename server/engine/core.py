@@ -109,7 +109,7 @@ class EngineCore:
             self._scheduler.preempt_all()
         self._kv.reset_prefix_cache()
         self._has_news = True
-        return self._kv.num_used_blocks == 0
+        return not self._kv.has_holders
 
     @property
     def sleep_state(self) -> SleepState:

@@ -17,8 +17,9 @@ from headway.server.engine.device import device_facts
 from headway.server.engine.executor.base import Runner
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.kv.transfer.build import make_worker
 from headway.server.engine.kv.transfer.connector import WorkerSide
-from headway.server.engine.kv.transfer.nixl.build import Place, make_worker
+from headway.server.engine.kv.transfer.layout import Place
 from headway.server.engine.model_runner import ModelRunner
 from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
@@ -109,10 +110,8 @@ class ModelRank:
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
 
         self.worker.start(num_blocks, make_runner)
-        transfer = setup.config.kv_transfer
-        if (settings := transfer.settings) is not None:
-            worker = self.worker
-            self.transfers = make_worker(transfer, settings, setup.place, worker.resident, worker.loaded, plan, setup.files)
+        resident, loaded = self.worker.resident, self.worker.loaded
+        self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup, groups = self._setup, self._setup.groups

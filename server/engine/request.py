@@ -20,7 +20,7 @@ from headway.server.types import (
 
 class RequestState(enum.Enum):
     WAITING = enum.auto()  # new, or preempted: holds no blocks and no row of the runner
-    FETCHING = enum.auto()  # holds blocks, no row: another server's KV is on its way to them, or there
+    FETCHING = enum.auto()  # holds blocks, no row: KV from elsewhere is on its way to them, or there
     RUNNING = enum.auto()  # holds blocks and a row
     FINISHED = enum.auto()  # its terminal delta exists
 
@@ -55,7 +55,7 @@ class Request:
     num_computed_tokens: int = 0
     num_awaited_tokens: int = 0
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache when it first ran, or fetched
-    num_fetched_tokens: int = 0  # of those, from another server
+    num_fetched_tokens: int = 0  # of those, from elsewhere
     num_preemptions: int = 0
     has_answered: bool = False  # its first delta is out
     repetition: RepetitionWatch | None = None  # has seen the generated tokens, survives preemption; None: nobody asked
@@ -110,6 +110,12 @@ class Request:
     @property
     def times(self) -> RequestTimes:
         return RequestTimes(self.arrival_time, self.scheduled_time, self.first_token_time, self.last_token_time, self.num_preemptions)
+
+    def take_fetched(self, num_tokens: int) -> None:
+        """KV has come for so many more tokens. What a preempted request fetches is not counted: it had it before."""
+        self.num_computed_tokens += num_tokens
+        if self.num_preemptions == 0:
+            self.num_fetched_tokens, self.num_cached_tokens = num_tokens, self.num_computed_tokens
 
     def gather(self, num_tokens: int, entries: list[TokenLogprobs]) -> None:
         """Appends the prompt logprobs of a chunk, before it counts as computed. A prompt that is computed anew is gathered anew."""

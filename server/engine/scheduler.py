@@ -247,8 +247,7 @@ class Scheduler:
                 request.state, request.num_computed_tokens, request.num_scheduled_tokens = RequestState.WAITING, 0, 0
                 self._waiting.put_back(request)
                 continue
-            request.num_computed_tokens += request.num_fetched_tokens
-            request.num_cached_tokens = request.num_computed_tokens
+            request.take_fetched(arrival.num_tokens)
             self._kv.publish(request)
             self._begin(request, self._kv.block_ids(request), step)
 

@@ -18,8 +18,8 @@ def transfer(**asked: Any) -> KVTransferConfig:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"kv_role": "kv_both"}, "kv_connector must be NixlConnector, got None"),
-        ({"kv_connector": "LMCacheConnectorV1"}, "kv_connector must be NixlConnector, got 'LMCacheConnectorV1'"),
+        ({"kv_role": "kv_both"}, "kv_connector must be NixlConnector or OffloadingConnector, got None"),
+        ({"kv_connector": "LMCacheConnectorV1"}, "kv_connector must be NixlConnector or OffloadingConnector, got 'LMCacheConnectorV1'"),
         ({"kv_connector": "NixlConnector"}, "kv_role is missing"),
         (GOOD | {"kv_role": "kv_reader"}, "kv_role: input should be 'kv_producer', 'kv_consumer' or 'kv_both', got 'kv_reader'"),
         (GOOD | {"kv_rank": 0}, "kv_rank has no meaning for NixlConnector: leave it out"),

@@ -30,7 +30,7 @@ TAKEN = names_in("""
     enable-log-outputs max-log-len log-error-stack disable-access-log-for-endpoints enable-server-load-tracking max-num-queued-tokens
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
-    async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
+    kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
     tokenizer-revision
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
@@ -49,7 +49,8 @@ REFUSED = {
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
     "enable-eplb": ("true", "experts are placed in their order, and stay where they are"),
     "eplb-config": ('{"window_size": 1000}', "experts are placed in their order, and stay where they are"),
-    "kv-offloading-size": ("4", "--kv-cache-memory-bytes"),
+    "kv-events-config": ('{"enable_kv_cache_events": true}', "--kv-cache-memory-bytes"),
+    "kv-offloading-backend": ("lmcache", "offloaded by Headway itself"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "max-cpu-loras": ("8", "raise --max-loras"),
@@ -87,6 +88,7 @@ MET = [
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
+    ("kv-offloading-backend", "native"),
     ("limit-mm-per-prompt", "{}"),
 ]
 

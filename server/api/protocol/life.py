@@ -27,11 +27,11 @@ class PauseRequest(RequestModel):
 
 class ResetPrefixCacheRequest(RequestModel):
     reset_running_requests: bool = Field(False, description="Preempt what runs, so that no block of before is in use.")
-    reset_external: bool = Field(False, description="There is no cache outside this server, so true is refused.")
+    reset_external: bool = Field(False, description="Copies of blocks outside the cache stay as they are, so true is refused.")
 
     def check(self) -> None:
         if self.reset_external:
-            raise RequestError("This server has no cache outside of it: leave reset_external out.", "reset_external")
+            raise RequestError("Copies of blocks outside the cache are not forgotten: leave reset_external out.", "reset_external")
 
 
 class ServerInfoRequest(RequestModel):

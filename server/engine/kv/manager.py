@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from headway.server.engine.kv.block_pool import BlockPool
 from headway.server.engine.kv.prefix import extend_hashes
@@ -37,6 +38,18 @@ class Lease:
     block_ids: tuple[int, ...]
 
 
+class BlockWatcher(Protocol):
+    """Hears of content, beside the manager."""
+
+    def on_published(self, request: Request, block_hashes: Sequence[bytes]) -> None:
+        """The request has these full blocks, which others may find from now on."""
+        ...
+
+    def on_broken(self, block_hashes: Sequence[bytes]) -> None:
+        """Nobody is to find these any more."""
+        ...
+
+
 class KVCacheManager:
     """Owns blocks, hashes and counts. A request holds blocks from its first ``allocate`` to ``free``.
 
@@ -53,6 +66,7 @@ class KVCacheManager:
         self._pool = BlockPool(num_blocks)
         self._holdings: dict[str, _Holding] = {}
         self._leases: set[Lease] = set()
+        self.watcher: BlockWatcher | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -93,6 +107,15 @@ class KVCacheManager:
             block_ids.append(block_id)
         return CachedPrefix(block_ids, len(block_ids) * self.block_size)
 
+    def find_block(self, block_hash: bytes) -> int | None:
+        """The block with that content; it stays what it is only under a lease."""
+        return self._pool.find(block_hash)
+
+    def block_hashes(self, request: Request, num_blocks: int) -> list[bytes]:
+        """Of its first full blocks, whether they are computed or not."""
+        self._hash(request, num_blocks)
+        return request.block_hashes[:num_blocks]
+
     def allocate(self, request: Request, num_tokens: int, prefix: CachedPrefix = _NOTHING, num_spare: int = 0) -> list[int] | None:
         """Makes the request hold blocks for its first ``num_tokens`` tokens. Returns the blocks appended, in order.
 
@@ -131,6 +154,8 @@ class KVCacheManager:
         self._hash(request, num_full)
         for index in range(holding.num_published, num_full):
             self._pool.publish(holding.block_ids[index], request.block_hashes[index])
+        if self.watcher is not None:
+            self.watcher.on_published(request, request.block_hashes[holding.num_published : num_full])
         holding.num_published = num_full
 
     def free(self, request: Request, is_broken: bool = False) -> None:
@@ -143,7 +168,14 @@ class KVCacheManager:
             return
         if is_broken:
             self._pool.forget(holding.block_ids)
+            if self.watcher is not None:
+                self.watcher.on_broken(request.block_hashes[: holding.num_published])
         self._pool.release(holding.block_ids)
+
+    @property
+    def has_holders(self) -> bool:
+        """Whether requests hold blocks."""
+        return bool(self._holdings)
 
     @property
     def has_leases(self) -> bool:

@@ -20,6 +20,7 @@ from headway.server.engine.pooling.runner import PoolingRunner
 from headway.server.engine.pooling.scheduler import PoolingScheduler
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.worker import Worker
+from headway.server.errors import ConfigError
 from headway.server.loading.pooled import load_pooled_model
 from headway.server.loading.pooled_files import read_pooled
 from headway.server.sizing.memory import pooled_num_blocks
@@ -36,6 +37,8 @@ def build_pooling(
     config: ServerConfig, files: ModelFiles, use: Literal["embed", "classify"], device: torch.device, phases: StartPhases
 ) -> EngineCore:
     """Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend."""
+    if config.kv_transfer.settings is not None or config.kv_transfer.offload is not None:
+        raise ConfigError(["a model that pools keeps no KV: leave --kv-transfer-config and --kv-offloading-size out"])
     choice = pooler_choice(config.pooling)
     source = read_pooled(files, use == "classify", config.model.config_overrides)
     plan = make_plan(config, pooling_facts(source), device_facts(device))

@@ -246,6 +246,21 @@ def test_an_exact_cache_that_does_not_fit(tmp_path: Path) -> None:
     assert fit_report(config, large(tmp_path), find_instance("ml.g6e.xlarge")).kv_cache_bytes == 8 * GIB
 
 
+def test_copies_of_blocks_take_the_hosts_memory(tmp_path: Path) -> None:
+    def report(instance: str, size: float, **topics: dict[str, Any]) -> FitReport:
+        config = config_of(model={"max_model_len": 16384}, kv_transfer={"kv_offloading_size": size}, **topics)
+        return fit_report(config, large(tmp_path), find_instance(instance))
+
+    on_gpu = report("ml.g6e.xlarge", 8)
+    assert (on_gpu.fits, on_gpu.offload_bytes) == (True, 8 * GIB)
+    assert on_gpu.kv_cache_bytes == report("ml.g6e.xlarge", 0).kv_cache_bytes
+    assert "KV offload asks for 64.0 GiB of the host's memory" in report("ml.g6e.xlarge", 64).problems[0]
+    assert "KV offload asks for 1000.0 GiB" in report("ml.m6i.32xlarge", 1000).problems[0]
+    assert report("ml.m6i.32xlarge", 250).kv_cache_bytes < report("ml.m6i.32xlarge", 0).kv_cache_bytes
+    both = report("ml.m6i.32xlarge", 8, data_parallel={"data_parallel_size": 2})
+    assert both.offload_bytes == 16 * GIB
+
+
 def test_adapters_take_their_room(tmp_path: Path) -> None:
     shape, instance = large(tmp_path), find_instance("ml.g6e.xlarge")
     without = fit_report(config_of(model={"max_model_len": 4096}), shape, instance)

@@ -240,3 +240,8 @@ def test_aborted_by_sleep(bert: ModelFiles) -> None:
     engine.settle()
     (end,) = engine.step().deltas
     assert end.finish_reason is FinishReason.ABORT
+
+
+def test_what_is_for_kept_kv_is_refused(bert: ModelFiles) -> None:
+    with pytest.raises(ConfigError, match="a model that pools keeps no KV"):
+        engine_of(bert, kv_transfer={"kv_offloading_size": 1})

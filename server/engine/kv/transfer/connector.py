@@ -13,9 +13,10 @@ from headway.server.types import KVSource, TransferStats
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request's KV is there, or, with ``error``, will not come."""
+    """A request's KV is there, of so many tokens, or, with ``error``, will not come."""
 
     request: Request
+    num_tokens: int
     error: str | None = None
 
 

@@ -34,7 +34,45 @@ class Fetch(msgspec.Struct, tag=True, frozen=True):
     block_ids: list[int]
 
 
-Order = Offer | Withdraw | Fetch
+class SavedBlock(msgspec.Struct, frozen=True):
+    """A block by its content's hash. ``slot``: where it is put in the host's memory; ``is_filed``: whether it becomes a file."""
+
+    block_id: int
+    block_hash: bytes
+    slot: int | None
+    is_filed: bool
+
+
+class Save(msgspec.Struct, tag=True, frozen=True):
+    """Copy these blocks out, at most ``MAX_SAVED_BLOCKS``."""
+
+    save_id: int
+    blocks: list[SavedBlock]
+
+
+class LoadedBlock(msgspec.Struct, frozen=True):
+    """``slot``: where it is in the host's memory; None: in a file."""
+
+    block_id: int
+    block_hash: bytes
+    slot: int | None
+
+
+class Load(msgspec.Struct, tag=True, frozen=True):
+    """Fill these blocks with what was saved."""
+
+    load_id: int
+    blocks: list[LoadedBlock]
+
+
+class Discard(msgspec.Struct, tag=True, frozen=True):
+    """Remove the files of these blocks."""
+
+    block_hashes: list[bytes]
+
+
+MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
+Order = Offer | Withdraw | Fetch | Save | Load | Discard
 
 
 class Sent(msgspec.Struct, tag=True, frozen=True):
@@ -63,4 +101,36 @@ class Settled(msgspec.Struct, tag=True, frozen=True):
     fetch_id: int
 
 
-Report = Sent | Fetched | Settled
+class Found(msgspec.Struct, tag=True, frozen=True):
+    """Files from before the start, on this rank; the least recently used one first."""
+
+    block_hashes: list[bytes]
+
+
+class Copied(msgspec.Struct, tag=True, frozen=True):
+    """The blocks of a save are needed no more on this rank, whatever became of it."""
+
+    save_id: int
+
+
+class Saved(msgspec.Struct, tag=True, frozen=True):
+    """After ``Copied``. What is kept of it on this rank: the copies in the host's memory, the files."""
+
+    save_id: int
+    is_copied: bool
+    is_filed: bool
+    num_bytes: int
+    seconds: float
+
+
+class Loaded(msgspec.Struct, tag=True, frozen=True):
+    """``error``: why the blocks are not filled on this rank, in one sentence. ``lost``: which were not there."""
+
+    load_id: int
+    error: str | None
+    lost: list[bytes]
+    num_bytes: int
+    seconds: float
+
+
+Report = Sent | Fetched | Settled | Found | Copied | Saved | Loaded

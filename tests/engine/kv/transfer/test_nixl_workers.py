@@ -14,10 +14,10 @@ import torch
 from polling import wait_until
 
 from headway.server.bench.server_process import free_port
+from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
-from headway.server.engine.kv.transfer.nixl.wire import BlockLayout
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import pytest
 
+from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.wire import (
     GREETING,
-    BlockLayout,
     Channel,
     ChannelError,
     Release,

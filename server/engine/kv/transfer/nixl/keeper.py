@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.offers import Offers
 from headway.server.engine.kv.transfer.nixl.pages import Pages
 from headway.server.engine.kv.transfer.nixl.wire import (
-    BlockLayout,
     Channel,
     ChannelError,
     Claim,

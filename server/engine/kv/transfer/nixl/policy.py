@@ -208,10 +208,9 @@ class NixlPolicy:
             self._counts.num_failed += 1
         if request is None:
             return
-        self._arrivals.append(Arrival(request, fetching.error))
+        self._arrivals.append(Arrival(request, fetching.num_tokens, fetching.error))
         if fetching.error is None:
             self._counts.num_fetched_tokens += fetching.num_tokens
-            request.num_fetched_tokens = fetching.num_tokens
 
     def _settle(self, fetch_id: int) -> None:
         fetching = self._fetching[fetch_id]

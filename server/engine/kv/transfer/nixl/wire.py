@@ -21,6 +21,8 @@ from hashlib import sha256
 
 import msgspec
 
+from headway.server.engine.kv.transfer.layout import BlockLayout
+
 GREETING = b"headway-kv 1\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
@@ -29,22 +31,6 @@ _MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
 
 class ChannelError(Exception):
     """What the other side says is not to be believed, or it has gone. In one clause."""
-
-
-class BlockLayout(msgspec.Struct, frozen=True):
-    """What a block's bytes mean. Both sides must agree in all of it."""
-
-    model: str  # a digest of its shape and weights
-    weight_format: str
-    dtype: str
-    page_size: int  # tokens of a block on one rank
-    num_ranks: int
-    num_context_ranks: int  # that hold a page of each block
-    interleave: int  # tokens side by side on one of them
-    num_layers: int
-    num_kv_heads: int  # of a rank
-    head_dim: int
-    rank: int
 
 
 class Claim(msgspec.Struct, tag=True, frozen=True):
