@@ -71,8 +71,8 @@ class DecoderBranches(Layer):
         hidden = self._group.all_rows(hidden, len(step.positions))
         if self.moe is not None:
             return self._scaled(self.moe(hidden, lora))
-        inner = self.gate_up(hidden, lora) if self._is_gated else self.up(hidden, lora)
-        return self._scaled(self.down(self._activation(inner), lora))
+        widen = self.gate_up if self._is_gated else self.up
+        return self._scaled(self.down(self._activation(widen(hidden, lora)), lora))  # what is widest has no name: it ends with the gate
 
     def _scaled(self, branch: Tensor) -> Tensor:
         return branch if self._scale == 1.0 else branch * self._scale
