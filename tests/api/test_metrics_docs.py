@@ -12,6 +12,9 @@ from websockets.sync.client import connect
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `([a-z0-9_:]+)` \| (gauge|counter|histogram|summary) \|([^|]*)\|", re.MULTILINE)
 # Python's own client makes these, and they are the same in every server.
+# Sections whose metrics all have the labels of an engine.
+_OF_ENGINES = ("Engine\n", "Requests\n", "KV transfer\n", "KV offload\n")
+CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _NOT_OURS = ("process_", "python_")
 
 
@@ -19,12 +22,19 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     """(type, labels) by name. vLLM's have two labels more than a row names, but where it says otherwise."""
     found = {}
     for section in PAGE.read_text().split("\n## "):
-        common = {"model_name", "engine"} if section.startswith(("Engine\n", "Requests\n")) else set()
+        common = {"model_name", "engine"} if section.startswith(_OF_ENGINES) else set()
         for name, kind, cell in _ROW.findall(section):
             further, _, without = cell.strip().partition("; no ")
             left_out = common if without == "others" else {without}
             found[name] = (kind, {label for label in further.split(", ") if label} | common - left_out)
     return found
+
+
+def text_with(connector: str) -> str:
+    """What a server with that KV connector exports."""
+    transfer = {"kv_transfer_config": {"kv_connector": connector, "kv_role": "kv_both"}}
+    with ApiServer(kv_transfer=transfer) as server:
+        return server.client.get("/metrics").text
 
 
 def test_the_page_tells_of_what_is_exported() -> None:
@@ -34,5 +44,6 @@ def test_the_page_tells_of_what_is_exported() -> None:
         with connect(f"ws{server.url.removeprefix('http')}/invocations-bidirectional-stream"):
             text = server.client.get("/metrics").text
         assert metrics_of(server)["headway:startup_phase_seconds{'phase': 'loading weights'}"] == 1.5
-    found = {name: (metric.kind, set(metric.labels)) for name, metric in exported(text + text_of_a_gpu()).items()}
+    texts = [*map(text_with, CONNECTORS), text_of_a_gpu(), text]
+    found = {name: (metric.kind, set(metric.labels)) for each in texts for name, metric in exported(each).items()}
     assert documented() == {name: facts for name, facts in found.items() if not name.startswith(_NOT_OURS)}
