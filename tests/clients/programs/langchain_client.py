@@ -29,7 +29,7 @@ def model(max_tokens: int) -> ChatOpenAI:
 
 
 messages = [HumanMessage("What is the weather in Paris?")]
-required = model(80).bind_tools([get_weather], tool_choice="required")
+required = model(80).bind_tools([get_weather], tool_choice="required", strict=True)  # nothing beside the city
 asked = required.invoke(messages)
 call = asked.tool_calls[0]
 result = ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"])
