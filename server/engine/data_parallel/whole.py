@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState, TransferStats
+from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    transfers = [stats.transfers for stats in engines if stats.transfers is not None]
-    return EngineStats(**_sums(engines, but="transfers"), transfers=_joint_transfers(transfers) if transfers else None)
-
-
-def _joint_transfers(engines: Sequence[TransferStats]) -> TransferStats:
-    return TransferStats(**_sums(engines, but="done"), done=tuple(done for one in engines for done in one.done))
-
-
-def _sums(structs: Sequence[msgspec.Struct], *, but: str) -> dict[str, Any]:
-    """Of each field but one, which is no number."""
-    fields = [field for field in structs[0].__struct_fields__ if field != but]
-    return {field: sum(getattr(one, field) for one in structs) for field in fields}
+    summed = [field for field in EngineStats.__struct_fields__ if field != "transfers"]  # those are each engine's own
+    return EngineStats(**{field: sum(getattr(stats, field) for stats in engines) for field in summed})
 
 
 def joint_info(engines: Sequence[EngineInfo]) -> EngineInfo:

@@ -7,7 +7,7 @@ import pytest
 from fake_engine import fake_info
 
 from headway.server.engine.data_parallel.whole import joint_info, joint_sleep_state, joint_stats
-from headway.server.types import EngineStats, SleepState, TransferDone, TransferStats
+from headway.server.types import EngineStats, OffloadStats, SleepState, TransferStats
 
 AWAKE, FALLING, PAUSED = SleepState(), SleepState(1), SleepState(0, ("scheduling",))
 ASLEEP, CACHE_LEFT = SleepState(1, ("weights", "kv_cache")), SleepState(1, ("kv_cache",))
@@ -22,13 +22,11 @@ def test_counts_add_up_and_usage_is_that_of_all_blocks() -> None:
     assert joint_stats([first]) == first
 
 
-def test_transfers_add_up_where_there_are_any() -> None:
-    done = [TransferDone(0.1, 0.01, num_bytes, 1) for num_bytes in (64, 128)]
-    first = EngineStats(transfers=TransferStats(num_kept=1, num_fetched_tokens=20, done=(done[0],)))
-    second = EngineStats(transfers=TransferStats(num_fetched_tokens=3, num_failed=2, done=(done[1],)))
-    assert joint_stats([first, second]).transfers == TransferStats(num_kept=1, num_fetched_tokens=23, num_failed=2, done=tuple(done))
-    assert joint_stats([first, EngineStats()]) == first
-    assert joint_stats([EngineStats(), EngineStats()]).transfers is None
+def test_what_connectors_did_is_told_of_each_engine_alone() -> None:
+    offload, transfer = TransferStats(num_fetched_tokens=20, offload=OffloadStats(memory_usage=0.5)), TransferStats(num_kept=1)
+    assert joint_stats([EngineStats(num_running=1, transfers=offload), EngineStats(num_running=2, transfers=transfer)]) == EngineStats(
+        num_running=3
+    )
 
 
 def test_what_holds_for_a_request_wherever_it_goes() -> None:
