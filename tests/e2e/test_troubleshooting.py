@@ -116,7 +116,7 @@ def broken_json(folder: Path) -> str:
 
 
 def unsupported_option(folder: Path) -> str:
-    return start("demo", "-pp", "2")
+    return start("demo", "--nnodes", "2")
 
 
 def useless_variable(folder: Path) -> str:

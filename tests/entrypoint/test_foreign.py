@@ -49,7 +49,7 @@ def test_variables_that_mean_an_option(name: str, text: str, option: str, value:
         ("SAGEMAKER_MAX_REQUEST_SIZE", "expected a whole number (4k and 4K too) of at least 1024, got 'x'"),
         ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "expected a whole number of megabytes from 0 (no limit) to 1024, got 'x'"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "expected one of CRITICAL, ERROR, WARNING, INFO, DEBUG, got 'x'"),
-        ("HF_MODEL_QUANTIZE", "expected one of none, int8, gguf, got 'x'"),
+        ("HF_MODEL_QUANTIZE", "expected one of none, int8, gguf, compressed-tensors, awq, awq_marlin, gptq, gptq_marlin, fp8, got 'x'"),
         ("SM_NUM_GPUS", "expected a number of GPUs, got 'x'"),
         ("HF_MODEL_TRUST_REMOTE_CODE", "expected true or false, got 'x'"),
         ("SAGEMAKER_MULTI_MODEL", "expected true or false, got 'x'"),

@@ -66,7 +66,7 @@ def run(
             assert delta.error is None, delta.error
         step += 1
         assert step < max_steps, "the engine makes no progress"
-    while engine.patience_ms is not None:  # blocks are being copied
+    while engine.patience_ms is not None and not engine.awaits_grammars:  # blocks are being copied
         engine.settle()
     engine.check_idle()
     assert engine.stats().num_blocks_used == 0

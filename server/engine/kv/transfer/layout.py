@@ -30,18 +30,18 @@ class Place:
 
 
 class BlockLayout(msgspec.Struct, frozen=True):
-    """What a block's bytes mean: whoever reads blocks must agree in all of it with whoever wrote them."""
+    """What a block's bytes mean: whoever reads blocks must agree in all of it with whoever wrote them. The first that differs is told."""
 
     model: str  # a digest of its shape and weights
     weight_format: str
     dtype: str
     page_size: int  # tokens of a block on one rank
+    num_ranks: int
     num_context_ranks: int  # that hold a page of each block
     interleave: int  # tokens side by side on one of them
     num_layers: int
     num_kv_heads: int  # of a rank
     head_dim: int
-    num_ranks: int
     rank: int
 
 
