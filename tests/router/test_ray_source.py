@@ -89,14 +89,13 @@ def test_a_cluster_that_is_silent_is_told_once_and_asked_again(
 
     async def main() -> None:
         monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+        monkeypatch.setattr(ray_actors, "_ANSWER_WITHIN_S", 3)  # from the first question on: one that is open keeps the limit it began with
         names = [f"http://10.0.0.1:{port}" for port in range(10_000, 14_000)]  # a line of more than 64 KiB, asyncio's own limit
         put(package, *names)
         task = asyncio.create_task(RayActors("llm").run(told.append))
         await until(lambda: told == [names])
         (package / "silent").touch()
-        monkeypatch.setattr(ray_actors, "_ANSWER_WITHIN_S", 0.05)
-        await until(lambda: len(started) > 3)
-        monkeypatch.setattr(ray_actors, "_ANSWER_WITHIN_S", 60)
+        await until(lambda: len(started) > 2)
         (package / "silent").unlink()
         put(package, "http://10.0.0.2:8080")
         await until(lambda: told[1:] == [["http://10.0.0.2:8080"]])
@@ -104,7 +103,7 @@ def test_a_cluster_that_is_silent_is_told_once_and_asked_again(
         await asyncio.wait({task})
 
     asyncio.run(main())
-    assert caplog.text.count("Ray has not answered within 0.05 s") == 1
+    assert caplog.text.count("Ray has not answered within 3 s") == 1
     assert "head is gone; 4000 servers of before stay" in caplog.text
     assert not any(map(psutil.pid_exists, started))
 
