@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import sys
 from importlib import machinery
 from pathlib import Path
 from typing import Any
@@ -129,5 +130,6 @@ def test_without_a_process_to_ask_with_it_is_tried_again(monkeypatch: pytest.Mon
 
 def test_without_ray_the_start_ends_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machinery.PathFinder, "find_spec", lambda *_: None)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # another test's
     with pytest.raises(ConfigError, match="pip install ray"):
         RayActors("llm")
