@@ -73,7 +73,8 @@ class TensorParallelGroup:
         if (group := self.process_group) is None or not self.shards_tokens:
             return self.all_reduce(summand)
         own_size = -(-len(summand) // self.size)
-        whole = functional.pad(summand, (0, 0, 0, own_size * self.size - len(summand)))
+        num_spare = own_size * self.size - len(summand)
+        whole = functional.pad(summand, (0, 0, 0, num_spare)) if num_spare else summand  # it copies in any case
         own = summand.new_empty(own_size, summand.shape[1])
         _run(lambda: group._reduce_scatter_base(own, whole))  # type: ignore[call-arg]  # its options have a default
         return own

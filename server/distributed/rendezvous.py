@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.distributed
 
 from headway.server.distributed.groups import SINGLE, ContextGroup, TensorParallelGroup
 from headway.server.distributed.layout import Layout
+from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
 from headway.server.distributed.places import RankPlace
 
@@ -39,20 +39,6 @@ class RankGroups:
 
 
 ALONE = RankGroups(RankPlace(0, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkMeeting:
-    """Where ranks of several hosts meet: rank 0 listens there."""
-
-    address: str
-    port: int
-    key: str  # known to the ranks alone, without which nothing is found at that port
-    own_address: str  # at which the others reach this rank
-    listener: int | None = None  # rank 0's: a listening socket, which passes to torch
-
-
-Meeting = Path | NetworkMeeting  # a directory is private to the ranks of one host, and new
 
 
 def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout = Layout()) -> RankGroups:

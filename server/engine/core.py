@@ -161,8 +161,9 @@ class EngineCore:
                 workers.order(orders)
 
     def settle(self) -> None:
-        """Takes in requests whose grammars are compiled, and falls asleep if that was asked for and it is time: not while a step is under
-        way. To be called after each step, and where there was none to run. Raises what ended a process of the executor's."""
+        """Takes in what became of transfers and requests whose grammars are compiled, and falls asleep if that was asked for and it is
+        time: not while a step is under way. To be called after each step, and where there was none to run. Raises what ended a process
+        of the executor's."""
         self._executor.check_alive()
         self._take_in_transfers()
         for request in self._awaited.release():

@@ -14,7 +14,6 @@ from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.batch import NewRow, ScheduledRow
 
 IntArray = NDArray[np.int32]
-
 LongArray = NDArray[np.int64]
 
 AWAITED = -1  # stands for a token that a step under way is about to choose

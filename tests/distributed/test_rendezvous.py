@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import torch
 
+from headway.server.distributed.meeting import NetworkMeeting
 from headway.server.distributed.places import RankPlace
-from headway.server.distributed.rendezvous import NetworkMeeting, join_ranks
+from headway.server.distributed.rendezvous import join_ranks
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,9 @@ import torch
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig, without_secrets
 from headway.server.distributed.layout import Layout
+from headway.server.distributed.meeting import Meeting
 from headway.server.distributed.places import RankPlace
-from headway.server.distributed.rendezvous import ALONE, Meeting, RankGroups, join_ranks
+from headway.server.distributed.rendezvous import ALONE, RankGroups, join_ranks
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.placement import Placement

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.rendezvous import Meeting
+from headway.server.distributed.meeting import Meeting
 from headway.server.engine.device import check_gpus, num_devices
 from headway.server.engine.executor.rank import Rank
 from headway.server.engine.executor.rank_messages import RankArguments

@@ -24,8 +24,8 @@ from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.layout import Layout
+from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.distributed.places import RankPlace
-from headway.server.distributed.rendezvous import Meeting, NetworkMeeting
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.executor.secure_link import Credentials
 from headway.server.engine.kv.transfer.orders import Order, Report

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +47,13 @@ def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
 @pytest.fixture
 def files(tmp_path: Path) -> ModelFiles:
     return make_tiny_model("llama", tmp_path / "model")
+
+
+def test_who_starts_a_rank_does_without_torch() -> None:
+    """A rank watches for the engine's end before it begins to import it, and so does the actor that Ray has on its host."""
+    parts = "headway.server.engine.executor"
+    code = f"import sys, {parts}.rank_entry, {parts}.over_ray.host; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def joined(ranks: Ranks, directory: Path, size: int) -> None:

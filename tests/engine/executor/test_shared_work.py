@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from engine_driver import Output, make_engine, request, run
+from outputs_alike import LONG, assert_alike, assert_alike_on_too_small_a_cache
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
 
@@ -20,17 +20,8 @@ from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, GenerateRequest
 
-LONG = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31] * 4
 CONTEXT = {"decode_context_parallel_size": 2}
 SEQUENCE = {"compilation_config": {"pass_config": {"enable_sp": True}}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    """Rank 0 takes its share of them for good."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -72,20 +63,9 @@ def ranked(request: pytest.FixtureRequest, files: ModelFiles) -> Iterator[Engine
     engine.shutdown()
 
 
-def assert_alike(single: EngineCore, ranked: EngineCore, requests: list[GenerateRequest], **how: Any) -> dict[str, Any]:
-    expected, found = run(single, requests, **how), run(ranked, requests, **how)
-    for name, output in expected.items():
-        assert output.token_ids
-        assert found[name].token_ids == output.token_ids, name
-    return found
-
-
 def test_chunks_hits_and_preemptions(single: EngineCore, ranked: EngineCore) -> None:
-    """Prompts that take several steps of an odd number of tokens, arrive one by one, share their beginnings, and find too small a cache."""
-    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24 + i) for i in range(8)]
-    found = assert_alike(single, ranked, requests, stagger=3)
-    assert any(output.num_cached_tokens for output in found.values())
-    assert any(output.num_preemptions for output in found.values())
+    """In steps of an odd number of tokens."""
+    assert_alike_on_too_small_a_cache(single, ranked)
 
 
 def test_adapters_and_sampling(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from engine_driver import make_engine, request
-from outputs_alike import assert_alike
+from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from process_tree import is_running
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
@@ -21,20 +20,8 @@ from headway.server.engine.core import EngineCore
 from headway.server.errors import AdapterError, ConfigError, RankDied
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
-from headway.server.text.grammars.library import library_form
 from headway.server.text.tokenizer import Tokenizer
-from headway.server.types import AdapterRef, GenerateRequest, Grammar
-
-LONG = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31] * 4
-ABC = Grammar("checked", library_form(Grammar("regex", "[abc]{2,6}"), {}))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _threads() -> Iterator[None]:
-    """Rank 0 takes its share of them for good."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+from headway.server.types import AdapterRef, GenerateRequest
 
 
 @pytest.fixture(scope="module")
@@ -75,27 +62,11 @@ def pids_of(engine: EngineCore) -> list[int]:
 
 
 def test_greedy_requests_in_chunks_and_with_hits(single: EngineCore, staged: EngineCore) -> None:
-    """Prompts that take several steps, arrive one by one, share their beginnings, and find too small a cache."""
-    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24 + i) for i in range(8)]
-    found = assert_alike(single, staged, requests, stagger=3)
-    assert any(output.num_cached_tokens for output in found.values())
-    assert any(output.num_preemptions for output in found.values())
+    assert_alike_on_too_small_a_cache(single, staged)
 
 
 def test_every_option_of_sampling(single: EngineCore, staged: EngineCore) -> None:
-    requests = [
-        request("greedy", LONG[:20]),
-        request("drawn", LONG[:9], temperature=1.0, seed=3, logprobs=2),
-        request("seeded by the server", [5, 6, 7], temperature=1.0),
-        request("scored", LONG, prompt_logprobs=1),
-        request("penalised", [5, 6, 7], presence_penalty=1.5, bad_words=((9,),)),
-        request("held", [5, 6, 8], grammar=ABC, max_tokens=8),
-    ]
-    for engine in (single, staged):
-        engine._executor.compile_grammar(ABC).result()  # so that nobody waits for it
-    found = assert_alike(single, staged, requests, stagger=1)
-    assert set(found["held"].token_ids) <= set(b"abc")
-    assert_alike(single, staged, requests)
+    assert_alike_in_every_option(single, staged)
 
 
 def test_adapters_are_on_every_stage(single: EngineCore, staged: EngineCore, files: ModelFiles, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.rendezvous import Meeting, NetworkMeeting
+from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.engine.executor.over_ray.cluster import Host, joined_cluster
 from headway.server.engine.executor.over_ray.door import Door
 from headway.server.engine.executor.over_ray.environment import name_interface, visible_index

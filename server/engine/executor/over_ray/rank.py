@@ -36,7 +36,9 @@ class RayRank:
         self._follower.start()
 
     def reached(self, link: SecureLink, hello: Hello) -> None:
+        """``hello`` was read from ``link``, which may have taken in more with it: nothing would tell of that any more."""
         self._link, self._hello = link, hello
+        self.listen()
 
     @property
     def link(self) -> SecureLink:

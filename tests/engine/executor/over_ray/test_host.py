@@ -12,7 +12,7 @@ from polling import wait_until
 from process_tree import is_running
 
 from headway.server.config.server import ServerConfig
-from headway.server.distributed.rendezvous import NetworkMeeting
+from headway.server.distributed.meeting import NetworkMeeting
 from headway.server.engine.executor.over_ray.door import Door
 from headway.server.engine.executor.over_ray.host import RankHost
 from headway.server.engine.executor.rank_messages import Failed, Here, RankArguments, Seat, decode_from_rank
