@@ -134,7 +134,7 @@ def test_what_is_no_message() -> None:
         connected(odd, asking(b"", "right"))
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x81\xa1\xff\x01"])
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x82\xa4type\xa7Release\xa5token\xa1\xff"])
 def test_what_is_no_message_pack(body: bytes) -> None:
     async def odd(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = await Channel.greeted(stream, writer, b"", is_keeper=True)
