@@ -14,6 +14,7 @@ from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, off
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
 _NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _GIB = 1 << 30
+HIGHEST_SIDE_CHANNEL_PORT = 65535 - 64  # that a request may name: those of further ranks are behind it
 _UNUSED = ("kv_buffer_size", "kv_connector_module_path", "kv_ip", "kv_parallel_size", "kv_port", "kv_rank")  # of vLLM's other connectors
 
 

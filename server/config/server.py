@@ -13,7 +13,7 @@ from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
-from headway.server.config.kv_transfer import KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
+from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
@@ -31,6 +31,7 @@ from headway.server.config.start import StartConfig
 from headway.server.config.structured import StructuredConfig, structured_problems
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
 from headway.server.config.tracing import TracingConfig, tracing_problems
+from headway.server.words import plural
 
 
 class ServerConfig(Topic):
@@ -79,8 +80,6 @@ def without_secrets(config: ServerConfig) -> ServerConfig:
         config = config.model_copy(update={setting.topic: topic})
     return config
 
-
-_HIGHEST_PORT = 65535
 
 MODEL_MISSING = (
     "no model is given: name one on the command line (`headway serve MODEL`), as `model:` in the --config file, or in SM_VLLM_MODEL; "
@@ -199,8 +198,11 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
         return found
     first = config.kv_transfer.nixl_side_channel_port
     num_ports = config.data_parallel.data_parallel_size * config.parallel.tensor_parallel_size
-    if first + num_ports - 1 > _HIGHEST_PORT:
-        found.append(f"--nixl-side-channel-port {first} leaves no room for {num_ports} ports, one a rank: choose a lower one")
+    if first + num_ports - 1 > HIGHEST_SIDE_CHANNEL_PORT:
+        asked = f"--nixl-side-channel-port {first}"
+        found.append(
+            f"{asked} leaves no room for {plural(num_ports, 'port')} up to {HIGHEST_SIDE_CHANNEL_PORT}, one a rank: choose a lower one"
+        )
     return found
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from headway.server.api.protocol.kv_transfer import KVTransferParams
+from headway.server.config.data_parallel import DataParallelConfig
 from headway.server.config.development import DevelopmentConfig
-from headway.server.config.kv_transfer import KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
+from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
 from headway.server.config.server import ServerConfig, problems
 
 GOOD = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
@@ -83,5 +85,18 @@ def test_what_does_not_go_with_it() -> None:
     assert [problem for problem in problems(both) if "--kv-transfer-config" in problem] == [
         "--enable-sleep-mode does not go with --kv-transfer-config: the pages that others read would move"
     ]
-    high = ServerConfig(kv_transfer=transfer(**GOOD).model_copy(update={"nixl_side_channel_port": 65535}))
-    assert problems(high.model_copy(update={"data_parallel": high.data_parallel.model_copy(update={"data_parallel_size": 2})}))
+
+
+def test_each_rank_has_a_port_that_a_request_may_name() -> None:
+    def found(port: int, num_engines: int) -> list[str]:
+        topics = {"nixl_side_channel_port": port}
+        config = ServerConfig(
+            kv_transfer=transfer(**GOOD).model_copy(update=topics), data_parallel=DataParallelConfig(data_parallel_size=num_engines)
+        )
+        return [problem for problem in problems(config) if "--nixl-side-channel-port" in problem]
+
+    highest = HIGHEST_SIDE_CHANNEL_PORT
+    assert found(highest, 1) == found(highest - 1, 2) == []
+    assert KVTransferParams.model_validate({"remote_port": highest}).remote_port == highest
+    assert found(highest, 2) == ["--nixl-side-channel-port 65471 leaves no room for 2 ports up to 65471, one a rank: choose a lower one"]
+    assert found(highest + 1, 1)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT
+
 _MAX_BLOCK_IDS = 1 << 20
 
 
@@ -18,5 +20,5 @@ class KVTransferParams(BaseModel):
     remote_request_id: Annotated[str, StringConstraints(max_length=256)] | None = None
     remote_block_ids: list[int] | None = Field(None, max_length=_MAX_BLOCK_IDS)
     remote_host: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
-    remote_port: int | None = Field(None, ge=1, le=65535 - 64)  # a port for each rank
+    remote_port: int | None = Field(None, ge=1, le=HIGHEST_SIDE_CHANNEL_PORT)
     tp_size: int = Field(1, ge=1, le=64)

@@ -124,7 +124,7 @@ class Saved(msgspec.Struct, tag=True, frozen=True):
 
 
 class Loaded(msgspec.Struct, tag=True, frozen=True):
-    """``error``: why the blocks are not filled on this rank, in one sentence. ``lost``: which were not there."""
+    """``error``: why the blocks are not filled on this rank, in one sentence. ``lost``: which are of no use any more."""
 
     load_id: int
     error: str | None

@@ -48,7 +48,8 @@ class Transfers:
         return self._arrived[0] if self._arrived else None
 
     def take(self, arrival: Arrival) -> None:
-        assert self._arrived.popleft() is arrival, "arrivals are taken in their order"
+        first = self._arrived.popleft()
+        assert first is arrival, "arrivals are taken in their order"
         del self._fetching[arrival.request.request_id]
 
     def forget(self, request: Request) -> None:

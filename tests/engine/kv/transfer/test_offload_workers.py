@@ -116,6 +116,19 @@ def test_a_load_of_many_blocks_and_one_that_is_gone(tmp_path: Path) -> None:
     worker.close()
 
 
+def test_blocks_that_can_not_be_copied_back_are_not_offered_again() -> None:
+    class Broken(HostPages):
+        def write(self, *_: object) -> None:
+            raise RuntimeError("the bus is gone")
+
+    worker = OffloadWorker(Broken(pages()), HostBlocks(8, BLOCK_BYTES, is_pinned=False), None, is_pinned=False)
+    worker.order([Load(1, [LoadedBlock(block, HASHES[block], block) for block in range(3)])])
+    [loaded] = reports(worker, Loaded)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.error, loaded.lost) == ("The prompt's KV could not be copied back: the bus is gone.", HASHES[:3])
+    worker.close()
+
+
 def test_files_that_can_not_be_written_are_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     worker = OffloadWorker(HostPages(pages()), None, BlockFiles(tmp_path, "e", LAYOUT, BLOCK_BYTES), is_pinned=False)
     (next(tmp_path.iterdir()) / HASHES[1].hex()[:2]).write_text("in the way")

@@ -264,6 +264,23 @@ def test_a_prompt_that_nobody_fetches_is_let_go_of() -> None:
     server.policy.take_in([Sent(offer.token)])
 
 
+@pytest.mark.parametrize("error", [None, "It is gone."])
+def test_a_prompt_that_came_is_kept_for_the_next_server(error: str | None) -> None:
+    server = Server(recomputes=True)
+    server.add("a", 10, KVTransfer(keeps=True, source=SOURCE))
+    server.step()
+    server.policy.take_in([fetched(server.fetch(), error=error)])
+    server.step()
+    source = server.end_of("a").kv_source
+    [offer] = server.orders()
+    assert source is not None
+    assert isinstance(offer, Offer)
+    assert source.token == offer.token
+    assert server.kv.num_used_blocks == 3
+    server.policy.take_in([Sent(offer.token)])
+    assert server.kv.num_used_blocks == 0
+
+
 def test_an_aborted_request_keeps_nothing() -> None:
     server = Server()
     server.add("a", 10, KVTransfer(keeps=True))

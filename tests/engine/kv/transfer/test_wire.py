@@ -134,6 +134,17 @@ def test_what_is_no_message() -> None:
         connected(odd, asking(b"", "right"))
 
 
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x82\xa4type\xa7Release\xa5token\xa1\xff"])
+def test_what_is_no_message_pack(body: bytes) -> None:
+    async def odd(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = await Channel.greeted(stream, writer, b"", is_keeper=True)
+        await channel.receive()
+        channel.send(msgspec.Raw(body))  # type: ignore[arg-type]
+
+    with pytest.raises(ChannelError, match="no message of this version"):
+        connected(odd, asking(b"", "right"))
+
+
 def test_messages_can_not_be_reflected_or_repeated() -> None:
     async def mirror(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GREETING + bytes(32))

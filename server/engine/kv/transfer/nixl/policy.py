@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import msgspec
+
 from headway.server.engine.kv.manager import KVCacheManager, Lease
 from headway.server.engine.kv.prefix import root_hash
 from headway.server.engine.kv.transfer.connector import Arrival
@@ -120,11 +122,12 @@ class NixlPolicy:
 
     def _order_fetch(self, request: Request, first_block: int, block_ids: list[int]) -> int:
         """The source is tried once: the other server keeps nothing for a second time."""
-        source = _source_of(request)
-        assert source is not None, f"request {request.request_id} has nothing to fetch"
+        asked = request.kv_transfer
+        assert asked is not None, f"request {request.request_id} has nothing to fetch"
+        assert asked.source is not None, f"request {request.request_id} only keeps"
         self._num_fetches += 1
-        self._orders.append(Fetch(self._num_fetches, source, prompt_digest(request), first_block, block_ids))
-        request.kv_transfer = None
+        self._orders.append(Fetch(self._num_fetches, asked.source, prompt_digest(request), first_block, block_ids))
+        request.kv_transfer = msgspec.structs.replace(asked, source=None)
         return self._num_fetches
 
     def forget(self, request: Request) -> None:

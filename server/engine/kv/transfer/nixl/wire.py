@@ -113,7 +113,7 @@ class Channel:
             raise ChannelError("the two servers do not have the same key_file")
         try:
             return _decoder.decode(body)
-        except msgspec.ValidationError as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise ChannelError(f"the other side sends what is no message of this version ({problem})") from None
 
     async def ask(self, message: Message) -> Message:

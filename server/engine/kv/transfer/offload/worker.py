@@ -137,7 +137,8 @@ class OffloadWorker:
         except Exception as problem:  # the edge of the thread: whoever waits must hear of it
             log.exception("KV offload: blocks could not be copied back")
             error = f"The prompt's KV could not be copied back: {problem}."
-        if lost:
+            lost = [block.block_hash for block in order.blocks]  # whoever computes them must not find them here again
+        if error is None and lost:
             error = f"{len(lost)} blocks of the prompt's KV are not there any more."
         num_bytes = len(order.blocks) * self._pages.block_bytes if error is None else 0
         self._reports.put(Loaded(order.load_id, error, lost, num_bytes, time.perf_counter() - started))
