@@ -56,19 +56,30 @@ def _laid_over(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
 def _changed_rope(values: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     """Rope parameters have had two names and rope_theta a place beside them: whatever either side calls them, the overrides' win. Where a
     file has some for each kind of layer, they are meant for those that attend to everything."""
-    changes = {**(overrides.get("rope_scaling") or {}), **(overrides.get("rope_parameters") or {})}
+    asked, in_file = ({key: _object(side, key) for key in ("rope_scaling", "rope_parameters")} for side in (overrides, values))
+    changes = {**asked["rope_scaling"], **asked["rope_parameters"]}
     if "rope_theta" in overrides:
         changes.setdefault("rope_theta", overrides["rope_theta"])
     if not changes:
         return {}
-    own = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    own = in_file["rope_parameters"] or in_file["rope_scaling"]
     if any(isinstance(value, dict) for value in own.values()) and not any(isinstance(value, dict) for value in changes.values()):
         changes = {"full_attention": changes}
     return {"rope_parameters": _laid_over(own, changes)}
 
 
+def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise ModelSourceError(f"{key} in config.json, or laid over it, must be an object, not {value!r}.")
+    return value
+
+
 def architectures_in(values: dict[str, Any]) -> list[str]:
-    return [str(name) for name in values.get("architectures") or []]
+    names = values.get("architectures") or []
+    if not isinstance(names, list):
+        raise ModelSourceError(f"architectures in config.json, or laid over it, must be a list of names, not {names!r}.")
+    return [str(name) for name in names]
 
 
 def raw_config(files: ModelFiles, values: dict[str, Any]) -> RawConfig:

@@ -34,6 +34,14 @@ from headway.server.models.quantized_linears import quantized_modules
 from headway.server.source.files import ModelFiles
 
 _HEADS = ("lm_head.",)
+# Endings of tensors that have no place in a weight: tables computed from the config, and scales.
+COMPUTED_ENDINGS = (
+    "rotary_emb.inv_freq",
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+    *KV_SCALE_ENDINGS,
+)
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
 Quantization = Literal["none", "int8", "gguf", "kept"]
@@ -118,6 +126,5 @@ def _tied_twice(names: tuple[WeightName, ...]) -> tuple[WeightName, ...]:
 
 
 def _ignored_endings(config: DecoderConfig) -> tuple[str, ...]:
-    """Endings of tensors that have no place in a weight: tables computed from the config, scales, and the copy of a tied embedding."""
-    computed = ("rotary_emb.inv_freq", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight", *KV_SCALE_ENDINGS)
-    return (*computed, "lm_head.weight") if config.tie_word_embeddings else computed
+    """With the copy of a tied embedding."""
+    return (*COMPUTED_ENDINGS, "lm_head.weight") if config.tie_word_embeddings else COMPUTED_ENDINGS

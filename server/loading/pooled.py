@@ -14,14 +14,12 @@ from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.experts import UnstackedCheckpoint, expert_names
 from headway.server.loading.filling import Ignored, fill, places_of
 from headway.server.loading.gguf import GgufCheckpoint
-from headway.server.loading.loader import LoadFormat
+from headway.server.loading.loader import COMPUTED_ENDINGS, LoadFormat
 from headway.server.loading.pooled_files import PooledFiles
 from headway.server.loading.pooling_recipe import DenseModule
 from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, DecoderConfig, LoadedModel, Projection
-
-_COMPUTED = ("rotary_emb.inv_freq", "rope_freqs.weight")
 
 
 def load_pooled_model(
@@ -53,7 +51,7 @@ def load_pooled_model(
         checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(source.files.path), family.prefix)
     if isinstance(config, DecoderConfig) and config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
-    fill(places, checkpoint, Ignored((*_COMPUTED, *family.ignored)), None, device)
+    fill(places, checkpoint, Ignored((*COMPUTED_ENDINGS, *family.ignored)), None, device)
     projections = _projections(source.recipe.dense, config.hidden_size, device)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, method.name, names, None, projections)

@@ -171,6 +171,22 @@ def test_overrides_of_rope_win_under_either_name(llama: ModelFiles, in_file: str
     assert (rope.type, rope.factor, rope.theta) == ("yarn", 4.0, 7000.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rope_scaling": "yarn"}, "rope_scaling .* must be an object, not 'yarn'"),
+        ({"rope_parameters": 5}, "rope_parameters .* must be an object, not 5"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures .* must be a list of names, not 'LlamaForCausalLM'"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_told(llama: ModelFiles, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ModelSourceError, match=told):
+        read_config(llama, changes)
+    edit_config(llama, **changes)
+    with pytest.raises(ModelSourceError, match=told):
+        read_config(llama)
+
+
 def test_overrides_of_rope_are_for_layers_that_attend_to_everything(tmp_path: Path) -> None:
     files = make_tiny_model("gemma3", tmp_path)
     whole, local = read_config(files, {"rope_scaling": {"factor": 6.0}}).distinct_ropes[::-1]

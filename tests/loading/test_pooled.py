@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf_files import convert_to_gguf
 from safetensors.torch import save_file
 from tiny_encoders import make_tiny_encoder, write_sentence_transformer
 from tiny_models import make_tiny_model
@@ -88,6 +89,13 @@ def test_dummy_weights(tmp_path: Path) -> None:
 def test_a_classifier_without_its_head_is_told_what_lacks(tmp_path: Path) -> None:
     with pytest.raises(ModelSourceError, match=r"lacks the tensor score\.weight"):
         load(make_tiny_model("llama", tmp_path), is_classifier=True)
+
+
+def test_long_rope_of_a_gguf(tmp_path: Path) -> None:
+    """Whose factors are tensors."""
+    original = make_tiny_model("phi4-mini", tmp_path)
+    metadata = {"rope.scaling.original_context_length": 16}
+    assert load(convert_to_gguf(original, tmp_path / "tiny.gguf", "phi3", metadata=metadata)).weight_bytes == load(original).weight_bytes
 
 
 def test_heads_of_other_tasks_are_left_out(tmp_path: Path) -> None:

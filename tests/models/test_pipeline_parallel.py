@@ -11,6 +11,8 @@ from counted_group import CountedGroup
 from forward_batches import Sequence, Stepper
 from gguf_files import convert_to_gguf
 from gloo_ranks import run_stages
+from quantized_files import Form, awq, gptq
+from quantized_models import make
 from tiny_models import make_tiny_model
 from torch import Tensor
 
@@ -78,9 +80,14 @@ def logits_of(files: ModelFiles, num_stages: int, **how: Any) -> list[Tensor]:
         ("llama-biased", 3, {}),
         ("qwen2-window", 2, {}),
         ("qwen3", 3, {}),
+        *[("gemma2", 2, {}), ("gemma3", 3, {"dtype": "bfloat16"}), ("phi4-mini", 2, {}), ("granite", 2, {}), ("olmo2", 2, {})],
+        *[("cohere", 2, {}), ("cohere-plus", 3, {"dtype": "bfloat16"}), ("gpt2", 2, {}), ("opt", 3, {}), ("smollm3", 2, {})],
+        *[("mixtral", 2, {}), ("qwen2-moe", 3, {}), ("gpt-oss", 2, {}), ("gpt-oss", 3, {"dtype": "bfloat16"})],
         ("llama", 2, {"quantization": "int8"}),
         ("llama-tied", 3, {"quantization": "int8"}),
         ("llama-tied", 2, {"load_format": "dummy"}),
+        ("gpt2", 2, {"load_format": "dummy"}),
+        ("mixtral", 2, {"load_format": "dummy"}),
     ],
 )
 def test_stages_agree_with_one_device(tmp_path: Path, name: str, num_stages: int, how: dict[str, Any]) -> None:
@@ -94,6 +101,13 @@ def test_the_blocks_of_a_gguf_are_rounded_as_on_one_device(tmp_path: Path, name:
     original = make_tiny_model(name, tmp_path, hidden_size=128, intermediate_size=256)
     files = convert_to_gguf(original, tmp_path / "tiny.gguf", "llama", type_name="Q4_0")
     for found, expected in zip(logits_of(files, 2, quantization="gguf"), logits_of(files, 1, quantization="gguf"), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("name", "form"), [("llama", gptq(desc_act=True)), ("gemma2", gptq()), ("mixtral", awq())])
+def test_a_quantised_checkpoint_is_kept_as_on_one_device(tmp_path: Path, name: str, form: Form) -> None:
+    files, _ = make(tmp_path, form, name)
+    for found, expected in zip(logits_of(files, 2, quantization="kept"), logits_of(files, 1, quantization="kept"), strict=True):
         assert torch.equal(found, expected)
 
 

@@ -15,6 +15,7 @@ from tiny_models import make_tiny_model
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.distributed.layout import Layout
 from headway.server.distributed.sequence_share import WHOLE
+from headway.server.errors import ModelSourceError
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.source.files import ModelFiles
 
@@ -43,10 +44,13 @@ def logits_of(loaded: LoadedModel, group: TensorParallelGroup = SINGLE, dtype: t
         ("mistral", {"num_key_value_heads": 1}, 2, Layout(2)),
         ("qwen2-window", {"num_key_value_heads": 1}, 2, Layout(2)),
         ("qwen3", {}, 4, Layout(2)),  # two groups
+        *[(name, {"num_key_value_heads": 1}, 2, Layout(2)) for name in ("gemma2", "gemma3", "olmo2", "cohere-plus", "mixtral")],
         ("llama-three", {}, 3, Layout(shards_tokens=True)),
         ("llama-biased", {}, 2, Layout(shards_tokens=True)),
         ("llama-tied", {}, 4, Layout(shards_tokens=True)),
         ("qwen3", {}, 2, Layout(shards_tokens=True)),
+        *[(name, {}, 2, Layout(shards_tokens=True)) for name in ("gemma2", "granite", "olmo2", "cohere", "starcoder2")],
+        *[(name, {}, 2, Layout(shards_tokens=True)) for name in ("mixtral", "qwen2-moe", "gpt-oss")],
     ],
     ids=str,
 )
@@ -55,6 +59,12 @@ def test_ranks_agree_with_one_device(tmp_path: Path, name: str, changes: dict[st
     expected = logits_of(load(files, SINGLE))
     for found in run_ranks(size, lambda group: logits_of(load(files, group), group), layout):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_learned_positions_are_refused(tmp_path: Path) -> None:
+    files = make_tiny_model("gpt2", tmp_path)
+    with pytest.raises(ModelSourceError, match=r"has learned positions, .*; leave out enable_sp"):
+        run_ranks(2, lambda group: load(files, group), Layout(shards_tokens=True))
 
 
 def test_in_bf16_ranks_agree_as_nearly_as_tensor_parallel_ones(tmp_path: Path) -> None:

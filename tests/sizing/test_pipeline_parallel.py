@@ -23,7 +23,9 @@ FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, has_fast_bf16=False, has_fast_in
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
-@pytest.mark.parametrize(("name", "num_stages"), [("llama", 2), ("llama-tied", 2), ("qwen2", 3), ("qwen3", 1)])
+@pytest.mark.parametrize(
+    ("name", "num_stages"), [("llama", 2), ("llama-tied", 2), ("qwen2", 3), ("qwen3", 1), ("gemma2", 3), ("gpt2", 2), ("qwen2-moe", 3)]
+)
 def test_a_stages_share_is_what_it_loads(tmp_path: Path, name: str, num_stages: int, quantization: Quantization) -> None:
     files = make_tiny_model(name, tmp_path)
     config = ServerConfig.model_validate({"model": {"model": files.name, "dtype": "float32", "quantization": quantization}})
