@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
@@ -15,8 +14,8 @@ from headway.server.api_processes.serving import niceness
 from headway.server.config.server import ServerConfig
 from headway.server.counts import Counts
 from headway.server.engine.data_parallel.client import DataParallelClient
-from headway.server.siblings.listeners import another, share
-from headway.server.siblings.members import Members
+from headway.server.siblings.listeners import share
+from headway.server.siblings.members import Members, launch
 from headway.server.siblings.orders import BeginDrain
 from headway.server.source.files import ModelFiles
 
@@ -57,15 +56,10 @@ class Followers:
         self.members.keep(engines.drop_client, engines.add_client)
 
     def _launch(self, index: int) -> BaseProcess:
-        listeners = [another(listener) for listener in self._listeners]
-        arguments = FollowerArguments(index, self._config, self._directory, self._cache_dir, listeners, self._telemetry, self._niceness)
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_follower, args=(arguments,), name=f"headway-api-{index}", daemon=True
-        )
-        process.start()
-        for listener in listeners:
-            listener.close()  # the process has its own: when that ends, nobody must wait on this one
-        return process
+        def arguments(listeners: list[socket.socket]) -> FollowerArguments:
+            return FollowerArguments(index, self._config, self._directory, self._cache_dir, listeners, self._telemetry, self._niceness)
+
+        return launch(f"headway-api-{index}", run_follower, arguments, self._listeners)
 
     def tell_phase(self, phase: str) -> None:
         self.members.tell(Preparing(phase))

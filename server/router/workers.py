@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from multiprocessing.process import BaseProcess
@@ -15,7 +14,7 @@ from headway.server.router.sources.base import Listing
 from headway.server.router.upstream import Upstream
 from headway.server.router.worker import WorkerArguments, run_worker
 from headway.server.siblings.listeners import another, share
-from headway.server.siblings.members import Members
+from headway.server.siblings.members import Members, launch
 from headway.server.siblings.orders import BeginDrain
 
 
@@ -38,15 +37,10 @@ class Workers:
         self._members = Members("Router process", directory, self._counts, self._launch)
 
     def _launch(self, index: int) -> BaseProcess:
-        listeners = [another(place) for place in self._places]
-        arguments = WorkerArguments(index, self._config, self._listing, self._directory, listeners)
-        process = multiprocessing.get_context("spawn").Process(
-            target=run_worker, args=(arguments,), name=f"headway-router-{index}", daemon=True
-        )
-        process.start()
-        for listener in listeners:
-            listener.close()  # the process has its own: when that ends, nobody must wait on this one
-        return process
+        def arguments(listeners: list[socket.socket]) -> WorkerArguments:
+            return WorkerArguments(index, self._config, self._listing, self._directory, listeners)
+
+        return launch(f"headway-router-{index}", run_worker, arguments, self._places)
 
     def begin(self) -> None:
         self._members.begin()

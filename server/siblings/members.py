@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,11 +19,13 @@ from headway.server.children import exited, how_it_ended
 from headway.server.counts import LEADER, Count, Counts
 from headway.server.errors import sentence_of
 from headway.server.machine import num_oom_kills
+from headway.server.siblings.listeners import another
 from headway.server.siblings.orders import End, OrderSender
 from headway.server.siblings.restarts import MAX_RESTARTS, WITHIN_S, Restarts
 
 log = logging.getLogger(__name__)
 
+_Arguments = TypeVar("_Arguments")
 # A member flushes answers for 2 s (http_server.py) before it exits.
 _END_PATIENCE_S = 2.5
 
@@ -51,6 +56,23 @@ class _Member:
         self._orders.close()
         self.process.join()
         return how_it_ended(self.process.exitcode, self._oom_kills_before)
+
+
+def launch(
+    name: str,
+    entry: Callable[[_Arguments], object],
+    arguments: Callable[[list[socket.socket]], _Arguments],
+    places: Sequence[socket.socket],
+) -> BaseProcess:
+    """Starts a process that calls ``entry`` with what ``arguments`` makes of sockets of its own beside the shared ``places``."""
+    listeners = [another(place) for place in places]
+    try:
+        process = multiprocessing.get_context("spawn").Process(target=entry, args=(arguments(listeners),), name=name, daemon=True)
+        process.start()
+    finally:
+        for listener in listeners:
+            listener.close()  # the process has its own: when that ends, nobody must wait on this one
+    return process
 
 
 class Members:

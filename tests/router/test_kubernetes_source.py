@@ -145,6 +145,20 @@ def test_a_connection_that_is_lost_and_an_api_server_in_trouble_change_nothing(t
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("garbage", [b"<html>", b'{"metadata": {"name": "\xff"}}'], ids=["no JSON", "no text"])
+def test_what_can_not_be_read_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes) -> None:
+    async def main() -> None:
+        async with kubernetes_api_server(tmp_path) as api:
+            api.garbage = garbage
+            async with watching(api, tmp_path) as told:
+                await until(lambda: "the API server's answer can't be read" in caplog.text)
+                api.garbage = None
+                await api.put(slices("10.0.0.1"))
+                await last(told, "http://10.0.0.1:8080")
+
+    asyncio.run(main())
+
+
 def test_watches_that_end_at_once_are_not_asked_for_without_a_pause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(kubernetes, "_FIRST_PAUSE_S", 0.1)
 

@@ -29,12 +29,14 @@ def endpoint_slice(name: str, service: str, ready: dict[str, bool | None], port:
 
 class KubernetesApiServer:
     """Of one namespace. ``put`` and ``remove`` change what is there; ``expire`` forgets all versions but the newest; ``cut`` ends open
-    watches as the loss of a connection does; ``refusal`` is a status that all requests get; ``is_brief``: each watch ends at once."""
+    watches as the loss of a connection does; ``refusal`` is a status that all requests get, ``garbage`` a body; ``is_brief``: each watch
+    ends at once."""
 
     def __init__(self, namespace: str, token: str) -> None:
         self.namespace = namespace
         self.token = token
         self.refusal: int | None = None
+        self.garbage: bytes | None = None
         self.is_brief = False
         self.num_lists = 0
         self.num_watches = 0
@@ -82,6 +84,8 @@ class KubernetesApiServer:
             return _status(401, "Unauthorized")
         if self.refusal is not None:
             return _status(self.refusal, "refused")
+        if self.garbage is not None:
+            return web.Response(body=self.garbage)
         if request.path != LIST_PATH.format(namespace=self.namespace):
             return _status(403, "forbidden")
         label, _, service = request.query["labelSelector"].partition("=")

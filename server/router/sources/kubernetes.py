@@ -77,7 +77,7 @@ class KubernetesService:
                     pass  # after a pause all the same, whatever an API server says
                 except ApiTrouble as trouble:
                     changes.failed(str(trouble))
-                except msgspec.MsgspecError as problem:
+                except ValueError as problem:  # of msgspec, or of bytes that are no text
                     changes.failed(f"the API server's answer can't be read: {problem}")
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -105,6 +105,17 @@ def test_a_rank_that_is_killed_ends_the_engine_with_its_cause(ranked: EngineCore
         run(ranked, [], outputs={"open": Output()})
 
 
+def test_capped_scores_and_windows_where_ranks_share_sequences(tmp_path: Path) -> None:
+    """Scores that reach the cap of 5: without it other tokens come out."""
+    files = make_tiny_model("gemma2", tmp_path, num_key_value_heads=1)
+    requests = [request(f"r{i}", [*LONG, *range(i, 3 * i)], max_tokens=24) for i in range(2)]
+    ranked = engine_of(files, 2, CONTEXT, {}, cache={"block_size": 4, "num_gpu_blocks_override": 18})
+    try:
+        assert_alike(engine_of(files, 1, {}, {}), ranked, requests, stagger=3)
+    finally:
+        ranked.shutdown()
+
+
 @pytest.mark.parametrize(
     ("num_ranks", "parallel", "told"),
     [

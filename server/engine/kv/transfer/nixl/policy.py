@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,6 +18,7 @@ import msgspec
 from headway.server.engine.kv.manager import KVCacheManager, Lease
 from headway.server.engine.kv.prefix import root_hash
 from headway.server.engine.kv.transfer.connector import Arrival
+from headway.server.engine.kv.transfer.incoming import Incoming
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Order, Report, Sent, Settled, Withdraw
 from headway.server.engine.request import Request
 from headway.server.types import KVSource, TransferDone, TransferStats
@@ -40,18 +40,6 @@ class _Kept:
     lease: Lease
     until: float
     num_ranks_left: int
-
-
-@dataclass(slots=True)
-class _Fetching:
-    """``request`` None: it has been told, or has ended, and the blocks wait until nothing writes them."""
-
-    request: Request | None
-    lease: Lease
-    num_tokens: int
-    num_ranks_left: int
-    num_unsettled: int
-    error: str | None = None
 
 
 @dataclass(slots=True)
@@ -84,23 +72,18 @@ class NixlPolicy:
         self._keep_s = keep_s
         self._clock = clock
         self._kept: dict[str, _Kept] = {}  # in the order of their ends
-        self._fetching: dict[int, _Fetching] = {}
+        self._incoming = Incoming(kv, num_ranks)
         self._num_fetches = 0
         self._orders: list[Order] = []
-        self._arrivals: deque[Arrival] = deque()
         self._counts = _Counts()
 
     @property
     def is_fetching(self) -> bool:
-        return bool(self._arrivals) or self._num_awaited > 0
-
-    @property
-    def _num_awaited(self) -> int:
-        return sum(fetching.request is not None for fetching in self._fetching.values())
+        return self._incoming.is_fetching
 
     @property
     def has_leases(self) -> bool:
-        return bool(self._kept) or bool(self._fetching)
+        return bool(self._kept) or self._incoming.has_leases
 
     # KV that comes
 
@@ -113,7 +96,7 @@ class NixlPolicy:
         first = num_cached // self._kv.block_size
         wanted = list(block_ids[first : -(-(num_cached + num_external) // self._kv.block_size)])
         fetch_id = self._order_fetch(request, first, wanted)
-        self._fetching[fetch_id] = _Fetching(request, self._kv.lease(wanted), num_external, self._num_ranks, self._num_ranks)
+        self._incoming.begin(fetch_id, request, wanted, num_external)
         self._counts.num_queried_tokens += num_external
 
     def decline(self, request: Request) -> None:
@@ -131,14 +114,10 @@ class NixlPolicy:
         return self._num_fetches
 
     def forget(self, request: Request) -> None:
-        for fetching in self._fetching.values():
-            if fetching.request is request:
-                fetching.request = None
-        self._arrivals = deque(arrival for arrival in self._arrivals if arrival.request is not request)
+        self._incoming.forget(request)
 
     def take_arrivals(self) -> list[Arrival]:
-        arrivals, self._arrivals = list(self._arrivals), deque()
-        return arrivals
+        return self._incoming.take_arrivals()
 
     # KV that goes
 
@@ -165,7 +144,7 @@ class NixlPolicy:
                 case Fetched():
                     self._on_fetched(report)
                 case Settled(fetch_id=fetch_id):
-                    self._settle(fetch_id)
+                    self._incoming.rank_settled(fetch_id)
         return has_changed
 
     def _let_go_of_overdue(self) -> bool:
@@ -193,33 +172,15 @@ class NixlPolicy:
             self._withdraw(token)
 
     def _on_fetched(self, report: Fetched) -> None:
-        fetching = self._fetching.get(report.fetch_id)
-        if fetching is None:
+        if report.fetch_id not in self._incoming:
             return  # declined: nothing was asked for
-        fetching.num_ranks_left -= 1
-        fetching.error = fetching.error or report.error
         if report.error is None:
             self._counts.done.append(TransferDone(report.transfer_s, report.post_s, report.num_bytes, report.num_descriptors))
-        if fetching.num_ranks_left == 0:
-            self._arrive(fetching)
+        if (ended := self._incoming.rank_done(report.fetch_id, report.error)) is not None:
+            self._counts.num_failed += ended.is_failed
+            self._counts.num_fetched_tokens += ended.num_tokens
         if report.is_settled:
-            self._settle(report.fetch_id)
-
-    def _arrive(self, fetching: _Fetching) -> None:
-        request, fetching.request = fetching.request, None
-        if fetching.error is not None:
-            self._counts.num_failed += 1
-        if request is None:
-            return
-        self._arrivals.append(Arrival(request, fetching.num_tokens, fetching.error))
-        if fetching.error is None:
-            self._counts.num_fetched_tokens += fetching.num_tokens
-
-    def _settle(self, fetch_id: int) -> None:
-        fetching = self._fetching[fetch_id]
-        fetching.num_unsettled -= 1
-        if fetching.num_unsettled == 0:
-            self._kv.end_lease(self._fetching.pop(fetch_id).lease)
+            self._incoming.rank_settled(report.fetch_id)
 
     def take_orders(self) -> list[Order]:
         orders, self._orders = self._orders, []
@@ -229,8 +190,8 @@ class NixlPolicy:
         counts = self._counts
         done, counts.done = tuple(counts.done), []
         return TransferStats(
-            num_fetching=self._num_awaited,
-            num_arrived=len(self._arrivals),
+            num_fetching=self._incoming.num_awaited,
+            num_arrived=self._incoming.num_arrived,
             num_kept=len(self._kept),
             num_queried_tokens=counts.num_queried_tokens,
             num_fetched_tokens=counts.num_fetched_tokens,
@@ -240,7 +201,7 @@ class NixlPolicy:
         )
 
     def check(self) -> None:
-        assert self._num_awaited == 0, "a request that has ended is fetched for"
+        self._incoming.check()
 
 
 def prompt_digest(request: Request) -> bytes:

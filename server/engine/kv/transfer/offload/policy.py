@@ -10,12 +10,12 @@ such a lease at a time. What is pending has none: it is lost if the cache needs 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from headway.server.engine.kv.manager import KVCacheManager, Lease
 from headway.server.engine.kv.transfer.connector import Arrival
+from headway.server.engine.kv.transfer.incoming import Incoming
 from headway.server.engine.kv.transfer.offload.tier import Room, Tier
 from headway.server.engine.kv.transfer.orders import (
     MAX_SAVED_BLOCKS,
@@ -48,17 +48,6 @@ class _Saving:
 
 
 @dataclass(slots=True)
-class _Loading:
-    """``request`` None: it has ended."""
-
-    request: Request | None
-    lease: Lease
-    num_tokens: int
-    num_ranks_left: int
-    error: str | None = None
-
-
-@dataclass(slots=True)
 class _Counts:
     num_queried_tokens: int = 0
     num_loaded_tokens: int = 0
@@ -87,25 +76,20 @@ class OffloadPolicy:
         self._num_under_copy = 0
         self._pending: dict[bytes, bool] = {}  # in the order in which they came; whether it may become a file
         self._saving: dict[int, _Saving] = {}
-        self._loading: dict[int, _Loading] = {}
+        self._incoming = Incoming(kv, num_ranks)
         self._num_orders = 0
         self._orders: list[Order] = []
-        self._arrivals: deque[Arrival] = deque()
         self._found: list[list[bytes]] = []  # of each rank, until all have told
         self._counts = _Counts()
         kv.watcher = self
 
     @property
     def is_fetching(self) -> bool:
-        return bool(self._arrivals) or self._num_awaited > 0
-
-    @property
-    def _num_awaited(self) -> int:
-        return sum(loading.request is not None for loading in self._loading.values())
+        return self._incoming.is_fetching
 
     @property
     def has_leases(self) -> bool:
-        return self._num_under_copy > 0 or bool(self._loading)
+        return self._num_under_copy > 0 or self._incoming.has_leases
 
     # Blocks that come
 
@@ -133,7 +117,7 @@ class OffloadPolicy:
         blocks = [LoadedBlock(block_id, block_hash, self._slot(block_hash)) for block_id, block_hash in found]
         load_id = self._next_id()
         self._orders.append(Load(load_id, blocks))
-        self._loading[load_id] = _Loading(request, self._kv.lease(wanted), num_external, self._num_ranks)
+        self._incoming.begin(load_id, request, wanted, num_external)
         self._count_query(request, num_cached)
 
     def _slot(self, block_hash: bytes) -> int | None:
@@ -159,14 +143,10 @@ class OffloadPolicy:
             self._counts.num_queried_tokens += request.num_tokens - num_cached
 
     def forget(self, request: Request) -> None:
-        for loading in self._loading.values():
-            if loading.request is request:
-                loading.request = None
-        self._arrivals = deque(arrival for arrival in self._arrivals if arrival.request is not request)
+        self._incoming.forget(request)
 
     def take_arrivals(self) -> list[Arrival]:
-        arrivals, self._arrivals = list(self._arrivals), deque()
-        return arrivals
+        return self._incoming.take_arrivals()
 
     # Blocks that go
 
@@ -305,21 +285,15 @@ class OffloadPolicy:
                 self._orders.append(Discard([block.block_hash]))
 
     def _on_loaded(self, report: Loaded) -> None:
-        loading, counts = self._loading[report.load_id], self._counts
-        loading.num_ranks_left -= 1
-        loading.error = loading.error or report.error
+        counts = self._counts
         counts.num_loaded_bytes += report.num_bytes
         counts.load_s += report.seconds
         counts.loads.append(report.num_bytes)
         self._drop(report.lost)
-        if loading.num_ranks_left > 0:
-            return
-        del self._loading[report.load_id]
-        self._kv.end_lease(loading.lease)
-        counts.num_failed_loads += loading.error is not None
-        if loading.request is not None:
-            self._arrivals.append(Arrival(loading.request, loading.num_tokens, loading.error))
-            counts.num_loaded_tokens += loading.num_tokens if loading.error is None else 0
+        if (ended := self._incoming.rank_done(report.load_id, report.error)) is not None:
+            counts.num_failed_loads += ended.is_failed
+            counts.num_loaded_tokens += ended.num_tokens
+        self._incoming.rank_settled(report.load_id)
 
     def take_stats(self) -> TransferStats:
         counts = self._counts
@@ -339,14 +313,14 @@ class OffloadPolicy:
             saves=saves,
         )
         return TransferStats(
-            num_fetching=self._num_awaited,
-            num_arrived=len(self._arrivals),
+            num_fetching=self._incoming.num_awaited,
+            num_arrived=self._incoming.num_arrived,
             num_queried_tokens=counts.num_queried_tokens,
             num_fetched_tokens=counts.num_loaded_tokens,
             offload=offload,
         )
 
     def check(self) -> None:
-        assert self._num_awaited == 0, "a request that has ended is loaded for"
+        self._incoming.check()
         for tier in self._tiers:
             tier.check()
