@@ -89,7 +89,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "config is huge": (_sparse("config.json", 1 << 40), "config.json is larger than 32 MiB"),
     "config is no JSON": (edit("config.json", lambda _: b"{"), "config.json cannot be read as JSON"),
     "config is deep": (edit("config.json", lambda _: b"[" * 100_000), "config.json cannot be read as JSON"),
-    "config of odd types": (edit("config.json", lambda _: b'{"architectures": 5}'), "can't be understood (TypeError"),
+    "config of odd types": (
+        edit("config.json", lambda _: b'{"architectures": 5}'),
+        "architectures in config.json, or laid over it, must be a list of names, not 5",
+    ),
     "architecture unknown": (
         edit("config.json", lambda c: c.replace(b"LlamaFor", b"FalconFor")),
         "is FalconForCausalLM, which is not supported",
