@@ -306,8 +306,25 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     offload: OffloadStats | None = None
 
 
+class DraftStats(msgspec.Struct, frozen=True):
+    """Totals of speculative decoding."""
+
+    num_drafts: int = 0  # times that a request had some in a step
+    num_draft_tokens: int = 0
+    num_accepted: tuple[int, ...] = ()  # tokens, by position behind the newest known one
+
+    @property
+    def num_accepted_tokens(self) -> int:
+        return sum(self.num_accepted)
+
+    def plus(self, other: DraftStats) -> DraftStats:
+        """Of two engines with the same options."""
+        accepted = tuple(map(sum, zip(self.num_accepted, other.num_accepted, strict=True)))
+        return DraftStats(self.num_drafts + other.num_drafts, self.num_draft_tokens + other.num_draft_tokens, accepted)
+
+
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector."""
+    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector; ``drafts`` None: it makes none."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -320,6 +337,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     last_step_tokens: int = 0
     last_step_s: float = 0.0
     transfers: TransferStats | None = None
+    drafts: DraftStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:

@@ -62,6 +62,12 @@ class Plan:
     max_num_active_seqs: int  # of these requests
     graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
     overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
+    num_drafts: int = 0  # tokens guessed ahead of a request, at most; each is a row of a step
+
+    @property
+    def max_num_rows(self) -> int:
+        """Most rows of a step, drafts among them."""
+        return min(self.max_num_seqs * (1 + self.num_drafts), self.max_num_batched_tokens)
 
     @property
     def block_size(self) -> int:
@@ -108,6 +114,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         )
     if model.pools and config.scheduler.async_scheduling:
         problems.append("--async-scheduling is for models that generate, and this one pools texts: leave it out")
+    num_drafts = config.speculative.num_drafts
+    if model.pools and num_drafts:
+        problems.append("--speculative-config is for models that generate, and this one pools texts: leave it out")
     scheduled, active = config.scheduler.max_num_scheduled_tokens or budget, config.scheduler.max_num_active_seqs or seqs
     problems += _lower_limit_problems(config, budget, scheduled, seqs, active)
     if problems:
@@ -124,8 +133,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
-        graph_sizes=graph_sizes(config.graphs, active) if on_gpu and not model.pools else (),
+        graph_sizes=graph_sizes(config.graphs, min(active * (1 + num_drafts), scheduled)) if on_gpu and not model.pools else (),
         overlaps_steps=_overlaps_steps(config, model, device),
+        num_drafts=num_drafts,
     )
 
 
@@ -147,6 +157,8 @@ def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts
     asked = config.scheduler.async_scheduling
     if config.parallel.pipeline_parallel_size > 1:
         return False  # steps of other requests are under way instead
+    if config.speculative.num_drafts:
+        return False  # how far a request gets is known only when its step has come back
     return not model.pools and (device.kind == "cuda" if asked is None else asked)
 
 

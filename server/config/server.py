@@ -27,6 +27,7 @@ from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
+from headway.server.config.speculative import SpeculativeConfig, speculative_problems
 from headway.server.config.start import StartConfig
 from headway.server.config.structured import StructuredConfig, structured_problems
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
@@ -41,6 +42,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    speculative: SpeculativeConfig = SpeculativeConfig()
     data_parallel: DataParallelConfig = DataParallelConfig()
     parallel: ParallelConfig = ParallelConfig()
     kv_transfer: KVTransferConfig = KVTransferConfig()
@@ -95,6 +97,8 @@ def problems(config: ServerConfig) -> list[str]:
         *_size_problems(config),
         *parallel_problems(config.parallel, config.data_parallel.data_parallel_size),
         *_stage_problems(config),
+        *speculative_problems(config.speculative),
+        *_draft_problems(config),
         *kv_transfer_problems(config.kv_transfer),
         *_transfer_problems(config),
         *compilation_problems(config.compilation),
@@ -176,6 +180,18 @@ def _stage_problems(config: ServerConfig) -> list[str]:
         why = f"--pipeline-parallel-size {num_stages} stages hand whole steps on"
         found.append(f"--compilation-config with enable_sp shares the tokens of a step, and {why}: leave one of them out")
     return found
+
+
+def _draft_problems(config: ServerConfig) -> list[str]:
+    """What can't be done while nobody knows how many tokens a step brings."""
+    if not config.speculative.speculative_config:
+        return []
+    beside = {
+        "--async-scheduling": (bool(config.scheduler.async_scheduling), "how far a request gets is known when its step has come back"),
+        "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "the first stage starts before drafts are judged"),
+        "--runner pooling": (config.pooling.runner == "pooling", "a model that pools generates nothing"),
+    }
+    return [f"{other} does not go with --speculative-config: {why}: leave one of them out" for other, (is_on, why) in beside.items() if is_on]
 
 
 def _transfer_problems(config: ServerConfig) -> list[str]:

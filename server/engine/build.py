@@ -20,6 +20,7 @@ from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.speculative.build import make_drafting
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
@@ -141,4 +142,5 @@ def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_l
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
         connector=connector,
+        drafting=make_drafting(config.speculative),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.sampling import Draws, sample_tokens
+from headway.server.engine.penalties import needs_penalties
 from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
@@ -41,6 +42,12 @@ def wants_top_token_only(sampling: SamplingParams) -> bool:
     """True if the row's token is the first maximum of the model's own logits, and nothing else of these is looked at."""
     others = (name for name in sampling.__struct_fields__ if name not in _CHANGE_NO_LOGITS)
     return takes_argmax(sampling) and all(getattr(sampling, name) == getattr(_DEFAULTS, name) for name in others)
+
+
+def depends_on_output(sampling: SamplingParams) -> bool:
+    """True if options change the logits by the output tokens before them, however far back."""
+    options = (sampling.bad_words, sampling.min_tokens, sampling.grammar, sampling.thinking, sampling.logits_processors)
+    return needs_penalties(sampling) or any(options)
 
 
 def choose_tokens(logits: Tensor, random_rows: Sequence[RandomRow]) -> Tensor:

@@ -84,7 +84,7 @@ class ModelRank:
             has_whole_experts=config.parallel.enable_expert_parallel,
         )
         width = -(-plan.max_model_len // plan.block_size)
-        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
+        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import msgspec
 
-from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
+from headway.server.types import DraftStats, EngineInfo, EngineStats, SleepPart, SleepState
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    summed = [field for field in EngineStats.__struct_fields__ if field != "transfers"]  # those are each engine's own
-    return EngineStats(**{field: sum(getattr(stats, field) for stats in engines) for field in summed})
+    summed = [field for field in EngineStats.__struct_fields__ if field not in ("transfers", "drafts")]  # the first are each engine's own
+    drafts = [stats.drafts for stats in engines if stats.drafts is not None]
+    return EngineStats(
+        **{field: sum(getattr(stats, field) for stats in engines) for field in summed},
+        drafts=reduce(DraftStats.plus, drafts) if drafts else None,
+    )
 
 
 def joint_info(engines: Sequence[EngineInfo]) -> EngineInfo:
