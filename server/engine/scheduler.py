@@ -309,16 +309,16 @@ class Scheduler:
         request.num_awaited_tokens -= 1
         kept, end = keep_tokens(request, row.token_ids, self._max_len)
         if scheduled.drafts:
-            self._take_drafts(request, len(scheduled.drafts), kept - 1)
+            self._take_drafts(request, scheduled, row, kept - 1)
         delta = delta_of(request, row, kept, now)
         return delta if end is None else self._end(request, *end, delta=delta)
 
-    def _take_drafts(self, request: Request, num_drafts: int, num_accepted: int) -> None:
+    def _take_drafts(self, request: Request, scheduled: ScheduledRow, row: RowResult, num_kept: int) -> None:
         """The keys and values of those that were right are there; what was written for the others is overwritten by the tokens to come."""
         assert self._drafting is not None, "drafts come from there"
-        self._drafting.learn(request, num_drafts, num_accepted)
-        request.num_computed_tokens += num_accepted
-        request.num_scheduled_tokens += num_accepted
+        self._drafting.learn(request, len(scheduled.drafts), len(row.token_ids) - 1)
+        request.num_computed_tokens += num_kept
+        request.num_scheduled_tokens += num_kept
         self._kv.publish(request)
 
     def _end(

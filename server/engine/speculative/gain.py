@@ -8,6 +8,8 @@ _KEPT_TRIES = 0.8  # share of what a request's drafts showed that counts after t
 _KEPT_IDLE = 0.98  # the same after a step in which drafts were not worth it, so that they are tried again
 _PRIOR = 0.5  # chance of a draft of which nothing is known, weighing as much as one try
 _KEPT_STEPS = 0.98  # the last fifty steps or so
+# In tokens squared: where all steps were about as wide, their slope is noise, and fades; with it what keeps drafts from being tried again.
+_LEAST_SPREAD = 0.5
 _OUTLIER = 3.0  # a step that took so many times what was expected was held up by something else
 
 
@@ -50,12 +52,10 @@ class StepCosts:
         self._weight = self._weight * keep + 1.0
         self._sum_n, self._sum_nn = self._sum_n * keep + n, self._sum_nn * keep + n * n
         self._sum_t, self._sum_nt = self._sum_t * keep + t, self._sum_nt * keep + n * t
-        spread = self._weight * self._sum_nn - self._sum_n**2
-        if spread > 0.05 * self._weight**2:  # else all steps were about as wide: the slope of before stays
-            slope = (self._weight * self._sum_nt - self._sum_n * self._sum_t) / spread
-            self.per_token = max(slope, 0.0)
         mean_t, mean_n = self._sum_t / self._weight, self._sum_n / self._weight
-        self.per_token = min(self.per_token, mean_t / mean_n)  # the fixed part is not below nothing
+        spread = self._sum_nn / self._weight - mean_n**2
+        slope = (self._sum_nt / self._weight - mean_n * mean_t) / (spread + _LEAST_SPREAD)
+        self.per_token = min(max(slope, 0.0), mean_t / mean_n)  # and the fixed part is not below nothing either
         self.fixed = mean_t - self.per_token * mean_n
 
 
