@@ -18,6 +18,7 @@ from headway.server.api.request_metrics import ChoiceRecorder, RejectionMetrics,
 from headway.server.api.series import Series
 from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
+from headway.server.api.draft_metrics import DraftCollector
 from headway.server.api.transfer_metrics import OffloadSizes, TransferCollector, TransferSizes
 from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig
@@ -70,6 +71,8 @@ class Metrics:
                 self.add(TransferCollector(engine, self._series, is_offload=is_offload))
                 for index, one in enumerate(engine.engines if counts.is_leader else ()):
                     (OffloadSizes if is_offload else TransferSizes)(one, self._series.of_engine(index))
+            if num_drafts := config.speculative.num_drafts:
+                self.add(DraftCollector(engine, self._series, num_drafts))
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 

@@ -33,7 +33,7 @@ TAKEN = names_in("""
     kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
     tokenizer-revision
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
-    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    logits-processors runner convert pooler-config hf-overrides structured-outputs-config speculative-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -59,10 +59,9 @@ REFUSED = {
     "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "CUDA graphs have options of their own"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
-    "spec-method": ("ngram", "speculative decoding is not done"),
-    "spec-model": ("m", "speculative decoding is not done"),
-    "spec-tokens": ("3", "speculative decoding is not done"),
-    "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
+    "spec-method": ("ngram", "write it in --speculative-config"),
+    "spec-model": ("m", "write it in --speculative-config"),
+    "spec-tokens": ("3", "write it in --speculative-config"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
     "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "tool-server": ("demo", "let the client run them"),
