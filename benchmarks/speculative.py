@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.server.config.server import ServerConfig
+from headway.server.draft_stats import DraftStats
 from headway.server.engine.build import build_engine
 from headway.server.engine.core import EngineCore
 from headway.server.source.cache import cache_directory
@@ -23,9 +24,9 @@ from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import resolve_model
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.tokenizer import load_tokenizer
-from headway.server.types import DraftStats, GenerateRequest, SamplingParams
+from headway.server.types import GenerateRequest, SamplingParams
 
-CODE = '''class Basket:
+CODE = """class Basket:
     def __init__(self, owner):
         self.owner = owner
         self.items = []
@@ -44,7 +45,7 @@ CODE = '''class Basket:
     def describe(self):
         lines = [f"{name}: {count} at {price}" for name, price, count in self.items]
         return f"{self.owner} has " + ", ".join(lines)
-'''
+"""
 NAMES = ("Cart", "Trolley", "Bag", "Crate", "Box", "Order", "Hamper", "Pouch")
 SUBJECTS = ("rivers", "bread", "glass", "maps", "clocks", "salt", "bridges", "paper")
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from headway.server.draft_stats import DraftStats
+
 
 class FinishReason(enum.StrEnum):
     """Why a request ended. Every accepted request ends in exactly one of these."""
@@ -304,23 +306,6 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     num_expired: int = 0
     done: tuple[TransferDone, ...] = ()
     offload: OffloadStats | None = None
-
-
-class DraftStats(msgspec.Struct, frozen=True):
-    """Totals of speculative decoding."""
-
-    num_drafts: int = 0  # times that a request had some in a step
-    num_draft_tokens: int = 0
-    num_accepted: tuple[int, ...] = ()  # tokens, by position behind the newest known one
-
-    @property
-    def num_accepted_tokens(self) -> int:
-        return sum(self.num_accepted)
-
-    def plus(self, other: DraftStats) -> DraftStats:
-        """Of two engines with the same options."""
-        accepted = tuple(map(sum, zip(self.num_accepted, other.num_accepted, strict=True)))
-        return DraftStats(self.num_drafts + other.num_drafts, self.num_draft_tokens + other.num_draft_tokens, accepted)
 
 
 class EngineStats(msgspec.Struct, frozen=True):

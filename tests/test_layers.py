@@ -16,7 +16,8 @@ PACKAGES = ("entrypoint", "server", "kernels", "container")
 # room -> rooms it may import (itself always). The longest prefix names a module's room.
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
-    "server.types": set(),
+    "server.draft_stats": set(),
+    "server.types": {"server.draft_stats"},
     "server.errors": set(),
     "server.words": set(),
     "server.counts": set(),
@@ -59,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.words",
     },
     "server.engine": {
+        "server.draft_stats",
         "server.models",
         "server.layers",
         "server.loading",
@@ -82,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
         "kernels",
     },
     "server.api": {
+        "server.draft_stats",
         "server.engine.client",
         "server.text",
         "server.types",
@@ -181,6 +184,7 @@ ALLOWED: dict[str, set[str]] = {
 NO_TORCH = (
     "entrypoint",
     "container",
+    "server.draft_stats",
     "server.types",
     "server.errors",
     "server.log",

@@ -8,8 +8,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from headway.server.api.series import Series
+from headway.server.draft_stats import DraftStats
 from headway.server.engine.client import EngineClient
-from headway.server.types import DraftStats
 
 
 class DraftCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
@@ -32,7 +32,9 @@ class DraftCollector(Collector):  # type: ignore[misc]  # prometheus_client is u
         yield series.counter_family("spec_decode_num_draft_tokens", "Tokens of drafts.", drafted)
         yield series.counter_family("spec_decode_num_accepted_tokens", "Those that were right.", accepted)
         positions = ({str(at): float(count) for at, count in enumerate(one.num_accepted)} for one in told)
-        yield series.counter_families("spec_decode_num_accepted_tokens_per_pos", "The same, by their place in a draft.", "position", positions)
+        yield series.counter_families(
+            "spec_decode_num_accepted_tokens_per_pos", "The same, by their place in a draft.", "position", positions
+        )
 
 
 def draft_line(before: DraftStats, now: DraftStats, seconds: float) -> str | None:

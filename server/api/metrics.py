@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headway.server.api.draft_metrics import DraftCollector
 from headway.server.api.engine_metrics import EngineCollector, StepSizes
 from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
@@ -18,7 +19,6 @@ from headway.server.api.request_metrics import ChoiceRecorder, RejectionMetrics,
 from headway.server.api.series import Series
 from headway.server.api.sleep_metrics import SleepMetrics
 from headway.server.api.throughput import Throughput
-from headway.server.api.draft_metrics import DraftCollector
 from headway.server.api.transfer_metrics import OffloadSizes, TransferCollector, TransferSizes
 from headway.server.config.buckets import bounds_of
 from headway.server.config.server import ServerConfig

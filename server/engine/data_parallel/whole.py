@@ -7,7 +7,8 @@ from functools import reduce
 
 import msgspec
 
-from headway.server.types import DraftStats, EngineInfo, EngineStats, SleepPart, SleepState
+from headway.server.draft_stats import DraftStats
+from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
