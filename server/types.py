@@ -309,7 +309,8 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector; ``drafts`` None: it makes none."""
+    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector;
+    ``drafts`` None: it makes none."""
 
     num_running: int = 0
     num_waiting: int = 0

@@ -191,9 +191,8 @@ def _draft_problems(config: ServerConfig) -> list[str]:
         "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "the first stage starts before drafts are judged"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools generates nothing"),
     }
-    return [
-        f"{other} does not go with --speculative-config: {why}: leave one of them out" for other, (is_on, why) in beside.items() if is_on
-    ]
+    asked = [(other, why) for other, (is_on, why) in beside.items() if is_on]
+    return [f"{other} does not go with --speculative-config: {why}; leave one of them out" for other, why in asked]
 
 
 def _transfer_problems(config: ServerConfig) -> list[str]:

@@ -87,6 +87,8 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.name == "kv_transfer_config":
         roles = st.sampled_from(["kv_producer", "kv_consumer", "kv_both"])
         values = st.fixed_dictionaries({"kv_connector": st.just("NixlConnector"), "kv_role": roles})
+    if setting.name == "speculative_config":
+        values = st.fixed_dictionaries({"method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 32)})
     if setting.name == "structured_outputs_config":
         values = st.dictionaries(st.sampled_from(["disable_any_whitespace", "enable_in_reasoning", "disable_fallback"]), st.booleans())
     if setting.name == "compilation_config":
