@@ -71,7 +71,10 @@ class ModelRunner:
         """
         self._apply(plan)
         try:
-            self._newest_step = StepHandle(partial(self._finish, self._launch(plan.scheduled)))
+            launched = self._launch(plan.scheduled)
+            self._newest_step = StepHandle(partial(self._finish, launched))
+            if isinstance(launched.chosen, Verification) and not self._choice.is_alone:
+                self._newest_step.result()  # all ranks take part in choosing what depends on drafts, and only rank 0 is asked for it
         except Exception as cause:
             if not self._choice.is_alone:
                 raise
