@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from polling import wait_until
 from process_tree import is_running
@@ -75,15 +75,15 @@ def test_adapters_are_on_every_rank(single: EngineCore, ranked: EngineCore, file
     plain = run(single, [request("plain", LONG)])["plain"].token_ids
     for engine in (single, ranked):
         with pytest.raises(AdapterError, match="adapter_config"):
-            engine.load_adapter(AdapterRef(1, "missing", str(tmp_path)))
-        engine.load_adapter(AdapterRef(2, "a", str(path)))
+            add_adapter(engine, AdapterRef(1, "missing", str(tmp_path)))
+        add_adapter(engine, AdapterRef(2, "a", str(path)))
         with pytest.raises(AdapterError, match="slots"):
-            engine.load_adapter(AdapterRef(3, "b", str(path)))
+            add_adapter(engine, AdapterRef(3, "b", str(path)))
     adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
     found = assert_alike(single, ranked, [adapted, request("plain", LONG)])
     assert found["plain"].token_ids == plain != found["adapted"].token_ids
     for engine in (single, ranked):
-        engine.unload_adapter(2)
+        engine.remove_adapter(2)
 
 
 @pytest.mark.parametrize("level", [1, 2])
