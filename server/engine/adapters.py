@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.expiry import Expiry, queue_timeout
 from headway.server.engine.request import aborted
-from headway.server.errors import AdapterError, sentence_of
+from headway.server.errors import AdapterError, RankDied, sentence_of
 from headway.server.types import AdapterRef, AdapterStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,9 @@ class AdapterResidency:
             self._displace(victim)
         try:
             self._executor.load_adapter(adapter.ref.id)
-        except AdapterError as problem:
+        except RankDied:
+            raise
+        except Exception as problem:  # a user's files come in here: whatever is wrong with them must not end the engine
             return problem
         adapter.is_placed = True
         self._num_placed += 1
