@@ -126,14 +126,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
-    """A LoRA adapter. ``id`` is given once in a server's life: an adapter that is loaded anew, or changed, gets another one.
-
-    ``path`` is a directory in PEFT's format, absolute.
-    """
+    """A LoRA adapter in PEFT's format. ``id`` is given once in a server's life: one that is changed gets another."""
 
     id: int
     name: str
-    path: str
+    path: str  # absolute
 
 
 class KVSource(msgspec.Struct, frozen=True):
@@ -307,16 +304,15 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AdapterStats(msgspec.Struct, frozen=True):
-    """Ids of adapters: on the device, of requests that the scheduler has, and of those that wait for theirs."""
+    """Ids of adapters."""
 
-    loaded: tuple[int, ...] = ()
-    running: tuple[int, ...] = ()
-    waiting: tuple[int, ...] = ()
+    loaded: tuple[int, ...] = ()  # on the device
+    running: tuple[int, ...] = ()  # of requests that the scheduler has
+    waiting: tuple[int, ...] = ()  # of requests that wait for theirs
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers``: of a connector; ``adapters``: of
-    --enable-lora."""
+    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters."""
 
     num_running: int = 0
     num_waiting: int = 0
