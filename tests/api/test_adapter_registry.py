@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_a_request_for_an_adapter_gets_what_its_name_means_by_then(tmp_path: Pat
             await asyncio.sleep(0)
         with pytest.raises(AdapterNotFound, match="none is"):
             adapters.acquire(old)
+
+    run(tmp_path, work)
+
+
+def test_thousands_are_registered_by_name_alone(tmp_path: Path) -> None:
+    async def work(engine: FakeEngine, adapters: AdapterRegistry) -> None:
+        src = directory(tmp_path, "a")
+        engine.adapter_gate.clear()  # nothing is read
+        started = time.perf_counter()
+        for i in range(5000):
+            await adapters.register(f"a{i}", src, preload=False, pin=False)
+        print(f"5,000 registrations in {time.perf_counter() - started:.2f} s")
+        assert len(engine.adapters) == len(adapters.all()) == 5000
+        assert adapters.acquire(adapters.get("a4999")).num_users == 1
 
     run(tmp_path, work)
 

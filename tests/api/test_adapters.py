@@ -191,17 +191,6 @@ def open_stream(server: ApiServer, model: str) -> httpx.Response:
     return response
 
 
-def test_thousands_of_adapters_are_registered_by_name_alone(tmp_path: Path) -> None:
-    src = directory(tmp_path, "a")
-    with with_lora(tmp_path, max_loras=1) as server:
-        for i in range(1200):
-            answer = server.post("/adapters", {"name": f"a{i}", "src": src, "preload": False})
-            assert answer.status_code == 200
-        assert said(server, model="a1199") == "a"
-        assert len(server.client.get("/v1/models").json()["data"]) == 1201
-        assert sum(adapter["loaded"] for adapter in server.client.get("/adapters?limit=1000&next_page_token=1000").json()["adapters"]) == 1
-
-
 def test_a_deleted_adapter_serves_its_open_requests_to_their_end(server: ApiServer, tmp_path: Path) -> None:
     register(server, tmp_path, "a")
     server.on_loop(server.engine.gate.clear)
