@@ -15,10 +15,10 @@ _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    summed = [field for field in EngineStats.__struct_fields__ if field not in ("transfers", "drafts")]  # the first are each engine's own
+    own = ("transfers", "adapters", "drafts")  # each engine's, but drafts, which have a sum of their own
     drafts = [stats.drafts for stats in engines if stats.drafts is not None]
     return EngineStats(
-        **{field: sum(getattr(stats, field) for stats in engines) for field in summed},
+        **{field: sum(getattr(stats, field) for stats in engines) for field in EngineStats.__struct_fields__ if field not in own},
         drafts=reduce(DraftStats.plus, drafts) if drafts else None,
     )
 
