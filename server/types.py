@@ -1,7 +1,4 @@
-"""The words that the API process and the engine process share. Plain data: no torch, no HTTP.
-
-Everything here is a msgspec struct, so that it travels between the processes as it is.
-"""
+"""The words that the API process and the engine process share: plain data, structs that travel as they are. No torch, no HTTP."""
 
 from __future__ import annotations
 
