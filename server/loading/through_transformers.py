@@ -50,7 +50,7 @@ class _AsTransformersNames:
         self._beside = tuple(f"{name}." for name, _ in causal.named_children() if f"{name}." != self._prefix)
 
     def tensors(self) -> list[CheckpointTensor]:
-        found = [replace(tensor, name=self._renamed(tensor.name)) for tensor in self._checkpoint.tensors()]
+        found = [replace(_with_a_dimension(tensor), name=self._renamed(tensor.name)) for tensor in self._checkpoint.tensors()]
         if not any(tensor.name.startswith(self._prefix) for tensor in found):  # of the body alone
             found = [replace(t, name=t.name if t.name.startswith(self._beside) else self._prefix + t.name) for t in found]
         return [tensor for tensor in found if not any(pattern.search(tensor.name) for pattern in self._unused)]
@@ -59,3 +59,8 @@ class _AsTransformersNames:
         for renaming in self._renamings:
             name, _ = renaming.rename_source_key(name)
         return name
+
+
+def _with_a_dimension(tensor: CheckpointTensor) -> CheckpointTensor:
+    """Weights have one at least; a number without any is one of a single element."""
+    return tensor if tensor.shape else replace(tensor, shape=(1,), read=lambda: tensor.read().view(1))

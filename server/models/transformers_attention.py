@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.server.errors import ModelSourceError
 from headway.server.layers.attention import Attention, AttentionStep, prepare_attention
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.rope_config import NO_ROPE
@@ -67,10 +68,19 @@ class PagedStep:
     batch: ForwardBatch
     kv: list[LayerKV]
     _plans: dict[int, AttentionStep] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
 
-    def attend(self, layer: int, kind: _Kind, qkv: Tensor) -> Tensor:
+    def pages(self, layer: int) -> LayerKV:
+        """Of each layer once: a second call for one would overwrite what the first has written."""
+        if layer >= len(self.kv) or layer in self._seen:
+            raise ModelSourceError(
+                f"This model can't be served through transformers: layer {layer} of {len(self.kv)} attends, or more than once."
+            )
+        self._seen.add(layer)
+        return self.kv[layer]
+
+    def attend(self, pages: LayerKV, kind: _Kind, qkv: Tensor) -> Tensor:
         """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]."""
-        pages = self.kv[layer]
         plan = self._plans.get(kind.window)
         if plan is None:
             plan = self._plans[kind.window] = self.attention.prepare(self.batch, kind.window, pages)
@@ -98,21 +108,25 @@ def paged_attention_forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]. Raises ValueError for attention of another kind than ours."""
+    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]. Raises ModelSourceError for attention of another kind than ours."""
     step: PagedStep | None = others.get(STEP)
-    name = type(module).__name__
     if step is None:
-        raise ValueError(f"{name} does not hand on what attention needs of a step")
+        raise _refusal(module, "does not hand on what attention needs of a step")
     if attention_mask is not None or is_causal is False or getattr(module, "is_causal", True) is False:
-        raise ValueError(f"{name} attends by a mask of its own")
+        raise _refusal(module, "attends by a mask of its own")
     if strange := [key for key in ("s_aux", "sinks", "position_bias", "alibi", "head_mask") if others.get(key) is not None]:
-        raise ValueError(f"{name} attends with {strange[0]}, which is not done")
+        raise _refusal(module, f"attends with {strange[0]}")
     num_heads, num_tokens, head_dim = query.shape[1:]
-    if value.shape != key.shape or key.shape[3] != head_dim or query.shape[0] != 1:
-        raise ValueError(f"{name} has queries {tuple(query.shape)}, keys {tuple(key.shape)} and values {tuple(value.shape)}")
     kind = _Kind(num_heads, key.shape[1], head_dim, sliding_window or 0, scaling, softcap or 0.0)
-    dtype = value.dtype
-    rows = [part.squeeze(0).transpose(0, 1).to(dtype) for part in (query, key, value)]
-    qkv = torch.cat(rows, dim=1).view(num_tokens, -1)
-    out = step.attend(int(module.layer_idx), kind, qkv)  # type: ignore[arg-type]
+    pages = step.pages(int(module.layer_idx))  # type: ignore[arg-type]
+    if query.shape[0] != 1 or value.shape != key.shape or key.shape != (1, pages.k.shape[2], num_tokens, pages.k.shape[3]):
+        shapes = f"queries {tuple(query.shape)}, keys {tuple(key.shape)} and values {tuple(value.shape)}"
+        raise _refusal(module, f"has {shapes}, and its config.json speaks of {pages.k.shape[2]} key-value heads of {pages.k.shape[3]}")
+    # Some rotate in fp32, and leave it at that.
+    rows = [part.squeeze(0).transpose(0, 1).to(value.dtype) for part in (query, key, value)]
+    out = step.attend(pages, kind, torch.cat(rows, dim=1).view(num_tokens, -1))
     return out.view(1, num_tokens, num_heads, head_dim), None
+
+
+def _refusal(module: nn.Module, why: str) -> ModelSourceError:
+    return ModelSourceError(f"This model can't be served through transformers: {type(module).__name__} {why}.")

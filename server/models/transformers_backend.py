@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,9 +103,10 @@ class TransformersModel(Layer):
             name = self._replace(table, EmbeddingModule(self.embed_tokens))
             self.names.append(WeightName(f"{name}.weight", "embed_tokens.weight"))
         elif is_tied:
-            self._keep(table, "weight", f"{self._name_of(table)}.weight", lambda kept: own.keep(kept) if not own.shares(kept) else 0)
+            own.weight = None
+            self._keep(table, "weight", f"{self._name_of(table)}.weight", partial(_keep_tied, own))
+        self.lm_head = own
         if not is_tied:
-            self.lm_head = own
             self.names.append(WeightName(f"{head_name}.weight", "lm_head.weight"))
 
     def _adopt_linears(self, styles: dict[str, str]) -> None:
@@ -124,7 +126,8 @@ class TransformersModel(Layer):
         for module_name, module in self.causal.named_modules():
             for name in [*module._parameters, *module._buffers]:
                 full = f"{module_name}.{name}" if module_name else name
-                if full in state and full not in self.kept and getattr(module, name) is not None:
+                tensor = getattr(module, name)
+                if full in state and full not in self.kept and tensor is not None:
                     self._keep(module, name, full)
 
     def _keep(self, module: nn.Module, name: str, checkpoint: str, then: Callable[[Tensor], int] | None = None) -> None:
@@ -144,6 +147,12 @@ class TransformersModel(Layer):
         return next(name for name, found in self.causal.named_modules() if found is module)
 
 
+def _keep_tied(head: ParallelLMHead, table: Tensor) -> int:
+    """Bytes beside the table's."""
+    num_bytes = head.keep(table)
+    return 0 if head.shares(table) else num_bytes
+
+
 class _Replay(nn.Module):
     """Stands where the body is while the head's part of the model's forward runs."""
 
@@ -152,9 +161,9 @@ class _Replay(nn.Module):
         self.hidden: Tensor | None = None
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
 
 
 def _check(config: TransformersConfig, context: BuildContext) -> None:

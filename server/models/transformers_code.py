@@ -111,9 +111,9 @@ def _code_class(config: TransformersConfig) -> Any:
 def _own_class(config: TransformersConfig, reference: str) -> Any:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    assert config.trust.is_trusted, "code that nobody trusts is refused when the config is read"
+    assert config.code.is_trusted, "code that nobody trusts is refused when the config is read"
     try:
-        return get_class_from_dynamic_module(reference, config.directory, code_revision=config.trust.revision)
+        return get_class_from_dynamic_module(reference, config.directory, code_revision=config.code.revision)
     except Exception as problem:  # the code is anybody's
         raise ModelSourceError(
             f"The model's own code {reference} can't be loaded ({type(problem).__name__}: {problem}); check the files beside "

@@ -23,14 +23,16 @@ _OF_OTHER_INPUTS = ("vision_config", "audio_config", "text_config", "thinker_con
 
 
 @dataclass(frozen=True, slots=True)
-class CodeTrust:
-    """Whether code that comes with a model may run, and which revision of it where it lies in a repository of its own."""
+class ModelCode:
+    """Whose code runs a model. ``is_trusted``: whether that which comes with it may, and ``revision`` of that, where it has a repository of
+    its own."""
 
+    implementation: ModelImplementation = "auto"
     is_trusted: bool = False
     revision: str | None = None
 
 
-NO_CODE = CodeTrust()
+OWN_CODE = ModelCode()  # where nothing is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class TransformersConfig(DecoderConfig):
     directory: Path = Path()
     model_class: str = ""  # such as "Olmo3ForCausalLM"
     code_class: str | None = None
-    trust: CodeTrust = NO_CODE
+    code: ModelCode = OWN_CODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,6 @@ class KnownClass:
     names: Mapping[str, str]
     defaults: Mapping[str, Any]
     is_gated: bool
-    has_bias: Mapping[str, bool]
 
 
 @cache
@@ -70,10 +71,10 @@ def own_code(values: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def read_transformers_config(raw: RawConfig, architecture: str, directory: Path, trust: CodeTrust) -> TransformersConfig:
+def read_transformers_config(raw: RawConfig, architecture: str, directory: Path, code: ModelCode) -> TransformersConfig:
     """Raises ModelSourceError for what our attention, or our loader, can't do for transformers."""
     known = known_classes().get(architecture)
-    code = own_code(raw.values) if known is None else None
+    code_class = own_code(raw.values) if known is None else None
     model = _filled(raw, known)
     _refuse_others(model)
     hidden_size, num_heads = model.size("hidden_size"), model.size("num_attention_heads")
@@ -81,7 +82,6 @@ def read_transformers_config(raw: RawConfig, architecture: str, directory: Path,
     num_kv_heads = model.size("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
         raise raw.refusal(f"num_attention_heads {num_heads} is no multiple of num_key_value_heads {num_kv_heads}")
-    has_bias = known.has_bias if known is not None else {}
     act = model.text("hidden_act", "silu")
     return TransformersConfig(
         architecture=f"{model.text('model_type', architecture)} through transformers",
@@ -97,16 +97,13 @@ def read_transformers_config(raw: RawConfig, architecture: str, directory: Path,
         max_model_len=model.size("max_position_embeddings"),
         checkpoint_dtype=read_dtype(raw),
         tie_word_embeddings=model.flag("tie_word_embeddings"),
-        qkv_bias=has_bias.get("qkv", False),
-        o_bias=has_bias.get("o", False),
-        mlp_bias=has_bias.get("mlp", False),
         hidden_act=act,
         is_gated=known.is_gated if known is not None else act in GATED_ACTIVATION_NAMES,
         values=dict(raw.values),
         directory=directory,
         model_class=architecture,
-        code_class=code,
-        trust=trust,
+        code_class=code_class,
+        code=code,
     )
 
 
@@ -128,7 +125,8 @@ def _refuse_others(model: RawConfig) -> None:
         if isinstance(count := model.get(key), int) and count > 1:
             raise model.refusal(f"{key} is {count}, and mixtures of experts are not served through transformers")
     if model.get("quantization_config") or model.get("compression_config"):
-        raise model.refusal("quantization_config is there, and quantised checkpoints are not served through transformers; use its weights in full")
+        why = "quantization_config is there, and quantised checkpoints are not served through transformers"
+        raise model.refusal(f"{why}; use the model whose weights are not")
     ropes = model.get("rope_parameters") or model.get("rope_scaling") or {}
     for rope in (ropes, *(ropes.values() if isinstance(ropes, dict) else ())):
         kind = rope.get("rope_type", rope.get("type")) if isinstance(rope, dict) else None

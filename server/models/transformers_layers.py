@@ -73,13 +73,14 @@ class KeptTensor(Layer):
 
     def __init__(self, module: nn.Module, name: str, dtype: torch.dtype, device: torch.device, then: Callable[[Tensor], int] | None) -> None:
         """``then``: what else takes the tensor, and the bytes that it keeps beside it."""
-        shape = tuple(getattr(module, name).shape)
+        self._shape = tuple(getattr(module, name).shape)
+        shape = self._shape or (1,)
         self.weight = Weight(shape, whole(shape), self._keep, dtype=dtype, device=device)
         self.kept: Tensor | None = None
         self._module, self._name, self._then = module, name, then
 
     def _keep(self, tensor: Tensor) -> int:
-        self.kept = tensor
+        self.kept = tensor = tensor.view(self._shape)
         kept: Any = nn.Parameter(tensor, requires_grad=False) if self._name in self._module._parameters else tensor
         setattr(self._module, self._name, kept)
         return tensor.nbytes + (0 if self._then is None else self._then(tensor))
