@@ -9,6 +9,7 @@ from headway.server.config.fields import Topic, option
 
 AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8"]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -120,6 +121,8 @@ def model_problems(model: ModelConfig) -> list[str]:
         found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
     if model.code_revision is not None and not model.trust_remote_code:
         found.append("--code-revision names code that only runs with --trust-remote-code: add that, or leave it out")
+    if model.trust_remote_code and (model.model or "").startswith("s3://") and not (model.model or "").endswith(_ARCHIVES):
+        found.append("--trust-remote-code runs code from a directory, an archive or the Hub, and not what lies on S3: give it as an archive there")
     if model.trust_remote_code and model.model_impl == "headway":
         found.append("--trust-remote-code is for models that run through transformers, and --model-impl is headway: leave one of them out")
     if model.quantization in ("int8", "gguf") and model.device == "cuda":

@@ -36,7 +36,7 @@ class PagedAttention:
 
     def __init__(self, context: BuildContext) -> None:
         self._table = rope_table(NO_ROPE, context.max_model_len, context.device)
-        self._group = context.group
+        self.group = context.group
         self._kinds: dict[_Kind, Attention] = {}
 
     def begin(self, batch: ForwardBatch, kv: list[LayerKV]) -> PagedStep:
@@ -52,12 +52,12 @@ class PagedAttention:
                 sliding_window=kind.window,
                 scale=kind.scale,
                 softcap=kind.softcap,
-                context=self._group.context,
+                context=self.group.context,
             )
         return found
 
     def prepare(self, batch: ForwardBatch, window: int, kv: LayerKV) -> AttentionStep:
-        return prepare_attention(batch, [self._table], (window,), kv, self._group.context)
+        return prepare_attention(batch, [self._table], (window,), kv, self.group.context)
 
 
 @dataclass(slots=True)
@@ -78,6 +78,18 @@ class PagedStep:
             )
         self._seen.add(layer)
         return self.kv[layer]
+
+    @property
+    def num_ranks(self) -> int:
+        return self.attention.group.size
+
+    def own_heads(self, rows: Tensor) -> Tensor:
+        """[T, heads, D] -> this rank's share of the heads, where a plan gives all of them to each: it norms them together."""
+        return rows.chunk(self.num_ranks, dim=1)[self.attention.group.rank]
+
+    def all_heads(self, out: Tensor) -> Tensor:
+        """[T, heads * D] of each rank's heads -> those of all."""
+        return self.attention.group.all_gather(out, dim=1)
 
     def attend(self, pages: LayerKV, kind: _Kind, qkv: Tensor) -> Tensor:
         """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]."""
@@ -116,16 +128,20 @@ def paged_attention_forward(
         raise _refusal(module, "attends by a mask of its own")
     if strange := [key for key in ("s_aux", "sinks", "position_bias", "alibi", "head_mask") if others.get(key) is not None]:
         raise _refusal(module, f"attends with {strange[0]}")
-    num_heads, num_tokens, head_dim = query.shape[1:]
-    kind = _Kind(num_heads, key.shape[1], head_dim, sliding_window or 0, scaling, softcap or 0.0)
     pages = step.pages(int(module.layer_idx))  # type: ignore[arg-type]
-    if query.shape[0] != 1 or value.shape != key.shape or key.shape != (1, pages.k.shape[2], num_tokens, pages.k.shape[3]):
+    num_kv_heads, head_dim = pages.k.shape[2:]
+    num_tokens, has_all = query.shape[2], key.shape[1] == num_kv_heads * step.num_ranks
+    own = key.shape[1] // step.num_ranks if has_all else key.shape[1]
+    if query.shape[0] != 1 or value.shape != key.shape or key.shape[2:] != (num_tokens, head_dim) or own != num_kv_heads:
         shapes = f"queries {tuple(query.shape)}, keys {tuple(key.shape)} and values {tuple(value.shape)}"
-        raise _refusal(module, f"has {shapes}, and its config.json speaks of {pages.k.shape[2]} key-value heads of {pages.k.shape[3]}")
+        raise _refusal(module, f"has {shapes}, and its config.json speaks of {num_kv_heads} key-value heads of {head_dim} on a device")
     # Some rotate in fp32, and leave it at that.
     rows = [part.squeeze(0).transpose(0, 1).to(value.dtype) for part in (query, key, value)]
+    rows = [step.own_heads(part) for part in rows] if has_all else rows
+    kind = _Kind(rows[0].shape[1], num_kv_heads, head_dim, sliding_window or 0, scaling, softcap or 0.0)
     out = step.attend(pages, kind, torch.cat(rows, dim=1).view(num_tokens, -1))
-    return out.view(1, num_tokens, num_heads, head_dim), None
+    out = step.all_heads(out) if has_all else out
+    return out.view(1, num_tokens, -1, head_dim), None
 
 
 def _refusal(module: nn.Module, why: str) -> ModelSourceError:

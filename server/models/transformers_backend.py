@@ -168,8 +168,7 @@ class _Replay(nn.Module):
 
 def _check(config: TransformersConfig, context: BuildContext) -> None:
     """Raises ModelSourceError for what an engine can do and transformers' modules can't."""
-    if context.stage != WHOLE:
-        raise ModelSourceError("Layers of a model served through transformers can't be dealt out: leave --pipeline-parallel-size out.")
+    assert context.stage == WHOLE, "stages are refused with the options"
     if context.group.shards_tokens:
         raise ModelSourceError("A model served through transformers can't share a step's tokens between ranks: leave out enable_sp.")
     split_evenly(config.num_heads, context.group, "the number of attention heads")

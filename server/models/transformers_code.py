@@ -68,9 +68,9 @@ def split_styles(model: Any, config: TransformersConfig, size: int) -> dict[str,
     if size == 1:
         return {}
     plan = {f"{model.base_model_prefix}.{name}": style for name, style in (getattr(model.config, "base_model_tp_plan", None) or {}).items()}
-    if not plan:
+    if not any(style.startswith("colwise") for style in plan.values()):
         raise ModelSourceError(
-            f"{config.model_class} has no tensor-parallel plan in transformers, so that it can't be split: leave --tensor-parallel-size out."
+            f"{config.model_class} has no tensor-parallel plan in transformers that cuts its layers, so that it can't be split: leave --tensor-parallel-size out."
         )
     if strange := sorted(set(plan.values()) - {*_CUT_STYLES, *_WHOLE_STYLES}):
         raise ModelSourceError(
