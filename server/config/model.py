@@ -50,14 +50,15 @@ class ModelConfig(Topic):
     )
     model_impl: Literal["auto", "headway", "transformers"] = option(
         "auto",
-        "Whose model code runs: Headway's own for the families that it has, else that of the transformers library, with Headway's attention, "
-        "cache and linear layers. vllm means headway.",
+        "Whose model code runs. auto: Headway's own for the families that it has, else that of the transformers library, over Headway's "
+        "attention, cache and linear layers. vllm means headway.",
         synonyms=(("vllm", "headway"),),
         refused=(("terratorch", "it is for models of images, and Headway serves text: use auto"),),
     )
     trust_remote_code: bool = option(
         False,
-        "Run the Python code that comes with a model whose class neither Headway nor transformers has. It can do whatever the server's user can.",
+        "Run the Python code that comes with a model whose class neither Headway nor transformers has. It can do whatever the server's "
+        "user can.",
     )
     code_revision: str | None = option(
         None, "Branch, tag or commit of that code, where config.json names a Hub repository for it other than the model's."
@@ -122,7 +123,9 @@ def model_problems(model: ModelConfig) -> list[str]:
     if model.code_revision is not None and not model.trust_remote_code:
         found.append("--code-revision names code that only runs with --trust-remote-code: add that, or leave it out")
     if model.trust_remote_code and (model.model or "").startswith("s3://") and not (model.model or "").endswith(_ARCHIVES):
-        found.append("--trust-remote-code runs code from a directory, an archive or the Hub, and not what lies on S3: give it as an archive there")
+        found.append(
+            "--trust-remote-code runs code from a directory, an archive or the Hub, and not what lies on S3: give it as an archive there"
+        )
     if model.trust_remote_code and model.model_impl == "headway":
         found.append("--trust-remote-code is for models that run through transformers, and --model-impl is headway: leave one of them out")
     if model.quantization in ("int8", "gguf") and model.device == "cuda":

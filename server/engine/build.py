@@ -117,7 +117,9 @@ def _build_generating(
     policy = make_policy(config.kv_transfer, kv, setup.place, rank.worker.bytes_per_block)
     scheduler = _scheduler(config, plan, kv, max_model_len, policy)
     transfers = (policy, workers) if policy is not None and workers is not None else None
-    info = engine_info(plan, rank.worker, num_blocks, max_model_len, _device_name(parallel, plan, device), phases.seconds, processors=processors)
+    info = engine_info(
+        plan, rank.worker, num_blocks, max_model_len, _device_name(parallel, plan, device), phases.seconds, processors=processors
+    )
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)
     return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers)

@@ -67,8 +67,9 @@ def load_model(
     """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts``: see BuildContext. Raises
-    ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts``: see
+    BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't
+    divide the model.
     """
     family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)

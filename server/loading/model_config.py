@@ -18,9 +18,7 @@ def read_config(files: ModelFiles, overrides: Overrides = NO_OVERRIDES, code: Mo
     return open_model(files, overrides, code)[1]
 
 
-def open_model(
-    files: ModelFiles, overrides: Overrides, code: ModelCode = OWN_CODE
-) -> tuple[Family | None, DecoderConfig, GgufFile | None]:
+def open_model(files: ModelFiles, overrides: Overrides, code: ModelCode = OWN_CODE) -> tuple[Family | None, DecoderConfig, GgufFile | None]:
     """Its family, its shape, and the file where it is a GGUF. A model that runs through transformers has no family. Raises ModelSourceError
     for what is not supported."""
     if files.kind == "gguf":

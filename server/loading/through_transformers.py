@@ -6,8 +6,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import Ignored, fill, places_of

@@ -120,7 +120,7 @@ def paged_attention_forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]. Raises ModelSourceError for attention of another kind than ours."""
+    """query [1, Hq, T, D], key and value [1, Hkv, T, D] -> [1, T, Hq, D]. Raises ModelSourceError for attention that ours is not."""
     step: PagedStep | None = others.get(STEP)
     if step is None:
         raise _refusal(module, "does not hand on what attention needs of a step")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -84,13 +84,15 @@ class TransformersModel(Layer):
         """The table of tokens, and the head over it."""
         causal, context = self.causal, self._context
         table, head = causal.get_input_embeddings(), causal.get_output_embeddings()
+        is_ours = type(table) is nn.Embedding
         is_split, is_tied = context.group.size > 1, bool(causal.config.tie_word_embeddings)
         if type(head) is not nn.Linear or (is_split and head.bias is not None):
             raise ModelSourceError(f"{config.model_class} has a head that can't be served so: {head}; leave --tensor-parallel-size out.")
         vocab_size, hidden_size = head.weight.shape
-        if type(table) is nn.Embedding:
-            shape = {"dtype": context.dtype, "device": context.device, "group": context.group}
-            self.embed_tokens = VocabParallelEmbedding(vocab_size, hidden_size, **shape)
+        if is_ours:
+            self.embed_tokens = VocabParallelEmbedding(
+                vocab_size, hidden_size, dtype=context.dtype, device=context.device, group=context.group
+            )
         elif is_split and is_tied:
             raise ModelSourceError(f"{config.model_class} has a table that can't be split with its head: leave --tensor-parallel-size out.")
         tied_to = self.embed_tokens if is_tied else None
@@ -144,7 +146,8 @@ class TransformersModel(Layer):
         return name
 
     def _name_of(self, module: nn.Module) -> str:
-        return next(name for name, found in self.causal.named_modules() if found is module)
+        modules: Iterable[tuple[str, nn.Module]] = self.causal.named_modules()
+        return next(name for name, found in modules if found is module)
 
 
 def _keep_tied(head: ParallelLMHead, table: Tensor) -> int:

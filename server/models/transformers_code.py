@@ -70,11 +70,13 @@ def split_styles(model: Any, config: TransformersConfig, size: int) -> dict[str,
     plan = {f"{model.base_model_prefix}.{name}": style for name, style in (getattr(model.config, "base_model_tp_plan", None) or {}).items()}
     if not any(style.startswith("colwise") for style in plan.values()):
         raise ModelSourceError(
-            f"{config.model_class} has no tensor-parallel plan in transformers that cuts its layers, so that it can't be split: leave --tensor-parallel-size out."
+            f"{config.model_class} has no tensor-parallel plan in transformers that cuts its layers, so that it can't be split: "
+            "leave --tensor-parallel-size out."
         )
     if strange := sorted(set(plan.values()) - {*_CUT_STYLES, *_WHOLE_STYLES}):
         raise ModelSourceError(
-            f"The tensor-parallel plan of {config.model_class} has the cut {strange[0]}, which is not done: leave --tensor-parallel-size out."
+            f"The tensor-parallel plan of {config.model_class} has the cut {strange[0]}, which is not done: "
+            "leave --tensor-parallel-size out."
         )
     found = {name: plan.get(_LAYER_NUMBER.sub("*", name), "") for name, _ in model.named_modules()}
     return {name: style for name, style in found.items() if style in _CUT_STYLES}

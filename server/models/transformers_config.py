@@ -38,7 +38,8 @@ OWN_CODE = ModelCode()  # where nothing is asked for
 @dataclass(frozen=True, slots=True)
 class TransformersConfig(DecoderConfig):
     """``values``: config.json with what is laid over it. Sizes of the feed-forward layers are those of a usual decoder: its weights are
-    estimated before they are loaded, and counted then. ``code_class``: of the directory's own code, None where transformers has the class."""
+    estimated before they are loaded, and counted then. ``code_class``: that of the directory's own code, None where transformers has
+    the class."""
 
     values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     directory: Path = Path()

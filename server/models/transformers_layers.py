@@ -1,4 +1,4 @@
-"""Our layers in the place of a transformers model's own: linears, the table of tokens, the head; and its other tensors, kept as they are."""
+"""Our layers in the place of a transformers model's own: linears, the table of tokens, the head; and its other tensors as they are."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ class HeadModule(nn.Module):
 class KeptTensor(Layer):
     """A tensor of a module that stays transformers' own: a norm's weight, a table of positions. Every rank has all of it."""
 
-    def __init__(self, module: nn.Module, name: str, dtype: torch.dtype, device: torch.device, then: Callable[[Tensor], int] | None) -> None:
+    def __init__(
+        self, module: nn.Module, name: str, dtype: torch.dtype, device: torch.device, then: Callable[[Tensor], int] | None
+    ) -> None:
         """``then``: what else takes the tensor, and the bytes that it keeps beside it."""
         self._shape = tuple(getattr(module, name).shape)
         shape = self._shape or (1,)

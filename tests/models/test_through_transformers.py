@@ -115,7 +115,9 @@ def test_code_that_comes_with_a_model_runs_only_where_it_is_trusted(tmp_path: Pa
     expected = logits_of(load(files))
     bring_own_code(files)
     for code in (ModelCode(), TRANSFORMERS):
-        with pytest.raises(ModelSourceError, match=r"modeling_zebra\.ZebraForCausalLM comes as code beside it .*: read it, and .* --trust-rem"):
+        with pytest.raises(
+            ModelSourceError, match=r"modeling_zebra\.ZebraForCausalLM comes as code beside it .*: read it, and .* --trust-rem"
+        ):
             load(files, code)
     torch.testing.assert_close(logits_of(load(files, TRUSTED)), expected, atol=1e-4, rtol=0)
 
@@ -172,9 +174,9 @@ def test_refused_by_config(tmp_path: Path, changes: dict[str, Any], why: str) ->
 
 def test_refused_by_options(tmp_path: Path) -> None:
     files = make_model_for_transformers("olmo3", tmp_path)
-    with pytest.raises(ModelSourceError, match="Olmo3ForCausalLM, which is not supported; these are: .*; through transformers .*Olmo3"):
+    with pytest.raises(ModelSourceError, match=r"Olmo3ForCausalLM, which is not supported; these are: .*; through transformers .*Olmo3"):
         read_config(files, code=ModelCode("headway"))
-    with pytest.raises(ModelSourceError, match="MambaForCausalLM in .* is no class that can be served so; these are: Apertus"):
+    with pytest.raises(ModelSourceError, match=r"MambaForCausalLM in .* is no class that can be served so; these are: Apertus"):
         read_config(changed(files, architectures=["MambaForCausalLM"]), code=TRANSFORMERS)
     with pytest.raises(ModelSourceError, match="takes safetensors, and this model is a GGUF"):
         read_config(ModelFiles("gguf", None, tmp_path / "x.gguf", "x"), code=TRANSFORMERS)

@@ -39,19 +39,19 @@ THROUGH_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "seed_oss": {"head_dim": 24},
     "vaultgemma": _WINDOW | {"head_dim": 24, "attn_logit_softcapping": 5.0, "tie_word_embeddings": True},
 }
-_CODE = '''
+_CODE = """
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from .configuration_zebra import ZebraConfig
 
 class ZebraForCausalLM(LlamaForCausalLM):
     config_class = ZebraConfig
-'''
-_CONFIG_CODE = '''
+"""
+_CONFIG_CODE = """
 from transformers import LlamaConfig
 
 class ZebraConfig(LlamaConfig):
     model_type = "zebra"
-'''
+"""
 
 
 def make_model_for_transformers(model_type: str, directory: Path, *, seed: int = 0, **changes: Any) -> ModelFiles:

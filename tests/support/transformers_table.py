@@ -29,7 +29,22 @@ NOT_SERVED = {
     "NemotronForCausalLM",
 }
 # Encoders that once were decoders, and what has positions or attention of its own.
-_OTHERS = ("Bert", "RoBerta", "Roberta", "Camembert", "Electra", "Ernie", "Data2Vec", "RoC", "Xmod", "XLMRoberta", "CTRL", "OPT", "GPT2", "Dbrx")
+_OTHERS = (
+    "Bert",
+    "RoBerta",
+    "Roberta",
+    "Camembert",
+    "Electra",
+    "Ernie",
+    "Data2Vec",
+    "RoC",
+    "Xmod",
+    "XLMRoberta",
+    "CTRL",
+    "OPT",
+    "GPT2",
+    "Dbrx",
+)
 _KEYS = (
     "vocab_size",
     "hidden_size",
@@ -58,7 +73,7 @@ def table() -> dict[str, dict[str, Any]]:
         config_class = CONFIG_MAPPING[model_type]
         try:
             config = config_class()
-        except Exception:  # noqa: S112  # some configs have no defaults: those of several kinds of inputs
+        except Exception:  # some configs have no defaults: those of several kinds of inputs
             continue
         if _is_decoder(MODEL_FOR_CAUSAL_LM_MAPPING[config_class], config):
             found[name] = _entry(config)
