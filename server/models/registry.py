@@ -85,8 +85,8 @@ def class_through_transformers(architectures: list[str], raw: RawConfig, code: M
     if (own := own_code(raw.values)) is not None:
         if not code.is_trusted:
             raise ModelSourceError(
-                f"The model's class {own} comes as code beside it ({raw.origin}), which only runs where it is trusted: read it, and serve "
-                "the model with --trust-remote-code."
+                f"The model's class {own} comes as code beside it, by its {raw.origin}, and such code only runs where it is trusted: read "
+                "it, and serve the model with --trust-remote-code."
             )
         return architectures[0] if architectures else own.rpartition(".")[2]
     if code.implementation == "transformers":
@@ -126,7 +126,7 @@ def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
         if name in known:
             family: Family = importlib.import_module(known[name]).FAMILY
             return family
-    others = f"; through transformers (--model-impl): {', '.join(known_classes())}" if known is ARCHITECTURES else ""
+    others = f"; {len(known_classes().keys() - known)} more run through transformers, see docs/models.md" if known is ARCHITECTURES else ""
     raise _unsupported(names, list(known), origin, others)
 
 
