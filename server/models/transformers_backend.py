@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from headway.server.distributed.places import WHOLE
@@ -44,6 +45,7 @@ class TransformersModel(Layer):
         self._attention = PagedAttention(context)
         self._body: nn.Module = self.causal.base_model
         self._replay = _Replay()
+        self._vocab_size = config.vocab_size
         group = context.group
         self.kv_spec = KVSpec(config.num_layers, config.num_kv_heads // group.size, config.head_dim)
         fill_buffers(self.causal, context.device)
@@ -65,7 +67,10 @@ class TransformersModel(Layer):
 
     def local_logits(self, hidden: Tensor) -> Tensor:
         """hidden [L, H] -> this rank's columns of ``logits``: see ParallelLMHead.local."""
-        return self._logits(hidden, is_local=True)
+        logits, group = self._logits(hidden, is_local=True), self._context.group
+        # Once more: a cap has made numbers of what was behind the vocabulary.
+        logits[:, max(self._vocab_size - group.rank * logits.shape[1], 0) :] = -torch.inf
+        return logits
 
     def _logits(self, hidden: Tensor, *, is_local: bool) -> Tensor:
         """By the model's own forward on hidden states that are there: it may scale or bend what the head gives."""
@@ -84,9 +89,10 @@ class TransformersModel(Layer):
         """The table of tokens, and the head over it."""
         causal, context = self.causal, self._context
         table, head = causal.get_input_embeddings(), causal.get_output_embeddings()
+        bias: Tensor | None = getattr(head, "bias", None)
         is_ours = type(table) is nn.Embedding
         is_split, is_tied = context.group.size > 1, bool(causal.config.tie_word_embeddings)
-        if type(head) is not nn.Linear or (is_split and head.bias is not None):
+        if type(head) is not nn.Linear or (is_split and bias is not None):
             raise ModelSourceError(f"{config.model_class} has a head that can't be served so: {head}; leave --tensor-parallel-size out.")
         vocab_size, hidden_size = head.weight.shape
         if is_ours:
@@ -97,9 +103,9 @@ class TransformersModel(Layer):
             raise ModelSourceError(f"{config.model_class} has a table that can't be split with its head: leave --tensor-parallel-size out.")
         tied_to = self.embed_tokens if is_tied else None
         own = ParallelLMHead(vocab_size, hidden_size, tied_to=tied_to, method=context.method, group=context.group)
-        self._head = HeadModule(own, head.bias)
+        self._head = HeadModule(own, bias)
         head_name = self._replace(head, self._head)
-        if head.bias is not None:
+        if bias is not None:
             self._keep(self._head, "bias", f"{head_name}.bias")
         if self.embed_tokens is not None:
             name = self._replace(table, EmbeddingModule(self.embed_tokens))
