@@ -95,6 +95,14 @@ def test_a_family_of_ours_is_the_same_through_transformers(tmp_path: Path, name:
     torch.testing.assert_close(logits_of(load(files, TRANSFORMERS)), logits_of(load(files)), atol=1e-4, rtol=0)
 
 
+def test_options_reach_the_engine(tmp_path: Path) -> None:
+    files = make_tiny_model("llama", tmp_path)
+    for options, architecture in ({}, "llama"), ({"model_impl": "transformers"}, "llama through transformers"):
+        assert make_engine(files, model={"max_model_len": 64} | options).info.architecture == architecture
+    bring_own_code(files)
+    assert make_engine(files, model={"max_model_len": 64, "trust_remote_code": True}).info.architecture == "zebra through transformers"
+
+
 @pytest.mark.parametrize("model_type", ["arcee", "glm4", "nanochat", "olmo3"])
 def test_two_ranks_agree_with_one(tmp_path: Path, model_type: str) -> None:
     files = make_model_for_transformers(model_type, tmp_path)
