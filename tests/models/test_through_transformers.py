@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from forward_batches import Sequence, Stepper
 from gloo_ranks import run_ranks
 from msgspec import structs
@@ -155,7 +155,7 @@ def test_adapters_and_8_bits(tmp_path: Path) -> None:
     engine = make_engine(files, model={"max_model_len": 256}, lora={"enable_lora": True, "max_loras": 1})
     adapter = make_adapter(tmp_path / "a", read_config(files), targets=["q_proj", "o_proj", "down_proj"], spread=0.3)
     plain = run(engine, [request("a", PROMPTS[0])])["a"].token_ids
-    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     asked = structs.replace(request("b", PROMPTS[0]), adapter_id=1)
     assert run(engine, [asked])["b"].token_ids != plain
     assert run(engine, [request("c", PROMPTS[0])])["c"].token_ids == plain
