@@ -38,6 +38,7 @@ class ModelFacts:
     dtype: str  # the checkpoint's, "float32" | "bfloat16" | "float16"
     max_model_len: int
     is_quantized_gguf: bool
+    records_graphs: bool = True  # whether its decode steps can be captured as CUDA graphs
     pools: bool = False  # it generates nothing: many short texts a step
     computes_whole_texts: bool = False  # an encoder: each token sees all others
     quant_method: str = ""  # of a quantised checkpoint, as its config.json calls it
@@ -118,6 +119,8 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
             f"--max-num-batched-tokens {budget} is below the {max_model_len} tokens of this encoder's longest text, which must fit "
             "in one step: raise it, or lower --max-model-len"
         )
+    if on_gpu and not model.records_graphs and config.graphs.cudagraph_capture_sizes:
+        problems.append("--cudagraph-capture-sizes: the steps of a model that runs through transformers can't be captured: leave it out")
     if model.pools and config.scheduler.async_scheduling:
         problems.append("--async-scheduling is for models that generate, and this one pools texts: leave it out")
     num_drafts = config.speculative.num_drafts
@@ -139,7 +142,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
-        graph_sizes=graph_sizes(config.graphs, min(active * (1 + num_drafts), scheduled)) if on_gpu and not model.pools else (),
+        graph_sizes=_graph_sizes(config, model, min(active * (1 + num_drafts), scheduled)) if on_gpu else (),
         overlaps_steps=_overlaps_steps(config, model, device),
         num_drafts=num_drafts,
     )
@@ -156,6 +159,10 @@ def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seq
             "--max-num-scheduled-tokens splits prompts over steps, which --no-enable-chunked-prefill forbids: leave one of them out"
         )
     return found
+
+
+def _graph_sizes(config: ServerConfig, model: ModelFacts, most: int) -> tuple[int, ...]:
+    return graph_sizes(config.graphs, most) if model.records_graphs and not model.pools else ()
 
 
 def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> bool:

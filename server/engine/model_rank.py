@@ -30,6 +30,7 @@ from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model
+from headway.server.sizing.model import model_code
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -81,6 +82,7 @@ class ModelRank:
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
             overrides=config.model.config_overrides,
+            code=model_code(config),
             has_whole_experts=config.parallel.enable_expert_parallel,
         )
         width = -(-plan.max_model_len // plan.block_size)

@@ -24,6 +24,7 @@ from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
 from headway.server.engine.transfers import upload
 from headway.server.models.decoder import DecoderModel
+from headway.server.models.transformers_backend import TransformersModel
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
@@ -96,7 +97,7 @@ class RankedChoice:
 
     def _local_logits(self, hidden: Tensor) -> Tensor:
         model = self._resident.model
-        assert isinstance(model, DecoderModel), "models that pool are not cut"
+        assert isinstance(model, DecoderModel | TransformersModel), "models that pool are not cut"
         return model.local_logits(hidden)
 
     def _gathered(self, local: Tensor) -> Tensor | None:

@@ -28,9 +28,11 @@ from headway.server.loading.quantized import QuantizedCheckpoint
 from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
+from headway.server.loading.through_transformers import load_through_transformers
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
 from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
+from headway.server.models.transformers_config import OWN_CODE, ModelCode, TransformersConfig
 from headway.server.source.files import ModelFiles
 
 _HEADS = ("lm_head.",)
@@ -60,21 +62,28 @@ def load_model(
     overrides: Overrides = NO_OVERRIDES,
     has_whole_experts: bool = False,
     stage: PipelineStage = WHOLE,
+    code: ModelCode = OWN_CODE,
 ) -> LoadedModel:
     """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json. ``has_whole_experts``: see BuildContext. Raises
-    ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts``: see
+    BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't
+    divide the model.
     """
-    family, config, file = open_model(files, overrides)
+    family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method = _method(quantization, torch_dtype, device, config.scheme)
+    length = max_model_len or config.max_model_len
+    if isinstance(config, TransformersConfig):
+        context = BuildContext(torch_dtype, device, method, group, length, stage=stage)
+        return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed)
+    assert family is not None, "only what runs through transformers has none"
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
     unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
     built = replace(config, tie_word_embeddings=False) if unties else config
-    context = BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len, has_whole_experts, stage)
+    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage)
     model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)

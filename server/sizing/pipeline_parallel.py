@@ -8,6 +8,7 @@ from headway.server.config.parallel import ParallelConfig
 from headway.server.distributed.places import PipelineStage
 from headway.server.errors import ConfigError
 from headway.server.models.base import ModelConfig
+from headway.server.models.transformers_config import TransformersConfig
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.tensor_parallel import rank_share
 from headway.server.words import plural
@@ -19,6 +20,9 @@ def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: 
     num_stages, num_ranks = parallel.pipeline_parallel_size, parallel.num_ranks
     if num_stages == 1:
         return
+    if isinstance(config, TransformersConfig):
+        why = "layers of a model that runs through transformers stay together"
+        raise ConfigError([f"--pipeline-parallel-size {num_stages}: {why}; use --tensor-parallel-size, or leave it out"])
     most = config.num_layers if num_devices is None else min(config.num_layers, num_devices // parallel.tensor_parallel_size)
     asked = f"--pipeline-parallel-size {num_stages}"
     if num_stages > config.num_layers:

@@ -55,7 +55,6 @@ REFUSED = {
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "mm-processor-cache-gb": ("4", "serves text only"),
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
-    "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "CUDA graphs have options of their own"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "spec-method": ("ngram", "write it in --speculative-config"),
@@ -65,7 +64,6 @@ REFUSED = {
     "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "tool-server": ("demo", "let the client run them"),
     "tool-strict-level": ("function", "set strict to false"),
-    "trust-remote-code": ("true", "code that comes with a model is never run"),
 }
 
 # (option, value) that asks for what is done anyway: accepted from every source, and without effect.
@@ -81,8 +79,6 @@ MET = [
     ("tokenizer-mode", "auto"),
     ("tokenizer-mode", "hf"),
     ("config-format", "hf"),
-    ("model-impl", "auto"),
-    ("trust-remote-code", "false"),
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
@@ -132,7 +128,6 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--no-trust-remote-code"],
         ["--disable-custom-all-reduce"],
         ["-n=1"],
         ["-n1"],
@@ -155,7 +150,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["-n4"], "-n4"),
         (["-O3"], "-O3"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
-        (["--trust-remote-code"], "--trust-remote-code"),
         (["--nnodes"], "--nnodes"),
         (["--nnodes", "01"], "--nnodes"),
     ],
