@@ -256,10 +256,12 @@ class Scheduler:
         request.state = RequestState.RUNNING
         request.num_scheduled_tokens = request.num_computed_tokens
         insort(self._running, request, key=self._waiting.key)
+        self._transfers.offer_computed(request)
         step.added.append(new_row(request, block_ids))
         step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
     def _preempt(self, request: Request) -> None:
+        self._transfers.break_off(request)
         self._leave_runner(request)
         request.state = RequestState.WAITING
         request.num_scheduled_tokens = request.num_computed_tokens = request.num_awaited_tokens = 0
@@ -294,6 +296,7 @@ class Scheduler:
             request.gather(num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += num_tokens
         self._kv.publish(request)
+        self._transfers.offer_computed(request)
         if row.is_complete:
             return self._end(request, FinishReason.STOP)
         if not row.token_ids:
@@ -343,6 +346,7 @@ class Scheduler:
     ) -> TokenDelta:
         """Closes an open request and completes ``delta``, or a new one, as its terminal delta."""
         kv_source = self._transfers.keep(request) if reason.is_answer else None
+        self._transfers.break_off(request)
         self._leave(request, is_broken=reason is FinishReason.ERROR)
         self._expiry.discard(request)
         request.state = RequestState.FINISHED

@@ -53,6 +53,18 @@ class SchedulerSide(Protocol):
         """The request has ended while its KV was on its way."""
         ...
 
+    def offer_computed(self, request: Request, block_ids: Sequence[int]) -> None:
+        """A request that ``announces`` runs, holds ``block_ids`` and has computed its ``num_computed_tokens``. The first call announces."""
+        ...
+
+    def take_announced(self) -> list[tuple[str, KVSource]]:
+        """Requests, and where their KV will be: once each. To be told once ``take_orders`` are with the workers."""
+        ...
+
+    def break_off(self, request: Request) -> None:
+        """The request ends without an answer, or starts over: what was announced of it does not come."""
+        ...
+
     def keep(self, request: Request, block_ids: Sequence[int]) -> KVSource | None:
         """The request ends with an answer and holds ``block_ids``: where its prompt's KV is kept, if it is to be."""
         ...

@@ -8,11 +8,23 @@ from headway.server.types import KVSource
 
 
 class Offer(msgspec.Struct, tag=True, frozen=True):
-    """These blocks hold the KV of a prompt with this ``digest``, in its order. Whoever knows ``token`` may read them, once."""
+    """These blocks hold the KV of a prompt with this ``digest``, in its order. Whoever knows ``token`` may read them, once.
+
+    Unless it ``is_whole`` the prompt is being computed, and ``MoreOffered`` follow.
+    """
 
     token: str
     digest: bytes
     block_ids: list[int]
+    is_whole: bool = True
+
+
+class MoreOffered(msgspec.Struct, tag=True, frozen=True):
+    """The next blocks of the offer's prompt are computed; with the last of them it ``is_whole``."""
+
+    token: str
+    block_ids: list[int]
+    is_whole: bool
 
 
 class Withdraw(msgspec.Struct, tag=True, frozen=True):
@@ -72,7 +84,7 @@ class Discard(msgspec.Struct, tag=True, frozen=True):
 
 
 MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
-Order = Offer | Withdraw | Fetch | Save | Load | Discard
+Order = Offer | MoreOffered | Withdraw | Fetch | Save | Load | Discard
 
 
 class Sent(msgspec.Struct, tag=True, frozen=True):

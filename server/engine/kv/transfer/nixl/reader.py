@@ -1,4 +1,4 @@
-"""The decode server's end of the side channel: claims a prompt's blocks, reads them layer by layer, lets go of them."""
+"""The decode server's end of the side channel: claims a prompt's blocks, reads them as they are computed, lets go of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ from dataclasses import dataclass, field
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import layers_of, runs_of, spans
-from headway.server.engine.kv.transfer.nixl.wire import Channel, ChannelError, Claim, Granted, Refused, Release, Released
+from headway.server.engine.kv.transfer.nixl.wire import (
+    Channel,
+    ChannelError,
+    Claim,
+    Granted,
+    Message,
+    Next,
+    Ready,
+    Refused,
+    Release,
+    Released,
+)
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Report, Settled
 
 log = logging.getLogger(__name__)
 
-# Together they stay below 5 s, in which a request hears that its KV will not come.
+# What is waited for at a time stays, with what may stand before and behind it, below 5 s: then a request hears that its KV will not come.
 _CLAIM_S = 2.0
+_NEXT_S = 2.0  # to hear of more blocks, or that there are none yet
 _STALL_S = 1.5  # a layer that does not come
 _RELEASE_S = 1.0
 _LOOK_S = 0.0005  # between two looks at what is read
 _LAYERS_AHEAD = 4
-_MAX_READS = 8  # fetches that read at a time; more would only share the network
+_MAX_READS = 8  # fetches that read at a time, of those that have something to read; more would only share the network
 
 
 @dataclass(slots=True)
@@ -85,11 +97,14 @@ class Reader:
                 channel = await Channel.greeted(reader, writer, self._own.secret, is_keeper=False)
                 claim = Claim(order.source.token, order.digest, self._own.layout, self._compares and bool(order.block_ids))
                 granted = await channel.ask(claim)
+                if isinstance(granted, Refused):
+                    raise ChannelError(granted.reason)
             except BaseException:
                 writer.close()
                 raise
         try:
-            await self._read_granted(order, granted, progress)
+            if order.block_ids:
+                await self._read_parts(order, self._checked(granted), channel, progress)
             async with asyncio.timeout(_RELEASE_S):
                 released = await channel.ask(Release(order.source.token))
             if not isinstance(released, Released) or not released.was_held:
@@ -97,34 +112,44 @@ class Reader:
         finally:
             writer.close()
 
-    async def _read_granted(self, order: Fetch, granted: object, progress: _Progress) -> None:
-        if isinstance(granted, Refused):
-            raise ChannelError(granted.reason)
-        theirs = self._checked(order, granted)
-        if not order.block_ids:
-            return
-        assert isinstance(granted, Granted)
+    async def _read_parts(self, order: Fetch, granted: Granted, channel: Channel, progress: _Progress) -> None:
+        """Each as soon as it is computed, until all of ours have come."""
+        num_known, end = 0, order.first_block + len(order.block_ids)
+        while num_known < end:
+            async with asyncio.timeout(_NEXT_S):
+                ready = await channel.ask(Next(num_known))
+            part = self._checked_part(ready, granted)
+            first = max(order.first_block - num_known, 0)  # those before it are here already
+            wanted = part.block_ids[first : end - num_known]
+            at = num_known + first - order.first_block
+            if wanted:
+                await self._read_part(order.block_ids[at : at + len(wanted)], wanted, part.checksums[first:], granted, progress)
+            num_known += len(part.block_ids)
+            if part.is_whole and num_known < end:
+                raise ChannelError("it grants other blocks than those of the prompt")
+
+    async def _read_part(self, ours: list[int], theirs: list[int], expected: list[int], granted: Granted, progress: _Progress) -> None:
         async with self._reads:
             started = time.perf_counter()
-            await self._read(order.block_ids, theirs, granted, progress)
-            progress.transfer_s = time.perf_counter() - started
-        expected = granted.checksums[order.first_block :]
-        if self._compares and self._own.pages.checksums(order.block_ids) != expected[: len(theirs)]:
+            await self._read(ours, theirs, granted, progress)
+            progress.transfer_s += time.perf_counter() - started
+        if self._compares and self._own.pages.checksums(ours) != expected[: len(ours)]:
             raise ChannelError("what arrived is not what was sent: the checksums differ")
 
-    def _checked(self, order: Fetch, granted: object) -> list[int]:
-        """Their blocks for ours. Raises ChannelError for what can't be right."""
+    def _checked(self, granted: Message) -> Granted:
+        """Raises ChannelError for what can't be right, as ``_checked_part`` does."""
         if not isinstance(granted, Granted):
             raise ChannelError("it answers a claim with something else")
-        theirs = granted.block_ids[order.first_block : order.first_block + len(order.block_ids)]
-        is_right = (
-            len(theirs) == len(order.block_ids)
-            and all(0 <= block_id < granted.num_blocks for block_id in theirs)
-            and len(granted.addresses) == len(self._own.pages.addresses)
-        )
-        if not is_right:
+        if len(granted.addresses) != len(self._own.pages.addresses):
             raise ChannelError("it grants other blocks than those of the prompt")
-        return theirs
+        return granted
+
+    def _checked_part(self, ready: Message, granted: Granted) -> Ready:
+        if isinstance(ready, Refused):
+            raise ChannelError(ready.reason)
+        if not isinstance(ready, Ready) or not all(0 <= block_id < granted.num_blocks for block_id in ready.block_ids):
+            raise ChannelError("it grants other blocks than those of the prompt")
+        return ready
 
     async def _read(self, ours: list[int], theirs: list[int], granted: Granted, progress: _Progress) -> None:
         own, runs = self._own, runs_of(ours, theirs)
