@@ -128,10 +128,8 @@ class NixlPolicy:
         if request.kv_transfer is None or not request.kv_transfer.keeps:
             return None
         blocks = list(block_ids[: -(-request.num_prompt_tokens // self._kv.block_size)])
-        if request.request_id in self._kept:
-            token = self._kept.complete(request, blocks)
-        else:
-            token = self._kept.add(prompt_digest(request), blocks)
+        kept = self._kept
+        token = kept.complete(request, blocks) if request.request_id in kept else kept.add(prompt_digest(request), blocks)
         return self._source(token, blocks)
 
     def _source(self, token: str, block_ids: Sequence[int]) -> KVSource:
