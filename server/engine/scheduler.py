@@ -158,6 +158,7 @@ class Scheduler:
         if not step.scheduled:
             return None
         self._in_flight.append(step.requests)
+        self._transfers.offer_computing(in_flight.request for in_flight in step.requests)
         removed, self._removed = self._removed, []
         return BatchPlan(step.added, step.scheduled, removed)
 

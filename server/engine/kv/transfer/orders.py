@@ -27,6 +27,14 @@ class MoreOffered(msgspec.Struct, tag=True, frozen=True):
     is_whole: bool
 
 
+class Computing(msgspec.Struct, tag=True, frozen=True):
+    """The plan behind this order computes these blocks of the offer's prompt, of which the first is number ``first``: layer by layer."""
+
+    token: str
+    first: int
+    block_ids: list[int]
+
+
 class Withdraw(msgspec.Struct, tag=True, frozen=True):
     """The offer's blocks are given to others from the next step on: nobody may read them any more."""
 
@@ -84,7 +92,7 @@ class Discard(msgspec.Struct, tag=True, frozen=True):
 
 
 MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
-Order = Offer | MoreOffered | Withdraw | Fetch | Save | Load | Discard
+Order = Offer | MoreOffered | Computing | Withdraw | Fetch | Save | Load | Discard
 
 
 class Sent(msgspec.Struct, tag=True, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from headway.server.engine.kv.manager import CachedPrefix, KVCacheManager
 from headway.server.engine.kv.transfer.connector import Arrival, SchedulerSide
@@ -63,6 +64,14 @@ class Transfers:
         """A request that runs may have computed more: whoever reads its KV meanwhile hears of it."""
         if self._connector is not None and request.kv_transfer is not None and request.kv_transfer.announces:
             self._connector.offer_computed(request, self._kv.block_ids(request))
+
+    def offer_computing(self, requests: Iterable[Request]) -> None:
+        """A plan was made that computes more of these."""
+        if self._connector is None:
+            return
+        for request in requests:
+            if request.kv_transfer is not None and request.kv_transfer.announces:
+                self._connector.offer_computing(request, self._kv.block_ids(request))
 
     def break_off(self, request: Request) -> None:
         """It gives its blocks back before they are whole."""

@@ -20,7 +20,7 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
+from headway.server.engine.kv.transfer.orders import Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError
 from headway.server.layers.forward import LayerKV
 from headway.server.types import KVSource
@@ -125,6 +125,26 @@ def test_blocks_are_read_as_they_are_computed(make_rank: MakeRank) -> None:
     assert keeper.next_report() == Sent("token")
 
 
+def test_layers_of_a_step_are_read_while_it_runs(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [], is_whole=False), Computing("token", 0, [2, 3, 9])])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 1, [7, 1])])
+    step = keeper.worker.begin_step()
+    assert step is not None
+    assert keeper.worker.begin_step() is None
+    for layer in range(2):
+        step.on_layer()
+        wait_until(lambda layer=layer: torch.equal(reader.kv[layer].v[[7, 1]], keeper.kv[layer].v[[3, 9]]))
+        assert not torch.equal(reader.kv[layer + 1].k[[7, 1]], keeper.kv[layer + 1].k[[3, 9]])
+    step.on_layer()
+    keeper.worker.order([MoreOffered("token", [2, 3], is_whole=False), MoreOffered("token", [9], is_whole=True)])
+    done = reader.next_report()
+    assert isinstance(done, Fetched)
+    assert done.error is None
+    assert done.num_bytes == 2 * (4 * 2 * 8 * 4) * 2 * 3
+    assert torch.equal(reader.kv[2].v[[7, 1]], keeper.kv[2].v[[3, 9]])
+
+
 def test_a_prompt_that_is_not_computed_to_its_end(make_rank: MakeRank) -> None:
     keeper, reader = make_rank(), make_rank(keeps=False)
     keeper.worker.order([Offer("token", b"digest", [2], is_whole=False)])
@@ -220,7 +240,7 @@ def test_what_is_withdrawn_while_it_is_read_counts_as_not_come(make_rank: MakeRa
 def test_what_differs_is_noticed(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
     keeper, reader = make_rank(), make_rank(keeps=False)
     keeper.worker.order([Offer("token", b"digest", [2])])
-    monkeypatch.setattr(reader.pages, "checksums", lambda blocks: [0 for _ in blocks])
+    monkeypatch.setattr(reader.pages, "checksums", lambda blocks, *layers: [0 for _ in blocks])
     error = reader.fetch(keeper, [0]).error
     assert error is not None
     assert "the checksums differ" in error

@@ -10,7 +10,7 @@ import pytest
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.nixl.policy import Address, NixlPolicy
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, MoreOffered, Offer, Order, Sent, Settled, Withdraw
+from headway.server.engine.kv.transfer.orders import Computing, Fetch, Fetched, MoreOffered, Offer, Order, Sent, Settled, Withdraw
 from headway.server.engine.scheduler import Scheduler
 from headway.server.types import FinishReason, GenerateRequest, KVSource, KVTransfer, SamplingParams, TokenDelta
 
@@ -273,17 +273,20 @@ def test_an_announced_prompt_is_offered_as_it_is_computed() -> None:
     server.add("a", 42, ANNOUNCES)
     server.scheduler.schedule()
     [(request_id, source)] = server.policy.take_announced()
-    [offer] = server.orders()
+    offer, computing = server.orders()
     assert offer == Offer(source.token, offer.digest, [], is_whole=False)  # type: ignore[union-attr]
+    assert isinstance(computing, Computing)
+    assert (computing.first, len(computing.block_ids)) == (0, 8)
     assert (request_id, source.port, server.policy.take_announced()) == ("a", 5600, [])
     server.scheduler.update(BatchPlan([], [ScheduledRow("a", 32, [])], []), BatchResult([RowResult([])]))
     [more] = server.orders()
     assert isinstance(more, MoreOffered)
-    assert (len(more.block_ids), more.is_whole) == (8, False)
+    assert (more.block_ids, more.is_whole) == (computing.block_ids, False)
     server.now = 1000.0
     assert not server.policy.take_in([]), "it lasts as long as its request"
     server.step()
-    full, last = server.orders()
+    rest, full, last = server.orders()
+    assert rest == Computing(source.token, 8, [*full.block_ids, *last.block_ids])  # type: ignore[union-attr]
     assert isinstance(full, MoreOffered)
     assert isinstance(last, MoreOffered)
     assert (len(full.block_ids), full.is_whole, len(last.block_ids), last.is_whole) == (2, False, 1, True)
@@ -300,7 +303,9 @@ def test_what_the_cache_has_is_offered_before_the_first_step() -> None:
     server.step()
     server.add("b", 20, ANNOUNCES)
     server.scheduler.schedule()
-    _, more = server.orders()
+    _, more, computing = server.orders()
+    assert isinstance(computing, Computing)
+    assert computing.first == 4
     assert isinstance(more, MoreOffered)
     assert len(more.block_ids) == 4
 

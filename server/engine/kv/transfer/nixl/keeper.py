@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
-from headway.server.engine.kv.transfer.nixl.offers import Offers
+from headway.server.engine.kv.transfer.nixl.offers import Known, Offers
 from headway.server.engine.kv.transfer.nixl.pages import Pages
 from headway.server.engine.kv.transfer.nixl.wire import (
     Channel,
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _CLAIM_S = 5.0  # until a reader must have said what it wants
 _OFFER_S = 1.0  # a reader may be faster than the engine's word to this rank
 _NEWS_S = 0.5  # a reader that waits for more hears as often that this server lives
+_LAYER_S = 0.002  # between two looks at how many layers of a step are done
 _MAX_READERS = 1024
 
 
@@ -103,19 +104,22 @@ class Keeper:
                 message = await channel.receive()
             if isinstance(message, Release) and message.token == claim.token:
                 return
-            if not isinstance(message, Next) or message.num_known < 0:
+            if not isinstance(message, Next) or min(message.num_blocks, message.num_begun, message.num_layers) < 0:
                 raise ChannelError("it holds something and says something else than that it wants more, or lets go of it")
-            channel.send(await self._part(claim, message.num_known))
+            channel.send(await self._part(claim, Known(message.num_blocks, message.num_begun, message.num_layers)))
 
-    async def _part(self, claim: Claim, num_known: int) -> Ready | Refused:
+    async def _part(self, claim: Claim, known: Known) -> Ready | Refused:
         """What is new, as soon as something is; after a while, that nothing is."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_NEWS_S):
-                while (part := self._offers.part(claim.token, num_known)) is not None and not (part.block_ids or part.is_whole):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _NEWS_S
+        while (part := self._offers.part(claim.token, known)) is not None and not part.is_news and (left := until - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LAYER_S) if part.is_computing else left):
                     await self._news.wait()
         if part is None:
             return Refused("the prefill server does not compute it to its end, or keeps it no longer")
-        return Ready(part.block_ids, part.is_whole, self._own.pages.checksums(part.block_ids) if claim.wants_checksums else [])
+        sums = self._own.pages.checksums(part.block_ids, known.num_layers, part.end_layer) if claim.wants_checksums else []
+        return Ready(part.block_ids, part.is_whole, part.end_layer, sums)
 
     async def _answer(self, claim: Claim) -> Granted | Refused:
         if (difference := mismatch(self._own.layout, claim.layout)) is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headway.server.engine.kv.manager import KVCacheManager, Lease
-from headway.server.engine.kv.transfer.orders import MoreOffered, Offer, Order, Withdraw
+from headway.server.engine.kv.transfer.orders import Computing, MoreOffered, Offer, Order, Withdraw
 from headway.server.engine.request import Request
 
 
@@ -26,6 +26,7 @@ class _Prompt:
     request: Request | None
     leases: list[Lease] = field(default_factory=list)
     num_offered: int = 0  # blocks
+    num_computing: int = 0  # blocks, with those before
     until: float = 0.0
 
 
@@ -64,6 +65,14 @@ class Kept:
         if len(block_ids) > prompt.num_offered:
             self._offer(prompt, block_ids, is_whole=False)
 
+    def computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """The prompt's first blocks are these once the next plan has come back."""
+        prompt = self._computing[request.request_id]
+        first = max(prompt.num_offered, prompt.num_computing)
+        if len(block_ids) > first:
+            self._order(Computing(prompt.token, first, list(block_ids[first:])))
+            prompt.num_computing = len(block_ids)
+
     def complete(self, request: Request, block_ids: Sequence[int]) -> str:
         """These are all of the prompt's blocks. Returns the token."""
         prompt = self._computing.pop(request.request_id)
@@ -83,7 +92,7 @@ class Kept:
         """A prompt that is whole. Returns the token."""
         until = self._clock() + self._keep_s
         token, blocks = secrets.token_hex(16), list(block_ids)
-        self._prompts[token] = _Prompt(token, self._num_ranks, None, [self._kv.lease(blocks)], len(blocks), until)
+        self._prompts[token] = _Prompt(token, self._num_ranks, None, [self._kv.lease(blocks)], len(blocks), len(blocks), until)
         self._order(Offer(token, digest, blocks))
         return token
 

@@ -117,6 +117,14 @@ class NixlPolicy:
         num_full = min(request.num_computed_tokens, request.num_prompt_tokens) // self._kv.block_size
         self._kept.extend(request, block_ids[:num_full])
 
+    def offer_computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """The blocks that will be full; of the last tokens of the prompt, whatever block they are in."""
+        if request.request_id in self._kept:
+            num_tokens = request.num_scheduled_tokens
+            is_whole = num_tokens >= request.num_prompt_tokens
+            num_blocks = -(-request.num_prompt_tokens // self._kv.block_size) if is_whole else num_tokens // self._kv.block_size
+            self._kept.computing(request, block_ids[:num_blocks])
+
     def take_announced(self) -> list[tuple[str, KVSource]]:
         announced, self._announced = self._announced, []
         return announced

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Own
-from headway.server.engine.kv.transfer.nixl.pages import layers_of, runs_of, spans
+from headway.server.engine.kv.transfer.nixl.pages import layer_of, runs_of, spans
 from headway.server.engine.kv.transfer.nixl.wire import (
     Channel,
     ChannelError,
@@ -113,28 +113,37 @@ class Reader:
             writer.close()
 
     async def _read_parts(self, order: Fetch, granted: Granted, channel: Channel, progress: _Progress) -> None:
-        """Each as soon as it is computed, until all of ours have come."""
-        num_known, end = 0, order.first_block + len(order.block_ids)
-        while num_known < end:
+        """Each as soon as it is computed, until all of ours have come. Of a chunk that is being computed a part is a few layers."""
+        known, end = Next(0, 0, 0), order.first_block + len(order.block_ids)
+        while known.num_blocks < end:
             async with asyncio.timeout(_NEXT_S):
-                ready = await channel.ask(Next(num_known))
-            part = self._checked_part(ready, granted)
-            first = max(order.first_block - num_known, 0)  # those before it are here already
-            wanted = part.block_ids[first : end - num_known]
-            at = num_known + first - order.first_block
-            if wanted:
-                await self._read_part(order.block_ids[at : at + len(wanted)], wanted, part.checksums[first:], granted, progress)
-            num_known += len(part.block_ids)
-            if part.is_whole and num_known < end:
+                ready = self._checked_part(await channel.ask(known), known, granted)
+            if ready.block_ids:
+                await self._read_part(order, known, ready, granted, progress)
+                known = self._after(known, ready)
+            if ready.is_whole and known.num_blocks < end:
                 raise ChannelError("it grants other blocks than those of the prompt")
 
-    async def _read_part(self, ours: list[int], theirs: list[int], expected: list[int], granted: Granted, progress: _Progress) -> None:
+    def _after(self, known: Next, ready: Ready) -> Next:
+        if ready.end_layer == self._own.pages.num_layers:
+            return Next(known.num_blocks + len(ready.block_ids), 0, 0)
+        return Next(known.num_blocks, len(ready.block_ids), ready.end_layer)
+
+    async def _read_part(self, order: Fetch, known: Next, ready: Ready, granted: Granted, progress: _Progress) -> None:
+        first = max(order.first_block - known.num_blocks, 0)  # those before it are here already
+        at = known.num_blocks + first - order.first_block
+        ours = order.block_ids[at : at + max(len(ready.block_ids) - first, 0)]
+        if not ours:
+            return
+        theirs = ready.block_ids[first : first + len(ours)]
         async with self._reads:
             started = time.perf_counter()
-            await self._read(ours, theirs, granted, progress)
+            await self._read(ours, theirs, range(known.num_layers, ready.end_layer), granted, progress)
             progress.transfer_s += time.perf_counter() - started
-        if self._compares and self._own.pages.checksums(ours) != expected[: len(ours)]:
-            raise ChannelError("what arrived is not what was sent: the checksums differ")
+        if self._compares:
+            sums = self._own.pages.checksums(ours, known.num_layers, ready.end_layer)
+            if sums != ready.checksums[first : first + len(ours)]:
+                raise ChannelError("what arrived is not what was sent: the checksums differ")
 
     def _checked(self, granted: Message) -> Granted:
         """Raises ChannelError for what can't be right, as ``_checked_part`` does."""
@@ -144,20 +153,28 @@ class Reader:
             raise ChannelError("it grants other blocks than those of the prompt")
         return granted
 
-    def _checked_part(self, ready: Message, granted: Granted) -> Ready:
+    def _checked_part(self, ready: Message, known: Next, granted: Granted) -> Ready:
         if isinstance(ready, Refused):
             raise ChannelError(ready.reason)
-        if not isinstance(ready, Ready) or not all(0 <= block_id < granted.num_blocks for block_id in ready.block_ids):
+        is_right = (
+            isinstance(ready, Ready)
+            and all(0 <= block_id < granted.num_blocks for block_id in ready.block_ids)
+            and (not ready.block_ids or known.num_layers < ready.end_layer <= self._own.pages.num_layers)
+            and (not ready.block_ids or known.num_begun in (0, len(ready.block_ids)))
+        )
+        if not is_right:
             raise ChannelError("it grants other blocks than those of the prompt")
+        assert isinstance(ready, Ready)
         return ready
 
-    async def _read(self, ours: list[int], theirs: list[int], granted: Granted, progress: _Progress) -> None:
+    async def _read(self, ours: list[int], theirs: list[int], layers: range, granted: Granted, progress: _Progress) -> None:
         own, runs = self._own, runs_of(ours, theirs)
         counts = [count for _, _, count in runs]
         # Loaded once for all fetches; what a stalled one has forgotten the next one asks for anew.
         name = own.agent.know(granted.agent)
         try:
-            for here, there in zip(layers_of(own.pages.addresses), layers_of(granted.addresses), strict=True):
+            for layer in layers:
+                here, there = layer_of(own.pages.addresses, layer), layer_of(granted.addresses, layer)
                 to = spans(here, [our for our, _, _ in runs], counts, own.pages.block_bytes, own.pages.device)
                 source = spans(there, [their for _, their, _ in runs], counts, own.pages.block_bytes, granted.device)
                 started = time.perf_counter()

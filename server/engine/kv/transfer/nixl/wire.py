@@ -54,19 +54,23 @@ class Granted(msgspec.Struct, tag=True, frozen=True):
 
 
 class Next(msgspec.Struct, tag=True, frozen=True):
-    """The reader knows the prompt's first ``num_known`` blocks."""
+    """The reader has the prompt's first ``num_blocks`` blocks, and of the ``num_begun`` behind them the first ``num_layers`` layers."""
 
-    num_known: int
+    num_blocks: int
+    num_begun: int
+    num_layers: int
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
-    """The blocks behind those, as far as they are computed. None may have come for now; once the prompt ``is_whole`` none come any more.
+    """What is computed behind that: of these blocks the layers up to ``end_layer``. If some layers of some were there, of just those.
 
-    ``checksums``: one a block, where the claim wants them.
+    There may be none for now; once the prompt ``is_whole`` none come any more. ``checksums``, where the claim wants them: one a block, of
+    the layers that are told.
     """
 
     block_ids: list[int]
     is_whole: bool
+    end_layer: int
     checksums: list[int] = []
 
 

@@ -157,6 +157,9 @@ class OffloadPolicy:
     def offer_computed(self, request: Request, block_ids: Sequence[int]) -> None:
         """See ``keep``."""
 
+    def offer_computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """See ``keep``."""
+
     def take_announced(self) -> list[tuple[str, KVSource]]:
         return []
 
