@@ -95,6 +95,12 @@ MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
 Order = Offer | MoreOffered | Computing | Withdraw | Fetch | Save | Load | Discard
 
 
+class Claimed(msgspec.Struct, tag=True, frozen=True):
+    """An offer that was announced has its reader on this rank: from now on its connection says how long it is needed."""
+
+    token: str
+
+
 class Sent(msgspec.Struct, tag=True, frozen=True):
     """The offer's blocks are needed no more on this rank. ``is_lost``: whoever read them is gone, and no rank needs to wait for it."""
 
@@ -153,4 +159,4 @@ class Loaded(msgspec.Struct, tag=True, frozen=True):
     seconds: float
 
 
-Report = Sent | Fetched | Settled | Found | Copied | Saved | Loaded
+Report = Claimed | Sent | Fetched | Settled | Found | Copied | Saved | Loaded

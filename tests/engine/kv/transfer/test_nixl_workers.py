@@ -20,7 +20,7 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
-from headway.server.engine.kv.transfer.orders import Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
+from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError
 from headway.server.layers.forward import LayerKV
 from headway.server.types import KVSource
@@ -52,7 +52,7 @@ class Rank:
 
     def next_report(self) -> Report:
         def there() -> bool:
-            self.reports += self.worker.take_reports()
+            self.reports += [report for report in self.worker.take_reports() if not isinstance(report, Claimed)]
             return bool(self.reports)
 
         wait_until(there)
@@ -155,7 +155,7 @@ def test_a_prompt_that_is_not_computed_to_its_end(make_rank: MakeRank) -> None:
     assert isinstance(failed, Fetched)
     assert failed.error is not None
     assert "does not compute it to its end" in failed.error
-    assert keeper.worker.take_reports() == [], "the engine has withdrawn it itself"
+    assert keeper.worker.take_reports() == [Claimed("token")], "the engine has withdrawn it itself"
 
 
 def test_a_prefill_server_that_ends_while_it_computes(make_rank: MakeRank) -> None:

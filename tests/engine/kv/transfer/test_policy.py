@@ -10,7 +10,7 @@ import pytest
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.nixl.policy import Address, NixlPolicy
-from headway.server.engine.kv.transfer.orders import Computing, Fetch, Fetched, MoreOffered, Offer, Order, Sent, Settled, Withdraw
+from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Order, Sent, Settled, Withdraw
 from headway.server.engine.scheduler import Scheduler
 from headway.server.types import FinishReason, GenerateRequest, KVSource, KVTransfer, SamplingParams, TokenDelta
 
@@ -294,6 +294,22 @@ def test_an_announced_prompt_is_offered_as_it_is_computed() -> None:
     assert server.end_of("a").kv_source == msgspec.structs.replace(source, block_ids=block_ids)
     assert server.kv.num_used_blocks == 11
     server.policy.take_in([Sent(source.token)])
+    assert server.kv.num_used_blocks == 0
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_an_announced_prompt_whose_reader_does_not_come_is_let_go_of_soon(is_claimed: bool) -> None:
+    server = Server()
+    server.add("a", 10, ANNOUNCES)
+    server.step()
+    [(_, source)] = server.policy.take_announced()
+    if is_claimed:
+        server.policy.take_in([Claimed(source.token)])
+    server.now = 16.0
+    server.policy.take_in([])
+    assert server.kv.num_used_blocks == (3 if is_claimed else 0)
+    server.now = 101.0
+    server.policy.take_in([])
     assert server.kv.num_used_blocks == 0
 
 

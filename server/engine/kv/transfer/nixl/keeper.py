@@ -24,7 +24,7 @@ from headway.server.engine.kv.transfer.nixl.wire import (
     Released,
     mismatch,
 )
-from headway.server.engine.kv.transfer.orders import Report, Sent
+from headway.server.engine.kv.transfer.orders import Claimed, Report, Sent
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,11 @@ class Keeper:
             return Refused(difference)
         await self._wait_for_offer(claim.token)
         why_not = self._offers.claim(claim.token, claim.digest)
-        return Refused(why_not) if why_not is not None else self._granted()
+        if why_not is not None:
+            return Refused(why_not)
+        if self._offers.is_announced(claim.token):
+            self._report(Claimed(claim.token))
+        return self._granted()
 
     async def _wait_for_offer(self, token: str) -> None:
         """Of rank 0 each offer is here before anybody hears of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ import msgspec
 from headway.server.engine.kv.manager import KVCacheManager, Lease
 from headway.server.engine.kv.transfer.orders import Computing, MoreOffered, Offer, Order, Withdraw
 from headway.server.engine.request import Request
+
+# Whoever heard of an announcement asks its decode server while the prompt is computed: that one's reader comes soon, or never.
+_ANNOUNCED_S = 15.0
 
 
 @dataclass(slots=True)
@@ -27,7 +31,8 @@ class _Prompt:
     leases: list[Lease] = field(default_factory=list)
     num_offered: int = 0  # blocks
     num_computing: int = 0  # blocks, with those before
-    until: float = 0.0
+    until: float = math.inf
+    is_claimed: bool = False  # as far as was told: of an announced one
 
 
 class Kept:
@@ -42,7 +47,7 @@ class Kept:
         self._clock = clock
         self._order = order
         self._computing: dict[str, _Prompt] = {}  # by request
-        self._prompts: dict[str, _Prompt] = {}  # by token; those that are whole in the order of their ends
+        self._prompts: dict[str, _Prompt] = {}  # by token
         self.num_expired = 0
 
     def __len__(self) -> int:
@@ -77,8 +82,8 @@ class Kept:
         """These are all of the prompt's blocks. Returns the token."""
         prompt = self._computing.pop(request.request_id)
         self._offer(prompt, block_ids, is_whole=True)
-        prompt.request, prompt.until = None, self._clock() + self._keep_s
-        self._prompts[prompt.token] = self._prompts.pop(prompt.token)  # it ends behind all others
+        keep_s = self._keep_s if prompt.is_claimed else min(self._keep_s, _ANNOUNCED_S)
+        prompt.request, prompt.until = None, self._clock() + keep_s
         return prompt.token
 
     def _offer(self, prompt: _Prompt, block_ids: Sequence[int], *, is_whole: bool) -> None:
@@ -101,6 +106,13 @@ class Kept:
         if (prompt := self._computing.get(request.request_id)) is not None:
             self._let_go(prompt)
 
+    def claimed(self, token: str) -> None:
+        """An announced prompt has its reader, on one rank at least."""
+        if (prompt := self._prompts.get(token)) is not None:
+            prompt.is_claimed = True
+            if prompt.request is None:
+                prompt.until = self._clock() + self._keep_s
+
     def sent(self, token: str, is_lost: bool) -> None:
         """One rank has no reader any more. The reader may not need all, and be done before the prompt is whole."""
         prompt = self._prompts.get(token)
@@ -113,13 +125,7 @@ class Kept:
     def let_go_of_overdue(self) -> bool:
         """Whether there were any."""
         now = self._clock()
-        overdue = []
-        for prompt in self._prompts.values():
-            if prompt.request is not None:
-                continue  # as long as its request
-            if prompt.until > now:
-                break
-            overdue.append(prompt)
+        overdue = [prompt for prompt in self._prompts.values() if prompt.until <= now]
         for prompt in overdue:
             self._let_go(prompt)
         self.num_expired += len(overdue)

@@ -37,14 +37,14 @@ class DeviceProgress:
         self._num_done = 0
 
     def on_layer(self) -> None:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._ahead.append(event)
 
     @property
     def num_done(self) -> int:
         """To be asked by one thread at a time."""
-        while self._ahead and self._ahead[0].query():
+        while self._ahead and self._ahead[0].query():  # type: ignore[no-untyped-call]
             self._ahead.popleft()
             self._num_done += 1
         return self._num_done

@@ -19,7 +19,7 @@ from headway.server.engine.kv.prefix import root_hash
 from headway.server.engine.kv.transfer.connector import Arrival
 from headway.server.engine.kv.transfer.incoming import Incoming
 from headway.server.engine.kv.transfer.nixl.kept import Kept
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Order, Report, Sent, Settled
+from headway.server.engine.kv.transfer.orders import Claimed, Fetch, Fetched, Order, Report, Sent, Settled
 from headway.server.engine.request import Request
 from headway.server.types import KVSource, TransferDone, TransferStats
 
@@ -151,6 +151,8 @@ class NixlPolicy:
         for report in reports:
             has_changed = True
             match report:
+                case Claimed(token=token):
+                    self._kept.claimed(token)
                 case Sent(token=token, is_lost=is_lost):
                     self._kept.sent(token, is_lost)
                 case Fetched():
