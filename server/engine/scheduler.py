@@ -132,12 +132,7 @@ class Scheduler:
 
     def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
         """Ends the requests that are open, each with a terminal delta; ids that are unknown or have ended are ignored."""
-        deltas = []
-        for request_id in request_ids:
-            request = self._open.get(request_id)
-            if request is not None:
-                deltas.append(self._end(request, FinishReason.ABORT))
-        return deltas
+        return [self._end(self._open[request_id], FinishReason.ABORT) for request_id in request_ids if request_id in self._open]
 
     def preempt_all(self) -> None:
         """Everything that runs gives up its blocks and waits, in its order, to start over with the tokens that it has."""
@@ -262,7 +257,6 @@ class Scheduler:
         step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
     def _preempt(self, request: Request) -> None:
-        self._transfers.break_off(request)
         self._leave_runner(request)
         request.state = RequestState.WAITING
         request.num_scheduled_tokens = request.num_computed_tokens = request.num_awaited_tokens = 0
@@ -271,6 +265,7 @@ class Scheduler:
         self._waiting.put_back(request)
 
     def _leave_runner(self, request: Request, is_broken: bool = False) -> None:
+        self._transfers.break_off(request)
         self._kv.free(request, is_broken)
         self._running.remove(request)
         self._removed.append(request.request_id)
@@ -347,7 +342,6 @@ class Scheduler:
     ) -> TokenDelta:
         """Closes an open request and completes ``delta``, or a new one, as its terminal delta."""
         kv_source = self._transfers.keep(request) if reason.is_answer else None
-        self._transfers.break_off(request)
         self._leave(request, is_broken=reason is FinishReason.ERROR)
         self._expiry.discard(request)
         request.state = RequestState.FINISHED
