@@ -145,9 +145,11 @@ class KVSource(msgspec.Struct, frozen=True):
 
 
 class KVTransfer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request's part in a prefill for another server: its prompt's KV is kept, or comes from ``source``."""
+    """A request's part in a prefill for another server: its prompt's KV is kept, or comes from ``source``. ``announces``: where it will
+    be is told before it is computed, and whoever hears of that may read it bit by bit."""
 
     keeps: bool = False
+    announces: bool = False
     source: KVSource | None = None
 
 
@@ -242,7 +244,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
     ``num_cached_tokens`` counts prompt tokens taken from the prefix cache or, ``num_fetched_tokens`` of them, from elsewhere.
     ``times`` comes with the first delta, without the last token's, and with the last. ``kv_source``, with the last one: where the
-    prompt's KV is kept, if that was asked for. A request to pool has one delta, with ``pooled`` unless it failed.
+    prompt's KV is kept, if that was asked for; if it is to be announced, in a delta of its own before all others: where it will be.
+    A request to pool has one delta, with ``pooled`` unless it failed.
     """
 
     request_id: str

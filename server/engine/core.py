@@ -63,6 +63,7 @@ class EngineCore:
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._awaited = AwaitedGrammars(executor)
         self._transfers = transfers
+        self._emit: Callable[[StepOutput], None] | None = None
         self._has_begun = True  # the last step had something to compute
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
@@ -139,6 +140,10 @@ class EngineCore:
             self._pending += self._adapters.abort(self._adapters.request_ids()) if self._adapters is not None else []
         self._pending += self._sleeper.begin(level, mode, done)
 
+    def emit_early(self, emit: Callable[[StepOutput], None]) -> None:
+        """``emit`` gets what must be known while a step runs, not after it: where KV will be. To be set before the first step."""
+        self._emit = emit
+
     @property
     def awaits_grammars(self) -> bool:
         """Whether ``settle`` should be called again soon, though there may be no step to run."""
@@ -180,6 +185,9 @@ class EngineCore:
             policy, workers = self._transfers
             if orders := policy.take_orders():
                 workers.order(orders)
+            if announced := policy.take_announced():
+                assert self._emit is not None, "emit_early comes first"
+                self._emit(StepOutput([TokenDelta(request_id, kv_source=source) for request_id, source in announced], self.stats()))
 
     def settle(self) -> None:
         """Takes in what became of transfers and requests whose grammars are compiled, and falls asleep if that was asked for and it is

@@ -106,7 +106,7 @@ class ModelRank:
 
         def make_runner(resident: Resident) -> Runner:
             rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
-            forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
+            self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
@@ -114,6 +114,8 @@ class ModelRank:
         self.worker.start(num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded
         self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
+        if self.transfers is not None:
+            self._forward.watch(self.transfers.begin_step)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup, groups = self._setup, self._setup.groups

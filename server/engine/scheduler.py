@@ -132,12 +132,7 @@ class Scheduler:
 
     def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
         """Ends the requests that are open, each with a terminal delta; ids that are unknown or have ended are ignored."""
-        deltas = []
-        for request_id in request_ids:
-            request = self._open.get(request_id)
-            if request is not None:
-                deltas.append(self._end(request, FinishReason.ABORT))
-        return deltas
+        return [self._end(self._open[request_id], FinishReason.ABORT) for request_id in request_ids if request_id in self._open]
 
     def preempt_all(self) -> None:
         """Everything that runs gives up its blocks and waits, in its order, to start over with the tokens that it has."""
@@ -160,6 +155,7 @@ class Scheduler:
         if self._drafting is not None:
             self._drafting.extend(step, self._kv, self._max_len)
         self._in_flight.append(step.requests)
+        self._transfers.offer_computing(in_flight.request for in_flight in step.requests)
         removed, self._removed = self._removed, []
         return BatchPlan(step.added, step.scheduled, removed)
 
@@ -257,6 +253,7 @@ class Scheduler:
         request.state = RequestState.RUNNING
         request.num_scheduled_tokens = request.num_computed_tokens
         insort(self._running, request, key=self._waiting.key)
+        self._transfers.offer_computed(request)
         step.added.append(new_row(request, block_ids))
         step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
@@ -269,6 +266,7 @@ class Scheduler:
         self._waiting.put_back(request)
 
     def _leave_runner(self, request: Request, is_broken: bool = False) -> None:
+        self._transfers.break_off(request)
         self._kv.free(request, is_broken)
         self._running.remove(request)
         self._removed.append(request.request_id)
@@ -297,6 +295,7 @@ class Scheduler:
             request.gather(scheduled.num_tokens, row.prompt_logprobs or [])
         request.num_computed_tokens += scheduled.num_tokens
         self._kv.publish(request)
+        self._transfers.offer_computed(request)
         if row.is_complete:
             return self._end(request, FinishReason.STOP)
         if not row.token_ids:

@@ -134,6 +134,8 @@ class Decoder(Layer):
         hidden, residual = self._embedded(token_ids, batch.positions), None
         for layer, pages in zip(self.layers.values(), kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
+            if batch.watcher is not None:
+                batch.watcher.on_layer()
         assert residual is not None, "a decoder has at least one layer"
         # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
         summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
