@@ -1,8 +1,9 @@
 """Latency against load, by the router's policy, without the servers: `python benchmarks/simulate.py --help`.
 
 The engine's scheduler and KV cache and the router's policies are the real ones; the time of a step comes from a cost model that was fitted
-to measurements. `--validate` holds it against a measured run that it was not fitted to. Up to 1,000 servers and 10 million requests: requests
-are made as they are replayed, steps that are alike are taken in one go (sim_scheduler.py says why that changes nothing), and times are counted.
+to measurements. `--validate` holds it against a measured run that it was not fitted to. It is made for up to 1,000 servers and 10 million
+requests: they are made as they are replayed, times are counted by bucket, and steps that are alike are taken in one go (sim_scheduler.py
+says why that changes nothing).
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ def _rate_of_simulation(rows: Sequence[Row], seconds: float, cpu_s: float) -> st
     num_requests = sum(row.outcome.ttft_s.num_values for row in rows)
     num_tokens = sum(row.outcome.num_output_tokens for row in rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    num_steps = sum(row.outcome.num_steps for row in rows)
     return (
-        f"{num_requests:,} requests, {num_tokens:,} output tokens, {sum(row.outcome.num_steps for row in rows):,} steps in {seconds:.0f} s, "
-        f"{cpu_s:.0f} s of them of the CPU: {num_requests / cpu_s:,.0f} requests a second of CPU time; {peak:.1f} GiB at the peak"
+        f"{num_requests:,} requests, {num_tokens:,} output tokens, {num_steps:,} steps in {seconds:.0f} s, {cpu_s:.0f} s of CPU time: "
+        f"{num_requests / cpu_s:,.0f} requests a second of it; {peak:.1f} GiB at the peak"
     )
 
 
