@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from headway.server.stats import BalancingStats
+
 
 class FinishReason(enum.StrEnum):
     """Why a request ended. Every accepted request ends in exactly one of these."""
@@ -307,7 +309,8 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector."""
+    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector. ``balancing`` None: its experts
+    stay where they are."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -320,6 +323,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     last_step_tokens: int = 0
     last_step_s: float = 0.0
     transfers: TransferStats | None = None
+    balancing: BalancingStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:

@@ -15,6 +15,7 @@ from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_m
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.dtypes import itemsize
+from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import (
     activation_bytes,
     bytes_per_block,
@@ -165,6 +166,7 @@ def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *,
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
+    check_balancing(parallel, shape.config, quantization)
     check_stages(parallel, shape.config, num_devices=num_devices)
 
 

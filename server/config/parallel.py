@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+from headway.server.config.expert_balancing import BalancingSettings, balancing_config_problems
 from headway.server.config.fields import Topic, option
 
 _NO_LAUNCHER = "the engine starts its ranks itself: use mp"
@@ -24,6 +25,15 @@ class ParallelConfig(Topic):
         False,
         "Of a mixture of experts: each rank of --tensor-parallel-size has some experts whole, in the place of a part of each.",
         short=("-ep",),
+    )
+    enable_eplb: bool = option(
+        False,
+        "With --enable-expert-parallel: experts move between ranks while the server runs, so that all ranks have as much to do.",
+    )
+    eplb_config: dict[str, Any] = option(
+        {},
+        "JSON, of --enable-eplb: the steps whose load counts (`window_size`, 1000) and from one placement to the next (`step_interval`, "
+        "3000), replicas of busy experts (`num_redundant_experts`, 0), `log_balancedness`, `log_balancedness_interval` (steps).",
     )
     decode_context_parallel_size: int = option(
         1,
@@ -67,6 +77,16 @@ class ParallelConfig(Topic):
     )
 
     @property
+    def balancing(self) -> BalancingSettings:
+        """To be asked once ``parallel_problems`` has found nothing."""
+        return BalancingSettings.model_validate(self.eplb_config)
+
+    @property
+    def num_redundant_experts(self) -> int | None:
+        """None: experts stay where they are. To be asked as ``balancing``."""
+        return self.balancing.num_redundant_experts if self.enable_eplb else None
+
+    @property
     def num_ranks(self) -> int:
         """Devices of an engine."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
@@ -102,4 +122,22 @@ def parallel_problems(parallel: ParallelConfig, num_engines: int = 1) -> list[st
         asked = f"--enable-expert-parallel with --data-parallel-size {num_engines}"
         why = "experts are shared by the ranks of an engine, not by engines"
         problems.append(f"{asked}: {why}; add --tensor-parallel-size, or leave it out")
-    return problems
+    return [*problems, *_balancing_problems(parallel)]
+
+
+def parallel_warnings(parallel: ParallelConfig) -> list[str]:
+    """A sentence for what was asked for and has no effect."""
+    if parallel.eplb_config and not parallel.enable_eplb:
+        return ["--eplb-config has no effect without --enable-eplb: experts stay where they are"]
+    return []
+
+
+def _balancing_problems(parallel: ParallelConfig) -> list[str]:
+    found = balancing_config_problems(parallel.eplb_config)
+    if not parallel.enable_eplb:
+        return found
+    if not parallel.enable_expert_parallel:
+        found.append("--enable-eplb moves whole experts between ranks: add --enable-expert-parallel, or leave it out")
+    elif parallel.tensor_parallel_size == 1:
+        found.append("--enable-eplb moves experts between the ranks of --tensor-parallel-size, which is 1: raise it, or leave this out")
+    return found

@@ -21,7 +21,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
-from headway.server.config.parallel import ParallelConfig, parallel_problems
+from headway.server.config.parallel import ParallelConfig, parallel_problems, parallel_warnings
 from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
@@ -123,6 +123,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
+        *parallel_warnings(config.parallel),
         *compilation_warnings(config.compilation, config.parallel.tensor_parallel_size),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),

@@ -24,6 +24,7 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
+from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts
 from headway.server.sizing.pipeline_parallel import check_stages
 from headway.server.sizing.tensor_parallel import check_context, check_split
@@ -85,6 +86,7 @@ def _build_generating(
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
+    check_balancing(parallel, shape, plan.quantization)
     check_stages(parallel, shape, num_devices=num_devices)
     check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape)
     processors = load_processors(config, device)
@@ -120,7 +122,16 @@ def _build_generating(
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)
-    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers)
+    return EngineCore(
+        scheduler,
+        executor,
+        info,
+        kv,
+        sleep_patience_s=patience_s,
+        num_steps_ahead=ahead,
+        transfers=transfers,
+        balancer=rank.balancer,
+    )
 
 
 def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:

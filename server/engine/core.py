@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from headway.server.engine.executor.base import Executor
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.connector import SchedulerSide, WorkerSide
@@ -50,9 +51,11 @@ class EngineCore:
         sleep_patience_s: float = 0.0,
         num_steps_ahead: int = 0,
         transfers: tuple[SchedulerSide, WorkerSide] | None = None,
+        balancer: ExpertBalancer | None = None,
     ) -> None:
         """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``: so many are set
-        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector."""
+        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector. ``balancer``: that of rank 0.
+        """
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
@@ -60,6 +63,7 @@ class EngineCore:
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._awaited = AwaitedGrammars(executor)
         self._transfers = transfers
+        self._balancer = balancer
         self._has_begun = True  # the last step had something to compute
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
@@ -246,6 +250,7 @@ class EngineCore:
             last_step_tokens=tokens,
             last_step_s=seconds,
             transfers=None if self._transfers is None else self._transfers[0].take_stats(),
+            balancing=None if self._balancer is None else self._balancer.stats,
         )
         return stats
 

@@ -15,6 +15,7 @@ from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.executor.base import Runner
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.kv.transfer.build import make_worker
@@ -82,18 +83,25 @@ class ModelRank:
             max_model_len=plan.max_model_len,
             overrides=config.model.config_overrides,
             has_whole_experts=config.parallel.enable_expert_parallel,
+            num_redundant_experts=config.parallel.num_redundant_experts,
         )
         width = -(-plan.max_model_len // plan.block_size)
         self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
-        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline)
+        self.balancer: ExpertBalancer | None = None
+        if config.parallel.enable_eplb:
+            self.balancer = ExpertBalancer(config.parallel.balancing, setup.groups.tensor, device)
+        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline, self.balancer)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
         setup, worker = self._setup, self.worker
         place = setup.groups.place
-        peak = worker.measure_activations(setup.vocab_size if place.stage.is_last else 0) + worker.measure_graphs()
+        peak = worker.measure_activations(setup.vocab_size if place.stage.is_last else 0)
+        if self.balancer is not None:  # which moves weights while no step is under way
+            peak = max(peak, self.balancer.most_moved_bytes)
+        peak += worker.measure_graphs()
         facts = _share(device_facts(setup.device), place.num_ranks)
         return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
 
@@ -104,7 +112,7 @@ class ModelRank:
 
         def make_runner(resident: Resident) -> Runner:
             rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
-            forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
+            forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)

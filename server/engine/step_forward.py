@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from headway.kernels.plans import LoraPlan
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.resident import Resident
@@ -16,11 +17,19 @@ from headway.server.layers.forward import ForwardBatch
 class StepForward:
     """``load``, then ``run``; between them token ids may be changed on the device. Neither waits for it."""
 
-    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None, port: StagePort) -> None:
+    def __init__(
+        self,
+        resident: Resident,
+        buffers: InputBuffers,
+        graphs: DecodeGraphs | None,
+        port: StagePort,
+        balancer: ExpertBalancer | None = None,
+    ) -> None:
         self._resident = resident
         self._buffers = buffers
         self._graphs = graphs
         self._port = port
+        self._balancer = balancer
 
     def load(self, inputs: StepInputs, wanted: LongArray, lora: LoraPlan | None) -> tuple[Tensor, ForwardBatch]:
         """(token ids, batch): the step's own rows, then those that only fill a graph. See InputBuffers.load."""
@@ -31,6 +40,8 @@ class StepForward:
 
     def run(self, token_ids: Tensor, batch: ForwardBatch) -> Tensor:
         """Hidden states [T, H], on the device valid until the work of the next step. They come from the stage before and go to the next."""
+        if self._balancer is not None:
+            self._balancer.begin_step()
         inputs = self._port.receive(token_ids)
         recording = self._graphs.find(batch) if self._graphs is not None else None
         if recording is not None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from headway.server.config.parallel import ParallelConfig
 from headway.server.distributed.places import PipelineStage
 from headway.server.errors import ConfigError
-from headway.server.models.base import ModelConfig
+from headway.server.models.base import DecoderConfig, ModelConfig
+from headway.server.sizing.expert_balancing import num_slots
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.tensor_parallel import rank_share
 from headway.server.words import plural
@@ -35,4 +36,6 @@ def shares(shape: ModelShape, parallel: ParallelConfig) -> list[ModelShape]:
     """The shape of what a rank of each stage holds."""
     num_stages = parallel.pipeline_parallel_size
     share = rank_share(shape, parallel.tensor_parallel_size, has_whole_experts=parallel.enable_expert_parallel)
+    if parallel.enable_eplb and isinstance(shape.config, DecoderConfig):
+        share = replace(share, most_experts=num_slots(parallel, shape.config.num_experts))
     return [replace(share, stage=PipelineStage(index, num_stages)) for index in range(num_stages)]
