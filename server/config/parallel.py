@@ -43,9 +43,18 @@ class ParallelConfig(Topic):
         le=64,
         short=("-dcp",),
     )
+    prefill_context_parallel_size: int = option(
+        1,
+        "Times that the layers of the model are there, each on devices of their own, as many as --tensor-parallel-size says: the tokens of "
+        "prompts are dealt out among them, and their keys and values with them. For long prompts.",
+        ge=1,
+        le=64,
+        short=("-pcp",),
+    )
     cp_kv_cache_interleave_size: int = option(
         1,
-        "Tokens of a request side by side on one device of --decode-context-parallel-size. It must divide --block-size.",
+        "Tokens of a request side by side on one device of --decode-context-parallel-size or --prefill-context-parallel-size. It must "
+        "divide --block-size.",
         ge=1,
         le=1024,
         aliases=("dcp-kv-cache-interleave-size",),
@@ -89,7 +98,17 @@ class ParallelConfig(Topic):
     @property
     def num_ranks(self) -> int:
         """Devices of an engine."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return self.stage_size * self.pipeline_parallel_size
+
+    @property
+    def stage_size(self) -> int:
+        """Devices of a stage."""
+        return self.tensor_parallel_size * self.prefill_context_parallel_size
+
+    @property
+    def num_context_ranks(self) -> int:
+        """Over which the keys and values of a sequence are dealt out. To be asked once ``parallel_problems`` has found nothing."""
+        return self.decode_context_parallel_size * self.prefill_context_parallel_size
 
     @property
     def has_ranks(self) -> bool:
@@ -104,7 +123,16 @@ class ParallelConfig(Topic):
     @property
     def asked(self) -> list[str]:
         """The sizes above 1, as flags."""
-        sizes = {"--tensor-parallel-size": self.tensor_parallel_size, "--pipeline-parallel-size": self.pipeline_parallel_size}
+        size = self.pipeline_parallel_size
+        return [*self.asked_of_stages, *([f"--pipeline-parallel-size {size}"] if size > 1 else [])]
+
+    @property
+    def asked_of_stages(self) -> list[str]:
+        """The sizes above 1 that each stage has."""
+        sizes = {
+            "--tensor-parallel-size": self.tensor_parallel_size,
+            "--prefill-context-parallel-size": self.prefill_context_parallel_size,
+        }
         return [f"{flag} {size}" for flag, size in sizes.items() if size > 1]
 
     def gpu_index(self, engine: int, rank: int = 0) -> int:
@@ -122,6 +150,9 @@ def parallel_problems(parallel: ParallelConfig, num_engines: int = 1) -> list[st
         asked = f"--enable-expert-parallel with --data-parallel-size {num_engines}"
         why = "experts are shared by the ranks of an engine, not by engines"
         problems.append(f"{asked}: {why}; add --tensor-parallel-size, or leave it out")
+    if (size := parallel.prefill_context_parallel_size) > 1 and parallel.decode_context_parallel_size > 1:
+        why = "deals keys and values out over its own devices already, in decode steps too"
+        problems.append(f"--prefill-context-parallel-size {size} {why}: leave --decode-context-parallel-size out, or use it alone")
     return [*problems, *_balancing_problems(parallel)]
 
 

@@ -189,6 +189,10 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
         "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
+        "--prefill-context-parallel-size above 1": (
+            config.parallel.prefill_context_parallel_size > 1,
+            "a connector knows one copy of the layers",
+        ),
         "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
         "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),

@@ -124,10 +124,15 @@ class TensorParallelGroup:
 
 @dataclass(frozen=True, slots=True)
 class ContextGroup:
-    """The ranks over which sequences are dealt out, and how: ``interleave`` tokens side by side on one of them, then on the next."""
+    """The ranks over which sequences are dealt out, and how: ``interleave`` tokens side by side on one of them, then on the next.
+
+    They have different heads of the same layers, and all tokens; or where the group ``deals_prompts`` the same heads, and of a prompt's
+    tokens each computes those only whose keys and values it keeps.
+    """
 
     ranks: TensorParallelGroup
     interleave: int
+    deals_prompts: bool = False
 
     @property
     def share(self) -> SequenceShare:

@@ -27,6 +27,7 @@ from headway.server.loading.model_config import read_config
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts
 from headway.server.sizing.pipeline_parallel import check_stages
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -87,8 +88,9 @@ def _build_generating(
         has_whole_experts=parallel.enable_expert_parallel,
     )
     check_balancing(parallel, shape, plan.quantization)
+    check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
-    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape)
+    check_context(parallel.decode_context_parallel_size, parallel.tensor_parallel_size, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:

@@ -26,6 +26,7 @@ from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
+from headway.server.engine.shared_choice import FollowingChoice, LeadingChoice
 from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
@@ -92,7 +93,10 @@ class ModelRank:
         self.balancer: ExpertBalancer | None = None
         if config.parallel.enable_eplb:
             self.balancer = ExpertBalancer(config.parallel.balancing, setup.groups.tensor, device)
-        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline, self.balancer)
+        context = setup.groups.tensor.context
+        dealt = context.share if context is not None and context.deals_prompts else None
+        stage = setup.groups.pipeline
+        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, stage, self.balancer, dealt)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
@@ -122,6 +126,14 @@ class ModelRank:
         self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
+        context = self._setup.groups.tensor.context
+        if context is None or not context.deals_prompts:
+            return self._choice_of_share(resident, sampling)
+        if context.ranks.rank > 0:
+            return FollowingChoice(context.ranks)
+        return LeadingChoice(self._choice_of_share(resident, sampling), context.ranks)
+
+    def _choice_of_share(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup, groups = self._setup, self._setup.groups
         if groups.tensor.size == 1:
             assert sampling is not None, "the last stage's only rank samples"

@@ -13,6 +13,7 @@ from torch import Tensor
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
+from headway.server.distributed.sequence_share import SequenceShare
 from headway.server.engine.device import give_back_memory
 from headway.server.engine.executor.base import Runner
 from headway.server.engine.expert_balancing import ExpertBalancer
@@ -44,15 +45,17 @@ class Worker:
         graphs: DecodeGraphs | None = None,
         pipeline: PipelineGroup = ONE_STAGE,
         balancer: ExpertBalancer | None = None,
+        dealt: SequenceShare | None = None,
     ) -> None:
         """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
         the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there. ``pipeline``
-        has the stage that is loaded. ``balancer`` gets each model that is."""
+        has the stage that is loaded. ``balancer`` gets each model that is. ``dealt``: see AdapterSlots."""
         self._load = load
         self._loaded: LoadedModel | None = load()
+        self._plan = plan
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=self.dtype, device=device, dealt=dealt)
         self._balancer = balancer
         if balancer is not None:
             balancer.attach(self.loaded.model)
@@ -60,7 +63,6 @@ class Worker:
         if load_tokenizer is not None:
             self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)
         self._graphs = graphs
-        self._plan = plan
         self._device = device
         hidden_size = self.loaded.config.hidden_size
         self.port = StagePort(pipeline, plan.max_num_batched_tokens, hidden_size, dtype=self.dtype, device=device)

@@ -20,7 +20,7 @@ def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: 
     num_stages, num_ranks = parallel.pipeline_parallel_size, parallel.num_ranks
     if num_stages == 1:
         return
-    most = config.num_layers if num_devices is None else min(config.num_layers, num_devices // parallel.tensor_parallel_size)
+    most = config.num_layers if num_devices is None else min(config.num_layers, num_devices // parallel.stage_size)
     asked = f"--pipeline-parallel-size {num_stages}"
     if num_stages > config.num_layers:
         why = f"this model has {plural(config.num_layers, 'layer')}, and each stage needs one"
@@ -28,7 +28,7 @@ def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: 
     if num_stages > most:
         needs = "as many GPUs"
         if num_ranks > num_stages:
-            needs = f"{num_ranks} GPUs with --tensor-parallel-size {parallel.tensor_parallel_size}"
+            needs = f"{num_ranks} GPUs with {' and '.join(parallel.asked_of_stages)}"
         raise ConfigError([f"{asked} needs {needs}, and there are {num_devices}: use {most}"])
 
 

@@ -31,7 +31,7 @@ TAKEN = names_in("""
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
-    tokenizer-revision enable-eplb eplb-config
+    tokenizer-revision prefill-context-parallel-size enable-eplb eplb-config
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config
 """)
@@ -73,7 +73,6 @@ REFUSED = {
 MET = [
     ("data-parallel-backend", "mp"),
     ("dcp-comm-backend", "a2a"),
-    ("prefill-context-parallel-size", "1"),
     ("nnodes", "1"),
     ("expert-placement-strategy", "linear"),
     ("disable-custom-all-reduce", "true"),

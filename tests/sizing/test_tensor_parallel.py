@@ -22,6 +22,7 @@ from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import kv_spec
 from headway.server.sizing.model import ModelShape, read_shape
 from headway.server.sizing.pipeline_parallel import shares
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split, rank_share
 from headway.server.sizing.weights import weight_bytes
 
@@ -127,6 +128,21 @@ def test_a_ranks_share_of_a_mixture(tmp_path: Path, name: str, has_whole_experts
     share = rank_share(shape, 2, has_whole_experts=has_whole_experts)
     plan = make_plan(config, shape.facts, FACTS)
     assert max(run_ranks(2, work)) == weight_bytes(share, plan, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "num_devices", "told"),
+    [
+        ("gpt-oss", (1, 2), None, "--prefill-context-parallel-size 2: this model has attention sinks"),
+        ("llama", (1, 3), 2, "--prefill-context-parallel-size 3 needs as many GPUs, and there are 2: use 2$"),
+        ("llama", (2, 4), 6, "--prefill-context-parallel-size 4 needs 8 GPUs with --tensor-parallel-size 2, and there are 6: use 3$"),
+    ],
+)
+def test_devices_that_can_not_share_prompts(tmp_path: Path, name: str, sizes: tuple[int, int], num_devices: int | None, told: str) -> None:
+    _, shape = shape_of(tmp_path, name)
+    parallel = ParallelConfig(tensor_parallel_size=sizes[0], prefill_context_parallel_size=sizes[1])
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        check_prompt_shares(parallel, shape.config, num_devices=num_devices)
 
 
 def test_a_ranks_share_of_experts_that_move(tmp_path: Path) -> None:
