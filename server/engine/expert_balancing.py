@@ -40,6 +40,7 @@ class ExpertBalancer:
         self._counts: Tensor  # [layers, E] int32, of the step under way
         self._window: Tensor  # [window_size, layers, E] int32, of the steps before; the oldest is overwritten
         self._num_steps = -1  # counted; before the first one -1
+        self._num_step = torch.zeros((), dtype=torch.int64, device=device)  # the same, for the layers
         self._loads: list[list[int]] = []  # of each layer's experts, which the next placements are made for
         self._waiting: deque[int] = deque()  # layers that are yet to be placed for them
 
@@ -60,7 +61,7 @@ class ExpertBalancer:
         self._counts = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._window = torch.zeros((self._settings.window_size, *shape), dtype=torch.int32, device=self._device)
         for layer, counts in zip(self._layers, self._counts, strict=True):
-            layer.counts = counts
+            layer.counts, layer.num_step = counts, self._num_step
         self._num_steps = -1
         self._waiting.clear()
 
@@ -71,6 +72,7 @@ class ExpertBalancer:
         if self._num_steps >= 0:
             self._window[self._num_steps % len(self._window)].copy_(self._counts)
         self._num_steps += 1
+        self._num_step.fill_(self._num_steps)
         self._counts.zero_()
         if not self._num_steps or not self._layers:
             return

@@ -14,8 +14,8 @@ from headway.server.layers.quant.method import LinearMethod
 
 
 class BalancedExperts(StackedExperts):
-    """Which replica of an expert a token goes to follows from its place in the step, so that all ranks know it and exactly one adds to
-    the sum. Weights and tables change in place: CUDA graphs go on with them."""
+    """Which replica of an expert a token goes to follows from the number of the step and the token's place in it, so that all ranks know it
+    and exactly one adds to the sum. Weights and tables change in place: CUDA graphs go on with them."""
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class BalancedExperts(StackedExperts):
         super().__init__(shape, HeldExperts.some(num_experts, placement[group.rank]), method)
         self.placement = placement
         self.counts: Tensor | None = None  # [E] int32, to which the tokens of each expert are added; None: nobody wants to know
+        self.num_step = torch.zeros((), dtype=torch.int64, device=device)  # whoever counts the steps puts its own here
         self._group = group
         self._num_experts = num_experts
         self._num_slots = len(placement[group.rank])
@@ -69,8 +70,8 @@ class BalancedExperts(StackedExperts):
         routes = experts.long()
         if self.counts is not None:
             self.counts.scatter_add_(0, routes.flatten(), self._one.expand(routes.numel()))
-        tokens = torch.arange(len(routes), device=routes.device)[:, None]
-        return self._slot_of[routes, tokens % self._num_replicas[routes]]
+        turns = torch.arange(len(routes), device=routes.device)[:, None] + self.num_step
+        return self._slot_of[routes, turns % self._num_replicas[routes]]
 
     def _lay_out(self, placement: Placement) -> None:
         slots: list[list[int]] = [[] for _ in range(self._num_experts)]

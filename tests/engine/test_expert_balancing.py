@@ -114,6 +114,24 @@ def test_the_busiest_rank_has_less_to_do(tmp_path: Path) -> None:
         assert all(max(after) < 15 for _, after in found)
 
 
+def test_replicas_take_turns_in_steps_of_one_token(tmp_path: Path) -> None:
+    files = make_skewed_mixture("mixtral", tmp_path, num_local_experts=4)
+
+    def work(group: TensorParallelGroup) -> list[list[int]]:
+        loaded = load(files, group, 4)  # each rank has all
+        balancer = ExpertBalancer(BalancingSettings(num_redundant_experts=4), group, CPU)
+        balancer.attach(loaded.model)
+        layer, routes, found = layers_of(loaded)[0], torch.tensor([[0, 3]], dtype=torch.int32), []
+        for _ in range(4):
+            balancer.begin_step()
+            found.append([int(slot) for slot in layer._own(routes)[0] < 4])
+        return found
+
+    here, there = run_ranks(2, work)
+    assert here == [[1, 1], [0, 0], [1, 1], [0, 0]]
+    assert there == [[0, 0], [1, 1], [0, 0], [1, 1]]
+
+
 def test_what_is_exchanged_and_how_much_memory_it_takes(tmp_path: Path) -> None:
     """Counts once an interval, and the moved experts' weights alone, each once; nothing more in any step."""
     files = make_skewed_mixture("mixtral", tmp_path, num_local_experts=4)
