@@ -27,13 +27,15 @@ class DealtPrompts:
     """Of a step with n rows of one token, and prompts of which a rank computes m tokens at most.
 
     ``own`` [n + m] int64: the step's tokens that this rank computes; the last ``num_filling`` stand for nothing, where others have more.
-    ``places`` int64: of each of the prompts' tokens, in the step's order, where it is among those of all ranks [ranks * m].
+    ``places`` int64: of each of the prompts' tokens, in the step's order, where it is among those of all ranks [ranks * m]; ``owners`` and
+    ``own_places``: whose it is, and where among that one's [n + m].
     """
 
     own: Tensor
     places: Tensor
+    owners: Tensor
+    own_places: Tensor
     num_decodes: int
-    num_each: int
     num_filling: int
     is_even: bool  # no rank fills
 
@@ -61,9 +63,9 @@ def deal_prompts(batch: ForwardBatch, share: SequenceShare) -> DealtPrompts | No
     by_owner = owners.argsort(kind="stable")
     places = np.empty(len(owners), dtype=np.int64)
     places[by_owner] = np.concatenate([rank * num_each + np.arange(count) for rank, count in enumerate(counts)])
-    own = _own(owners, n, share)
+    arrays = (_own(owners, n, share), places, owners, n + places - owners * num_each)
     num_filling, is_even = num_each - int(counts[share.rank]), num_each * share.size == len(owners)
-    return DealtPrompts(_upload(own, device), _upload(places, device), n, num_each, num_filling, is_even)
+    return DealtPrompts(*(_upload(array, device) for array in arrays), n, num_filling, is_even)
 
 
 def own_tokens(query_lens: Sequence[int], seq_lens: Sequence[int], num_decodes: int, share: SequenceShare) -> LongArray | None:
@@ -118,8 +120,8 @@ def attend_to_dealt(
         if prompts is None or part.tokens.start < prompts.num_decodes:
             found.values[:, part.tokens], found.lse[:, part.tokens] = out, lse
         else:
-            at = prompts.places // prompts.num_each, prompts.num_decodes + prompts.places % prompts.num_each
-            found.values[at], found.lse[at] = out, lse
+            found.values[prompts.owners, prompts.own_places] = out
+            found.lse[prompts.owners, prompts.own_places] = lse
     received = Found(ranks.exchange(found.packed), q.dtype)
     return merge_parts(received.values, received.lse)
 
