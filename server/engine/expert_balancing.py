@@ -65,6 +65,11 @@ class ExpertBalancer:
         self._num_steps = -1
         self._waiting.clear()
 
+    def detach(self) -> None:
+        """Gives the model up, and the memory of its counts, until another ``attach``."""
+        self._layers, self._waiting = [], deque()
+        self._counts = self._window = torch.empty(0)
+
     @torch.inference_mode()
     def begin_step(self) -> None:
         """Takes in what the step before counted, and moves a layer's experts if it is time for that. All ranks of the stage have begun the

@@ -158,6 +158,8 @@ class Worker:
         if level == 2:
             self._loaded = None
             self.resident.give_model(None)
+            if self._balancer is not None:
+                self._balancer.detach()
         self.resident.kv = []
         if self._graphs is not None:
             self._graphs.drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +189,10 @@ def test_an_engine_answers_as_one_process_does(tmp_path: Path) -> None:
         engine.load_adapter(adapter)
     problems: list[Exception | None] = []
     for level in (1, 2):
+        layer = weakref.ref(balanced._balancer._layers[0])  # type: ignore[union-attr]
         balanced.sleep(level, "abort", problems.append)
         balanced.settle()
+        assert (layer() is None) == (level == 2)  # nothing keeps the weights
         balanced.wake_up(None)
         adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=1)
         assert_alike(alone, balanced, [adapted, *(request(f"r{i}", LONG[i:], max_tokens=20) for i in range(3))])
