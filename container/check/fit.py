@@ -103,7 +103,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
-    check_context(parallel.decode_context_parallel_size, parallel.tensor_parallel_size, shape.config)
+    check_context(parallel, shape.config)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)

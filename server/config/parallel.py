@@ -108,7 +108,7 @@ class ParallelConfig(Topic):
     @property
     def num_context_ranks(self) -> int:
         """Over which the keys and values of a sequence are dealt out. To be asked once ``parallel_problems`` has found nothing."""
-        return self.decode_context_parallel_size * self.prefill_context_parallel_size
+        return max(self.decode_context_parallel_size, self.prefill_context_parallel_size)
 
     @property
     def has_ranks(self) -> bool:
@@ -150,8 +150,8 @@ def parallel_problems(parallel: ParallelConfig, num_engines: int = 1) -> list[st
         asked = f"--enable-expert-parallel with --data-parallel-size {num_engines}"
         why = "experts are shared by the ranks of an engine, not by engines"
         problems.append(f"{asked}: {why}; add --tensor-parallel-size, or leave it out")
-    if (size := parallel.prefill_context_parallel_size) > 1 and parallel.decode_context_parallel_size > 1:
-        why = "deals keys and values out over its own devices already, in decode steps too"
+    if (size := parallel.prefill_context_parallel_size) > 1 and parallel.decode_context_parallel_size not in (1, size):
+        why = f"deals keys and values out over {size} devices, in decode steps too"
         problems.append(f"--prefill-context-parallel-size {size} {why}: leave --decode-context-parallel-size out, or use it alone")
     return [*problems, *_balancing_problems(parallel)]
 

@@ -90,7 +90,7 @@ def _build_generating(
     check_balancing(parallel, shape, plan.quantization)
     check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
-    check_context(parallel.decode_context_parallel_size, parallel.tensor_parallel_size, shape)
+    check_context(parallel, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:

@@ -63,9 +63,15 @@ def deal_prompts(batch: ForwardBatch, share: SequenceShare) -> DealtPrompts | No
     by_owner = owners.argsort(kind="stable")
     places = np.empty(len(owners), dtype=np.int64)
     places[by_owner] = np.concatenate([rank * num_each + np.arange(count) for rank, count in enumerate(counts)])
-    arrays = (_own(owners, n, share), places, owners, n + places - owners * num_each)
-    num_filling, is_even = num_each - int(counts[share.rank]), num_each * share.size == len(owners)
-    return DealtPrompts(*(_upload(array, device) for array in arrays), n, num_filling, is_even)
+    return DealtPrompts(
+        own=_upload(_own(owners, n, share), device),
+        places=_upload(places, device),
+        owners=_upload(owners, device),
+        own_places=_upload(n + places - owners * num_each, device),
+        num_decodes=n,
+        num_filling=num_each - int(counts[share.rank]),
+        is_even=num_each * share.size == len(owners),
+    )
 
 
 def own_tokens(query_lens: Sequence[int], seq_lens: Sequence[int], num_decodes: int, share: SequenceShare) -> LongArray | None:

@@ -84,9 +84,10 @@ def test_devices_that_share_sequences() -> None:
 def test_devices_that_share_prompts() -> None:
     parallel = resolve(["demo", "-tp", "2", "-pcp", "3", "-pp", "2"], {}).config.parallel
     assert (parallel.num_ranks, parallel.stage_size, parallel.num_context_ranks) == (12, 6, 3)
-    told = r"^--prefill-context-parallel-size 2 deals keys and values out .*: leave --decode-context-parallel-size out, or use it alone$"
+    told = r"^--prefill-context-parallel-size 2 deals keys and values out over 2 devices, .*: leave --decode-context-parallel-size out, or"
     with pytest.raises(ConfigError, match=told):
-        resolve(["demo", "-tp", "2", "-pcp", "2", "-dcp", "2"], {})
+        resolve(["demo", "-tp", "4", "-pcp", "2", "-dcp", "4"], {})
+    assert resolve(["demo", "-pcp", "2", "-dcp", "2"], {}).config.parallel.num_context_ranks == 2
     told = r"^--prefill-context-parallel-size above 1 does not go with --kv-offloading-size: a connector knows one copy of the layers$"
     with pytest.raises(ConfigError, match=told):
         resolve(["demo", "-pcp", "2", "--kv-offloading-size", "1"], {})

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,8 @@ def logits_with(loaded: LoadedModel, adapter: Path) -> torch.Tensor:
     class Adapted(Stepper):
         def _batch(self, rows: Any) -> tuple[ForwardBatch, torch.Tensor]:
             batch, tokens = super()._batch(rows)
-            batch.lora = slots.plan(np.zeros(len(rows), dtype=np.int64), batch.query_lens)
+            step: Any = SimpleNamespace(rows=np.zeros(len(rows), dtype=np.int64), query_lens=batch.query_lens)
+            batch.lora = slots.plan(step)
             return batch, tokens
 
     return Adapted(loaded.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])
