@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from headway.server.stats import BalancingStats
+from headway.server.stats import AdapterStats, BalancingStats
 
 
 class FinishReason(enum.StrEnum):
@@ -128,14 +128,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
-    """A LoRA adapter to load. ``id`` is given once in a server's life: an adapter that is loaded anew, or changed, gets another one.
-
-    ``path`` is a directory in PEFT's format, absolute.
-    """
+    """A LoRA adapter in PEFT's format. ``id`` is given once in a server's life: one that is changed gets another."""
 
     id: int
     name: str
-    path: str
+    path: str  # absolute
 
 
 class KVSource(msgspec.Struct, frozen=True):
@@ -162,7 +159,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``prompt_token_ids`` is never empty. ``arrival_time`` is ``time.time()`` in the API process, in seconds.
     Lower ``priority`` values go first under the priority policy. ``cache_salt`` separates prefix-cache tenants.
-    ``adapter_id`` is that of a loaded adapter; None: the base model.
+    ``adapter_id`` is that of an adapter that the engine knows; None: the base model.
     ``queue_timeout_s`` after its arrival it ends with QUEUE_TIMEOUT if it was never scheduled; None: it waits for as long as it takes.
     """
 
@@ -309,8 +306,7 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector. ``balancing`` None: its experts
-    stay where they are."""
+    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters, moves no experts."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -323,6 +319,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     last_step_tokens: int = 0
     last_step_s: float = 0.0
     transfers: TransferStats | None = None
+    adapters: AdapterStats | None = None
     balancing: BalancingStats | None = None
 
     @property

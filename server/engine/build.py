@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
+from headway.server.engine.adapters import AdapterResidency
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts, occupy, share_threads
 from headway.server.engine.executor.crew import gathered_crew
@@ -124,6 +125,8 @@ def _build_generating(
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)
+    lora = config.lora
+    adapters = AdapterResidency(executor, lora.max_loras, lora.num_host_loras) if lora.enable_lora else None
     return EngineCore(
         scheduler,
         executor,
@@ -132,6 +135,7 @@ def _build_generating(
         sleep_patience_s=patience_s,
         num_steps_ahead=ahead,
         transfers=transfers,
+        adapters=adapters,
         balancer=rank.balancer,
     )
 

@@ -55,7 +55,8 @@ class Worker:
         self._plan = plan
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=self.dtype, device=device, dealt=dealt)
+            dtype: torch.dtype = getattr(torch, plan.adapter_dtype)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=dtype, device=device, dealt=dealt)
         self._balancer = balancer
         if balancer is not None:
             balancer.attach(self.loaded.model)

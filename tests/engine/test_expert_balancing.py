@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from counted_group import counted
-from engine_driver import make_engine, request
+from engine_driver import add_adapter, make_engine, request
 from forward_batches import Sequence, Stepper
 from gloo_ranks import run_ranks
 from outputs_alike import LONG, assert_alike, assert_alike_on_too_small_a_cache
@@ -186,7 +186,7 @@ def test_an_engine_answers_as_one_process_does(tmp_path: Path) -> None:
     targets = ["q_proj", "v_proj", "o_proj"]
     adapter = AdapterRef(1, "a", str(make_adapter(tmp_path / "adapter", read_config(files, {}), targets=targets)))
     for engine in (alone, balanced):
-        engine.load_adapter(adapter)
+        add_adapter(engine, adapter)
     problems: list[Exception | None] = []
     for level in (1, 2):
         layer = weakref.ref(balanced._balancer._layers[0])  # type: ignore[union-attr]

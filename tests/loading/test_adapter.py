@@ -167,7 +167,8 @@ def slots_of(loaded: LoadedModel) -> AdapterSlots:
 
 def logits_with(loaded: LoadedModel, adapter: Path) -> torch.Tensor:
     slots = slots_of(loaded)
-    slots.load(AdapterRef(1, "a", str(adapter)))
+    slots.read(AdapterRef(1, "a", str(adapter))).result()
+    slots.load(1)
     slots.set_row(0, 1)
 
     class Adapted(Stepper):

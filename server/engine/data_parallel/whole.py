@@ -13,7 +13,8 @@ _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    summed = [field for field in EngineStats.__struct_fields__ if field not in ("transfers", "balancing")]  # those are each engine's own
+    own = ("transfers", "adapters", "balancing")  # those are each engine's
+    summed = [field for field in EngineStats.__struct_fields__ if field not in own]
     return EngineStats(**{field: sum(getattr(stats, field) for stats in engines) for field in summed})
 
 
