@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.server.config.server import ServerConfig
-from headway.server.draft_stats import DraftStats
 from headway.server.engine.build import build_engine
 from headway.server.engine.core import EngineCore
 from headway.server.source.cache import cache_directory
 from headway.server.source.files import ModelFiles
 from headway.server.source.resolve import resolve_model
+from headway.server.stats import DraftStats
 from headway.server.text.chat_template import ChatTemplate
 from headway.server.text.tokenizer import load_tokenizer
 from headway.server.types import GenerateRequest, SamplingParams

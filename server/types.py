@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from headway.server.draft_stats import DraftStats
+from headway.server.stats import AdapterStats, BalancingStats, DraftStats
 
 
 class FinishReason(enum.StrEnum):
@@ -305,16 +305,9 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     offload: OffloadStats | None = None
 
 
-class AdapterStats(msgspec.Struct, frozen=True):
-    """Ids of adapters."""
-
-    loaded: tuple[int, ...] = ()  # on the device
-    running: tuple[int, ...] = ()  # of requests that the scheduler has
-    waiting: tuple[int, ...] = ()  # of requests that wait for theirs
-
-
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters, guesses nothing."""
+    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters, guesses nothing, moves no
+    experts."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -329,6 +322,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     transfers: TransferStats | None = None
     adapters: AdapterStats | None = None
     drafts: DraftStats | None = None
+    balancing: BalancingStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:

@@ -16,8 +16,8 @@ PACKAGES = ("entrypoint", "server", "kernels", "container")
 # room -> rooms it may import (itself always). The longest prefix names a module's room.
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
-    "server.draft_stats": set(),
-    "server.types": {"server.draft_stats"},
+    "server.stats": set(),
+    "server.types": {"server.stats"},
     "server.errors": set(),
     "server.words": set(),
     "server.counts": set(),
@@ -60,12 +60,12 @@ ALLOWED: dict[str, set[str]] = {
         "server.words",
     },
     "server.engine": {
-        "server.draft_stats",
         "server.models",
         "server.layers",
         "server.loading",
         "server.sizing",
         "server.distributed",
+        "server.stats",
         "server.types",
         "server.errors",
         "server.garbage",
@@ -84,9 +84,9 @@ ALLOWED: dict[str, set[str]] = {
         "kernels",
     },
     "server.api": {
-        "server.draft_stats",
         "server.engine.client",
         "server.text",
+        "server.stats",
         "server.types",
         "server.config",
         "server.counts",
@@ -184,7 +184,6 @@ ALLOWED: dict[str, set[str]] = {
 NO_TORCH = (
     "entrypoint",
     "container",
-    "server.draft_stats",
     "server.types",
     "server.errors",
     "server.log",

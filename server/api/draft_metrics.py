@@ -8,8 +8,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from headway.server.api.series import Series
-from headway.server.draft_stats import DraftStats
 from headway.server.engine.client import EngineClient
+from headway.server.stats import DraftStats
 
 
 class DraftCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here

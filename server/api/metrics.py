@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from headway.server.api.draft_metrics import DraftCollector
 from headway.server.api.engine_metrics import EngineCollector, StepSizes
+from headway.server.api.expert_metrics import ExpertCollector
 from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
 from headway.server.api.process_metrics import collect_all
@@ -73,6 +74,8 @@ class Metrics:
                     (OffloadSizes if is_offload else TransferSizes)(one, self._series.of_engine(index))
             if num_drafts := config.speculative.num_drafts:
                 self.add(DraftCollector(engine, self._series, num_drafts))
+            if config.parallel.enable_eplb:
+                self.add(ExpertCollector(engine, self._series))
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from headway.server.api.draft_metrics import draft_line
 from headway.server.api.throughput import Throughput
-from headway.server.draft_stats import DraftStats
 from headway.server.engine.client import EngineClient
+from headway.server.stats import DraftStats
 from headway.server.types import EngineStats
 
 log = logging.getLogger(__name__)

@@ -135,7 +135,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         quantization=quantization,
         kv_cache_dtype=pages if kv_dtype == "auto" else _FP8_NAMES.get(kv_dtype, kv_dtype),
         page_size=page_size,
-        num_context_ranks=config.parallel.decode_context_parallel_size,
+        num_context_ranks=config.parallel.num_context_ranks,
         max_model_len=max_model_len,
         fit_max_model_len=fit,
         max_num_batched_tokens=budget,

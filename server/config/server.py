@@ -21,7 +21,7 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
-from headway.server.config.parallel import ParallelConfig, parallel_problems
+from headway.server.config.parallel import ParallelConfig, parallel_problems, parallel_warnings
 from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
@@ -127,6 +127,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
+        *parallel_warnings(config.parallel),
         *compilation_warnings(config.compilation, config.parallel.tensor_parallel_size),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),
@@ -205,6 +206,10 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
         "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
+        "--prefill-context-parallel-size above 1": (
+            config.parallel.prefill_context_parallel_size > 1,
+            "a connector knows one copy of the layers",
+        ),
         "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
         "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),

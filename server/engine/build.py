@@ -27,8 +27,10 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
+from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts, model_code
 from headway.server.sizing.pipeline_parallel import check_stages
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -88,8 +90,10 @@ def _build_generating(
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
+    check_balancing(parallel, shape, plan.quantization)
+    check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
-    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape)
+    check_context(parallel, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -127,7 +131,15 @@ def _build_generating(
     lora = config.lora
     adapters = AdapterResidency(executor, lora.max_loras, lora.num_host_loras) if lora.enable_lora else None
     return EngineCore(
-        scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers, adapters=adapters
+        scheduler,
+        executor,
+        info,
+        kv,
+        sleep_patience_s=patience_s,
+        num_steps_ahead=ahead,
+        transfers=transfers,
+        adapters=adapters,
+        balancer=rank.balancer,
     )
 
 

@@ -112,7 +112,7 @@ class ModelRunner:
     def _launch(self, scheduled: list[ScheduledRow]) -> _Launched:
         inputs = self._rows.inputs(scheduled)
         sampled = self._rows.samples(inputs)
-        lora = self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None
+        lora = self._adapters.plan(inputs) if self._adapters is not None else None
         token_ids, batch = self._forward.load(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1, lora)
         self._take_newest(token_ids, inputs)
         hidden = self._forward.run(token_ids, batch)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from headway.kernels.plans import LoraPlan
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.resident import Resident
@@ -18,11 +19,19 @@ from headway.server.layers.forward import ForwardBatch, LayerWatcher
 class StepForward:
     """``load``, then ``run``; between them token ids may be changed on the device. Neither waits for it."""
 
-    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None, port: StagePort) -> None:
+    def __init__(
+        self,
+        resident: Resident,
+        buffers: InputBuffers,
+        graphs: DecodeGraphs | None,
+        port: StagePort,
+        balancer: ExpertBalancer | None = None,
+    ) -> None:
         self._resident = resident
         self._buffers = buffers
         self._graphs = graphs
         self._port = port
+        self._balancer = balancer
         self._watch: Callable[[], LayerWatcher | None] | None = None
 
     def watch(self, begin: Callable[[], LayerWatcher | None]) -> None:
@@ -38,6 +47,8 @@ class StepForward:
 
     def run(self, token_ids: Tensor, batch: ForwardBatch) -> Tensor:
         """Hidden states [T, H], on the device valid until the work of the next step. They come from the stage before and go to the next."""
+        if self._balancer is not None:
+            self._balancer.begin_step()
         inputs = self._port.receive(token_ids)
         batch.watcher = self._watch() if self._watch is not None else None
         recording = self._graphs.find(batch) if self._graphs is not None else None

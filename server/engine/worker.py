@@ -13,8 +13,10 @@ from torch import Tensor
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
+from headway.server.distributed.sequence_share import SequenceShare
 from headway.server.engine.device import give_back_memory
 from headway.server.engine.executor.base import Runner
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import Compute, DecodeGraphs
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
@@ -42,20 +44,26 @@ class Worker:
         load_tokenizer: Callable[[], Tokenizer] | None = None,
         graphs: DecodeGraphs | None = None,
         pipeline: PipelineGroup = ONE_STAGE,
+        balancer: ExpertBalancer | None = None,
+        dealt: SequenceShare | None = None,
     ) -> None:
         """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
         the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there. ``pipeline``
-        has the stage that is loaded."""
+        has the stage that is loaded. ``balancer`` gets each model that is. ``dealt``: see AdapterSlots."""
         self._load = load
         self._loaded: LoadedModel | None = load()
+        self._plan = plan
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.adapter_dtype), device=device)
+            dtype: torch.dtype = getattr(torch, plan.adapter_dtype)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=dtype, device=device, dealt=dealt)
+        self._balancer = balancer
+        if balancer is not None:
+            balancer.attach(self.loaded.model)
         self.grammars: GrammarCompiler | None = None
         if load_tokenizer is not None:
             self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)
         self._graphs = graphs
-        self._plan = plan
         self._device = device
         hidden_size = self.loaded.config.hidden_size
         self.port = StagePort(pipeline, plan.max_num_batched_tokens, hidden_size, dtype=self.dtype, device=device)
@@ -151,6 +159,8 @@ class Worker:
         if level == 2:
             self._loaded = None
             self.resident.give_model(None)
+            if self._balancer is not None:
+                self._balancer.detach()
         self.resident.kv = []
         if self._graphs is not None:
             self._graphs.drop()
@@ -164,6 +174,8 @@ class Worker:
                 raise ModelSourceError("The model's files have changed to another model's since the start: start the server again.")
             if self.adapters is not None:
                 self.adapters.attach(loaded.model)
+            if self._balancer is not None:
+                self._balancer.attach(loaded.model)
             self.resident.give_model(loaded.model)
             self._loaded = loaded
         if self._copies is not None:

@@ -61,15 +61,16 @@ def load_model(
     max_model_len: int | None = None,
     overrides: Overrides = NO_OVERRIDES,
     has_whole_experts: bool = False,
+    num_redundant_experts: int | None = None,
     stage: PipelineStage = WHOLE,
     code: ModelCode = OWN_CODE,
 ) -> LoadedModel:
     """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts``: see
-    BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't
-    divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts`` and
+    ``num_redundant_experts``: see BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly
+    shaped, or when the ranks don't divide the model.
     """
     family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
@@ -83,7 +84,7 @@ def load_model(
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
     unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
     built = replace(config, tie_word_embeddings=False) if unties else config
-    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage)
+    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts)
     model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)

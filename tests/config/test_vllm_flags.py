@@ -31,7 +31,7 @@ TAKEN = names_in("""
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
-    tokenizer-revision
+    tokenizer-revision prefill-context-parallel-size enable-eplb eplb-config
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
     logits-processors runner convert pooler-config hf-overrides structured-outputs-config speculative-config
 """)
@@ -47,8 +47,7 @@ REFUSED = {
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
-    "enable-eplb": ("true", "experts are placed in their order, and stay where they are"),
-    "eplb-config": ('{"window_size": 1000}', "experts are placed in their order, and stay where they are"),
+    "expert-placement-strategy": ("round_robin", "add --enable-eplb to have them moved by their load"),
     "kv-events-config": ('{"enable_kv_cache_events": true}', "--kv-cache-memory-bytes"),
     "kv-offloading-backend": ("lmcache", "offloaded by Headway itself"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
@@ -70,9 +69,7 @@ REFUSED = {
 MET = [
     ("data-parallel-backend", "mp"),
     ("dcp-comm-backend", "a2a"),
-    ("prefill-context-parallel-size", "1"),
     ("nnodes", "1"),
-    ("enable-eplb", "false"),
     ("expert-placement-strategy", "linear"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),

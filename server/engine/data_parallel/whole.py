@@ -7,7 +7,7 @@ from functools import reduce
 
 import msgspec
 
-from headway.server.draft_stats import DraftStats
+from headway.server.stats import DraftStats
 from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
@@ -15,7 +15,7 @@ _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    own = ("transfers", "adapters", "drafts")  # each engine's, but drafts, which have a sum of their own
+    own = ("transfers", "adapters", "balancing", "drafts")  # each engine's, but drafts, which have a sum of their own
     drafts = [stats.drafts for stats in engines if stats.drafts is not None]
     return EngineStats(
         **{field: sum(getattr(stats, field) for stats in engines) for field in EngineStats.__struct_fields__ if field not in own},

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from headway.server.draft_stats import DraftStats
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.request import Request
 from headway.server.engine.speculative.gain import Acceptance, Gain, StepCosts
 from headway.server.engine.step_making import Step
+from headway.server.stats import DraftStats
 
 
 class Proposer(Protocol):

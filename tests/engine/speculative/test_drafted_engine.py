@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import make_tiny_model
 
-from headway.server.draft_stats import DraftStats
 from headway.server.engine.core import EngineCore
 from headway.server.engine.speculative.drafting import Drafting
 from headway.server.source.files import ModelFiles
+from headway.server.stats import DraftStats
 from headway.server.types import FinishReason, GenerateRequest
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}
