@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.split_k import FEW_ROWS, choose_num_splits, part_of, sum_parts, tile_of
 from headway.kernels.int4_layout import PackedInt4
@@ -43,7 +44,10 @@ def int4_kernel(
     BLOCK_N: tl.constexpr,
     HALF: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(out_features, BLOCK_N), 8)
     split = tl.program_id(1)
     m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -133,6 +137,7 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(x.device),
     )
     if tiles.num_splits > 1:
         sum_parts(parts, None, None, bias, out)

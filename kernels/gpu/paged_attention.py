@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
@@ -61,7 +62,10 @@ def decode_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     seq_len = tl.load(seq_lens_ptr + row)
     if HAS_BEGINS:  # noqa: SIM108
@@ -119,7 +123,10 @@ def merge_kernel(
     NUM_SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     item = tl.program_id(0).to(tl.int64)  # row * num_heads + head
     split, dim = tl.arange(0, BLOCK_S).to(tl.int64), tl.arange(0, BLOCK_D)
     exists = split < NUM_SPLITS
@@ -229,6 +236,7 @@ def launch_decode(
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(q.device),
     )
     if num_splits > 1:
         launch_merge(parts.flatten(0, 1).transpose(0, 1), parts_lse.flatten(0, 1).T, out, lse)
@@ -252,6 +260,7 @@ def launch_merge(parts: Tensor, lse: Tensor, out: Tensor, total: Tensor | None =
         BLOCK_S=triton.next_power_of_2(num_splits),
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
         num_warps=4,
+        **launch_options(parts.device),
     )
 
 

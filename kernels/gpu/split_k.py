@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.tuned import Tiles
 
 MAX_SPLITS = 16
@@ -46,7 +47,10 @@ def sum_parts_kernel(
     HAS_SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
@@ -77,6 +81,7 @@ def sum_parts(parts: Tensor, row_scale: Tensor | None, column_scale: Tensor | No
         HAS_BIAS=bias is not None,
         BLOCK=_BLOCK,
         num_warps=4,
+        **launch_options(parts.device),
     )
 
 

@@ -109,6 +109,8 @@ def compile_case(case: Case, capability: int) -> Any:
     """Triton's CompiledKernel for a GPU of that capability; options among the constants of ``case`` are taken out of them."""
     _, kernel, types, constants = case
     options = {option: constants.pop(option, default) for option, default in OPTIONS.items()}
+    if "IS_DEPENDENT" in kernel.arg_names:
+        constants["IS_DEPENDENT"] = options["launch_pdl"] = capability >= 90
     signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
     multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
@@ -120,6 +122,7 @@ def compile_all(capability: int, dtype: str) -> None:
         compiled = compile_case(case, capability)
         fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
         taken = {"shared": compiled.metadata.shared, "fused": fused} | _registers(compiled.asm["cubin"])
+        taken |= {"launched_early": compiled.metadata.launch_pdl, "waits": "griddepcontrol.wait" in compiled.asm["ptx"]}
         print(json.dumps({"kernel": case[0], "sm": capability, "dtype": dtype} | taken), flush=True)
 
 
