@@ -22,7 +22,7 @@ from headway.kernels.tuned import Tiles, tuned_tiles
 SCALE_BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def fp8_kernel(
     x_ptr,
     weight_ptr,

@@ -20,7 +20,7 @@ from headway.kernels.int4_layout import PackedInt4
 from headway.kernels.tuned import Tiles, tuned_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def int4_kernel(
     x_ptr,
     order_ptr,

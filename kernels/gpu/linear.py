@@ -78,7 +78,7 @@ def single_row_kernel(
     tl.store(out_ptr + n, value.to(out_ptr.dtype.element_ty), mask=in_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def few_rows_kernel(
     x_ptr,
     weight_ptr,

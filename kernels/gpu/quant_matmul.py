@@ -20,7 +20,7 @@ from headway.kernels.tuned import tuned_tiles
 BLOCK_K = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def int8_kernel(
     x_ptr,
     weight_ptr,

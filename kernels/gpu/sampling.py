@@ -94,7 +94,8 @@ def weight_of(distance):
     return (likelihood * WEIGHT_SCALE).to(tl.int64)
 
 
-@triton.jit
+# Rows of one tensor hold the options: where they begin is any multiple of 8 bytes, and no reason to compile anew.
+@triton.jit(do_not_specialize_on_alignment=["lines_ptr", "top_k_ptr", "top_p_ptr", "temperature_ptr", "min_p_ptr"])
 def weigh_kernel(
     logits_ptr,
     distances_ptr,
@@ -266,7 +267,7 @@ def nth_at(distances, wanted, nth, vocab_size, SCAN: tl.constexpr):
     return token
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lines_ptr", "top_k_ptr", "top_p_ptr", "uniform_ptr"])
 def draw_kernel(
     distances_ptr,
     peaks_ptr,

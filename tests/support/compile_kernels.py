@@ -59,7 +59,7 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
     found += attention_cases(pointer, torch_dtype, capability)
     for parts, has_total in (("*fp32", False), ("*fp32", True), (pointer, False)):
         types = {"parts_ptr": parts, "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
-        merge = {"HAS_TOTAL": has_total, "NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}
+        merge = {"HAS_TOTAL": has_total, "BLOCK_S": 8, "BLOCK_D": 128}
         found.append(("merge", paged_attention.merge_kernel, types, merge))
     found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
     return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
@@ -78,7 +78,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     for page in (pointer, _fp8_pages(capability)):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
         for splits, has_spans in ((1, False), (8, False), (1, True)):
-            options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
+            options = {"HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
             out = {"out_ptr": "*fp32" if splits > 1 else pointer}
             found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
         for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
