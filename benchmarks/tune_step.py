@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
         bound = step.num_bytes / limits.copy
         choice = _start(shapes, options, device)
         before = seconds_a_call(device, [lambda: step(choice)])
-        with mock.patch.object(dependent_launch, "has_dependent_launch", lambda device: False):
+        with mock.patch.object(dependent_launch, "has_dependent_launch", return_value=False):
             apart = seconds_a_call(device, [lambda: step(choice)])
         print(f"bound {bound * 1e6:.1f} us, one kernel after the other {apart * 1e6:.1f} ({bound / apart:.1%}), ", end="")
         print(f"as the table has it {before * 1e6:.1f} ({bound / before:.1%})", flush=True)
@@ -130,9 +130,7 @@ def main(argv: Sequence[str]) -> int:
 class _Search:
     """The best choice so far."""
 
-    def __init__(
-        self, step: Step, device: torch.device, choice: Choice, seconds: float, deadline: float, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, step: Step, device: torch.device, choice: Choice, seconds: float, deadline: float, pool: ThreadPoolExecutor) -> None:
         self._step, self._device, self._deadline, self._pool = step, device, deadline, pool
         self.choice, self.seconds = choice, seconds
 
