@@ -1,16 +1,17 @@
 """Dense matrix product for few rows in Triton: a program makes some columns of the result from all of K. More rows are the BLAS's.
 
 Such a product is bound by reading the weight. With cold weights in bf16 an H200 takes, in microseconds, in brackets the share of the
-time that reading and writing the bytes takes at its copy bandwidth (2026-11; benchmarks/results/2026-11-26-h200.md):
+time that reading and writing the bytes takes at its copy bandwidth (2026-11; benchmarks/results/2026-11-26-h200-2.md; the first session's
+for 16 rows, before kernels began early):
 
     N x K            1 row: BLAS    ours           16 rows: BLAS   ours
-    4096 x 4096      12.9 (61%)     11.8 (67%)     12.7 (63%)      12.0 (66%)
-    6144 x 4096      16.3 (73%)     15.5 (76%)     16.1 (74%)      14.9 (80%)
-    4096 x 14336     31.2 (89%)     30.6 (90%)     31.5 (89%)      32.5 (85%)
-    28672 x 4096     55.6 (100%)    60.7 (91%)     56.3 (99%)      57.5 (96%)
-    128256 x 4096    240.9 (103%)   255.8 (96%)    245.0 (102%)    242.7 (102%)
+    4096 x 4096      12.4 (64%)     8.7 (91%)      12.7 (63%)      12.0 (66%)
+    6144 x 4096      15.3 (78%)     12.7 (94%)     16.1 (74%)      14.9 (80%)
+    4096 x 14336     30.3 (92%)     26.8 (103%)    31.5 (89%)      32.5 (85%)
+    28672 x 4096     54.7 (101%)    52.4 (106%)    56.3 (99%)      57.5 (96%)
+    128256 x 4096    241.0 (103%)   226.3 (110%)   245.0 (102%)    242.7 (102%)
 
-The BLAS was timed in another run. Where it is faster the chip's table says so (`tuned.py`), for what was compared in one run.
+Where the BLAS is faster the chip's table says so (`tuned.py`), for what was compared in one run.
 From 17 rows on the BLAS does it. Splitting K over programs gained nothing, so no parts need adding up, and a row's result depends
 neither on scheduling nor, from 2 to 16 rows, on the other rows.
 """
