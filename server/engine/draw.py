@@ -58,6 +58,12 @@ def choose_tokens(logits: Tensor, random_rows: Sequence[RandomRow]) -> Tensor:
     return sample_tokens(logits, _draws(random_rows, logits.shape[1], logits.device) if random_rows else None)
 
 
+@torch.inference_mode()
+def warm_up_choice(vocab_size: int, device: torch.device) -> None:
+    """Has what ``choose_tokens`` runs on a GPU compiled: of random rows up to 6 s, in which no request would go on."""
+    choose_tokens(torch.zeros(1, vocab_size, device=device), [RandomRow(0, SamplingParams(temperature=1.0, top_p=0.5, top_k=2), 0.5)])
+
+
 def _draws(rows: Sequence[RandomRow], vocab_size: int, device: torch.device) -> Draws:
     params = [row.sampling for row in rows]
     top_k = [p.top_k if 0 < p.top_k < vocab_size else vocab_size for p in params]
