@@ -29,7 +29,7 @@ setup(
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
         Extension(
             f"{PACKAGE}._{name}",
-            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "kernels", "prefill", "quantize")],
+            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "kernels", "lora", "prefill", "quantize")],
             depends=[f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "rows", "vectors", "wide")],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.kernels.activation import silu_and_mul
 from headway.kernels.kv_cache import FP8
-from headway.kernels.lora import add_lora, prepare_lora
+from headway.kernels.lora import add_lora, lora_slots, prepare_lora
 from headway.kernels.norm import fused_add_rms_norm
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
 from headway.kernels.token_mask import forbid_tokens
@@ -84,8 +84,9 @@ def _lora(shapes: Shapes, num_tokens: int, device: torch.device) -> Case:
     def make() -> Call:
         x = torch.randn(num_tokens, k, device=device, dtype=shapes.dtype)
         out = torch.zeros(num_tokens, n, device=device, dtype=shapes.dtype)
-        a = torch.randn(num_slots, LORA_RANK, k, device=device, dtype=shapes.dtype)
-        b = torch.randn(num_slots, n, LORA_RANK, device=device, dtype=shapes.dtype) * 1e-3  # adds up over the calls
+        a, b = lora_slots(num_slots, LORA_RANK, (n, k), dtype=shapes.dtype, device=device)
+        a.normal_()
+        b.normal_(std=1e-3)  # adds up over the calls
         ranks = [LORA_RANK] * num_slots
         plan = prepare_lora(torch.arange(num_tokens) % num_slots, device)
         return lambda: add_lora(out, x, a, b, ranks, plan)

@@ -126,14 +126,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AdapterRef(msgspec.Struct, frozen=True):
-    """A LoRA adapter to load. ``id`` is given once in a server's life: an adapter that is loaded anew, or changed, gets another one.
-
-    ``path`` is a directory in PEFT's format, absolute.
-    """
+    """A LoRA adapter in PEFT's format. ``id`` is given once in a server's life: one that is changed gets another."""
 
     id: int
     name: str
-    path: str
+    path: str  # absolute
 
 
 class KVSource(msgspec.Struct, frozen=True):
@@ -160,7 +157,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``prompt_token_ids`` is never empty. ``arrival_time`` is ``time.time()`` in the API process, in seconds.
     Lower ``priority`` values go first under the priority policy. ``cache_salt`` separates prefix-cache tenants.
-    ``adapter_id`` is that of a loaded adapter; None: the base model.
+    ``adapter_id`` is that of an adapter that the engine knows; None: the base model.
     ``queue_timeout_s`` after its arrival it ends with QUEUE_TIMEOUT if it was never scheduled; None: it waits for as long as it takes.
     """
 
@@ -306,8 +303,16 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     offload: OffloadStats | None = None
 
 
+class AdapterStats(msgspec.Struct, frozen=True):
+    """Ids of adapters."""
+
+    loaded: tuple[int, ...] = ()  # on the device
+    running: tuple[int, ...] = ()  # of requests that the scheduler has
+    waiting: tuple[int, ...] = ()  # of requests that wait for theirs
+
+
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. ``transfers`` None: it has no connector."""
+    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -320,6 +325,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     last_step_tokens: int = 0
     last_step_s: float = 0.0
     transfers: TransferStats | None = None
+    adapters: AdapterStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:

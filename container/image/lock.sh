@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 python=${1:?the Python to resolve for}
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-"$python" -m pip install -q --dry-run --ignore-installed --report "$report" -c constraints.txt '.[otel,router]'  # small, and both are for whoever runs the image
+"$python" -m pip install -q --dry-run --ignore-installed --report "$report" -c constraints.txt '.[kv,otel,ray,router]'  # what options of the server ask for
 "$python" - "$report" > container/image/lock.txt <<'PYTHON'
 import json, sys
 print("# Made by `make lock`: what the image installs.")

@@ -26,5 +26,7 @@ find "$site"/torch/bin -type f ! -name torch_shm_manager -delete  # torch looks 
 find "$site" -depth -type d \( -name tests -o -name test \) \
     \( -path '*/numpy/*' -o -path '*/sympy/*' -o -path '*/networkx/*' -o -path '*/mpmath/*' -o -path '*/pandas/*' \) -exec rm -rf {} +
 find "$site" -name '*.a' -delete
+# 150 MB of what comes along with the extras: kernels of expert parallelism on GPUs that we don't use, Ray for Java, its learning library.
+rm -rf "$site"/nixl_ep_cu12 "$site"/ray/jars "$site"/ray/rllib
 # As in application.sh.
 PYTHONHASHSEED=0 /opt/headway/bin/python -m compileall -q -f --invalidation-mode unchecked-hash "$site" >/dev/null || true

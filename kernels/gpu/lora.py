@@ -17,6 +17,7 @@ from torch import Tensor
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import num_multiprocessors
 from headway.kernels.plans import LoraPlan, LoraTiles
+from headway.kernels.reference import lora as reference
 
 BLOCK_N = 64
 MAX_BLOCK_R = 64
@@ -185,6 +186,11 @@ def prepare_lora(token_slots: Tensor, device: torch.device) -> LoraPlan:
     if device.type == "cuda":
         packed = packed.pin_memory().to(device, non_blocking=True)
     return LoraPlan((), LoraTiles(packed[:num_tokens], packed[num_tokens:].view(-1, 3), tuple(slot for slot, _ in groups), tile))
+
+
+def lora_slots(num_slots: int, max_rank: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.lora.lora_slots."""
+    return reference.lora_slots(num_slots, max_rank, shape, dtype, device)
 
 
 def block_m(most_tokens: int) -> int:

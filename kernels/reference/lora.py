@@ -18,7 +18,8 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
         if not rank:
             continue
         rows = x if group.tokens is None else x.index_select(0, group.tokens)
-        update = functional.linear(functional.linear(rows, a[group.slot, :rank]), b[group.slot, :, :rank])
+        own_a, own_b = a[group.slot, :rank].to(x.dtype), b[group.slot, :, :rank].to(x.dtype)
+        update = functional.linear(functional.linear(rows, own_a), own_b)
         if group.tokens is None:
             out += update
         else:
@@ -32,3 +33,10 @@ def prepare_lora(token_slots: Tensor, device: torch.device) -> LoraPlan:
         return LoraPlan((LoraGroup(slots[0], None),))
     groups = [LoraGroup(slot, (token_slots == slot).nonzero().squeeze(1).to(device)) for slot in slots if slot >= 0]
     return LoraPlan(tuple(groups))
+
+
+def lora_slots(num_slots: int, max_rank: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.lora.lora_slots."""
+    num_rows, num_columns = shape
+    a = torch.empty(num_slots, max_rank, num_columns, dtype=dtype, device=device)
+    return a, torch.empty(num_slots, num_rows, max_rank, dtype=dtype, device=device)

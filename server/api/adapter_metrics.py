@@ -13,7 +13,7 @@ from headway.server.api.series import info_family
 
 
 class AdapterCollector(Collector):  # type: ignore[misc]  # prometheus_client is untyped here
-    """The registry's state when it is scraped."""
+    """The engines' state, as of their last step, when it is scraped."""
 
     def __init__(self, prefix: str, adapters: AdapterRegistry) -> None:
         self._name = f"{prefix}lora_requests_info"
@@ -24,8 +24,8 @@ class AdapterCollector(Collector):  # type: ignore[misc]  # prometheus_client is
 
     def collect(self) -> Iterator[Metric]:
         labels = {
-            "max_lora": str(self._adapters.max_resident),
-            "running_lora_adapters": ",".join(sorted(self._adapters.in_use())),
-            "waiting_lora_adapters": ",".join(sorted(self._adapters.awaited())),
+            "max_lora": str(self._adapters.max_loras),
+            "running_lora_adapters": ",".join(sorted(self._adapters.running())),
+            "waiting_lora_adapters": ",".join(sorted(self._adapters.waiting())),
         }
         yield info_family(self._name, "Adapters of open requests; the value is the time of the scrape.", labels, value=time.time())

@@ -1,13 +1,11 @@
-"""The adapters that this server knows: registered by name, some of them in the engine's slots. The one owner of all that."""
+"""The adapters that this server knows, by name, and who uses them. The one owner of that."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import re
-import time
-from collections import OrderedDict
-from collections.abc import Collection, Coroutine, KeysView, Sequence
+from collections.abc import Collection, Coroutine, Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any, TypeVar
 from headway.server.api.adapter_source import adapter_directory, allowed_directory
 from headway.server.config.lora import LoraConfig, lora_module
 from headway.server.engine.client import EngineClient
-from headway.server.errors import AdapterExists, AdapterNotFound, AdaptersFull, ConfigError, QueueFull, RequestError
-from headway.server.types import AdapterRef
+from headway.server.errors import AdapterExists, AdapterNotFound, AdaptersFull, ConfigError, EngineDead, EngineNotReady, RequestError
+from headway.server.types import AdapterRef, AdapterStats
 from headway.server.words import cut
 
 log = logging.getLogger(__name__)
@@ -33,10 +31,8 @@ class Adapter:
 
     ref: AdapterRef
     src: str  # as it was given
-    pin: bool  # keeps its slot
-    is_resident: bool = False  # in a slot of the engine
+    pin: bool  # keeps its place on the device
     num_users: int = 0  # generations that are open with it
-    num_waiting: int = 0  # requests that wait for its slot
     is_retired: bool = False  # its name is gone, or another's: it lives on for its users
 
     @property
@@ -45,23 +41,23 @@ class Adapter:
 
 
 class AdapterRegistry:
-    """Lives on one event loop.
+    """Lives on one event loop. It knows names and paths; what of them is in memory, the engines know.
 
-    Everything that loads or frees a slot, or changes a name, goes through one lock: the engine does these one after the other anyhow,
-    and so nobody sees a name half registered. Such work is not cut short when whoever asked for it leaves. A request for an adapter
-    that is in its slot takes no lock.
+    Everything that changes a name goes through one lock, so nobody sees one half registered. Such work is not cut short when whoever
+    asked for it leaves. A request takes no lock.
     """
 
     def __init__(self, lora: LoraConfig, engine: EngineClient, served_names: Sequence[str]) -> None:
         self.is_enabled = lora.enable_lora
-        self.max_resident = lora.max_loras
+        self.max_loras = lora.max_loras
         self._lora = lora
         self._engine = engine
         self._served_names = served_names
         self._adapters: dict[str, Adapter] = {}
-        self._resident: OrderedDict[int, Adapter] = OrderedDict()  # by id, the one idle longest first; retired ones too
+        self._by_id: dict[int, Adapter] = {}  # retired ones too
         self._ids = count(1)
         self._lock = asyncio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
 
     # Look-ups
 
@@ -96,14 +92,14 @@ class AdapterRegistry:
                 self._check_name(module.name)
                 directory = await asyncio.to_thread(adapter_directory, Path(module.path).absolute(), "path")
                 await self._register(self._new(module.name, directory, module.path, pin=False), preload=True)
-            except (RequestError, AdaptersFull, QueueFull) as refusal:
+            except (RequestError, AdaptersFull) as refusal:
                 raise ConfigError([f"--lora-modules {module.name}: {refusal}"]) from refusal
 
     async def register(self, name: str, src: str, *, preload: bool, pin: bool, param: str = "src") -> None:
         """Pinned adapters are loaded at once, others if ``preload`` says so, else with their first request.
 
-        Raises RequestError (a bad name), AdapterExists, AdapterError, AdapterNotFound (nothing is there), AdaptersFull, QueueFull,
-        EngineDead; then nothing has changed, but that an idle adapter may have lost its slot.
+        Raises RequestError (a bad name), AdapterExists, AdapterError, AdapterNotFound (nothing is there), AdaptersFull, EngineDead; then
+        nothing has changed, but that an idle adapter may have lost its place in memory.
         """
         self._check_name(name)
         directory = await asyncio.to_thread(allowed_directory, src, self._lora.lora_allowed_prefixes, param)
@@ -121,38 +117,47 @@ class AdapterRegistry:
         await _whole(self._update(name, directory, src, preload=preload, pin=pin))
 
     async def unregister(self, name: str) -> None:
-        """New requests no longer find it; open ones go on to their end, and its slot is free once they have. Raises AdapterNotFound."""
+        """New requests no longer find it; open ones go on to their end. Raises AdapterNotFound."""
         await _whole(self._unregister(name))
 
     # Use
 
-    async def acquire(self, adapter: Adapter) -> Adapter:
-        """Gives it a slot if it has none, and keeps it there until ``release`` of what is returned.
+    def acquire(self, adapter: Adapter) -> Adapter:
+        """Keeps it for a generation until ``release`` of what is returned: ``adapter``, or what its name means by now if that has changed.
 
-        That is ``adapter``, or what its name means by now if it has lost its slot and been changed. Raises as ``register`` does.
+        Raises AdapterNotFound, and AdaptersFull where it could never be placed.
         """
-        while not adapter.is_resident:  # again where another one took the slot before this task's turn
-            awaited = adapter
-            awaited.num_waiting += 1
-            try:
-                adapter = await _whole(self._load_for_use(awaited))
-            finally:
-                awaited.num_waiting -= 1
+        if adapter.is_retired:
+            adapter = self.get(adapter.name, "model")
+        if not adapter.pin:
+            self._check_place()
         adapter.num_users += 1
-        self._resident.move_to_end(adapter.ref.id)
         return adapter
 
     def release(self, adapter: Adapter) -> None:
         """Once for each ``acquire``, after the streams of the requests have ended or been closed."""
         adapter.num_users -= 1
+        if adapter.is_retired and not adapter.num_users:
+            removal = asyncio.ensure_future(self._remove(adapter))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
-    def in_use(self) -> set[str]:
-        """Names of those with open generations, retired ones too."""
-        return {adapter.name for adapter in self._resident.values() if adapter.num_users}
+    def is_loaded(self, adapter: Adapter) -> bool:
+        """Whether it is on the device of any engine."""
+        return any(adapter.ref.id in stats.loaded for stats in self._stats())
 
-    def awaited(self) -> set[str]:
-        """Names of those that requests wait for: they are being loaded, or another one is before them."""
-        return {adapter.name for adapter in self._adapters.values() if adapter.num_waiting}
+    def running(self) -> set[str]:
+        """Names of those that requests of an engine's scheduler have, retired ones too."""
+        return {self._by_id[key].name for stats in self._stats() for key in stats.running if key in self._by_id}
+
+    def waiting(self) -> set[str]:
+        """Names of those that requests wait for: they are being read, or there is no place for them."""
+        return {self._by_id[key].name for stats in self._stats() for key in stats.waiting if key in self._by_id}
+
+    def _stats(self) -> Iterator[AdapterStats]:
+        for engine in self._engine.engines:
+            if engine.stats.adapters is not None:
+                yield engine.stats.adapters
 
     # Under the lock
 
@@ -160,8 +165,7 @@ class AdapterRegistry:
         async with self._lock:
             if adapter.name in self._adapters:
                 raise AdapterExists(f"The adapter {adapter.name!r} is already registered; update or delete it.", "name")
-            if preload or adapter.pin:
-                await self._load(adapter)
+            await self._add(adapter, preload)
             self._adapters[adapter.name] = adapter
 
     async def _update(self, name: str, directory: Path | None, src: str | None, *, preload: bool | None, pin: bool | None) -> None:
@@ -169,13 +173,13 @@ class AdapterRegistry:
             old = self.get(name)
             is_pinned = old.pin if pin is None else pin
             if directory is None or src is None:
-                if (preload or is_pinned) and not old.is_resident:
-                    await self._load(old)
+                if is_pinned and not old.pin:
+                    self._check_place()
+                await self._engine.pin_adapter(old.ref.id, bool(preload or is_pinned), is_pinned)
                 old.pin = is_pinned
                 return
             new = self._new(name, directory, src, pin=is_pinned)
-            if preload is not False or is_pinned:
-                await self._load(new)
+            await self._add(new, preload is not False, old)
             self._adapters[name] = new
             await self._retire(old)
 
@@ -185,52 +189,36 @@ class AdapterRegistry:
             del self._adapters[name]
             await self._retire(adapter)
 
-    async def _load_for_use(self, adapter: Adapter) -> Adapter:
-        async with self._lock:
-            if adapter.is_retired:
-                adapter = self.get(adapter.name, "model")
-            if not adapter.is_resident:
-                await self._load(adapter)
-            return adapter
-
-    async def _load(self, adapter: Adapter) -> None:
-        if len(self._resident) >= self.max_resident:
-            await self._unload(self._least_needed())
-        started = time.monotonic()
-        await self._engine.load_adapter(adapter.ref)
-        adapter.is_resident = True
-        self._resident[adapter.ref.id] = adapter
-        taken = f"{len(self._resident)} of {self.max_resident} slots"
-        log.info("Adapter %s loaded from %r in %.2f s (%s)", adapter.name, adapter.ref.path, time.monotonic() - started, taken)
+    async def _add(self, adapter: Adapter, preload: bool, old: Adapter | None = None) -> None:
+        """In the place of ``old``, whose pin does not count any more."""
+        if adapter.pin or preload:
+            self._check_place(old)
+        await self._engine.add_adapter(adapter.ref, preload or adapter.pin, adapter.pin)
+        self._by_id[adapter.ref.id] = adapter
 
     async def _retire(self, adapter: Adapter) -> None:
         adapter.is_retired = True
-        if adapter.is_resident and not adapter.num_users:
-            await self._unload(adapter)
+        if not adapter.num_users:
+            await self._remove(adapter)
 
-    async def _unload(self, adapter: Adapter) -> None:
-        # Before the engine is asked: a request that comes meanwhile must not count on the slot.
-        adapter.is_resident = False
-        del self._resident[adapter.ref.id]
-        await self._engine.unload_adapter(adapter.ref.id)
-        log.info("Adapter %s unloaded", adapter.name)
+    async def _remove(self, adapter: Adapter) -> None:
+        del self._by_id[adapter.ref.id]
+        try:
+            await self._engine.remove_adapter(adapter.ref.id)
+        except (EngineDead, EngineNotReady) as problem:  # it has none any more
+            log.info("Adapter %s is gone with its engine: %s", adapter.name, problem)
+        else:
+            log.info("Adapter %s removed", adapter.name)
 
-    def _least_needed(self) -> Adapter:
-        """A resident one that may lose its slot: one whose name is gone, else the one idle longest. Raises QueueFull, AdaptersFull."""
-        idle = [adapter for adapter in self._resident.values() if not adapter.num_users]
-        for adapter in idle:
-            if adapter.is_retired:
-                return adapter
-        for adapter in idle:
-            if not adapter.pin:
-                return adapter
-        if any(not adapter.pin or adapter.is_retired for adapter in self._resident.values()):
-            raise QueueFull(
-                f"All {self.max_resident} adapters in memory (--max-loras) are in use or pinned: try again later.", 1, "max_loras"
+    def _num_pinned(self, but: Adapter | None) -> int:
+        return sum(adapter.pin for adapter in self._adapters.values() if adapter is not but)
+
+    def _check_place(self, but: Adapter | None = None) -> None:
+        """Raises AdaptersFull where the pinned ones leave no place that another one could ever have."""
+        if self._num_pinned(but) >= self.max_loras:
+            raise AdaptersFull(
+                f"All {self.max_loras} places on the device (--max-loras) are pinned: delete an adapter, unpin one, or raise --max-loras."
             )
-        raise AdaptersFull(
-            f"All {self.max_resident} adapters in memory (--max-loras) are pinned: delete one, unpin one, or raise --max-loras."
-        )
 
     # Helpers
 

@@ -20,6 +20,12 @@ class LoraConfig(Topic):
         le=4096,
         environment=("SAGEMAKER_MAX_NUMBER_OF_ADAPTERS_IN_MEMORY",),
     )
+    max_cpu_loras: int | None = option(
+        None,
+        "Adapters that are in the host's memory at once, those on the device included, so that they need not be read again: at least "
+        "--max-loras, which is also the default.",
+        ge=1,
+    )
     max_lora_rank: int = option(16, "Largest rank of an adapter.", ge=1, le=512)
     lora_modules: list[str] = option([], 'Adapters to load at the start: name=directory, or {"name": .., "path": ..}.')
     lora_allowed_prefixes: list[str] = option(["/opt/ml/"], "Directories below which a request may have an adapter loaded from.")
@@ -28,6 +34,11 @@ class LoraConfig(Topic):
         "vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter.",
         environment=("VLLM_ALLOW_RUNTIME_LORA_UPDATING",),
     )
+
+    @property
+    def num_host_loras(self) -> int:
+        """Adapters in the host's memory at most."""
+        return self.max_loras if self.max_cpu_loras is None else self.max_cpu_loras
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,10 @@ def lora_problems(lora: LoraConfig) -> list[str]:
     found = [f"--lora-allowed-prefixes must hold absolute paths, got {prefix!r}" for prefix in relative]
     if not lora.enable_lora:
         return [*found, "--lora-modules needs --enable-lora"] if lora.lora_modules else found
+    if lora.num_host_loras < lora.max_loras:
+        found.append(
+            f"--max-cpu-loras {lora.max_cpu_loras} is less than --max-loras {lora.max_loras}: it counts those on the device too; raise it"
+        )
     names = []
     for text in lora.lora_modules:
         try:

@@ -68,6 +68,12 @@ class Plan:
         """Tokens of a KV block, over all ranks that hold a part of it."""
         return self.page_size * self.num_context_ranks
 
+    @property
+    def adapter_dtype(self) -> str:
+        """Of adapters in memory. bf16 beside a GGUF's blocks, which are multiplied in fp32: a step of many adapters takes as long as its
+        memory takes to read them, and 8 bits of mantissa are more than such weights have."""
+        return "bfloat16" if self.quantization == "gguf" else self.dtype
+
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
     """Raises ConfigError for an impossible combination, each problem with what would work."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
+from headway.server.engine.adapters import AdapterResidency
 from headway.server.engine.core import EngineCore
 from headway.server.engine.device import choose_device, device_facts, occupy, share_threads
 from headway.server.engine.executor.crew import gathered_crew
@@ -120,7 +121,11 @@ def _build_generating(
     info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)
-    return EngineCore(scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers)
+    lora = config.lora
+    adapters = AdapterResidency(executor, lora.max_loras, lora.num_host_loras) if lora.enable_lora else None
+    return EngineCore(
+        scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers, adapters=adapters
+    )
 
 
 def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:

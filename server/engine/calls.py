@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 
-from headway.server.engine.messages import CallDone, LoadAdapter, ResetPrefixCache, Sleep, ToEngine, UnloadAdapter, WakeUp
+from headway.server.engine.messages import AddAdapter, CallDone, PinAdapter, RemoveAdapter, ResetPrefixCache, Sleep, ToEngine, WakeUp
 from headway.server.errors import AdapterError, HeadwayError, SleepConflict, SleepFailed
 from headway.server.types import AdapterRef, SleepMode, SleepPart
 
@@ -20,13 +20,17 @@ class Calls:
         self._ids = count()
         self._open: dict[int, asyncio.Future[CallDone]] = {}
 
-    async def load_adapter(self, adapter: AdapterRef) -> None:
+    async def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool) -> None:
         """Raises AdapterError."""
-        await self._change_adapters(partial(LoadAdapter, adapter=adapter))
+        await self._change_adapters(partial(AddAdapter, adapter=adapter, preload=preload, is_pinned=is_pinned))
 
-    async def unload_adapter(self, adapter_id: int) -> None:
+    async def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool) -> None:
         """Raises AdapterError."""
-        await self._change_adapters(partial(UnloadAdapter, adapter_id=adapter_id))
+        await self._change_adapters(partial(PinAdapter, adapter_id=adapter_id, preload=preload, is_pinned=is_pinned))
+
+    async def remove_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError."""
+        await self._change_adapters(partial(RemoveAdapter, adapter_id=adapter_id))
 
     async def reset_prefix_cache(self, preempt_running: bool) -> bool:
         return (await self._ask(partial(ResetPrefixCache, preempt_running=preempt_running))).is_complete

@@ -123,12 +123,17 @@ class EngineClient(Protocol):
         """As ``generate``, for texts to pool: each stream has one delta."""
         ...
 
-    async def load_adapter(self, adapter: AdapterRef) -> None:
-        """Returns once requests may have it. Raises AdapterError (nothing has changed), EngineNotReady, EngineAsleep, EngineDead."""
+    async def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool) -> None:
+        """Returns once requests may have it; with ``preload`` once it has been read, else that is done for its first request. One that is
+        pinned keeps its place on the device. Raises AdapterError (nothing has changed), EngineNotReady, EngineAsleep, EngineDead."""
         ...
 
-    async def unload_adapter(self, adapter_id: int) -> None:
-        """Frees its slot. Every request with it must have ended, or its stream been closed. Raises as ``load_adapter`` does."""
+    async def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool) -> None:
+        """As ``add_adapter``, of one that was added."""
+        ...
+
+    async def remove_adapter(self, adapter_id: int) -> None:
+        """Every request with it must have ended, or its stream been closed. Raises as ``add_adapter`` does."""
         ...
 
     async def reset_prefix_cache(self, preempt_running: bool) -> bool:

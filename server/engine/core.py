@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from headway.server.engine.adapters import AdapterResidency
 from headway.server.engine.executor.base import Executor
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.kv.manager import KVCacheManager
@@ -33,7 +34,8 @@ from headway.server.types import (
 )
 
 _GRAMMAR_POLL_MS = 2  # while a grammar is compiled and nothing else is to be done
-_FETCH_POLL_MS = 2  # the same, while KV is on its way
+_FETCH_POLL_MS = 2  # the same, while KV is on its way, or an adapter is read
+_NO_ADAPTERS = "This engine takes no adapters; start it with --enable-lora."
 _LEASE_POLL_MS = 50  # the same, while KV is kept for others
 
 
@@ -50,9 +52,10 @@ class EngineCore:
         sleep_patience_s: float = 0.0,
         num_steps_ahead: int = 0,
         transfers: tuple[SchedulerSide, WorkerSide] | None = None,
+        adapters: AdapterResidency | None = None,
     ) -> None:
         """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``: so many are set
-        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector."""
+        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector. ``adapters`` None: it takes none."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
@@ -63,7 +66,7 @@ class EngineCore:
         self._has_begun = True  # the last step had something to compute
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
-        self._adapter_ids: set[int] = set()  # loaded
+        self._adapters = adapters
         self._num_ahead = num_steps_ahead
         self._under_way: deque[tuple[StepPlan, StepHandle[Any], float]] = deque()
         self._num_steps = 0
@@ -75,7 +78,7 @@ class EngineCore:
         """Whether ``step`` has something to do or to tell. What is frozen in a sleep is nothing to do."""
         if self._pending or self._has_news or self._under_way:
             return True
-        return self._scheduler.has_work and not self._sleeper.state.is_asleep
+        return (self._scheduler.has_work or self._awaits_adapters) and not self._sleeper.state.is_asleep
 
     def add_request(self, request: EngineRequest) -> None:
         try:
@@ -83,7 +86,7 @@ class EngineCore:
             if not self._sleeper.is_awake:
                 self._sleeper.hold(request)
                 self._has_news = True
-            elif self._awaited.holds(request):
+            elif self._awaited.holds(request) or self._holds_for_adapter(request):
                 self._has_news = True
             else:
                 self._scheduler.add(request)
@@ -94,14 +97,24 @@ class EngineCore:
         if isinstance(request, PoolRequest) != (self.info.pooling is not None):
             does = "generates text" if self.info.pooling is None else "pools texts"
             raise ValueError(f"This engine {does} and does nothing else.")
-        if isinstance(request, GenerateRequest) and request.adapter_id is not None and request.adapter_id not in self._adapter_ids:
-            raise ValueError(f"The request's adapter (id {request.adapter_id}) is not loaded.")
+
+    def _holds_for_adapter(self, request: EngineRequest) -> bool:
+        if not isinstance(request, GenerateRequest) or request.adapter_id is None:
+            return False
+        if self._adapters is None:
+            raise ValueError(_NO_ADAPTERS)
+        return self._adapters.holds(request)
 
     def abort(self, request_ids: list[str]) -> None:
-        self._pending += [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids), *self._awaited.abort(request_ids)]
+        deltas = [*self._scheduler.abort(request_ids), *self._sleeper.abort(request_ids), *self._awaited.abort(request_ids)]
+        if self._adapters is not None:
+            deltas += self._adapters.abort(request_ids)
+        self._forget(deltas)
+        self._pending += deltas
 
     def abort_all(self) -> None:
-        self.abort([*self._scheduler.open_request_ids(), *self._sleeper.held_ids(), *self._awaited.request_ids()])
+        waiting = self._adapters.request_ids() if self._adapters is not None else []
+        self.abort([*self._scheduler.open_request_ids(), *self._sleeper.held_ids(), *self._awaited.request_ids(), *waiting])
 
     def reset_prefix_cache(self, preempt_running: bool) -> bool:
         """Nobody finds what was computed before. False: requests that run still use some of it, unless they were preempted first."""
@@ -123,6 +136,7 @@ class EngineCore:
         """See Sleeper.begin; ``settle`` does the rest."""
         if mode == "abort":
             self._pending += self._awaited.abort(self._awaited.request_ids())
+            self._pending += self._adapters.abort(self._adapters.request_ids()) if self._adapters is not None else []
         self._pending += self._sleeper.begin(level, mode, done)
 
     @property
@@ -135,17 +149,24 @@ class EngineCore:
         """How long a message may be waited for before ``step`` or ``settle`` has something to look at; None: however long."""
         if len(self._awaited) > 0:
             return _GRAMMAR_POLL_MS
+        if self._awaits_adapters:
+            return _FETCH_POLL_MS
         if self._transfers is None:
             return None
         policy, _ = self._transfers
         return _FETCH_POLL_MS if policy.is_fetching else _LEASE_POLL_MS if policy.has_leases else None
 
     @property
-    def waits_for_transfers(self) -> bool:
-        """Whether requests are open that all wait for KV, or for blocks that a transfer holds."""
-        if self._transfers is None or self._has_begun or self._under_way or self._has_news:
+    def waits_for_others(self) -> bool:
+        """Whether requests are open that all wait for KV, for blocks that a transfer holds, or for adapters that are read."""
+        if self._has_begun or self._under_way or self._has_news:
             return False
-        return self._transfers[0].is_fetching or self._transfers[0].has_leases
+        is_transferring = self._transfers is not None and (self._transfers[0].is_fetching or self._transfers[0].has_leases)
+        return is_transferring or self._awaits_adapters
+
+    @property
+    def _awaits_adapters(self) -> bool:
+        return self._adapters is not None and self._adapters.has_work
 
     def _take_in_transfers(self) -> None:
         if self._transfers is not None:
@@ -184,24 +205,65 @@ class EngineCore:
         for request in self._sleeper.release():
             self.add_request(request)
 
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        """Steps wait for as long as the files are read. Raises AdapterError, and then nothing has changed."""
-        if self._sleeper.state.refuses_requests:
-            raise AdapterError("The engine is asleep: an adapter can be loaded once it is woken.")
-        self._executor.load_adapter(adapter)
-        self._adapter_ids.add(adapter.id)
+    def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool, done: Done) -> None:
+        """Requests may have it once ``done`` has heard None. With ``preload`` that is when it has been read, which steps don't wait for;
+        else it is read with its first request. ``done`` hears an AdapterError if that fails, and nothing has changed."""
+        if self._adapters is None:
+            done(AdapterError(_NO_ADAPTERS))
+            return
+        adapters = self._adapters
+        adapters.add(adapter)
 
-    def unload_adapter(self, adapter_id: int) -> None:
-        """Raises AdapterError if it is not loaded, or if an open request has it: its slot would become another adapter's."""
-        if self._scheduler.uses_adapter(adapter_id):
-            raise AdapterError(f"Requests with the adapter of id {adapter_id} are open.")
-        self._executor.unload_adapter(adapter_id)
-        self._adapter_ids.remove(adapter_id)
+        def finish(problem: Exception | None) -> None:
+            if problem is not None:
+                adapters.remove(adapter.id)
+            done(problem)
+
+        self.pin_adapter(adapter.id, preload, is_pinned, finish)
+
+    def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool, done: Done) -> None:
+        """One that is pinned keeps its place on the device once it has it. ``preload``, ``done``: as of ``add_adapter``."""
+        if self._adapters is None:
+            done(AdapterError(_NO_ADAPTERS))
+        elif preload and self._sleeper.state.refuses_requests:
+            done(AdapterError("The engine is asleep: an adapter can be loaded once it is woken."))
+        elif preload:
+            self._adapters.load(adapter_id, is_pinned, done)
+        else:
+            self._adapters.pin(adapter_id, is_pinned)
+            done(None)
+
+    def remove_adapter(self, adapter_id: int) -> None:
+        """Raises AdapterError if it is not known, or if an open request has it."""
+        if self._adapters is None:
+            raise AdapterError(_NO_ADAPTERS)
+        self._adapters.remove(adapter_id)
+        self._has_news = True
+
+    def _release_adapted(self) -> None:
+        """Requests whose adapter is there now go to the scheduler, which took them in when they came: a sleep that is on its way lets
+        them finish."""
+        if self._adapters is None or self._sleeper.state.is_asleep:
+            return
+        for request in self._adapters.release():
+            try:
+                self._scheduler.add(request)
+            except ValueError as refusal:
+                self._pending.append(TokenDelta(request.request_id, finish_reason=FinishReason.ERROR, error=str(refusal)))
+        self._pending += self._adapters.take_ended()
+
+    def _forget(self, deltas: Iterable[TokenDelta]) -> None:
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                self._awaited.forget(delta.request_id)
+                if self._adapters is not None:
+                    self._adapters.forget(delta.request_id)
 
     def step(self) -> StepOutput:
         """Sets a step going, if there is one, and returns what became of the requests in the oldest that is under way: this one, or with
         steps ahead one before, so that the device has work while the host makes the next plan."""
         self._take_in_transfers()
+        self._release_adapted()
         self._has_news, self._last_step = False, (0, 0.0)
         deltas, self._pending = self._pending, []
         num_ahead = self._num_ahead if self._sleeper.is_awake else 0  # nothing may be under way when the engine falls asleep
@@ -210,9 +272,7 @@ class EngineCore:
             deltas += self._finish_step()
         deltas += self._scheduler.take_refused()
         self._hand_over_transfers()
-        for delta in deltas:
-            if delta.finish_reason is not None:
-                self._awaited.forget(delta.request_id)
+        self._forget(deltas)
         return StepOutput(deltas, self.stats())
 
     def _begin_step(self) -> bool:
@@ -241,11 +301,12 @@ class EngineCore:
         counts = self._scheduler.stats()
         stats: EngineStats = msgspec.structs.replace(
             counts,
-            num_waiting=counts.num_waiting + self._sleeper.num_held + len(self._awaited),
+            num_waiting=counts.num_waiting + self._sleeper.num_held + len(self._awaited) + len(self._adapters or ()),
             num_steps=self._num_steps,
             last_step_tokens=tokens,
             last_step_s=seconds,
             transfers=None if self._transfers is None else self._transfers[0].take_stats(),
+            adapters=None if self._adapters is None else self._adapters.stats,
         )
         return stats
 

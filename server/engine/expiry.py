@@ -3,8 +3,33 @@
 from __future__ import annotations
 
 import heapq
+from typing import Protocol
 
-from headway.server.engine.request import Request
+from headway.server.types import FinishReason, RequestTimes, TokenDelta
+
+
+class Expiring(Protocol):
+    """A request of the scheduler's, or one that has yet to get there."""
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def arrival_time(self) -> float: ...
+
+    @property
+    def queue_timeout_s(self) -> float | None: ...
+
+
+def queue_timeout_text(request: Expiring, now: float) -> str:
+    return f"The request has waited {now - request.arrival_time:.1f} s without being scheduled (--queue-timeout): try again later."
+
+
+def queue_timeout(request: Expiring, now: float) -> TokenDelta:
+    """The terminal delta of a request that no scheduler has seen."""
+    times = RequestTimes(request.arrival_time, None, None, None)
+    text = queue_timeout_text(request, now)
+    return TokenDelta(request.request_id, finish_reason=FinishReason.QUEUE_TIMEOUT, error=text, times=times)
 
 
 class Expiry:
@@ -17,13 +42,13 @@ class Expiry:
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Expiring) -> None:
         """One without a time limit is not taken."""
         if request.queue_timeout_s is not None:
             due = self._due[request.request_id] = request.arrival_time + request.queue_timeout_s
             heapq.heappush(self._heap, (due, request.request_id))
 
-    def discard(self, request: Request) -> None:
+    def discard(self, request: Expiring) -> None:
         """It has been scheduled, or has ended. Safe to repeat."""
         if self._due.pop(request.request_id, None) is not None and len(self._heap) > 2 * len(self._due) + 16:
             self._heap = [(due, request_id) for request_id, due in self._due.items()]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +27,25 @@ from headway.server.types import AdapterRef
 log = logging.getLogger(__name__)
 
 _NONE = -1
+_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What an adapter adds to a part of a layer, on the host: see LinearAdapters.share."""
+
+    layer: str
+    part: str
+    a: Tensor
+    b: Tensor
 
 
 class AdapterSlots:
-    """Owns the slots, and gives every linear of the model room for them. Not thread-safe; adapters come and go between steps."""
+    """Owns the slots, and copies of adapters in the host's memory; gives every linear of the model room for the slots.
+
+    Which adapters these are is decided elsewhere (engine/adapters.py), for all ranks alike. Not thread-safe; adapters come and go between
+    steps, and only reading goes on beside them.
+    """
 
     def __init__(self, loaded: LoadedModel, lora: LoraConfig, max_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self._transform = loaded.transform
@@ -41,6 +59,8 @@ class AdapterSlots:
         self._targets = self._find_targets(loaded)
         self._elsewhere = _modules_elsewhere(loaded)
         self._slot_of: dict[int, int] = {}
+        self._copies: dict[int, Future[list[_Share]]] = {}
+        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="adapter-reader")
         self._free = list(range(lora.max_loras - 1, -1, -1))
         self._row_slots = np.full(max_rows, _NONE, dtype=np.int64)
         num_bytes = sum(room.num_bytes for room in self._adapters.values())
@@ -56,18 +76,30 @@ class AdapterSlots:
         for room in self._adapters.values():
             yield from room.tensors()
 
-    def load(self, adapter: AdapterRef) -> None:
-        """Reads and checks all of it before anything is changed. Raises AdapterError."""
-        assert adapter.id not in self._slot_of, "ids are given once"
-        if not self._free:
-            raise AdapterError(f"All {len(self._slot_of)} slots for adapters are taken (--max-loras).")
-        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank, self._elsewhere)
+    def read(self, adapter: AdapterRef) -> Future[None]:
+        """Reads and checks all of it in a thread, into a copy of this rank's share in the host's memory. The future raises AdapterError."""
+        assert adapter.id not in self._copies, "an adapter has one copy"
+        copy = self._copies[adapter.id] = self._reader.submit(self._read, adapter)
+        done: Future[None] = Future()
+        copy.add_done_callback(lambda read: _pass_on(read, done))
+        return done
+
+    def drop(self, adapter_id: int) -> None:
+        """Forgets the copy, read or not."""
+        assert adapter_id not in self._slot_of, "an adapter on the device has its copy"
+        self._copies.pop(adapter_id).cancel()
+
+    def load(self, adapter_id: int) -> None:
+        """From its copy to a free slot; waits for the copy where it is still being read. Raises AdapterError, and nothing has changed."""
+        assert adapter_id not in self._slot_of, "it is loaded already"
+        assert self._free, "a slot has been freed"
+        shares = self._copies[adapter_id].result()
         slot = self._free[-1]
         for room in self._adapters.values():
             room.clear(slot)  # of who had it before, and of a load that broke
-        for update in updates:
-            self._put(slot, update)
-        self._slot_of[adapter.id] = self._free.pop()
+        for share in shares:
+            self._adapters[share.layer].put(slot, share.part, share.a, share.b)
+        self._slot_of[adapter_id] = self._free.pop()
 
     def unload(self, adapter_id: int) -> None:
         """No row may have it. Raises AdapterError if it is not loaded."""
@@ -86,13 +118,20 @@ class AdapterSlots:
             return None
         return prepare_lora(torch.from_numpy(np.repeat(slots, query_lens)), self._device)
 
-    def _put(self, slot: int, update: Update) -> None:
+    def _read(self, adapter: AdapterRef) -> list[_Share]:
+        started = time.monotonic()
+        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank, self._elsewhere)
+        shares = [share for update in updates for share in self._shares(update)]
+        log.info("Adapter %s read from %r in %.2f s", adapter.name, adapter.path, time.monotonic() - started)
+        return shares
+
+    def _shares(self, update: Update) -> Iterator[_Share]:
         target, a, b = update.target, update.a, update.b
         if self._transform is not None:
             a, b = self._transform.update(f"{target.layer}.weight", a, b)
         first = 0
         for part, num_rows in target.parts:
-            self._adapters[target.layer].put(slot, part, a, b.narrow(0, first, num_rows))
+            yield _Share(target.layer, part, *self._adapters[target.layer].share(part, a, b.narrow(0, first, num_rows)))
             first += num_rows
 
     def _find_targets(self, loaded: LoadedModel) -> dict[str, Target]:
@@ -106,6 +145,15 @@ class AdapterSlots:
                     shapes = [(part, self._adapters[layer].shape(part)) for part in name.all_parts]
                     targets[module] = Target(layer, tuple((part, shape[0]) for part, shape in shapes), shapes[0][1][1])
         return targets
+
+
+def _pass_on(read: Future[list[_Share]], done: Future[None]) -> None:
+    if read.cancelled():
+        done.cancel()
+    elif (problem := read.exception()) is not None:
+        done.set_exception(problem)
+    else:
+        done.set_result(None)
 
 
 def _modules_elsewhere(loaded: LoadedModel) -> frozenset[str]:

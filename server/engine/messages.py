@@ -37,12 +37,25 @@ class AbortRequests(msgspec.Struct, tag=True, frozen=True):
 # Each of the following is a call: answered by a CallDone with the same ``call_id``.
 
 
-class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
+class AddAdapter(msgspec.Struct, tag=True, frozen=True):
+    """``preload``: answered once it has been read."""
+
     call_id: int
     adapter: AdapterRef
+    preload: bool
+    is_pinned: bool
 
 
-class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
+class PinAdapter(msgspec.Struct, tag=True, frozen=True):
+    """``preload``: as of AddAdapter."""
+
+    call_id: int
+    adapter_id: int
+    preload: bool
+    is_pinned: bool
+
+
+class RemoveAdapter(msgspec.Struct, tag=True, frozen=True):
     call_id: int
     adapter_id: int
 
@@ -89,8 +102,9 @@ ToEngine = (
     AddRequest
     | AddPoolRequests
     | AbortRequests
-    | LoadAdapter
-    | UnloadAdapter
+    | AddAdapter
+    | PinAdapter
+    | RemoveAdapter
     | ResetPrefixCache
     | Sleep
     | WakeUp

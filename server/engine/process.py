@@ -16,20 +16,21 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.links import IDLE_POLL_MS, ApiClient, EngineLinks
 from headway.server.engine.messages import (
     AbortRequests,
+    AddAdapter,
     AddClient,
     AddPoolRequests,
     AddRequest,
     CallDone,
     Died,
     DropClient,
-    LoadAdapter,
     Phase,
+    PinAdapter,
     Ready,
+    RemoveAdapter,
     ResetPrefixCache,
     Sleep,
     SleepChanged,
     Stop,
-    UnloadAdapter,
     WakeUp,
 )
 from headway.server.errors import AdapterError, HeadwayError, RankDied, SleepConflict, sentence_of
@@ -115,7 +116,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     spare_long_lived()
     was_busy = False
     while True:
-        for client, message in links.receive(not core.has_work or core.waits_for_transfers, core.patience_ms or IDLE_POLL_MS):
+        for client, message in links.receive(not core.has_work or core.waits_for_others, core.patience_ms or IDLE_POLL_MS):
             match message:
                 case AddRequest(request=request):
                     core.add_request(request)
@@ -124,10 +125,12 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
                         core.add_request(text)
                 case AbortRequests(request_ids=ids):
                     core.abort(ids)
-                case LoadAdapter(call_id=call_id, adapter=adapter):
-                    _answer(client, call_id, _attempt(partial(core.load_adapter, adapter)))
-                case UnloadAdapter(call_id=call_id, adapter_id=adapter_id):
-                    _answer(client, call_id, _attempt(partial(core.unload_adapter, adapter_id)))
+                case AddAdapter(call_id=call_id, adapter=adapter, preload=preload, is_pinned=is_pinned):
+                    core.add_adapter(adapter, preload, is_pinned, partial(_answer, client, call_id))
+                case PinAdapter(call_id=call_id, adapter_id=adapter_id, preload=preload, is_pinned=is_pinned):
+                    core.pin_adapter(adapter_id, preload, is_pinned, partial(_answer, client, call_id))
+                case RemoveAdapter(call_id=call_id, adapter_id=adapter_id):
+                    _answer(client, call_id, _attempt(partial(core.remove_adapter, adapter_id)))
                 case ResetPrefixCache(call_id=call_id, preempt_running=preempt_running):
                     client.send(CallDone(call_id, is_complete=core.reset_prefix_cache(preempt_running)))
                 case Sleep(call_id=call_id, level=level, mode=mode):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
-from headway.server.engine.expiry import Expiry
+from headway.server.engine.expiry import Expiry, queue_timeout_text
 from headway.server.engine.finish import End, Limits, finish_of
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
@@ -98,10 +98,6 @@ class Scheduler:
     def open_request_ids(self) -> list[str]:
         return list(self._open)
 
-    def uses_adapter(self, adapter_id: int) -> bool:
-        """Whether an open request has it."""
-        return any(request.adapter_id == adapter_id for request in self._open.values())
-
     def add(self, request: GenerateRequest) -> None:
         """Accepts a request. One that could never run here is refused: its terminal delta is in ``take_refused``.
 
@@ -165,8 +161,7 @@ class Scheduler:
         """Ends what was never scheduled in its time. A request that was preempted has been: it goes on."""
         for request_id in self._expiry.take_due(now):
             request = self._open[request_id]
-            text = f"The request has waited {now - request.arrival_time:.1f} s without being scheduled (--queue-timeout): try again later."
-            self._refused.append(self._end(request, FinishReason.QUEUE_TIMEOUT, error=text))
+            self._refused.append(self._end(request, FinishReason.QUEUE_TIMEOUT, error=queue_timeout_text(request, now)))
 
     def _schedule_decodes(self, step: Step) -> None:
         """One token for everyone who needs just one, before any prefill: a long prompt must not stall the others. Stages share them."""

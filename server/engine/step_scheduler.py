@@ -23,10 +23,6 @@ class StepScheduler(Protocol):
 
     def open_request_ids(self) -> list[str]: ...
 
-    def uses_adapter(self, adapter_id: int) -> bool:
-        """Whether an open request has it."""
-        ...
-
     def add(self, request: Any) -> None:
         """Raises ValueError for what it does not take."""
         ...

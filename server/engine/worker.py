@@ -50,7 +50,7 @@ class Worker:
         self._loaded: LoadedModel | None = load()
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.dtype), device=device)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.adapter_dtype), device=device)
         self.grammars: GrammarCompiler | None = None
         if load_tokenizer is not None:
             self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)

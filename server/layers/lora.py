@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.lora import add_lora
+from headway.kernels.lora import add_lora, lora_slots
 from headway.kernels.plans import LoraPlan
 from headway.server.layers.weight import Part, Weight
 
@@ -29,10 +29,10 @@ class LinearAdapters:
     def __init__(self, weight: Weight, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> None:
         def stack(part: Part) -> _Stack:
             # What no rank reaches is never read, so nothing needs to be cleared.
-            a = torch.empty(num_slots, max_rank, weight.shape[1], dtype=dtype, device=device)
-            num_rows = part.length if part.dim == 0 else weight.shape[0]
-            return _Stack(part, a, torch.empty(num_slots, num_rows, max_rank, dtype=dtype, device=device), [0] * num_slots)
+            shape = (part.length if part.dim == 0 else weight.shape[0], weight.shape[1])
+            return _Stack(part, *lora_slots(num_slots, max_rank, shape, dtype=dtype, device=device), [0] * num_slots)
 
+        self._dtype, self._device = dtype, device
         self._stacks = {name: stack(part) for name, part in weight.parts.items()}
 
     @property
@@ -47,17 +47,27 @@ class LinearAdapters:
         """[N, K] of the whole checkpoint tensor that an update of this part adds to."""
         return self._stacks[part].part.shape
 
-    def put(self, slot: int, part: str, a: Tensor, b: Tensor) -> None:
-        """Copies this rank's share of the update ``b @ a``, a [r, K] and b [N, r] of the whole checkpoint tensor."""
+    def share(self, part: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """A copy of this rank's share of the update ``b @ a``, a [r, K] and b [N, r] of the whole checkpoint tensor; on the host, and as
+        ``put`` takes it."""
         stack = self._stacks[part]
-        place, rank = stack.part, len(a)
+        place = stack.part
         if place.dim == 0:
             b = b.narrow(0, place.start, place.length)
         else:
             a = a.narrow(1, place.start, place.length)
-        stack.a[slot, :rank] = a
-        stack.b[slot, :, :rank] = b
+        return self._copy(a), self._copy(b)
+
+    def put(self, slot: int, part: str, a: Tensor, b: Tensor) -> None:
+        """Copies a ``share`` to the device, behind what runs there."""
+        stack, rank = self._stacks[part], len(a)
+        stack.a[slot, :rank].copy_(a, non_blocking=True)
+        stack.b[slot, :, :rank].copy_(b, non_blocking=True)
         stack.ranks[slot] = rank
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        copy = torch.empty(tensor.shape, dtype=self._dtype, pin_memory=self._device.type == "cuda")
+        return copy.copy_(tensor)
 
     def clear(self, slot: int) -> None:
         for stack in self._stacks.values():

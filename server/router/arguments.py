@@ -16,15 +16,17 @@ from headway.server.router.config import RouterConfig, router_problems
 _PREFIX = "HEADWAY_ROUTER_"
 # What Kubernetes sets beside HEADWAY_ROUTER_PORT for a service of that name, or of one that begins so.
 _OF_A_SERVICE = re.compile(_PREFIX + r"(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_LISTED = "`headway router --help` lists the options"
 _DESCRIPTION = "One address for many servers: each request goes to one of them, and its answer streams back."
 _EPILOG = f"An option's value may stand in the environment instead: {_PREFIX}POLICY is --policy."
 
 
 def read_options(argv: Sequence[str], environ: Mapping[str, str]) -> RouterConfig:
-    """Raises ConfigError with every problem at once; argparse exits with 2 for words that are no options, 0 for --help."""
+    """Raises ConfigError with every problem at once; argparse exits with 2 for values that can't be read, 0 for --help."""
     settings = settings_of(RouterConfig)
-    given = vars(_parser(settings).parse_args(list(argv)))
-    found: list[str] = []
+    read, rest = _parser(settings).parse_known_args(list(argv))
+    given = vars(read)
+    found = _unknown_words(settings, rest)
     tree: dict[str, dict[str, Any]] = {}
     for setting in settings:
         value, is_given = given[setting.name], setting.name in given and given[setting.name] is not None
@@ -51,6 +53,16 @@ def _is_of_kubernetes(setting: Setting, text: str) -> bool:
     return setting.name == "port" and text.startswith("tcp://")
 
 
+def _unknown_words(settings: Sequence[Setting], words: Sequence[str]) -> list[str]:
+    """A sentence for each word of a command line that is no option; a bare word may have been meant for the one before it."""
+    known = [f"--{name}" for setting in settings for name in setting.names]
+    found = []
+    for word in (word.partition("=")[0] for word in words if word.startswith("-")):
+        near = [name for name in known if name.startswith(word)] or difflib.get_close_matches(word, known, n=1)
+        found.append(f"{word}: there is no such option; {f'did you mean {near[0]}?' if near else _LISTED}")
+    return found or [f"{word}: this is no option, nor the value of one; {_LISTED}" for word in words]
+
+
 def _unknown_variables(settings: Sequence[Setting], environ: Mapping[str, str]) -> list[str]:
     """A sentence for each that was meant for the router and says nothing to it."""
     known = [_variable(setting) for setting in settings]
@@ -58,7 +70,7 @@ def _unknown_variables(settings: Sequence[Setting], environ: Mapping[str, str]) 
     for name in sorted(environ):
         if name.startswith(_PREFIX) and name not in known and not _OF_A_SERVICE.fullmatch(name):
             near = difflib.get_close_matches(name.removeprefix(_PREFIX), [one.removeprefix(_PREFIX) for one in known], n=1)
-            hint = f"did you mean {_PREFIX}{near[0]}?" if near else "`headway router --help` lists the options"
+            hint = f"did you mean {_PREFIX}{near[0]}?" if near else _LISTED
             found.append(f"environment {name}: there is no such option; {hint}")
     return found
 

@@ -150,7 +150,7 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
     shapes = weight_shapes(shape)
     linears = [(shapes.count(name), linear) for name, linear in shapes.linears.items() if linear.takes_adapters]
     per_rank = sum(count * (len(linear.rows) * linear.columns + sum(linear.rows)) for count, linear in linears)
-    return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.dtype)
+    return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.adapter_dtype)
 
 
 def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, generates: bool) -> WeightShapes:

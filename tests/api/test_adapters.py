@@ -14,7 +14,7 @@ import pytest
 from api_server import ApiServer
 from websockets.sync.client import connect
 
-from headway.server.types import GenerateRequest
+from headway.server.types import AdapterStats, EngineStats, GenerateRequest
 
 IDENTIFIER = "X-Amzn-SageMaker-Adapter-Identifier"
 ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
@@ -33,7 +33,6 @@ def directory(root: Path, name: str, refused: str | None = None) -> str:
 def with_lora(root: Path, **options: Any) -> ApiServer:
     lora = {"enable_lora": True, "max_loras": 2, "lora_allowed_prefixes": [str(root)], **options}
     server = ApiServer(lora=lora)
-    server.engine.max_adapters = lora["max_loras"]
     server.engine.text = lambda request: said_with(server, request)
     return server
 
@@ -154,7 +153,7 @@ def test_lmis_form_in_the_query(server: ApiServer, tmp_path: Path) -> None:
     assert server.client.post("/adapters", params={"name": "a1", "src": src, "preload": "false"}).json() == {
         "status": "Adapter a1 registered"
     }
-    assert server.engine.adapter_log == []
+    assert server.engine.adapter_log == ["+a1"]
     assert server.client.post("/adapters/a1/update?pin=true").json() == {"status": "Adapter a1 updated"}
     assert server.client.get("/adapters/a1").json() == [{"name": "a1", "src": src, "pin": True, "loaded": True}]
 
@@ -163,22 +162,24 @@ def test_without_preload_the_first_request_loads(server: ApiServer, tmp_path: Pa
     register(server, tmp_path, "a", preload=False)
     assert server.client.get("/adapters/a").json()[0]["loaded"] is False
     assert said(server, model="a") == "a"
-    assert server.engine.adapter_log == ["+a"]
+    assert server.client.get("/adapters/a").json()[0]["loaded"] is True
 
 
-def test_the_adapter_idle_longest_makes_room_unless_it_is_pinned(server: ApiServer, tmp_path: Path) -> None:
+def test_when_every_place_is_pinned_no_other_adapter_is_taken(server: ApiServer, tmp_path: Path) -> None:
     register(server, tmp_path, "a", pin=True)
-    register(server, tmp_path, "b")
-    register(server, tmp_path, "c")
-    assert server.engine.adapter_log == ["+a", "+b", "-b", "+c"]
-    assert said(server, model="b") == "b"
-    assert said(server, model="a") == "a"
-    assert server.engine.adapter_log[4:] == ["-c", "+b"]
+    register(server, tmp_path, "b", preload=False)
+    register(server, tmp_path, "c", preload=False)
+    assert said(server, model="c") == "c"
     assert server.post("/adapters/b/update", {"pin": True}).status_code == 200
-    answer = register(server, tmp_path, "d")
-    assert answer.status_code == 507
-    assert "are pinned" in answer.json()["error"]["message"]
+    assert server.engine.adapter_log == ["+a pinned", "+b", "+c", "pin b"]
+    for fields in ({}, {"pin": True}):
+        answer = register(server, tmp_path, "d", src=str(tmp_path / "a"), **fields)
+        assert answer.status_code == 507
+        assert "are pinned" in answer.json()["error"]["message"]
+    assert register(server, tmp_path, "e", preload=False).status_code == 200, "its name alone takes no place"
     assert server.post("/v1/chat/completions", {**CHAT, "model": "c"}).status_code == 507
+    assert said(server, model="b") == "b"
+    assert server.post("/adapters/a/update", {"src": str(tmp_path / "e")}).status_code == 200, "a pinned one makes room for its successor"
     assert server.post("/adapters/a/update", {"pin": False}).status_code == 200
     assert said(server, model="c") == "c"
 
@@ -190,38 +191,19 @@ def open_stream(server: ApiServer, model: str) -> httpx.Response:
     return response
 
 
-def test_adapters_in_use_keep_their_slots(server: ApiServer, tmp_path: Path) -> None:
-    for name in "ab":
-        register(server, tmp_path, name)
-    server.on_loop(server.engine.gate.clear)
-    server.wait_for(lambda: not server.engine.gate.is_set())
-    streams = [open_stream(server, name) for name in "ab"]
-    answer = register(server, tmp_path, "c")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "in use or pinned" in answer.json()["error"]["message"]
-    streams[0].close()
-    server.wait_for(lambda: len(server.engine.open_ids) == 1)
-    assert register(server, tmp_path, "c", src=str(tmp_path / "c")).status_code == 200
-    assert server.engine.adapter_log == ["+a", "+b", "-a", "+c"]
-    server.on_loop(server.engine.gate.set)
-    streams[1].read()
-
-
 def test_a_deleted_adapter_serves_its_open_requests_to_their_end(server: ApiServer, tmp_path: Path) -> None:
     register(server, tmp_path, "a")
-    register(server, tmp_path, "b", pin=True)
     server.on_loop(server.engine.gate.clear)
     server.wait_for(lambda: not server.engine.gate.is_set())
     stream = open_stream(server, "a")
     assert server.client.delete("/adapters/a").status_code == 200
     assert server.post("/v1/chat/completions", {**CHAT, "model": "a"}).status_code == 404
-    assert register(server, tmp_path, "c").status_code == 503, "its slot is not free yet"
-    assert server.engine.adapter_log == ["+a", "+b"]
+    assert register(server, tmp_path, "a", src=directory(tmp_path, "b")).status_code == 200, "its name is free at once"
+    assert server.engine.adapter_log == ["+a", "+a"]
     server.on_loop(server.engine.gate.set)
     assert stream.read().endswith(b"data: [DONE]\n\n")
-    server.wait_for(lambda: not server.engine.open_ids)
-    assert register(server, tmp_path, "c", src=str(tmp_path / "c")).status_code == 200
-    assert server.engine.adapter_log == ["+a", "+b", "-a", "+c"]
+    server.wait_for(lambda: server.engine.adapter_log == ["+a", "+a", "-a"])
+    assert said(server, model="a") == "b"
 
 
 def test_an_update_with_a_source_loads_anew_under_a_new_id(server: ApiServer, tmp_path: Path) -> None:
@@ -245,8 +227,6 @@ def test_what_the_engine_refuses_is_not_registered(server: ApiServer, tmp_path: 
     answer = server.post("/adapters", {"name": "a", "src": src})
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The adapter can't be loaded: its rank is 99.")
     assert server.client.get("/adapters").json() == {"adapters": []}
-    assert server.post("/adapters", {"name": "a", "src": src, "preload": False}).status_code == 200
-    assert server.post("/v1/chat/completions", {**CHAT, "model": "a"}).status_code == 400
 
 
 def test_one_name_once(server: ApiServer, tmp_path: Path) -> None:
@@ -371,10 +351,8 @@ def test_a_name_registered_and_deleted_by_many_at_once(server: ApiServer, tmp_pa
     assert statuses <= {200, 404, 409}
     server.client.delete("/adapters/a")
     server.wait_for(lambda: not server.engine.open_ids)
-    assert server.adapters.in_use() == set()
-    for name in ("x", "y"):  # every slot can be had again
-        assert register(server, tmp_path, name, pin=True).status_code == 200
-    assert len(server.engine.adapters) == 2
+    server.wait_for(lambda: not server.engine.adapters)
+    assert server.adapters.running() == set()
 
 
 def test_a_client_that_leaves_while_its_adapter_loads_breaks_nothing(server: ApiServer, tmp_path: Path) -> None:
@@ -408,12 +386,8 @@ def test_the_metric_of_adapters(server: ApiServer, tmp_path: Path) -> None:
 
 
 def test_the_metric_names_an_adapter_that_requests_wait_for(server: ApiServer, tmp_path: Path) -> None:
-    register(server, tmp_path, "a", preload=False)
-    server.on_loop(server.engine.adapter_gate.clear)
-    server.wait_for(lambda: not server.engine.adapter_gate.is_set())
-    with ThreadPoolExecutor(2) as pool:
-        answers = [pool.submit(said, server, model="a") for _ in range(2)]
-        server.wait_for(lambda: 'running_lora_adapters="",waiting_lora_adapters="a"' in server.client.get("/metrics").text)
-        server.on_loop(server.engine.adapter_gate.set)
-        assert [answer.result() for answer in answers] == ["a", "a"]
-    assert 'running_lora_adapters="",waiting_lora_adapters=""' in server.client.get("/metrics").text
+    for name in "ab":
+        register(server, tmp_path, name, preload=False)
+    first, second = (adapter.ref.id for adapter in server.adapters.all())
+    server.engine.stats = EngineStats(adapters=AdapterStats(running=(second,), waiting=(first, second)))
+    assert 'running_lora_adapters="b",waiting_lora_adapters="a,b"' in server.client.get("/metrics").text

@@ -59,6 +59,7 @@ def test_sagemakers_name_for_the_number_of_adapters() -> None:
         ({"enable_lora": True, "lora_modules": ['{"name": "a", "path": "/x", "base_model_name": "m"}']}, "no other keys"),
         ({"enable_lora": True, "lora_modules": ['{"name": "a", "path": 3}']}, "expected"),
         ({"enable_lora": True, "lora_modules": ["a=/x", "a=/y"]}, "more than once"),
+        ({"enable_lora": True, "max_loras": 4, "max_cpu_loras": 3}, "--max-cpu-loras 3 is less than --max-loras 4"),
         ({"lora_allowed_prefixes": ["adapters"]}, "absolute paths, got 'adapters'"),
     ],
     ids=str,

@@ -53,7 +53,6 @@ REFUSED = {
     "kv-offloading-backend": ("lmcache", "offloaded by Headway itself"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
-    "max-cpu-loras": ("8", "raise --max-loras"),
     "mm-processor-cache-gb": ("4", "serves text only"),
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
     "model-impl": ("transformers", "only the implementations of Headway are there"),

@@ -63,6 +63,10 @@ def test_an_adapter_changes_the_answer_and_its_end_brings_the_old_one_back(tmp_p
         (tmp_path / "first" / "adapter_model.safetensors").write_bytes(b"no")
         bad = httpx.post(f"{server.url}/adapters", json={"name": "c", "src": f"{tmp_path}/first"}, timeout=60)
         assert (bad.status_code, "damaged" in bad.text) == (400, True)
+        registered = httpx.post(f"{server.url}/adapters", json={"name": "c", "src": f"{tmp_path}/first", "preload": False}, timeout=60)
+        assert registered.status_code == 200, "its files are read with the first request"
+        bad = httpx.post(f"{server.url}/invocations", json=QUESTION, headers={IDENTIFIER: "c"}, timeout=60)
+        assert (bad.status_code, "damaged" in bad.text) == (400, True)
         assert answer(server) == plain, "the engine lives on"
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(timeout=40) == 0

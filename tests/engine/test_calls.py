@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from headway.server.engine.calls import Calls
-from headway.server.engine.messages import CallDone, LoadAdapter, ResetPrefixCache, Sleep, ToEngine, UnloadAdapter, WakeUp
+from headway.server.engine.messages import AddAdapter, CallDone, RemoveAdapter, ResetPrefixCache, Sleep, ToEngine, WakeUp
 from headway.server.errors import AdapterError, EngineDead, SleepConflict, SleepFailed
 from headway.server.types import AdapterRef
 
@@ -18,12 +18,12 @@ def test_each_call_gets_its_own_answer() -> None:
     async def main() -> None:
         sent: list[ToEngine] = []
         calls = Calls(sent.append)
-        first = asyncio.create_task(calls.load_adapter(ADAPTER))
-        second = asyncio.create_task(calls.unload_adapter(1))
+        first = asyncio.create_task(calls.add_adapter(ADAPTER, True, False))
+        second = asyncio.create_task(calls.remove_adapter(1))
         third = asyncio.create_task(calls.reset_prefix_cache(True))
         fourth = asyncio.create_task(calls.wake_up(["weights"]))
         await asyncio.sleep(0)
-        assert sent == [LoadAdapter(0, ADAPTER), UnloadAdapter(1, 1), ResetPrefixCache(2, True), WakeUp(3, ["weights"])]
+        assert sent == [AddAdapter(0, ADAPTER, True, False), RemoveAdapter(1, 1), ResetPrefixCache(2, True), WakeUp(3, ["weights"])]
         calls.answer(CallDone(2, is_complete=False))
         calls.answer(CallDone(1, "no"))
         calls.answer(CallDone(0))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_driver import Output, make_engine, request, run
+from engine_driver import Output, add_adapter, make_engine, request, run
 from msgspec.structs import replace
 from plain_recorder import PlainRecorder, use_plain_graphs
 from tiny_adapters import make_adapter
@@ -101,7 +101,7 @@ def test_a_wake_that_finds_no_room_for_the_graphs_can_be_tried_again(
 
 def test_steps_with_adapters_run_eagerly(files: ModelFiles, recorder: PlainRecorder, tmp_path: Path) -> None:
     engine = make(files, lora={"enable_lora": True})
-    engine.load_adapter(AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files)))))
+    add_adapter(engine, AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files)))))
     run(engine, [replace(ask, adapter_id=1) for ask in asks()])
     assert recorder.replays == []
     run(engine, asks()[:1])

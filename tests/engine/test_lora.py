@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from demo_model import demo_files
-from engine_driver import Output, make_engine, request, run
+from engine_driver import Output, add_adapter, make_engine, request, run
 from msgspec.structs import replace
 from tiny_adapters import make_adapter, make_adapter_of_all_linears
 from tiny_models import make_tiny_model, transformers_model
 
+import headway.server.engine.lora as engine_lora
 from headway.server.engine.core import EngineCore
 from headway.server.errors import AdapterError
 from headway.server.loading.model_config import read_config
@@ -59,7 +61,7 @@ def test_equals_peft(tmp_path: Path, model: str) -> None:
     files = make_tiny_model(model, tmp_path / "model")
     adapter = make_adapter(tmp_path / "a", read_config(files))
     engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
-    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     for i, prompt in enumerate(PROMPTS):
         assert_is(run(engine, [ask(f"r{i}", prompt, 1)])[f"r{i}"], *peft_tokens(files, adapter, prompt, 12))
 
@@ -70,7 +72,7 @@ def test_equals_peft_by_the_names_of_a_family(tmp_path: Path, model: str) -> Non
     is_transposed = {"fan_in_fan_out": True} if model == "gpt2" else {}
     adapter = make_adapter_of_all_linears(tmp_path / "a", transformers_model(files), **is_transposed)
     engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
-    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
 
 
@@ -88,7 +90,7 @@ def test_equals_peft_in_its_variants(tmp_path: Path, settings: dict[str, Any]) -
     files = make_tiny_model("llama", tmp_path / "model")
     adapter = make_adapter(tmp_path / "a", read_config(files), **settings)
     engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
-    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
 
 
@@ -110,7 +112,7 @@ def two_adapters(files: ModelFiles, adapters: list[Path], **topics: Any) -> Engi
     """Ids 1 and 2."""
     engine = make_engine(files, lora=LORA, **{"model": {"max_model_len": 256}, **topics})
     for i, path in enumerate(adapters, start=1):
-        engine.load_adapter(AdapterRef(i, path.name, str(path)))
+        add_adapter(engine, AdapterRef(i, path.name, str(path)))
     return engine
 
 
@@ -147,8 +149,8 @@ def test_an_adapter_of_a_new_id_finds_nothing_of_the_old_one(tiny: ModelFiles, a
     engine = two_adapters(tiny, adapters)
     prompt = PROMPTS[1]
     old = run(engine, [ask("r", prompt, 1)])["r"]
-    engine.unload_adapter(1)
-    engine.load_adapter(AdapterRef(3, "a", str(adapters[1])))  # the same name and slot, other weights
+    engine.remove_adapter(1)
+    add_adapter(engine, AdapterRef(3, "a", str(adapters[1])))  # the same name and slot, other weights
     new = run(engine, [ask("r", prompt, 3), ask("s", prompt, 2)])
     assert new["r"].token_ids == new["s"].token_ids != old.token_ids
     assert new["r"].num_cached_tokens == 0
@@ -189,41 +191,98 @@ def test_unloading_an_adapter_in_use_is_refused(tiny: ModelFiles, adapters: list
     engine = two_adapters(tiny, adapters)
     engine.add_request(ask("r", PROMPTS[0], 1))
     with pytest.raises(AdapterError, match="are open"):
-        engine.unload_adapter(1)
+        engine.remove_adapter(1)
     engine.step()
     with pytest.raises(AdapterError, match="are open"):
-        engine.unload_adapter(1)
+        engine.remove_adapter(1)
     engine.abort(["r"])
-    engine.unload_adapter(1)
-    with pytest.raises(AdapterError, match="No adapter with the id 1"):
-        engine.unload_adapter(1)
+    engine.remove_adapter(1)
+    with pytest.raises(AdapterError, match="No adapter with the id 1 is registered"):
+        engine.remove_adapter(1)
 
 
-def test_a_request_with_an_adapter_that_is_not_loaded_ends_alone(tiny: ModelFiles, adapters: list[Path]) -> None:
+def test_a_request_with_an_adapter_that_nobody_registered_ends_alone(tiny: ModelFiles, adapters: list[Path]) -> None:
     engine = two_adapters(tiny, adapters)
     engine.add_request(ask("r", PROMPTS[0], 9))
     [delta] = engine.step().deltas
     assert delta.finish_reason is FinishReason.ERROR
     assert delta.error is not None
-    assert "(id 9) is not loaded" in delta.error
+    assert "(id 9) is not registered" in delta.error
 
 
-def test_slots_are_given_back_and_limited(tiny: ModelFiles, adapters: list[Path], tmp_path: Path) -> None:
+def test_a_slot_that_another_adapter_had_keeps_nothing_of_it(tiny: ModelFiles, adapters: list[Path], tmp_path: Path) -> None:
+    """And neither does a load that broke."""
     engine = two_adapters(tiny, adapters)
-    with pytest.raises(AdapterError, match="--max-loras"):
-        engine.load_adapter(AdapterRef(3, "c", str(adapters[0])))
-    engine.unload_adapter(2)
     with pytest.raises(AdapterError, match="can't be read"):
-        engine.load_adapter(AdapterRef(4, "d", str(tmp_path)))
-    engine.load_adapter(AdapterRef(5, "e", str(adapters[0])))
-    outputs = run(engine, [ask("old", PROMPTS[0], 1), ask("new", PROMPTS[0], 5)])
-    assert outputs["old"].token_ids == outputs["new"].token_ids, "nothing of what was in the slot before is left"
+        add_adapter(engine, AdapterRef(4, "d", str(tmp_path)))
+    add_adapter(engine, AdapterRef(5, "e", str(adapters[0])))  # in the place of one that is idle
+    outputs = run(engine, [ask("new", PROMPTS[0], 5), ask("old", PROMPTS[0], 1)])
+    assert outputs["old"].token_ids == outputs["new"].token_ids
+
+
+def test_more_adapters_than_places_take_turns(tiny: ModelFiles, tmp_path: Path) -> None:
+    """One place, three adapters, requests for all of them at once: each is answered as it is alone."""
+    paths = [make_adapter(tmp_path / str(i), read_config(tiny), seed=i) for i in range(3)]
+    requests = [ask(f"r{i}", PROMPTS[i % 3], i % 3 + 1) for i in range(9)]
+
+    def answers(**lora: Any) -> dict[str, list[int]]:
+        engine = make_engine(tiny, lora={"enable_lora": True, **lora}, model={"max_model_len": 256})
+        for i, path in enumerate(paths, start=1):
+            engine.add_adapter(AdapterRef(i, path.name, str(path)), preload=False, is_pinned=False, done=lambda problem: None)
+        return {name: output.token_ids for name, output in run(engine, requests).items()}
+
+    assert answers(max_loras=1) == answers(max_loras=1, max_cpu_loras=3) == answers(max_loras=3)
+
+
+def test_steps_go_on_while_an_adapter_is_read(tiny: ModelFiles, adapters: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    may_read = threading.Event()
+    plain_read = engine_lora.read_adapter
+
+    def slow_read(*args: Any) -> Any:
+        assert may_read.wait(60)
+        return plain_read(*args)
+
+    engine = two_adapters(tiny, adapters)
+    monkeypatch.setattr(engine_lora, "read_adapter", slow_read)
+    engine.add_adapter(AdapterRef(3, "c", str(adapters[1])), preload=False, is_pinned=False, done=lambda problem: None)
+    outputs = {name: Output() for name in ("plain", "with a", "waits")}
+    engine.add_request(ask("waits", PROMPTS[0], 3))
+    for name, adapter_id in (("plain", None), ("with a", 1)):
+        engine.add_request(ask(name, PROMPTS[0], adapter_id))
+    while not all(outputs[name].finish_reason for name in ("plain", "with a")):
+        for delta in engine.step().deltas:
+            outputs[delta.request_id].token_ids += delta.token_ids
+            outputs[delta.request_id].finish_reason = delta.finish_reason
+    assert (len(outputs["plain"].token_ids), len(outputs["with a"].token_ids), outputs["waits"].token_ids) == (12, 12, [])
+    stats = engine.stats()
+    assert (stats.num_waiting, stats.num_blocks_used) == (1, 0), "it waits, and holds no block"
+    assert stats.adapters is not None
+    assert stats.adapters.waiting == (3,)
+    may_read.set()
+    last = run(engine, [], outputs={"waits": outputs["waits"]})["waits"]
+    assert last.token_ids == run(two_adapters(tiny, adapters), [ask("b", PROMPTS[0], 2)])["b"].token_ids
+
+
+def test_an_adapter_that_cannot_be_loaded_ends_its_requests_alone(tiny: ModelFiles, adapters: list[Path], tmp_path: Path) -> None:
+    engine = two_adapters(tiny, adapters)
+    engine.add_adapter(AdapterRef(3, "c", str(tmp_path)), preload=False, is_pinned=False, done=lambda problem: None)
+    for name, adapter_id in (("broken", 3), ("with a", 1), ("broken too", 3)):
+        engine.add_request(ask(name, PROMPTS[0], adapter_id))
+    ended = {}
+    while engine.has_work:
+        ended |= {delta.request_id: delta for delta in engine.step().deltas if delta.finish_reason is not None}
+    assert ended["with a"].finish_reason is FinishReason.LENGTH
+    for name in ("broken", "broken too"):
+        assert (ended[name].finish_reason, ended[name].is_request_fault) == (FinishReason.ERROR, True)
+        assert "can't be read" in str(ended[name].error)
+    make_adapter(tmp_path, read_config(tiny), seed=1)
+    assert run(engine, [ask("again", PROMPTS[0], 3)])["again"].token_ids, "the next request has it read anew"
 
 
 def test_without_lora_an_adapter_is_refused(tiny: ModelFiles, adapters: list[Path]) -> None:
     engine = make_engine(tiny, model={"max_model_len": 256})
     with pytest.raises(AdapterError, match="--enable-lora"):
-        engine.load_adapter(AdapterRef(1, "a", str(adapters[0])))
+        add_adapter(engine, AdapterRef(1, "a", str(adapters[0])))
 
 
 def test_gguf_rows_are_in_the_adapters_order(tmp_path: Path) -> None:
@@ -236,7 +295,7 @@ def test_gguf_rows_are_in_the_adapters_order(tmp_path: Path) -> None:
     outputs = []
     for each in (files, gguf):
         engine = make_engine(each, lora=LORA, model={"max_model_len": 256})
-        engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+        add_adapter(engine, AdapterRef(1, "a", str(adapter)))
         outputs.append(run(engine, [ask("r", PROMPTS[1], 1)])["r"])
     assert outputs[0].token_ids == outputs[1].token_ids
 
@@ -247,6 +306,6 @@ def test_the_demo_model_takes_an_adapter(tmp_path: Path) -> None:
     engine = make_engine(files, lora=LORA, model={"max_model_len": 256, "dtype": "auto"})
     prompt = list(range(100, 130))
     before = run(engine, [ask("r", prompt, None)])["r"].token_ids
-    engine.load_adapter(AdapterRef(1, "a", str(adapter)))
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     outputs = run(engine, [ask("r", prompt, None), ask("a", prompt, 1)])
     assert outputs["r"].token_ids == before != outputs["a"].token_ids

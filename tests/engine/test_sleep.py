@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from msgspec.structs import replace
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
@@ -270,13 +270,13 @@ def test_adapters_come_back(files: ModelFiles, tmp_path: Path) -> None:
     path = make_adapter(tmp_path / "a", read_config(files))
     adapted = [replace(one, adapter_id=1) for one in asks()]
     for engine in make(files, lora={"enable_lora": True, "max_loras": 2}):
-        engine.load_adapter(AdapterRef(1, "a", str(path)))
+        add_adapter(engine, AdapterRef(1, "a", str(path)))
         plain, before = expected(engine), {name: output.token_ids for name, output in run(engine, adapted).items()}
         assert before != plain
         (path / "adapter_model.safetensors").unlink()  # its files may be gone by then
         Watch(engine).sleep(2)
         with pytest.raises(AdapterError, match="asleep"):
-            engine.load_adapter(AdapterRef(2, "b", str(path)))
+            add_adapter(engine, AdapterRef(2, "b", str(path)))
         engine.wake_up(None)
         assert {name: output.token_ids for name, output in run(engine, adapted).items()} == before
         assert expected(engine) == plain

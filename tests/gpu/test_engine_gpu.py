@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_driver import Output, make_engine, request, run
+from engine_driver import Output, add_adapter, make_engine, request, run
 from msgspec.structs import replace
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
@@ -83,7 +83,7 @@ def test_steps_with_adapters(files: ModelFiles, replays: list[torch.cuda.CUDAGra
 
     def answers(device: str) -> dict[str, list[int]]:
         engine = make(files, device, lora={"enable_lora": True})
-        engine.load_adapter(adapter)
+        add_adapter(engine, adapter)
         requests = [replace(ask, adapter_id=1 if i % 2 else None) for i, ask in enumerate(asks())]
         return tokens(run(engine, requests, stagger=2))
 

@@ -45,6 +45,11 @@ def test_the_cpu_image_has_no_compiler_and_no_build_tools(image: str) -> None:
     assert not {"gcc", "cc", "g++", "make", "git", "curl"} & set(found)
 
 
+def test_what_ray_and_kv_transfer_need_is_in_the_image(image: str) -> None:
+    script = "import ray, nixl_cu12; nixl_cu12.nixl_agent('a', nixl_cu12.nixl_agent_config(backends=['UCX'])); print('both')"
+    assert "both" in inside(image, "python", "-c", script)
+
+
 def test_byte_code_is_in_the_image_and_its_times_are_fixed(image: str) -> None:
     times = inside(image, "find", "/opt/headway", "/usr", "/etc", "-newermt", "2025-01-02").splitlines()
     # Docker itself writes these when the container starts.

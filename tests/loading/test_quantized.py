@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from gloo_ranks import run_ranks
 from quantized_files import (
     Form,
@@ -287,7 +287,7 @@ def test_an_engine_serves_8_bits_on_a_cpu(tmp_path: Path) -> None:
     files, _ = make(tmp_path, compressed_int8())
     engine = make_engine(files, model={"dtype": "auto", "max_model_len": 64}, lora={"enable_lora": True})
     assert engine.info.weight_format == "compressed-tensors (8-bit weights, 8-bit activations)"
-    engine.load_adapter(AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files)))))
+    add_adapter(engine, AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files)))))
     answers = run(engine, [request("plain", TOKEN_IDS[:9]), msgspec.structs.replace(request("adapted", TOKEN_IDS[:9]), adapter_id=1)])
     assert all(len(answer.token_ids) == 16 for answer in answers.values())
 

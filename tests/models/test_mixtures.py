@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from forward_batches import Stepper
 from mxfp4_files import quantize_experts
 from safetensors.torch import load_file, save_file
@@ -130,12 +130,12 @@ def test_adapters_change_attention_and_no_experts(tmp_path: Path) -> None:
     files = make_tiny_model("qwen3-moe", tmp_path / "model", decoder_sparse_step=1)
     engine = make_engine(files, model={"max_model_len": 256}, lora={"enable_lora": True, "max_loras": 2})
     config = read_config(files)
-    engine.load_adapter(AdapterRef(1, "a", str(make_adapter(tmp_path / "a", config, targets=["q_proj", "v_proj", "o_proj"]))))
+    add_adapter(engine, AdapterRef(1, "a", str(make_adapter(tmp_path / "a", config, targets=["q_proj", "v_proj", "o_proj"]))))
     changed = make_adapter(tmp_path / "b", config, targets=["q_proj"])
     path = changed / "adapter_model.safetensors"
     save_file({key.replace("self_attn.q_proj", "mlp.experts.2.up_proj"): value for key, value in load_file(path).items()}, path)
     with pytest.raises(AdapterError, match=r"it changes model.layers.\d.mlp.experts.2.up_proj, and adapters of experts are not served"):
-        engine.load_adapter(AdapterRef(2, "b", str(changed)))
+        add_adapter(engine, AdapterRef(2, "b", str(changed)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from headway.server.engine.build import build_engine
 from headway.server.engine.core import EngineCore
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
-from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenLogprobs
+from headway.server.types import AdapterRef, FinishReason, GenerateRequest, SamplingParams, TokenLogprobs
 
 
 @dataclass
@@ -71,3 +71,13 @@ def run(
     engine.check_idle()
     assert engine.stats().num_blocks_used == 0
     return outputs
+
+
+def add_adapter(engine: EngineCore, adapter: AdapterRef) -> None:
+    """Reads it too, and places it if there is a place. Raises what is wrong with it."""
+    answers: list[Exception | None] = []
+    engine.add_adapter(adapter, preload=True, is_pinned=False, done=answers.append)
+    while not answers:
+        engine.step()
+    if answers[0] is not None:
+        raise answers[0]

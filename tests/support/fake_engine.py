@@ -8,11 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import AdapterError, EngineAsleep, EngineDead, EngineNotReady, HeadwayError, QueueFull
 from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import (
     AdapterRef,
+    AdapterStats,
     EngineInfo,
     EngineStats,
     FinishReason,
@@ -60,13 +63,13 @@ class FakeEngine:
     - ``gate``: while cleared, no delta is given out. ``fail_after`` n deltas, a request ends with ``error``.
     - ``queue_timed_out``: requests end as if they had not been scheduled in time.
     - ``max_open`` requests at most; a further one is told to come back in ``retry_after_s``. ``on_admit`` is called with each.
-    - ``adapters`` are loaded, ``max_adapters`` at most; while ``adapter_gate`` is cleared none is. A directory with a file named
-      "refused" can't be loaded, for the reason in the file.
+    - ``adapters`` are those that were added; while ``adapter_gate`` is cleared none is preloaded. A directory with a file named
+      "refused" can't be, for the reason in the file. Those that requests have are loaded.
     - ``sleep_gate``: while cleared, no call of ``sleep`` or ``wake_up`` ends. ``sleep_error`` is what they raise then.
     - ``own_logprob(request)`` is the logprob of each token of its answer, where logprobs are asked for.
     - ``has_blocks_in_use``: resetting the prefix cache is not complete unless what runs is preempted.
     - With ``info.pooling`` it pools: see ``pooled_of``. ``texts`` are what came in for that.
-    - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was loaded and unloaded.
+    - ``requests`` and ``aborted_ids`` are what came in; ``adapter_log`` is what was added, pinned and removed.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class FakeEngine:
         self.queue_timed_out = False
         self.on_admit: Callable[[], None] = lambda: None
         self.adapters: dict[int, AdapterRef] = {}
-        self.max_adapters = 4
+        self._loaded: set[int] = set()
         self.adapter_gate = asyncio.Event()
         self.adapter_gate.set()
         self.adapter_log: list[str] = []
@@ -162,31 +165,51 @@ class FakeEngine:
 
     def _open(self, request: GenerateRequest) -> DeltaStream:
         assert request.request_id not in self.open_ids, "request ids must be unique"
-        assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be loaded"
+        assert request.adapter_id is None or request.adapter_id in self.adapters, "a request's adapter must be known"
         self.requests.append(request)
         self.open_adapters[request.request_id] = request.adapter_id
+        if request.adapter_id is not None:
+            self._loaded.add(request.adapter_id)
+            self.tell_adapters()
         self.open_ids.add(request.request_id)
         self.on_admit()
         return FakeStream(self, request)
 
-    async def load_adapter(self, adapter: AdapterRef) -> None:
+    async def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool) -> None:
         self._check_alive()
+        assert adapter.id not in self.adapters, "ids are given once"
+        if preload:
+            await self._load(adapter)
+        self.adapters[adapter.id] = adapter
+        self.adapter_log.append(f"+{adapter.name}{' pinned' * is_pinned}")
+
+    async def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool) -> None:
+        self._check_alive()
+        if preload:
+            await self._load(self.adapters[adapter_id])
+        self.adapter_log.append(f"{'' if is_pinned else 'un'}pin {self.adapters[adapter_id].name}")
+
+    async def remove_adapter(self, adapter_id: int) -> None:
+        self._check_alive()
+        if adapter_id in self.open_adapters.values():
+            raise AdapterError("Requests with the adapter are open.")
+        self._loaded.discard(adapter_id)
+        self.adapter_log.append(f"-{self.adapters.pop(adapter_id).name}")
+        self.tell_adapters()
+
+    async def _load(self, adapter: AdapterRef) -> None:
         await self.adapter_gate.wait()
         self._check_alive()
         refusal = Path(adapter.path) / "refused"
         if refusal.exists():
             raise AdapterError(refusal.read_text())
-        if len(self.adapters) >= self.max_adapters:
-            raise AdapterError("All slots are taken.")
-        assert adapter.id not in self.adapters, "ids are given once"
-        self.adapters[adapter.id] = adapter
-        self.adapter_log.append(f"+{adapter.name}")
+        self._loaded.add(adapter.id)
+        self.tell_adapters()
 
-    async def unload_adapter(self, adapter_id: int) -> None:
-        self._check_alive()
-        if adapter_id in self.open_adapters.values():
-            raise AdapterError("Requests with the adapter are open.")
-        self.adapter_log.append(f"-{self.adapters.pop(adapter_id).name}")
+    def tell_adapters(self) -> None:
+        running = {adapter_id for adapter_id in self.open_adapters.values() if adapter_id is not None}
+        stats = AdapterStats(tuple(sorted(self._loaded | running)), tuple(sorted(running)))
+        self.stats = msgspec.structs.replace(self.stats, adapters=stats)
 
     def _check_alive(self) -> None:
         if self.dead_cause is not None:
@@ -283,7 +306,8 @@ class FakeStream:
     def _end(self) -> None:
         self._ended = True
         self._engine.open_ids.discard(self._request.request_id)
-        self._engine.open_adapters.pop(self._request.request_id, None)
+        if self._engine.open_adapters.pop(self._request.request_id, None) is not None:
+            self._engine.tell_adapters()
 
     def _failure(self) -> TokenDelta | None:
         engine, request = self._engine, self._request

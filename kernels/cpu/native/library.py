@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 1
+INTERFACE = 2
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -60,6 +60,12 @@ class GroupedWeight(ctypes.Structure):
     _fields_ = [("blocks", _POINTER), ("in_features", _INT), ("out_features", _INT), ("bits", _INT)]
 
 
+class LoraShape(ctypes.Structure):
+    """As in lora.cpp; strides in elements."""
+
+    _fields_ = [(name, _INT) for name in ("groups", "in_features", "out_features", "max_rank", "x_stride", "out_stride")]
+
+
 class LayerWeights(ctypes.Structure):
     """As in decoder_layer.cpp; a bias may be None."""
 
@@ -90,6 +96,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
     "decoder_layer": [*[_POINTER] * 4, ctypes.POINTER(LayerWeights), ctypes.POINTER(LayerStep), _INT],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
+    "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
 
@@ -123,7 +130,7 @@ def library() -> ctypes.CDLL | None:
 def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., None] | None:
     """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
 
-    ``pages``: the dtype of keys and values in the cache, where it may differ."""
+    ``pages``: the dtype of keys and values in the cache, or of adapters, where it may differ."""
     types = (dtype,) if pages in (None, dtype) else (dtype, pages)
     if not all(it in _SUFFIX for it in types) or (loaded := library()) is None:
         return None

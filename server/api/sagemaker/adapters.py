@@ -46,7 +46,7 @@ async def list_all(http: Request) -> Response:
     state_of(http).adapters.check_enabled()
     adapters = state_of(http).adapters.all()
     limit, start = _number(http, "limit", 100, 1, _MAX_LIMIT), _number(http, "next_page_token", 0, 0, 2**31)
-    page: dict[str, Any] = {"adapters": [_card(adapter) for adapter in adapters[start : start + limit]]}
+    page: dict[str, Any] = {"adapters": [_card(http, adapter) for adapter in adapters[start : start + limit]]}
     if start + limit < len(adapters):
         page["nextPageToken"] = str(start + limit)
     return JSONResponse(page)
@@ -55,7 +55,7 @@ async def list_all(http: Request) -> Response:
 async def describe(http: Request) -> Response:
     """A list of one, as LMI has it."""
     state_of(http).adapters.check_enabled()
-    return JSONResponse([_card(state_of(http).adapters.get(http.path_params["name"]))])
+    return JSONResponse([_card(http, state_of(http).adapters.get(http.path_params["name"]))])
 
 
 def ready_adapters(http: Request) -> AdapterRegistry:
@@ -78,8 +78,9 @@ def _status(http: Request, name: str, what: str) -> Response:
     return JSONResponse({"status": f"Adapter {shown} {what}"})
 
 
-def _card(adapter: Adapter) -> dict[str, Any]:
-    return {"name": adapter.name, "src": adapter.src, "pin": adapter.pin, "loaded": adapter.is_resident}
+def _card(http: Request, adapter: Adapter) -> dict[str, Any]:
+    is_loaded = state_of(http).adapters.is_loaded(adapter)
+    return {"name": adapter.name, "src": adapter.src, "pin": adapter.pin, "loaded": is_loaded}
 
 
 def _number(http: Request, name: str, default: int, low: int, high: int) -> int:

@@ -118,8 +118,7 @@ class Generation:
             call.span.describe(request, state.name_of(adapter), asked.public_id)
         try:
             if adapter is not None:
-                async with deadline.guard():
-                    adapter = generation._adapter = await state.adapters.acquire(adapter)
+                adapter = generation._adapter = state.adapters.acquire(adapter)
             deadline.check()
             generation._admit(model, samplings, deadline, transfer)
         except BaseException as error:  # a cancellation too: nothing may stay open

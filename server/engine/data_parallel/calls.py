@@ -30,20 +30,25 @@ class JointCalls:
     def __init__(self, engines: Sequence[Callee]) -> None:
         self._engines = engines
 
-    async def load_adapter(self, adapter: AdapterRef) -> None:
-        failures = await _all(engine.calls.load_adapter(adapter) for engine in self._engines)
+    async def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool) -> None:
+        failures = await _all(engine.calls.add_adapter(adapter, preload, is_pinned) for engine in self._engines)
         if not any(failures):
             return
         await self._undo(
-            f"adapter {adapter.name} could not be unloaded",
-            (engine.calls.unload_adapter(adapter.id) for engine, failure in self._with(failures) if failure is None),
+            f"adapter {adapter.name} could not be removed",
+            (engine.calls.remove_adapter(adapter.id) for engine, failure in self._with(failures) if failure is None),
         )
         raise _told(failures, "could not load the adapter, and no other has kept it")
 
-    async def unload_adapter(self, adapter_id: int) -> None:
-        failures = await _all(engine.calls.unload_adapter(adapter_id) for engine in self._engines)
+    async def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool) -> None:
+        failures = await _all(engine.calls.pin_adapter(adapter_id, preload, is_pinned) for engine in self._engines)
         if any(failures):
-            raise _told(failures, "could not unload the adapter, and the others have")
+            raise _told(failures, "could not load the adapter, and the others have")
+
+    async def remove_adapter(self, adapter_id: int) -> None:
+        failures = await _all(engine.calls.remove_adapter(adapter_id) for engine in self._engines)
+        if any(failures):
+            raise _told(failures, "could not remove the adapter, and the others have")
 
     async def reset_prefix_cache(self, preempt_running: bool) -> bool:
         return all(await asyncio.gather(*(engine.calls.reset_prefix_cache(preempt_running) for engine in self._engines)))

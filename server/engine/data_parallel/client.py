@@ -171,13 +171,17 @@ class DataParallelClient:
 
     # Calls
 
-    async def load_adapter(self, adapter: AdapterRef) -> None:
+    async def add_adapter(self, adapter: AdapterRef, preload: bool, is_pinned: bool) -> None:
         self._check_awake()
-        await self._calls.load_adapter(adapter)
+        await self._calls.add_adapter(adapter, preload, is_pinned)
 
-    async def unload_adapter(self, adapter_id: int) -> None:
+    async def pin_adapter(self, adapter_id: int, preload: bool, is_pinned: bool) -> None:
+        self._check_awake()
+        await self._calls.pin_adapter(adapter_id, preload, is_pinned)
+
+    async def remove_adapter(self, adapter_id: int) -> None:
         self._check_ready()
-        await self._calls.unload_adapter(adapter_id)
+        await self._calls.remove_adapter(adapter_id)
 
     async def reset_prefix_cache(self, preempt_running: bool) -> bool:
         self._check_ready()

@@ -13,7 +13,7 @@ _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    summed = [field for field in EngineStats.__struct_fields__ if field != "transfers"]  # those are each engine's own
+    summed = [field for field in EngineStats.__struct_fields__ if field not in ("transfers", "adapters")]  # those are each engine's own
     return EngineStats(**{field: sum(getattr(stats, field) for stats in engines) for field in summed})
 
 

@@ -29,12 +29,20 @@ class Executor(Protocol):
         """Makes ready for rows with this grammar, beside the steps. The future raises ValueError for one that can't be compiled."""
         ...
 
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        """Raises AdapterError, and then nothing has changed."""
+    def read_adapter(self, adapter: AdapterRef) -> Future[None]:
+        """Reads and checks it, beside the steps, into a copy in the host's memory. The future raises AdapterError."""
+        ...
+
+    def drop_adapter(self, adapter_id: int) -> None:
+        """Forgets its copy, read or not; it must not be on the device."""
+        ...
+
+    def load_adapter(self, adapter_id: int) -> None:
+        """From its copy, whose future has come, to a free slot of the device. Raises AdapterError, and then nothing has changed."""
         ...
 
     def unload_adapter(self, adapter_id: int) -> None:
-        """Raises AdapterError if it is not loaded."""
+        """Frees its slot. No row of a later step may have it."""
         ...
 
     def sleep(self, level: int) -> None:

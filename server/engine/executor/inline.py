@@ -8,7 +8,6 @@ from typing import Any
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.worker import Worker
-from headway.server.errors import AdapterError
 from headway.server.types import AdapterRef, Grammar, SleepPart
 
 
@@ -24,8 +23,14 @@ class InlineExecutor:
             raise ValueError("This engine has no tokenizer, and so no grammars.")
         return self._worker.grammars.begin(grammar.source)
 
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        self._adapters().load(adapter)
+    def read_adapter(self, adapter: AdapterRef) -> Future[None]:
+        return self._adapters().read(adapter)
+
+    def drop_adapter(self, adapter_id: int) -> None:
+        self._adapters().drop(adapter_id)
+
+    def load_adapter(self, adapter_id: int) -> None:
+        self._adapters().load(adapter_id)
 
     def unload_adapter(self, adapter_id: int) -> None:
         self._adapters().unload(adapter_id)
@@ -43,8 +48,7 @@ class InlineExecutor:
         """There is nobody beside this process."""
 
     def _adapters(self) -> AdapterSlots:
-        if self._worker.adapters is None:
-            raise AdapterError("This engine takes no adapters; start it with --enable-lora.")
+        assert self._worker.adapters is not None, "only an engine that takes adapters asks for them"
         return self._worker.adapters
 
     def shutdown(self) -> None:

@@ -12,7 +12,9 @@ from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.rank_messages import (
     Change,
     Done,
+    DropAdapter,
     LoadAdapter,
+    ReadAdapter,
     Sleep,
     Step,
     UnloadAdapter,
@@ -42,8 +44,17 @@ class ProcessesExecutor:
         """For rank 0, which samples."""
         return self._here.compile_grammar(grammar)
 
-    def load_adapter(self, adapter: AdapterRef) -> None:
-        self._change(LoadAdapter(adapter), partial(self._here.load_adapter, adapter), partial(self._undo_load, adapter.id))
+    def read_adapter(self, adapter: AdapterRef) -> Future[None]:
+        """What another rank can't read shows when it is to load it."""
+        self._ranks.tell(ReadAdapter(adapter))
+        return self._here.read_adapter(adapter)
+
+    def drop_adapter(self, adapter_id: int) -> None:
+        self._ranks.tell(DropAdapter(adapter_id))
+        self._here.drop_adapter(adapter_id)
+
+    def load_adapter(self, adapter_id: int) -> None:
+        self._change(LoadAdapter(adapter_id), partial(self._here.load_adapter, adapter_id), partial(self._undo_load, adapter_id))
 
     def unload_adapter(self, adapter_id: int) -> None:
         self._change(UnloadAdapter(adapter_id), partial(self._here.unload_adapter, adapter_id))

@@ -17,6 +17,7 @@ from headway.server.engine.device import choose_device, occupy
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.rank_messages import (
     Done,
+    DropAdapter,
     FromRank,
     Here,
     Join,
@@ -24,6 +25,7 @@ from headway.server.engine.executor.rank_messages import (
     Move,
     Moved,
     RankArguments,
+    ReadAdapter,
     Sized,
     Sleep,
     Start,
@@ -110,8 +112,12 @@ def _run(executor: InlineExecutor, transfers: WorkerSide | None, link: Link, inb
                 transfers.order(orders)
             case Step(plan=plan):
                 executor.submit(plan)  # what it chose is taken in by the next
-            case LoadAdapter(adapter=adapter):
-                _answer(link, partial(executor.load_adapter, adapter))
+            case ReadAdapter(adapter=adapter):
+                executor.read_adapter(adapter)
+            case DropAdapter(adapter_id=adapter_id):
+                executor.drop_adapter(adapter_id)
+            case LoadAdapter(adapter_id=adapter_id):
+                _answer(link, partial(executor.load_adapter, adapter_id))
             case UnloadAdapter(adapter_id=adapter_id):
                 _answer(link, partial(executor.unload_adapter, adapter_id))
             case Sleep(level=level):

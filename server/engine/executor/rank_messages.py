@@ -8,6 +8,7 @@ Start                                     both make the runner and compute for t
                             Done
 Move, Move, ..              Moved         when there is something to report
 Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
+ReadAdapter, DropAdapter    (no answer)
 LoadAdapter, Sleep, ..      Done
 Stop
                             Failed        at any time, as the last words
@@ -114,8 +115,18 @@ class Move(msgspec.Struct, tag=True, frozen=True):
     orders: list[Order]
 
 
-class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
+class ReadAdapter(msgspec.Struct, tag=True, frozen=True):
+    """Beside the steps; what is wrong with it is told when it is to be loaded."""
+
     adapter: AdapterRef
+
+
+class DropAdapter(msgspec.Struct, tag=True, frozen=True):
+    adapter_id: int
+
+
+class LoadAdapter(msgspec.Struct, tag=True, frozen=True):
+    adapter_id: int
 
 
 class UnloadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -135,7 +146,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
-ToRank = Join | Start | Step | Move | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+ToRank = Join | Start | Step | Move | ReadAdapter | DropAdapter | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
 
 
 class Here(msgspec.Struct, tag=True, frozen=True):

@@ -53,10 +53,6 @@ class PoolingScheduler:
     def open_request_ids(self) -> list[str]:
         return list(self._open)
 
-    def uses_adapter(self, adapter_id: int) -> bool:
-        """Pooling knows no adapters."""
-        return False
-
     def add(self, request: PoolRequest) -> None:
         """Raises ValueError, and accepts nothing, for an id that is open already and for a text that the model can't take."""
         if request.request_id in self._open:

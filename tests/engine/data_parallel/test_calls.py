@@ -10,7 +10,7 @@ import pytest
 
 from headway.server.engine.calls import Calls
 from headway.server.engine.data_parallel.calls import JointCalls
-from headway.server.engine.messages import CallDone, LoadAdapter, ResetPrefixCache, Sleep, ToEngine, UnloadAdapter, WakeUp
+from headway.server.engine.messages import AddAdapter, CallDone, RemoveAdapter, ResetPrefixCache, Sleep, ToEngine, WakeUp
 from headway.server.errors import AdapterError, EngineDead, HeadwayError, SleepConflict, SleepFailed
 from headway.server.types import AdapterRef, SleepState
 
@@ -61,33 +61,33 @@ def test_all_get_them_and_the_answers_are_one() -> None:
 
     async def main() -> bool:
         calls = JointCalls([first, second])
-        await calls.load_adapter(ADAPTER)
-        await calls.unload_adapter(4)
+        await calls.add_adapter(ADAPTER, True, False)
+        await calls.remove_adapter(4)
         await calls.sleep(1, "abort")
         await calls.wake_up(None)
         return await calls.reset_prefix_cache(False)
 
     assert asyncio.run(main()) is False
-    assert first.kinds == second.kinds == [LoadAdapter, UnloadAdapter, Sleep, WakeUp, ResetPrefixCache]
+    assert first.kinds == second.kinds == [AddAdapter, RemoveAdapter, Sleep, WakeUp, ResetPrefixCache]
 
 
 def test_an_adapter_that_one_can_not_load_is_kept_by_none() -> None:
-    first, second, third = Engine(), Engine(refuses(LoadAdapter)), Engine()
-    error = failure_of(lambda calls: calls.load_adapter(ADAPTER), first, second, third)
+    first, second, third = Engine(), Engine(refuses(AddAdapter)), Engine()
+    error = failure_of(lambda calls: calls.add_adapter(ADAPTER, True, False), first, second, third)
     assert isinstance(error, AdapterError)
     assert str(error) == "Engine 1 could not load the adapter, and no other has kept it: it can't"
-    assert first.kinds == third.kinds == [LoadAdapter, UnloadAdapter]
-    assert second.kinds == [LoadAdapter]
+    assert first.kinds == third.kinds == [AddAdapter, RemoveAdapter]
+    assert second.kinds == [AddAdapter]
 
 
 def test_what_none_can_do_is_told_as_it_is_by_one() -> None:
-    engines = [Engine(refuses(LoadAdapter)) for _ in range(2)]
-    assert str(failure_of(lambda calls: calls.load_adapter(ADAPTER), *engines)) == "it can't"
-    assert [engine.kinds for engine in engines] == [[LoadAdapter]] * 2
+    engines = [Engine(refuses(AddAdapter)) for _ in range(2)]
+    assert str(failure_of(lambda calls: calls.add_adapter(ADAPTER, True, False), *engines)) == "it can't"
+    assert [engine.kinds for engine in engines] == [[AddAdapter]] * 2
 
 
 def test_a_dead_engine_is_told_as_that() -> None:
-    error = failure_of(lambda calls: calls.load_adapter(ADAPTER), Engine(), Engine(lambda message: None))
+    error = failure_of(lambda calls: calls.add_adapter(ADAPTER, True, False), Engine(), Engine(lambda message: None))
     assert str(error) == "The engine has stopped: it burned"
 
 
@@ -109,7 +109,7 @@ def test_what_slept_before_is_not_woken() -> None:
 def test_the_others_wake_and_unload_where_one_can_not() -> None:
     for call, kind, told in [
         (lambda calls: calls.wake_up(["weights"]), WakeUp, "Engine 0 could not wake, and the others have: it can't"),
-        (lambda calls: calls.unload_adapter(4), UnloadAdapter, "Engine 0 could not unload the adapter, and the others have: it can't"),
+        (lambda calls: calls.remove_adapter(4), RemoveAdapter, "Engine 0 could not remove the adapter, and the others have: it can't"),
     ]:
         first, second = Engine(refuses(kind, has_failed=kind is WakeUp)), Engine()
         assert str(failure_of(call, first, second)) == told
@@ -117,5 +117,5 @@ def test_the_others_wake_and_unload_where_one_can_not() -> None:
 
 
 def test_what_can_not_be_undone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    failure_of(lambda calls: calls.load_adapter(ADAPTER), Engine(refuses(UnloadAdapter)), Engine(refuses(LoadAdapter)))
-    assert "After a call that another engine could not do, adapter a could not be unloaded: it can't" in caplog.text
+    failure_of(lambda calls: calls.add_adapter(ADAPTER, True, False), Engine(refuses(RemoveAdapter)), Engine(refuses(AddAdapter)))
+    assert "After a call that another engine could not do, adapter a could not be removed: it can't" in caplog.text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import make_engine, request, run
+from engine_driver import add_adapter, make_engine, request, run
 from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from polling import wait_until
 from process_tree import is_running
@@ -71,19 +71,21 @@ def test_every_option_of_sampling(single: EngineCore, ranked: EngineCore) -> Non
 
 def test_adapters_are_on_every_rank(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
     config = read_config(files, {})
-    path = make_adapter(tmp_path / "a", config)
+    path, other = make_adapter(tmp_path / "a", config), make_adapter(tmp_path / "b", config, seed=1)
     plain = run(single, [request("plain", LONG)])["plain"].token_ids
     for engine in (single, ranked):
         with pytest.raises(AdapterError, match="adapter_config"):
-            engine.load_adapter(AdapterRef(1, "missing", str(tmp_path)))
-        engine.load_adapter(AdapterRef(2, "a", str(path)))
-        with pytest.raises(AdapterError, match="slots"):
-            engine.load_adapter(AdapterRef(3, "b", str(path)))
-    adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
-    found = assert_alike(single, ranked, [adapted, request("plain", LONG)])
-    assert found["plain"].token_ids == plain != found["adapted"].token_ids
+            add_adapter(engine, AdapterRef(1, "missing", str(tmp_path)))
+        add_adapter(engine, AdapterRef(2, "a", str(path)))
+        add_adapter(engine, AdapterRef(3, "b", str(other)))  # takes the only place; both are read again and again
+    sampling = request("", [1]).sampling
+    adapted = [GenerateRequest(f"adapted {i}", LONG, sampling, 0.0, adapter_id=2 + i % 2) for i in range(4)]
+    found = assert_alike(single, ranked, [*adapted, request("plain", LONG)])
+    assert found["plain"].token_ids == plain
+    assert len({tuple(output.token_ids) for output in found.values()}) == 3
     for engine in (single, ranked):
-        engine.unload_adapter(2)
+        engine.remove_adapter(2)
+        engine.remove_adapter(3)
 
 
 @pytest.mark.parametrize("level", [1, 2])

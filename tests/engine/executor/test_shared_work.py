@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import Output, make_engine, request, run
+from engine_driver import Output, add_adapter, make_engine, request, run
 from outputs_alike import LONG, assert_alike, assert_alike_on_too_small_a_cache
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
@@ -71,12 +71,12 @@ def test_chunks_hits_and_preemptions(single: EngineCore, ranked: EngineCore) -> 
 def test_adapters_and_sampling(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
     path = make_adapter(tmp_path / "a", read_config(files, {}))
     for engine in (single, ranked):
-        engine.load_adapter(AdapterRef(2, "a", str(path)))
+        add_adapter(engine, AdapterRef(2, "a", str(path)))
     adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
     others = [request("drawn", LONG[:9], temperature=1.0, seed=3, logprobs=2), request("scored", LONG, prompt_logprobs=1)]
     assert_alike(single, ranked, [adapted, *others], stagger=1)
     for engine in (single, ranked):
-        engine.unload_adapter(2)
+        engine.remove_adapter(2)
 
 
 def test_after_a_sleep(single: EngineCore, ranked: EngineCore) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import make_engine, request
+from engine_driver import add_adapter, make_engine, request
 from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from process_tree import is_running
 from tiny_adapters import make_adapter
@@ -76,21 +76,21 @@ def test_adapters_are_on_every_stage(single: EngineCore, staged: EngineCore, fil
     adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
     for engine in (single, staged):
         with pytest.raises(AdapterError, match="adapter_config"):
-            engine.load_adapter(AdapterRef(1, "missing", str(tmp_path)))
-        engine.load_adapter(AdapterRef(2, "a", str(path)))
+            add_adapter(engine, AdapterRef(1, "missing", str(tmp_path)))
+        add_adapter(engine, AdapterRef(2, "a", str(path)))
     assert_alike(single, staged, [adapted, request("plain", LONG)])
     staged.add_request(adapted)
     staged.step()
     staged.abort(["adapted"])
     for engine in (single, staged):
-        engine.unload_adapter(2)
-        engine.load_adapter(AdapterRef(3, "a", str(path)))
+        engine.remove_adapter(2)
+        add_adapter(engine, AdapterRef(3, "a", str(path)))
     while staged.has_work:
         staged.step()
     again = GenerateRequest("again", LONG, request("", [1]).sampling, 0.0, adapter_id=3)
     assert_alike(single, staged, [again])
     for engine in (single, staged):
-        engine.unload_adapter(3)
+        engine.remove_adapter(3)
 
 
 def test_all_stages_sleep_and_wake(single: EngineCore, staged: EngineCore) -> None:
