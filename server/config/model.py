@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from headway.server.config.fields import Topic, option
 
-AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "bitsandbytes"]
+AskedQuantization = Literal[
+    "none", "int8", "int4", "fp8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "bitsandbytes"
+]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -43,8 +45,9 @@ class ModelConfig(Topic):
     )
     quantization: AskedQuantization | None = option(
         None,
-        "On CPU, both with 8-bit dynamic activations. int8: 8-bit weights. gguf: those of a quantised GGUF as the file has them. "
-        "Unset: gguf for one with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
+        "int8, int4, fp8: weights are rounded so, tensor by tensor, as they are loaded; activations to 8 bits in each step, but for "
+        "int4 on a GPU. fp8 is for GPUs. gguf: those of a quantised GGUF as the file has them, on a CPU. "
+        "Unset: gguf for one on a CPU with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
         "A quantised checkpoint is known by its config.json: a name of its format is checked against that, none dequantises it.",
         short=("-q",),
     )
@@ -128,6 +131,6 @@ def model_problems(model: ModelConfig) -> list[str]:
         )
     if model.trust_remote_code and model.model_impl == "headway":
         found.append("--trust-remote-code is for models that run through transformers, and --model-impl is headway: leave one of them out")
-    if model.quantization in ("int8", "gguf") and model.device == "cuda":
-        found.append(f"--quantization {model.quantization} runs on a CPU only, and --device is cuda: leave one of them out")
+    if model.quantization == "gguf" and model.device == "cuda":
+        found.append("--quantization gguf runs on a CPU only, and --device is cuda: leave one of them out")
     return found

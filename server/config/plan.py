@@ -11,8 +11,11 @@ from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
-# kept: as a quantised checkpoint has its weights
-Quantization = Literal["none", "int8", "gguf", "kept"]
+# kept: as a quantised checkpoint has its weights. gguf, int8 and int4 are a CPU's own; w8a8, w4a16 and fp8 are a GPU's, for weights that
+# are rounded as they are loaded.
+Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w8a8", "w4a16", "fp8"]
+
+_ROUNDED_ON_A_GPU: dict[str, Quantization] = {"int8": "w8a8", "int4": "w4a16", "fp8": "fp8"}
 
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
 _FP8_NAMES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
@@ -44,6 +47,7 @@ class ModelFacts:
     quant_method: str = ""  # of a quantised checkpoint, as its config.json calls it
     keeps_on: frozenset[str] = frozenset()  # kinds of devices that compute with the weights as that checkpoint has them
     has_fp8_cache: bool = False  # whether that checkpoint is meant for a KV cache in fp8
+    has_experts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,14 @@ class Plan:
 
     @property
     def adapter_dtype(self) -> str:
-        """Of adapters in memory. bf16 beside a GGUF's blocks, which are multiplied in fp32: a step of many adapters takes as long as its
+        """Of adapters in memory. bf16 beside groups of 32, which are multiplied in fp32: a step of many adapters takes as long as its
         memory takes to read them, and 8 bits of mantissa are more than such weights have."""
-        return "bfloat16" if self.quantization == "gguf" else self.dtype
+        return "bfloat16" if is_grouped(self.quantization) else self.dtype
+
+
+def is_grouped(quantization: Quantization) -> bool:
+    """Whether weights are in groups of 32, for a CPU's product: see kernels/grouped_matmul.py."""
+    return quantization in ("gguf", "int4")
 
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
@@ -199,12 +208,14 @@ def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tu
 
 def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Quantization:
     asked = config.model.quantization
-    if asked in ("int8", "gguf") and device.kind == "cuda":
-        raise ConfigError([f"--quantization {asked} is for CPUs: leave it out on a GPU, or add --device cpu"])
+    if asked == "gguf" and device.kind == "cuda":
+        raise ConfigError(["--quantization gguf is for CPUs: leave it out on a GPU, or add --device cpu"])
     if asked == "gguf" and not model.is_quantized_gguf:
         raise ConfigError(["--quantization gguf keeps the weights of a quantised GGUF, and this model is none: use int8, or leave it out"])
-    if asked in ("none", "int8", "gguf"):
+    if asked == "none" or asked == "gguf":
         return asked
+    if asked == "int8" or asked == "int4" or (asked == "fp8" and not model.quant_method):
+        return _rounded(asked, model, device)
     method = None if asked is None else asked.removesuffix("_marlin")
     if method not in (None, model.quant_method):
         other = f"config.json names the format {model.quant_method}" if model.quant_method else "config.json names no format"
@@ -216,10 +227,24 @@ def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) 
     return _unset_quantization(model, device) if device.kind == "cpu" and config.model.dtype == "auto" else "none"
 
 
+def _rounded(asked: Literal["int8", "int4", "fp8"], model: ModelFacts, device: DeviceFacts) -> Quantization:
+    """What the weights become as they are loaded."""
+    if device.kind == "cuda":
+        if model.has_experts:
+            why = "a GPU computes the experts of this model in one product, which takes plain weights only"
+            raise ConfigError([f"--quantization {asked}: {why}; leave it out, or add --device cpu with int8 or int4"])
+        return _ROUNDED_ON_A_GPU[asked]
+    if asked == "fp8":
+        raise ConfigError(["--quantization fp8 is for GPUs, and this runs on a CPU: use int8 or int4"])
+    if asked == "int4" and not device.multiplies_gguf:
+        raise ConfigError(["--quantization int4 needs the compiled kernels, which are not built for this CPU: use int8"])
+    return asked
+
+
 def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, dtype: str) -> str:
     """What the model's keys and values are kept in. Beside activations rounded to 8 bits bf16 costs nothing (perplexity of the demo model:
     tests/models/test_grouped_model.py), and decode attention waits for memory."""
-    return "bfloat16" if quantization == "gguf" and device.multiplies_gguf and not model.pools else dtype
+    return "bfloat16" if is_grouped(quantization) and device.multiplies_gguf and not model.pools else dtype
 
 
 def _pages_problem(asked: str, dtype: str, pages: str, quantization: AskedQuantization | None) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
-from headway.server.layers.quant.grouped import GgufBlocks, GroupedWeight
+from headway.server.layers.quant.grouped import GroupedWeight
 from headway.server.layers.quant.kept import QuantizedWeight
 from headway.server.layers.quant.quantized_values import QuantizedValues
 from headway.server.layers.weight import Weight
@@ -139,14 +139,14 @@ def fill(
 
 def _put(place: Place, values: Tensor | Blocks, copy: Callable[[Tensor, Tensor], object]) -> None:
     for part, first, count in place.rows():
-        if isinstance(values, GgufBlocks):
-            assert isinstance(place.weight, GroupedWeight), "blocks are read for those only"
-            place.weight.load_blocks(part, values.rows(first, count))
-        elif isinstance(values, QuantizedValues):
-            assert isinstance(place.weight, QuantizedWeight), "blocks are read for those only"
+        if isinstance(values, Tensor):
+            place.weight.load(part, values.narrow(0, first, count), copy)
+        elif isinstance(place.weight, GroupedWeight):
             place.weight.load_blocks(part, values.rows(first, count))
         else:
-            place.weight.load(part, values.narrow(0, first, count), copy)
+            assert isinstance(place.weight, QuantizedWeight), "blocks are read for those two only"
+            assert isinstance(values, QuantizedValues), "a GGUF's are for groups"
+            place.weight.load_blocks(part, values.rows(first, count))
 
 
 def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:

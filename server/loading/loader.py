@@ -14,7 +14,7 @@ from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod
-from headway.server.layers.quant.scheme import WeightScheme, dequantized_name
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
 from headway.server.loading.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ from headway.server.loading.model_config import open_model
 from headway.server.loading.quantized import QuantizedCheckpoint
 from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
+from headway.server.loading.rounded import RoundedCheckpoint
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.loading.through_transformers import load_through_transformers
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
@@ -47,7 +48,7 @@ COMPUTED_ENDINGS = (
 )
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
-Quantization = Literal["none", "int8", "gguf", "kept"]
+Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w8a8", "w4a16", "fp8"]
 
 
 def load_model(
@@ -75,11 +76,12 @@ def load_model(
     """
     family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    method = _method(quantization, torch_dtype, device, config.scheme)
+    rounded = ROUNDED_SCHEMES.get(quantization)
+    method = _method(quantization, torch_dtype, device, rounded or config.scheme)
     length = max_model_len or config.max_model_len
     if isinstance(config, TransformersConfig):
         context = BuildContext(torch_dtype, device, method, group, length, stage=stage)
-        return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed)
+        return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed, rounded=rounded)
     assert family is not None, "only what runs through transformers has none"
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
@@ -109,9 +111,11 @@ def load_model(
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
+    if rounded is not None:
+        checkpoint = RoundedCheckpoint(checkpoint, rounded, places)
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
     ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere)
-    fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None)
+    fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None or rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
     return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage)
@@ -120,10 +124,14 @@ def load_model(
 def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device, scheme: WeightScheme | None) -> LinearMethod:
     if quantization == "int8":
         return Int8Linear(device)
-    if quantization == "kept":
-        assert scheme is not None, "only those of a quantised checkpoint are kept so"
-        return KeptLinear(scheme, dtype, device)
-    return GroupedLinear(device) if quantization == "gguf" else UnquantizedLinear(dtype, device)
+    if quantization == "int4":
+        return GroupedLinear(device, "int4 (8-bit activations)")
+    if quantization == "gguf":
+        return GroupedLinear(device, "GGUF blocks (8-bit activations)")
+    if quantization == "none":
+        return UnquantizedLinear(dtype, device)
+    assert scheme is not None, "only those of a quantised checkpoint are kept so"
+    return KeptLinear(scheme, dtype, device)
 
 
 def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:

@@ -6,10 +6,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import Ignored, fill, places_of
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS
+from headway.server.loading.rounded import RoundedCheckpoint
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.models.base import BuildContext, LoadedModel
 from headway.server.models.transformers_backend import TransformersModel
@@ -19,8 +21,10 @@ from headway.server.models.transformers_config import TransformersConfig
 _COMPUTED_ENDINGS = ("rotary_emb.inv_freq", *KV_SCALE_ENDINGS)
 
 
-def load_through_transformers(config: TransformersConfig, context: BuildContext, *, is_dummy: bool, seed: int) -> LoadedModel:
-    """As loader.load_model does, with the same errors."""
+def load_through_transformers(
+    config: TransformersConfig, context: BuildContext, *, is_dummy: bool, seed: int, rounded: WeightScheme | None = None
+) -> LoadedModel:
+    """As loader.load_model does, with the same errors. ``rounded``: what weights are rounded to as they are read."""
     model = TransformersModel(config, context)
     names = tuple(model.names)
     places = places_of(model, names, config.num_layers)
@@ -31,7 +35,9 @@ def load_through_transformers(config: TransformersConfig, context: BuildContext,
     else:
         checkpoint = _AsTransformersNames(SafetensorsCheckpoint(config.directory), model.causal)
     tied = ("lm_head.weight",) if "lm_head.weight" not in places else ()
-    fill(places, checkpoint, Ignored((*_COMPUTED_ENDINGS, *tied)), None, context.device)
+    if rounded is not None:
+        checkpoint = RoundedCheckpoint(checkpoint, rounded, places)
+    fill(places, checkpoint, Ignored((*_COMPUTED_ENDINGS, *tied)), None, context.device, unpacks=rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     return LoadedModel(model, config, weight_bytes, context.method.name, names, None)
 

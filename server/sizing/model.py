@@ -63,8 +63,10 @@ def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
 def generating_facts(shape: DecoderConfig) -> ModelFacts:
     scheme = shape.scheme
     if scheme is None:
-        records = not isinstance(shape, TransformersConfig)
-        return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf, records_graphs=records)
+        records, has_experts = not isinstance(shape, TransformersConfig), shape.mixture is not None
+        return ModelFacts(
+            shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf, records_graphs=records, has_experts=has_experts
+        )
     return ModelFacts(
         shape.checkpoint_dtype,
         shape.max_model_len,
@@ -72,6 +74,7 @@ def generating_facts(shape: DecoderConfig) -> ModelFacts:
         quant_method=scheme.method,
         keeps_on=_keeps_on(scheme, has_experts=shape.mixture is not None),
         has_fp8_cache=scheme.has_fp8_cache,
+        has_experts=shape.mixture is not None,
     )
 
 

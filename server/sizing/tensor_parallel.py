@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headway.server.config.parallel import ParallelConfig
-from headway.server.config.plan import Quantization
+from headway.server.config.plan import Quantization, is_grouped
 from headway.server.errors import ConfigError
-from headway.server.layers.quant.scheme import cuts_between_groups
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, cuts_between_groups
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.model import ModelShape
 
 _MOST = 8  # GPUs of an instance
 _GROUP = 32  # channels that weights kept as a GGUF has them have in common
+_KEPT_TOGETHER = {
+    "gguf": "the blocks of this GGUF",
+    "int4": f"the groups of {_GROUP} channels of --quantization int4",
+    "w4a16": f"the groups of {ROUNDED_SCHEMES['w4a16'].group_size} channels of --quantization int4",
+}
 
 
 def tensor_parallel_sizes(config: ModelConfig, most: int = _MOST, *, has_whole_experts: bool = False) -> tuple[int, ...]:
@@ -50,7 +55,7 @@ def check_split(
         why = f"this model has {_what_is_cut(config, has_whole_experts)}, which {size} devices can't share"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; the nearest that works is {_nearest(size, usable, num_devices)}"])
     if size not in usable:
-        why = f"the {'blocks of this GGUF' if quantization == 'gguf' else 'groups of this quantised checkpoint'} can't be cut in {size}"
+        why = f"{_KEPT_TOGETHER.get(quantization, 'the groups of this quantised checkpoint')} can't be cut in {size}"
         others = f"use {_nearest(size, usable, num_devices)}, or --quantization none"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; {others}"])
     if num_devices is not None and size > num_devices:
@@ -122,8 +127,10 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
     """What is cut by columns is cut between groups, and no row pads a quantised vocabulary."""
     inner = _inner_sizes(config, has_whole_experts)
     columns = (config.num_heads * config.head_dim, *inner)
-    if quantization == "gguf":
+    if is_grouped(quantization):
         return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
+    if quantization in ROUNDED_SCHEMES:
+        return cuts_between_groups(ROUNDED_SCHEMES[quantization], columns, size)
     if quantization != "kept":
         return True
     assert config.scheme is not None, "only those of a quantised checkpoint are kept so"

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass, field
 
 from headway.server.config.lora import LoraConfig
-from headway.server.config.plan import Plan
+from headway.server.config.plan import Plan, is_grouped
 from headway.server.distributed.places import PipelineStage
-from headway.server.layers.quant.scheme import dequantized_name
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name
 from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
@@ -19,7 +19,12 @@ from headway.server.sizing.model import ModelShape
 
 _LAYER = "layers.{i}"
 _SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-_QUANTIZED_NAMES = {"int8": "int8 (8-bit activations)", "gguf": "GGUF blocks (8-bit activations)"}
+_QUANTIZED_NAMES = {
+    "int8": "int8 (8-bit activations)",
+    "int4": "int4 (8-bit activations)",
+    "gguf": "GGUF blocks (8-bit activations)",
+}
+_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +105,11 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
         # A tied head is packed for itself, since rotation takes the last norm into it. A scale of fp32 for each row.
         matrices += [head] if is_tied else []
         return others + sum(count * (rows * columns + 4 * rows) for count, rows, columns in matrices)
-    if plan.quantization == "gguf":
+    if plan.quantization != "none":
         assert isinstance(config, DecoderConfig), "only those are kept so"
-        return others + _grouped_bytes(shapes, config, is_tied=is_tied)
-    if plan.quantization == "kept":
-        assert isinstance(config, DecoderConfig), "only those are kept so"
-        matrices, others = [], others + _kept_bytes(shapes, config, size)
+        if is_grouped(plan.quantization):
+            return others + _grouped_bytes(shapes, config, plan, is_tied=is_tied)
+        matrices, others = [], others + _kept_bytes(shapes, config, plan, size)
     if is_tied and on_cpu and plan.dtype != "float16":
         matrices.append(head)  # packed into another layout than the table that it is tied to; fp16 is not packed
     return others + sum(math.prod(matrix) for matrix in matrices) * size
@@ -114,28 +118,36 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
 def weight_format(plan: Plan, config: ModelConfig) -> str:
     """As EngineInfo.weight_format has it."""
     scheme = config.scheme if isinstance(config, DecoderConfig) else None
-    if plan.quantization == "kept":
-        assert scheme is not None, "only those of a quantised checkpoint are kept so"
-        return scheme.name
-    return _QUANTIZED_NAMES.get(plan.quantization) or dequantized_name(_SHORT_NAMES[plan.dtype], scheme)
+    if plan.quantization in _QUANTIZED_NAMES:
+        return _QUANTIZED_NAMES[plan.quantization]
+    if plan.quantization == "none":
+        return dequantized_name(_SHORT_NAMES[plan.dtype], scheme)
+    return _scheme(config, plan).name
 
 
-def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, size: int) -> int:
-    """Of the matrices of a quantised checkpoint; those that it has not quantised take ``size`` bytes a number."""
-    scheme = config.scheme
+def _scheme(config: ModelConfig, plan: Plan) -> WeightScheme:
+    """Of weights that are kept as a checkpoint has them, or as they are rounded when it is loaded."""
+    scheme = ROUNDED_SCHEMES.get(plan.quantization) or (config.scheme if isinstance(config, DecoderConfig) else None)
     assert scheme is not None, "only those of a quantised checkpoint are kept so"
+    return scheme
+
+
+def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, size: int) -> int:
+    """Of the matrices of a quantised checkpoint; those that it has not quantised take ``size`` bytes a number."""
+    scheme = _scheme(config, plan)
 
     def num_bytes(name: str, linear: LinearShape) -> int:
-        is_kept = name in config.quantized_linears and scheme.keeps(linear.rows)
+        is_quantized = name in config.quantized_linears if plan.quantization == "kept" else name != _HEAD
+        is_kept = is_quantized and scheme.keeps(linear.rows)
         return scheme.num_bytes(linear.rows, linear.columns) if is_kept else math.prod(linear.shape) * size
 
     return sum(num_bytes(name, linear) for pattern, linear in shapes.linears.items() for name in shapes.names(pattern))
 
 
-def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, *, is_tied: bool) -> int:
+def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, *, is_tied: bool) -> int:
     """Tiles of 16 rows and groups of 32 columns, whose scales and offsets are 16 bits each."""
     matrices = [
-        (*linear.shape, 4 if name in config.four_bit_linears else 8)
+        (*linear.shape, 4 if (name in config.four_bit_linears if plan.quantization == "gguf" else name != _HEAD) else 8)
         for pattern, linear in shapes.linears.items()
         for name in shapes.names(pattern)
     ]

@@ -233,7 +233,7 @@ def test_what_is_detected_and_what_is_asked(tmp_path: Path) -> None:
         plan_of(eight, CPU, quantization="compressed-tensors", dtype="bfloat16")
     plain = make_tiny_model("llama", tmp_path / "plain")
     with pytest.raises(ConfigError, match=r"its config.json names no format; leave it out"):
-        plan_of(plain, GPU, quantization="fp8")
+        plan_of(plain, GPU, quantization="awq")
     mixture, _ = make(tmp_path / "mixture", awq(), "mixtral")
     assert plan_of(mixture, GPU)[0] == "none", "the product of experts takes plain weights"
 

@@ -1,4 +1,4 @@
-"""Weights kept as the blocks of a quantised GGUF have them, with activations rounded to 8 bits in the same groups of 32. CPU only."""
+"""Weights in the groups of 32 that the blocks of a quantised GGUF have, with activations rounded to 8 bits in the same. CPU only."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GroupedValues, round_to_groups, stack_rows
+from headway.kernels.grouped_layout import GROUP, GroupedValues, round_to_groups, stack_rows
 from headway.kernels.grouped_matmul import PackedGrouped, grouped_linear, pack_grouped
 from headway.kernels.int4_layout import gguf_groups
+from headway.server.layers.quant.quantized_values import QuantizedValues
 from headway.server.layers.weight import Part, Weight
 
 
@@ -28,6 +29,13 @@ class GgufBlocks:
         return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 
 
+def grouped(weight: QuantizedValues) -> GroupedValues:
+    """4 bits in groups of 32, whose zero points become offsets."""
+    assert weight.zero is not None, "4 bits are unsigned"
+    assert weight.group_size == GROUP, "the scheme says so"
+    return GroupedValues(weight.values, weight.scale.half(), (-weight.scale * weight.zero).half(), 4)
+
+
 class GroupedWeight(Weight):
     """One whose parts stay in 4 bits where the file has them so; all others are rounded to 8."""
 
@@ -43,10 +51,11 @@ class GroupedWeight(Weight):
         place = self.parts[part]
         self._take(part, round_to_groups(tensor.narrow(place.dim, place.start, place.length)))
 
-    def load_blocks(self, part: str, blocks: GgufBlocks) -> None:
+    def load_blocks(self, part: str, blocks: GgufBlocks | QuantizedValues) -> None:
         """As ``load``, of a tensor that keeps its bits."""
         place = self.parts[part]
-        self._take(part, blocks.groups().narrow(place.dim, place.start, place.length))
+        groups = grouped(blocks) if isinstance(blocks, QuantizedValues) else blocks.groups()
+        self._take(part, groups.narrow(place.dim, place.start, place.length))
 
     def _take(self, part: str, values: GroupedValues) -> None:
         self._loaded[part] = values
@@ -64,10 +73,7 @@ class GroupedLinear:
     """fp32 between the products. Perplexity of the demo model: see tests/models/test_grouped_model.py."""
 
     device: torch.device
-
-    @property
-    def name(self) -> str:
-        return "GGUF blocks (8-bit activations)"
+    name: str
 
     @property
     def stacks_experts(self) -> bool:

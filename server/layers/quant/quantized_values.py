@@ -20,7 +20,7 @@ class QuantizedValues:
 
     values: Tensor  # [N, K] uint8, int8 or float8_e4m3fn
     scale: Tensor  # [N, G] fp32; blocked: [ceil(N / 128), ceil(K / 128)]
-    zero: Tensor | None = None  # [N, G] uint8; None: 0
+    zero: Tensor | None = None  # [N, G] uint8, or fp32 where it need not be whole; None: 0
     group_size: int = 0  # columns of a group; 0: all
     groups: Tensor | None = None  # [K] int64: the group of each column, where they are not in order
     is_blocked: bool = False

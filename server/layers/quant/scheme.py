@@ -77,6 +77,16 @@ class WeightScheme:
         return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
 
 
+# What an unquantised checkpoint is rounded to, by the plan's name of it. int4 has AWQ's and GPTQ's usual groups on a GPU; on a CPU those
+# of its product.
+ROUNDED_SCHEMES = {
+    "w8a8": WeightScheme("int8", "plain", 8, rounds_input=True, ignored=("lm_head",)),
+    "w4a16": WeightScheme("int4", "plain", 4, group_size=128, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
+    "fp8": WeightScheme("fp8", "plain", 8, is_float=True, rounds_input=True, ignored=("lm_head",)),
+    "int4": WeightScheme("int4", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
+}
+
+
 def cuts_between_groups(scheme: WeightScheme, columns: Sequence[int], size: int) -> bool:
     """Whether ``size`` parts of so many columns keep their groups whole. What has an order of its own has them all over."""
     return not scheme.has_order and all(count // size % scheme.step == 0 for count in columns)

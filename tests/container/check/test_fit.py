@@ -291,7 +291,7 @@ def test_adapters_take_their_room(tmp_path: Path) -> None:
     [
         ("ml.c6i.4xlarge", {"device": "cuda"}, "has no GPU"),
         ("ml.p3.2xlarge", {}, "compute capability 7.0"),
-        ("ml.g6.xlarge", {"quantization": "int8"}, "--quantization int8 is for CPUs"),
+        ("ml.g6.xlarge", {"quantization": "gguf"}, "--quantization gguf is for CPUs"),
     ],
 )
 def test_what_can_not_run_there(tmp_path: Path, instance: str, model: dict[str, Any], words: str) -> None:
@@ -391,8 +391,8 @@ def test_fitting_instances_are_told_with_the_least_memory_first(tmp_path: Path) 
     assert on_gpus[0].instance.name == "ml.g5.xlarge"
     names = {report.instance.name for report in reports}
     assert names.isdisjoint({"ml.g4dn.xlarge", "ml.p3.2xlarge", "ml.c6i.large"})
-    only_cpus = fitting_instances(config_of(model={"max_model_len": 8192, "quantization": "int8"}), shape)
-    assert {report.device for report in only_cpus} == {"cpu"}
+    only_gpus = fitting_instances(config_of(model={"max_model_len": 8192, "quantization": "fp8"}), shape)
+    assert {report.device for report in only_gpus} == {"cuda"}
 
 
 def test_requests_of_a_model_that_pools(tmp_path: Path) -> None:
