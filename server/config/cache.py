@@ -22,7 +22,7 @@ class CacheConfig(Topic):
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV blocks; for tests.", gt=0)
     kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8", "fp8_e4m3"] = option(
         "auto",
-        "Type of cached keys and values. auto: the model's, or bfloat16 with --quantization gguf; "
+        "Type of cached keys and values. auto: the model's, or bfloat16 with --quantization gguf or int4 on a CPU; "
         "fp8 (e4m3): one byte a number, rounded, and slow on a CPU.",
     )
     enable_prefix_caching: bool = option(

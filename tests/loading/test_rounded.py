@@ -141,8 +141,8 @@ def test_ranks_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quant
 
 
 def test_groups_are_not_torn(tmp_path: Path) -> None:
-    shape = read_config(make_tiny_model("llama", tmp_path, intermediate_size=192, head_dim=32))
-    with pytest.raises(ConfigError, match=r"the groups of 128 channels of --quantization int4 can't be cut in 2; use 1, or --quant"):
+    shape = read_config(make_tiny_model("llama", tmp_path, intermediate_size=96))
+    with pytest.raises(ConfigError, match=r"the groups of 64 channels of --quantization int4 can't be cut in 2; use [12], or --quant"):
         check_split(2, shape, quantization="w4a16", num_devices=None)
     check_split(2, shape, quantization="fp8", num_devices=None)
 
@@ -161,4 +161,4 @@ def test_rounding_is_to_the_nearest(quantization: Quantization) -> None:
     one = round_weight(weight[650:651], scheme)
     torch.testing.assert_close(one.dequantize(), exact[650:651], atol=0, rtol=0)
     error = ((exact - weight).norm() / weight.norm()).item()
-    assert error < {"int4": 0.085, "w4a16": 0.1, "w8a8": 0.01, "fp8": 0.03}[quantization]
+    assert error < {"int4": 0.085, "w4a16": 0.09, "w8a8": 0.01, "fp8": 0.03}[quantization]

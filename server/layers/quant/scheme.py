@@ -77,11 +77,11 @@ class WeightScheme:
         return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
 
 
-# What an unquantised checkpoint is rounded to, by the plan's name of it. int4 has AWQ's and GPTQ's usual groups on a GPU; on a CPU those
-# of its product.
+# What weights are rounded to when they are loaded, by the plan's name of it. Groups of 4 bits are small, since no data tells which weights
+# matter: 64 are the fewest that a GPU's product takes in its widest tiles, 32 are those of a CPU's.
 ROUNDED_SCHEMES = {
     "w8a8": WeightScheme("int8", "plain", 8, rounds_input=True, ignored=("lm_head",)),
-    "w4a16": WeightScheme("int4", "plain", 4, group_size=128, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
+    "w4a16": WeightScheme("int4", "plain", 4, group_size=64, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
     "fp8": WeightScheme("fp8", "plain", 8, is_float=True, rounds_input=True, ignored=("lm_head",)),
     "int4": WeightScheme("int4", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
 }

@@ -1,0 +1,143 @@
+"""The demo model in each format that its weights can have: bytes, perplexity, decode speed. `python benchmarks/formats.py --help`.
+
+Perplexity is of the English text that ships with the tests. The reference multiplies the same weights, dequantised, in fp32 by torch, with
+activations as they are. What is for GPUs is computed here by the plain products that judge a GPU's, so it has no speed. A step's time is
+that of one thread's CPU, the least of all rounds, in which formats take turns: other work on the machine moves it little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from demo_model import demo_files
+from forward_batches import Sequence as Running
+from forward_batches import Stepper
+from perplexity import english_tokens, log_probabilities, perplexity
+
+from headway.server.distributed.groups import SINGLE
+from headway.server.layers.quant.rounding import round_weight
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme
+from headway.server.loading import loader
+from headway.server.loading.checkpoint import CheckpointTensor
+from headway.server.loading.gguf import GgufCheckpoint
+from headway.server.loading.loader import LoadedModel, Quantization, load_model
+
+_PROMPT = 32  # tokens before those that are timed
+_BATCHES = (1, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    option: str  # that gives it
+    device: str
+    quantization: Quantization
+    dtype: str = "float32"
+    pages: torch.dtype = torch.float32
+
+
+FORMATS = (
+    Format("--dtype float32", "CPU, GPU", "none"),
+    Format("--dtype bfloat16", "CPU, GPU", "none", "bfloat16", torch.bfloat16),
+    Format("--quantization int8", "CPU", "int8"),
+    Format("--quantization gguf", "CPU", "gguf", pages=torch.bfloat16),
+    Format("--quantization int4", "CPU", "int4", pages=torch.bfloat16),
+    Format("--quantization int8", "GPU", "w8a8"),
+    Format("--quantization fp8", "GPU", "fp8"),
+    Format("--quantization int4", "GPU", "w4a16"),
+)
+
+
+def load(quantization: Quantization, dtype: str) -> LoadedModel:
+    device = torch.device("cpu")
+    return load_model(
+        demo_files(), dtype=dtype, device=device, quantization=quantization, load_format="auto", group=SINGLE, seed=0, max_model_len=2048
+    )
+
+
+def load_reference(quantization: Quantization) -> LoadedModel:
+    """In fp32, with weights that were rounded and brought back."""
+    scheme = ROUNDED_SCHEMES.get(quantization)
+    if scheme is None:
+        return load("none", "float32")
+    with patch.object(loader, "GgufCheckpoint", partial(_Dequantized, scheme)):
+        return load("none", "float32")
+
+
+class _Dequantized(GgufCheckpoint):
+    def __init__(self, scheme: WeightScheme, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._rounds_to = scheme
+
+    def tensors(self) -> list[CheckpointTensor]:
+        return [self._rounded(tensor) if _is_linear(tensor) else tensor for tensor in super().tensors()]
+
+    def _rounded(self, tensor: CheckpointTensor) -> CheckpointTensor:
+        return replace(tensor, read=lambda: round_weight(tensor.read(), self._rounds_to).dequantize())
+
+
+def _is_linear(tensor: CheckpointTensor) -> bool:
+    return len(tensor.shape) == 2 and tensor.name.startswith("blk.")
+
+
+def step_ms(loaded: LoadedModel, pages: torch.dtype, batch: int, num_steps: int, token_ids: list[int]) -> float:
+    """A decode step of ``batch`` sequences, the least of ``num_steps``."""
+    stepper = Stepper(loaded.model, num_blocks=8 * batch, block_size=16, dtype=pages)
+    running = [Running(token_ids[i : i + _PROMPT + num_steps]) for i in range(batch)]
+    for sequence in running:
+        stepper.step([(sequence, _PROMPT)])
+
+    def timed(step: Callable[[], list[Tensor]]) -> float:
+        started = time.thread_time()
+        step()
+        return (time.thread_time() - started) * 1e3
+
+    return min(timed(lambda: stepper.step([(sequence, 1) for sequence in running])) for _ in range(num_steps))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="of the timed steps; 0 leaves speed out")
+    parser.add_argument("--steps", type=int, default=16, help="of a round")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    token_ids = english_tokens()
+    rows: dict[Format, list[str]] = {}
+    timed: dict[Format, LoadedModel] = {}
+    for form in FORMATS:
+        loaded = load(form.quantization, form.dtype)
+        found = perplexity(log_probabilities(loaded.model, token_ids, dtype=form.pages).float(), token_ids)
+        reference = perplexity(log_probabilities(load_reference(form.quantization).model, token_ids), token_ids)
+        size = f"{loaded.weight_bytes / 1e6:.1f}"
+        rows[form] = [f"`{form.option}`", form.device, size, f"{found:.2f}", f"{reference:.2f}", f"{found / reference - 1:+.2%}"]
+        print(" | ".join(rows[form]), file=sys.stderr, flush=True)
+        if form.device != "GPU":
+            timed[form] = loaded
+    best = {(form, batch): float("inf") for form in timed for batch in _BATCHES}
+    for _ in range(asked.rounds):
+        for form, batch in best:
+            best[form, batch] = min(best[form, batch], step_ms(timed[form], form.pages, batch, asked.steps, token_ids))
+    print("| option | on a | MB of weights | perplexity | of the reference | difference | CPU ms a token, 1 at a time | 32 at a time |")
+    print("|---|---|---|---|---|---|---|---|")
+    for form, row in rows.items():
+        speeds = [f"{best[form, batch] / batch:.2f}" if form in timed and asked.rounds else "-" for batch in _BATCHES]
+        print(f"| {' | '.join([*row, *speeds])} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
