@@ -11,9 +11,9 @@ from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
-# kept: as a quantised checkpoint has its weights. gguf, int8 and int4 are a CPU's own; w8a8, w4a16 and fp8 are a GPU's, for weights that
-# are rounded as they are loaded.
-Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w8a8", "w4a16", "fp8"]
+# kept: as a quantised checkpoint has its weights; w4a8: 4 bits of such a one in groups of 32, for a CPU. gguf, int8 and int4 are a CPU's
+# too; w8a8, w4a16 and fp8 are a GPU's, for weights that are rounded as they are loaded.
+Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
 
 _ROUNDED_ON_A_GPU: dict[str, Quantization] = {"int8": "w8a8", "int4": "w4a16", "fp8": "fp8"}
 
@@ -48,6 +48,7 @@ class ModelFacts:
     keeps_on: frozenset[str] = frozenset()  # kinds of devices that compute with the weights as that checkpoint has them
     has_fp8_cache: bool = False  # whether that checkpoint is meant for a KV cache in fp8
     has_experts: bool = False
+    is_groupable: bool = False  # whether that checkpoint's weights are 4 bits that a CPU's compiled kernels take in groups of 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Plan:
 
 def is_grouped(quantization: Quantization) -> bool:
     """Whether weights are in groups of 32, for a CPU's product: see kernels/grouped_matmul.py."""
-    return quantization in ("gguf", "int4")
+    return quantization in ("gguf", "int4", "w4a8")
 
 
 def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
@@ -221,6 +222,8 @@ def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) 
         other = f"config.json names the format {model.quant_method}" if model.quant_method else "config.json names no format"
         raise ConfigError([f"--quantization {asked} is not what this model is: its {other}; leave it out"])
     if model.quant_method:
+        if model.is_groupable and device.kind == "cpu" and device.multiplies_gguf:
+            return "w4a8" if asked is not None or config.model.dtype == "auto" else "none"
         # On a CPU another --dtype than float32 asks for weights in it, and float32 for its arithmetic.
         is_kept = device.kind in model.keeps_on and (device.kind == "cuda" or asked is not None or config.model.dtype == "auto")
         return "kept" if is_kept else "none"

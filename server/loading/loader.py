@@ -48,7 +48,7 @@ COMPUTED_ENDINGS = (
 )
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
-Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w8a8", "w4a16", "fp8"]
+Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
 
 
 def load_model(
@@ -131,7 +131,7 @@ def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device
     if quantization == "none":
         return UnquantizedLinear(dtype, device)
     assert scheme is not None, "only those of a quantised checkpoint are kept so"
-    return KeptLinear(scheme, dtype, device)
+    return GroupedLinear(device, scheme.grouped_name) if quantization == "w4a8" else KeptLinear(scheme, dtype, device)
 
 
 def _rotation(family: Family, config: DecoderConfig) -> ResidualRotation | None:

@@ -74,12 +74,14 @@ def generating_facts(shape: DecoderConfig) -> ModelFacts:
         quant_method=scheme.method,
         keeps_on=_keeps_on(scheme, has_experts=shape.mixture is not None),
         has_fp8_cache=scheme.has_fp8_cache,
+        is_groupable=scheme.is_groupable,
         has_experts=shape.mixture is not None,
     )
 
 
 def _keeps_on(scheme: WeightScheme, *, has_experts: bool) -> frozenset[str]:
-    """A GPU computes the experts of a layer in one product, which takes plain weights only. On a CPU 4 bits and fp8 have no product."""
+    """A GPU computes the experts of a layer in one product, which takes plain weights only. On a CPU fp8 has no product,
+    nor have 4 bits as they are: see WeightScheme.is_groupable."""
     on_gpu = scheme.product is not None and not has_experts
     return frozenset([*(["cuda"] if on_gpu else []), *(["cpu"] if scheme.product == "int8" else [])])
 

@@ -16,6 +16,7 @@ _MOST = 8  # GPUs of an instance
 _GROUP = 32  # channels that weights kept as a GGUF has them have in common
 _KEPT_TOGETHER = {
     "gguf": "the blocks of this GGUF",
+    "w4a8": f"the groups of {_GROUP} channels of this quantised checkpoint",
     "int4": f"the groups of {_GROUP} channels of --quantization int4",
     "w4a16": f"the groups of {ROUNDED_SCHEMES['w4a16'].group_size} channels of --quantization int4",
 }

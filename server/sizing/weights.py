@@ -122,7 +122,7 @@ def weight_format(plan: Plan, config: ModelConfig) -> str:
         return _QUANTIZED_NAMES[plan.quantization]
     if plan.quantization == "none":
         return dequantized_name(_SHORT_NAMES[plan.dtype], scheme)
-    return _scheme(config, plan).name
+    return _scheme(config, plan).grouped_name if plan.quantization == "w4a8" else _scheme(config, plan).name
 
 
 def _scheme(config: ModelConfig, plan: Plan) -> WeightScheme:
@@ -146,10 +146,14 @@ def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, size: i
 
 def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, *, is_tied: bool) -> int:
     """Tiles of 16 rows and groups of 32 columns, whose scales and offsets are 16 bits each."""
+
+    def is_of_4_bits(name: str) -> bool:
+        if plan.quantization == "int4":
+            return name != _HEAD
+        return name in (config.four_bit_linears if plan.quantization == "gguf" else config.quantized_linears)
+
     matrices = [
-        (*linear.shape, 4 if (name in config.four_bit_linears if plan.quantization == "gguf" else name != _HEAD) else 8)
-        for pattern, linear in shapes.linears.items()
-        for name in shapes.names(pattern)
+        (*linear.shape, 4 if is_of_4_bits(name) else 8) for pattern, linear in shapes.linears.items() for name in shapes.names(pattern)
     ]
     matrices += [(config.vocab_size, config.hidden_size, 8)] if is_tied else []
     return sum(-(-rows // 16) * -(-columns // 32) * (64 + 64 * bits) for rows, columns, bits in matrices)

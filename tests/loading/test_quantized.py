@@ -300,3 +300,28 @@ def test_all_that_is_kept_is_found_for_a_sleep(tmp_path: Path) -> None:
     found = {id(tensor) for tensor in loaded.model.tensors()}
     (packed,) = loaded.model.layers[0].qkv.packed.parts
     assert {id(packed.weight), id(packed.scale), id(packed.offset), id(packed.order)} <= found
+
+
+ON_A_CPU = {name: WEIGHT_ONLY[name] for name in ("packed", "packed-channel", "packed-asymmetric", "awq", "gptq", "gptq-v2", "gptq-rows")}
+
+
+@pytest.mark.parametrize("form", ON_A_CPU.values(), ids=ON_A_CPU)
+def test_a_cpu_keeps_4_bits_in_its_own_groups(tmp_path: Path, form: Form) -> None:
+    """The weights are the same; activations are rounded to 8 bits."""
+    files, plain = make(tmp_path, form)
+    loaded, exact = load(files, "w4a8"), logits(load(plain))
+    assert ((logits(loaded) - exact).norm() / exact.norm()).item() < 0.06
+    shape, device = read_config(files), replace(CPU, multiplies_gguf=True)
+    facts = generating_facts(shape)
+    plan = make_plan(ServerConfig.model_validate({"model": {"model": "m"}}), facts, device)
+    assert (plan.quantization, plan.dtype, plan.kv_cache_dtype) == ("w4a8", "float32", "bfloat16")
+    assert weight_bytes(ModelShape("generate", shape, facts), plan, on_cpu=True) == loaded.weight_bytes
+    assert weight_format(plan, shape) == loaded.weight_format
+
+
+def test_a_cpu_dequantises_4_bits_that_it_has_no_product_for(tmp_path: Path) -> None:
+    ordered, _ = make(tmp_path / "ordered", gptq(desc_act=True))
+    four, _ = make(tmp_path / "4", gptq())
+    device = replace(CPU, multiplies_gguf=True)
+    assert plan_of(ordered, device)[0] == plan_of(four, device, dtype="bfloat16")[0] == plan_of(four, CPU)[0] == "none"
+    assert plan_of(four, device, quantization="gptq")[0] == "w4a8"

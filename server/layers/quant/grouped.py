@@ -30,10 +30,16 @@ class GgufBlocks:
 
 
 def grouped(weight: QuantizedValues) -> GroupedValues:
-    """4 bits in groups of 32, whose zero points become offsets."""
+    """4 bits whose larger groups are cut in some of 32 with the same scale, and whose zero points become offsets."""
     assert weight.zero is not None, "4 bits are unsigned"
-    assert weight.group_size == GROUP, "the scheme says so"
-    return GroupedValues(weight.values, weight.scale.half(), (-weight.scale * weight.zero).half(), 4)
+    assert weight.groups is None, "columns are in order"
+    num_groups = -(-weight.shape[1] // GROUP)
+
+    def spread(part: Tensor) -> Tensor:
+        times = weight.group_size // GROUP or num_groups
+        return part.half().repeat_interleave(times, dim=1)[:, :num_groups]
+
+    return GroupedValues(weight.values, spread(weight.scale), spread(-weight.scale * weight.zero), 4)
 
 
 class GroupedWeight(Weight):

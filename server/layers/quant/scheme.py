@@ -38,6 +38,11 @@ class WeightScheme:
         return f"{self.method} ({kind}, 8-bit activations)" if self.rounds_input else f"{self.method} ({kind})"
 
     @property
+    def grouped_name(self) -> str:
+        """Of a CPU's product of such weights in groups of 32."""
+        return f"{self.method} ({self.bits}-bit weights, 8-bit activations)"
+
+    @property
     def product(self) -> Product | None:
         """None: weights are dequantised when they are loaded."""
         if self.layout == "bitsandbytes":
@@ -47,6 +52,11 @@ class WeightScheme:
         if self.rounds_input:
             return "int8"
         return "int4" if self.bits == 4 else None
+
+    @property
+    def is_groupable(self) -> bool:
+        """Whether the weights are the same in 4 bits in groups of 32, with a scale and an offset in fp16."""
+        return self.product == "int4" and not self.has_order
 
     @property
     def step(self) -> int:
