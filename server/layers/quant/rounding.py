@@ -37,7 +37,9 @@ def round_weight(weight: Tensor, scheme: WeightScheme) -> QuantizedValues:
 
 
 def _pieces(weight: Tensor) -> Iterator[Tensor]:
-    return iter(weight.split(max(_ELEMENTS_A_PIECE // max(weight.shape[1], 1), 1)))
+    """Of its rows, each a view."""
+    count = max(_ELEMENTS_A_PIECE // weight.shape[1], 1)
+    return (weight[first : first + count] for first in range(0, len(weight), count))
 
 
 def _to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
