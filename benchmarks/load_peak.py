@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headway.server.distributed.groups import SINGLE
-from headway.server.loading.loader import load_model
+from headway.server.loading.loader import Quantization, load_model
 from headway.server.source.files import ModelFiles
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, KV_HEADS = 1024, 2816, 16384, 16, 4
@@ -40,6 +40,7 @@ _CONFIG = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+_QUANTIZED: dict[str, Quantization] = {"int8": "int8", "int4": "int4"}
 _KV = HIDDEN // HEADS * KV_HEADS
 _LAYER = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
@@ -72,7 +73,7 @@ def write_checkpoint(directory: Path, num_bytes: int) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def load(directory: Path, dtype: str, is_int8: bool) -> dict[str, float]:
+def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, float]:
     """In this process: seconds, and MB of the kept weights, of all memory before, and of its peak, mapped files included."""
     before, samples, ended = _resident_mb(), [0.0], threading.Event()
 
@@ -87,7 +88,7 @@ def load(directory: Path, dtype: str, is_int8: bool) -> dict[str, float]:
         ModelFiles("safetensors", directory, None, "random"),
         dtype=dtype,
         device=torch.device("cpu"),
-        quantization="int8" if is_int8 else "none",
+        quantization=quantization,
         load_format="auto",
         group=SINGLE,
         seed=0,
@@ -125,14 +126,15 @@ def _fill_the_arenas() -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mb", type=int, default=1000, help="of the checkpoint, in bf16")
-    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8")
+    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8, int4")
     parser.add_argument("--most", type=float, default=1.2, help="of the weights, the peak above which the exit status is 1")
     parser.add_argument("--load", nargs=2, metavar=("DIRECTORY", "FORM"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.load:
         directory, form = options.load
         _fill_the_arenas()
-        print(json.dumps(load(Path(directory), "float32" if form == "int8" else form, form == "int8")))
+        quantization = _QUANTIZED.get(form, "none")
+        print(json.dumps(load(Path(directory), "float32" if form in _QUANTIZED else form, quantization)))
         return 0
     is_good = True
     with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:

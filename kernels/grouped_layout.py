@@ -11,6 +11,7 @@ from torch import Tensor
 from headway.kernels.checks import check_shape
 
 GROUP = 32
+_ELEMENTS_A_PIECE = 1 << 20  # rounded at a time: temporaries in fp32 stay small beside the weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,11 @@ def stack_rows(parts: Sequence[GroupedValues]) -> GroupedValues:
 
 def round_to_groups(weight: Tensor) -> GroupedValues:
     """8 bits, symmetric: ``scale = max |w| / 127`` of each group of ``weight`` [N, K]. What was rounded so before comes back as it was."""
+    count = max(_ELEMENTS_A_PIECE // max(weight.shape[1], 1), 1)
+    return stack_rows([_rounded(weight[first : first + count]) for first in range(0, max(len(weight), 1), count)])
+
+
+def _rounded(weight: Tensor) -> GroupedValues:
     num_rows, num_columns = weight.shape
     groups = torch.nn.functional.pad(weight.float(), (0, -num_columns % GROUP)).view(num_rows, -1, GROUP)
     scale = (groups.abs().amax(dim=2) / 127).half()
