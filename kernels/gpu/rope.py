@@ -102,6 +102,7 @@ def rope_and_cache_kernel(
     num_kv_heads,
     head_dim,
     block_size,
+    HAS_VALUES: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HALF: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -155,23 +156,24 @@ def rope_and_cache_kernel(
             HALF_BLOCK,
             PASS_BLOCK,
         )
-        head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
-        dim = tl.arange(0, DIM_BLOCK)[None, :]
-        mask = (head < heads_written) & (dim < head_dim)
-        value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
-        v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
-        value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
-        tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
+        if HAS_VALUES:
+            head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
+            dim = tl.arange(0, DIM_BLOCK)[None, :]
+            mask = (head < heads_written) & (dim < head_dim)
+            value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
+            v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
+            value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
+            tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
 
 
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     cos_sin: Tensor,
     positions: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
+    v_cache: Tensor | None,
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
@@ -187,14 +189,15 @@ def rope_and_cache(
     if num_tokens == 0:
         return out
     rest = head_dim - 2 * half
+    values, value_pages = (k, k_cache) if v is None or v_cache is None else (v, v_cache)
     rope_and_cache_kernel[(num_tokens, 2)](
         q,
         k,
-        v,
+        values,
         cos_sin,
         positions,
         as_loaded(k_cache),
-        as_loaded(v_cache),
+        as_loaded(value_pages),
         slot_mapping,
         out,
         out if qk_norm is None else qk_norm.q_weight.contiguous(),
@@ -204,14 +207,15 @@ def rope_and_cache(
         kv_scales.v,
         *q.stride()[:2],
         *k.stride()[:2],
-        *v.stride()[:2],
+        *values.stride()[:2],
         cos_sin.stride(0),
         *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *value_pages.stride()[:3],
         num_heads,
         num_kv_heads,
         head_dim,
         k_cache.shape[1],
+        HAS_VALUES=v is not None,
         HAS_NORM=qk_norm is not None,
         HALF=half,
         INTERLEAVED=interleaved,

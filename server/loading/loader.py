@@ -97,7 +97,7 @@ def load_model(
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
-    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere)
+    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere, _draft_layers(config, family.prefix))
     fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
@@ -123,6 +123,12 @@ def _tied_twice(names: tuple[WeightName, ...]) -> tuple[WeightName, ...]:
     """The names of a tied checkpoint for a model whose head is a weight of its own: it is filled from the embedding's tensor."""
     tensor = next(name.checkpoint for name in names if name.weight == EMBEDDING)
     return tuple(replace(name, checkpoint=tensor, is_retied=True) if name.weight == HEAD else name for name in names)
+
+
+def _draft_layers(config: DecoderConfig, prefix: str) -> tuple[str, ...]:
+    """How names of tensors begin that only multi-token prediction needs."""
+    first = config.num_layers
+    return tuple(f"{prefix}layers.{layer}." for layer in range(first, first + config.num_draft_layers))
 
 
 def _ignored_endings(config: DecoderConfig) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from headway.kernels.moe import ClampedGate
 from headway.server.layers.experts import ExpertShape, SeparateExperts, StackedExperts, hold_experts
-from headway.server.layers.moe import MixtureOfExperts, Router, SharedExpert
+from headway.server.layers.moe import ExpertChoice, MixtureOfExperts, Router, SharedExpert
 from headway.server.models.base import BuildContext, MixtureConfig
 
 
@@ -16,10 +18,9 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
     router = Router(
         hidden_size,
         mixture.num_experts,
-        mixture.top_k,
-        renormalise=mixture.renormalise,
         has_bias=mixture.router_bias,
-        dtype=context.dtype,
+        choice=_choice(mixture),
+        dtype=torch.float32 if mixture.is_exact_router else context.dtype,
         device=context.device,
     )
     shared = None
@@ -27,9 +28,22 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
         shared = SharedExpert(
             hidden_size,
             mixture.shared_size,
+            has_gate=mixture.has_shared_gate,
             method=context.method,
             group=context.group,
             dtype=context.dtype,
             device=context.device,
         )
     return MixtureOfExperts(router, store(shape, held, context.method), shared, context.group)
+
+
+def _choice(mixture: MixtureConfig) -> ExpertChoice:
+    return ExpertChoice(
+        mixture.scoring,
+        mixture.top_k,
+        mixture.renormalise,
+        num_groups=mixture.num_groups,
+        top_groups=mixture.top_groups,
+        has_bias=mixture.has_choice_bias,
+        scale=mixture.routed_scale,
+    )
