@@ -1,4 +1,4 @@
-"""Which experts a token goes to where they stand in groups and it uses those of a few. Plain torch, on any device, that waits for nothing."""
+"""Which experts a token goes to where they stand in groups and it uses those of a few. Plain torch, on any device; nothing waits."""
 
 from __future__ import annotations
 

@@ -59,15 +59,14 @@ def read_deepseek_config(raw: RawConfig, family: str, **experts: Any) -> Decoder
     if latent.rope_dim % 2:
         raise raw.refusal(f"qk_rope_head_dim must be even, not {latent.rope_dim}")
     intermediate_size = raw.size("moe_intermediate_size")
-    num_shared = 0 if raw.get("n_shared_experts") is None else raw.integer("n_shared_experts")
     mixture = read_mixture(
         raw,
         "n_routed_experts",
         "num_local_experts",
         "num_experts",
         intermediate_size=intermediate_size,
-        shared_size=num_shared * intermediate_size,
-        dense_layers=frozenset(range(min(raw.integer("first_k_dense_replace", 0), raw.size("num_hidden_layers")))),
+        shared_size=raw.count("n_shared_experts") * intermediate_size,
+        dense_layers=frozenset(range(min(raw.count("first_k_dense_replace"), raw.size("num_hidden_layers")))),
         has_shared_gate=False,
         is_exact_router=True,
         routed_scale=raw.number("routed_scaling_factor", 1.0),
@@ -91,7 +90,7 @@ def read_deepseek_config(raw: RawConfig, family: str, **experts: Any) -> Decoder
         attention_scale=latent.q_dim**-0.5 * _yarn_scale(rotated),
         mixture=mixture,
         latent=latent,
-        num_draft_layers=raw.integer("num_nextn_predict_layers", 0),
+        num_draft_layers=raw.count("num_nextn_predict_layers"),
     )
     return replace(config, rope=replace(config.rope, is_interleaved=raw.flag("rope_interleave", True)))
 
