@@ -1,4 +1,4 @@
-"""Rotary embedding and cache write in Triton, with or without the norm of q and k: two programs a token, one of them for its queries."""
+"""Rotary embedding and cache write in Triton, with or without the norm of q and k: programs a token, the last of which writes the cache."""
 
 # mypy: allow-incomplete-defs
 
@@ -114,10 +114,11 @@ def rope_and_cache_kernel(
 ):
     token = tl.program_id(0).to(tl.int64)
     cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * cos_sin_stride
-    if tl.program_id(1) == 0:
-        out_row = out_ptr + token * num_heads * head_dim
+    if tl.program_id(1) < tl.num_programs(1) - 1:
+        first_head = tl.program_id(1).to(tl.int64) * HEADS
+        out_row = out_ptr + (token * num_heads + first_head) * head_dim
         _rotate_heads(
-            q_ptr + token * q_stride_token,
+            q_ptr + token * q_stride_token + first_head * q_stride_head,
             out_row,
             q_stride_head,
             head_dim,
@@ -125,7 +126,7 @@ def rope_and_cache_kernel(
             q_weight_ptr,
             eps,
             1.0,
-            num_heads,
+            num_heads - first_head,
             head_dim,
             HAS_NORM,
             HALF,
@@ -166,6 +167,9 @@ def rope_and_cache_kernel(
             tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
 
 
+_MOST_NUMBERS = 1 << 14  # of the queries of a program
+
+
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
@@ -190,7 +194,8 @@ def rope_and_cache(
         return out
     rest = head_dim - 2 * half
     values, value_pages = (k, k_cache) if v is None or v_cache is None else (v, v_cache)
-    rope_and_cache_kernel[(num_tokens, 2)](
+    heads = min(triton.next_power_of_2(num_heads), max(1, _MOST_NUMBERS // triton.next_power_of_2(head_dim)))
+    rope_and_cache_kernel[(num_tokens, triton.cdiv(num_heads, heads) + 1)](
         q,
         k,
         values,
@@ -219,7 +224,7 @@ def rope_and_cache(
         HAS_NORM=qk_norm is not None,
         HALF=half,
         INTERLEAVED=interleaved,
-        HEADS=triton.next_power_of_2(num_heads),
+        HEADS=heads,
         KV_HEADS=triton.next_power_of_2(num_kv_heads),
         HALF_BLOCK=triton.next_power_of_2(half),
         PASS_BLOCK=triton.next_power_of_2(rest) if rest else 0,

@@ -87,7 +87,7 @@ class LatentAttention(Layer):
         self._latent = latent
         self._rotation = rotation
         self._is_interleaved = is_interleaved
-        self._pages = Attention(self._num_heads, 1, latent.page_dim, scale=scale, context=group.context)
+        self.pages = Attention(self._num_heads, 1, latent.page_dim, scale=scale, context=group.context)
 
     def __call__(self, x: Tensor, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None) -> Tensor:
         own = self._latent
@@ -108,7 +108,7 @@ class LatentAttention(Layer):
             interleaved=self._is_interleaved,
             plan=rotation.plan,
         )
-        found = self._pages.attend(rotated, kv, step)
+        found = self.pages.attend(rotated, kv, step)
         return self.kv_b.values(found[..., own.rope_dim :]).reshape(len(x), -1)
 
     def _queries(self, x: Tensor, lora: LoraPlan | None) -> Tensor:

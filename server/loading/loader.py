@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -32,6 +33,8 @@ from headway.server.models.base import BuildContext, DecoderConfig, Family, Load
 from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
 from headway.server.source.files import ModelFiles
+
+log = logging.getLogger(__name__)
 
 _HEADS = ("lm_head.",)
 # Endings of tensors that have no place in a weight: tables computed from the config, and scales.
@@ -97,6 +100,8 @@ def load_model(
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
+    if config.num_draft_layers:
+        log.info("Layers for multi-token prediction are not used: %d of the checkpoint's are left out", config.num_draft_layers)
     ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere, _draft_layers(config, family.prefix))
     fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
