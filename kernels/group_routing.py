@@ -26,7 +26,7 @@ def route_in_groups(
     scores = logits.float().softmax(dim=-1) if scoring == "softmax" else logits.float().sigmoid()
     choice = scores if bias is None else scores + bias
     if top_groups < num_groups:
-        groups = choice.unflatten(1, (num_groups, -1))
+        groups = choice.view(len(choice), num_groups, -1)
         best = groups.amax(dim=-1) if bias is None else groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(dim=-1)
         used = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(top_groups, dim=-1).indices, True)
         choice = groups.masked_fill(~used.unsqueeze(-1), float("-inf")).flatten(1)

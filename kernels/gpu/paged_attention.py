@@ -190,7 +190,7 @@ def launch_decode(
     if num_rows == 0:
         return
     if has_shared_pages(k_cache, v_cache):
-        assert begins is None and sinks is None and not softcap and not sliding_window, "of separate pages alone"
+        assert not any((softcap, sliding_window, begins is not None, sinks is not None)), "of separate pages alone"
         _launch_shared(q, k_cache, block_tables, seq_lens, out, scale, max_seq_len, kv_scales, lse)
         return
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len

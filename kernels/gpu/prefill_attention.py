@@ -272,7 +272,7 @@ def launch_prefill(
     if q.shape[0] == 0:
         return
     if has_shared_pages(k_cache, v_cache):
-        assert begins is None and sinks is None and not softcap and not sliding_window, "of separate pages alone"
+        assert not any((softcap, sliding_window, begins is not None, sinks is not None)), "of separate pages alone"
         launch_shared_pages(
             *(q, k_cache, block_tables, seq_lens, out.unsqueeze(2), scale, kv_scales),
             query_start_loc=query_start_loc,

@@ -123,7 +123,7 @@ def head_block(num_heads: int) -> int:
 
 
 def num_head_blocks(q: Tensor) -> int:
-    return triton.cdiv(q.shape[1], head_block(q.shape[1]))
+    return -(-q.shape[1] // head_block(q.shape[1]))
 
 
 def launch_shared_pages(
@@ -141,8 +141,10 @@ def launch_shared_pages(
     lse: Tensor | None = None,
     num_splits: int = 1,
 ) -> None:
-    """Fills ``out`` [T, Hq, num_splits, D], and ``lse`` [T, Hq, num_splits] fp32 where it is wanted. ``ends``: the keys of each row [B], of
-    which its last query's own is the last; with ``has_spans`` those of each query [T]. Without ``query_start_loc`` each row has one query."""
+    """Fills ``out`` [T, Hq, num_splits, D], and ``lse`` [T, Hq, num_splits] fp32 where it is wanted.
+
+    ``ends``: the keys of each row [B], of which its last query's own is the last; with ``has_spans`` those of each query [T]. Without
+    ``query_start_loc`` each row has one query."""
     num_heads, head_dim = q.shape[1:]
     widest = 1 << head_dim.bit_length() - 1
     first, last = (head_dim - widest, widest) if head_dim > widest else (widest // 2, widest // 2)

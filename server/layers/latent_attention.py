@@ -44,7 +44,8 @@ class HeadsOfLatent(Layer):
         return torch.bmm(found.transpose(0, 1), self._to_value).transpose(0, 1)
 
     def _keep(self, weight: Tensor) -> int:
-        key, value = weight.view(self._heads, -1, self._latent.kv_rank).split([self._latent.nope_dim, self._latent.v_dim], dim=1)
+        own = weight.view(self._heads, -1, self._latent.kv_rank)
+        key, value = torch.split(own, [self._latent.nope_dim, self._latent.v_dim], dim=1)
         self._to_key, self._to_value = key.contiguous(), value.transpose(1, 2).contiguous()
         return weight.nbytes
 
@@ -92,8 +93,8 @@ class LatentAttention(Layer):
     def __call__(self, x: Tensor, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None) -> Tensor:
         own = self._latent
         q = self._queries(x, lora).view(len(x), self._num_heads, -1)
-        q_nope, q_rope = q.split([own.nope_dim, own.rope_dim], dim=-1)
-        latents, k_rope = self.kv_a(x, lora).split([own.kv_rank, own.rope_dim], dim=-1)
+        q_nope, q_rope = torch.split(q, [own.nope_dim, own.rope_dim], dim=-1)
+        latents, k_rope = torch.split(self.kv_a(x, lora), [own.kv_rank, own.rope_dim], dim=-1)
         page = torch.cat([k_rope, self.kv_a_norm(latents.contiguous())], dim=-1).unsqueeze(1)
         rotation = step.rotations[self._rotation]
         rotated = rope_and_cache(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from engine_driver import add_adapter, make_engine, request, run
 from forward_batches import Stepper
-from quantized_files import fp8, quantize_files
 from msgspec.structs import replace
+from quantized_files import fp8, quantize_files
 from safetensors.torch import load_file, save_file
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model

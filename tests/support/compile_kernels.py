@@ -101,13 +101,13 @@ def shared_pages_cases(pointer: str, capability: int) -> list[Case]:
     types |= dict.fromkeys(("scale", "v_scale"), "fp32")
     constants = {"FIRST": 64, "LAST": 512, "FIRST_BLOCK": 64, "BLOCK_SIZE": 16, "BLOCK_N": shared_pages.BLOCK_N, "UPCAST": False}
     found: list[Case] = []
-    for page, num_heads, splits, has_starts in product((pointer, _fp8_pages(capability)), (16, 128), (1, 8), (False, True)):
-        if splits == 1 or not has_starts:
-            block_m = shared_pages.head_block(num_heads)
-            options = {"BLOCK_M": block_m, "num_warps": block_m // 4, "NUM_SPLITS": splits, "HAS_LSE": splits > 1}
-            options |= {"HAS_STARTS": has_starts, "HAS_SPANS": False}
-            own = types | {"pages_ptr": page, "out_ptr": "*fp32" if splits > 1 else pointer}
-            found.append(("shared_pages", shared_pages.shared_pages_kernel, own, constants | options))
+    fp8 = _fp8_pages(capability)
+    for page, num_heads, splits, has_starts in ((pointer, 128, 8, False), (fp8, 128, 1, True), (fp8, 16, 1, False)):
+        block_m = shared_pages.head_block(num_heads)
+        options = {"BLOCK_M": block_m, "num_warps": block_m // 4, "NUM_SPLITS": splits, "HAS_LSE": splits > 1}
+        options |= {"HAS_STARTS": has_starts, "HAS_SPANS": False}
+        own = types | {"pages_ptr": page, "out_ptr": "*fp32" if splits > 1 else pointer}
+        found.append(("shared_pages", shared_pages.shared_pages_kernel, own, constants | options))
     return found
 
 
