@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from sim_quantiles import Quantiles
 from sim_server import CostModel, Limits, SimulatedServer
 from sim_trace import TracedRequest
 
@@ -19,11 +20,12 @@ from headway.server.types import GenerateRequest, SamplingParams, TokenDelta
 class Outcome:
     """Seconds of every finished request, and the sums over the servers."""
 
-    ttft_s: list[float] = field(default_factory=list)
-    tpot_s: list[float] = field(default_factory=list)
+    ttft_s: Quantiles = field(default_factory=Quantiles)
+    tpot_s: Quantiles = field(default_factory=Quantiles)
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
+    num_steps: int = 0
     busy_s: list[float] = field(default_factory=list)  # by server
     end_s: float = 0.0
 
@@ -53,9 +55,9 @@ class Cluster:
         self._index_of = {server.url: number for number, server in enumerate(self._servers)}
         self._policy = policy
         self._num_key_blocks = num_key_blocks
-        self._events: list[tuple[float, int]] = []  # when a step of which server ends
+        self._events: list[tuple[float, int]] = []  # when which server is done; one whose server says another time by now is void
         self._open: dict[str, _Open] = {}
-        self._outcome = Outcome(busy_s=[0.0] * num_servers)
+        self._outcome = Outcome()
         policy.update([server.url for server in self._servers])
 
     def replay(self, requests: Iterable[TracedRequest]) -> Outcome:
@@ -65,6 +67,8 @@ class Cluster:
             self._arrive(f"r{number}", request, arrival_s)
         self._run_until(float("inf"))
         assert not self._open, "every request ends"
+        self._outcome.busy_s = [engine.busy_s for engine in self._engines]
+        self._outcome.num_steps = sum(engine.num_steps for engine in self._engines)
         return self._outcome
 
     def _arrive(self, request_id: str, request: TracedRequest, now: float) -> None:
@@ -74,23 +78,25 @@ class Cluster:
         at = self._index_of[chosen.url]
         self._open[request_id] = _Open(request, at)
         sampling = SamplingParams(max_tokens=request.output_length, ignore_eos=True)
-        self._engines[at].add(GenerateRequest(request_id, request.tokens(), sampling, now))
-        if not self._engines[at].is_busy:
-            self._begin(at, now)
+        if self._engines[at].add(GenerateRequest(request_id, request.tokens(), sampling, now), now):
+            self._await(at)
 
     def _run_until(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:
             now, at = heappop(self._events)
-            for delta in self._engines[at].finish_step(now):
+            engine = self._engines[at]
+            if engine.ends_s != now:
+                continue
+            for delta in engine.finish(now):
                 self._take(delta, now)
             self._outcome.end_s = now
-            self._begin(at, now)
+            engine.begin(now)
+            self._await(at)
 
-    def _begin(self, at: int, now: float) -> None:
-        seconds = self._engines[at].begin_step(now)
-        if seconds is not None:
-            self._outcome.busy_s[at] += seconds
-            heappush(self._events, (now + seconds, at))
+    def _await(self, at: int) -> None:
+        ends_s = self._engines[at].ends_s
+        if ends_s is not None:
+            heappush(self._events, (ends_s, at))
 
     def _take(self, delta: TokenDelta, now: float) -> None:
         answer, outcome = self._open[delta.request_id], self._outcome
@@ -104,14 +110,9 @@ class Cluster:
         del self._open[delta.request_id]
         server.num_open -= 1
         request = answer.request
-        outcome.ttft_s.append(answer.first_s - request.timestamp / 1000)
+        outcome.ttft_s.add(answer.first_s - request.timestamp / 1000)
         if request.output_length > 1:
-            outcome.tpot_s.append((now - answer.first_s) / (request.output_length - 1))
+            outcome.tpot_s.add((now - answer.first_s) / (request.output_length - 1))
         outcome.num_prompt_tokens += request.input_length
         outcome.num_output_tokens += request.output_length
         outcome.num_cached_tokens += delta.num_cached_tokens or 0
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0

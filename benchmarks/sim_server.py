@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Self
+
+from sim_scheduler import TOKEN, FastForward
 
 from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.scheduler import Scheduler
 from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta
 
 
@@ -22,11 +25,17 @@ class CostModel:
 
     def step_s(self, rows: list[tuple[int, int]]) -> float:
         """``rows``: (tokens computed now, tokens in the sequence with them)."""
-        num_tokens = sum(num for num, _ in rows)
-        seconds = max(self.weights_s, num_tokens * self.token_s) + len(rows) * self.row_s
+        seconds = self._products_s(sum(num for num, _ in rows), len(rows))
         for num, length in rows:
             seconds += length * self.context_s if num == 1 else num * (length - num / 2) * self.pair_s
         return seconds
+
+    def decode_s(self, num_rows: int, num_context_tokens: int) -> float:
+        """Of a step in which every row decodes: what ``step_s`` gives, from the sum of their lengths."""
+        return self._products_s(num_rows, num_rows) + num_context_tokens * self.context_s
+
+    def _products_s(self, num_tokens: int, num_rows: int) -> float:
+        return max(self.weights_s, num_tokens * self.token_s) + num_rows * self.row_s
 
 
 # Fitted to benchmarks/results/2026-11-26-h200.md (Llama-3.1-8B's shape, bf16): steps of 1 and of 64 at 2048 tokens, 4.66 and 9.16 ms, of
@@ -44,64 +53,109 @@ class Limits:
     max_num_seqs: int = 256
     max_model_len: int = 131_072
 
+    @classmethod
+    def of_blocks(cls, block_size: int) -> Self:
+        """As many tokens as by default, in blocks of another size."""
+        return cls(num_blocks=cls().num_blocks * cls().block_size // block_size, block_size=block_size)
+
 
 class SimulatedServer:
-    """``begin_step`` at ``now``, ``finish_step`` when its seconds are over; nothing else moves its clock."""
+    """``begin`` at ``now``, ``finish`` at the time that it said; nothing else moves its clock.
+
+    What is begun is a step, or a run of steps that are alike: a run is cut at the step under way when a request arrives in it, which then
+    waits for that step's end as it would have done.
+    """
 
     def __init__(self, costs: CostModel, limits: Limits) -> None:
         self._now = 0.0
         self._costs = costs
-        kv = KVCacheManager(limits.num_blocks, limits.block_size, enable_prefix_caching=True)
-        self._scheduler = Scheduler(
-            kv=kv,
+        self._scheduler = FastForward(
+            kv=KVCacheManager(limits.num_blocks, limits.block_size, enable_prefix_caching=True),
             max_num_batched_tokens=limits.max_num_batched_tokens,
             max_num_seqs=limits.max_num_seqs,
             max_model_len=limits.max_model_len,
             clock=lambda: self._now,
         )
-        self._lengths: dict[str, int] = {}  # tokens computed, of requests with a row
         self._plan: BatchPlan | None = None
-        self._is_at_end: list[bool] = []
-        self._targets: dict[str, int] = {}
-        self.num_computed_tokens = 0
-
-    @property
-    def is_busy(self) -> bool:
-        return self._plan is not None
+        self._brings_token: list[bool] = []
+        self._run: _Run | None = None
+        self.busy_s = 0.0
+        self.num_steps = 0
+        self.ends_s: float | None = None  # when what was begun is over; None: idle
 
     @property
     def stats(self) -> EngineStats:
         return self._scheduler.stats()
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest, now: float) -> bool:
+        """Whether ``ends_s`` has changed."""
+        run = self._run
+        if run is not None:
+            self._begin_last(run, min(run.num_ended(now), run.num_steps - 1))
         self._scheduler.add(request)
+        if self.ends_s is None:
+            self.begin(now)
+            return True
+        return run is not None
 
-    def begin_step(self, now: float) -> float | None:
-        """Its seconds; None where there is nothing to do."""
-        self._now = now
-        plan = self._plan = self._scheduler.schedule()
-        if plan is None:
-            return None
-        for request_id in plan.removed:
-            del self._lengths[request_id], self._targets[request_id]
-        for new in plan.added:
-            self._lengths[new.request_id], self._targets[new.request_id] = new.num_computed_tokens, len(new.token_ids)
-        rows, self._is_at_end = [], []
-        for row in plan.scheduled:
-            length = self._lengths[row.request_id] = self._lengths[row.request_id] + row.num_tokens
-            rows.append((row.num_tokens, length))
-            self._is_at_end.append(length == self._targets[row.request_id])
-            self._targets[row.request_id] += self._is_at_end[-1]
-        self.num_computed_tokens += plan.num_tokens
-        return self._costs.step_s(rows)
+    def begin(self, now: float) -> None:
+        """What comes next, if anything does."""
+        self._now, self.ends_s = now, None
+        if (num_steps := self._scheduler.num_steps_alike()) > 1:
+            num_rows = self._scheduler.num_running
+            first_s = self._costs.decode_s(num_rows, self._scheduler.num_running_tokens)
+            self._run = _Run(now, num_steps, first_s, num_rows * self._costs.context_s)
+            self.ends_s = now + self._run.seconds(num_steps)
+            return
+        self._schedule()
+        if self._plan is not None:
+            seconds = self._costs.step_s(self._scheduler.rows_of(self._plan))
+            self._count(1, seconds)
+            self.ends_s = now + seconds
 
-    def finish_step(self, now: float) -> list[TokenDelta]:
-        """What the requests got in the step that was begun last."""
-        assert self._plan is not None, "no step was begun"
+    def finish(self, now: float) -> list[TokenDelta]:
+        """What the requests got in the last step of what was begun."""
+        if self._run is not None:
+            self._begin_last(self._run, self._run.num_steps - 1)
+        assert self._plan is not None, "nothing was begun"
         self._now = now
-        result = BatchResult([RowResult([7] if is_at_end else []) for is_at_end in self._is_at_end])
+        result = BatchResult([RowResult([TOKEN] if brings_token else []) for brings_token in self._brings_token])
         deltas = self._scheduler.update(self._plan, result)
         self._plan = None
         refused = self._scheduler.take_refused()
         assert not any(delta.finish_reason is FinishReason.ERROR for delta in [*deltas, *refused]), "the trace fits the servers"
         return deltas
+
+    def _begin_last(self, run: _Run, num_before: int) -> None:
+        """Makes the step behind so many of the run's its last one, and plans it as of the time at which it begins."""
+        self._run = None
+        self._scheduler.skip(num_before)
+        self._now = run.began_s + run.seconds(num_before)
+        self._schedule()
+        seconds = run.seconds(num_before + 1)
+        self._count(num_before + 1, seconds)
+        self.ends_s = run.began_s + seconds
+
+    def _schedule(self) -> None:
+        self._plan = self._scheduler.schedule()
+        self._brings_token = [] if self._plan is None else self._scheduler.brings_token(self._plan)
+
+    def _count(self, num_steps: int, seconds: float) -> None:
+        self.num_steps += num_steps
+        self.busy_s += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Decode steps of the same rows: each reads one key more a row than the one before, so its seconds grow by ``growth_s``."""
+
+    began_s: float
+    num_steps: int
+    first_s: float
+    growth_s: float
+
+    def seconds(self, num_steps: int) -> float:
+        return num_steps * self.first_s + num_steps * (num_steps - 1) / 2 * self.growth_s
+
+    def num_ended(self, now: float) -> int:
+        return bisect_right(range(1, self.num_steps + 1), now - self.began_s, key=self.seconds)

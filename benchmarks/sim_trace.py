@@ -25,7 +25,10 @@ class TracedRequest(msgspec.Struct, frozen=True):
 
     def tokens(self) -> list[int]:
         """Those of a block are all alike: what is looked at is only which blocks are equal."""
-        return [token for block in self.hash_ids for token in [block] * BLOCK_TOKENS][: self.input_length]
+        tokens: list[int] = []
+        for block in self.hash_ids:
+            tokens += [block] * BLOCK_TOKENS
+        return tokens[: self.input_length]
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
                 continue
             sizes = table.setdefault(problem.operation, {}).setdefault("x".join(map(str, problem.sizes)), {})
             sizes[str(problem.count)] = asdict(found.tiles)
-            _write(out, table)
+            write_table(out, table)
     return 0 if found_all else 1
 
 
@@ -101,7 +101,7 @@ def _outcome(found: Found | None) -> str:
     return "\n  ".join([text, *wrong])
 
 
-def _write(out: Path, table: Table) -> None:
+def write_table(out: Path, table: Table) -> None:
     """A line an entry, so that changes can be read."""
     text = json.dumps({operation: _sorted(table[operation]) for operation in sorted(table)}, indent=1)
     out.parent.mkdir(exist_ok=True)

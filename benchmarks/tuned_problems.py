@@ -58,6 +58,7 @@ _SINGLE_ROW_OPTIONS = {
     "num_warps": (1, 2, 4, 8),
     "num_stages": (1, 2, 3),
 }
+_INT4_ROW_OPTIONS = {"block_n": (4, 8, 16, 32), "block_k": (512, 1024, 2048, 4096), "num_warps": (2, 4, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int,
         options = dict(_SINGLE_ROW_OPTIONS) if num_rows == 1 else options | {"num_splits": (1,)}
     if operation.name == "int4_linear":
         del options["block_k"]  # a chunk of its layout
+        options = dict(_INT4_ROW_OPTIONS) if num_rows == 1 else options
     if is_blocked:
         options |= {name: tuple(value for value in options[name] if value <= SCALE_BLOCK) for name in ("block_n", "block_k")}
     start = _start(operation.name, num_rows, size, shapes.dtype, item_size, device)

@@ -57,6 +57,7 @@ class EngineStarter:
                 token=model.hf_token,
                 download_dir=model.download_dir,
                 load_format=model.load_format,
+                with_code=model.trust_remote_code,
                 ignore_patterns=model.ignore_patterns,
                 cache_dir=self.cache_dir,
                 on_progress=self._progress,

@@ -1,7 +1,4 @@
-"""The words that the API process and the engine process share. Plain data: no torch, no HTTP.
-
-Everything here is a msgspec struct, so that it travels between the processes as it is.
-"""
+"""The words that the API process and the engine process share: plain data, structs that travel as they are. No torch, no HTTP."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import enum
 from typing import Any, Literal
 
 import msgspec
+
+from headway.server.stats import AdapterStats, BalancingStats, DraftStats
 
 
 class FinishReason(enum.StrEnum):
@@ -146,9 +145,11 @@ class KVSource(msgspec.Struct, frozen=True):
 
 
 class KVTransfer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A request's part in a prefill for another server: its prompt's KV is kept, or comes from ``source``."""
+    """A request's part in a prefill for another server: its prompt's KV is kept, or comes from ``source``. ``announces``: where it will
+    be is told before it is computed, and whoever hears of that may read it bit by bit."""
 
     keeps: bool = False
+    announces: bool = False
     source: KVSource | None = None
 
 
@@ -243,7 +244,8 @@ class TokenDelta(msgspec.Struct, omit_defaults=True):
     ``is_request_fault``: it is the request, and not the engine, that is to blame for ``error``.
     ``num_cached_tokens`` counts prompt tokens taken from the prefix cache or, ``num_fetched_tokens`` of them, from elsewhere.
     ``times`` comes with the first delta, without the last token's, and with the last. ``kv_source``, with the last one: where the
-    prompt's KV is kept, if that was asked for. A request to pool has one delta, with ``pooled`` unless it failed.
+    prompt's KV is kept, if that was asked for; if it is to be announced, in a delta of its own before all others: where it will be.
+    A request to pool has one delta, with ``pooled`` unless it failed.
     """
 
     request_id: str
@@ -303,16 +305,9 @@ class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
     offload: OffloadStats | None = None
 
 
-class AdapterStats(msgspec.Struct, frozen=True):
-    """Ids of adapters."""
-
-    loaded: tuple[int, ...] = ()  # on the device
-    running: tuple[int, ...] = ()  # of requests that the scheduler has
-    waiting: tuple[int, ...] = ()  # of requests that wait for theirs
-
-
 class EngineStats(msgspec.Struct, frozen=True):
-    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters."""
+    """One engine's state after a step; the totals only ever grow. None: it has no connector, takes no adapters, guesses nothing, moves no
+    experts."""
 
     num_running: int = 0
     num_waiting: int = 0
@@ -326,6 +321,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     last_step_s: float = 0.0
     transfers: TransferStats | None = None
     adapters: AdapterStats | None = None
+    drafts: DraftStats | None = None
+    balancing: BalancingStats | None = None
 
     @property
     def kv_cache_usage(self) -> float:

@@ -16,7 +16,8 @@ PACKAGES = ("entrypoint", "server", "kernels", "container")
 # room -> rooms it may import (itself always). The longest prefix names a module's room.
 ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
-    "server.types": set(),
+    "server.stats": set(),
+    "server.types": {"server.stats"},
     "server.errors": set(),
     "server.words": set(),
     "server.counts": set(),
@@ -64,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "server.loading",
         "server.sizing",
         "server.distributed",
+        "server.stats",
         "server.types",
         "server.errors",
         "server.garbage",
@@ -84,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.api": {
         "server.engine.client",
         "server.text",
+        "server.stats",
         "server.types",
         "server.config",
         "server.counts",

@@ -15,6 +15,7 @@ from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_m
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.dtypes import itemsize
+from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import (
     activation_bytes,
     bytes_per_block,
@@ -26,6 +27,7 @@ from headway.server.sizing.memory import (
 )
 from headway.server.sizing.model import ModelShape
 from headway.server.sizing.pipeline_parallel import check_stages, shares
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split, tensor_parallel_sizes
 from headway.server.sizing.weights import adapter_bytes, weight_bytes, weight_format
 from headway.server.words import gib, plural
@@ -101,14 +103,14 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
-    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape.config)
+    check_context(parallel, shape.config)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
     reserved, offload = reserved_bytes(instance, on_gpu=on_gpu), num_engines * config.kv_transfer.offload_bytes
 
     def room_of(memory: _Memory) -> _Room:
-        used = memory.used if on_gpu else num_there * parallel.tensor_parallel_size * sum(each.used for each in memories)
+        used = memory.used if on_gpu else num_there * parallel.stage_size * sum(each.used for each in memories)
         facts = instance_facts(instance, on_gpu=on_gpu, used_bytes=used)
         facts = replace(facts, free_bytes=facts.free_bytes // num_sharing)
         needed = used + num_there * num_sharing * memory.activations
@@ -165,6 +167,8 @@ def _check_ranks(config: ServerConfig, shape: ModelShape, instance: Instance, *,
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
+    check_balancing(parallel, shape.config, quantization)
+    check_prompt_shares(parallel, shape.config, num_devices=num_devices)
     check_stages(parallel, shape.config, num_devices=num_devices)
 
 

@@ -7,13 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.functions import sigmoid, tanh
 
 BLOCK = 1024
 
 
 @triton.jit
-def gated_kernel(x_ptr, out_ptr, x_stride, size, KIND: tl.constexpr, BLOCK: tl.constexpr):
+def gated_kernel(x_ptr, out_ptr, x_stride, size, KIND: tl.constexpr, BLOCK: tl.constexpr, IS_DEPENDENT: tl.constexpr):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = column < size
@@ -45,5 +48,6 @@ def _launch(x: Tensor, kind: str) -> Tensor:
     out = torch.empty((*x.shape[:-1], size), dtype=x.dtype, device=x.device)
     if out.numel():
         rows = x.reshape(-1, x.shape[-1])  # a view unless there are several outer strides
-        gated_kernel[(rows.shape[0], triton.cdiv(size, BLOCK))](rows, out, rows.stride(0), size, KIND=kind, BLOCK=BLOCK, num_warps=4)
+        grid, options = (rows.shape[0], triton.cdiv(size, BLOCK)), launch_options(x.device)
+        gated_kernel[grid](rows, out, rows.stride(0), size, KIND=kind, BLOCK=BLOCK, num_warps=4, **options)
     return out

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, has_fp8, num_multiprocessors
 from headway.kernels.gpu.functions import e4m3_to_fp16
 from headway.kernels.gpu.quantize import quantize_fp8 as quantize_values
@@ -21,7 +22,7 @@ from headway.kernels.tuned import Tiles, tuned_tiles
 SCALE_BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def fp8_kernel(
     x_ptr,
     weight_ptr,
@@ -47,7 +48,10 @@ def fp8_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(out_features, BLOCK_N), 8)
     split = tl.program_id(1)
     m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -147,6 +151,7 @@ def fp8_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | N
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(x.device),
     )
     if tiles.num_splits > 1:
         sum_parts(parts, None, None, bias, out)

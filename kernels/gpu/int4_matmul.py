@@ -1,7 +1,8 @@
 """4-bit matrix product in Triton, weights unpacked in registers.
 
-With few rows K is split, and a group's products are scaled after they are summed: q is exact in any dtype, and a tile of results has
-fewer elements than a tile of weights. With many rows it is the other way round: weights are scaled, and rounded, before.
+One row is multiplied by int4_single_row.py. With a few more K is split, and a group's products are scaled after they are summed: q is
+exact in any dtype, and a tile of results has fewer elements than a tile of weights. With many rows it is the other way round: weights are
+scaled, and rounded, before.
 Results are computed transposed, weights first: that operand of the matrix units may come from registers on every chip.
 """
 
@@ -13,13 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
+from headway.kernels.gpu.int4_single_row import int4_single_row
 from headway.kernels.gpu.split_k import FEW_ROWS, choose_num_splits, part_of, sum_parts, tile_of
 from headway.kernels.int4_layout import PackedInt4
 from headway.kernels.tuned import Tiles, tuned_tiles
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def int4_kernel(
     x_ptr,
     order_ptr,
@@ -43,7 +46,10 @@ def int4_kernel(
     BLOCK_N: tl.constexpr,
     HALF: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(out_features, BLOCK_N), 8)
     split = tl.program_id(1)
     m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -100,11 +106,13 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
+    tiles = tuned_tiles("int4_linear", chip(x.device), (out_features, in_features, packed.group_size), num_rows)
+    tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
+    if tiles.block_m == 1:
+        return int4_single_row(x, packed, bias, tiles)
     order, is_few = packed.order, num_rows <= FEW_ROWS
     if order is not None and not is_few:
         x, order = x.index_select(1, order), None  # many programs would gather the same columns
-    tiles = tuned_tiles("int4_linear", chip(x.device), (out_features, in_features, packed.group_size), num_rows)
-    tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
     parts = out
     if tiles.num_splits > 1:
         parts = torch.empty((tiles.num_splits, num_rows, out_features), dtype=torch.float32, device=x.device)
@@ -133,6 +141,7 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(x.device),
     )
     if tiles.num_splits > 1:
         sum_parts(parts, None, None, bias, out)
@@ -143,6 +152,8 @@ def estimate(num_rows: int, size: tuple[int, int], half: int, dtype: torch.dtype
     """Not yet measured on a GPU. Stages of x and bytes and the unpacked weights stay under the 99 KiB of sm_86 and sm_89."""
     out_features, in_features = size
     chunk = 2 * half
+    if num_rows == 1:
+        return Tiles(1, 16, min(2048, triton.next_power_of_2(max(in_features, chunk))), num_warps=4, num_stages=1)
     if num_rows <= FEW_ROWS:
         # The work on x is shared by a tile's columns: of 128 instead of 64, 11.8 instead of 8.7 bytes of weights an issue slot (sm_90).
         block_m = max(16, triton.next_power_of_2(num_rows))

@@ -1,16 +1,17 @@
 """Dense matrix product for few rows in Triton: a program makes some columns of the result from all of K. More rows are the BLAS's.
 
 Such a product is bound by reading the weight. With cold weights in bf16 an H200 takes, in microseconds, in brackets the share of the
-time that reading and writing the bytes takes at its copy bandwidth (2026-11; benchmarks/results/2026-11-26-h200.md):
+time that reading and writing the bytes takes at its copy bandwidth (2026-11; benchmarks/results/2026-11-26-h200-2.md; the first session's
+for 16 rows, before kernels began early):
 
     N x K            1 row: BLAS    ours           16 rows: BLAS   ours
-    4096 x 4096      12.9 (61%)     11.8 (67%)     12.7 (63%)      12.0 (66%)
-    6144 x 4096      16.3 (73%)     15.5 (76%)     16.1 (74%)      14.9 (80%)
-    4096 x 14336     31.2 (89%)     30.6 (90%)     31.5 (89%)      32.5 (85%)
-    28672 x 4096     55.6 (100%)    60.7 (91%)     56.3 (99%)      57.5 (96%)
-    128256 x 4096    240.9 (103%)   255.8 (96%)    245.0 (102%)    242.7 (102%)
+    4096 x 4096      12.4 (64%)     8.7 (91%)      12.7 (63%)      12.0 (66%)
+    6144 x 4096      15.3 (78%)     12.7 (94%)     16.1 (74%)      14.9 (80%)
+    4096 x 14336     30.3 (92%)     26.8 (103%)    31.5 (89%)      32.5 (85%)
+    28672 x 4096     54.7 (101%)    52.4 (106%)    56.3 (99%)      57.5 (96%)
+    128256 x 4096    241.0 (103%)   226.3 (110%)   245.0 (102%)    242.7 (102%)
 
-The BLAS was timed in another run. Where it is faster the chip's table says so (`tuned.py`), for what was compared in one run.
+Where the BLAS is faster the chip's table says so (`tuned.py`), for what was compared in one run.
 From 17 rows on the BLAS does it. Splitting K over programs gained nothing, so no parts need adding up, and a row's result depends
 neither on scheduling nor, from 2 to 16 rows, on the other rows.
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors, shared_memory_bytes
 from headway.kernels.tuned import LIBRARY, Tiles, tuned_tiles
 
@@ -45,13 +47,23 @@ def single_row_kernel(
     IS_EVEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_n = n < out_features
     acc = tl.zeros([BLOCK_N, BLOCK_K], dtype=tl.float32)  # summed once, at the end: within the loop threads exchange nothing
     k = tl.arange(0, BLOCK_K)
     weights = weight_ptr + n[:, None] * weight_stride + k[None, :]
-    for start in range(0, in_features, BLOCK_K):
+    begin = 0
+    if IS_EVEN and IS_DEPENDENT:  # the first weights are on their way while the kernel before makes x
+        weight = tl.load(weights, mask=in_n[:, None], other=0.0)
+        await_previous(IS_DEPENDENT)
+        acc += weight.to(tl.float32) * tl.load(x_ptr + k).to(tl.float32)[None, :]
+        begin = BLOCK_K
+    else:
+        await_previous(IS_DEPENDENT)
+    for start in range(begin, in_features, BLOCK_K):
         # With a mask over k, or addresses made anew, loads wait for each other: on an H200 84.7 us for 28672 x 4096, not 60.7 (2026-11).
         if IS_EVEN:
             weight = tl.load(weights + start, mask=in_n[:, None], other=0.0)
@@ -67,7 +79,7 @@ def single_row_kernel(
     tl.store(out_ptr + n, value.to(out_ptr.dtype.element_ty), mask=in_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def few_rows_kernel(
     x_ptr,
     weight_ptr,
@@ -83,7 +95,10 @@ def few_rows_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     m = tl.arange(0, BLOCK_M)
     in_n, in_m = n < out_features, m < num_rows
@@ -135,7 +150,8 @@ def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) 
     assert num_rows <= tiles.block_m, f"{tiles} are for fewer than {num_rows} rows"
     assert tiles.num_splits == 1, f"{tiles}: K is not split here"
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
-    grid, options = (triton.cdiv(out_features, tiles.block_n),), {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+    grid = (triton.cdiv(out_features, tiles.block_n),)
+    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, **launch_options(x.device)}
     tensors = (x, weight, out if bias is None else bias, out)
     blocks = {"HAS_BIAS": bias is not None, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
     if tiles.block_m == 1:

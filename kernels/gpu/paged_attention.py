@@ -12,20 +12,23 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.shared_pages import BLOCK_N as SHARED_BLOCK_N
 from headway.kernels.gpu.shared_pages import MAX_SPLITS as MOST_SHARED_SPLITS
-from headway.kernels.gpu.shared_pages import has_shared_pages, launch_shared_pages, num_head_blocks
+from headway.kernels.gpu.shared_pages import WIDEST_TILE, has_shared_pages, launch_shared_pages, num_head_blocks
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
 from headway.kernels.kv_cache import UNSCALED, KVScales
 from headway.kernels.tuned import DecodeTiles, tuned_decode
 
 MIN_SPLIT_TOKENS = 64  # one row of 2048 tokens, 32 and 8 heads of 128, bf16, H200: 9.3 us; with 256 13.1 (2026-11)
-MAX_SPLITS = 64
+MERGED = (8, 32, 64)  # parts that a merge is compiled for
+MAX_SPLITS = MERGED[-1]
 
 
-@triton.jit
+# What differs from step to step is no reason to compile anew: that would hold up all requests for up to a second.
+@triton.jit(do_not_specialize=["num_splits", "tables_stride"], do_not_specialize_on_alignment=["tables_ptr", "seq_lens_ptr", "begins_ptr"])
 def decode_kernel(
     q_ptr,
     k_cache_ptr,
@@ -53,25 +56,28 @@ def decode_kernel(
     out_stride_split,
     head_dim,
     sliding_window,
+    num_splits,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HAS_BEGINS: tl.constexpr,
     HAS_LSE: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row, kv_head, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2)
     seq_len = tl.load(seq_lens_ptr + row)
     if HAS_BEGINS:  # noqa: SIM108
         first = tl.load(begins_ptr + row)
     else:
         first = tl.where(sliding_window > 0, tl.maximum(seq_len - sliding_window, 0), 0)
-    part = tl.cdiv(tl.cdiv(seq_len - first, NUM_SPLITS), BLOCK_N) * BLOCK_N
+    part = tl.cdiv(tl.cdiv(seq_len - first, num_splits), BLOCK_N) * BLOCK_N
     begin = first + split * part
     end = tl.minimum(begin + part, seq_len)
 
@@ -104,10 +110,10 @@ def decode_kernel(
     if HAS_LSE:
         lse = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
         num_heads = tl.num_programs(1) * GROUP
-        tl.store(lse_ptr + (row * num_heads + head) * NUM_SPLITS + split, lse, mask=in_group)
+        tl.store(lse_ptr + (row * num_heads + head) * num_splits + split, lse, mask=in_group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["lse_stride_item", "lse_stride_split", "num_splits"])
 def merge_kernel(
     parts_ptr,
     lse_ptr,
@@ -117,15 +123,18 @@ def merge_kernel(
     parts_stride_split,
     lse_stride_item,
     lse_stride_split,
+    num_splits,
     head_dim,
     HAS_TOTAL: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     item = tl.program_id(0).to(tl.int64)  # row * num_heads + head
     split, dim = tl.arange(0, BLOCK_S).to(tl.int64), tl.arange(0, BLOCK_D)
-    exists = split < NUM_SPLITS
+    exists = split < num_splits
     lse = tl.load(lse_ptr + item * lse_stride_item + split * lse_stride_split, mask=exists, other=float("-inf"))
     peak = tl.max(lse, axis=0)
     weight = tl.exp2(lse - tl.where(peak == float("-inf"), 0.0, peak))
@@ -223,19 +232,20 @@ def launch_decode(
         *parts.stride()[:3],
         head_dim,
         sliding_window,
+        num_splits,
         GROUP=group,
         BLOCK_SIZE=block_size,
         HAS_BEGINS=begins is not None,
         HAS_LSE=num_splits > 1 or lse is not None,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
-        NUM_SPLITS=num_splits,
         BLOCK_M=max(16, triton.next_power_of_2(group)),
         BLOCK_N=tiles.block_n,
         BLOCK_D=block_d,
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(q.device),
     )
     if num_splits > 1:
         launch_merge(parts.flatten(0, 1).transpose(0, 1), parts_lse.flatten(0, 1).T, out, lse)
@@ -277,12 +287,13 @@ def launch_merge(parts: Tensor, lse: Tensor, out: Tensor, total: Tensor | None =
         parts.stride(0),
         lse.stride(1),
         lse.stride(0),
+        num_splits,
         head_dim,
         HAS_TOTAL=total is not None,
-        NUM_SPLITS=num_splits,
-        BLOCK_S=triton.next_power_of_2(num_splits),
+        BLOCK_S=next((size for size in MERGED if size >= num_splits), triton.next_power_of_2(num_splits)),
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
-        num_warps=4,
+        num_warps=4 if head_dim <= WIDEST_TILE else 8,
+        **launch_options(parts.device),
     )
 
 

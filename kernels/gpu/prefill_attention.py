@@ -86,7 +86,11 @@ def _attend_keys(
     return peak, total, acc
 
 
-@triton.jit
+# Steps begin with rows that decode: where the others' begin in these tensors is any multiple of 4 bytes.
+@triton.jit(
+    do_not_specialize=["tables_stride"],
+    do_not_specialize_on_alignment=["tables_ptr", "seq_lens_ptr", "starts_ptr", "begins_ptr", "ends_ptr"],
+)
 def prefill_kernel(
     q_ptr,
     k_cache_ptr,

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.quantize import quantize_int8
 from headway.kernels.gpu.split_k import estimate_tiles, part_of, sum_parts, tile_of
@@ -19,7 +20,7 @@ from headway.kernels.tuned import tuned_tiles
 BLOCK_K = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def int8_kernel(
     x_ptr,
     weight_ptr,
@@ -37,7 +38,10 @@ def int8_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     tile_m, tile_n = tile_of(tl.program_id(0), tl.cdiv(num_rows, BLOCK_M), tl.cdiv(out_features, BLOCK_N), 8)
     split = tl.program_id(1)
     m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -108,6 +112,7 @@ def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> 
         BLOCK_K=tiles.block_k,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
+        **launch_options(x.device),
     )
     if tiles.num_splits > 1:
         sum_parts(parts, scale, weight_scale, bias, out)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.functions import round_e4m3, round_even
 
 MAX_BLOCK = 4096
@@ -33,7 +34,10 @@ def quantize_rows_kernel(
     LIMIT: tl.constexpr,
     IS_INTEGER: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     x_row = x_ptr + row * x_stride_row
@@ -64,7 +68,10 @@ def quantize_groups_kernel(
     LIMIT: tl.constexpr,
     GROUPS: tl.constexpr,
     GROUP_SIZE: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
     column = group[:, None] * GROUP_SIZE + tl.arange(0, GROUP_SIZE)[None, :]
@@ -106,6 +113,7 @@ def quantize_fp8(x: Tensor, group_size: int, dtype: torch.dtype) -> tuple[Tensor
             GROUPS=GROUPS,
             GROUP_SIZE=group_size,
             num_warps=4,
+            **launch_options(x.device),
         )
     return out, scale
 
@@ -125,5 +133,6 @@ def _quantize_rows(x: Tensor, out: Tensor, *, smallest: float, limit: float) -> 
             IS_INTEGER=out.dtype == torch.int8,
             BLOCK=block,
             num_warps=8 if block > 1024 else 4,
+            **launch_options(x.device),
         )
     return scale

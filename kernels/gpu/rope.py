@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.fp8_cache import as_loaded, to_page
 from headway.kernels.kv_cache import UNSCALED, KVScales
 from headway.kernels.rope import QKNorm
@@ -111,7 +112,10 @@ def rope_and_cache_kernel(
     HALF_BLOCK: tl.constexpr,
     PASS_BLOCK: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * cos_sin_stride
     if tl.program_id(1) < tl.num_programs(1) - 1:
@@ -230,5 +234,6 @@ def rope_and_cache(
         PASS_BLOCK=triton.next_power_of_2(rest) if rest else 0,
         DIM_BLOCK=triton.next_power_of_2(head_dim),
         num_warps=4,
+        **launch_options(q.device),
     )
     return out

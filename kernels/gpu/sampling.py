@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.reference import sampling as reference
 from headway.kernels.sampling import BROKEN, Draws
 
@@ -41,7 +42,9 @@ P7, P6, P5, P4, P3, P2 = (tl.constexpr(coefficient) for coefficient in reference
 
 
 @triton.jit
-def peaks_kernel(logits_ptr, peaks_ptr, places_ptr, stride, vocab_size, num_blocks, BLOCK: tl.constexpr):
+def peaks_kernel(logits_ptr, peaks_ptr, places_ptr, stride, vocab_size, num_blocks, BLOCK: tl.constexpr, IS_DEPENDENT: tl.constexpr):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
@@ -63,7 +66,9 @@ def row_peak(peaks_ptr, row, num_blocks, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def finish_kernel(peaks_ptr, places_ptr, out_ptr, num_blocks, BROKEN: tl.constexpr, BLOCKS: tl.constexpr):
+def finish_kernel(peaks_ptr, places_ptr, out_ptr, num_blocks, BROKEN: tl.constexpr, BLOCKS: tl.constexpr, IS_DEPENDENT: tl.constexpr):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     peak, block = row_peak(peaks_ptr, row, num_blocks, BLOCKS)
     place = tl.load(places_ptr + row * num_blocks + block, mask=tl.abs(peak) < float("inf"), other=BROKEN)
@@ -89,7 +94,8 @@ def weight_of(distance):
     return (likelihood * WEIGHT_SCALE).to(tl.int64)
 
 
-@triton.jit
+# Rows of one tensor hold the options: where they begin is any multiple of 8 bytes, and no reason to compile anew.
+@triton.jit(do_not_specialize_on_alignment=["lines_ptr", "top_k_ptr", "top_p_ptr", "temperature_ptr", "min_p_ptr"])
 def weigh_kernel(
     logits_ptr,
     distances_ptr,
@@ -108,7 +114,10 @@ def weigh_kernel(
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     NUM_BINS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1)
     line = tl.load(lines_ptr + row)
@@ -258,7 +267,7 @@ def nth_at(distances, wanted, nth, vocab_size, SCAN: tl.constexpr):
     return token
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["lines_ptr", "top_k_ptr", "top_p_ptr", "uniform_ptr"])
 def draw_kernel(
     distances_ptr,
     peaks_ptr,
@@ -279,7 +288,10 @@ def draw_kernel(
     BLOCKS: tl.constexpr,
     LIST_SIZE: tl.constexpr,
     NUM_BINS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     line = tl.load(lines_ptr + row)
     peak, _ = row_peak(peaks_ptr, line, num_blocks, BLOCKS)
@@ -322,8 +334,9 @@ def sample_tokens(logits: Tensor, draws: Draws | None) -> Tensor:
     blocks = triton.next_power_of_2(num_blocks)
     peaks = torch.empty((num_rows, num_blocks), dtype=torch.float32, device=logits.device)
     places = torch.empty((num_rows, num_blocks), dtype=torch.int32, device=logits.device)
-    peaks_kernel[(num_rows, num_blocks)](logits, peaks, places, logits.stride(0), vocab_size, num_blocks, BLOCK=BLOCK, num_warps=8)
-    finish_kernel[(num_rows,)](peaks, places, token_ids, num_blocks, BROKEN=BROKEN, BLOCKS=blocks, num_warps=1)
+    grid, sizes, options = (num_rows, num_blocks), (logits.stride(0), vocab_size, num_blocks), launch_options(logits.device)
+    peaks_kernel[grid](logits, peaks, places, *sizes, BLOCK=BLOCK, num_warps=8, **options)
+    finish_kernel[(num_rows,)](peaks, places, token_ids, num_blocks, BROKEN=BROKEN, BLOCKS=blocks, num_warps=1, **options)
     if draws is not None and len(draws.lines):
         _draw(logits, draws, peaks, token_ids)
     return token_ids
@@ -336,7 +349,7 @@ def _draw(logits: Tensor, draws: Draws, peaks: Tensor, token_ids: Tensor) -> Non
     sums = torch.empty((num_draws, num_blocks), dtype=torch.int64, device=logits.device)
     listed = torch.empty((num_draws, LIST_SIZE), dtype=torch.int32, device=logits.device)
     sizes = (distances.stride(0), vocab_size, num_blocks)
-    constants = {"BLOCK": BLOCK, "BLOCKS": triton.next_power_of_2(num_blocks), "NUM_BINS": NUM_BINS}
+    constants = {"BLOCK": BLOCK, "BLOCKS": triton.next_power_of_2(num_blocks), "NUM_BINS": NUM_BINS, **launch_options(logits.device)}
     limits = (draws.lines, draws.top_k, draws.top_p)
     weigh_kernel[(num_draws, num_blocks)](
         logits,

@@ -19,11 +19,12 @@ from headway.kernels.gpu.softmax import LOG2_E, normalised
 from headway.kernels.kv_cache import KVScales
 
 BLOCK_N = 16  # keys; 32 spill registers, as 64 heads do (compiled for sm_80 and sm_90, 2026-11; not measured on a GPU yet)
-MAX_SPLITS = 16  # of a row's keys: more, of so many numbers, spill registers when they are merged
+MAX_SPLITS = 32  # of a row's keys: more, of so many numbers, spill registers when they are merged
 WIDEST_TILE = 256  # numbers of a head that the kernels for separate pages take
 
 
-@triton.jit
+# As decode_kernel: what differs from step to step is no reason to compile anew.
+@triton.jit(do_not_specialize=["num_splits", "tables_stride"], do_not_specialize_on_alignment=["tables_ptr", "ends_ptr", "starts_ptr"])
 def shared_pages_kernel(
     q_ptr,
     pages_ptr,
@@ -43,19 +44,19 @@ def shared_pages_kernel(
     out_stride_head,
     out_stride_split,
     num_heads,
+    num_splits,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     HAS_STARTS: tl.constexpr,
     HAS_SPANS: tl.constexpr,
     HAS_LSE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     FIRST_BLOCK: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    query, split, row = tl.program_id(0), tl.program_id(1) % NUM_SPLITS, tl.program_id(2).to(tl.int64)
+    query, split, row = tl.program_id(0), tl.program_id(1) % num_splits, tl.program_id(2).to(tl.int64)
     token, num_keys = row, 0
     if HAS_STARTS:
         query_start = tl.load(starts_ptr + row)
@@ -66,11 +67,11 @@ def shared_pages_kernel(
         num_keys = tl.load(ends_ptr + token) if HAS_SPANS else tl.load(ends_ptr + row) - query_len + query + 1
     else:
         num_keys = tl.load(ends_ptr + row)
-    part = tl.cdiv(tl.cdiv(num_keys, NUM_SPLITS), BLOCK_N) * BLOCK_N
+    part = tl.cdiv(tl.cdiv(num_keys, num_splits), BLOCK_N) * BLOCK_N
     begin = split * part
     end = tl.minimum(begin + part, num_keys)
 
-    head = tl.program_id(1) // NUM_SPLITS * BLOCK_M + tl.arange(0, BLOCK_M)
+    head = tl.program_id(1) // num_splits * BLOCK_M + tl.arange(0, BLOCK_M)
     first, last = tl.arange(0, FIRST_BLOCK), FIRST + tl.arange(0, LAST)
     is_head, in_first = (head < num_heads)[:, None], (first < FIRST)[None, :]
     q_rows = q_ptr + token * q_stride_token + head[:, None] * q_stride_head
@@ -109,7 +110,7 @@ def shared_pages_kernel(
     tl.store(out_rows + last[None, :], normalised(found_last, total, v_scale).to(out_type), mask=is_head)
     if HAS_LSE:
         lse = tl.where(total > 0, peak + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-        tl.store(lse_ptr + (token * num_heads + head) * NUM_SPLITS + split, lse, mask=head < num_heads)
+        tl.store(lse_ptr + (token * num_heads + head) * num_splits + split, lse, mask=head < num_heads)
 
 
 def has_shared_pages(k_cache: Tensor, v_cache: Tensor) -> bool:
@@ -164,13 +165,13 @@ def launch_shared_pages(
         block_tables.stride(0),
         *out.stride()[:3],
         num_heads,
+        num_splits,
         FIRST=first,
         LAST=last,
         BLOCK_SIZE=pages.shape[1],
         HAS_STARTS=query_start_loc is not None,
         HAS_SPANS=has_spans,
         HAS_LSE=lse is not None,
-        NUM_SPLITS=num_splits,
         BLOCK_M=head_block(num_heads),
         BLOCK_N=BLOCK_N,
         FIRST_BLOCK=max(16, triton.next_power_of_2(first)),

@@ -6,10 +6,13 @@ split over programs; each leaves its part [M, N] of the sum, and a second kernel
 
 # mypy: allow-incomplete-defs
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.tuned import Tiles
 
 MAX_SPLITS = 16
@@ -46,7 +49,10 @@ def sum_parts_kernel(
     HAS_SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start_next(IS_DEPENDENT)
+    await_previous(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
@@ -77,6 +83,7 @@ def sum_parts(parts: Tensor, row_scale: Tensor | None, column_scale: Tensor | No
         HAS_BIAS=bias is not None,
         BLOCK=_BLOCK,
         num_warps=4,
+        **launch_options(parts.device),
     )
 
 
@@ -84,9 +91,11 @@ def choose_num_splits(num_rows: int, num_tiles: int, in_features: int, chunk: in
     """How many programs share the K of a tile: enough for two programs a multiprocessor.
 
     None gets less than two chunks of K, and parts, written and read, are kept to a quarter of the weight's bytes: ``max_parts`` rows.
+    A power of two, so that few kernels are compiled: a number of rows that comes for the first time holds up no step.
     """
-    wanted = triton.cdiv(2 * num_multiprocessors, num_tiles)
-    return max(1, min(int(wanted), in_features // (2 * chunk), max_parts // num_rows, MAX_SPLITS))
+    wanted = 1 << max(0, round(math.log2(2 * num_multiprocessors / num_tiles)))
+    most = max(1, min(in_features // (2 * chunk), max_parts // num_rows, MAX_SPLITS))
+    return min(wanted, 1 << most.bit_length() - 1)
 
 
 def estimate_tiles(num_rows: int, out_features: int, in_features: int, block_k: int, num_multiprocessors: int) -> Tiles:

@@ -15,7 +15,8 @@ from headway.server.api.adapter_source import adapter_directory, allowed_directo
 from headway.server.config.lora import LoraConfig, lora_module
 from headway.server.engine.client import EngineClient
 from headway.server.errors import AdapterExists, AdapterNotFound, AdaptersFull, ConfigError, EngineDead, EngineNotReady, RequestError
-from headway.server.types import AdapterRef, AdapterStats
+from headway.server.stats import AdapterStats
+from headway.server.types import AdapterRef
 from headway.server.words import cut
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,9 @@ def fingerprint_of(config: ServerConfig, info: EngineInfo) -> str | None:
         case "hash":
             return f"headway-{__version__}-{_hash(config, info)}"
     parallel = config.parallel
-    stages = f"-pp{parallel.pipeline_parallel_size}" if parallel.pipeline_parallel_size > 1 else ""
-    return f"headway-{__version__}-tp{parallel.tensor_parallel_size}{stages}-{_hash(config, info)}"
+    sizes = {"pcp": parallel.prefill_context_parallel_size, "pp": parallel.pipeline_parallel_size}
+    others = "".join(f"-{name}{size}" for name, size in sizes.items() if size > 1)
+    return f"headway-{__version__}-tp{parallel.tensor_parallel_size}{others}-{_hash(config, info)}"
 
 
 def _hash(config: ServerConfig, info: EngineInfo) -> str:

@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from headway.server.api.draft_metrics import DraftCollector
 from headway.server.api.engine_metrics import EngineCollector, StepSizes
+from headway.server.api.expert_metrics import ExpertCollector
 from headway.server.api.gpu_metrics import GpuMetrics
 from headway.server.api.http_metrics import HttpMetrics, WebSocketMetrics
 from headway.server.api.process_metrics import collect_all
@@ -70,6 +72,10 @@ class Metrics:
                 self.add(TransferCollector(engine, self._series, is_offload=is_offload))
                 for index, one in enumerate(engine.engines if counts.is_leader else ()):
                     (OffloadSizes if is_offload else TransferSizes)(one, self._series.of_engine(index))
+            if num_drafts := config.speculative.num_drafts:
+                self.add(DraftCollector(engine, self._series, num_drafts))
+            if config.parallel.enable_eplb:
+                self.add(ExpertCollector(engine, self._series))
             if config.development.enable_sleep_mode:
                 self._sleep = SleepMetrics(self._series)
 

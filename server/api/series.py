@@ -70,6 +70,13 @@ class Series:
             family.add_metric([self.model_name, str(engine)], value, created=self.created)
         return family
 
+    def counter_families(self, name: str, text: str, label: str, values: Iterable[Mapping[str, float]]) -> Metric:
+        family = CounterMetricFamily(self.name(name), text, labels=[*_LABELS, label])
+        for engine, numbers in enumerate(values):
+            for value, number in numbers.items():
+                family.add_metric([self.model_name, str(engine), value], number, created=self.created)
+        return family
+
 
 def info_family(name: str, text: str, *labels: Mapping[str, str], value: float = 1) -> Metric:
     """A gauge that says something in its labels; one series for each mapping, which all have the same names."""

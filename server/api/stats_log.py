@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from headway.server.api.draft_metrics import draft_line
 from headway.server.api.throughput import Throughput
 from headway.server.engine.client import EngineClient
+from headway.server.stats import DraftStats
 from headway.server.types import EngineStats
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,11 @@ class StatsLog:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
+            before = self._last
             level, line = self.next_line()
             log.log(level, "%s", line)
+            if further := self._draft_line(before, self._last):
+                log.log(level, "%s", further)
 
     def next_line(self) -> tuple[int, str]:
         """(level, line) about the time since the last call."""
@@ -52,6 +57,10 @@ class StatsLog:
         level = logging.DEBUG if is_quiet and self._was_quiet else logging.INFO
         self._last, self._was_quiet = now, is_quiet
         return level, self._line(before, now)
+
+    def _draft_line(self, before: _Sample, now: _Sample) -> str | None:
+        drafts = now.stats.drafts
+        return None if drafts is None else draft_line(before.stats.drafts or DraftStats(), drafts, max(now.time_s - before.time_s, 1e-9))
 
     def _sample(self) -> _Sample:
         throughput = self._throughput

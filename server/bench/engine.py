@@ -115,6 +115,7 @@ def build_core(name: str, engine_options: Sequence[str], environ: Mapping[str, s
             token=model.hf_token,
             download_dir=model.download_dir,
             load_format=model.load_format,
+            with_code=model.trust_remote_code,
             cache_dir=cache_directory(environ),
             on_progress=status.update,
         )

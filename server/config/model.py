@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from headway.server.config.fields import Topic, option
 
-AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8"]
+AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "bitsandbytes"]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -46,6 +47,21 @@ class ModelConfig(Topic):
         "Unset: gguf for one with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
         "A quantised checkpoint is known by its config.json: a name of its format is checked against that, none dequantises it.",
         short=("-q",),
+    )
+    model_impl: Literal["auto", "headway", "transformers"] = option(
+        "auto",
+        "Whose model code runs. auto: Headway's own for the families that it has, else that of the transformers library, over Headway's "
+        "attention, cache and linear layers. vllm means headway.",
+        synonyms=(("vllm", "headway"),),
+        refused=(("terratorch", "it is for models of images, and Headway serves text: use auto"),),
+    )
+    trust_remote_code: bool = option(
+        False,
+        "Run the Python code that comes with a model whose class neither Headway nor transformers has. It can do whatever the server's "
+        "user can.",
+    )
+    code_revision: str | None = option(
+        None, "Branch, tag or commit of that code, where config.json names a Hub repository for it other than the model's."
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to run; auto takes the GPU if there is one.")
     max_model_len: int | Literal["auto"] | None = option(
@@ -104,6 +120,14 @@ def model_problems(model: ModelConfig) -> list[str]:
     names = model.served_model_name
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         found.append(f"--served-model-name must not repeat a name, got {', '.join(doubles)} more than once")
+    if model.code_revision is not None and not model.trust_remote_code:
+        found.append("--code-revision names code that only runs with --trust-remote-code: add that, or leave it out")
+    if model.trust_remote_code and (model.model or "").startswith("s3://") and not (model.model or "").endswith(_ARCHIVES):
+        found.append(
+            "--trust-remote-code runs code from a directory, an archive or the Hub, and not what lies on S3: give it as an archive there"
+        )
+    if model.trust_remote_code and model.model_impl == "headway":
+        found.append("--trust-remote-code is for models that run through transformers, and --model-impl is headway: leave one of them out")
     if model.quantization in ("int8", "gguf") and model.device == "cuda":
         found.append(f"--quantization {model.quantization} runs on a CPU only, and --device is cuda: leave one of them out")
     return found

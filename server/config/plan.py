@@ -38,6 +38,7 @@ class ModelFacts:
     dtype: str  # the checkpoint's, "float32" | "bfloat16" | "float16"
     max_model_len: int
     is_quantized_gguf: bool
+    records_graphs: bool = True  # whether its decode steps can be captured as CUDA graphs
     pools: bool = False  # it generates nothing: many short texts a step
     computes_whole_texts: bool = False  # an encoder: each token sees all others
     quant_method: str = ""  # of a quantised checkpoint, as its config.json calls it
@@ -62,6 +63,12 @@ class Plan:
     max_num_active_seqs: int  # of these requests
     graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
     overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
+    num_drafts: int = 0  # tokens guessed ahead of a request, at most; each is a row of a step
+
+    @property
+    def max_num_rows(self) -> int:
+        """Most rows of a step, drafts among them."""
+        return min(self.max_num_seqs * (1 + self.num_drafts), self.max_num_batched_tokens)
 
     @property
     def block_size(self) -> int:
@@ -112,8 +119,13 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
             f"--max-num-batched-tokens {budget} is below the {max_model_len} tokens of this encoder's longest text, which must fit "
             "in one step: raise it, or lower --max-model-len"
         )
+    if on_gpu and not model.records_graphs and config.graphs.cudagraph_capture_sizes:
+        problems.append("--cudagraph-capture-sizes: the steps of a model that runs through transformers can't be captured: leave it out")
     if model.pools and config.scheduler.async_scheduling:
         problems.append("--async-scheduling is for models that generate, and this one pools texts: leave it out")
+    num_drafts = config.speculative.num_drafts
+    if model.pools and num_drafts:
+        problems.append("--speculative-config is for models that generate, and this one pools texts: leave it out")
     scheduled, active = config.scheduler.max_num_scheduled_tokens or budget, config.scheduler.max_num_active_seqs or seqs
     problems += _lower_limit_problems(config, budget, scheduled, seqs, active)
     if problems:
@@ -123,15 +135,16 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         quantization=quantization,
         kv_cache_dtype=pages if kv_dtype == "auto" else _FP8_NAMES.get(kv_dtype, kv_dtype),
         page_size=page_size,
-        num_context_ranks=config.parallel.decode_context_parallel_size,
+        num_context_ranks=config.parallel.num_context_ranks,
         max_model_len=max_model_len,
         fit_max_model_len=fit,
         max_num_batched_tokens=budget,
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
-        graph_sizes=graph_sizes(config.graphs, active) if on_gpu and not model.pools else (),
+        graph_sizes=_graph_sizes(config, model, min(active * (1 + num_drafts), scheduled)) if on_gpu else (),
         overlaps_steps=_overlaps_steps(config, model, device),
+        num_drafts=num_drafts,
     )
 
 
@@ -148,11 +161,17 @@ def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seq
     return found
 
 
+def _graph_sizes(config: ServerConfig, model: ModelFacts, most: int) -> tuple[int, ...]:
+    return graph_sizes(config.graphs, most) if model.records_graphs and not model.pools else ()
+
+
 def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> bool:
     """A CPU computes a step while it is handed over: overlapping it with the next brings nothing, and each answer one step later."""
     asked = config.scheduler.async_scheduling
     if config.parallel.pipeline_parallel_size > 1:
         return False  # steps of other requests are under way instead
+    if config.speculative.num_drafts:
+        return False  # how far a request gets is known only when its step has come back
     return not model.pools and (device.kind == "cuda" if asked is None else asked)
 
 

@@ -21,12 +21,13 @@ from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
 from headway.server.config.overload import OverloadConfig, overload_warnings
-from headway.server.config.parallel import ParallelConfig, parallel_problems
+from headway.server.config.parallel import ParallelConfig, parallel_problems, parallel_warnings
 from headway.server.config.pooling import PoolingConfig, pooling_problems
 from headway.server.config.responses import ResponsesConfig, responses_warnings
 from headway.server.config.sagemaker import SagemakerConfig
 from headway.server.config.scheduler import SchedulerConfig
 from headway.server.config.security import SecurityConfig, security_problems, security_warnings
+from headway.server.config.speculative import SpeculativeConfig, speculative_problems
 from headway.server.config.start import StartConfig
 from headway.server.config.structured import StructuredConfig, structured_problems
 from headway.server.config.tls import TlsConfig, tls_problems, tls_warnings
@@ -41,6 +42,7 @@ class ServerConfig(Topic):
     chat: ChatConfig = ChatConfig()
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    speculative: SpeculativeConfig = SpeculativeConfig()
     data_parallel: DataParallelConfig = DataParallelConfig()
     parallel: ParallelConfig = ParallelConfig()
     kv_transfer: KVTransferConfig = KVTransferConfig()
@@ -95,6 +97,8 @@ def problems(config: ServerConfig) -> list[str]:
         *_size_problems(config),
         *parallel_problems(config.parallel, config.data_parallel.data_parallel_size),
         *_stage_problems(config),
+        *speculative_problems(config.speculative),
+        *_draft_problems(config),
         *kv_transfer_problems(config.kv_transfer),
         *_transfer_problems(config),
         *compilation_problems(config.compilation),
@@ -123,6 +127,7 @@ def warnings(config: ServerConfig) -> list[str]:
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
         *overload_warnings(config.overload),
+        *parallel_warnings(config.parallel),
         *compilation_warnings(config.compilation, config.parallel.tensor_parallel_size),
         *development_warnings(config.development, config.security.has_keys),
         *http_warnings(config.http),
@@ -178,6 +183,19 @@ def _stage_problems(config: ServerConfig) -> list[str]:
     return found
 
 
+def _draft_problems(config: ServerConfig) -> list[str]:
+    """What can't be done while nobody knows how many tokens a step brings."""
+    if not config.speculative.speculative_config:
+        return []
+    beside = {
+        "--async-scheduling": (bool(config.scheduler.async_scheduling), "how far a request gets is known when its step has come back"),
+        "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "the first stage starts before drafts are judged"),
+        "--runner pooling": (config.pooling.runner == "pooling", "a model that pools generates nothing"),
+    }
+    asked = [(other, why) for other, (is_on, why) in beside.items() if is_on]
+    return [f"{other} does not go with --speculative-config: {why}; leave one of them out" for other, why in asked]
+
+
 def _transfer_problems(config: ServerConfig) -> list[str]:
     """What moves or changes the KV that a connector reads."""
     transfer = config.kv_transfer
@@ -188,6 +206,10 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
         "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
+        "--prefill-context-parallel-size above 1": (
+            config.parallel.prefill_context_parallel_size > 1,
+            "a connector knows one copy of the layers",
+        ),
         "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
         "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),

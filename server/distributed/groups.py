@@ -95,6 +95,15 @@ class TensorParallelGroup:
         _run(lambda: group.alltoall_base(received, tensor, [], []))
         return received
 
+    def exchange_rows(self, rows: Tensor, num_sent: list[int], num_received: list[int]) -> Tensor:
+        """The first ``num_sent[0]`` of the contiguous ``rows`` [n, ..] go to rank 0, the next ``num_sent[1]`` to rank 1, and so on; what
+        comes back is laid out likewise."""
+        received = rows.new_empty(sum(num_received), *rows.shape[1:])
+        if (group := self.process_group) is None:
+            return received.copy_(rows)
+        _run(lambda: group.alltoall_base(received, rows, num_received, num_sent))
+        return received
+
     def gather(self, tensor: Tensor, dim: int) -> Tensor | None:
         """As ``all_gather``, on rank 0 only; None on the others."""
         if (group := self.process_group) is None:
@@ -115,10 +124,15 @@ class TensorParallelGroup:
 
 @dataclass(frozen=True, slots=True)
 class ContextGroup:
-    """The ranks over which sequences are dealt out, and how: ``interleave`` tokens side by side on one of them, then on the next."""
+    """The ranks over which sequences are dealt out, and how: ``interleave`` tokens side by side on one of them, then on the next.
+
+    They have different heads of the same layers, and all tokens; or where the group ``deals_prompts`` the same heads, and of a prompt's
+    tokens each computes those only whose keys and values it keeps.
+    """
 
     ranks: TensorParallelGroup
     interleave: int
+    deals_prompts: bool = False
 
     @property
     def share(self) -> SequenceShare:

@@ -6,7 +6,8 @@ With S stages of R ranks each, rank 0 of which is the engine's own process:
     ranks   (S-1) R .. S R - 1                        0 .. R - 1
             embedding, layers   layers                layers, norm, head
 
-Stages count from the embedding on, ranks from the last stage on: rank 0 schedules and samples, so it has to have the logits.
+Stages count from the embedding on, ranks from the last stage on: rank 0 schedules and samples, so it has to have the logits. Where the
+layers of a stage are there several times, for shares of the prompts, each of them has consecutive ranks.
 """
 
 from __future__ import annotations
@@ -46,21 +47,26 @@ WHOLE = PipelineStage()
 
 @dataclass(frozen=True, slots=True)
 class RankPlace:
-    """Of rank ``rank`` where each of ``num_stages`` stages is cut over ``tensor_size`` ranks."""
+    """Of rank ``rank`` where each of ``num_stages`` stages is cut over ``tensor_size`` ranks, ``num_prompt_shares`` times."""
 
     rank: int
     tensor_size: int
     num_stages: int = 1
+    num_prompt_shares: int = 1
 
     @property
     def num_ranks(self) -> int:
-        return self.tensor_size * self.num_stages
+        return self.stage_size * self.num_stages
 
     @property
-    def tensor_rank(self) -> int:
+    def stage_size(self) -> int:
+        return self.tensor_size * self.num_prompt_shares
+
+    @property
+    def stage_rank(self) -> int:
         """Among the ranks of its stage; those of the same number in each stage pass hidden states on to each other."""
-        return self.rank % self.tensor_size
+        return self.rank % self.stage_size
 
     @property
     def stage(self) -> PipelineStage:
-        return PipelineStage(self.num_stages - 1 - self.rank // self.tensor_size, self.num_stages)
+        return PipelineStage(self.num_stages - 1 - self.rank // self.stage_size, self.num_stages)

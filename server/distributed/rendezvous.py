@@ -48,11 +48,11 @@ def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device, layout:
     own_address = meeting.own_address if isinstance(meeting, NetworkMeeting) else "127.0.0.1"
     make = _nccl if device.type == "cuda" else partial(_gloo, own_address=own_address)
     tensor, pipeline = SINGLE, ONE_STAGE
-    if place.tensor_size > 1:
+    if place.stage_size > 1:
         of_stage = dist.PrefixStore(f"stage {place.stage.index}", store)
-        tensor = arranged(place.tensor_rank, place.tensor_size, layout, of_stage, make)
+        tensor = arranged(place.stage_rank, place.stage_size, layout, of_stage, make)
     if place.num_stages > 1:
-        of_share = dist.PrefixStore(f"share {place.tensor_rank}", store)
+        of_share = dist.PrefixStore(f"share {place.stage_rank}", store)
         pipeline = PipelineGroup(place.stage, make(of_share, place.stage.index, place.num_stages))
     return RankGroups(place, tensor, pipeline)
 
@@ -69,13 +69,25 @@ def _store(meeting: Meeting, place: RankPlace) -> Any:
 
 
 def arranged(rank: int, size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]) -> TensorParallelGroup:
-    """``make`` gives a torch process group: of a store, a rank and a number of ranks."""
+    """Of rank ``rank`` among the ``size`` of a stage. ``make`` gives a torch process group: of a store, a rank and a number of ranks."""
+    if layout.num_prompt_shares > 1:
+        return _with_a_share_of_prompts(rank, size // layout.num_prompt_shares, layout, store, make)
     context = None
     if layout.context_size > 1:
         number, own_rank = divmod(rank, layout.context_size)
         group = make(dist.PrefixStore(f"context {number}", store), own_rank, layout.context_size)
         context = ContextGroup(TensorParallelGroup(own_rank, layout.context_size, group), layout.interleave)
     return TensorParallelGroup(rank, size, make(store, rank, size), context, layout.shards_tokens and size > 1)
+
+
+def _with_a_share_of_prompts(
+    rank: int, tensor_size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]
+) -> TensorParallelGroup:
+    share, tensor_rank = divmod(rank, tensor_size)
+    group = make(dist.PrefixStore(f"prompts {tensor_rank}", store), share, layout.num_prompt_shares)
+    context = ContextGroup(TensorParallelGroup(share, layout.num_prompt_shares, group), layout.interleave, deals_prompts=True)
+    of_share = make(dist.PrefixStore(f"layers {share}", store), tensor_rank, tensor_size) if tensor_size > 1 else None
+    return TensorParallelGroup(tensor_rank, tensor_size, of_share, context, layout.shards_tokens and tensor_size > 1)
 
 
 def _gloo(store: Any, rank: int, size: int, own_address: str) -> Any:

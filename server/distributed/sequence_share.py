@@ -26,6 +26,11 @@ class SequenceShare:
     size: int = 1
     interleave: int = 1
 
+    def owners(self, positions: LongArray) -> LongArray:
+        """The rank that keeps each of the tokens at ``positions``."""
+        owners: LongArray = positions // self.interleave % self.size
+        return owners
+
     def slots(self, block_ids: LongArray, positions: LongArray, page_size: int) -> LongArray:
         """Where in this rank's pages tokens at ``positions`` [T] go, whose blocks are ``block_ids`` [T]; -1: nowhere."""
         turn, offset = np.divmod(positions % (page_size * self.size), self.interleave * self.size)

@@ -13,7 +13,8 @@ from headway.server.engine.executor.base import Executor
 from headway.server.engine.expiry import Expiry, queue_timeout
 from headway.server.engine.request import aborted
 from headway.server.errors import AdapterError, RankDied, sentence_of
-from headway.server.types import AdapterRef, AdapterStats, FinishReason, GenerateRequest, RequestTimes, TokenDelta
+from headway.server.stats import AdapterStats
+from headway.server.types import AdapterRef, FinishReason, GenerateRequest, RequestTimes, TokenDelta
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,12 @@ class ScheduledRow:
     num_tokens: int  # tokens to compute now, after those already computed; > 0
     new_block_ids: list[int]  # blocks appended in this step (empty for a row in ``added``: NewRow has them all)
     token_id: int | None = None  # the newest, which is computed now: for stages that did not choose it; None: there are no others
+    drafts: list[int] = field(default_factory=list)  # guesses behind the newest token, computed beside it; ``num_tokens`` is 1 then
+
+    @property
+    def num_query_tokens(self) -> int:
+        """All that are computed."""
+        return self.num_tokens + len(self.drafts)
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,7 +50,7 @@ class BatchPlan:
 
     @property
     def num_tokens(self) -> int:
-        return sum(row.num_tokens for row in self.scheduled)
+        return sum(row.num_query_tokens for row in self.scheduled)
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,7 +65,8 @@ class RowError:
 class RowResult:
     """What a step gave for one scheduled row. Filled by the runner.
 
-    ``token_ids`` is empty while the prompt is not computed to its end. ``prompt_logprobs`` holds this chunk's entries: one for
+    ``token_ids`` is empty while the prompt is not computed to its end; beside one token it has the drafts that were right before it.
+    ``prompt_logprobs`` holds this chunk's entries: one for
     each prompt position from num_computed+1 on whose token is now predicted (the entry of position p scores token p), so
     the chunks put one after the other, behind a leading None for position 0, cover the prompt.
     ``error`` isolates a row that broke: the request ends with it, the step goes on. ``is_complete``: there is no token, since the

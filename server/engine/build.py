@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine.adapters import AdapterResidency
@@ -21,12 +22,15 @@ from headway.server.engine.pooling.build import build_pooling
 from headway.server.engine.processor_loading import load_processors
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.scheduler import Scheduler
+from headway.server.engine.speculative.build import make_drafting
 from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
-from headway.server.sizing.model import chosen_use, generating_facts
+from headway.server.sizing.expert_balancing import check_balancing
+from headway.server.sizing.model import chosen_use, generating_facts, model_code
 from headway.server.sizing.pipeline_parallel import check_stages
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -76,7 +80,7 @@ def _build_generating(
     index: int,
 ) -> EngineCore:
     device = _occupied(config, placement)
-    shape = read_config(files, config.model.config_overrides)
+    shape = read_config(files, config.model.config_overrides, model_code(config))
     plan = make_plan(config, generating_facts(shape), device_facts(device))
     parallel, num_devices = config.parallel, placement.num_devices(device)
     check_split(
@@ -86,8 +90,10 @@ def _build_generating(
         num_devices=num_devices,
         has_whole_experts=parallel.enable_expert_parallel,
     )
+    check_balancing(parallel, shape, plan.quantization)
+    check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
-    check_context(plan.num_context_ranks, parallel.tensor_parallel_size, shape)
+    check_context(parallel, shape)
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -117,15 +123,31 @@ def _build_generating(
     policy = make_policy(config.kv_transfer, kv, setup.place, rank.worker.bytes_per_block)
     scheduler = _scheduler(config, plan, kv, max_model_len, policy)
     transfers = (policy, workers) if policy is not None and workers is not None else None
-    name = device_facts(device).name + (f" as the first of {parallel.num_ranks} ranks" if parallel.num_ranks > 1 else "")
-    info = engine_info(plan, rank.worker, num_blocks, max_model_len, name, phases.seconds, processors=processors)
+    info = engine_info(
+        plan, rank.worker, num_blocks, max_model_len, _device_name(parallel, plan, device), phases.seconds, processors=processors
+    )
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)
     lora = config.lora
     adapters = AdapterResidency(executor, lora.max_loras, lora.num_host_loras) if lora.enable_lora else None
     return EngineCore(
-        scheduler, executor, info, kv, sleep_patience_s=patience_s, num_steps_ahead=ahead, transfers=transfers, adapters=adapters
+        scheduler,
+        executor,
+        info,
+        kv,
+        sleep_patience_s=patience_s,
+        num_steps_ahead=ahead,
+        transfers=transfers,
+        adapters=adapters,
+        balancer=rank.balancer,
     )
+
+
+def _device_name(parallel: ParallelConfig, plan: Plan, device: torch.device) -> str:
+    """With what makes it slower or faster than its name says."""
+    ranks = f" as the first of {parallel.num_ranks} ranks" if parallel.num_ranks > 1 else ""
+    eager = ", without CUDA graphs" if device.type == "cuda" and not plan.graph_sizes else ""
+    return device_facts(device).name + ranks + eager
 
 
 def _num_steps_ahead(config: ServerConfig, plan: Plan) -> int:
@@ -146,4 +168,5 @@ def _scheduler(config: ServerConfig, plan: Plan, kv: KVCacheManager, max_model_l
         enable_chunked_prefill=config.scheduler.enable_chunked_prefill,
         long_prefill_token_threshold=config.scheduler.long_prefill_token_threshold,
         connector=connector,
+        drafting=make_drafting(config.speculative),
     )

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
+from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams, TokenLogprobs
+
+
+class Choose(Protocol):
+    """What is left to do for the tokens of a step's lines; of one rank as of all, in the same order."""
+
+    def __call__(self, lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+        """Of these lines, each once; None: of all. ``ahead``: see SamplingState.choose."""
+        ...
 
 
 class TokenChoice(Protocol):
@@ -29,7 +39,11 @@ class TokenChoice(Protocol):
         """As SamplingState.append."""
         ...
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Callable[[], ChosenTokens]:
+    def depends_on_output(self, row: int) -> bool:
+        """As SamplingState.depends_on_output."""
+        ...
+
+    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
         """Sets going what needs none of the tokens of the step before; the rest is done when the result is called. ``hidden`` [L, H],
         line i for ``rows[i]``."""
         ...
@@ -47,10 +61,19 @@ class LocalChoice:
         self._resident = resident
         self._sampling = sampling
         self.add, self.remove, self.append = sampling.add, sampling.remove, sampling.append
+        self.depends_on_output = sampling.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Callable[[], ChosenTokens]:
+    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
         logits = self._resident.model.logits(hidden)
-        return lambda: self._sampling.choose(logits, rows)
+
+        @torch.inference_mode()
+        def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+            if lines is None or len(lines) == len(rows):
+                return self._sampling.choose(logits, rows, ahead)
+            picked = logits[upload(torch.tensor(lines), logits.device)]
+            return self._sampling.choose(picked, [rows[line] for line in lines], ahead)
+
+        return choose
 
     def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
         return prompt_logprobs(self._resident.model.logits(hidden), target_ids, num_top)

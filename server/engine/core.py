@@ -11,6 +11,7 @@ import msgspec
 
 from headway.server.engine.adapters import AdapterResidency
 from headway.server.engine.executor.base import Executor
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.connector import SchedulerSide, WorkerSide
@@ -53,9 +54,11 @@ class EngineCore:
         num_steps_ahead: int = 0,
         transfers: tuple[SchedulerSide, WorkerSide] | None = None,
         adapters: AdapterResidency | None = None,
+        balancer: ExpertBalancer | None = None,
     ) -> None:
         """``sleep_patience_s``: how long open requests may go on before a sleep that waits for them. ``num_steps_ahead``: so many are set
-        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector. ``adapters`` None: it takes none."""
+        going beside the one whose result is awaited. ``transfers``: the two sides of the KV connector. ``adapters`` None: it takes none.
+        ``balancer``: that of rank 0."""
         self.info = info
         self._scheduler = scheduler
         self._executor = executor
@@ -63,6 +66,8 @@ class EngineCore:
         self._sleeper = Sleeper(scheduler, executor, kv, sleep_patience_s)
         self._awaited = AwaitedGrammars(executor)
         self._transfers = transfers
+        self._emit: Callable[[StepOutput], None] | None = None
+        self._balancer = balancer
         self._has_begun = True  # the last step had something to compute
         self._pending: list[TokenDelta] = []  # terminal deltas that no step produced: aborts, refusals
         self._has_news = False  # the counts have changed outside of a step
@@ -139,6 +144,10 @@ class EngineCore:
             self._pending += self._adapters.abort(self._adapters.request_ids()) if self._adapters is not None else []
         self._pending += self._sleeper.begin(level, mode, done)
 
+    def emit_early(self, emit: Callable[[StepOutput], None]) -> None:
+        """``emit`` gets what must be known while a step runs, not after it: where KV will be. To be set before the first step."""
+        self._emit = emit
+
     @property
     def awaits_grammars(self) -> bool:
         """Whether ``settle`` should be called again soon, though there may be no step to run."""
@@ -180,6 +189,9 @@ class EngineCore:
             policy, workers = self._transfers
             if orders := policy.take_orders():
                 workers.order(orders)
+            if announced := policy.take_announced():
+                assert self._emit is not None, "emit_early comes first"
+                self._emit(StepOutput([TokenDelta(request_id, kv_source=source) for request_id, source in announced], self.stats()))
 
     def settle(self) -> None:
         """Takes in what became of transfers and requests whose grammars are compiled, and falls asleep if that was asked for and it is
@@ -307,6 +319,7 @@ class EngineCore:
             last_step_s=seconds,
             transfers=None if self._transfers is None else self._transfers[0].take_stats(),
             adapters=None if self._adapters is None else self._adapters.stats,
+            balancing=None if self._balancer is None else self._balancer.stats,
         )
         return stats
 

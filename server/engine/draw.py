@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.sampling import Draws, sample_tokens
+from headway.server.engine.penalties import needs_penalties
 from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams
 
@@ -43,12 +44,24 @@ def wants_top_token_only(sampling: SamplingParams) -> bool:
     return takes_argmax(sampling) and all(getattr(sampling, name) == getattr(_DEFAULTS, name) for name in others)
 
 
+def depends_on_output(sampling: SamplingParams) -> bool:
+    """True if options change the logits by the output tokens before them, however far back."""
+    options = (sampling.bad_words, sampling.min_tokens, sampling.grammar, sampling.thinking, sampling.logits_processors)
+    return needs_penalties(sampling) or any(options)
+
+
 def choose_tokens(logits: Tensor, random_rows: Sequence[RandomRow]) -> Tensor:
     """Token ids [L] int64 on the device of ``logits`` [L, V] float32: drawn for ``random_rows``, the argmax for the others.
 
     A row without a finite maximum gets BROKEN; it does not touch the others. On CUDA nothing here waits for the device.
     """
     return sample_tokens(logits, _draws(random_rows, logits.shape[1], logits.device) if random_rows else None)
+
+
+@torch.inference_mode()
+def warm_up_choice(vocab_size: int, device: torch.device) -> None:
+    """Has what ``choose_tokens`` runs on a GPU compiled: of random rows up to 6 s, in which no request would go on."""
+    choose_tokens(torch.zeros(1, vocab_size, device=device), [RandomRow(0, SamplingParams(temperature=1.0, top_p=0.5, top_k=2), 0.5)])
 
 
 def _draws(rows: Sequence[RandomRow], vocab_size: int, device: torch.device) -> Draws:

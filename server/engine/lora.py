@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,10 @@ from torch import Tensor
 from headway.kernels.lora import prepare_lora
 from headway.kernels.plans import LoraPlan
 from headway.server.config.lora import LoraConfig
-from headway.server.engine.rows import LongArray
+from headway.server.distributed.sequence_share import SequenceShare
+from headway.server.engine.rows import StepInputs
 from headway.server.errors import AdapterError
+from headway.server.layers.dealt_prompts import own_tokens
 from headway.server.layers.linear import Linear
 from headway.server.layers.lora import LinearAdapters
 from headway.server.loading.adapter import Target, Update, read_adapter
@@ -47,7 +49,18 @@ class AdapterSlots:
     steps, and only reading goes on beside them.
     """
 
-    def __init__(self, loaded: LoadedModel, lora: LoraConfig, max_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        lora: LoraConfig,
+        max_rows: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        dealt: SequenceShare | None = None,
+    ) -> None:
+        """``dealt``: what this rank computes of each prompt; None: all of it."""
+        self._dealt = dealt
         self._transform = loaded.transform
         self._max_rank = lora.max_lora_rank
         self._device = device
@@ -111,12 +124,15 @@ class AdapterSlots:
         """For each row that is added: the adapter of its request, which must be loaded, or None."""
         self._row_slots[row] = _NONE if adapter_id is None else self._slot_of[adapter_id]
 
-    def plan(self, rows: LongArray, query_lens: Sequence[int]) -> LoraPlan | None:
-        """For a step of these rows with so many tokens each; None if none of them has an adapter."""
-        slots = self._row_slots[rows]
-        if (slots == _NONE).all():
+    def plan(self, inputs: StepInputs) -> LoraPlan | None:
+        """For the tokens of a step that this rank computes; None if no row of the step has an adapter."""
+        row_slots = self._row_slots[inputs.rows]
+        if (row_slots == _NONE).all():
             return None
-        return prepare_lora(torch.from_numpy(np.repeat(slots, query_lens)), self._device)
+        slots, own = np.repeat(row_slots, inputs.query_lens), None
+        if self._dealt is not None:
+            own = own_tokens(inputs.query_lens, inputs.seq_lens, inputs.num_decodes, self._dealt)
+        return prepare_lora(torch.from_numpy(slots if own is None else slots[own]), self._device)
 
     def _read(self, adapter: AdapterRef) -> list[_Share]:
         started = time.monotonic()

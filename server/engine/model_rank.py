@@ -15,6 +15,7 @@ from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.executor.base import Runner
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.kv.transfer.build import make_worker
@@ -25,11 +26,13 @@ from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
+from headway.server.engine.shared_choice import FollowingChoice, LeadingChoice
 from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model
+from headway.server.sizing.model import model_code
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -81,19 +84,30 @@ class ModelRank:
             seed=config.model.seed,
             max_model_len=plan.max_model_len,
             overrides=config.model.config_overrides,
+            code=model_code(config),
             has_whole_experts=config.parallel.enable_expert_parallel,
+            num_redundant_experts=config.parallel.num_redundant_experts,
         )
         width = -(-plan.max_model_len // plan.block_size)
-        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_seqs, width, device)
+        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
-        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, setup.groups.pipeline)
+        self.balancer: ExpertBalancer | None = None
+        if config.parallel.enable_eplb:
+            self.balancer = ExpertBalancer(config.parallel.balancing, setup.groups.tensor, device)
+        context = setup.groups.tensor.context
+        dealt = context.share if context is not None and context.deals_prompts else None
+        stage = setup.groups.pipeline
+        self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, stage, self.balancer, dealt)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
         setup, worker = self._setup, self.worker
         place = setup.groups.place
-        peak = worker.measure_activations(setup.vocab_size if place.stage.is_last else 0) + worker.measure_graphs()
+        peak = worker.measure_activations(setup.vocab_size if place.stage.is_last else 0)
+        if self.balancer is not None:  # which moves weights while no step is under way
+            peak = max(peak, self.balancer.most_moved_bytes)
+        peak += worker.measure_graphs()
         facts = _share(device_facts(setup.device), place.num_ranks)
         return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
 
@@ -104,7 +118,7 @@ class ModelRank:
 
         def make_runner(resident: Resident) -> Runner:
             rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
-            forward = StepForward(resident, self._buffers, self._graphs, self.worker.port)
+            self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
             return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
@@ -112,14 +126,27 @@ class ModelRank:
         self.worker.start(num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded
         self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
+        if self.transfers is not None:
+            self._forward.watch(self.transfers.begin_step)
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
+        context = self._setup.groups.tensor.context
+        if context is None or not context.deals_prompts:
+            return self._choice_of_share(resident, sampling)
+        if context.ranks.rank > 0:
+            return FollowingChoice(context.ranks, has_processors=self._has_processors)
+        return LeadingChoice(self._choice_of_share(resident, sampling), context.ranks)
+
+    def _choice_of_share(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         setup, groups = self._setup, self._setup.groups
         if groups.tensor.size == 1:
             assert sampling is not None, "the last stage's only rank samples"
             return LocalChoice(resident, sampling, is_alone=groups.place.num_ranks == 1)
-        has_processors = bool(setup.config.extension.logits_processors)
-        return RankedChoice(resident, RankShare(groups.tensor, setup.vocab_size, has_processors), sampling)
+        return RankedChoice(resident, RankShare(groups.tensor, setup.vocab_size, self._has_processors), sampling)
+
+    @property
+    def _has_processors(self) -> bool:
+        return bool(self._setup.config.extension.logits_processors)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

@@ -17,6 +17,7 @@ from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
 from headway.server.engine.sampler import ChosenTokens
+from headway.server.engine.speculative.verification import Verification
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.transfers import upload
 from headway.server.types import SamplingParams, TokenLogprobs
@@ -32,7 +33,7 @@ class _Launched:
 
     inputs: StepInputs
     sampled: list[int]  # places of the inputs
-    chosen: ChosenTokens | None  # parallel; None: no place is sampled
+    chosen: ChosenTokens | Verification | None  # parallel; None: no place is sampled
     results: list[RowResult]  # parallel to the plan; they lack what was chosen
 
 
@@ -70,7 +71,10 @@ class ModelRunner:
         """
         self._apply(plan)
         try:
-            self._newest_step = StepHandle(partial(self._finish, self._launch(plan.scheduled)))
+            launched = self._launch(plan.scheduled)
+            self._newest_step = StepHandle(partial(self._finish, launched))
+            if isinstance(launched.chosen, Verification) and not self._choice.is_alone:
+                self._newest_step.result()  # all ranks take part in choosing what depends on drafts, and only rank 0 is asked for it
         except Exception as cause:
             if not self._choice.is_alone:
                 raise
@@ -108,7 +112,7 @@ class ModelRunner:
     def _launch(self, scheduled: list[ScheduledRow]) -> _Launched:
         inputs = self._rows.inputs(scheduled)
         sampled = self._rows.samples(inputs)
-        lora = self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None
+        lora = self._adapters.plan(inputs) if self._adapters is not None else None
         token_ids, batch = self._forward.load(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1, lora)
         self._take_newest(token_ids, inputs)
         hidden = self._forward.run(token_ids, batch)
@@ -119,7 +123,13 @@ class ModelRunner:
         rows = inputs.rows[sampled]
         choose = self._choice.prepare(hidden[batch.logits_indices], rows.tolist()) if len(sampled) else None
         self._newest_step.result()
-        chosen = self._keep_newest(rows, choose()) if choose is not None else None
+        chosen: ChosenTokens | Verification | None = None
+        if choose is not None and inputs.has_drafts:
+            token_at = inputs.query_start_loc[sampled + 1] - 1
+            tokens = inputs.token_ids[token_at].tolist()
+            chosen = Verification(self._choice, choose, rows.tolist(), inputs.offsets[sampled].tolist(), tokens)
+        elif choose is not None:
+            chosen = self._keep_newest(rows, choose())
         self._rows.commit(inputs, sampled)
         return _Launched(inputs, sampled.tolist(), chosen, results)
 
@@ -143,17 +153,21 @@ class ModelRunner:
         have_stayed = self._rows.have_stayed(step.inputs)
         places, token_ids = [], []
         for k, place in enumerate(step.sampled):
+            if k in sampled.dropped:
+                continue
             result = step.results[step.inputs.order[place]]
             result.error = sampled.errors.get(k)
             result.is_complete = k in sampled.complete
             if result.error is None and not result.is_complete:
-                result.token_ids = [sampled.token_ids[k]]
-                scores = sampled.logprobs[k]
-                result.logprobs = None if scores is None else [scores]
+                result.token_ids.append(sampled.token_ids[k])
+                if (scores := sampled.logprobs[k]) is not None:
+                    result.logprobs = [*(result.logprobs or []), scores]
                 if have_stayed[place]:
                     places.append(place)
                     token_ids.append(sampled.token_ids[k])
-        self._choice.append(self._rows.fill(step.inputs, places, token_ids), token_ids)
+        rows = self._rows.fill(step.inputs, places, token_ids)
+        if not isinstance(step.chosen, Verification):  # which has appended them, to choose those behind
+            self._choice.append(rows, token_ids)
         return BatchResult(step.results)
 
     def _score_prompt(self, item: ScheduledRow, inputs: StepInputs, at: int, hidden: Tensor) -> list[TokenLogprobs]:

@@ -110,6 +110,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     from headway.server.engine.build import build_engine
 
     core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer, arguments.index)
+    core.emit_early(links.send_step)
     core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
     ready = Ready(core.info, time.monotonic())
     links.send_to_all(ready)

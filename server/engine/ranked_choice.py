@@ -9,20 +9,22 @@ Prompt logprobs take one gather for each slice of the prompt that is scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from headway.kernels.sampling import BROKEN, sample_tokens
 from headway.server.distributed.groups import TensorParallelGroup
-from headway.server.engine.draw import wants_top_token_only
+from headway.server.engine.choice import Choose
+from headway.server.engine.draw import depends_on_output, wants_top_token_only
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
+from headway.server.engine.transfers import upload
 from headway.server.models.decoder import DecoderModel
+from headway.server.models.transformers_backend import TransformersModel
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
@@ -48,15 +50,19 @@ class RankedChoice:
         self._has_processors = share.has_processors
         self._sampling = sampling
         self._top_only: set[int] = set()  # rows
+        self._dependent: set[int] = set()  # the same: see SamplingState.depends_on_output
 
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
         if not self._has_processors and wants_top_token_only(sampling):
             self._top_only.add(row)
+        if self._has_processors or depends_on_output(sampling):
+            self._dependent.add(row)
         if self._sampling is not None:
             self._sampling.add(row, sampling, token_ids, num_prompt_tokens)
 
     def remove(self, row: int) -> None:
         self._top_only.discard(row)
+        self._dependent.discard(row)
         if self._sampling is not None:
             self._sampling.remove(row)
 
@@ -64,12 +70,25 @@ class RankedChoice:
         if self._sampling is not None:
             self._sampling.append(rows, token_ids)
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Callable[[], ChosenTokens]:
-        logits = self._local_logits(hidden)
-        if self._top_only.issuperset(rows):
-            token_ids = self._most_likely(logits.float())
-            return lambda: ChosenTokens.plain(token_ids)
-        return partial(self._choose, self._gathered(logits), rows, logits.device)
+    def depends_on_output(self, row: int) -> bool:
+        return row in self._dependent
+
+    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
+        local = self._local_logits(hidden)
+        most_likely = self._most_likely(local.float()) if self._top_only.issuperset(rows) else None
+        logits = self._gathered(local) if most_likely is None else None
+
+        @torch.inference_mode()
+        def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+            if most_likely is not None:
+                assert lines is None or len(lines) == len(rows), "the most likely token depends on no other"
+                return ChosenTokens.plain(most_likely)
+            if lines is None or len(lines) == len(rows):
+                return self._choose(logits, rows, ahead, local.device)
+            picked = logits[upload(torch.tensor(lines), local.device)] if logits is not None else None
+            return self._choose(picked, [rows[line] for line in lines], ahead, local.device)
+
+        return choose
 
     def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
         """Empty on the other ranks."""
@@ -78,7 +97,7 @@ class RankedChoice:
 
     def _local_logits(self, hidden: Tensor) -> Tensor:
         model = self._resident.model
-        assert isinstance(model, DecoderModel), "models that pool are not cut"
+        assert isinstance(model, DecoderModel | TransformersModel), "models that pool are not cut"
         return model.local_logits(hidden)
 
     def _gathered(self, local: Tensor) -> Tensor | None:
@@ -86,11 +105,14 @@ class RankedChoice:
         logits = self._group.gather(local, dim=1)
         return logits[:, : self._vocab_size].float() if logits is not None else None
 
-    def _choose(self, logits: Tensor | None, rows: Sequence[int], device: torch.device) -> ChosenTokens:
+    def _choose(self, logits: Tensor | None, rows: Sequence[int], ahead: Sequence[int], device: torch.device) -> ChosenTokens:
         if logits is None or self._sampling is None:
             return ChosenTokens.plain(self._group.broadcast(torch.empty(len(rows), dtype=torch.int64, device=device)))
-        chosen = self._sampling.choose(logits, rows)
-        self._group.broadcast(chosen.on_device)
+        chosen = self._sampling.choose(logits, rows, ahead)
+        token_ids = chosen.on_device
+        if none := [*chosen.failed, *chosen.complete]:  # the others are to see where there is no token: it ends a row's drafts
+            token_ids = token_ids.index_fill(0, upload(torch.tensor(none), device), BROKEN)
+        self._group.broadcast(token_ids)
         return chosen
 
     def _most_likely(self, logits: Tensor) -> Tensor:

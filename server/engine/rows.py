@@ -23,7 +23,8 @@ AWAITED = -1  # stands for a token that a step under way is about to choose
 class StepInputs:
     """A step's inputs on the host. Rows with one query token come first; ``order`` maps them back to the plan.
 
-    A place is the number of a row here. A token that is AWAITED is its row's only one.
+    A place is the number of a row here. A token that is AWAITED is its row's only one. A request with drafts has a place for each of its
+    tokens, one behind the other: as decodes of one sequence at several of its lengths, of which each sees the keys of those before it.
     """
 
     order: list[int]  # position in the plan's ``scheduled`` of each row here
@@ -37,6 +38,11 @@ class StepInputs:
     seq_lens: list[int]
     block_tables: IntArray  # [B, M]
     num_decodes: int
+    offsets: LongArray  # [B] how many places of the same request are before each
+
+    @property
+    def has_drafts(self) -> bool:
+        return bool(self.offsets.any())
 
     @property
     def has_awaited(self) -> bool:
@@ -89,13 +95,17 @@ class RowTable:
         return row
 
     def extend(self, scheduled: list[ScheduledRow]) -> None:
-        """Takes in the blocks that this step brought, and tokens that another stage chose."""
+        """Takes in the blocks that this step brought, tokens that another stage chose, and drafts, which stand behind the known tokens."""
         for item in scheduled:
             if item.new_block_ids:
                 self._append_blocks(self._row_of[item.request_id], item.new_block_ids)
             if item.token_id is not None:
                 row = self._row_of[item.request_id]
                 self._tokens[row, self._num_computed[row]] = item.token_id
+            if item.drafts:
+                row = self._row_of[item.request_id]
+                start = self._num_tokens[row]
+                self._tokens[row, start : start + len(item.drafts)] = item.drafts
 
     def _append_blocks(self, row: int, block_ids: list[int]) -> None:
         start = self._num_blocks[row]
@@ -103,10 +113,10 @@ class RowTable:
         self._num_blocks[row] = start + len(block_ids)
 
     def inputs(self, scheduled: list[ScheduledRow]) -> StepInputs:
-        order = sorted(range(len(scheduled)), key=lambda i: scheduled[i].num_tokens > 1)
+        order, offsets = _places(scheduled)
         rows = np.array([self._row_of[scheduled[i].request_id] for i in order], dtype=np.int64)
         lens = np.array([scheduled[i].num_tokens for i in order], dtype=np.int64)
-        computed = self._num_computed[rows]
+        computed = self._num_computed[rows] + offsets
         starts = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lens, out=starts[1:])
         row_of_token = np.repeat(rows, lens)
@@ -126,16 +136,19 @@ class RowTable:
             seq_lens=seq_lens.tolist(),
             block_tables=self._blocks[rows, :width],
             num_decodes=int((lens == 1).sum()),
+            offsets=offsets,
         )
 
     def samples(self, inputs: StepInputs) -> LongArray:
-        """The places of a step that reach the end of their tokens, and so get a new one."""
-        return np.flatnonzero(self._num_tokens[inputs.rows] == np.asarray(inputs.seq_lens))
+        """The places of a step that reach the end of their known tokens, and so get a new one."""
+        return np.flatnonzero(self._num_tokens[inputs.rows] <= np.asarray(inputs.seq_lens))
 
     def commit(self, inputs: StepInputs, sampled: LongArray) -> None:
-        """A step is set going: its tokens are computed, and each of the places ``sampled`` has another, which is awaited."""
-        self._num_computed[inputs.rows] = inputs.seq_lens
-        rows = inputs.rows[sampled]
+        """A step is set going: its tokens are computed, and each of the places ``sampled`` has another, which is awaited. Drafts do not
+        count before they are told to be right."""
+        is_known = inputs.offsets == 0
+        self._num_computed[inputs.rows[is_known]] = np.asarray(inputs.seq_lens)[is_known]
+        rows = inputs.rows[sampled[is_known[sampled]]]
         self._tokens[rows, self._num_tokens[rows]] = AWAITED
         self._num_tokens[rows] += 1
 
@@ -145,11 +158,24 @@ class RowTable:
         return stayed
 
     def fill(self, inputs: StepInputs, places: list[int], token_ids: list[int]) -> list[int]:
-        """Tells what a step chose for places whose rows have stayed. Returns the rows."""
-        rows = inputs.rows[places]
-        self._tokens[rows, np.asarray(inputs.seq_lens)[places]] = token_ids
+        """Tells what a step chose for places whose rows have stayed, of a request with drafts for its first ones. Returns the rows."""
+        rows, ends = inputs.rows[places], np.asarray(inputs.seq_lens)[places]
+        self._tokens[rows, ends] = token_ids
+        if inputs.has_drafts:
+            np.maximum.at(self._num_computed, rows, ends)
+            np.maximum.at(self._num_tokens, rows, ends + 1)
         told: list[int] = rows.tolist()
         return told
 
     def tokens(self, row: int, start: int, stop: int) -> IntArray:
         return self._tokens[row, start:stop]
+
+
+def _places(scheduled: list[ScheduledRow]) -> tuple[list[int], LongArray]:
+    """(position in ``scheduled``, how many of the same position are before it) of each place, rows with one query token first."""
+    order = sorted(range(len(scheduled)), key=lambda i: scheduled[i].num_tokens > 1)
+    if not any(item.drafts for item in scheduled):
+        return order, np.zeros(len(order), dtype=np.int64)
+    widths = [1 + len(scheduled[i].drafts) for i in order]
+    offsets = np.concatenate([np.arange(width, dtype=np.int64) for width in widths])
+    return np.repeat(order, widths).tolist(), offsets

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headway.kernels.sampling import BROKEN
 from headway.server.engine.batch import RowError
-from headway.server.engine.draw import RandomRow, choose_tokens, takes_argmax
+from headway.server.engine.draw import RandomRow, choose_tokens, depends_on_output, takes_argmax
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logits_state import LogitsState
 from headway.server.engine.logprobs import RawScores, raw_rows
@@ -37,12 +37,13 @@ class _Row:
 @dataclass(slots=True, frozen=True)
 class SampledTokens:
     """Parallel to the ``rows`` of the call, but ``errors``: {place: why there is no token}; the token id there is -1, as at the places
-    that are ``complete``, where a grammar leaves none."""
+    that are ``complete``, where a grammar leaves none. What is said of those ``dropped`` means nothing."""
 
     token_ids: list[int]
     logprobs: list[TokenLogprobs | None]
     errors: dict[int, RowError]
     complete: frozenset[int] = frozenset()
+    dropped: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, frozen=True)
@@ -91,6 +92,7 @@ class SamplingState:
     ) -> None:
         self._rows: list[_Row | None] = [None] * max_num_seqs
         self._keys = KeySource(seed, engine)
+        self._has_processors = processors is not None and processors.may_see_any
         self._options: tuple[LogitsState, ...] = (  # in the order in which they change logits
             processors or UserProcessors(),
             LogitBiasState(vocab_size),
@@ -128,8 +130,11 @@ class SamplingState:
             option.append(rows, token_ids)
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, rows: Sequence[int]) -> ChosenTokens:
-        """Chooses one token a row from ``logits`` [L, V] float32, line i for ``rows[i]``. Options change ``logits`` in place.
+    def choose(self, logits: Tensor, rows: Sequence[int], ahead: Sequence[int] = ()) -> ChosenTokens:
+        """Chooses one token a line from ``logits`` [L, V] float32, line i for ``rows[i]``. Options change ``logits`` in place.
+
+        ``ahead``, unless empty: how many output tokens are before each line's that were not appended yet; other than 0 only where the row
+        does not depend on them.
 
         The result of a row depends on its own logits, options, seed and number of output tokens only. Changes no state: the
         same call gives the same tokens until ``append``. Does not wait for the device.
@@ -144,7 +149,7 @@ class SamplingState:
                 failed = {**outcome.errors, **failed}
                 complete |= outcome.complete
         random_rows = [
-            RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens))
+            RandomRow(line, row.sampling, row.uniforms.at(row.num_output_tokens + (ahead[line] if ahead else 0)))
             for line, row in enumerate(known)
             if row.uniforms is not None
         ]
@@ -153,6 +158,10 @@ class SamplingState:
         chosen = choose_tokens(logits, random_rows)
         scores = raw.score(chosen) if raw is not None else None
         return ChosenTokens(chosen, bans, failed, complete, Arrival([chosen, *has_none]), scores)
+
+    def depends_on_output(self, row: int) -> bool:
+        """Whether a token can't be chosen before those that are before it are appended."""
+        return self._has_processors or depends_on_output(self._known(row).sampling)
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]

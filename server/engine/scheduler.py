@@ -1,7 +1,8 @@
 """Which request computes how many tokens in the next step. Policy only: no tensor comes here, and only numbers leave.
 
 One idea: a request has known tokens, and a step computes some of those not computed yet. Decode is one token left, prefill more;
-a chunk, a prefix hit and a preempted request that starts over differ only in the numbers.
+a chunk, a prefix hit and a preempted request that starts over differ only in the numbers. Drafts are guesses behind the known tokens, which
+a step computes beside them: those that were right become known with their keys and values there.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable
 
-import msgspec
-
-from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
+from headway.server.engine.answers import delta_of, keep_tokens
+from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
 from headway.server.engine.expiry import Expiry, queue_timeout_text
-from headway.server.engine.finish import End, Limits, finish_of
+from headway.server.engine.finish import Limits
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import MAX_TOKEN_ID
 from headway.server.engine.kv.transfer.connector import SchedulerSide
 from headway.server.engine.kv.transfer.transfers import Transfers
 from headway.server.engine.request import Request, RequestState
+from headway.server.engine.speculative.drafting import Drafting
 from headway.server.engine.step_making import InFlight, Step, new_row
 from headway.server.engine.waiting import Policy, make_waiting_queue
 from headway.server.types import EngineStats, FinishReason, GenerateRequest, TokenDelta
@@ -55,13 +56,15 @@ class Scheduler:
         watermark: float = 0.0,
         num_stages: int = 1,
         connector: SchedulerSide | None = None,
+        drafting: Drafting | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """``clock`` gives the seconds in ``RequestTimes``. A threshold of 0 sets no limit to a chunk but the budget.
 
         ``watermark`` is the share of all blocks that stays free when a request is admitted beside others. ``num_stages`` of a model are
         kept busy by as many steps under way, each with its share of the requests: a token that is awaited is computed once it has come.
-        ``connector``: through which KV comes from elsewhere, or is kept for others.
+        ``connector``: through which KV comes from elsewhere, or is kept for others. ``drafting``: what guesses tokens ahead; plans are then
+        made and updated in turn.
         """
         assert max_num_batched_tokens > 0, "a step needs a token"
         assert max_num_seqs > 0, "a step needs a row"
@@ -78,6 +81,7 @@ class Scheduler:
         self._num_stages = num_stages
         self._clock = clock
         self._transfers = Transfers(kv, connector)
+        self._drafting = drafting
         self._waiting = make_waiting_queue(policy)
         self._expiry = Expiry()
         self._running: list[Request] = []  # in the policy's order: the last one is preempted first
@@ -128,12 +132,7 @@ class Scheduler:
 
     def abort(self, request_ids: Iterable[str]) -> list[TokenDelta]:
         """Ends the requests that are open, each with a terminal delta; ids that are unknown or have ended are ignored."""
-        deltas = []
-        for request_id in request_ids:
-            request = self._open.get(request_id)
-            if request is not None:
-                deltas.append(self._end(request, FinishReason.ABORT))
-        return deltas
+        return [self._end(self._open[request_id], FinishReason.ABORT) for request_id in request_ids if request_id in self._open]
 
     def preempt_all(self) -> None:
         """Everything that runs gives up its blocks and waits, in its order, to start over with the tokens that it has."""
@@ -153,7 +152,10 @@ class Scheduler:
             self._admit(step)
         if not step.scheduled:
             return None
+        if self._drafting is not None:
+            self._drafting.extend(step, self._kv, self._max_len)
         self._in_flight.append(step.requests)
+        self._transfers.offer_computing(in_flight.request for in_flight in step.requests)
         removed, self._removed = self._removed, []
         return BatchPlan(step.added, step.scheduled, removed)
 
@@ -251,6 +253,7 @@ class Scheduler:
         request.state = RequestState.RUNNING
         request.num_scheduled_tokens = request.num_computed_tokens
         insort(self._running, request, key=self._waiting.key)
+        self._transfers.offer_computed(request)
         step.added.append(new_row(request, block_ids))
         step.take(request, min(request.num_unscheduled_tokens, self._max_chunk, step.budget), [])
 
@@ -263,6 +266,7 @@ class Scheduler:
         self._waiting.put_back(request)
 
     def _leave_runner(self, request: Request, is_broken: bool = False) -> None:
+        self._transfers.break_off(request)
         self._kv.free(request, is_broken)
         self._running.remove(request)
         self._removed.append(request.request_id)
@@ -273,59 +277,43 @@ class Scheduler:
         """Takes in the result of the oldest plan that is out. Returns new tokens and ends, at most one delta a request."""
         rows = self._in_flight.popleft()
         now = self._clock()
+        if self._drafting is not None:
+            self._drafting.end_step(now)
         deltas = []
         for in_flight, scheduled, row in zip(rows, plan.scheduled, result.rows, strict=True):
             if in_flight.is_current:
-                delta = self._update_row(in_flight.request, scheduled.num_tokens, row, now)
+                delta = self._update_row(in_flight.request, scheduled, row, now)
                 if delta is not None:
                     deltas.append(delta)
         return deltas
 
-    def _update_row(self, request: Request, num_tokens: int, row: RowResult, now: float) -> TokenDelta | None:
+    def _update_row(self, request: Request, scheduled: ScheduledRow, row: RowResult, now: float) -> TokenDelta | None:
         if row.error is not None:
             delta = TokenDelta(request.request_id, is_request_fault=row.error.is_request_fault)
             return self._end(request, FinishReason.ERROR, error=row.error.text, delta=delta)
         if request.wants_prompt_logprobs:
-            request.gather(num_tokens, row.prompt_logprobs or [])
-        request.num_computed_tokens += num_tokens
+            request.gather(scheduled.num_tokens, row.prompt_logprobs or [])
+        request.num_computed_tokens += scheduled.num_tokens
         self._kv.publish(request)
+        self._transfers.offer_computed(request)
         if row.is_complete:
             return self._end(request, FinishReason.STOP)
         if not row.token_ids:
             return None
         request.num_awaited_tokens -= 1
-        kept, end = self._append(request, row.token_ids)
-        if kept:
-            request.last_token_time = now
-            request.first_token_time = now if request.first_token_time is None else request.first_token_time
-        delta = TokenDelta(request.request_id, row.token_ids[:kept])
-        if request.sampling.logprobs is not None and row.logprobs is not None:
-            delta.logprobs = row.logprobs[:kept]
-        if not request.has_answered:
-            delta.num_cached_tokens, delta.num_fetched_tokens = request.num_cached_tokens, request.num_fetched_tokens
-            delta.times = msgspec.structs.replace(request.times, last_token=None)
-            if request.wants_prompt_logprobs:
-                delta.prompt_logprobs, request.prompt_logprobs = request.prompt_logprobs, []
-            request.has_answered = True
+        kept, end = keep_tokens(request, row.token_ids, self._max_len)
+        if scheduled.drafts:
+            self._take_drafts(request, scheduled, row, kept - 1)
+        delta = delta_of(request, row, kept, now)
         return delta if end is None else self._end(request, *end, delta=delta)
 
-    def _append(self, request: Request, token_ids: list[int]) -> tuple[int, End | None]:
-        """Returns (number of tokens kept, reason to end if there is one); tokens after the end are dropped."""
-        if request.sampling.max_tokens < 1:  # only the prompt was of interest
-            return 0, (FinishReason.LENGTH, None)
-        for kept, token_id in enumerate(token_ids, start=1):
-            request.token_ids.append(token_id)
-            end = finish_of(
-                request.sampling,
-                token_id,
-                num_output_tokens=request.num_output_tokens,
-                num_tokens=request.num_tokens,
-                max_len=self._max_len,
-                repeats=request.repetition is not None and request.repetition.push(token_id),
-            )
-            if end is not None:
-                return kept, end
-        return len(token_ids), None
+    def _take_drafts(self, request: Request, scheduled: ScheduledRow, row: RowResult, num_kept: int) -> None:
+        """The keys and values of those that were right are there; what was written for the others is overwritten by the tokens to come."""
+        assert self._drafting is not None, "drafts come from there"
+        self._drafting.learn(request, len(scheduled.drafts), len(row.token_ids) - 1)
+        request.num_computed_tokens += num_kept
+        request.num_scheduled_tokens += num_kept
+        self._kv.publish(request)
 
     def _end(
         self,
@@ -340,6 +328,8 @@ class Scheduler:
         kv_source = self._transfers.keep(request) if reason.is_answer else None
         self._leave(request, is_broken=reason is FinishReason.ERROR)
         self._expiry.discard(request)
+        if self._drafting is not None:
+            self._drafting.forget(request)
         request.state = RequestState.FINISHED
         del self._open[request.request_id]
         delta = delta or TokenDelta(request.request_id)
@@ -370,6 +360,7 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
             prefix_cache_queries=self._kv.num_queried_tokens,
             prefix_cache_hits=self._kv.num_hit_tokens,
+            drafts=None if self._drafting is None else self._drafting.stats(),
         )
 
     def check(self) -> None:

@@ -33,7 +33,7 @@ class StageRunner:
                 self._adapters.set_row(row, new.adapter_id)
         self._rows.extend(plan.scheduled)
         inputs = self._rows.inputs(plan.scheduled)
-        lora = self._adapters.plan(inputs.rows, inputs.query_lens) if self._adapters is not None else None
+        lora = self._adapters.plan(inputs) if self._adapters is not None else None
         self._forward.run(*self._forward.load(inputs, _NONE_WANTED, lora))
         self._rows.commit(inputs, self._rows.samples(inputs))
         return StepHandle.computed(BatchResult([]))

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from headway.kernels.plans import LoraPlan
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import LongArray, StepInputs
 from headway.server.engine.stage_port import StagePort
-from headway.server.layers.forward import ForwardBatch
+from headway.server.layers.forward import ForwardBatch, LayerWatcher
 
 
 class StepForward:
     """``load``, then ``run``; between them token ids may be changed on the device. Neither waits for it."""
 
-    def __init__(self, resident: Resident, buffers: InputBuffers, graphs: DecodeGraphs | None, port: StagePort) -> None:
+    def __init__(
+        self,
+        resident: Resident,
+        buffers: InputBuffers,
+        graphs: DecodeGraphs | None,
+        port: StagePort,
+        balancer: ExpertBalancer | None = None,
+    ) -> None:
         self._resident = resident
         self._buffers = buffers
         self._graphs = graphs
         self._port = port
+        self._balancer = balancer
+        self._watch: Callable[[], LayerWatcher | None] | None = None
+
+    def watch(self, begin: Callable[[], LayerWatcher | None]) -> None:
+        """``begin`` is asked before each pass who follows it."""
+        self._watch = begin
 
     def load(self, inputs: StepInputs, wanted: LongArray, lora: LoraPlan | None) -> tuple[Tensor, ForwardBatch]:
         """(token ids, batch): the step's own rows, then those that only fill a graph. See InputBuffers.load."""
@@ -31,7 +47,10 @@ class StepForward:
 
     def run(self, token_ids: Tensor, batch: ForwardBatch) -> Tensor:
         """Hidden states [T, H], on the device valid until the work of the next step. They come from the stage before and go to the next."""
+        if self._balancer is not None:
+            self._balancer.begin_step()
         inputs = self._port.receive(token_ids)
+        batch.watcher = self._watch() if self._watch is not None else None
         recording = self._graphs.find(batch) if self._graphs is not None else None
         if recording is not None:
             hidden = recording.replay(token_ids, batch)

@@ -32,6 +32,11 @@ class UserProcessors:
         self._loaded = loaded or LoadedProcessors()
         self._rows: dict[int, _Row] = {}
 
+    @property
+    def may_see_any(self) -> bool:
+        """Whether some look at the rows of requests that did not ask for them."""
+        return bool(self._loaded.for_all)
+
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> RowError | None:
         if not self._loaded.for_all and not sampling.logits_processors:
             return None

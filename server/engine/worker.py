@@ -13,8 +13,11 @@ from torch import Tensor
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
+from headway.server.distributed.sequence_share import SequenceShare
 from headway.server.engine.device import give_back_memory
+from headway.server.engine.draw import warm_up_choice
 from headway.server.engine.executor.base import Runner
+from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import Compute, DecodeGraphs
 from headway.server.engine.host_copies import HostCopies
 from headway.server.engine.lora import AdapterSlots
@@ -42,20 +45,26 @@ class Worker:
         load_tokenizer: Callable[[], Tokenizer] | None = None,
         graphs: DecodeGraphs | None = None,
         pipeline: PipelineGroup = ONE_STAGE,
+        balancer: ExpertBalancer | None = None,
+        dealt: SequenceShare | None = None,
     ) -> None:
         """``load`` gives the same model whenever it is called: a worker that slept may need it anew. ``load_tokenizer`` is called when
         the first grammar comes; None: no request has one. ``graphs`` are recorded when the model and the pages are there. ``pipeline``
-        has the stage that is loaded."""
+        has the stage that is loaded. ``balancer`` gets each model that is. ``dealt``: see AdapterSlots."""
         self._load = load
         self._loaded: LoadedModel | None = load()
+        self._plan = plan
         self.adapters: AdapterSlots | None = None
         if lora.enable_lora:
-            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=getattr(torch, plan.adapter_dtype), device=device)
+            dtype: torch.dtype = getattr(torch, plan.adapter_dtype)
+            self.adapters = AdapterSlots(self.loaded, lora, plan.max_num_seqs, dtype=dtype, device=device, dealt=dealt)
+        self._balancer = balancer
+        if balancer is not None:
+            balancer.attach(self.loaded.model)
         self.grammars: GrammarCompiler | None = None
         if load_tokenizer is not None:
             self.grammars = GrammarCompiler(load_tokenizer, self.loaded.config.vocab_size)
         self._graphs = graphs
-        self._plan = plan
         self._device = device
         hidden_size = self.loaded.config.hidden_size
         self.port = StagePort(pipeline, plan.max_num_batched_tokens, hidden_size, dtype=self.dtype, device=device)
@@ -124,6 +133,8 @@ class Worker:
         longest = min(16, self._plan.max_num_batched_tokens, self._plan.max_model_len)
         for query_lens in ([1], [longest], [1, longest - 1]) if longest > 1 else ([1],):
             self._forward_dummy(self.loaded.model, self._pages_for(query_lens), query_lens)
+        if self._device.type == "cuda" and self.port.is_last:
+            warm_up_choice(self._config.vocab_size, self._device)
         # What loading freed in pieces: of the demo model in 8 bits up to 250 MB, given back within 10 ms (2026-11).
         trim_heap()
 
@@ -151,6 +162,8 @@ class Worker:
         if level == 2:
             self._loaded = None
             self.resident.give_model(None)
+            if self._balancer is not None:
+                self._balancer.detach()
         self.resident.kv = []
         if self._graphs is not None:
             self._graphs.drop()
@@ -164,6 +177,8 @@ class Worker:
                 raise ModelSourceError("The model's files have changed to another model's since the start: start the server again.")
             if self.adapters is not None:
                 self.adapters.attach(loaded.model)
+            if self._balancer is not None:
+                self._balancer.attach(loaded.model)
             self.resident.give_model(loaded.model)
             self._loaded = loaded
         if self._copies is not None:
@@ -206,7 +221,8 @@ class Worker:
         token_ids, batch = forward_batch([Piece([0] * length) for length in query_lens], self._plan.page_size, self._device)
         hidden = model.forward(self.port.inputs(token_ids), pages, batch)
         if self.port.is_last:
-            model.logits(hidden[-1:])
+            for num_outputs in range(1, min(len(hidden), 2) + 1):  # one row has a kernel of its own
+                model.logits(hidden[-num_outputs:])
 
     def release(self) -> None:
         self._runner = self._resident = None

@@ -16,6 +16,7 @@ from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 from headway.kernels.rope import QKNorm, prepare_rope, rope_and_cache
 from headway.server.distributed.groups import ContextGroup, TensorParallelGroup
 from headway.server.layers.context_attention import ContextStep, attend_in_context, prepare_context
+from headway.server.layers.dealt_prompts import DealtPrompts, attend_to_dealt, deal_prompts
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.linear import split_evenly
 from headway.server.layers.norm import HeadLayerNorm, RMSNorm, WholeRMSNorm
@@ -66,6 +67,7 @@ class AttentionStep:
     decode: DecodeRows | None
     prefill: PrefillRows | None
     context: ContextStep | None = None  # in the place of both, where ranks share sequences
+    prompts: DealtPrompts | None = None  # of which each computes a part: then positions and slots are of its own tokens
 
 
 def prepare_attention(
@@ -78,10 +80,14 @@ def prepare_attention(
     """
     n = batch.num_decodes
     block_size, dtype = kv.k.shape[1], kv.k.dtype
-    rotations = [Rotation(table, prepare_rope(table, batch.positions, batch.slot_mapping)) for table in tables]
+    prompts = deal_prompts(batch, context.share) if context is not None and context.deals_prompts else None
+    positions, slot_mapping = batch.positions, batch.slot_mapping
+    if prompts is not None:
+        positions, slot_mapping = positions[prompts.own], prompts.own_slots(slot_mapping)
+    rotations = [Rotation(table, prepare_rope(table, positions, slot_mapping)) for table in tables]
     if context is not None:
         shared = prepare_context(batch, windows, context.share)
-        return AttentionStep(batch.positions, batch.slot_mapping, rotations, n, None, None, shared)
+        return AttentionStep(positions, slot_mapping, rotations, n, None, None, shared, prompts)
     return AttentionStep(
         positions=batch.positions,
         slot_mapping=batch.slot_mapping,
@@ -216,16 +222,20 @@ class Attention(Layer):
     def attend(self, q: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
         """q [T, num_heads, head_dim], rotated, over what is in the pages, the step's own keys included -> the same shape."""
         if step.context is not None:
-            assert self._context is not None, "a step is shared where layers are"
-            return attend_in_context(
-                q, kv, step.context, self._context.ranks, self._scale, self.window, self._scales(kv), softcap=self._softcap
-            )
+            return self._in_context(q, kv, step.context, step.prompts)
         if step.prefill is None:
             return self._decode(q, kv, step.decode)
         if step.decode is None:
             return self._prefill(q, kv, step.prefill)
         n = step.num_decodes
         return torch.cat([self._decode(q[:n], kv, step.decode), self._prefill(q[n:], kv, step.prefill)])
+
+    def _in_context(self, q: Tensor, kv: LayerKV, step: ContextStep, prompts: DealtPrompts | None) -> Tensor:
+        assert self._context is not None, "a step is shared where layers are"
+        ranks, scales = self._context.ranks, self._scales(kv)
+        if self._context.deals_prompts:
+            return attend_to_dealt(q, kv, step, prompts, ranks, self._scale, self.window, scales, softcap=self._softcap)
+        return attend_in_context(q, kv, step, ranks, self._scale, self.window, scales, softcap=self._softcap)
 
     def _scales(self, kv: LayerKV) -> KVScales:
         return self.kv_scales if kv.k.dtype == FP8 else UNSCALED

@@ -69,7 +69,7 @@ def attend_in_context(
     """q [T, Hq, D], this rank's heads -> [T, Hq, D] over the keys of all ranks."""
     num_tokens, num_heads, head_dim = q.shape
     queries = ranks.all_gather(q, dim=1)  # by rank: they share this rank's one key-value head, whatever their order
-    found = _Found.empty((ranks.size, num_tokens, num_heads), head_dim, q)
+    found = Found.empty((ranks.size, num_tokens, num_heads), head_dim, q)
     for part in step.parts:
         out, lse = partial_attention(
             queries[part.tokens],
@@ -84,11 +84,11 @@ def attend_in_context(
         )
         found.values[:, part.tokens] = out.view(-1, ranks.size, num_heads, head_dim).transpose(0, 1)
         found.lse[:, part.tokens] = lse.view(-1, ranks.size, num_heads).transpose(0, 1)
-    received = _Found(ranks.exchange(found.packed), q.dtype)
+    received = Found(ranks.exchange(found.packed), q.dtype)
     return merge_parts(received.values, received.lse)
 
 
-class _Found:
+class Found:
     """Values in the queries' dtype and an fp32 number behind each head's, in one tensor of bytes: one exchange, not two."""
 
     def __init__(self, packed: Tensor, dtype: torch.dtype) -> None:
@@ -98,5 +98,7 @@ class _Found:
         self.lse = packed.view(torch.float32)[..., -1]
 
     @staticmethod
-    def empty(shape: tuple[int, int, int], head_dim: int, q: Tensor) -> _Found:
-        return _Found(torch.empty((*shape, head_dim * q.dtype.itemsize + 4), dtype=torch.uint8, device=q.device), q.dtype)
+    def empty(shape: tuple[int, int, int], head_dim: int, q: Tensor, *, is_zero: bool = False) -> Found:
+        """``is_zero``: not all of it will be filled."""
+        make = torch.zeros if is_zero else torch.empty
+        return Found(make((*shape, head_dim * q.dtype.itemsize + 4), dtype=torch.uint8, device=q.device), q.dtype)

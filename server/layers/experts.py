@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,8 +33,13 @@ class HeldExperts:
     """What of ``num_experts`` a rank holds: those of ``span``, each cut over ``cut`` (SINGLE where they are whole)."""
 
     num_experts: int
-    span: range
+    span: Sequence[int]
     cut: TensorParallelGroup
+
+    @staticmethod
+    def some(num_experts: int, span: Sequence[int]) -> HeldExperts:
+        """Whole."""
+        return HeldExperts(num_experts, span, SINGLE)
 
     @property
     def adds_bias(self) -> bool:
@@ -47,7 +52,7 @@ def hold_experts(num_experts: int, group: TensorParallelGroup, *, is_whole: bool
     if not is_whole:
         return HeldExperts(num_experts, range(num_experts), group)
     first, end = (rank * num_experts // group.size for rank in (group.rank, group.rank + 1))
-    return HeldExperts(num_experts, range(first, end), SINGLE)
+    return HeldExperts.some(num_experts, range(first, end))
 
 
 class Stack(Layer):
@@ -178,7 +183,7 @@ class StackedExperts(Layer):
         span = self._held.span
         if len(span) == self._held.num_experts:
             return experts
-        local = experts - span.start
+        local = experts - span[0]
         return local.masked_fill_((local < 0) | (local >= len(span)), len(span))
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from headway.kernels.plans import LoraPlan
+
+
+class LayerWatcher(Protocol):
+    """Follows a forward pass."""
+
+    def on_layer(self) -> None:
+        """One layer more has written its pages, or will have when the device comes to here."""
+        ...
 
 
 @dataclass(slots=True)
@@ -30,6 +39,7 @@ class ForwardBatch:
     seq_lens_host: list[int]  # [B], on the host
     lora: LoraPlan | None = None  # the step's adapters, None where no row has one
     token_types: Tensor | None = None  # [T] int64, which of two texts each token belongs to; None: there is one
+    watcher: LayerWatcher | None = None  # of somebody who waits for what this step writes
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.scheme import WeightScheme, dequantized_name
 from headway.server.layers.quant.unquantized import UnquantizedLinear
+from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
 from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
@@ -29,9 +30,11 @@ from headway.server.loading.quantized import QuantizedCheckpoint
 from headway.server.loading.renamed import RenamedCheckpoint
 from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.safetensors import SafetensorsCheckpoint
+from headway.server.loading.through_transformers import load_through_transformers
 from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
 from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
+from headway.server.models.transformers_config import OWN_CODE, ModelCode, TransformersConfig
 from headway.server.source.files import ModelFiles
 
 log = logging.getLogger(__name__)
@@ -62,22 +65,30 @@ def load_model(
     max_model_len: int | None = None,
     overrides: Overrides = NO_OVERRIDES,
     has_whole_experts: bool = False,
+    num_redundant_experts: int | None = None,
     stage: PipelineStage = WHOLE,
+    code: ModelCode = OWN_CODE,
 ) -> LoadedModel:
     """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json. ``has_whole_experts``: see BuildContext. Raises
-    ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts`` and
+    ``num_redundant_experts``: see BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly
+    shaped, or when the ranks don't divide the model.
     """
-    family, config, file = open_model(files, overrides)
+    family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method = _method(quantization, torch_dtype, device, config.scheme)
+    length = max_model_len or config.max_model_len
+    if isinstance(config, TransformersConfig):
+        context = BuildContext(torch_dtype, device, method, group, length, stage=stage)
+        return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed)
+    assert family is not None, "only what runs through transformers has none"
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
     unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
     built = replace(config, tie_word_embeddings=False) if unties else config
-    context = BuildContext(torch_dtype, device, method, group, max_model_len or config.max_model_len, has_whole_experts, stage)
+    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts)
     model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)
@@ -95,7 +106,9 @@ def load_model(
         assert files.directory is not None
         checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(files.directory), family.prefix, _HEADS)
         set_kv_scales(model, checkpoint)
-        if config.scheme is not None:
+        if config.scheme is not None and config.scheme.layout == "bitsandbytes":
+            checkpoint = BitsAndBytesCheckpoint(checkpoint)
+        elif config.scheme is not None:
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))

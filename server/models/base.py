@@ -177,6 +177,7 @@ class BuildContext:
     max_model_len: int  # positions that will be asked for
     has_whole_experts: bool = False  # whether each rank holds some experts whole, and not a part of each
     stage: PipelineStage = WHOLE  # whose layers are built
+    num_redundant_experts: int | None = None  # of whole ones, replicas beside one of each; None: they stay where they are loaded
 
 
 class Model(Protocol):

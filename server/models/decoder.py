@@ -140,13 +140,23 @@ class Decoder(Layer):
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context)
-        hidden, residual = self._embedded(token_ids, batch.positions), None
+        own = token_ids if step.prompts is None else token_ids[step.prompts.own]
+        hidden, residual = self._embedded(own, step.positions), None
         for layer, pages in zip(self.layers.values(), kv, strict=True):
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
+            if batch.watcher is not None:
+                batch.watcher.on_layer()
         assert residual is not None, "a decoder has at least one layer"
         # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
         summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
-        return self._group.all_rows(summed, len(token_ids))
+        return self._whole(self._group.all_rows(summed, len(own)), step)
+
+    def _whole(self, hidden: Tensor, step: AttentionStep) -> Tensor:
+        """Of all tokens of the step, where this rank computed some."""
+        if step.prompts is None:
+            return hidden
+        assert self._group.context is not None, "prompts are dealt out among ranks"
+        return step.prompts.whole(hidden, self._group.context.ranks)
 
     def _embedded(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         """Behind the first stage ``token_ids`` are the hidden states of the stage before."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from headway.kernels.moe import ClampedGate
-from headway.server.layers.experts import ExpertShape, SeparateExperts, StackedExperts, hold_experts
+from headway.server.distributed.expert_placement import first_placement
+from headway.server.layers.balanced_experts import BalancedExperts
+from headway.server.layers.experts import ExpertShape, ExpertStore, SeparateExperts, StackedExperts, hold_experts
 from headway.server.layers.moe import ExpertChoice, MixtureOfExperts, Router, SharedExpert
 from headway.server.models.base import BuildContext, MixtureConfig
 
@@ -13,8 +15,6 @@ from headway.server.models.base import BuildContext, MixtureConfig
 def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContext) -> MixtureOfExperts:
     gate = ClampedGate(mixture.swiglu_limit, mixture.swiglu_alpha) if mixture.swiglu_limit else None
     shape = ExpertShape(hidden_size, mixture.intermediate_size, mixture.expert_bias, gate)
-    held = hold_experts(mixture.num_experts, context.group, is_whole=context.has_whole_experts)
-    store = StackedExperts if context.method.stacks_experts else SeparateExperts
     router = Router(
         hidden_size,
         mixture.num_experts,
@@ -34,7 +34,16 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
             dtype=context.dtype,
             device=context.device,
         )
-    return MixtureOfExperts(router, store(shape, held, context.method), shared, context.group)
+    return MixtureOfExperts(router, _routed(shape, mixture.num_experts, context), shared, context.group)
+
+
+def _routed(shape: ExpertShape, num_experts: int, context: BuildContext) -> ExpertStore:
+    if context.num_redundant_experts is not None:
+        placement = first_placement(num_experts, context.group.size, context.num_redundant_experts)
+        return BalancedExperts(shape, num_experts, placement, context.method, context.group, context.device)
+    held = hold_experts(num_experts, context.group, is_whole=context.has_whole_experts)
+    store = StackedExperts if context.method.stacks_experts else SeparateExperts
+    return store(shape, held, context.method)
 
 
 def _choice(mixture: MixtureConfig) -> ExpertChoice:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from headway.server.errors import ModelSourceError
 from headway.server.models.pooled import pooled
+from headway.server.models.transformers_config import ModelCode, known_classes, own_code
 
 if TYPE_CHECKING:
     from headway.server.models.base import Family, PooledFamily
+    from headway.server.models.raw_config import RawConfig
 
 # config.json "architectures" -> module
 ARCHITECTURES = {
@@ -74,6 +76,29 @@ def family_of(architectures: list[str], origin: str) -> Family:
     return _find(architectures, ARCHITECTURES, origin)
 
 
+def class_through_transformers(architectures: list[str], raw: RawConfig, code: ModelCode) -> str | None:
+    """The class by which `transformers` runs the model, in its library or beside the model; None where it is one of our families, or of
+    none. Raises ModelSourceError for code that is not trusted, and where transformers is asked for and has no such class."""
+    if code.implementation == "headway" or (code.implementation == "auto" and any(name in ARCHITECTURES for name in architectures)):
+        return None
+    known = known_classes()
+    if found := next((name for name in architectures if name in known), None):
+        return found
+    if (own := own_code(raw.values)) is not None:
+        if not code.is_trusted:
+            raise ModelSourceError(
+                f"The model's class {own} comes as code beside it, by its {raw.origin}, and such code only runs where it is trusted: read "
+                "it, and serve the model with --trust-remote-code."
+            )
+        return architectures[0] if architectures else own.rpartition(".")[2]
+    if code.implementation == "transformers":
+        raise ModelSourceError(
+            f"--model-impl transformers: {' / '.join(architectures) or 'a model without `architectures`'} in {raw.origin} is no class that "
+            f"can be served so; these are: {', '.join(known)}."
+        )
+    return None
+
+
 def gguf_family_of(architecture: str, origin: str, has_experts: bool) -> Family:
     return _find([architecture], GGUF_ARCHITECTURES | (GGUF_MIXTURES if has_experts else {}), origin)
 
@@ -103,7 +128,8 @@ def _find(names: list[str], known: dict[str, str], origin: str) -> Family:
         if name in known:
             family: Family = importlib.import_module(known[name]).FAMILY
             return family
-    raise _unsupported(names, list(known), origin)
+    others = f"; {len(known_classes().keys() - known)} more run through transformers, see docs/models.md" if known is ARCHITECTURES else ""
+    raise _unsupported(names, list(known), origin, others)
 
 
 def _nearest(names: list[str], known: list[str]) -> str:
@@ -119,8 +145,8 @@ def _nearest(names: list[str], known: list[str]) -> str:
     )
 
 
-def _unsupported(names: list[str], known: list[str], origin: str) -> ModelSourceError:
-    supported = f"these are: {', '.join(known)}{_nearest(names, known)}"
+def _unsupported(names: list[str], known: list[str], origin: str, others: str = "") -> ModelSourceError:
+    supported = f"these are: {', '.join(known)}{others}{_nearest(names, known)}"
     if not names:
         return ModelSourceError(
             f"The config.json of {origin} has no `architectures`, so that it is not known which of the supported ones it is; {supported}."

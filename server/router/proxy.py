@@ -10,13 +10,14 @@ from starlette.types import Receive, Scope, Send
 
 from headway.server.api.disconnect import while_connected
 from headway.server.api.errors import ClientDisconnected
+from headway.server.api.stream import EVENTS
 from headway.server.errors import RequestError, ServerLost
 from headway.server.router.config import RoutingConfig
 from headway.server.router.fleet import Fleet
 from headway.server.router.headers import to_server
 from headway.server.router.load_report import LOAD_HEADER
 from headway.server.router.metrics import NO_SERVER, RouterMetrics
-from headway.server.router.pairing import Pairing
+from headway.server.router.pairing import Paired, Pairing
 from headway.server.router.prefix_key import prefix_key
 from headway.server.router.relay import Relay
 from headway.server.router.requests import RoutedRequest
@@ -30,6 +31,7 @@ _GOOD_TARGET = re.compile(rb"/[\x21-\x7e]*")
 _FULL = 503
 # By which a decode server says, before its answer begins, that the KV cache of another one did not come (vLLM's, and ours).
 _FAILED = 500
+_ERROR_EVENTS = (b'data: {"error"', b'data:{"error"')
 _POLICIES_BY_PREFIX = ("prefix", "disaggregated")
 
 
@@ -67,24 +69,31 @@ class Proxy:
 
     async def _serve(self, request: RoutedRequest, scope: Scope, send: Send) -> None:
         tried: list[Server] = []
-        body: bytes | None = None
+        paired: Paired | None = None
         server = self._next(request, tried)
-        while server is not None:
-            with self._fleet.taking(server):
-                if body is None:
-                    body = request.body if self._pairing is None else await self._pairing.body_for_decode(request)
-                failure = await self._try(server, request, body, tried, scope, send)
-                if failure == "not_fetched":
-                    self._metrics.count_unpaired(failure)
-                    log.info("Request %s is sent to %s again, without another server's KV cache", request.request_id, server.url)
-                    failure = await self._try(server, request, request.body, tried, scope, send)
-            if failure is None:
-                return
-            self._metrics.count_retry(server.url, failure)
-            log.info("Request %s goes on to another server: %s (%s)", request.request_id, failure, server.url)
-            if failure != "unreached":
-                body = None  # the KV cache that it names may have been fetched, and is kept no longer
-            server = self._next(request, tried)
+        try:
+            while server is not None:
+                with self._fleet.taking(server):
+                    if paired is None:
+                        paired = Paired(request.body) if self._pairing is None else await self._pairing.pair(request)
+                    failure = await self._try(server, request, paired.body, tried, scope, send)
+                    if failure == "not_fetched":
+                        paired.give_up()
+                        self._metrics.count_unpaired(failure)
+                        log.info("Request %s is sent to %s again, without another server's KV cache", request.request_id, server.url)
+                        failure = await self._try(server, request, request.body, tried, scope, send)
+                if failure is None:
+                    return
+                self._metrics.count_retry(server.url, failure)
+                log.info("Request %s goes on to another server: %s (%s)", request.request_id, failure, server.url)
+                if failure != "unreached":
+                    paired.give_up()
+                    paired = None  # the KV cache that it names may have been fetched, and is kept no longer
+                server = self._next(request, tried)
+        except BaseException:  # a client that leaves, too
+            if paired is not None:
+                paired.give_up()
+            raise
         self._metrics.count_answer(NO_SERVER, _FULL)
         raise self._fleet.none_available()
 
@@ -105,25 +114,39 @@ class Proxy:
             self._fleet.refused(server, str(problem))
             return "unreached"
         except ServerBroke as problem:
-            self._fleet.broke(server, str(problem))
-            if request.is_repeatable:
-                return "broke"
-            self._metrics.count_answer(server.url, "broken")
-            log.warning("Request %s: %s: %s", request.request_id, server.url, problem)
-            raise ServerLost("The server that got this request broke off before it answered; it may have been carried out.") from problem
+            return self._broke(server, request, problem)
         async with answer:
             self._fleet.heard(server, answer.header(LOAD_HEADER))
             if answer.status == _FULL and self._is_worth_another(server, answer, tried):
                 return "503"
-            if answer.status == _FAILED and body is not request.body:  # whatever it was: it has not begun to answer
-                return "not_fetched"
+            try:
+                if body is not request.body and await _begins_with_error(answer):
+                    return "not_fetched"
+            except ServerBroke as problem:
+                return self._broke(server, request, problem)
             await Relay(server, answer, request.headers, self._fleet, self._metrics, spent).run(scope, send)
         return None
+
+    def _broke(self, server: Server, request: RoutedRequest, problem: ServerBroke) -> str:
+        """Before it answered. Raises ServerLost where another server must not do it again."""
+        self._fleet.broke(server, str(problem))
+        if request.is_repeatable:
+            return "broke"
+        self._metrics.count_answer(server.url, "broken")
+        log.warning("Request %s: %s: %s", request.request_id, server.url, problem)
+        raise ServerLost("The server that got this request broke off before it answered; it may have been carried out.") from problem
 
     def _is_worth_another(self, server: Server, answer: Answer, tried: list[Server]) -> bool:
         """The server has said 503: it gets peace. Whether there is another one to ask; if not, its own words are the best answer."""
         self._fleet.rest(server, answer.header("retry-after"))
         return len(tried) < self._num_tries and self._fleet.has_another(tried)
+
+
+async def _begins_with_error(answer: Answer) -> bool:
+    """Whatever it is: nothing of an answer has come yet. The status of a stream is out before the KV cache that it waits for is there."""
+    if not (answer.header("content-type") or "").startswith(EVENTS.media_type):
+        return answer.status == _FAILED
+    return (await answer.peek()).startswith(_ERROR_EVENTS)
 
 
 async def _body(receive: Receive) -> bytes:

@@ -3,22 +3,25 @@
 ::
 
     client   {"messages": .., "max_tokens": 90, "stream": true}
-    prefill  {"messages": .., "max_tokens": 1, "stream": false, "kv_transfer_params": {"do_remote_decode": true, ..}}
-             answers {.., "kv_transfer_params": P}: where the KV cache of the prompt is
+    prefill  {"messages": .., "max_tokens": 1, "stream": false, "kv_transfer_params": {"do_remote_decode": true, "announce": true, ..}}
+             answers {.., "kv_transfer_params": P}: where the KV cache of the prompt is; or, if it knows what announce means, with a
+             stream whose first event has them: where it will be
     decode   {"messages": .., "max_tokens": 90, "stream": true, "kv_transfer_params": P}
 
-The form is that of vLLM's NixlConnector. All other fields stay as they came, byte for byte.
+The form is that of vLLM's NixlConnector, which takes no notice of announce. All other fields stay as they came, byte for byte.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from headway.server.errors import RequestError
+
 PARAMS = "kv_transfer_params"
-_ASKED = {"do_remote_decode": True, "do_remote_prefill": False}
+_ASKED = {"do_remote_decode": True, "do_remote_prefill": False, "announce": True}
 _NULL = b"null"
 # Whose answer is not made of the prompt's KV cache and one sequence alone: the decode server does all of it.
-_NOT_PAIRED = ("prompt_logprobs", "echo", "use_beam_search", "prompt_embeds", PARAMS)
+_NOT_PAIRED = ("prompt_logprobs", "echo", "use_beam_search", "prompt_embeds")
 _COUNTS = ("n", "best_of")
 # Of the answer's end and form, which the prefill server's one token has not.
 _NOT_OF_PREFILL = ("stream_options", "min_tokens")
@@ -36,11 +39,14 @@ _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def prefill_body(body: bytes) -> bytes | None:
-    """None for a request that is not paired, or that no server would take."""
+    """None for a request that is not paired, or that no server would take. Raises RequestError for one that says itself where KV is: a
+    decode server would connect to there, and only the servers' own words are good enough for that."""
     try:
         fields = _read_fields(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    if _is_set(fields, PARAMS):
+        raise RequestError("kv_transfer_params is between the servers behind this address: leave it out.", PARAMS)
     if not _is_one_prompt(fields) or any(_is_set(fields, name) for name in _NOT_PAIRED):
         return None
     if any(_is_set(fields, name) and bytes(fields[name]) != b"1" for name in _COUNTS):
@@ -59,6 +65,11 @@ def params_of(answer: bytes) -> msgspec.Raw | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return params if bytes(params)[:1] == b"{" else None
+
+
+def announced_params(event: bytes) -> msgspec.Raw | None:
+    """As ``params_of``, from an event of a stream."""
+    return next((params_of(line[5:]) for line in event.splitlines() if line.startswith(b"data:")), None)
 
 
 def decode_body(body: bytes, params: msgspec.Raw) -> bytes:

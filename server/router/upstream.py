@@ -53,6 +53,7 @@ class Answer:
         self.status = response.status
         self.headers = response.raw_headers
         self._is_cut = False
+        self._peeked: bytes | None = None
 
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
@@ -62,12 +63,21 @@ class Answer:
 
         Raises ServerBroke; ServerDraining after ``cut``.
         """
+        if self._peeked is not None:
+            piece, self._peeked = self._peeked, None
+            return piece
         try:
             return await self._response.content.readany()
         except (aiohttp.ClientError, ConnectionError) as error:
             if self._is_cut:
                 raise ServerDraining("The router is shutting down and ended this answer before it was complete.") from None
             raise ServerBroke(f"it broke off in its answer ({_reason(error)})") from error
+
+    async def peek(self) -> bytes:
+        """What ``next_piece`` will return, and raises as that does."""
+        if self._peeked is None:
+            self._peeked = await self.next_piece()
+        return self._peeked
 
     def cut(self) -> None:
         """``next_piece`` raises, now or when it goes on: the session's own close would let it wait for ever."""

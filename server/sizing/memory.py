@@ -28,8 +28,8 @@ def pooled_num_blocks(plan: Plan, room: int) -> int:
 
 
 def logits_bytes(plan: Plan, num_outputs: int) -> int:
-    """``num_outputs`` of each request in a step: fp32, with the copies of log-softmax and sorting."""
-    return plan.max_num_seqs * num_outputs * 4 * 4
+    """``num_outputs`` of each request and each draft in a step: fp32, with the copies of log-softmax and sorting."""
+    return plan.max_num_rows * num_outputs * 4 * 4
 
 
 def activation_bytes(config: ModelConfig, plan: Plan, size: int) -> int:

@@ -13,6 +13,7 @@ from headway.server.loading.model_config import read_config
 from headway.server.loading.pooled_files import PooledFiles, read_pooled
 from headway.server.loading.use import Use, use_of
 from headway.server.models.base import DecoderConfig, EncoderConfig, ModelConfig
+from headway.server.models.transformers_config import ModelCode, TransformersConfig
 from headway.server.source.files import ModelFiles
 
 
@@ -37,10 +38,16 @@ def read_shape(config: ServerConfig, files: ModelFiles) -> ModelShape:
     what is not supported."""
     use = chosen_use(config, files)
     if use == "generate":
-        shape = read_config(files, config.model.config_overrides)
+        shape = read_config(files, config.model.config_overrides, model_code(config))
         return ModelShape(use, shape, generating_facts(shape))
     source = read_pooled(files, use == "classify", config.model.config_overrides)
     return ModelShape(use, source.config, pooling_facts(source))
+
+
+def model_code(config: ServerConfig) -> ModelCode:
+    """Whose code may run, as it was asked."""
+    model = config.model
+    return ModelCode(model.model_impl, model.trust_remote_code, model.code_revision)
 
 
 def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
@@ -56,7 +63,8 @@ def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
 def generating_facts(shape: DecoderConfig) -> ModelFacts:
     scheme = shape.scheme
     if scheme is None:
-        return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf)
+        records = not isinstance(shape, TransformersConfig)
+        return ModelFacts(shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf, records_graphs=records)
     return ModelFacts(
         shape.checkpoint_dtype,
         shape.max_model_len,
@@ -86,6 +94,8 @@ def pooling_facts(source: PooledFiles) -> ModelFacts:
 
 def _not_for_pooling(config: ServerConfig) -> list[str]:
     problems = []
+    if config.model.model_impl == "transformers":
+        problems.append("--model-impl transformers is for models that generate text: leave it out, since this one pools")
     if config.model.quantization not in (None, "none"):
         problems.append(f"--quantization {config.model.quantization} is for models that generate text: leave it out, since this one pools")
     problems += [f"{asked} is for models that generate text: leave it out, since this one pools" for asked in config.parallel.asked]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Quantization
 from headway.server.errors import ConfigError
 from headway.server.layers.quant.scheme import cuts_between_groups
@@ -57,9 +58,11 @@ def check_split(
         raise ConfigError([f"--tensor-parallel-size {size} needs as many GPUs, and there are {num_devices}: use {fitting}"])
 
 
-def check_context(context_size: int, size: int, config: ModelConfig) -> None:
-    """Raises ConfigError for a --decode-context-parallel-size that can't be had with this --tensor-parallel-size, itself possible."""
-    if context_size == 1:
+def check_context(parallel: ParallelConfig, config: ModelConfig) -> None:
+    """Raises ConfigError for a --decode-context-parallel-size that can't be had with a --tensor-parallel-size that can. Beside a
+    --prefill-context-parallel-size it says what that does anyway."""
+    context_size, size = parallel.decode_context_parallel_size, parallel.tensor_parallel_size
+    if context_size == 1 or parallel.prefill_context_parallel_size > 1:
         return
     assert isinstance(config, DecoderConfig), "models that pool are not split"
     if config.has_sinks:

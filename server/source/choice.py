@@ -1,4 +1,4 @@
-"""Which of the files that a repository or a bucket holds are needed to serve the model: never pickles, never code."""
+"""Which of the files that a repository or a bucket holds are needed to serve the model: never pickles, and code where it is trusted."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _MODULES = ("*_Pooling/config.json", "*_Dense/config.json", "*_Dense/model.safet
 def text_files(names: Iterable[str]) -> list[str]:
     """Configuration, tokenizer and templates among the names of a model's files, which are relative to its directory."""
     return [name for name in names if _matches(name, _TEXT_FILES)]
+
+
+def code_files(names: Iterable[str]) -> list[str]:
+    """Python modules beside the model, which config.json may name."""
+    return [name for name in names if _matches(name, ("*.py",))]
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.choice import has_tokenizer, model_files, text_files
+from headway.server.source.choice import code_files, has_tokenizer, model_files, text_files
 from headway.server.source.progress import Progress
 from headway.server.source.space import require_space
 from headway.server.source.weights import missing_shards
@@ -37,6 +37,7 @@ class HubModel:
     endpoint: str | None = None
     ignore_patterns: tuple[str, ...] = ()
     revision_flag: str = "--revision"  # for messages
+    with_code: bool = False  # which is only fetched where it is trusted
 
     def fetch(self, load_format: str, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the model's snapshot, with weights unless `load_format` is "dummy". Raises ModelSourceError.
@@ -47,7 +48,8 @@ class HubModel:
             return cached
         sizes = self.list_files()
         where, one_gguf = f"The Hub repository {self.repo_id}", "download one of them and give its path"
-        return self._download(model_files(list(sizes), load_format, where, one_gguf), sizes, on_progress)
+        code = code_files(sizes) if self.with_code else []
+        return self._download([*model_files(list(sizes), load_format, where, one_gguf), *code], sizes, on_progress)
 
     def fetch_tokenizer(self, on_progress: Callable[[str], None] | None = None) -> Path:
         """The directory of the snapshot with at least the tokenizer's files. Raises ModelSourceError."""
@@ -60,7 +62,9 @@ class HubModel:
     def kept(self, load_format: str) -> Path | None:
         """The directory of a whole snapshot that the Hub cache holds. Raises ModelSourceError for what is no id."""
         cached = self._cached()
-        return cached if cached is not None and _is_whole(cached, load_format) else None
+        if cached is None or not _is_whole(cached, load_format) or (self.with_code and _lacks_code(cached)):
+            return None
+        return cached
 
     def _cached(self) -> Path | None:
         from huggingface_hub import snapshot_download
@@ -167,6 +171,12 @@ class HubModel:
             raise HubUnreachable(f"The model {where} cannot be downloaded: {hub} cannot be reached ({error}); {unreachable}.") from error
         except OSError as error:
             raise ModelSourceError(f"The model {where} cannot be downloaded: {error}; free space or set --download-dir.") from error
+
+
+def _lacks_code(snapshot: Path) -> bool:
+    """Whether it was fetched without the code that its config.json names."""
+    config = snapshot / "config.json"
+    return config.is_file() and b'"auto_map"' in config.read_bytes() and not any(snapshot.glob("*.py"))
 
 
 def _is_whole(directory: Path, load_format: str) -> bool:

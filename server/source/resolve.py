@@ -32,11 +32,13 @@ def resolve_model(
     on_progress: Callable[[str], None] | None = None,
     hub_endpoint: str | None = None,
     stop: threading.Event | None = None,
+    with_code: bool = False,
 ) -> ModelFiles:
     """The local files of the model that the user calls `name`; downloads what is not on this machine yet.
 
     - `revision`, `token`, `ignore_patterns`, `download_dir` (None: the Hub cache) and `hub_endpoint` (None: the Hub library's own, so
       HF_ENDPOINT) are for Hub models; all other things that are fetched or unpacked go below `cache_dir`.
+    - `with_code`: the Python files of a Hub model too, which is trusted; what lies here or in an archive has them anyway.
     - `load_format` "safetensors" or "gguf" accepts only that; "dummy" needs config.json and no weights.
     - `on_progress` gets one line for each thing that takes time, and every few seconds of it; `stop`, once set, ends a fetch of the
       demo model.
@@ -55,7 +57,8 @@ def resolve_model(
     from headway.server.source.hub import HubModel
 
     try:
-        directory = HubModel(name, revision, token, download_dir, hub_endpoint, tuple(ignore_patterns)).fetch(load_format, on_progress)
+        hub_model = HubModel(name, revision, token, download_dir, hub_endpoint, tuple(ignore_patterns), with_code=with_code)
+        directory = hub_model.fetch(load_format, on_progress)
     except ModelSourceError as error:
         if not _similar(path_of(name)):
             raise

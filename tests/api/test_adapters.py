@@ -14,7 +14,8 @@ import pytest
 from api_server import ApiServer
 from websockets.sync.client import connect
 
-from headway.server.types import AdapterStats, EngineStats, GenerateRequest
+from headway.server.stats import AdapterStats
+from headway.server.types import EngineStats, GenerateRequest
 
 IDENTIFIER = "X-Amzn-SageMaker-Adapter-Identifier"
 ALIAS = "X-Amzn-SageMaker-Adapter-Alias"

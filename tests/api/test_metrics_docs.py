@@ -13,7 +13,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `([a-z0-9_:]+)` \| (gauge|counter|histogram|summary) \|([^|]*)\|", re.MULTILINE)
 # Python's own client makes these, and they are the same in every server.
 # Sections whose metrics all have the labels of an engine.
-_OF_ENGINES = ("Engine\n", "Requests\n", "KV transfer\n", "KV offload\n")
+_OF_ENGINES = ("Engine\n", "Requests\n", "Speculative decoding\n", "KV transfer\n", "KV offload\n", "Experts\n")
+DRAFTS = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}
 CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _NOT_OURS = ("process_", "python_")
 
@@ -38,7 +39,12 @@ def text_with(connector: str) -> str:
 
 
 def test_the_page_tells_of_what_is_exported() -> None:
-    options = {"lora": {"enable_lora": True}, "sagemaker": {"enable_stateful_sessions": True}}
+    options = {
+        "lora": {"enable_lora": True},
+        "sagemaker": {"enable_stateful_sessions": True},
+        "parallel": {"enable_eplb": True},
+        "speculative": DRAFTS,
+    }
     with ApiServer(phases={"loading weights": 1.5}, **options) as server:
         server.post("/v1/completions", {"promt": "x"})
         with connect(f"ws{server.url.removeprefix('http')}/invocations-bidirectional-stream"):

@@ -53,11 +53,48 @@ def test_every_request_ends_with_all_its_tokens(simulate: Any, policy: str) -> N
     """On caches so small that requests give way and start over."""
     trace = list(simulate.make_trace(simulate.Shape(num_apps=5), requests_per_s=100.0, num_requests=300, seed=2))
     outcome = replay(simulate, policy, trace, num_blocks=1500)
-    assert len(outcome.ttft_s) == len(trace)
+    assert outcome.ttft_s.num_values == len(trace)
     assert outcome.num_output_tokens == sum(request.output_length for request in trace)
     assert outcome.num_prompt_tokens == sum(request.input_length for request in trace)
-    assert min(outcome.ttft_s) >= simulate.H200_LLAMA_8B.weights_s
+    assert outcome.ttft_s.at(0.0) >= simulate.H200_LLAMA_8B.weights_s
     assert 0 < outcome.utilization <= 1
+
+
+def test_steps_in_one_go_are_the_steps_one_by_one(simulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With requests that arrive between, wait, and give way."""
+    import sim_scheduler
+
+    trace = list(simulate.make_trace(simulate.Shape(num_apps=5), requests_per_s=60.0, num_requests=150, seed=4))
+    num_skipped = 0
+    skip = sim_scheduler.FastForward.skip
+
+    def counted(self: Any, num_steps: int) -> None:
+        nonlocal num_skipped
+        num_skipped += num_steps
+        skip(self, num_steps)
+
+    monkeypatch.setattr(sim_scheduler.FastForward, "skip", counted)
+    in_one_go = replay(simulate, "prefix", trace, num_blocks=1500)
+    assert num_skipped > in_one_go.num_steps / 2
+    monkeypatch.setattr(sim_scheduler.FastForward, "num_steps_alike", lambda self: 0)
+    one_by_one = replay(simulate, "prefix", trace, num_blocks=1500)
+    assert (in_one_go.num_steps, in_one_go.num_cached_tokens) == (one_by_one.num_steps, one_by_one.num_cached_tokens)
+    assert in_one_go.end_s == pytest.approx(one_by_one.end_s, rel=1e-9)
+    assert in_one_go.busy_s == pytest.approx(one_by_one.busy_s, rel=1e-9)
+    for share in (0.1, 0.5, 0.9, 0.99):
+        assert in_one_go.ttft_s.at(share) == one_by_one.ttft_s.at(share)
+        assert in_one_go.tpot_s.at(share) == one_by_one.tpot_s.at(share)
+
+
+def test_percentiles_are_within_half_a_percent(simulate: Any) -> None:
+    from sim_quantiles import Quantiles
+
+    quantiles = Quantiles()
+    assert quantiles.at(0.5) == 0.0
+    for number in range(1, 10_001):
+        quantiles.add(number * 1e-4)
+    assert [quantiles.at(share) for share in (0.0, 0.5, 0.99)] == pytest.approx([1e-4, 0.5, 0.99], rel=0.006)
+    assert quantiles.at(1.0) == pytest.approx(1.0, rel=0.006)
 
 
 def test_beginnings_that_stay_together_are_computed_once(simulate: Any) -> None:

@@ -63,7 +63,8 @@ def test_a_table_holds_the_fastest_tiles(tune_kernels: ModuleType, tmp_path: Pat
     ):
         tiles = tuned_tiles(operation, "a_chip", sizes, 1)
         assert tiles is not None
-        assert (tiles.block_n, tiles.num_warps, tiles.num_splits) == (32, 8, 2)
+        # One row times 4-bit weights is not split.
+        assert (tiles.block_n, tiles.num_warps, tiles.num_splits) == (32, 8, 1 if operation == "int4_linear" else 2)
     for key_bytes in (4, 1):
         assert tuned_decode("a_chip", (2, 16, key_bytes), 2) == DecodeTiles(32, 64, programs_per_multiprocessor=3, num_warps=8)
     forget_tables()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headway.server.config.model import ModelConfig
+from headway.server.config.model import ModelConfig, model_problems
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ def test_a_revision_alone_is_of_the_models_own_tokenizer() -> None:
     assert ModelConfig(model="org/m").tokenizer_source is None
     assert ModelConfig(model="org/m", tokenizer_revision="v2").tokenizer_source == "org/m"
     assert ModelConfig(model="org/m", tokenizer="org/t", tokenizer_revision="v2").tokenizer_source == "org/t"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"code_revision": "v1"}, "--code-revision names code that only runs with --trust-remote-code"),
+        ({"trust_remote_code": True, "model_impl": "headway"}, "--trust-remote-code is for models that run through transformers"),
+        ({"trust_remote_code": True, "model": "s3://bucket/m/"}, "--trust-remote-code runs code from a directory, an archive or the Hub"),
+    ],
+)
+def test_whose_code_runs(options: dict[str, Any], why: str) -> None:
+    (problem,) = model_problems(ModelConfig(**options))
+    assert problem.startswith(why)
+    assert model_problems(ModelConfig(model="s3://bucket/m.tar.gz", trust_remote_code=True)) == []

@@ -48,9 +48,49 @@ def test_experts_are_shared_by_ranks_and_not_by_engines() -> None:
         resolve(["demo", "-ep", "-dp", "2"], {})
 
 
+def test_experts_move_between_ranks_that_hold_them_whole() -> None:
+    asked = ["demo", "-ep", "-tp", "2", "--enable-eplb", "--eplb-config", '{"step_interval": 100, "log_balancedness": true}']
+    parallel = resolve(asked, {}).config.parallel
+    assert (parallel.num_redundant_experts, parallel.balancing.window_size, parallel.balancing.logged_steps) == (0, 1000, 100)
+    assert resolve(["demo", "-ep", "-tp", "2"], {}).config.parallel.num_redundant_experts is None
+    resolved = resolve(["demo"], {"SM_VLLM_EPLB_CONFIG": '{"window_size": 5}'})
+    (warning,) = resolved.warnings
+    assert warning.startswith("--eplb-config has no effect without --enable-eplb: experts stay where they are")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-tp", "2"], "--enable-eplb moves whole experts between ranks: add --enable-expert-parallel, or leave it out$"),
+        (["-ep"], "--enable-eplb moves experts between the ranks of --tensor-parallel-size, which is 1: raise it"),
+        (
+            ["-ep", "-tp", "2", "--eplb-config", '{"window": 3}'],
+            "--eplb-config: 'window' is none of its keys .*: leave it out",
+        ),
+        (["-ep", "-tp", "2", "--eplb-config", '{"window_size": 0}'], "--eplb-config: window_size: input should be greater than 0, got 0"),
+        (["-ep", "-tp", "2", "--eplb-config", '{"use_async": false}'], "--eplb-config: use_async must be true, got False: experts move"),
+    ],
+)
+def test_experts_that_can_not_move(words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        resolve(["demo", "--enable-eplb", *words], {})
+
+
 def test_devices_that_share_sequences() -> None:
     config = resolve(["demo", "-tp", "2", "-dcp", "2", "--dcp-kv-cache-interleave-size", "8"], {}).config
     assert (config.parallel.decode_context_parallel_size, config.parallel.cp_kv_cache_interleave_size) == (2, 8)
+
+
+def test_devices_that_share_prompts() -> None:
+    parallel = resolve(["demo", "-tp", "2", "-pcp", "3", "-pp", "2"], {}).config.parallel
+    assert (parallel.num_ranks, parallel.stage_size, parallel.num_context_ranks) == (12, 6, 3)
+    told = r"^--prefill-context-parallel-size 2 deals keys and values out over 2 devices, .*: leave --decode-context-parallel-size out, or"
+    with pytest.raises(ConfigError, match=told):
+        resolve(["demo", "-tp", "4", "-pcp", "2", "-dcp", "4"], {})
+    assert resolve(["demo", "-pcp", "2", "-dcp", "2"], {}).config.parallel.num_context_ranks == 2
+    told = r"^--prefill-context-parallel-size above 1 does not go with --kv-offloading-size: a connector knows one copy of the layers$"
+    with pytest.raises(ConfigError, match=told):
+        resolve(["demo", "-pcp", "2", "--kv-offloading-size", "1"], {})
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ NEEDED = {
     "lora_modules": ["--enable-lora"],
     "enable_log_outputs": ["--enable-log-requests"],
     "uds_permissions": ["--uds=/s"],
+    "enable_eplb": ["--enable-expert-parallel", "--tensor-parallel-size=2"],
     **{setting.name: ["--ssl-keyfile=k", "--ssl-certfile=c", "--ssl-ca-certs=a"] for setting in SETTINGS if setting.topic == "tls"},
 }
 UNMARKED = {"", "None", "null"}
@@ -87,8 +88,12 @@ def values_of(setting: Setting) -> st.SearchStrategy[Any]:
     if setting.name == "kv_transfer_config":
         roles = st.sampled_from(["kv_producer", "kv_consumer", "kv_both"])
         values = st.fixed_dictionaries({"kv_connector": st.just("NixlConnector"), "kv_role": roles})
+    if setting.name == "speculative_config":
+        values = st.fixed_dictionaries({"method": st.just("ngram"), "num_speculative_tokens": st.integers(1, 32)})
     if setting.name == "structured_outputs_config":
         values = st.dictionaries(st.sampled_from(["disable_any_whitespace", "enable_in_reasoning", "disable_fallback"]), st.booleans())
+    if setting.name == "eplb_config":
+        values = st.fixed_dictionaries({}, optional={"step_interval": st.integers(1, 2**40), "log_balancedness": st.booleans()})
     if setting.name == "compilation_config":
         values = st.dictionaries(st.just("pass_config"), st.dictionaries(st.just("enable_sp"), st.booleans()))
     if setting.name == "otlp_traces_endpoint":

@@ -31,9 +31,9 @@ TAKEN = names_in("""
     otlp-traces-endpoint enable-auto-tool-choice tool-call-parser reasoning-parser exclude-tools-when-tool-choice-none
     enable-sleep-mode custom-histogram-buckets h11-max-incomplete-event-size h11-max-header-count
     kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
-    tokenizer-revision
+    tokenizer-revision prefill-context-parallel-size enable-eplb eplb-config
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
-    logits-processors runner convert pooler-config hf-overrides structured-outputs-config
+    logits-processors runner convert pooler-config hf-overrides structured-outputs-config speculative-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -47,43 +47,35 @@ REFUSED = {
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
     "data-parallel-size-local": ("1", "put `headway router` before the servers of several hosts"),
     "device-ids": ("0", "name those to use in CUDA_VISIBLE_DEVICES"),
-    "enable-eplb": ("true", "experts are placed in their order, and stay where they are"),
-    "eplb-config": ('{"window_size": 1000}', "experts are placed in their order, and stay where they are"),
+    "expert-placement-strategy": ("round_robin", "add --enable-eplb to have them moved by their load"),
     "kv-events-config": ('{"enable_kv_cache_events": true}', "--kv-cache-memory-bytes"),
     "kv-offloading-backend": ("lmcache", "offloaded by Headway itself"),
     "limit-mm-per-prompt": ('{"image": 1}', "serves text only"),
     "nnodes": ("2", "start a server on each, and put `headway router` before them"),
     "mm-processor-cache-gb": ("4", "serves text only"),
     "mm-processor-kwargs": ('{"a": 1}', "serves text only"),
-    "model-impl": ("transformers", "only the implementations of Headway are there"),
     "optimization-level": ("3", "CUDA graphs have options of their own"),
     "reasoning-parser-plugin": ("p.py", "only the parsers of Headway are there"),
-    "spec-method": ("ngram", "speculative decoding is not done"),
-    "spec-model": ("m", "speculative decoding is not done"),
-    "spec-tokens": ("3", "speculative decoding is not done"),
-    "speculative-config": ('{"method": "ngram"}', "speculative decoding is not done"),
+    "spec-method": ("ngram", "write it in --speculative-config"),
+    "spec-model": ("m", "write it in --speculative-config"),
+    "spec-tokens": ("3", "write it in --speculative-config"),
     "tokenizer-mode": ("mistral", "the tokenizer is read as Hugging Face's tokenizers library reads it"),
     "tool-parser-plugin": ("p.py", "only the parsers of Headway are there"),
     "tool-server": ("demo", "let the client run them"),
     "tool-strict-level": ("function", "set strict to false"),
-    "trust-remote-code": ("true", "code that comes with a model is never run"),
 }
 
 # (option, value) that asks for what is done anyway: accepted from every source, and without effect.
 MET = [
     ("data-parallel-backend", "mp"),
     ("dcp-comm-backend", "a2a"),
-    ("prefill-context-parallel-size", "1"),
     ("nnodes", "1"),
-    ("enable-eplb", "false"),
     ("expert-placement-strategy", "linear"),
     ("disable-custom-all-reduce", "true"),
     ("disable-custom-all-reduce", "false"),
     ("tokenizer-mode", "auto"),
     ("tokenizer-mode", "hf"),
     ("config-format", "hf"),
-    ("model-impl", "auto"),
-    ("trust-remote-code", "false"),
     ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
@@ -133,7 +125,6 @@ def test_met(name: str, value: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--no-trust-remote-code"],
         ["--disable-custom-all-reduce"],
         ["-n=1"],
         ["-n1"],
@@ -156,7 +147,6 @@ def test_met_spellings(argv: list[str]) -> None:
         (["-n4"], "-n4"),
         (["-O3"], "-O3"),
         (["--enable-custom-all-reduce=x"], "--enable-custom-all-reduce"),
-        (["--trust-remote-code"], "--trust-remote-code"),
         (["--nnodes"], "--nnodes"),
         (["--nnodes", "01"], "--nnodes"),
     ],

@@ -1,4 +1,4 @@
-"""A real server whose steps overlap gives what one gives whose steps come in turn."""
+"""A real server whose steps overlap, or which guesses ahead, gives what one gives that computes a token at a time in turn."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ BODIES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServer, LiveServer]]:
-    """Overlapped, and in turn. So small a cache preempts."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LiveServer]]:
+    """So small a cache preempts."""
     model = make_served_model(tmp_path_factory.mktemp("model"))
     options = (model, "--tokenizer", model, "--device", "cpu", "--dtype", "float32", "--max-model-len", "256")
     cache = ("--num-gpu-blocks-override", "12", "--block-size", "32")
-    with LiveServer(*options, *cache, "--async-scheduling") as overlapped, LiveServer(*options, "--no-async-scheduling") as in_turn:
-        yield overlapped.wait_ready(), in_turn.wait_ready()
+    drafts = json.dumps({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1})
+    with (
+        LiveServer(*options, *cache, "--async-scheduling") as overlapped,
+        LiveServer(*options, *cache, "--speculative-config", drafts, "--log-stats-interval", "1") as drafted,
+        LiveServer(*options, "--no-async-scheduling") as in_turn,
+    ):
+        yield {"overlapped": overlapped.wait_ready(), "drafted": drafted.wait_ready(), "in turn": in_turn.wait_ready()}
 
 
 def choices(server: LiveServer, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,10 +49,11 @@ def choices(server: LiveServer, body: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def test_answers_are_the_same(servers: tuple[LiveServer, LiveServer]) -> None:
-    overlapped, in_turn = servers
+@pytest.mark.parametrize("name", ["overlapped", "drafted"])
+def test_answers_are_the_same(servers: dict[str, LiveServer], name: str) -> None:
+    in_turn = servers["in turn"]
     with ThreadPoolExecutor(len(BODIES)) as pool:
-        together = list(pool.map(lambda body: choices(overlapped, body), BODIES))
+        together = list(pool.map(lambda body: choices(servers[name], body), BODIES))
     for body, found in zip(BODIES, together, strict=True):
         expected = choices(in_turn, body)
         for here, there in zip(found, expected, strict=True):
@@ -60,8 +66,17 @@ def test_answers_are_the_same(servers: tuple[LiveServer, LiveServer]) -> None:
             assert json.loads(found[0]["text"])["colour"] in ("red", "blue")
 
 
-def test_it_ends_in_the_middle_of_a_stream(servers: tuple[LiveServer, LiveServer]) -> None:
-    overlapped, _ = servers
+def test_drafts_are_told_of(servers: dict[str, LiveServer]) -> None:
+    drafted = servers["drafted"]
+    assert "drafts   ngram: up to 3 tokens a request and step, by its last 1 to 5 tokens" in drafted.log()
+    choices(drafted, {"prompt": "abcd" * 10, "logit_bias": {"70": 100}, "ignore_eos": True})
+    accepted = drafted.metric("vllm:spec_decode_num_accepted_tokens_total")
+    assert 0 < accepted <= drafted.metric("vllm:spec_decode_num_draft_tokens_total")
+    drafted.wait_for(lambda: "SpecDecoding metrics: Mean acceptance length: " in drafted.log(), 10)
+
+
+def test_it_ends_in_the_middle_of_a_stream(servers: dict[str, LiveServer]) -> None:
+    overlapped = servers["overlapped"]
     body = {"prompt": "a", "max_tokens": 250, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", f"{overlapped.url}/v1/completions", json=body, timeout=60) as stream:
         assert next(stream.iter_lines()).startswith("data:")

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from cut_proxy import CutProxy
 from disaggregated import client, config_of, decoded, prefilled, side_channel
 from live_server import LiveServer
 from polling import wait_until
 from process_tree import descendants
+from routed import until
+from router_process import router_process
 from tiny_served import make_served_model
+
+from headway.server.engine.kv.transfer.nixl.wire import GREETING
 
 pytest.importorskip("nixl_cu12")
 
@@ -132,6 +140,77 @@ def test_another_prompt_gets_nothing(servers: Pair) -> None:
     assert "another prompt or cache_salt" in answer.json()["error"]["message"]
     assert tokens(decoded(decode, "/v1/completions", mine, params))
     assert_nothing_is_held(prefill, decode)
+
+
+def told(url: str, body: dict[str, Any]) -> tuple[list[int], str | None, float]:
+    """A stream's tokens, the error in it, and when it ended."""
+    token_ids: list[int] = []
+    error = None
+    with httpx.Client(timeout=30) as own, own.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                event = json.loads(line[6:])
+                error = event["error"]["message"] if "error" in event else error
+                token_ids += [token for choice in event.get("choices", ()) for token in choice["token_ids"]]
+    return token_ids, error, time.monotonic()
+
+
+def test_the_transfer_connection_is_cut_under_open_streams(servers: Pair) -> None:
+    """Of 32 announced prompts 8 can be read; the other readers have claimed theirs, and wait when the connection is gone."""
+    prefill, decode = servers
+    bodies = [fresh(COMPLETION, f"cut {index:04}") for index in range(32)]
+
+    def announced(proxy: CutProxy, body: dict[str, Any]) -> tuple[list[int], str | None, float]:
+        asked = body | {"max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True, "announce": True}}
+        with httpx.Client(timeout=30) as own, own.stream("POST", f"{prefill.url}/v1/completions", json=asked) as stream:
+            lines = stream.iter_lines()
+            first = next(line for line in lines if line.startswith("data: {"))
+            params = json.loads(first[6:])["kv_transfer_params"]
+            return told(decode.url, body | {"kv_transfer_params": params | {"remote_port": proxy.port}})
+
+    known = prefilled(prefill, "/v1/completions", COMPLETION)
+    assert tokens(decoded(decode, "/v1/completions", COMPLETION, known))
+    with CutProxy(known["remote_port"], num_passed=8, num_bytes=len(GREETING) + 32) as proxy, ThreadPoolExecutor(32) as pool:
+        open_ones = [pool.submit(announced, proxy, body) for body in bodies]
+        wait_until(lambda: proxy.num_accepted == 32 or sum(one.done() for one in open_ones) + 8 > 32)
+        proxy.cut()
+        cut = time.monotonic()
+        answers = [one.result() for one in open_ones]
+    assert max(ended for _, _, ended in answers) - cut < 5
+    for body, (token_ids, error, _) in zip(bodies, answers, strict=True):
+        if error is None:
+            assert [token_ids] == tokens(client().post(f"{prefill.url}/v1/completions", json=body))
+        else:
+            assert "did not come from the prefill server" in error
+    assert sum(error is not None for _, error, _ in answers) >= 16
+    assert_nothing_is_held(prefill, decode)
+
+
+def test_a_router_overlaps_both_halves_and_may_be_killed(servers: Pair, tmp_path: Path) -> None:
+    prefill, decode = servers
+    halves = ["--policy", "disaggregated", "--prefill-servers", prefill.url, "--decode-servers", decode.url]
+
+    async def main() -> None:
+        async with router_process(halves, tmp_path / "log") as router:
+            before = decode.metric("vllm:external_prefix_cache_hits_total")
+            asked = fresh(COMPLETION, "routed")
+            token_ids, error, _ = await asyncio.to_thread(told, router.url, asked)
+            assert (error, [token_ids]) == (None, tokens(client().post(f"{prefill.url}/v1/completions", json=asked)))
+            assert decode.metric("vllm:external_prefix_cache_hits_total") > before
+            bodies = [fresh(COMPLETION, f"routed {index:04}") | {"max_tokens": 1500, "ignore_eos": True} for index in range(32)]
+            with ThreadPoolExecutor(32) as pool:
+                open_ones = [pool.submit(told, router.url, body) for body in bodies]
+                await until(lambda: decode.metric("vllm:num_requests_running") > 0, 60)
+                router.process.kill()
+                ends = [one.exception() for one in open_ones]
+            assert all(isinstance(end, httpx.TransportError) for end in ends)
+
+    asyncio.run(main())
+    for server in servers:
+        wait_until(lambda server=server: server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting") == 0)
+    # What a decode server had not been asked for when the router ended is kept for some seconds.
+    wait_until(lambda: prefill.metric("vllm:kv_cache_usage_perc") == 0, limit_s=40)
+    assert_nothing_is_held(decode)
 
 
 def test_the_prefill_server_is_killed_under_open_streams(model: str, servers: Pair) -> None:

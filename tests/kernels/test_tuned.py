@@ -99,6 +99,9 @@ def _check_product(operation: str, count: int, tiles: Tiles, most_shared_memory:
         return
     assert all(map(_is_power_of_two, (tiles.block_m, tiles.block_n, tiles.block_k, tiles.num_warps)))
     assert min(tiles.num_splits, tiles.num_stages) > 0
+    if operation == "int4_linear" and count == 1:
+        assert (tiles.block_m, tiles.num_splits) == (1, 1), "one row has a kernel of its own"
+        return
     if operation != "linear":
         assert min(tiles.block_m, tiles.block_n, tiles.block_k) >= 16, "the matrix units take 16 rows"
         return

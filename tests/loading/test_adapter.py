@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,13 +167,15 @@ def slots_of(loaded: LoadedModel) -> AdapterSlots:
 
 def logits_with(loaded: LoadedModel, adapter: Path) -> torch.Tensor:
     slots = slots_of(loaded)
-    slots.load(AdapterRef(1, "a", str(adapter)))
+    slots.read(AdapterRef(1, "a", str(adapter))).result()
+    slots.load(1)
     slots.set_row(0, 1)
 
     class Adapted(Stepper):
         def _batch(self, rows: Any) -> tuple[ForwardBatch, torch.Tensor]:
             batch, tokens = super()._batch(rows)
-            batch.lora = slots.plan(np.zeros(len(rows), dtype=np.int64), batch.query_lens)
+            step: Any = SimpleNamespace(rows=np.zeros(len(rows), dtype=np.int64), query_lens=batch.query_lens)
+            batch.lora = slots.plan(step)
             return batch, tokens
 
     return Adapted(loaded.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from headway.server.models.registry import ARCHITECTURES, GGUF_ARCHITECTURES
+from headway.server.models.transformers_config import known_classes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -25,3 +26,10 @@ def test_the_table_is_as_the_registry_is() -> None:
     begin, end = "<!-- families -->\n", "\n<!-- /families -->"
     text = PAGE.read_text(encoding="utf-8")
     assert text[text.index(begin) + len(begin) : text.index(end)].strip() == table()
+
+
+def test_the_classes_of_transformers_are_those_of_the_table() -> None:
+    begin, end = "<!-- classes -->\n", "\n<!-- /classes -->"
+    text = PAGE.read_text(encoding="utf-8")
+    listed = text[text.index(begin) + len(begin) : text.index(end)]
+    assert " ".join(listed.split()) == ", ".join(f"`{name}`" for name in known_classes() if name not in ARCHITECTURES) + "."

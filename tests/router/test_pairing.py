@@ -101,7 +101,7 @@ def test_the_prefill_server_s_transfer_goes_to_the_decode_server_which_streams()
                 "max_tokens": 1,
                 "max_completion_tokens": 1,
                 "stream": False,
-                "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False},
+                "kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False, "announce": True},
             }
             assert await sent(both.decode[0]) == {**CHAT, "kv_transfer_params": PARAMS | {"for": "Hello"}}
             ids = {server.requests[0].headers["x-request-id"] for server in (both.prefill[0], both.decode[0])}
@@ -120,7 +120,6 @@ def test_the_prefill_server_s_transfer_goes_to_the_decode_server_which_streams()
         ("/v1/completions", {"prompt": "a", "n": 2}),
         ("/v1/completions", {"prompt": "a", "echo": True}),
         ("/v1/completions", {"prompt": "a", "prompt_logprobs": 1}),
-        ("/v1/completions", {"prompt": "a", "kv_transfer_params": {"do_remote_prefill": True}}),
         ("/v1/embeddings", {"input": "a"}),
         ("/v1/completions", [1]),
     ],
@@ -248,6 +247,23 @@ def test_a_decode_server_that_takes_no_connection_costs_no_second_prefill() -> N
     asyncio.run(main())
 
 
+def test_a_stream_that_begins_with_an_error_is_asked_for_once_more() -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        if "kv_transfer_params" not in await request.json():
+            return await events_of(request)
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await answer.prepare(request)
+        await answer.write(b'data: {"error":{"message":"KV cache not loaded","code":500}}\n\n' + DONE)
+        return answer
+
+    async def main() -> None:
+        async with halves([recording], [failing]) as both:
+            assert await both.chat() == EVENT * 3 + DONE
+            assert await both.unpaired("not_fetched") == 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("is_well_alone", [True, False])
 def test_a_decode_server_whose_transfer_fails_is_asked_once_more_to_do_all(is_well_alone: bool) -> None:
     async def failing(request: web.Request) -> web.StreamResponse:
@@ -274,6 +290,84 @@ def test_an_error_of_a_request_without_a_transfer_is_passed_on() -> None:
             async with both.client.post(f"{both.running.url}/v1/completions", json={"prompt": ["a", "b"]}) as answer:
                 assert answer.status == 500
             assert len(both.decode[0].requests) == 1
+
+    asyncio.run(main())
+
+
+def test_a_client_may_not_say_where_kv_is() -> None:
+    async def main() -> None:
+        async with halves([recording], [recording_stream]) as both:
+            for path in ("/v1/completions", "/invocations"):
+                asked = {"prompt": "a", "kv_transfer_params": {"do_remote_prefill": True, "remote_host": "localhost"}}
+                async with both.client.post(f"{both.running.url}{path}", json=asked) as answer:
+                    assert answer.status == 400
+                    assert (await answer.json())["error"]["param"] == "kv_transfer_params"
+            assert both.prefill[0].requests == both.decode[0].requests == []
+
+    asyncio.run(main())
+
+
+class Announcing:
+    """A prefill server that says where the KV will be, and computes until ``ends`` is set."""
+
+    def __init__(self) -> None:
+        self.ends = asyncio.Event()
+        self.is_left = asyncio.Event()
+        self.has_ended = asyncio.Event()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+        await answer.prepare(request)
+        event = json.dumps({"choices": [], "kv_transfer_params": PARAMS}).encode()
+        await answer.write(b": keep-alive\n\ndata: " + event[:20])
+        await answer.write(event[20:] + b"\n\n")
+        try:
+            await self.ends.wait()
+            await answer.write(EVENT + DONE)
+        except asyncio.CancelledError:
+            self.is_left.set()
+            raise
+        self.has_ended.set()
+        return answer
+
+
+def test_a_decode_server_is_asked_while_the_prompt_is_computed() -> None:
+    async def main() -> None:
+        prefill = Announcing()
+        async with halves([prefill], [recording_stream]) as both:
+            assert await both.chat() == EVENT * 3 + DONE
+            assert (await sent(both.decode[0]))["kv_transfer_params"] == PARAMS
+            name = f'headway:router_open_requests{{server="{both.prefill[0].url}"}}'
+            assert await metric(both.running, both.client, name) == 1, "it computes"
+            prefill.ends.set()
+            await asyncio.wait_for(prefill.has_ended.wait(), 30)
+            while await metric(both.running, both.client, name):
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("why", ["the client leaves", "the KV does not come"])
+def test_a_prefill_that_nobody_waits_for_is_ended(why: str) -> None:
+    async def decoding(request: web.Request) -> web.StreamResponse:
+        if "kv_transfer_params" not in await request.json():
+            return await events_of(request)
+        if why == "the KV does not come":
+            return web.json_response({"error": {"message": "KV cache not loaded"}}, status=500)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> None:
+        prefill = Announcing()
+        async with halves([prefill], [decoding]) as both:
+            asking = asyncio.create_task(both.chat())
+            await until(lambda: both.decode[0].requests)
+            if why == "the client leaves":
+                asking.cancel()
+            else:
+                assert await asking == EVENT * 3 + DONE
+            await asyncio.wait_for(prefill.is_left.wait(), 30)
 
     asyncio.run(main())
 

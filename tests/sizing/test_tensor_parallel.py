@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gloo_ranks import run_ranks
 from tiny_models import make_tiny_model
 
-from headway.server.config.plan import DeviceFacts, make_plan
+from headway.server.config.parallel import ParallelConfig
+from headway.server.config.plan import DeviceFacts, Quantization, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ConfigError
 from headway.server.loading.loader import load_model
 from headway.server.models.base import DecoderConfig
+from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import kv_spec
 from headway.server.sizing.model import ModelShape, read_shape
+from headway.server.sizing.pipeline_parallel import shares
+from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split, rank_share
 from headway.server.sizing.weights import weight_bytes
 
@@ -64,11 +69,13 @@ def test_the_nearest_that_works_is_named(tmp_path: Path, size: int, num_devices:
 )
 def test_devices_share_sequences_where_they_hold_the_same_heads(tmp_path: Path, context: int, size: int, told: str | None) -> None:
     _, shape = shape_of(tmp_path, "llama")  # two key-value heads
+    parallel = ParallelConfig(tensor_parallel_size=size, decode_context_parallel_size=context)
+    check_context(parallel.model_copy(update={"prefill_context_parallel_size": context}), shape.config)  # which does that anyway
     if told is None:
-        check_context(context, size, shape.config)
+        check_context(parallel, shape.config)
     else:
         with pytest.raises(ConfigError, match=f"^--decode-context-parallel-size {context}: .*{told}"):
-            check_context(context, size, shape.config)
+            check_context(parallel, shape.config)
 
 
 def test_blocks_of_a_gguf_are_not_torn(tmp_path: Path) -> None:
@@ -123,6 +130,55 @@ def test_a_ranks_share_of_a_mixture(tmp_path: Path, name: str, has_whole_experts
     share = rank_share(shape, 2, has_whole_experts=has_whole_experts)
     plan = make_plan(config, shape.facts, FACTS)
     assert max(run_ranks(2, work)) == weight_bytes(share, plan, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "num_devices", "told"),
+    [
+        ("gpt-oss", (1, 2), None, "--prefill-context-parallel-size 2: this model has attention sinks"),
+        ("llama", (1, 3), 2, "--prefill-context-parallel-size 3 needs as many GPUs, and there are 2: use 2$"),
+        ("llama", (2, 4), 6, "--prefill-context-parallel-size 4 needs 8 GPUs with --tensor-parallel-size 2, and there are 6: use 3$"),
+    ],
+)
+def test_devices_that_can_not_share_prompts(tmp_path: Path, name: str, sizes: tuple[int, int], num_devices: int | None, told: str) -> None:
+    _, shape = shape_of(tmp_path, name)
+    parallel = ParallelConfig(tensor_parallel_size=sizes[0], prefill_context_parallel_size=sizes[1])
+    with pytest.raises(ConfigError, match=f"^{told}"):
+        check_prompt_shares(parallel, shape.config, num_devices=num_devices)
+
+
+def test_a_ranks_share_of_experts_that_move(tmp_path: Path) -> None:
+    _, shape = shape_of(tmp_path, "mixtral")
+    files = make_tiny_model("mixtral", tmp_path)
+    topic = {"tensor_parallel_size": 2, "enable_expert_parallel": True, "enable_eplb": True, "eplb_config": {"num_redundant_experts": 3}}
+    config = ServerConfig.model_validate({"model": {"device": "cpu", "dtype": "float32"}, "parallel": topic})
+
+    def work(group: TensorParallelGroup) -> int:
+        how: dict[str, Any] = {"quantization": "none", "load_format": "auto", "seed": 0}
+        whole: dict[str, Any] = {"has_whole_experts": True, "num_redundant_experts": 3}
+        return load_model(files, dtype="float32", device=torch.device("cpu"), group=group, **how, **whole).weight_bytes
+
+    (share,) = shares(shape, config.parallel)
+    assert run_ranks(2, work) == [weight_bytes(share, make_plan(config, shape.facts, FACTS), on_cpu=True)] * 2
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "num_redundant", "quantization", "told"),
+    [
+        (2, 0, "none", "5 experts and 0 redundant ones are not shared evenly by 2 ranks; the nearest .* num_redundant_experts 1 in"),
+        (2, 7, "none", "with 7 redundant ones a rank would have one of the 5 experts twice; the nearest .* num_redundant_experts 5 in"),
+        (4, 1, "none", "5 experts and 1 redundant one are not shared evenly by 4 ranks; the nearest .* num_redundant_experts 3 in"),
+        (2, 1, "int8", "experts that are kept quantised are packed for this machine's products, .* or add --quantization none"),
+    ],
+)
+def test_which_ranks_can_have_experts_that_move(
+    tmp_path: Path, num_ranks: int, num_redundant: int, quantization: Quantization, told: str
+) -> None:
+    _, shape = shape_of(tmp_path, "mixtral")
+    asked: dict[str, Any] = {"enable_eplb": True, "eplb_config": {"num_redundant_experts": num_redundant}}
+    parallel = ParallelConfig(tensor_parallel_size=num_ranks, enable_expert_parallel=True, **asked)
+    with pytest.raises(ConfigError, match=f"^--enable-eplb: {told}"):
+        check_balancing(parallel, shape.config, quantization)
 
 
 def test_which_ranks_can_share_experts(tmp_path: Path) -> None:

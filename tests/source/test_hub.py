@@ -57,6 +57,14 @@ def test_ignored_files_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
     assert contents(found).keys() == {"config.json", "tokenizer.json", "model.safetensors"}
 
 
+def test_code_is_fetched_only_where_it_is_trusted(hub: Hub, tmp_path: Path) -> None:
+    """Also when the rest of the model is there already."""
+    hub.repositories["org/code"] = FILES | {"config.json": b'{"auto_map": {}}', "modeling_x.py": b"", "evil/setup.py": b""}
+    plain, trusted = (HubModel("org/code", None, None, str(tmp_path / "hub"), hub.url, with_code=trusts) for trusts in (False, True))
+    assert contents(plain.fetch("auto")).keys() == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert contents(trusted.fetch("auto")).keys() == {"config.json", "tokenizer.json", "model.safetensors", "modeling_x.py"}
+
+
 def test_modules_of_sentence_transformers_are_fetched_too(hub: Hub, tmp_path: Path) -> None:
     modules = {"1_Pooling/config.json": b"{}", "2_Dense/config.json": b"{}", "2_Dense/model.safetensors": b"weights"}
     hub.repositories["org/three"] = FILES | modules | {"2_Dense/pytorch_model.bin": b"pickle", "onnx/model.onnx": b"other"}

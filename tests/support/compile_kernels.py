@@ -61,12 +61,12 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
             found.append(("rope", rope.rope_and_cache_kernel, types, constants | latent))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     found += attention_cases(pointer, torch_dtype, capability) + shared_pages_cases(pointer, capability)
-    merge_wide = {"HAS_TOTAL": False, "NUM_SPLITS": shared_pages.MAX_SPLITS, "BLOCK_S": shared_pages.MAX_SPLITS, "BLOCK_D": 1024}
+    merge_wide = {"HAS_TOTAL": False, "BLOCK_S": shared_pages.MAX_SPLITS, "BLOCK_D": 1024, "num_warps": 8}
     types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
     found.append(("merge", paged_attention.merge_kernel, types, merge_wide))
     for parts, has_total in (("*fp32", False), ("*fp32", True), (pointer, False)):
         types = {"parts_ptr": parts, "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
-        merge = {"HAS_TOTAL": has_total, "NUM_SPLITS": 8, "BLOCK_S": 8, "BLOCK_D": 128}
+        merge = {"HAS_TOTAL": has_total, "BLOCK_S": 8, "BLOCK_D": 128}
         found.append(("merge", paged_attention.merge_kernel, types, merge))
     found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
     return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
@@ -85,7 +85,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     for page in (pointer, _fp8_pages(capability)):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
         for splits, has_spans in ((1, False), (8, False), (1, True)):
-            options = {"NUM_SPLITS": splits, "HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
+            options = {"HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
             out = {"out_ptr": "*fp32" if splits > 1 else pointer}
             found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
         for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
@@ -104,7 +104,7 @@ def shared_pages_cases(pointer: str, capability: int) -> list[Case]:
     fp8 = _fp8_pages(capability)
     for page, num_heads, splits, has_starts in ((pointer, 128, 8, False), (fp8, 128, 1, True), (fp8, 16, 1, False)):
         block_m = shared_pages.head_block(num_heads)
-        options = {"BLOCK_M": block_m, "num_warps": block_m // 4, "NUM_SPLITS": splits, "HAS_LSE": splits > 1}
+        options = {"BLOCK_M": block_m, "num_warps": block_m // 4, "HAS_LSE": splits > 1}
         options |= {"HAS_STARTS": has_starts, "HAS_SPANS": False}
         own = types | {"pages_ptr": page, "out_ptr": "*fp32" if splits > 1 else pointer}
         found.append(("shared_pages", shared_pages.shared_pages_kernel, own, constants | options))
@@ -132,6 +132,8 @@ def compile_case(case: Case, capability: int) -> Any:
     """Triton's CompiledKernel for a GPU of that capability; options among the constants of ``case`` are taken out of them."""
     _, kernel, types, constants = case
     options = {option: constants.pop(option, default) for option, default in OPTIONS.items()}
+    if "IS_DEPENDENT" in kernel.arg_names:
+        constants["IS_DEPENDENT"] = options["launch_pdl"] = capability >= 90
     signature = {arg: "constexpr" if arg in constants else types.get(arg, "i32") for arg in kernel.arg_names}
     multiples = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(signature.values()) if kind.startswith("*") or kind == "i32"}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=multiples)
@@ -143,6 +145,7 @@ def compile_all(capability: int, dtype: str) -> None:
         compiled = compile_case(case, capability)
         fused = len(re.findall(r"\bfma\.", compiled.asm["ptx"]))
         taken = {"shared": compiled.metadata.shared, "fused": fused} | _registers(compiled.asm["cubin"])
+        taken |= {"launched_early": compiled.metadata.launch_pdl, "waits": "griddepcontrol.wait" in compiled.asm["ptx"]}
         print(json.dumps({"kernel": case[0], "sm": capability, "dtype": dtype} | taken), flush=True)
 
 

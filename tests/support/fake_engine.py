@@ -12,10 +12,10 @@ import msgspec
 
 from headway.server.engine.client import DeltaStream
 from headway.server.errors import AdapterError, EngineAsleep, EngineDead, EngineNotReady, HeadwayError, QueueFull
+from headway.server.stats import AdapterStats
 from headway.server.text.tokenizer import Tokenizer
 from headway.server.types import (
     AdapterRef,
-    AdapterStats,
     EngineInfo,
     EngineStats,
     FinishReason,

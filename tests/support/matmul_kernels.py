@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul, quantize, split_k
+from headway.kernels.gpu import fp8_matmul, int4_matmul, int4_single_row, linear, quant_matmul, quantize, split_k
 from headway.kernels.gpu.device import SMALLEST_SHARED_MEMORY_BYTES
 from headway.kernels.tuned import Tiles
 
@@ -85,7 +85,10 @@ def _int4(pointer: str) -> list[Case]:
     found = []
     for group_size, has_order in ((128, False), (32, True)):
         half = min(64, group_size)
-        for num_rows in (1, 16, 64, 128, 1024):
+        one = {"HAS_ORDER": has_order, "HAS_BIAS": True, "HALF": half, "BLOCK_N": 4, "CHUNKS": 1024 // half, "x_stride_k": 1}
+        words = types | {"words_ptr": "*i32", "out_ptr": pointer}
+        found.append(("int4_single_row", int4_single_row.int4_single_row_kernel, words, one | {"num_stages": 1}))
+        for num_rows in (16, 64, 128, 1024):
             tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, dtype, MULTIPROCESSORS)
             constants = _constants(tiles) | {"HAS_ORDER": has_order and num_rows <= 64, "SCALE_AFTER": num_rows <= 64, "HAS_BIAS": True}
             del constants["BLOCK_K"]

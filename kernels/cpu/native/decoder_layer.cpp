@@ -28,19 +28,26 @@ struct LayerStep {
 
 namespace {
 
-// Writes a row's keys and values of some heads, turns the queries that share them in place and lets them attend.
-template <class Decode, class P>
-void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
+// Writes a row's keys, turned, and values of some heads to their pages.
+template <class P>
+void write(const DecodeTask& task, const float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
   const DecodeShape& s = step.attention;
-  const int64_t row = task.row, half = step.rotary_dim / 2, slot = step.slots[row], head = task.kv_head * s.group();
+  const int64_t row = task.row, half = step.rotary_dim / 2, slot = step.slots[row];
+  if (slot < 0) return;
+  const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
+  const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
+  const int64_t place = (slot * s.kv_heads + task.kv_head) * s.dim;
+  for (int64_t h = 0; h < task.heads; h++) rotate(k_cache + place + h * s.dim, k + h * s.dim, cos, sin, half, s.dim, 1);
+  convert(v_cache + place, v, task.heads * s.dim);
+}
+
+// Turns the queries of a row that share some heads in place and lets them attend.
+template <class Decode, class P>
+void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, const P* k_cache, const P* v_cache, const LayerStep& step) {
+  const DecodeShape& s = step.attention;
+  const int64_t row = task.row, half = step.rotary_dim / 2, head = task.kv_head * s.group();
   const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
   float* q = qkv + row * s.q_stride + head * s.dim;
-  const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
-  if (slot >= 0) {
-    const int64_t place = (slot * s.kv_heads + task.kv_head) * s.dim;
-    for (int64_t h = 0; h < task.heads; h++) rotate(k_cache + place + h * s.dim, k + h * s.dim, cos, sin, half, s.dim, 1);
-    convert(v_cache + place, v, task.heads * s.dim);
-  }
   for (int64_t h = 0; h < task.heads * s.group(); h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
   decode.run(task, out + (row * s.q_heads + head) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width, step.lengths[row]);
 }
@@ -67,6 +74,9 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
       round_row(for_qkv, r, normed + r * size, size);
     }
     multiply_grouped(qkv, w.qkv, w.qkv_bias, for_qkv, rows);
+    // All rows before any attends: some may be further tokens of the sequence of another.
+#pragma omp for schedule(static)
+    for (int64_t task = 0; task < tasks.count; task++) write(tasks[task], qkv, k_cache, v_cache, step);
     with_decode<float, P>(step.attention, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t task = 0; task < tasks.count; task++) attend(decode, tasks[task], attended, qkv, k_cache, v_cache, step);

@@ -175,6 +175,11 @@ class GenerationFields(RequestModel, StructuredFields):
         return self.stop
 
     @property
+    def streams(self) -> bool:
+        """Whether the answer is a stream: one that announces where KV will be always is."""
+        return self.stream or (self.kv_transfer_params is not None and self.kv_transfer_params.announce)
+
+    @property
     def wanted_logprobs(self) -> int | None:
         """SamplingParams.logprobs."""
         raise NotImplementedError
@@ -191,9 +196,9 @@ class GenerationFields(RequestModel, StructuredFields):
 
     def check(self) -> None:
         super().check()
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is not None and not self.streams:
             raise RequestError("stream_options is for streams: set stream to true, or leave it out.", "stream_options")
-        if self.prompt_logprobs is not None and self.stream:
+        if self.prompt_logprobs is not None and self.streams:
             raise RequestError("prompt_logprobs can't be streamed: leave stream out, or prompt_logprobs.", "prompt_logprobs")
         limit = self.asked_max_tokens
         if limit is not None and self.min_tokens > limit:

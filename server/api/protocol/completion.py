@@ -47,7 +47,7 @@ class CompletionRequest(GenerationFields):
             raise RequestError("max_tokens must be at least 1, got 0; 0 is for echo, where only the prompt is wanted.", "max_tokens")
         if self.num_drawn < self.n:
             raise RequestError(f"best_of ({self.best_of}) must be at least n ({self.n}).", "best_of")
-        if self.num_drawn > self.n and self.stream:
+        if self.num_drawn > self.n and self.streams:
             raise RequestError(
                 "best_of can't be streamed: which choices are best shows at the end. Leave stream out, or best_of.", "best_of"
             )

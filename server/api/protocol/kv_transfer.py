@@ -15,6 +15,10 @@ class KVTransferParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     do_remote_decode: bool = Field(False, description="Keep the prompt's KV for another server; the answer says where.")
+    announce: bool = Field(
+        False,
+        description="With do_remote_decode: the answer is a stream, and its first event says where the KV will be before it is computed.",
+    )
     do_remote_prefill: bool = Field(False, description="Fetch the prompt's KV from where the others say, as an answer gave them.")
     remote_engine_id: Annotated[str, StringConstraints(max_length=256)] | None = None
     remote_request_id: Annotated[str, StringConstraints(max_length=256)] | None = None

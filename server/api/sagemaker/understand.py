@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headway.server.api.deps import AppState
-from headway.server.api.protocol.base import RequestModel
+from headway.server.api.protocol.base import GenerationFields, RequestModel
 from headway.server.api.protocol.parse import parse_request
 from headway.server.api.sagemaker.shapes import operation_of
 from headway.server.api.serving.answer import Answer
@@ -23,7 +23,8 @@ class Invocation:
 
     @property
     def is_stream(self) -> bool:
-        return bool(getattr(self.request, "stream", False))
+        request = self.request
+        return request.streams if isinstance(request, GenerationFields) else bool(getattr(request, "stream", False))
 
     async def open(self, state: AppState, call: Call) -> Answer:
         return await self.operation.open(state, call, self.request)

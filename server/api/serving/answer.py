@@ -14,6 +14,7 @@ from headway.server.api.serving.best_of import best_of
 from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.api.serving.generate import Generation, Usage
 from headway.server.api.serving.intervals import Intervals
+from headway.server.api.serving.kv_transfer import announcement
 
 
 class Answer(Protocol):
@@ -74,7 +75,7 @@ class GeneratedAnswer:
 
     @property
     def is_stream(self) -> bool:
-        return self._request.stream
+        return self._request.streams
 
     async def whole(self) -> bytes:
         whole: dict[int, ChoiceDelta] = {}
@@ -102,6 +103,8 @@ class GeneratedAnswer:
         is_continuous = self._forces_usage or (options is not None and options.include_usage and options.continuous_usage_stats)
         async with aclosing(self._generation.batches()) as batches:
             async for batch in batches:
+                if (source := batch[0].kv_source) is not None and batch[0].finish_reason is None:
+                    yield [announcement(source)]
                 due = self._intervals.due(self._parsed(batch))
                 usage = self._generation.usage() if is_continuous else None
                 if chunks := [chunk for delta in due for chunk in self._form.chunks(delta, usage)]:

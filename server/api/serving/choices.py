@@ -28,7 +28,7 @@ class ChoiceDelta:
     stop_reason: int | str | None
     reasoning: str = ""
     tool_calls: list[ToolCallPiece] = field(default_factory=list)
-    kv_source: KVSource | None = None  # where the prompt's KV is kept, with the last piece
+    kv_source: KVSource | None = None  # where the prompt's KV is kept, with the last piece; or will be, with the first
 
     @property
     def is_plain(self) -> bool:
@@ -45,7 +45,7 @@ class ChoiceDelta:
             self.logprobs = (self.logprobs or []) + later.logprobs
         self.prompt_logprobs = self.prompt_logprobs or later.prompt_logprobs
         self.finish_reason, self.stop_reason = later.finish_reason, later.stop_reason
-        self.kv_source = later.kv_source
+        self.kv_source = later.kv_source or self.kv_source
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Choice:
     def _feed_one(self, delta: TokenDelta, new: ChoiceDelta) -> None:
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
         self.num_fetched_tokens = max(self.num_fetched_tokens, delta.num_fetched_tokens)
-        new.kv_source = delta.kv_source
+        new.kv_source = delta.kv_source or new.kv_source
         self.times = delta.times or self.times
         self._check_end(delta)
         token_ids, logprobs = delta.token_ids, delta.logprobs

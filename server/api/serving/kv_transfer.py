@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headway.server.api.json_text import encode
 from headway.server.api.protocol.base import GenerationFields
 from headway.server.api.protocol.kv_transfer import KVTransferParams
 from headway.server.api.serving.choices import ChoiceDelta
@@ -24,7 +25,7 @@ def transfer_of(request: GenerationFields, config: KVTransferConfig, num_prompts
     if settings is None:
         raise RequestError("kv_transfer_params is for servers with --kv-transfer-config: leave it out.", _PARAM)
     _check(request, params, settings, num_prompts)
-    return KVTransfer(params.do_remote_decode, _source_of(params, settings) if params.do_remote_prefill else None)
+    return KVTransfer(params.do_remote_decode, params.announce, _source_of(params, settings) if params.do_remote_prefill else None)
 
 
 def _check(request: GenerationFields, params: KVTransferParams, settings: KVTransferSettings, num_prompts: int) -> None:
@@ -34,8 +35,10 @@ def _check(request: GenerationFields, params: KVTransferParams, settings: KVTran
         raise RequestError("Beam search does not go with kv_transfer_params: leave out one of them.", "use_beam_search")
     if params.do_remote_decode and not settings.keeps:
         raise RequestError("This server is a kv_consumer and keeps no KV for others: leave out do_remote_decode.", _PARAM)
-    if params.do_remote_decode and request.stream:
-        raise RequestError("A stream has no place for the kv_transfer_params of its answer: set stream to false.", "stream")
+    if params.do_remote_decode and request.stream and not params.announce:
+        raise RequestError("A stream has no place for the kv_transfer_params of its answer: set stream to false, or announce.", "stream")
+    if params.announce and not params.do_remote_decode:
+        raise RequestError("Only what is kept here can be announced: leave out announce, or set do_remote_decode.", _PARAM)
     if params.do_remote_prefill and not settings.fetches:
         raise RequestError("This server is a kv_producer and fetches no KV: leave out do_remote_prefill.", _PARAM)
 
@@ -57,8 +60,15 @@ def _source_of(params: KVTransferParams, settings: KVTransferSettings) -> KVSour
 def answered_transfer(choices: Sequence[ChoiceDelta]) -> dict[str, Any] | None:
     """What a request to the server that decodes has to say for the KV that is kept here; None: none is."""
     source = next((choice.kv_source for choice in choices if choice.kv_source is not None), None)
-    if source is None:
-        return None
+    return None if source is None else _told(source)
+
+
+def announcement(source: KVSource) -> bytes:
+    """The chunk, of any family's stream, that says where the prompt's KV will be."""
+    return encode({"choices": [], "kv_transfer_params": _told(source)})
+
+
+def _told(source: KVSource) -> dict[str, Any]:
     return {
         "do_remote_prefill": True,
         "do_remote_decode": False,

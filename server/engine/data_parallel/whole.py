@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import msgspec
 
+from headway.server.stats import DraftStats
 from headway.server.types import EngineInfo, EngineStats, SleepPart, SleepState
 
 _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
@@ -13,8 +15,12 @@ _PARTS: tuple[SleepPart, ...] = ("weights", "kv_cache", "scheduling")
 
 def joint_stats(engines: Sequence[EngineStats]) -> EngineStats:
     """Sums; the step is one of each engine."""
-    summed = [field for field in EngineStats.__struct_fields__ if field not in ("transfers", "adapters")]  # those are each engine's own
-    return EngineStats(**{field: sum(getattr(stats, field) for stats in engines) for field in summed})
+    own = ("transfers", "adapters", "balancing", "drafts")  # each engine's, but drafts, which have a sum of their own
+    drafts = [stats.drafts for stats in engines if stats.drafts is not None]
+    return EngineStats(
+        **{field: sum(getattr(stats, field) for stats in engines) for field in EngineStats.__struct_fields__ if field not in own},
+        drafts=reduce(DraftStats.plus, drafts) if drafts else None,
+    )
 
 
 def joint_info(engines: Sequence[EngineInfo]) -> EngineInfo:

@@ -84,12 +84,18 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 def place_of(parallel: ParallelConfig, rank: int) -> RankPlace:
-    return RankPlace(rank, parallel.tensor_parallel_size, parallel.pipeline_parallel_size)
+    sizes = parallel.tensor_parallel_size, parallel.pipeline_parallel_size, parallel.prefill_context_parallel_size
+    return RankPlace(rank, *sizes)
 
 
 def layout_of(config: ServerConfig) -> Layout:
     parallel = config.parallel
-    return Layout(parallel.decode_context_parallel_size, parallel.cp_kv_cache_interleave_size, config.compilation.shards_tokens)
+    return Layout(
+        parallel.decode_context_parallel_size,
+        parallel.cp_kv_cache_interleave_size,
+        config.compilation.shards_tokens,
+        parallel.prefill_context_parallel_size,
+    )
 
 
 class Join(msgspec.Struct, tag=True, frozen=True):

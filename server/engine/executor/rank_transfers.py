@@ -8,6 +8,7 @@ from headway.server.engine.executor.rank_messages import Move
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.kv.transfer.orders import Order, Report
+from headway.server.layers.forward import LayerWatcher
 
 
 class RankedWorkers:
@@ -21,6 +22,10 @@ class RankedWorkers:
     def order(self, orders: Sequence[Order]) -> None:
         self._ranks.tell(Move(list(orders)))
         self._here.order(orders)
+
+    def begin_step(self) -> LayerWatcher | None:
+        """Each rank follows its own passes; this one's side is asked itself."""
+        return self._here.begin_step()
 
     def take_reports(self) -> list[Report]:
         return self._here.take_reports() + self._ranks.take_reports()

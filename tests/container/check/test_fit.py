@@ -150,6 +150,22 @@ def test_ranks_that_share_sequences_have_room_for_more_tokens(tmp_path: Path) ->
         report(4)
 
 
+def test_devices_that_share_prompts_share_their_cache(tmp_path: Path) -> None:
+    """Each has the weights of one device."""
+    shape, instance = large(tmp_path), find_instance("ml.g5.12xlarge")
+
+    def report(num_shares: int) -> FitReport:
+        parallel = {"prefill_context_parallel_size": num_shares}
+        return fit_report(config_of(parallel=parallel, model={"max_model_len": 8192, "dtype": "bfloat16"}), shape, instance)
+
+    plain, shared = report(1), report(4)
+    assert shared.num_ranks == 4
+    assert (shared.weight_bytes, shared.bytes_per_block) == (plain.weight_bytes, plain.bytes_per_block)
+    assert shared.num_kv_tokens == 4 * plain.num_kv_tokens
+    with pytest.raises(ConfigError, match=r"^--prefill-context-parallel-size 5 needs as many GPUs, and there are 4: use 4$"):
+        report(5)
+
+
 def test_the_largest_step_is_the_engines(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path)
     config, device = config_of(model={"device": "cpu", "dtype": "float32"}), torch.device("cpu")

@@ -21,6 +21,7 @@ from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, GenerateRequest
 
 CONTEXT = {"decode_context_parallel_size": 2}
+PROMPTS = {"tensor_parallel_size": 1, "prefill_context_parallel_size": 2}
 SEQUENCE = {"compilation_config": {"pass_config": {"enable_sp": True}}}
 
 
@@ -52,6 +53,7 @@ def single(files: ModelFiles) -> EngineCore:
     scope="module",
     params=[
         pytest.param((CONTEXT, {}, {"block_size": 4, "num_gpu_blocks_override": 18}), id="context"),
+        pytest.param((PROMPTS, {}, {"block_size": 4, "num_gpu_blocks_override": 18}), id="prompts"),
         pytest.param(({}, SEQUENCE, {"block_size": 8, "num_gpu_blocks_override": 18}), id="sequence"),
     ],
 )
@@ -112,6 +114,23 @@ def test_capped_scores_and_windows_where_ranks_share_sequences(tmp_path: Path) -
     ranked = engine_of(files, 2, CONTEXT, {}, cache={"block_size": 4, "num_gpu_blocks_override": 18})
     try:
         assert_alike(engine_of(files, 1, {}, {}), ranked, requests, stagger=3)
+    finally:
+        ranked.shutdown()
+
+
+@pytest.mark.parametrize(("num_ranks", "num_stages", "compilation"), [(2, 1, SEQUENCE), (1, 2, {})], ids=["cut", "stages"])
+def test_prompts_that_are_dealt_out_over_layers_that_are_shared(
+    single: EngineCore, files: ModelFiles, num_ranks: int, num_stages: int, compilation: dict[str, Any]
+) -> None:
+    """Four ranks: two that cut the layers and their steps' tokens, or have some of the layers each, twice."""
+    parallel = {"prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 4, "pipeline_parallel_size": num_stages}
+    topics: dict[str, Any] = {"cache": {"block_size": 4, "num_gpu_blocks_override": 18}}
+    if num_stages > 1:
+        topics["scheduler"] = {"max_num_batched_tokens": 15, "max_num_seqs": 4}
+    ranked = engine_of(files, num_ranks, parallel, compilation, **topics)
+    try:
+        assert_alike_on_too_small_a_cache(single, ranked)
+        assert_alike(single, ranked, [request("drawn", LONG[:9], temperature=1.0, seed=3, logprobs=2)])
     finally:
         ranked.shutdown()
 

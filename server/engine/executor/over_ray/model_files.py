@@ -22,6 +22,7 @@ def files_of_this_host(model: ModelConfig, address: str, cache_dir: Path) -> Mod
             revision=model.revision,
             download_dir=model.download_dir,
             load_format=model.load_format,
+            with_code=model.trust_remote_code,
             ignore_patterns=model.ignore_patterns,
             cache_dir=cache_dir,
             on_progress=log.info,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.engine.request import Request
+from headway.server.layers.forward import LayerWatcher
 from headway.server.types import KVSource, TransferStats
 
 
@@ -53,6 +54,22 @@ class SchedulerSide(Protocol):
         """The request has ended while its KV was on its way."""
         ...
 
+    def offer_computed(self, request: Request, block_ids: Sequence[int]) -> None:
+        """A request that ``announces`` runs, holds ``block_ids`` and has computed its ``num_computed_tokens``. The first call announces."""
+        ...
+
+    def offer_computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """The same: the next plan computes it as far as its ``num_scheduled_tokens``."""
+        ...
+
+    def take_announced(self) -> list[tuple[str, KVSource]]:
+        """Requests, and where their KV will be: once each. To be told once ``take_orders`` are with the workers."""
+        ...
+
+    def break_off(self, request: Request) -> None:
+        """The request ends without an answer, or starts over: what was announced of it does not come."""
+        ...
+
     def keep(self, request: Request, block_ids: Sequence[int]) -> KVSource | None:
         """The request ends with an answer and holds ``block_ids``: where its prompt's KV is kept, if it is to be."""
         ...
@@ -83,6 +100,10 @@ class WorkerSide(Protocol):
 
     def order(self, orders: Sequence[Order]) -> None:
         """A withdrawal holds when this returns."""
+        ...
+
+    def begin_step(self) -> LayerWatcher | None:
+        """A forward pass begins that carries out the plan behind the last orders, on their thread. None: nobody waits for its layers."""
         ...
 
     def take_reports(self) -> list[Report]:

@@ -8,10 +8,30 @@ from headway.server.types import KVSource
 
 
 class Offer(msgspec.Struct, tag=True, frozen=True):
-    """These blocks hold the KV of a prompt with this ``digest``, in its order. Whoever knows ``token`` may read them, once."""
+    """These blocks hold the KV of a prompt with this ``digest``, in its order. Whoever knows ``token`` may read them, once.
+
+    Unless it ``is_whole`` the prompt is being computed, and ``MoreOffered`` follow.
+    """
 
     token: str
     digest: bytes
+    block_ids: list[int]
+    is_whole: bool = True
+
+
+class MoreOffered(msgspec.Struct, tag=True, frozen=True):
+    """The next blocks of the offer's prompt are computed; with the last of them it ``is_whole``."""
+
+    token: str
+    block_ids: list[int]
+    is_whole: bool
+
+
+class Computing(msgspec.Struct, tag=True, frozen=True):
+    """The plan behind this order computes these blocks of the offer's prompt, of which the first is number ``first``: layer by layer."""
+
+    token: str
+    first: int
     block_ids: list[int]
 
 
@@ -72,7 +92,13 @@ class Discard(msgspec.Struct, tag=True, frozen=True):
 
 
 MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
-Order = Offer | Withdraw | Fetch | Save | Load | Discard
+Order = Offer | MoreOffered | Computing | Withdraw | Fetch | Save | Load | Discard
+
+
+class Claimed(msgspec.Struct, tag=True, frozen=True):
+    """An offer that was announced has its reader on this rank: from now on its connection says how long it is needed."""
+
+    token: str
 
 
 class Sent(msgspec.Struct, tag=True, frozen=True):
@@ -133,4 +159,4 @@ class Loaded(msgspec.Struct, tag=True, frozen=True):
     seconds: float
 
 
-Report = Sent | Fetched | Settled | Found | Copied | Saved | Loaded
+Report = Claimed | Sent | Fetched | Settled | Found | Copied | Saved | Loaded

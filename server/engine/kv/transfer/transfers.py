@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 from headway.server.engine.kv.manager import CachedPrefix, KVCacheManager
 from headway.server.engine.kv.transfer.connector import Arrival, SchedulerSide
@@ -58,6 +59,24 @@ class Transfers:
         if self._connector is not None:
             self._connector.forget(request)
         self._arrived = deque(arrival for arrival in self._arrived if arrival.request is not request)
+
+    def offer_computed(self, request: Request) -> None:
+        """A request that runs may have computed more: whoever reads its KV meanwhile hears of it."""
+        if self._connector is not None and request.kv_transfer is not None and request.kv_transfer.announces:
+            self._connector.offer_computed(request, self._kv.block_ids(request))
+
+    def offer_computing(self, requests: Iterable[Request]) -> None:
+        """A plan was made that computes more of these."""
+        if self._connector is None:
+            return
+        for request in requests:
+            if request.kv_transfer is not None and request.kv_transfer.announces:
+                self._connector.offer_computing(request, self._kv.block_ids(request))
+
+    def break_off(self, request: Request) -> None:
+        """It gives its blocks back before they are whole."""
+        if self._connector is not None and request.kv_transfer is not None:
+            self._connector.break_off(request)
 
     def keep(self, request: Request) -> KVSource | None:
         """Before the blocks of a request are freed that ends with an answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Report, Sent, Withdraw
+from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError
 from headway.server.layers.forward import LayerKV
 from headway.server.types import KVSource
@@ -51,7 +52,7 @@ class Rank:
 
     def next_report(self) -> Report:
         def there() -> bool:
-            self.reports += self.worker.take_reports()
+            self.reports += [report for report in self.worker.take_reports() if not isinstance(report, Claimed)]
             return bool(self.reports)
 
         wait_until(there)
@@ -104,6 +105,69 @@ def test_blocks_arrive_as_they_are(make_rank: MakeRank) -> None:
 def test_runs_of_blocks_are_one_piece() -> None:
     assert runs_of([1, 2, 3, 7, 8], [4, 5, 6, 7, 9]) == [(1, 4, 3), (7, 7, 1), (8, 9, 1)]
     assert runs_of([], []) == []
+
+
+def test_blocks_are_read_as_they_are_computed(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [], is_whole=False)])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 1, [7, 1, 2])])
+    time.sleep(0.6)  # longer than a reader waits for a word
+    keeper.worker.order([MoreOffered("token", [2, 3], is_whole=False)])
+    wait_until(lambda: torch.equal(reader.kv[2].v[7], keeper.kv[2].v[3]))
+    assert reader.worker.take_reports() == []
+    keeper.worker.order([MoreOffered("token", [9], is_whole=False), MoreOffered("token", [5], is_whole=True)])
+    done = reader.next_report()
+    assert isinstance(done, Fetched)
+    assert done.error is None
+    assert done.num_bytes == 3 * (4 * 2 * 8 * 4) * 2 * 3
+    for mine, theirs in zip(reader.kv, keeper.kv, strict=True):
+        assert torch.equal(mine.k[[7, 1, 2]], theirs.k[[3, 9, 5]])
+    assert keeper.next_report() == Sent("token")
+
+
+def test_layers_of_a_step_are_read_while_it_runs(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [], is_whole=False), Computing("token", 0, [2, 3, 9])])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 1, [7, 1])])
+    step = keeper.worker.begin_step()
+    assert step is not None
+    assert keeper.worker.begin_step() is None
+    for layer in range(2):
+        step.on_layer()
+        wait_until(lambda layer=layer: torch.equal(reader.kv[layer].v[[7, 1]], keeper.kv[layer].v[[3, 9]]))
+        assert not torch.equal(reader.kv[layer + 1].k[[7, 1]], keeper.kv[layer + 1].k[[3, 9]])
+    step.on_layer()
+    keeper.worker.order([MoreOffered("token", [2, 3], is_whole=False), MoreOffered("token", [9], is_whole=True)])
+    done = reader.next_report()
+    assert isinstance(done, Fetched)
+    assert done.error is None
+    assert done.num_bytes == 2 * (4 * 2 * 8 * 4) * 2 * 3
+    assert torch.equal(reader.kv[2].v[[7, 1]], keeper.kv[2].v[[3, 9]])
+
+
+def test_a_prompt_that_is_not_computed_to_its_end(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2], is_whole=False)])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 0, [7, 1])])
+    wait_until(lambda: torch.equal(reader.kv[2].v[7], keeper.kv[2].v[2]))
+    keeper.worker.order([Withdraw("token")])
+    failed = reader.next_report()
+    assert isinstance(failed, Fetched)
+    assert failed.error is not None
+    assert "does not compute it to its end" in failed.error
+    assert keeper.worker.take_reports() == [Claimed("token")], "the engine has withdrawn it itself"
+
+
+def test_a_prefill_server_that_ends_while_it_computes(make_rank: MakeRank) -> None:
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2], is_whole=False)])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 0, [7, 1])])
+    wait_until(lambda: torch.equal(reader.kv[2].v[7], keeper.kv[2].v[2]))
+    keeper.worker.close()
+    failed = reader.next_report()
+    assert isinstance(failed, Fetched)
+    assert failed.error is not None
+    assert failed.is_settled
 
 
 def test_without_blocks_there_is_only_to_tell(make_rank: MakeRank) -> None:
@@ -176,7 +240,7 @@ def test_what_is_withdrawn_while_it_is_read_counts_as_not_come(make_rank: MakeRa
 def test_what_differs_is_noticed(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
     keeper, reader = make_rank(), make_rank(keeps=False)
     keeper.worker.order([Offer("token", b"digest", [2])])
-    monkeypatch.setattr(reader.pages, "checksums", lambda blocks: [0 for _ in blocks])
+    monkeypatch.setattr(reader.pages, "checksums", lambda blocks, *layers: [0 for _ in blocks])
     error = reader.fetch(keeper, [0]).error
     assert error is not None
     assert "the checksums differ" in error

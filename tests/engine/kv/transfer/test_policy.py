@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
-from headway.server.engine.batch import BatchPlan, BatchResult, RowResult
+from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, ScheduledRow
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.nixl.policy import Address, NixlPolicy
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Order, Sent, Settled, Withdraw
+from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Order, Sent, Settled, Withdraw
 from headway.server.engine.scheduler import Scheduler
 from headway.server.types import FinishReason, GenerateRequest, KVSource, KVTransfer, SamplingParams, TokenDelta
 
@@ -262,6 +263,106 @@ def test_a_prompt_that_nobody_fetches_is_let_go_of() -> None:
     assert server.kv.num_used_blocks == 0
     assert server.policy.take_stats().num_expired == 1
     server.policy.take_in([Sent(offer.token)])
+
+
+ANNOUNCES = KVTransfer(keeps=True, announces=True)
+
+
+def test_an_announced_prompt_is_offered_as_it_is_computed() -> None:
+    server = Server()
+    server.add("a", 42, ANNOUNCES)
+    server.scheduler.schedule()
+    [(request_id, source)] = server.policy.take_announced()
+    offer, computing = server.orders()
+    assert offer == Offer(source.token, offer.digest, [], is_whole=False)  # type: ignore[union-attr]
+    assert isinstance(computing, Computing)
+    assert (computing.first, len(computing.block_ids)) == (0, 8)
+    assert (request_id, source.port, server.policy.take_announced()) == ("a", 5600, [])
+    server.scheduler.update(BatchPlan([], [ScheduledRow("a", 32, [])], []), BatchResult([RowResult([])]))
+    [more] = server.orders()
+    assert isinstance(more, MoreOffered)
+    assert (more.block_ids, more.is_whole) == (computing.block_ids, False)
+    server.now = 1000.0
+    assert not server.policy.take_in([]), "it lasts as long as its request"
+    server.step()
+    rest, full, last = server.orders()
+    assert rest == Computing(source.token, 8, [*full.block_ids, *last.block_ids])  # type: ignore[union-attr]
+    assert isinstance(full, MoreOffered)
+    assert isinstance(last, MoreOffered)
+    assert (len(full.block_ids), full.is_whole, len(last.block_ids), last.is_whole) == (2, False, 1, True)
+    block_ids = (*more.block_ids, *full.block_ids, *last.block_ids)
+    assert server.end_of("a").kv_source == msgspec.structs.replace(source, block_ids=block_ids)
+    assert server.kv.num_used_blocks == 11
+    server.policy.take_in([Sent(source.token)])
+    assert server.kv.num_used_blocks == 0
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_an_announced_prompt_whose_reader_does_not_come_is_let_go_of_soon(is_claimed: bool) -> None:
+    server = Server()
+    server.add("a", 10, ANNOUNCES)
+    server.step()
+    [(_, source)] = server.policy.take_announced()
+    if is_claimed:
+        server.policy.take_in([Claimed(source.token)])
+    server.now = 16.0
+    server.policy.take_in([])
+    assert server.kv.num_used_blocks == (3 if is_claimed else 0)
+    server.now = 101.0
+    server.policy.take_in([])
+    assert server.kv.num_used_blocks == 0
+
+
+def test_what_the_cache_has_is_offered_before_the_first_step() -> None:
+    server = Server()
+    server.add("a", 17, None)
+    server.step()
+    server.add("b", 20, ANNOUNCES)
+    server.scheduler.schedule()
+    _, more, computing = server.orders()
+    assert isinstance(computing, Computing)
+    assert computing.first == 4
+    assert isinstance(more, MoreOffered)
+    assert len(more.block_ids) == 4
+
+
+def test_an_announced_prompt_that_is_aborted_is_withdrawn() -> None:
+    server = Server()
+    server.add("a", 42, ANNOUNCES)
+    server.scheduler.schedule()
+    [(_, source)] = server.policy.take_announced()
+    server.orders()
+    server.scheduler.abort(["a"])
+    assert server.orders() == [Withdraw(source.token)]
+    assert not server.policy.has_leases
+
+
+def test_a_reader_may_be_done_or_lost_before_the_prompt_is_whole() -> None:
+    for is_lost in (False, True):
+        server = Server()
+        server.add("a", 42, ANNOUNCES)
+        plan = server.scheduler.schedule()
+        [(_, source)] = server.policy.take_announced()
+        server.policy.take_in([Sent(source.token, is_lost)])
+        assert plan is not None
+        server.scheduler.update(plan, BatchResult([RowResult([])]))
+        server.step()
+        assert server.end_of("a").kv_source is None, "it had its one reader"
+        assert server.kv.num_used_blocks == 0
+        assert server.policy.take_announced() == []
+
+
+def test_a_request_that_starts_over_has_nobody_wait_for_it() -> None:
+    server = Server()
+    server.add("a", 42, ANNOUNCES)
+    server.scheduler.schedule()
+    [(_, source)] = server.policy.take_announced()
+    server.orders()
+    server.scheduler.preempt_all()
+    assert server.orders() == [Withdraw(source.token)]
+    while server.step() is not None:
+        assert server.policy.take_announced() == []
+    assert server.kv.num_used_blocks == 0
 
 
 @pytest.mark.parametrize("error", [None, "It is gone."])

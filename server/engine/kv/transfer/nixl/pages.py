@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,13 +32,18 @@ class Pages:
         """All of it, as NIXL registers memory."""
         return [(address, self._nbytes, self.device, "") for address in self.addresses]
 
-    def checksums(self, block_ids: Sequence[int]) -> list[int]:
-        """A CRC-32 of each block, over all layers."""
-        return [self._checksum(block_id) for block_id in block_ids]
+    @property
+    def num_layers(self) -> int:
+        return len(self._tensors) // 2
 
-    def _checksum(self, block_id: int) -> int:
+    def checksums(self, block_ids: Sequence[int], first_layer: int, end_layer: int) -> list[int]:
+        """A CRC-32 of each block, over these layers."""
+        tensors = self._tensors[2 * first_layer : 2 * end_layer]
+        return [self._checksum(block_id, tensors) for block_id in block_ids]
+
+    def _checksum(self, block_id: int, tensors: Sequence[torch.Tensor]) -> int:
         total = 0
-        for pages in self._tensors:
+        for pages in tensors:
             total = zlib.crc32(pages[block_id].reshape(-1).view(torch.uint8).cpu().numpy().tobytes(), total)
         return total
 
@@ -54,10 +59,9 @@ def runs_of(ours: Sequence[int], theirs: Sequence[int]) -> list[tuple[int, int, 
     return runs
 
 
-def layers_of(addresses: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Keys and values of one layer after the other."""
-    for at in range(0, len(addresses), 2):
-        yield addresses[at : at + 2]
+def layer_of(addresses: Sequence[int], layer: int) -> Sequence[int]:
+    """Of its keys, then its values."""
+    return addresses[2 * layer : 2 * layer + 2]
 
 
 def spans(addresses: Sequence[int], starts: Sequence[int], counts: Sequence[int], block_bytes: int, device: int) -> Spans:

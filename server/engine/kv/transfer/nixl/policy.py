@@ -6,7 +6,6 @@ of no prompt but its own, whatever it says.
 
 from __future__ import annotations
 
-import secrets
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -15,11 +14,12 @@ from hashlib import sha256
 
 import msgspec
 
-from headway.server.engine.kv.manager import KVCacheManager, Lease
+from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.prefix import root_hash
 from headway.server.engine.kv.transfer.connector import Arrival
 from headway.server.engine.kv.transfer.incoming import Incoming
-from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Offer, Order, Report, Sent, Settled, Withdraw
+from headway.server.engine.kv.transfer.nixl.kept import Kept
+from headway.server.engine.kv.transfer.orders import Claimed, Fetch, Fetched, Order, Report, Sent, Settled
 from headway.server.engine.request import Request
 from headway.server.types import KVSource, TransferDone, TransferStats
 
@@ -34,20 +34,10 @@ class Address:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A prompt for another server. It is let go of once all ranks have sent it, one of them has lost its reader, or at ``until``."""
-
-    lease: Lease
-    until: float
-    num_ranks_left: int
-
-
-@dataclass(slots=True)
 class _Counts:
     num_queried_tokens: int = 0
     num_fetched_tokens: int = 0
     num_failed: int = 0
-    num_expired: int = 0
     done: list[TransferDone] = field(default_factory=list)
 
 
@@ -69,12 +59,11 @@ class NixlPolicy:
         self._kv = kv
         self._address = address
         self._num_ranks = num_ranks
-        self._keep_s = keep_s
-        self._clock = clock
-        self._kept: dict[str, _Kept] = {}  # in the order of their ends
+        self._orders: list[Order] = []
+        self._kept = Kept(kv, num_ranks, keep_s, clock, self._orders.append)
+        self._announced: list[tuple[str, KVSource]] = []
         self._incoming = Incoming(kv, num_ranks)
         self._num_fetches = 0
-        self._orders: list[Order] = []
         self._counts = _Counts()
 
     @property
@@ -83,7 +72,7 @@ class NixlPolicy:
 
     @property
     def has_leases(self) -> bool:
-        return bool(self._kept) or self._incoming.has_leases
+        return len(self._kept) > 0 or self._incoming.has_leases
 
     # KV that comes
 
@@ -121,55 +110,56 @@ class NixlPolicy:
 
     # KV that goes
 
+    def offer_computed(self, request: Request, block_ids: Sequence[int]) -> None:
+        if request.request_id not in self._kept:
+            token = self._kept.begin(request, prompt_digest(request))
+            self._announced.append((request.request_id, self._source(token, ())))
+        num_full = min(request.num_computed_tokens, request.num_prompt_tokens) // self._kv.block_size
+        self._kept.extend(request, block_ids[:num_full])
+
+    def offer_computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """The blocks that will be full; of the last tokens of the prompt, whatever block they are in."""
+        if request.request_id in self._kept:
+            num_tokens = request.num_scheduled_tokens
+            is_whole = num_tokens >= request.num_prompt_tokens
+            num_blocks = -(-request.num_prompt_tokens // self._kv.block_size) if is_whole else num_tokens // self._kv.block_size
+            self._kept.computing(request, block_ids[:num_blocks])
+
+    def take_announced(self) -> list[tuple[str, KVSource]]:
+        announced, self._announced = self._announced, []
+        return announced
+
+    def break_off(self, request: Request) -> None:
+        self._kept.break_off(request)
+
     def keep(self, request: Request, block_ids: Sequence[int]) -> KVSource | None:
         if request.kv_transfer is None or not request.kv_transfer.keeps:
             return None
-        num_full = -(-request.num_prompt_tokens // self._kv.block_size)
-        kept = list(block_ids[:num_full])
-        token = secrets.token_hex(16)
-        self._kept[token] = _Kept(self._kv.lease(kept), self._clock() + self._keep_s, self._num_ranks)
-        self._orders.append(Offer(token, prompt_digest(request), kept))
+        blocks = list(block_ids[: -(-request.num_prompt_tokens // self._kv.block_size)])
+        kept = self._kept
+        token = kept.complete(request, blocks) if request.request_id in kept else kept.add(prompt_digest(request), blocks)
+        return self._source(token, blocks)
+
+    def _source(self, token: str, block_ids: Sequence[int]) -> KVSource:
         address = self._address
-        return KVSource(address.engine_id, token, address.host, address.port, self._num_ranks, tuple(kept))
+        return KVSource(address.engine_id, token, address.host, address.port, self._num_ranks, tuple(block_ids))
 
     # What the workers say
 
     def take_in(self, reports: Iterable[Report]) -> bool:
-        has_changed = self._let_go_of_overdue()
+        has_changed = self._kept.let_go_of_overdue()
         for report in reports:
             has_changed = True
             match report:
+                case Claimed(token=token):
+                    self._kept.claimed(token)
                 case Sent(token=token, is_lost=is_lost):
-                    self._on_sent(token, is_lost)
+                    self._kept.sent(token, is_lost)
                 case Fetched():
                     self._on_fetched(report)
                 case Settled(fetch_id=fetch_id):
                     self._incoming.rank_settled(fetch_id)
         return has_changed
-
-    def _let_go_of_overdue(self) -> bool:
-        now = self._clock()
-        overdue = []
-        for token, kept in self._kept.items():
-            if kept.until > now:
-                break
-            overdue.append(token)
-        for token in overdue:
-            self._withdraw(token)
-        self._counts.num_expired += len(overdue)
-        return bool(overdue)
-
-    def _withdraw(self, token: str) -> None:
-        self._orders.append(Withdraw(token))
-        self._kv.end_lease(self._kept.pop(token).lease)
-
-    def _on_sent(self, token: str, is_lost: bool) -> None:
-        kept = self._kept.get(token)
-        if kept is None:
-            return  # overdue meanwhile
-        kept.num_ranks_left -= 1
-        if is_lost or kept.num_ranks_left == 0:
-            self._withdraw(token)
 
     def _on_fetched(self, report: Fetched) -> None:
         if report.fetch_id not in self._incoming:
@@ -183,7 +173,8 @@ class NixlPolicy:
             self._incoming.rank_settled(report.fetch_id)
 
     def take_orders(self) -> list[Order]:
-        orders, self._orders = self._orders, []
+        orders = self._orders.copy()
+        self._orders.clear()
         return orders
 
     def take_stats(self) -> TransferStats:
@@ -196,12 +187,13 @@ class NixlPolicy:
             num_queried_tokens=counts.num_queried_tokens,
             num_fetched_tokens=counts.num_fetched_tokens,
             num_failed=counts.num_failed,
-            num_expired=counts.num_expired,
+            num_expired=self._kept.num_expired,
             done=done,
         )
 
     def check(self) -> None:
         self._incoming.check()
+        self._kept.check()
 
 
 def prompt_digest(request: Request) -> bytes:

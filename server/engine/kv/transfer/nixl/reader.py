@@ -1,4 +1,4 @@
-"""The decode server's end of the side channel: claims a prompt's blocks, reads them layer by layer, lets go of them."""
+"""The decode server's end of the side channel: claims a prompt's blocks, reads them as they are computed, lets go of them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ from dataclasses import dataclass, field
 
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Own
-from headway.server.engine.kv.transfer.nixl.pages import layers_of, runs_of, spans
-from headway.server.engine.kv.transfer.nixl.wire import Channel, ChannelError, Claim, Granted, Refused, Release, Released
+from headway.server.engine.kv.transfer.nixl.pages import layer_of, runs_of, spans
+from headway.server.engine.kv.transfer.nixl.wire import (
+    Channel,
+    ChannelError,
+    Claim,
+    Granted,
+    Message,
+    Next,
+    Ready,
+    Refused,
+    Release,
+    Released,
+)
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Report, Settled
 
 log = logging.getLogger(__name__)
 
-# Together they stay below 5 s, in which a request hears that its KV will not come.
+# What is waited for at a time stays, with what may stand before and behind it, below 5 s: then a request hears that its KV will not come.
 _CLAIM_S = 2.0
+_NEXT_S = 2.0  # to hear of more blocks, or that there are none yet
 _STALL_S = 1.5  # a layer that does not come
 _RELEASE_S = 1.0
 _LOOK_S = 0.0005  # between two looks at what is read
 _LAYERS_AHEAD = 4
-_MAX_READS = 8  # fetches that read at a time; more would only share the network
+_MAX_READS = 8  # fetches that read at a time, of those that have something to read; more would only share the network
 
 
 @dataclass(slots=True)
@@ -85,11 +97,14 @@ class Reader:
                 channel = await Channel.greeted(reader, writer, self._own.secret, is_keeper=False)
                 claim = Claim(order.source.token, order.digest, self._own.layout, self._compares and bool(order.block_ids))
                 granted = await channel.ask(claim)
+                if isinstance(granted, Refused):
+                    raise ChannelError(granted.reason)
             except BaseException:
                 writer.close()
                 raise
         try:
-            await self._read_granted(order, granted, progress)
+            if order.block_ids:
+                await self._read_parts(order, self._checked(granted), channel, progress)
             async with asyncio.timeout(_RELEASE_S):
                 released = await channel.ask(Release(order.source.token))
             if not isinstance(released, Released) or not released.was_held:
@@ -97,42 +112,69 @@ class Reader:
         finally:
             writer.close()
 
-    async def _read_granted(self, order: Fetch, granted: object, progress: _Progress) -> None:
-        if isinstance(granted, Refused):
-            raise ChannelError(granted.reason)
-        theirs = self._checked(order, granted)
-        if not order.block_ids:
+    async def _read_parts(self, order: Fetch, granted: Granted, channel: Channel, progress: _Progress) -> None:
+        """Each as soon as it is computed, until all of ours have come. Of a chunk that is being computed a part is a few layers."""
+        known, end = Next(0, 0, 0), order.first_block + len(order.block_ids)
+        while known.num_blocks < end:
+            async with asyncio.timeout(_NEXT_S):
+                ready = self._checked_part(await channel.ask(known), known, granted)
+            if ready.block_ids:
+                await self._read_part(order, known, ready, granted, progress)
+                known = self._after(known, ready)
+            if ready.is_whole and known.num_blocks < end:
+                raise ChannelError("it grants other blocks than those of the prompt")
+
+    def _after(self, known: Next, ready: Ready) -> Next:
+        if ready.end_layer == self._own.pages.num_layers:
+            return Next(known.num_blocks + len(ready.block_ids), 0, 0)
+        return Next(known.num_blocks, len(ready.block_ids), ready.end_layer)
+
+    async def _read_part(self, order: Fetch, known: Next, ready: Ready, granted: Granted, progress: _Progress) -> None:
+        first = max(order.first_block - known.num_blocks, 0)  # those before it are here already
+        at = known.num_blocks + first - order.first_block
+        ours = order.block_ids[at : at + max(len(ready.block_ids) - first, 0)]
+        if not ours:
             return
-        assert isinstance(granted, Granted)
+        theirs = ready.block_ids[first : first + len(ours)]
         async with self._reads:
             started = time.perf_counter()
-            await self._read(order.block_ids, theirs, granted, progress)
-            progress.transfer_s = time.perf_counter() - started
-        expected = granted.checksums[order.first_block :]
-        if self._compares and self._own.pages.checksums(order.block_ids) != expected[: len(theirs)]:
-            raise ChannelError("what arrived is not what was sent: the checksums differ")
+            await self._read(ours, theirs, range(known.num_layers, ready.end_layer), granted, progress)
+            progress.transfer_s += time.perf_counter() - started
+        if self._compares:
+            sums = self._own.pages.checksums(ours, known.num_layers, ready.end_layer)
+            if sums != ready.checksums[first : first + len(ours)]:
+                raise ChannelError("what arrived is not what was sent: the checksums differ")
 
-    def _checked(self, order: Fetch, granted: object) -> list[int]:
-        """Their blocks for ours. Raises ChannelError for what can't be right."""
+    def _checked(self, granted: Message) -> Granted:
+        """Raises ChannelError for what can't be right, as ``_checked_part`` does."""
         if not isinstance(granted, Granted):
             raise ChannelError("it answers a claim with something else")
-        theirs = granted.block_ids[order.first_block : order.first_block + len(order.block_ids)]
+        if len(granted.addresses) != len(self._own.pages.addresses):
+            raise ChannelError("it grants other blocks than those of the prompt")
+        return granted
+
+    def _checked_part(self, ready: Message, known: Next, granted: Granted) -> Ready:
+        if isinstance(ready, Refused):
+            raise ChannelError(ready.reason)
         is_right = (
-            len(theirs) == len(order.block_ids)
-            and all(0 <= block_id < granted.num_blocks for block_id in theirs)
-            and len(granted.addresses) == len(self._own.pages.addresses)
+            isinstance(ready, Ready)
+            and all(0 <= block_id < granted.num_blocks for block_id in ready.block_ids)
+            and (not ready.block_ids or known.num_layers < ready.end_layer <= self._own.pages.num_layers)
+            and (not ready.block_ids or known.num_begun in (0, len(ready.block_ids)))
         )
         if not is_right:
             raise ChannelError("it grants other blocks than those of the prompt")
-        return theirs
+        assert isinstance(ready, Ready)
+        return ready
 
-    async def _read(self, ours: list[int], theirs: list[int], granted: Granted, progress: _Progress) -> None:
+    async def _read(self, ours: list[int], theirs: list[int], layers: range, granted: Granted, progress: _Progress) -> None:
         own, runs = self._own, runs_of(ours, theirs)
         counts = [count for _, _, count in runs]
         # Loaded once for all fetches; what a stalled one has forgotten the next one asks for anew.
         name = own.agent.know(granted.agent)
         try:
-            for here, there in zip(layers_of(own.pages.addresses), layers_of(granted.addresses), strict=True):
+            for layer in layers:
+                here, there = layer_of(own.pages.addresses, layer), layer_of(granted.addresses, layer)
                 to = spans(here, [our for our, _, _ in runs], counts, own.pages.block_bytes, own.pages.device)
                 source = spans(there, [their for _, their, _ in runs], counts, own.pages.block_bytes, granted.device)
                 started = time.perf_counter()

@@ -6,6 +6,7 @@
                <- greeting, nonce            on every connection, at once: nothing is sent to whatever does not greet
     nonce ->
     Claim ->   <- Granted or Refused
+    Next ->    <- Ready or Refused           as often as it takes: which blocks are computed, as soon as there are more
     Release -> <- Released                   it held until now, so what was read is right; or it did not
 
 A frame is a length, a MAC and MessagePack. The MAC's key is both nonces and the key file's content; without such a file it proves
@@ -23,7 +24,7 @@ import msgspec
 
 from headway.server.engine.kv.transfer.layout import BlockLayout
 
-GREETING = b"headway-kv 1\n"
+GREETING = b"headway-kv 2\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
 _MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
@@ -45,12 +46,31 @@ class Claim(msgspec.Struct, tag=True, frozen=True):
 class Granted(msgspec.Struct, tag=True, frozen=True):
     """``addresses``: of each layer's keys, then its values, on ``device``, of which NIXL's ``agent`` is the reader's way there."""
 
-    block_ids: list[int]
     num_blocks: int  # in the cache
     agent: bytes
     addresses: list[int]
     memory: str
     device: int
+
+
+class Next(msgspec.Struct, tag=True, frozen=True):
+    """The reader has the prompt's first ``num_blocks`` blocks, and of the ``num_begun`` behind them the first ``num_layers`` layers."""
+
+    num_blocks: int
+    num_begun: int
+    num_layers: int
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """What is computed behind that: of these blocks the layers up to ``end_layer``. If some layers of some were there, of just those.
+
+    There may be none for now; once the prompt ``is_whole`` none come any more. ``checksums``, where the claim wants them: one a block, of
+    the layers that are told.
+    """
+
+    block_ids: list[int]
+    is_whole: bool
+    end_layer: int
     checksums: list[int] = []
 
 
@@ -66,7 +86,7 @@ class Released(msgspec.Struct, tag=True, frozen=True):
     was_held: bool
 
 
-Message = Claim | Granted | Refused | Release | Released
+Message = Claim | Granted | Refused | Next | Ready | Release | Released
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 

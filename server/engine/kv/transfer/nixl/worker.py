@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
+from headway.server.engine.kv.transfer.nixl.layer_progress import DeviceProgress, HostProgress
 from headway.server.engine.kv.transfer.nixl.offers import Offers
 from headway.server.engine.kv.transfer.nixl.reader import Reader
-from headway.server.engine.kv.transfer.orders import Fetch, Offer, Order, Report, Withdraw
+from headway.server.engine.kv.transfer.orders import Computing, Fetch, MoreOffered, Offer, Order, Report, Withdraw
 from headway.server.errors import ConfigError
+from headway.server.layers.forward import LayerWatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +33,44 @@ class NixlWorker:
     def __init__(self, own: Own, listening: Listening | None, *, compares: bool) -> None:
         """``listening`` None: nothing is kept here. Raises ConfigError where its address is not to be had."""
         self._own = own
-        self._offers = Offers()
+        make_progress = DeviceProgress if own.pages.memory == "VRAM" else HostProgress
+        self._offers = Offers(own.pages.num_layers, make_progress)
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._listener = None if listening is None else _bound(listening)
         self._keep_s = 0.0 if listening is None else listening.keep_s
         self._loop = asyncio.new_event_loop()
         self._is_over = asyncio.Event()
+        self._keeper = Keeper(own, self._offers, self._reports.put, self._keep_s)
         self._reader = Reader(own, self._reports.put, compares=compares)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="kv-transfer")
         self._thread.start()
 
     def order(self, orders: Sequence[Order]) -> None:
+        has_changed = False
         for order in orders:
             match order:
                 case Offer():
                     self._offers.add(order)
+                    has_changed = True
+                case MoreOffered():
+                    self._offers.extend(order)
+                    has_changed = True
+                case Computing():
+                    self._offers.compute(order)
                 case Withdraw(token=token):
                     self._offers.withdraw(token)
+                    has_changed = True
                 case Fetch():
                     self._loop.call_soon_threadsafe(self._begin, order)
+        if has_changed:
+            self._loop.call_soon_threadsafe(self._keeper.tell_readers)
+
+    def begin_step(self) -> LayerWatcher | None:
+        progress = self._offers.begin_step()
+        if progress is not None:
+            self._loop.call_soon_threadsafe(self._keeper.tell_readers)
+        return progress
 
     def take_reports(self) -> list[Report]:
         return [self._reports.get() for _ in range(self._reports.qsize())]
@@ -74,8 +94,7 @@ class NixlWorker:
         if self._listener is None:
             await self._is_over.wait()
             return
-        keeper = Keeper(self._own, self._offers, self._reports.put, self._keep_s)
-        server = await asyncio.start_server(keeper.serve, sock=self._listener)
+        server = await asyncio.start_server(self._keeper.serve, sock=self._listener)
         await self._is_over.wait()
         server.close()
 

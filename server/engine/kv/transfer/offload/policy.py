@@ -154,6 +154,18 @@ class OffloadPolicy:
         """Nobody reads these blocks elsewhere."""
         return None
 
+    def offer_computed(self, request: Request, block_ids: Sequence[int]) -> None:
+        """See ``keep``."""
+
+    def offer_computing(self, request: Request, block_ids: Sequence[int]) -> None:
+        """See ``keep``."""
+
+    def take_announced(self) -> list[tuple[str, KVSource]]:
+        return []
+
+    def break_off(self, request: Request) -> None:
+        """See ``keep``."""
+
     def on_published(self, request: Request, block_hashes: Sequence[bytes]) -> None:
         """An adapter's id means another adapter after a restart: its blocks become no files.
 

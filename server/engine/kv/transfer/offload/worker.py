@@ -27,6 +27,7 @@ from headway.server.engine.kv.transfer.orders import (
     Save,
     Saved,
 )
+from headway.server.layers.forward import LayerWatcher
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ class OffloadWorker:
     def _put(self, urgency: int, order: Order | None) -> None:
         self._num_jobs += 1
         self._jobs.put(_Job(urgency, self._num_jobs, order, self._pages.mark()))
+
+    def begin_step(self) -> LayerWatcher | None:
+        return None
 
     def take_reports(self) -> list[Report]:
         return [self._reports.get() for _ in range(self._reports.qsize())]

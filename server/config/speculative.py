@@ -1,0 +1,109 @@
+"""Options about speculative decoding."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from headway.server.config.fields import Topic, option
+
+_NGRAM_NAMES = ("ngram", "[ngram]")  # as vLLM's users write it, in ``method`` or in ``model``
+_OTHER_METHODS = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "suffix")
+_LONGEST, _SHORTEST = 5, 2  # of what is looked up, where it is not said
+_OF_VLLM = (  # members that it takes and Headway does not
+    *("code_revision", "disable_by_batch_size", "disable_padded_drafter_batch", "draft_load_config", "draft_tensor_parallel_size"),
+    *("enforce_eager", "max_model_len", "parallel_drafting", "quantization", "rejection_sample_method", "revision"),
+    *("speculative_token_tree", "suffix_decoding_max_cached_requests", "suffix_decoding_max_tree_depth", "tensor_parallel_size"),
+)
+
+
+class SpeculativeSettings(BaseModel):
+    """The JSON of --speculative-config, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    method: Literal["ngram"]
+    num_speculative_tokens: int = Field(ge=1, le=32)
+    prompt_lookup_max: int | None = Field(default=None, ge=1, le=64)
+    prompt_lookup_min: int | None = Field(default=None, ge=1, le=64)
+
+    @property
+    def lookup_lengths(self) -> tuple[int, int]:
+        """(shortest, longest) end of a text that is looked up in it; one that is given bounds the default of the other."""
+        longest, shortest = self.prompt_lookup_max, self.prompt_lookup_min
+        if longest is None:
+            longest = max(_LONGEST, shortest or 0)
+        return min(_SHORTEST, longest) if shortest is None else shortest, longest
+
+
+class SpeculativeConfig(Topic):
+    """Speculative decoding."""
+
+    speculative_config: dict[str, Any] = option(
+        {},
+        "JSON: guess tokens ahead of each request and verify them in one step: see speculative.md. `method` (ngram: what followed the same "
+        "words before), `num_speculative_tokens` (most guesses of a request in a step), `prompt_lookup_max` and `prompt_lookup_min` "
+        "(how many tokens are looked up).",
+        short=("-sc",),
+    )
+
+    @property
+    def settings(self) -> SpeculativeSettings | None:
+        """None: nothing is guessed. To be asked once ``speculative_problems`` has found nothing."""
+        return SpeculativeSettings.model_validate(_plain(self.speculative_config)) if self.speculative_config else None
+
+    @property
+    def num_drafts(self) -> int:
+        """Most guesses of a request in a step."""
+        return 0 if self.settings is None else self.settings.num_speculative_tokens
+
+
+def speculative_problems(speculative: SpeculativeConfig) -> list[str]:
+    """A sentence for each thing that can't be served."""
+    asked = speculative.speculative_config
+    if not asked:
+        return []
+    found = _method_problems(_plain(asked))
+    if found:
+        return [f"--speculative-config: {sentence}" for sentence in found]
+    try:
+        shortest, longest = SpeculativeSettings.model_validate(_plain(asked)).lookup_lengths
+    except ValidationError as problem:
+        return [f"--speculative-config: {_sentence(error)}" for error in problem.errors()]
+    if shortest > longest:
+        return [f"--speculative-config: prompt_lookup_min {shortest} is above prompt_lookup_max {longest}: lower the first"]
+    return []
+
+
+def _plain(asked: dict[str, Any]) -> dict[str, Any]:
+    """With ``method`` where the method stands in ``model``."""
+    named = [asked[key] for key in ("method", "model") if key in asked]
+    rest = {key: value for key, value in asked.items() if key not in ("method", "model")}
+    return {"method": "ngram", **rest} if named and all(name in _NGRAM_NAMES for name in named) else asked
+
+
+def _method_problems(asked: dict[str, Any]) -> list[str]:
+    method, model = asked.get("method"), asked.get("model")
+    if method == "ngram" and model is None:
+        return []
+    if model is not None or method in _OTHER_METHODS:
+        what = f"method {method!r}" if method is not None else f"a draft model ({model!r})"
+        return [f"{what} is not supported by this version of Headway, which drafts by looking up: set method to ngram, without model"]
+    if method is None:
+        return ["method is missing: set it to ngram"]
+    return [f"method must be ngram, got {method!r}"]
+
+
+def _sentence(error: Any) -> str:
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{name} is missing"
+    if error["type"] != "extra_forbidden":
+        return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    if name in _OF_VLLM:
+        return f"{name!r} has no meaning here: leave it out"
+    known = list(SpeculativeSettings.model_fields)
+    near = get_close_matches(name, known, n=1)
+    return f"{name!r} is none of its keys; " + (f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}")

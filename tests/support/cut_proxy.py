@@ -1,0 +1,62 @@
+"""A TCP proxy that a test can cut: a network that is gone from one moment to the next."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+
+class CutProxy:
+    """Passes bytes between its own port and ``port`` on this machine; of what comes back on connections behind the first ``num_passed``
+    only the first ``num_bytes``. Once ``cut``, all connections are closed, and so is each new one."""
+
+    def __init__(self, port: int, num_passed: int, num_bytes: int) -> None:
+        self._target = port
+        self._num_passed = num_passed
+        self._num_bytes = num_bytes
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listener.getsockname()[1]
+        self._open: list[socket.socket] = []
+        self.num_accepted = 0
+        self._is_cut = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> CutProxy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if self._is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._open += [near, far]
+                self.num_accepted += 1
+                threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
+                passes = self._pass if self.num_accepted <= self._num_passed else self._begin
+                threading.Thread(target=passes, args=(far, near), daemon=True).start()
+
+    def _begin(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            to.sendall(source.recv(self._num_bytes, socket.MSG_WAITALL))
+
+    def _pass(self, source: socket.socket, to: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                to.sendall(data)
+        for end in (source, to):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

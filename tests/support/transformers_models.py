@@ -1,0 +1,82 @@
+"""Tiny models of classes that run through transformers, and code that comes with a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headway.server.source.files import ModelFiles
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_WINDOW = {"sliding_window": 7}
+_ALL_HEADS = {"num_key_value_heads": 4}
+# model_type of transformers -> what differs; each has something that no other here has.
+THROUGH_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "apertus": {},  # an activation with numbers of its own in the checkpoint
+    "arcee": {"tie_word_embeddings": True},  # a feed-forward layer without a gate
+    "cwm": _WINDOW,
+    "exaone4": _WINDOW,  # no rotation in layers without a window
+    "glm4": {},  # neighbours rotated as pairs, a fused gate
+    "gpt_neox": _ALL_HEADS,  # fused queries, keys and values, and older names in checkpoints
+    "gptj": _ALL_HEADS | {"rotary_dim": 8},  # a bias of the head, other keys in config.json
+    "helium": {"head_dim": 16},
+    "nanochat": {},  # a cap of the logits
+    "olmo3": _WINDOW,  # norms of all heads together
+    "phi": {},
+    "seed_oss": {"head_dim": 24},
+    "vaultgemma": _WINDOW | {"head_dim": 24, "attn_logit_softcapping": 5.0, "tie_word_embeddings": True},
+}
+_CODE = """
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from .configuration_zebra import ZebraConfig
+
+class ZebraForCausalLM(LlamaForCausalLM):
+    config_class = ZebraConfig
+"""
+_CONFIG_CODE = """
+from transformers import LlamaConfig
+
+class ZebraConfig(LlamaConfig):
+    model_type = "zebra"
+"""
+
+
+def make_model_for_transformers(model_type: str, directory: Path, *, seed: int = 0, **changes: Any) -> ModelFiles:
+    """Of random weights, norms and biases too, as fp32 safetensors in ``directory``."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[model_type](**_SIZES | THROUGH_TRANSFORMERS[model_type] | changes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.1 * values if bool((parameter == 1).all()) else 0.15 * values)
+    model.save_pretrained(directory)
+    return ModelFiles("safetensors", directory, None, f"tiny-{model_type}")
+
+
+def bring_own_code(files: ModelFiles) -> ModelFiles:
+    """Makes a tiny Llama one of a class that only code beside it has."""
+    path = files.path / "config.json"
+    names = {"AutoConfig": "configuration_zebra.ZebraConfig", "AutoModelForCausalLM": "modeling_zebra.ZebraForCausalLM"}
+    changes = {"architectures": ["ZebraForCausalLM"], "model_type": "zebra", "auto_map": names}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (files.path / "modeling_zebra.py").write_text(_CODE)
+    (files.path / "configuration_zebra.py").write_text(_CONFIG_CODE)
+    return files

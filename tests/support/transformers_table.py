@@ -1,0 +1,119 @@
+"""Makes server/models/transformers_classes.json from the transformers that is installed: `python tests/support/transformers_table.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TABLE = Path(__file__).resolve().parents[2] / "server/models/transformers_classes.json"
+# What fits no attention of ours, by what was tried: keywords that don't reach it (Nemotron), two calls a layer (DiffLlama), layers that
+# share keys (Gemma 3n), sinks (Granite SWA), convolutions (LFM 2), tensors put together (HRM), a head of its own (Dory); and those whose
+# checkpoints are quantised (BitNet), or are made of codes, not text (Moshi).
+NOT_SERVED = {
+    "BitNetForCausalLM",
+    "CohereCompassForCausalLM",
+    "DiffLlamaForCausalLM",
+    "DoryForCausalLM",
+    "Dots1ForCausalLM",
+    "GPTBigCodeForCausalLM",
+    "Gemma3nForCausalLM",
+    "Gemma4ForCausalLM",
+    "Gemma4UnifiedForCausalLM",
+    "GraniteSWAForCausalLM",
+    "HrmTextForCausalLM",
+    "Lfm2ForCausalLM",
+    "Lfm3ForCausalLM",
+    "ModernBertDecoderForCausalLM",
+    "MoshiForCausalLM",
+    "NemotronForCausalLM",
+}
+# Encoders that once were decoders, and what has positions or attention of its own.
+_OTHERS = (
+    "Bert",
+    "RoBerta",
+    "Roberta",
+    "Camembert",
+    "Electra",
+    "Ernie",
+    "Data2Vec",
+    "RoC",
+    "Xmod",
+    "XLMRoberta",
+    "CTRL",
+    "OPT",
+    "GPT2",
+    "Dbrx",
+)
+_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "hidden_act",
+    "tie_word_embeddings",
+)
+
+_CHANGED = ("hidden_size", "num_attention_heads")
+
+
+def table() -> dict[str, dict[str, Any]]:
+    """Architecture -> the fields of models/transformers_config.KnownClass."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = {}
+    for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), key=lambda item: (str(item[1]), item[0])):
+        if not isinstance(name, str) or name in NOT_SERVED or name in found or (name.startswith(_OTHERS) and name != "Ernie4_5ForCausalLM"):
+            continue
+        config_class = CONFIG_MAPPING[model_type]
+        try:
+            config = config_class()
+        except Exception:  # some configs have no defaults: those of several kinds of inputs
+            continue
+        if _is_decoder(MODEL_FOR_CAUSAL_LM_MAPPING[config_class], config):
+            found[name] = _entry(config)
+    return found
+
+
+def _is_decoder(model_class: Any, config: Any) -> bool:
+    if isinstance(model_class, tuple) or model_class.config_class is not type(config):
+        return False  # a class that serves other kinds of configs too
+    if not model_class._supports_attention_backend or model_class._is_stateful:
+        return False
+    if config.is_encoder_decoder or any(hasattr(config, key) for key in ("vision_config", "audio_config", "text_config")):
+        return False
+    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "kv_lora_rank", "qk_nope_head_dim")
+    return not any(getattr(config, key, None) for key in experts)
+
+
+def _entry(config: Any) -> dict[str, Any]:
+    defaults = {key: value for key in _KEYS if (value := getattr(config, key, None)) is not None}
+    # Some are computed from others, which a file may change.
+    other = type(config)(hidden_size=2 * config.hidden_size, num_attention_heads=4 * config.num_attention_heads)
+    defaults = {key: value for key, value in defaults.items() if key in _CHANGED or getattr(other, key, None) == value}
+    names = {key: name for key, name in config.attribute_map.items() if key in _KEYS}
+    return {"model_type": config.model_type, "names": names, "defaults": defaults, "is_gated": _is_gated(config)}
+
+
+def _is_gated(config: Any) -> bool:
+    """Whether the feed-forward layer has two projections up, or one of twice the size."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if getattr(config, "head_dim", 0) is None:  # which the class's own checkpoints say
+        config.head_dim = config.hidden_size // config.num_attention_heads
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    inner = config.intermediate_size if getattr(config, "intermediate_size", None) else 4 * config.hidden_size
+    layer = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))[0]
+    ups = [m.out_features for m in layer.modules() if isinstance(m, torch.nn.Linear) and m.in_features == config.hidden_size]
+    return ups.count(inner) > 1 or 2 * inner in ups
+
+
+if __name__ == "__main__":
+    TABLE.write_text(json.dumps(table(), indent=1) + "\n")
