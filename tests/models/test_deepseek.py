@@ -115,6 +115,22 @@ def test_pages_in_fp8_stay_near(tmp_path: Path) -> None:
     assert 0 < (rounded - exact).norm() / exact.norm() < 0.2
 
 
+def test_blocks_that_are_offloaded_hold_each_number_once(tmp_path: Path) -> None:
+    files = make_tiny_model("deepseek-v2-lite", tmp_path)
+    cache = {"num_gpu_blocks_override": 6, "block_size": 16}
+    engine = make_engine(files, model={"max_model_len": 64}, cache=cache, kv_transfer={"kv_offloading_size": 0.01})
+    prompts = {f"r{i}": [(7 * i + position * position) % 250 for position in range(50)] for i in range(3)}
+    first, again = ([run(engine, [request(key, prompt, max_tokens=8)])[key] for key, prompt in prompts.items()] for _ in range(2))
+    assert [output.token_ids for output in again] == [output.token_ids for output in first]
+    assert [output.num_cached_tokens for output in again] == [48] * 3
+    transfers = engine.stats().transfers
+    assert transfers is not None
+    assert transfers.offload is not None
+    num_blocks, rest = divmod(transfers.offload.num_loaded_bytes, 3 * 16 * (32 + 8) * 4)
+    assert (num_blocks > 0, rest) == (True, 0)
+    engine.shutdown()
+
+
 def test_adapters_change_what_is_a_linear(tmp_path: Path) -> None:
     files = make_tiny_model("deepseek-v2", tmp_path / "model")
     engine = make_engine(files, model={"max_model_len": 128}, lora={"enable_lora": True, "max_loras": 2})
