@@ -375,6 +375,16 @@ class PoolingInfo(msgspec.Struct, frozen=True):
         return "classify" in self.tasks and len(self.labels) == 1
 
 
+class DraftModelInfo(msgspec.Struct, frozen=True):
+    """The model that drafts for the one that is served. Its memory is beside that one's."""
+
+    name: str
+    architecture: str
+    weight_format: str
+    weight_bytes: int
+    kv_cache_bytes: int
+
+
 class EngineInfo(msgspec.Struct, frozen=True):
     """What an engine turned out to be once it was ready: decided, not asked."""
 
@@ -394,3 +404,4 @@ class EngineInfo(msgspec.Struct, frozen=True):
     reads_extra_args: bool = False  # a class of --logits-processors sees every request
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from
     pooling: PoolingInfo | None = None  # None: the model generates text
+    draft_model: DraftModelInfo | None = None
