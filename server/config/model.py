@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from headway.server.config.fields import Topic, option
 
-AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8"]
+AskedQuantization = Literal["none", "int8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "fp8", "bitsandbytes"]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 _TOKEN = re.compile(r"[\x21-\x7e]+")

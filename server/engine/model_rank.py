@@ -158,7 +158,7 @@ class ModelRank:
         if context is None or not context.deals_prompts:
             return self._choice_of_share(resident, sampling)
         if context.ranks.rank > 0:
-            return FollowingChoice(context.ranks)
+            return FollowingChoice(context.ranks, has_processors=self._has_processors)
         return LeadingChoice(self._choice_of_share(resident, sampling), context.ranks)
 
     def _choice_of_share(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
@@ -166,8 +166,11 @@ class ModelRank:
         if groups.tensor.size == 1:
             assert sampling is not None, "the last stage's only rank samples"
             return LocalChoice(resident, sampling, is_alone=groups.place.num_ranks == 1)
-        has_processors = bool(setup.config.extension.logits_processors)
-        return RankedChoice(resident, RankShare(groups.tensor, setup.vocab_size, has_processors), sampling)
+        return RankedChoice(resident, RankShare(groups.tensor, setup.vocab_size, self._has_processors), sampling)
+
+    @property
+    def _has_processors(self) -> bool:
+        return bool(self._setup.config.extension.logits_processors)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from headway.server.distributed.groups import TensorParallelGroup
-from headway.server.engine.choice import TokenChoice
+from headway.server.engine.choice import Choose, TokenChoice
+from headway.server.engine.draw import depends_on_output
 from headway.server.engine.sampler import ChosenTokens
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -23,12 +24,13 @@ class LeadingChoice:
         self._choice = choice
         self._shares = shares
         self.add, self.remove, self.append, self.score_prompt = choice.add, choice.remove, choice.append, choice.score_prompt
+        self.depends_on_output = choice.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Callable[[], ChosenTokens]:
+    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
         choose = self._choice.prepare(hidden, rows)
 
-        def choose_and_tell() -> ChosenTokens:
-            chosen = choose()
+        def choose_and_tell(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+            chosen = choose(lines, ahead)
             self._shares.broadcast(chosen.on_device)
             return chosen
 
@@ -40,20 +42,31 @@ class FollowingChoice:
 
     is_alone = False
 
-    def __init__(self, shares: TensorParallelGroup) -> None:
+    def __init__(self, shares: TensorParallelGroup, *, has_processors: bool) -> None:
+        """``has_processors``: see RankShare."""
         self._shares = shares
+        self._has_processors = has_processors
+        self._dependent: set[int] = set()  # rows: which broadcasts come follows from them
 
     def add(self, row: int, sampling: SamplingParams, token_ids: Sequence[int], num_prompt_tokens: int) -> None:
-        """How is not decided here."""
+        if self._has_processors or depends_on_output(sampling):
+            self._dependent.add(row)
 
     def remove(self, row: int) -> None:
-        """As ``add``."""
+        self._dependent.discard(row)
 
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
-        """As ``add``."""
+        """Nothing is decided here."""
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Callable[[], ChosenTokens]:
-        return lambda: ChosenTokens.plain(self._shares.broadcast(torch.empty(len(rows), dtype=torch.int64, device=hidden.device)))
+    def depends_on_output(self, row: int) -> bool:
+        return row in self._dependent
+
+    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
+        def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+            count = len(rows) if lines is None else len(lines)
+            return ChosenTokens.plain(self._shares.broadcast(torch.empty(count, dtype=torch.int64, device=hidden.device)))
+
+        return choose
 
     def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
         """Empty: rank 0 tells."""

@@ -16,6 +16,7 @@ from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.scheme import WeightScheme, dequantized_name
 from headway.server.layers.quant.unquantized import UnquantizedLinear
+from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
 from headway.server.loading.checkpoint import Checkpoint
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
@@ -102,7 +103,9 @@ def load_model(
         assert files.directory is not None
         checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(files.directory), family.prefix, _HEADS)
         set_kv_scales(model, checkpoint)
-        if config.scheme is not None:
+        if config.scheme is not None and config.scheme.layout == "bitsandbytes":
+            checkpoint = BitsAndBytesCheckpoint(checkpoint)
+        elif config.scheme is not None:
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))

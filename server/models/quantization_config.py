@@ -8,7 +8,7 @@ from headway.server.layers.quant.scheme import BLOCK, Layout, WeightScheme, item
 from headway.server.models.compressed_tensors_config import read_compressed_tensors
 from headway.server.models.raw_config import RawConfig
 
-QUANT_METHODS = ("compressed-tensors", "awq", "gptq", "fp8")
+QUANT_METHODS = ("compressed-tensors", "awq", "gptq", "fp8", "bitsandbytes")
 
 
 def read_quantization(raw: RawConfig, checkpoint_dtype: str) -> WeightScheme | None:
@@ -29,6 +29,8 @@ def read_quantization(raw: RawConfig, checkpoint_dtype: str) -> WeightScheme | N
         return _read_gptq(own, scale_bytes)
     if method == "fp8":
         return _read_fp8(own)
+    if method == "bitsandbytes":
+        return _read_bitsandbytes(own)
     known = ", ".join(QUANT_METHODS)
     raise raw.refusal(
         f"quantization_config names the {method!r} format, which is not supported; use one in {known}, the unquantised model or a GGUF"
@@ -88,6 +90,16 @@ def _read_fp8(own: RawConfig) -> WeightScheme:
         raise own.refusal(f"weight_block_size is {block!r}; only blocks of {BLOCK} x {BLOCK} are supported")
     ignored = ("lm_head", *_unconverted(own))
     return WeightScheme("fp8", "plain", 8, is_float=True, is_blocked=block is not None, rounds_input=True, ignored=ignored)
+
+
+def _read_bitsandbytes(own: RawConfig) -> WeightScheme:
+    """Dettmers et al., arXiv:2305.14314. The kind of the numbers and their blocks are said beside each weight."""
+    if not own.flag("load_in_4bit", own.flag("_load_in_4bit")):
+        raise own.refusal("load_in_4bit is not true; of bitsandbytes 4 bits are supported")
+    skipped: Any = own.get("llm_int8_skip_modules") or []
+    if not isinstance(skipped, list) or not all(isinstance(name, str) for name in skipped):
+        raise own.refusal(f"llm_int8_skip_modules must be a list of names, not {skipped!r}")
+    return WeightScheme("bitsandbytes", "bitsandbytes", 4, ignored=("lm_head", *skipped))
 
 
 def _group_size(own: RawConfig, size: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from headway.server.config.parallel import ParallelConfig
 from headway.server.distributed.places import PipelineStage
 from headway.server.errors import ConfigError
-from headway.server.models.base import ModelConfig
+from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.transformers_config import TransformersConfig
 from headway.server.sizing.expert_balancing import num_slots
 from headway.server.sizing.model import ModelShape

@@ -15,6 +15,7 @@ from gloo_ranks import run_ranks
 from quantized_files import (
     Form,
     awq,
+    bitsandbytes,
     compressed_fp8,
     compressed_int8,
     compressed_packed,
@@ -64,6 +65,9 @@ DEQUANTISED: dict[str, Form] = {
     "packed-8": compressed_packed(8),
     "gptq-8": gptq(8),
     "gptq-8-order": gptq(8, sym=False, desc_act=True),
+    "bitsandbytes": bitsandbytes(),
+    "bitsandbytes-fp4": bitsandbytes("fp4", nested=False),
+    "bitsandbytes-uneven": bitsandbytes(block_size=80),  # ends inside a row; the last block is short
 }
 ROUNDING: dict[str, Form] = {
     "int8": compressed_int8(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from quantized_files import Form, awq, compressed_int8, compressed_packed, fp8, gptq
+from quantized_files import Form, awq, bitsandbytes, compressed_int8, compressed_packed, fp8, gptq
 from quantized_models import edit_quantization, edit_tensors, load, logits, make, refusal
 from tiny_models import make_tiny_model
 
@@ -16,6 +16,10 @@ from headway.server.errors import ModelSourceError
 from headway.server.loading.pooled_files import read_pooled
 
 DOWN = "model.layers.1.mlp.down_proj"
+
+
+def _state(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +43,22 @@ DOWN = "model.layers.1.mlp.down_proj"
         (compressed_int8(), {f"{DOWN}.weight": torch.zeros(64, 96)}, f"{DOWN}.weight is torch.float32, and should be torch.int8"),
         (compressed_packed(symmetric=False), {f"{DOWN}.weight_zero_point": None}, "without weight_zero_point"),
         (fp8(is_blocked=True), {f"{DOWN}.weight_scale_inv": torch.ones(2, 1)}, "has shape [2, 1], and that of its packing is [1, 1]"),
+        (bitsandbytes(), {f"{DOWN}.weight.quant_map": None}, f"{DOWN}.weight has no quant_map beside it"),
+        (bitsandbytes(), {f"{DOWN}.weight.quant_map": torch.ones(15)}, "has 15 of torch.float32 as quant_map, and its state says 16"),
+        (bitsandbytes(), {f"{DOWN}.weight.quant_state.bitsandbytes__nf4": None}, "has scales and no quant_state beside it"),
+        (bitsandbytes(), {f"{DOWN}.weight.quant_state.bitsandbytes__nf4": _state("{")}, "that can't be read (JSONDecodeError)"),
+        (bitsandbytes(), {f"{DOWN}.weight.quant_state.bitsandbytes__nf4": _state('{"shape": [64]}')}, "that can't be read (ValueError)"),
+        (
+            bitsandbytes(nested=False),
+            {f"{DOWN}.weight.quant_state.bitsandbytes__nf4": _state('{"shape": [64, 96], "blocksize": 0}')},
+            "has a quant_state whose sizes are none",
+        ),
+        (
+            bitsandbytes(nested=False),
+            {f"{DOWN}.weight.quant_state.bitsandbytes__nf4": _state('{"shape": [64, 95], "blocksize": 64}')},
+            f"tensor {DOWN}.weight has shape [64, 95]",
+        ),
+        (bitsandbytes(), {f"{DOWN}.weight": torch.zeros(7, 1, dtype=torch.uint8)}, "has 7 bytes, and 4 bits for [64, 96] take 3072"),
     ],
     ids=lambda value: "",
 )
@@ -72,6 +92,8 @@ PACKED = compressed_packed().config["config_groups"]["group_0"]
         (gptq(), {"is_marlin_format": True}, "not Marlin's"),
         (gptq(), {"dynamic": {"-:.*": {}}}, "dynamic gives modules bits of their own"),
         (fp8(is_blocked=True), {"weight_block_size": [64, 128]}, "weight_block_size is [64, 128]"),
+        (bitsandbytes(), {"load_in_4bit": False, "load_in_8bit": True}, "load_in_4bit is not true; of bitsandbytes 4 bits are supported"),
+        (bitsandbytes(), {"llm_int8_skip_modules": "lm_head"}, "must be a list of names, not 'lm_head'"),
         (fp8(is_blocked=True), {"fmt": "e5m2"}, "fmt is 'e5m2'"),
         (compressed_packed(), {"config_groups": {"a": PACKED, "b": PACKED}}, "several schemes in one model are not supported"),
         (compressed_packed(), {"format": "marlin-24"}, "format is 'marlin-24'"),

@@ -204,3 +204,36 @@ def fp8(*, is_blocked: bool) -> Form:
 
     config: dict[str, Any] = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3"}
     return Form(config | ({"weight_block_size": [128, 128]} if is_blocked else {}), pack)
+
+
+def bitsandbytes(kind: str = "nf4", block_size: int = 64, *, nested: bool = True) -> Form:
+    """A table of any 16 values shows how they are put together; that of the package goes with each weight of a file too."""
+    codes = np.linspace(-1, 1, 16, dtype=np.float32) ** 3
+    nested_size, nested_codes = 16, np.linspace(-1, 1, 256, dtype=np.float32)
+
+    def pack(weight: Tensor, module: str) -> tuple[Tensors, Tensor]:
+        flat = weight.numpy().ravel()
+        blocks = np.pad(flat, (0, -flat.size % block_size)).reshape(-1, block_size)
+        scales = np.abs(blocks).max(1)
+        state: dict[str, Any] = {"quant_type": kind, "blocksize": block_size, "dtype": "bfloat16", "shape": list(weight.shape)}
+        tensors = {"weight.absmax": torch.from_numpy(scales), "weight.quant_map": torch.from_numpy(codes.copy())}
+        if nested:
+            offset = float(scales.mean())
+            rows = np.pad(scales - offset, (0, -scales.size % nested_size)).reshape(-1, nested_size)
+            outer = np.abs(rows).max(1)
+            indices = np.abs((rows / outer[:, None])[..., None] - nested_codes).argmin(-1).astype(np.uint8)
+            scales = (nested_codes[indices] * outer[:, None]).ravel()[: scales.size] + offset
+            tensors |= {
+                "weight.absmax": torch.from_numpy(indices.ravel()[: scales.size]),
+                "weight.nested_absmax": torch.from_numpy(outer),
+                "weight.nested_quant_map": torch.from_numpy(nested_codes.copy()),
+            }
+            state |= {"nested_blocksize": nested_size, "nested_dtype": "float32", "nested_offset": offset}
+        numbers = np.abs((blocks / scales[:, None])[..., None] - codes).argmin(-1)
+        stands_for = (codes[numbers] * scales[:, None]).ravel()[: flat.size].reshape(weight.shape)
+        numbers = numbers.ravel()[: flat.size + flat.size % 2]
+        tensors["weight"] = torch.from_numpy((numbers[::2] << 4 | numbers[1::2]).astype(np.uint8)).unsqueeze(1)
+        tensors[f"weight.quant_state.bitsandbytes__{kind}"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+        return tensors, torch.from_numpy(stands_for.astype(np.float32))
+
+    return Form({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "llm_int8_skip_modules": None}, pack)

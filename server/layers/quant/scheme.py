@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# The tensors of a linear: [N, K] plain with scales; [N, K / 8] in words along K; AWQ's and the two versions of GPTQ's.
-Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2"]
+# The tensors of a linear: [N, K] plain with scales; [N, K / 8] in words along K; AWQ's, the two versions of GPTQ's, and bitsandbytes'.
+Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2", "bitsandbytes"]
 # The product that computes with the weights as they are.
 Product = Literal["int4", "int8", "fp8"]
 
@@ -40,6 +40,8 @@ class WeightScheme:
     @property
     def product(self) -> Product | None:
         """None: weights are dequantised when they are loaded."""
+        if self.layout == "bitsandbytes":
+            return None  # its numbers are indices of a table
         if self.is_float:
             return "fp8"
         if self.rounds_input:
