@@ -91,8 +91,7 @@ class ModelRank:
             has_whole_experts=config.parallel.enable_expert_parallel,
             num_redundant_experts=config.parallel.num_redundant_experts,
         )
-        width = -(-plan.max_model_len // plan.block_size)
-        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
+        self._buffers = _buffers(plan, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.balancer: ExpertBalancer | None = None
@@ -104,7 +103,9 @@ class ModelRank:
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, stage, self.balancer, dealt)
         self.draft: DraftRank | None = None
         if setup.draft is not None:
-            self.draft = DraftRank(setup.draft, setup.groups.tensor, device)
+            buffers = _buffers(setup.draft.plan, device)
+            graphs = _graphs(setup.draft.plan, buffers, device)
+            self.draft = DraftRank(setup.draft, setup.groups.tensor, device, buffers, graphs)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
@@ -171,6 +172,11 @@ class ModelRank:
     @property
     def _has_processors(self) -> bool:
         return bool(self._setup.config.extension.logits_processors)
+
+
+def _buffers(plan: Plan, device: torch.device) -> InputBuffers:
+    width = -(-plan.max_model_len // plan.block_size)
+    return InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

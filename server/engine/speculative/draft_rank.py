@@ -8,8 +8,7 @@ import torch
 
 from headway.server.config.lora import LoraConfig
 from headway.server.distributed.groups import TensorParallelGroup
-from headway.server.engine.device import device_facts
-from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
+from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.rows import RowTable
 from headway.server.engine.speculative.draft_model import DraftModel
@@ -24,8 +23,10 @@ from headway.server.types import DraftModelInfo
 class DraftRank:
     """The constructor loads the weights; then as ModelRank. It takes no adapters: requests with one are drafted for without it."""
 
-    def __init__(self, setup: DraftSetup, group: TensorParallelGroup, device: torch.device) -> None:
-        """``group`` is that of one rank."""
+    def __init__(
+        self, setup: DraftSetup, group: TensorParallelGroup, device: torch.device, buffers: InputBuffers, graphs: DecodeGraphs | None
+    ) -> None:
+        """``group`` is that of one rank. ``buffers`` and ``graphs``: its own, for steps of its plan."""
         config, plan = setup.config, setup.plan
         self._setup = setup
         self._device = device
@@ -41,13 +42,9 @@ class DraftRank:
             max_model_len=plan.max_model_len,
             code=model_code(config),
         )
-        width = -(-plan.max_model_len // plan.block_size)
-        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
-        self._graphs: DecodeGraphs | None = None
-        if plan.graph_sizes:
-            recorder = CudaRecorder(device)
-            self._graphs = DecodeGraphs(plan.graph_sizes, self._buffers, recorder, lambda: device_facts(device).free_bytes)
-        self.worker = Worker(load, plan, device, LoraConfig(), graphs=self._graphs)
+        self._buffers = buffers
+        self._graphs = graphs
+        self.worker = Worker(load, plan, device, LoraConfig(), graphs=graphs)
 
     def measure_activations(self) -> int:
         """As Worker.measure_activations, of steps that want the likeliest token alone."""

@@ -10,18 +10,23 @@ from typing import Any
 import pytest
 from any_load import ARRIVALS, EOS, OPTIONS, Run, V, assert_same, play, requests_of
 from drafted_engines import alone, drafts_of, files, make_small
-from engine_driver import make_engine, request
+from engine_driver import add_adapter, make_engine, request
 from faulty_model import make_faulty
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from plain_recorder import PlainRecorder, use_plain_graphs
+from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model
 
+from headway.server.engine import model_rank
 from headway.server.engine.core import EngineCore
 from headway.server.errors import ConfigError
+from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
-from headway.server.types import GenerateRequest
+from headway.server.types import AdapterRef, GenerateRequest
 
-K = 3
+ASKED = {"model": "small", "num_speculative_tokens": 3}
 
 
 @cache
@@ -31,8 +36,7 @@ def other_files() -> ModelFiles:
 
 
 def make(draft_files: ModelFiles, *, num_blocks: int = 64, **scheduler: Any) -> EngineCore:
-    asked = {"model": draft_files.name, "num_speculative_tokens": K}
-    return make_small(speculative=asked, draft_files=draft_files, num_blocks=num_blocks, **scheduler)
+    return make_small(speculative=ASKED, draft_files=draft_files, num_blocks=num_blocks, **scheduler)
 
 
 def finish(engine: EngineCore, requests: list[GenerateRequest]) -> tuple[Run, int, int]:
@@ -111,6 +115,33 @@ def test_a_request_that_breaks_the_large_model_ends_alone() -> None:
         assert run.tokens[one.request_id] == expected.tokens[one.request_id]
 
 
+def test_decode_steps_of_both_models_replay_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft model's for a token a row, the large one's for drafts too."""
+    recorders = [use_plain_graphs(monkeypatch, sizes=(1, 2, 4, 8)), PlainRecorder()]
+    making = iter(recorders)
+    monkeypatch.setattr(model_rank, "CudaRecorder", lambda device: next(making))
+    requests = [request(f"r{i}", [5 + i, 6, 7], max_tokens=13, ignore_eos=True) for i in range(2)]
+    run, num_drafted, num_right = finish(make(files()), requests)
+    assert_same(run, alone(requests))
+    assert num_right == num_drafted > 0
+    large, small = (set(recorder.replays) for recorder in recorders)
+    assert 8 in large
+    assert small == {2}
+
+
+def test_requests_with_an_adapter_are_drafted_for_without_it(tmp_path: Path) -> None:
+    adapter = AdapterRef(1, "a", str(make_adapter(tmp_path, read_config(files()))))
+    one = replace(request("r", [5, 6, 7], max_tokens=12, ignore_eos=True), adapter_id=1)
+    runs = []
+    for draft_files in (None, files()):
+        topics = {"speculative": {"speculative_config": ASKED if draft_files else {}}, "lora": {"enable_lora": True}}
+        engine = make_engine(files(), draft_files=draft_files, model={"max_model_len": 48}, **topics)
+        add_adapter(engine, adapter)
+        engine.add_request(one)
+        runs.append(Run().finish(engine))
+    assert_same(*runs)
+
+
 def test_its_memory_is_planned_and_told() -> None:
     engine = make(other_files())
     drafts = engine.info.draft_model
@@ -120,9 +151,8 @@ def test_its_memory_is_planned_and_told() -> None:
     small = {"max_model_len": 48, "dtype": "float32"}
     cache = {"kv_cache_memory_bytes": 2**20, "block_size": 4}
     topics = {"model": small, "cache": cache}
-    asked = {"speculative_config": {"model": "m", "num_speculative_tokens": K}}
     plain = make_engine(files(), **topics).info
-    both = make_engine(files(), draft_files=other_files(), speculative=asked, **topics).info
+    both = make_engine(files(), draft_files=other_files(), speculative={"speculative_config": ASKED}, **topics).info
     assert both.draft_model is not None
     per_block = plain.kv_cache_bytes // plain.num_blocks + both.draft_model.kv_cache_bytes // both.num_blocks
     assert both.num_blocks == 2**20 // per_block < plain.num_blocks
