@@ -7,7 +7,8 @@ from shlex import quote
 from headway import __version__
 from headway.server.config.server import ServerConfig
 from headway.server.config.speculative import SpeculativeConfig
-from headway.server.types import DraftModelInfo, EngineInfo
+from headway.server.stats import DraftModelInfo
+from headway.server.types import EngineInfo
 from headway.server.words import gib, plural
 
 

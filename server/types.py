@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from headway.server.stats import AdapterStats, BalancingStats, DraftStats
+from headway.server.stats import AdapterStats, BalancingStats, DraftModelInfo, DraftStats
 
 
 class FinishReason(enum.StrEnum):
@@ -373,16 +373,6 @@ class PoolingInfo(msgspec.Struct, frozen=True):
     def scores_pairs(self) -> bool:
         """It reads two texts at once and gives one score: a cross-encoder."""
         return "classify" in self.tasks and len(self.labels) == 1
-
-
-class DraftModelInfo(msgspec.Struct, frozen=True):
-    """The model that drafts for the one that is served. Its memory is beside that one's."""
-
-    name: str
-    architecture: str
-    weight_format: str
-    weight_bytes: int
-    kv_cache_bytes: int
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

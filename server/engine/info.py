@@ -5,7 +5,8 @@ from __future__ import annotations
 from headway.server.config.plan import Plan
 from headway.server.engine.processor_loading import LoadedProcessors
 from headway.server.engine.worker import Worker
-from headway.server.types import DraftModelInfo, EngineInfo, PoolingInfo
+from headway.server.stats import DraftModelInfo
+from headway.server.types import EngineInfo, PoolingInfo
 
 
 def engine_info(

@@ -8,7 +8,7 @@ from fake_engine import fake_info
 
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
-from headway.server.types import DraftModelInfo
+from headway.server.stats import DraftModelInfo
 from headway.server.words import GIB
 
 

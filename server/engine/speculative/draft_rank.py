@@ -17,7 +17,7 @@ from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model
 from headway.server.sizing.draft_model import DraftSetup
 from headway.server.sizing.model import model_code
-from headway.server.types import DraftModelInfo
+from headway.server.stats import DraftModelInfo
 
 
 class DraftRank:
