@@ -98,6 +98,7 @@ def _build_generating(
     check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
     check_context(parallel, shape)
+    assert (draft_files is not None) == config.speculative.asks_for_draft_model, "whoever starts the engine finds the draft model"
     draft = draft_setup(config, draft_files, plan, shape, device_facts(device)) if draft_files is not None else None
     processors = load_processors(config, device)
 

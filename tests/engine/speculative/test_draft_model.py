@@ -11,7 +11,7 @@ import pytest
 from any_load import ARRIVALS, EOS, OPTIONS, Run, V, assert_same, play, requests_of
 from drafted_engines import alone, drafts_of, files, make_small
 from engine_driver import add_adapter, make_engine, request
-from faulty_model import make_faulty
+from faulty_model import FaultyModel, make_faulty
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -103,16 +103,33 @@ def test_drafts_that_are_wrong_leave_no_trace() -> None:
     assert num_right < num_drafted // 2
 
 
-def test_a_request_that_breaks_the_large_model_ends_alone() -> None:
+@pytest.mark.parametrize("is_draft_model", [False, True])
+def test_a_request_that_breaks_either_model_ends_alone(is_draft_model: bool) -> None:
     requests = [request(f"r{i}", [5 + i, 6, 7], max_tokens=8, ignore_eos=True) for i in range(3)]
     expected = alone(requests)
     bad = next(token for token in range(20, V) if all(token not in tokens for tokens in expected.tokens.values()))
     engine = make(files())
-    make_faulty(engine, bad)
+    if is_draft_model:
+        make_draft_model_faulty(engine, bad)
+    else:
+        make_faulty(engine, bad)
     run, _, _ = finish(engine, [request("bad", [bad, 6, 7], max_tokens=8), *requests])
     assert "a kernel refused this token" in str(run.ends["bad"].error)
     for one in requests:
         assert run.tokens[one.request_id] == expected.tokens[one.request_id]
+
+
+def test_a_draft_model_that_computes_nothing_any_more_ends_the_engine() -> None:
+    engine = make(files())
+    make_draft_model_faulty(engine, None)
+    engine.add_request(request("r", [5, 6, 7]))
+    with pytest.raises(RuntimeError, match="a kernel refused this token"):
+        engine.step()
+
+
+def make_draft_model_faulty(engine: EngineCore, bad_token: int | None) -> None:
+    resident = engine._executor._worker.runner._draft_model._resident  # type: ignore[attr-defined]
+    resident.give_model(FaultyModel(resident.model, bad_token))
 
 
 def test_decode_steps_of_both_models_replay_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
