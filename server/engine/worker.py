@@ -197,7 +197,8 @@ class Worker:
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
         shape = (num_blocks, self._plan.page_size, spec.num_kv_heads, spec.head_dim)
-        return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
+        keys = [self._pages(shape) for _ in range(spec.num_layers)]
+        return [LayerKV(k, k if spec.shares_values else self._pages(shape)) for k in keys]
 
     def _pages(self, shape: tuple[int, ...]) -> Tensor:
         """Zeroed, so that no stray NaN poisons a masked read; on a CPU the system maps each page when it is first written."""

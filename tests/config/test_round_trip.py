@@ -28,6 +28,7 @@ NEEDED = {
     "lora_modules": ["--enable-lora"],
     "enable_log_outputs": ["--enable-log-requests"],
     "uds_permissions": ["--uds=/s"],
+    "code_revision": ["--trust-remote-code"],
     "enable_eplb": ["--enable-expert-parallel", "--tensor-parallel-size=2"],
     **{setting.name: ["--ssl-keyfile=k", "--ssl-certfile=c", "--ssl-ca-certs=a"] for setting in SETTINGS if setting.topic == "tls"},
 }

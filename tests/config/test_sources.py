@@ -278,10 +278,10 @@ def test_environment_problems(name: str, text: str, problem: str) -> None:
 
 
 def test_variables_of_vllm_that_ask_for_what_is_done_anyway() -> None:
-    met = {"SM_VLLM_NNODES": '"1"', "SM_VLLM_TRUST_REMOTE_CODE": "False", "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
+    met = {"SM_VLLM_NNODES": '"1"', "SM_VLLM_OPTIMIZATION_LEVEL": "0"}
     assert resolve(["demo"], met).sources.keys() == {"model"}
-    problems = problems_of(["demo"], {"SM_VLLM_TRUST_REMOTE_CODE": "true", "SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_NNODES": "01"})
-    assert len(problems) == 3
+    problems = problems_of(["demo"], {"SM_VLLM_OPTIMIZATION_LEVEL": "2", "SM_VLLM_NNODES": "01"})
+    assert len(problems) == 2
     assert all("is not supported by this version" in problem for problem in problems)
 
 
