@@ -1,6 +1,6 @@
 """What drafts bring on a CPU: the same requests with and without --speculative-config, in turn, in one process.
 
-    python benchmarks/speculative.py [--model demo] [--rounds 3] [--draft-tokens 4]
+    python benchmarks/speculative.py [--model demo] [--draft-model DIR] [--rounds 3] [--draft-tokens 4]
 
 The engine alone, without HTTP. Two kinds of work: an edit, in which most of the answer stands in the prompt (repeat this code with one name
 changed), and prose about a subject, in which little does. Prints tokens a second by the clock and by CPU time, as the median over rounds.
@@ -60,13 +60,18 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--draft-model", help="drafts in the place of looking up: a directory, a GGUF or a Hub id")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draft-tokens", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=160)
     options = parser.parse_args()
     files = resolve_model(options.model, cache_dir=cache_directory(os.environ))
     drafting = {"method": "ngram", "num_speculative_tokens": options.draft_tokens, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
-    engines = [_engine(files, {}), _engine(files, drafting)]
+    draft_files = None
+    if options.draft_model is not None:
+        drafting = {"model": options.draft_model, "num_speculative_tokens": options.draft_tokens}
+        draft_files = resolve_model(options.draft_model, cache_dir=cache_directory(os.environ))
+    engines = [_engine(files, {}), _engine(files, drafting, draft_files)]
     rows = []
     for kind in ("edit", "prose"):
         for batch in (1, 8):
@@ -133,10 +138,10 @@ def _prompts(files: ModelFiles, kind: str, batch: int, number: int) -> list[list
     return [tokenizer.encode(template.render([{"role": "user", "content": text}]), add_special_tokens=False) for text in texts]
 
 
-def _engine(files: ModelFiles, drafting: dict[str, object]) -> EngineCore:
+def _engine(files: ModelFiles, drafting: dict[str, object], draft_files: ModelFiles | None = None) -> EngineCore:
     model = {"model": files.name, "max_model_len": 2048, "device": "cpu"}
     topics = {"model": model, "cache": {"enable_prefix_caching": False}, "speculative": {"speculative_config": drafting}}
-    return build_engine(ServerConfig.model_validate(topics), files)
+    return build_engine(ServerConfig.model_validate(topics), files, draft_files=draft_files)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def paged_attention(
     fp32), in bf16 beside fp32 queries on CPUs, or in float8_e4m3fn, multiplied by ``kv_scales``; block_tables [B, M] int32, entries
     past a row's length are not read as keys but must be valid block ids; seq_lens [B] int32 of at least 1 and at most
     max_seq_len <= M * block_size. Pages must be finite everywhere (zero them once): what is hidden is multiplied by 0, not skipped.
+    ``v_cache`` may be ``k_cache`` itself, of any D: pages that are keys and values at once (multi-head latent attention).
     Returns a new contiguous [B, Hq, D].
     ``plan`` comes from ``prepare_decode`` for this step and window; without it each call does that work.
     """

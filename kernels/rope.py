@@ -25,11 +25,11 @@ class QKNorm:
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     cos_sin: Tensor,
     positions: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
+    v_cache: Tensor | None,
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
@@ -51,15 +51,19 @@ def rope_and_cache(
     divided by ``kv_scales``, cut off at +-448 and rounded to the nearest, ties to even; slot_mapping [T] int64,
     ``block * block_size + offset``, unique, -1: do not write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are,
     the caches change in place.
+    ``v`` and ``v_cache`` are both None where pages of keys serve as those of values too: only k is written.
     ``plan`` comes from ``prepare_rope`` with the same arguments; without it each call does that work. (Su et al., arXiv:2104.09864)
     """
     num_tokens, _, head_dim = q.shape
     check_float("q", q)
-    check_cache(q, k_cache, v_cache, kv_scales)
+    check_cache(q, k_cache, k_cache if v_cache is None else v_cache, kv_scales)
+    if (v is None) != (v_cache is None):
+        raise ValueError("v and v_cache: either both or neither")
     check_shape("k", k, num_tokens, k_cache.shape[2], head_dim)
-    check_shape("v", v, num_tokens, k_cache.shape[2], head_dim)
     check_inner_stride("k", k)
-    check_inner_stride("v", v)
+    if v is not None:
+        check_shape("v", v, num_tokens, k_cache.shape[2], head_dim)
+        check_inner_stride("v", v)
     if cos_sin.shape[1] > head_dim or cos_sin.shape[1] % 2 or cos_sin.dtype != torch.float32:
         raise ValueError(f"cos_sin {tuple(cos_sin.shape)} {cos_sin.dtype}: expected fp32, an even rotary_dim of at most {head_dim}")
     if qk_norm is not None:

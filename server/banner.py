@@ -23,7 +23,7 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"  device   {info.device}{_engines(config.data_parallel.data_parallel_size)}",
         f"  context  {info.max_model_len} tokens; {_cache(info, _a_rank(config))}up to {info.max_num_seqs} requests "
         f"and {info.max_num_batched_tokens} tokens a step",
-        *_drafts(config.speculative),
+        *_drafts(config.speculative, info),
         f"  address  {url}{_shared(config.network.api_server_count)}  (/ping /invocations {routes} /v1/models /metrics)",
         f"  try      curl{option} {url}{routes.split()[0]}{key} -H 'Content-Type: application/json' -d '{body}'",
     ]
@@ -48,13 +48,18 @@ def _cache(info: EngineInfo, of: str) -> str:
     return f"KV cache {num_tokens} tokens ({gib(info.kv_cache_bytes, 2)}{of}, blocks of {info.block_size}), "
 
 
-def _drafts(speculative: SpeculativeConfig) -> list[str]:
+def _drafts(speculative: SpeculativeConfig, info: EngineInfo) -> list[str]:
     settings = speculative.settings
     if settings is None:
         return []
-    shortest, longest = settings.lookup_lengths
     most = plural(settings.num_speculative_tokens, "token")
-    return [f"  drafts   {settings.method}: up to {most} a request and step, by its last {shortest} to {longest} tokens"]
+    if (model := info.draft_model) is not None:
+        memory = f"{gib(model.weight_bytes, 2)} of weights, {gib(model.kv_cache_bytes, 2)} of KV cache"
+        by = f"by {model.name} ({model.architecture}, {model.weight_format}, {memory})"
+    else:
+        shortest, longest = settings.lookup_lengths
+        by = f"by its last {shortest} to {longest} tokens"
+    return [f"  drafts   {settings.method}: up to {most} a request and step, {by}"]
 
 
 def _address(config: ServerConfig) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.data_parallel.processes import EngineProcesses
 from headway.server.machine import host_memory
 from headway.server.phases import PhaseLog
+from headway.server.sizing.draft_files import resolve_draft
 from headway.server.sizing.model import read_shape
 from headway.server.source.files import ModelFiles
 from headway.server.source.read_ahead import read_ahead
@@ -65,9 +66,10 @@ class EngineStarter:
             )
             if model.load_format != "dummy":
                 read_ahead(files, host_memory()[1])
+            draft_files = resolve_draft(self._config, self.cache_dir, self._progress, self._stop)
             tokenizer = self._tokenizer()
             self.phases.enter("starting the engine process")
-            self.processes.start(self._config, files, self.cache_dir, tokenizer)
+            self.processes.start(self._config, files, self.cache_dir, tokenizer, draft_files)
             read_shape(self._config, files)  # what is not supported is said while the engine still imports torch
         except BaseException as problem:  # the thread's edge: whoever waits for the files gets it
             self.files.set_exception(problem)

@@ -1,4 +1,4 @@
-"""What engines tell of themselves beside types.EngineStats, as structs that travel with it."""
+"""What engines tell of themselves beside types.EngineStats and EngineInfo, as structs that travel with them."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ class DraftStats(msgspec.Struct, frozen=True):
         """Of two engines with the same options."""
         accepted = tuple(map(sum, zip(self.num_accepted, other.num_accepted, strict=True)))
         return DraftStats(self.num_drafts + other.num_drafts, self.num_draft_tokens + other.num_draft_tokens, accepted)
+
+
+class DraftModelInfo(msgspec.Struct, frozen=True):
+    """The model that drafts for the one that is served. Its memory is beside that one's."""
+
+    name: str
+    architecture: str
+    weight_format: str
+    weight_bytes: int
+    kv_cache_bytes: int

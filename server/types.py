@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from headway.server.stats import AdapterStats, BalancingStats, DraftStats
+from headway.server.stats import AdapterStats, BalancingStats, DraftModelInfo, DraftStats
 
 
 class FinishReason(enum.StrEnum):
@@ -394,3 +394,4 @@ class EngineInfo(msgspec.Struct, frozen=True):
     reads_extra_args: bool = False  # a class of --logits-processors sees every request
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from
     pooling: PoolingInfo | None = None  # None: the model generates text
+    draft_model: DraftModelInfo | None = None

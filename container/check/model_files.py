@@ -35,6 +35,8 @@ def look_at_model(config: ServerConfig, settings: Settings, *, is_offline: bool 
         with contextlib.suppress(ModelSourceError):
             look.place = "this machine"
             _look_at_path(look, settings.place_here, config)
+    if (draft := config.speculative.speculative_config.get("model")) and config.speculative.asks_for_draft_model:
+        look.not_checked.append(f"the draft model {draft} was not looked at; its weights and its part of the KV cache need memory too")
     return look
 
 

@@ -36,11 +36,11 @@ def _plan(cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> RopePlan:
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     cos_sin: Tensor,
     positions: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
+    v_cache: Tensor | None,
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
@@ -48,13 +48,18 @@ def rope_and_cache(
     kv_scales: KVScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
-    """See headway.kernels.rope.rope_and_cache. Pages in fp8 are left to the reference."""
+    """See headway.kernels.rope.rope_and_cache. Pages in fp8 are left to the reference; what writes no values has no compiled kernel."""
     if k_cache.dtype == FP8:
-        tensors = (q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping)
-        return reference.rope_and_cache(*tensors, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales)
+        return reference.rope_and_cache(
+            q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales
+        )
     if qk_norm is not None:
         q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
     kernel = function("rope_and_cache", q.dtype, k_cache.dtype)
+    if v is None or v_cache is None:
+        plan = plan or _plan(cos_sin, positions, slot_mapping)
+        _write(k_cache, _rotate(k, plan, interleaved), plan)
+        return _rotate(q, plan, interleaved)
     if kernel is not None and _fits(q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping):
         return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)
     plan = plan or _plan(cos_sin, positions, slot_mapping)

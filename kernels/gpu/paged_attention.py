@@ -15,6 +15,9 @@ from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
+from headway.kernels.gpu.shared_pages import BLOCK_N as SHARED_BLOCK_N
+from headway.kernels.gpu.shared_pages import MAX_SPLITS as MOST_SHARED_SPLITS
+from headway.kernels.gpu.shared_pages import WIDEST_TILE, has_shared_pages, launch_shared_pages, num_head_blocks
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
 from headway.kernels.kv_cache import UNSCALED, KVScales
 from headway.kernels.tuned import DecodeTiles, tuned_decode
@@ -195,6 +198,10 @@ def launch_decode(
     block_size, num_kv_heads = k_cache.shape[1:3]
     if num_rows == 0:
         return
+    if has_shared_pages(k_cache, v_cache):
+        assert not any((softcap, sliding_window, begins is not None, sinks is not None)), "of separate pages alone"
+        _launch_shared(q, k_cache, block_tables, seq_lens, out, scale, max_seq_len, kv_scales, lse)
+        return
     longest = min(max_seq_len, sliding_window) if sliding_window > 0 else max_seq_len
     block_d, group = max(16, triton.next_power_of_2(head_dim)), num_heads // num_kv_heads
     tiles = tuned_decode(chip(q.device), (group, head_dim, k_cache.itemsize), num_rows * num_kv_heads)
@@ -244,6 +251,30 @@ def launch_decode(
         launch_merge(parts.flatten(0, 1).transpose(0, 1), parts_lse.flatten(0, 1).T, out, lse)
 
 
+def _launch_shared(
+    q: Tensor,
+    pages: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    out: Tensor,
+    scale: float,
+    longest: int,
+    kv_scales: KVScales,
+    lse: Tensor | None,
+) -> None:
+    """As ``launch_decode``, where pages are keys and values at once."""
+    tiles = DecodeTiles(SHARED_BLOCK_N, MIN_SPLIT_TOKENS)
+    wanted = choose_num_splits(q.shape[0] * num_head_blocks(q), longest, num_multiprocessors(q.device), tiles)
+    num_splits = min(wanted, MOST_SHARED_SPLITS)
+    if num_splits == 1:
+        launch_shared_pages(q, pages, block_tables, seq_lens, out.unsqueeze(2), scale, kv_scales, lse=lse)
+        return
+    parts = torch.empty((*q.shape[:2], num_splits, q.shape[2]), dtype=torch.float32, device=q.device)
+    parts_lse = torch.empty(parts.shape[:3], dtype=torch.float32, device=q.device)
+    launch_shared_pages(q, pages, block_tables, seq_lens, parts, scale, kv_scales, lse=parts_lse, num_splits=num_splits)
+    launch_merge(parts.flatten(0, 1).transpose(0, 1), parts_lse.flatten(0, 1).T, out, lse)
+
+
 def launch_merge(parts: Tensor, lse: Tensor, out: Tensor, total: Tensor | None = None) -> None:
     """Fills ``out`` [N, D] with the weighted sum of parts [S, N, D] by lse [S, N], and ``total`` [N] with the lse of all."""
     num_splits, num_items, head_dim = parts.shape
@@ -261,7 +292,7 @@ def launch_merge(parts: Tensor, lse: Tensor, out: Tensor, total: Tensor | None =
         HAS_TOTAL=total is not None,
         BLOCK_S=next((size for size in MERGED if size >= num_splits), triton.next_power_of_2(num_splits)),
         BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
-        num_warps=4,
+        num_warps=4 if head_dim <= WIDEST_TILE else 8,
         **launch_options(parts.device),
     )
 

@@ -20,6 +20,7 @@ from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import has_warpgroups
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.paged_attention import block_n as decode_block_n
+from headway.kernels.gpu.shared_pages import has_shared_pages, launch_shared_pages
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
 from headway.kernels.kv_cache import UNSCALED, KVScales
 
@@ -273,6 +274,16 @@ def launch_prefill(
     num_heads, head_dim = q.shape[1:]
     block_size, num_kv_heads = k_cache.shape[1:3]
     if q.shape[0] == 0:
+        return
+    if has_shared_pages(k_cache, v_cache):
+        assert not any((softcap, sliding_window, begins is not None, sinks is not None)), "of separate pages alone"
+        launch_shared_pages(
+            *(q, k_cache, block_tables, seq_lens, out.unsqueeze(2), scale, kv_scales),
+            query_start_loc=query_start_loc,
+            max_query_len=max_query_len,
+            has_spans=lse is not None,
+            lse=lse,
+        )
         return
     block_d = max(16, triton.next_power_of_2(head_dim))
     group = num_heads // num_kv_heads

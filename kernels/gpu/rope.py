@@ -1,4 +1,4 @@
-"""Rotary embedding and cache write in Triton, with or without the norm of q and k: two programs a token, one of them for its queries."""
+"""Rotary embedding and cache write in Triton, with or without the norm of q and k: programs a token, the last of which writes the cache."""
 
 # mypy: allow-incomplete-defs
 
@@ -103,6 +103,7 @@ def rope_and_cache_kernel(
     num_kv_heads,
     head_dim,
     block_size,
+    HAS_VALUES: tl.constexpr,
     HAS_NORM: tl.constexpr,
     HALF: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -117,10 +118,11 @@ def rope_and_cache_kernel(
     await_previous(IS_DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token).to(tl.int64) * cos_sin_stride
-    if tl.program_id(1) == 0:
-        out_row = out_ptr + token * num_heads * head_dim
+    if tl.program_id(1) < tl.num_programs(1) - 1:
+        first_head = tl.program_id(1).to(tl.int64) * HEADS
+        out_row = out_ptr + (token * num_heads + first_head) * head_dim
         _rotate_heads(
-            q_ptr + token * q_stride_token,
+            q_ptr + token * q_stride_token + first_head * q_stride_head,
             out_row,
             q_stride_head,
             head_dim,
@@ -128,7 +130,7 @@ def rope_and_cache_kernel(
             q_weight_ptr,
             eps,
             1.0,
-            num_heads,
+            num_heads - first_head,
             head_dim,
             HAS_NORM,
             HALF,
@@ -159,23 +161,27 @@ def rope_and_cache_kernel(
             HALF_BLOCK,
             PASS_BLOCK,
         )
-        head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
-        dim = tl.arange(0, DIM_BLOCK)[None, :]
-        mask = (head < heads_written) & (dim < head_dim)
-        value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
-        v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
-        value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
-        tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
+        if HAS_VALUES:
+            head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
+            dim = tl.arange(0, DIM_BLOCK)[None, :]
+            mask = (head < heads_written) & (dim < head_dim)
+            value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
+            v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
+            value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
+            tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
+
+
+_MOST_NUMBERS = 1 << 14  # of the queries of a program
 
 
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     cos_sin: Tensor,
     positions: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
+    v_cache: Tensor | None,
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
@@ -191,14 +197,16 @@ def rope_and_cache(
     if num_tokens == 0:
         return out
     rest = head_dim - 2 * half
-    rope_and_cache_kernel[(num_tokens, 2)](
+    values, value_pages = (k, k_cache) if v is None or v_cache is None else (v, v_cache)
+    heads = min(triton.next_power_of_2(num_heads), max(1, _MOST_NUMBERS // triton.next_power_of_2(head_dim)))
+    rope_and_cache_kernel[(num_tokens, triton.cdiv(num_heads, heads) + 1)](
         q,
         k,
-        v,
+        values,
         cos_sin,
         positions,
         as_loaded(k_cache),
-        as_loaded(v_cache),
+        as_loaded(value_pages),
         slot_mapping,
         out,
         out if qk_norm is None else qk_norm.q_weight.contiguous(),
@@ -208,18 +216,19 @@ def rope_and_cache(
         kv_scales.v,
         *q.stride()[:2],
         *k.stride()[:2],
-        *v.stride()[:2],
+        *values.stride()[:2],
         cos_sin.stride(0),
         *k_cache.stride()[:3],
-        *v_cache.stride()[:3],
+        *value_pages.stride()[:3],
         num_heads,
         num_kv_heads,
         head_dim,
         k_cache.shape[1],
+        HAS_VALUES=v is not None,
         HAS_NORM=qk_norm is not None,
         HALF=half,
         INTERLEAVED=interleaved,
-        HEADS=triton.next_power_of_2(num_heads),
+        HEADS=heads,
         KV_HEADS=triton.next_power_of_2(num_kv_heads),
         HALF_BLOCK=triton.next_power_of_2(half),
         PASS_BLOCK=triton.next_power_of_2(rest) if rest else 0,

@@ -13,11 +13,11 @@ from headway.kernels.rope import QKNorm
 def rope_and_cache(
     q: Tensor,
     k: Tensor,
-    v: Tensor,
+    v: Tensor | None,
     cos_sin: Tensor,
     positions: Tensor,
     k_cache: Tensor,
-    v_cache: Tensor,
+    v_cache: Tensor | None,
     slot_mapping: Tensor,
     *,
     interleaved: bool = False,
@@ -33,7 +33,8 @@ def rope_and_cache(
     write = slot_mapping >= 0
     block, offset = slot_mapping[write] // k_cache.shape[1], slot_mapping[write] % k_cache.shape[1]
     _write(k_cache, block, offset, _rotate(k, cos, sin, interleaved)[write], kv_scales.k)
-    _write(v_cache, block, offset, v[write], kv_scales.v)
+    if v is not None and v_cache is not None:
+        _write(v_cache, block, offset, v[write], kv_scales.v)
     return _rotate(q, cos, sin, interleaved)
 
 

@@ -99,6 +99,7 @@ class EngineLoad:
 def build_core(name: str, engine_options: Sequence[str], environ: Mapping[str, str], console: Console) -> EngineCore:
     """The engine of the model that the user calls ``name``, in this process. Raises ConfigError or ModelSourceError."""
     from headway.server.config.sources import resolve
+    from headway.server.sizing.draft_files import resolve_draft
     from headway.server.source.cache import cache_directory
     from headway.server.source.resolve import resolve_model
 
@@ -119,9 +120,10 @@ def build_core(name: str, engine_options: Sequence[str], environ: Mapping[str, s
             cache_dir=cache_directory(environ),
             on_progress=status.update,
         )
+        draft_files = resolve_draft(config, cache_directory(environ), status.update)
         from headway.server.engine.build import build_engine  # torch: after the options are known to be good
 
-        return build_engine(config, files, on_phase=status.update)
+        return build_engine(config, files, on_phase=status.update, draft_files=draft_files)
 
 
 def _requests(options: argparse.Namespace, count: int, vocab_size: int, name: str) -> list[GenerateRequest]:

@@ -193,7 +193,25 @@ def _draft_problems(config: ServerConfig) -> list[str]:
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools generates nothing"),
     }
     asked = [(other, why) for other, (is_on, why) in beside.items() if is_on]
-    return [f"{other} does not go with --speculative-config: {why}; leave one of them out" for other, why in asked]
+    found = [f"{other} does not go with --speculative-config: {why}; leave one of them out" for other, why in asked]
+    return [*found, *_draft_model_problems(config)] if config.speculative.asks_for_draft_model else found
+
+
+def _draft_model_problems(config: ServerConfig) -> list[str]:
+    """What knows of one model and its pages only."""
+    parallel, transfer = config.parallel, config.kv_transfer
+    no_keys = "what comes from elsewhere has no keys and values of the draft model"
+    beside = {
+        "--tensor-parallel-size above 1": (parallel.tensor_parallel_size > 1, "a draft model runs on one device"),
+        "--prefill-context-parallel-size above 1": (parallel.prefill_context_parallel_size > 1, "a draft model runs on one device"),
+        "--distributed-executor-backend ray": (parallel.uses_ray, "a draft model is read on this host"),
+        "--kv-transfer-config": (bool(transfer.kv_transfer_config), no_keys),
+        "--kv-offloading-size": (bool(transfer.kv_offloading_size), no_keys),
+        "--enable-sleep-mode": (config.development.enable_sleep_mode, "a draft model does not sleep"),
+    }
+    asked = [(other, why) for other, (is_on, why) in beside.items() if is_on]
+    spare = "use method ngram, or leave one of them out"
+    return [f"{other} does not go with a draft model in --speculative-config: {why}; {spare}" for other, why in asked]
 
 
 def _transfer_problems(config: ServerConfig) -> list[str]:

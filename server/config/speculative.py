@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from headway.server.config.fields import Topic, option
 
 _NGRAM_NAMES = ("ngram", "[ngram]")  # as vLLM's users write it, in ``method`` or in ``model``
-_OTHER_METHODS = ("draft_model", "eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "suffix")
+_OTHER_METHODS = ("eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "suffix")
 _LONGEST, _SHORTEST = 5, 2  # of what is looked up, where it is not said
+_ONLY_OF = {"model": "draft_model", "revision": "draft_model", "prompt_lookup_max": "ngram", "prompt_lookup_min": "ngram"}
 _OF_VLLM = (  # members that it takes and Headway does not
     *("code_revision", "disable_by_batch_size", "disable_padded_drafter_batch", "draft_load_config", "draft_tensor_parallel_size"),
-    *("enforce_eager", "max_model_len", "parallel_drafting", "quantization", "rejection_sample_method", "revision"),
+    *("enforce_eager", "max_model_len", "parallel_drafting", "quantization", "rejection_sample_method"),
     *("speculative_token_tree", "suffix_decoding_max_cached_requests", "suffix_decoding_max_tree_depth", "tensor_parallel_size"),
 )
 
@@ -24,8 +25,10 @@ class SpeculativeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: Literal["ngram"]
+    method: Literal["ngram", "draft_model"]
     num_speculative_tokens: int = Field(ge=1, le=32)
+    model: str | None = None  # that drafts
+    revision: str | None = None  # of that model on the Hub
     prompt_lookup_max: int | None = Field(default=None, ge=1, le=64)
     prompt_lookup_min: int | None = Field(default=None, ge=1, le=64)
 
@@ -44,8 +47,8 @@ class SpeculativeConfig(Topic):
     speculative_config: dict[str, Any] = option(
         {},
         "JSON: guess tokens ahead of each request and verify them in one step: see speculative.md. `method` (ngram: what followed the same "
-        "words before), `num_speculative_tokens` (most guesses of a request in a step), `prompt_lookup_max` and `prompt_lookup_min` "
-        "(how many tokens are looked up).",
+        "words before; draft_model: a small model's), `num_speculative_tokens` (most guesses of a request in a step), `model` and "
+        "`revision` (which drafts), `prompt_lookup_max` and `prompt_lookup_min` (how many tokens are looked up).",
         short=("-sc",),
     )
 
@@ -58,6 +61,11 @@ class SpeculativeConfig(Topic):
     def num_drafts(self) -> int:
         """Most guesses of a request in a step."""
         return 0 if self.settings is None else self.settings.num_speculative_tokens
+
+    @property
+    def asks_for_draft_model(self) -> bool:
+        """Whatever else is wrong with the JSON."""
+        return _plain(self.speculative_config).get("method") == "draft_model"
 
 
 def speculative_problems(speculative: SpeculativeConfig) -> list[str]:
@@ -78,22 +86,26 @@ def speculative_problems(speculative: SpeculativeConfig) -> list[str]:
 
 
 def _plain(asked: dict[str, Any]) -> dict[str, Any]:
-    """With ``method`` where the method stands in ``model``."""
+    """With ``method`` where the method stands in ``model``, or follows from it."""
     named = [asked[key] for key in ("method", "model") if key in asked]
     rest = {key: value for key, value in asked.items() if key not in ("method", "model")}
-    return {"method": "ngram", **rest} if named and all(name in _NGRAM_NAMES for name in named) else asked
+    if named and all(name in _NGRAM_NAMES for name in named):
+        return {"method": "ngram", **rest}
+    return {"method": "draft_model", **asked} if "model" in asked else asked
 
 
 def _method_problems(asked: dict[str, Any]) -> list[str]:
-    method, model = asked.get("method"), asked.get("model")
-    if method == "ngram" and model is None:
-        return []
-    if model is not None or method in _OTHER_METHODS:
-        what = f"method {method!r}" if method is not None else f"a draft model ({model!r})"
-        return [f"{what} is not supported by this version of Headway, which drafts by looking up: set method to ngram, without model"]
+    method = asked.get("method")
+    if method in _OTHER_METHODS:
+        return [f"method {method!r} is not supported by this version of Headway: set method to ngram, or to draft_model with a model"]
     if method is None:
-        return ["method is missing: set it to ngram"]
-    return [f"method must be ngram, got {method!r}"]
+        return ["method is missing: set it to ngram, or to draft_model with a model"]
+    if method not in ("ngram", "draft_model"):
+        return [f"method must be ngram or draft_model, got {method!r}"]
+    if method == "draft_model" and not asked.get("model"):
+        return ["model is missing: name the small model that drafts, as --model would name it"]
+    strange = [key for key in asked if _ONLY_OF.get(key, method) != method]
+    return [f"{key} is for method {_ONLY_OF[key]}, and this one is {method}: leave it out" for key in strange]
 
 
 def _sentence(error: Any) -> str:

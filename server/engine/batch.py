@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from headway.server.types import SamplingParams, TokenLogprobs
 
+UNDRAWN = -1  # stands for a draft that the runner's draft model is to make
+
 
 @dataclass(slots=True, frozen=True)
 class NewRow:
@@ -32,7 +34,7 @@ class ScheduledRow:
     num_tokens: int  # tokens to compute now, after those already computed; > 0
     new_block_ids: list[int]  # blocks appended in this step (empty for a row in ``added``: NewRow has them all)
     token_id: int | None = None  # the newest, which is computed now: for stages that did not choose it; None: there are no others
-    drafts: list[int] = field(default_factory=list)  # guesses behind the newest token, computed beside it; ``num_tokens`` is 1 then
+    drafts: list[int] = field(default_factory=list)  # guesses behind the newest token, or UNDRAWN, computed beside it; then num_tokens is 1
 
     @property
     def num_query_tokens(self) -> int:

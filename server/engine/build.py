@@ -27,6 +27,7 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
+from headway.server.sizing.draft_model import draft_setup
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts, model_code
 from headway.server.sizing.pipeline_parallel import check_stages
@@ -45,8 +46,10 @@ def build_engine(
     on_phase: Callable[[str], None] = lambda name: None,
     load_tokenizer: Callable[[], Tokenizer] | None = None,
     index: int = 0,
+    draft_files: ModelFiles | None = None,
 ) -> EngineCore:
-    """Engine ``index`` of --data-parallel-size. ``load_tokenizer`` is for requests with a grammar; None: none has one.
+    """Engine ``index`` of --data-parallel-size. ``load_tokenizer`` is for requests with a grammar; None: none has one. ``draft_files`` are
+    those of the draft model, where --speculative-config names one.
 
     Raises ConfigError or ModelSourceError, one sentence each, for what the user can mend.
     """
@@ -58,7 +61,7 @@ def build_engine(
     if config.parallel.num_ranks > 1:
         phases.begin("starting the ranks")
     with placed_ranks(config, index) as placement:
-        return _build_generating(config, files, placement, phases, load_tokenizer, index)
+        return _build_generating(config, files, placement, phases, load_tokenizer, index, draft_files)
 
 
 def _occupied(config: ServerConfig, placement: Placement) -> torch.device:
@@ -78,6 +81,7 @@ def _build_generating(
     phases: StartPhases,
     load_tokenizer: Callable[[], Tokenizer] | None,
     index: int,
+    draft_files: ModelFiles | None,
 ) -> EngineCore:
     device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides, model_code(config))
@@ -94,6 +98,8 @@ def _build_generating(
     check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
     check_context(parallel, shape)
+    assert (draft_files is not None) == config.speculative.asks_for_draft_model, "whoever starts the engine finds the draft model"
+    draft = draft_setup(config, draft_files, plan, shape, device_facts(device)) if draft_files is not None else None
     processors = load_processors(config, device)
 
     def make_sampling(grammars: GrammarCompiler | None) -> SamplingState:
@@ -104,7 +110,7 @@ def _build_generating(
     with gathered_crew(config, files, index, placement) as crew:
         groups = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
-        setup = RankSetup(config, files, plan, shape.vocab_size, device, groups, index)
+        setup = RankSetup(config, files, plan, shape.vocab_size, device, groups, index, draft)
         rank = ModelRank(setup, load_tokenizer)
         phases.begin("sizing the KV cache")
         num_blocks = crew.agree(rank.num_blocks())
@@ -112,10 +118,10 @@ def _build_generating(
         crew.start(num_blocks, max_model_len)
         rank.start(num_blocks, max_model_len, make_sampling)
         phases.begin("warming up")
-        rank.worker.warm_up()
+        rank.warm_up()
         if plan.graph_sizes:
             phases.begin("capturing CUDA graphs")
-            rank.worker.record_graphs()
+            rank.record_graphs()
         executor = crew.executor(rank.worker)
         workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
     phases.end()
@@ -124,7 +130,14 @@ def _build_generating(
     scheduler = _scheduler(config, plan, kv, max_model_len, policy)
     transfers = (policy, workers) if policy is not None and workers is not None else None
     info = engine_info(
-        plan, rank.worker, num_blocks, max_model_len, _device_name(parallel, plan, device), phases.seconds, processors=processors
+        plan,
+        rank.worker,
+        num_blocks,
+        max_model_len,
+        _device_name(parallel, plan, device),
+        phases.seconds,
+        processors=processors,
+        draft_model=rank.draft.info(num_blocks) if rank.draft is not None else None,
     )
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)

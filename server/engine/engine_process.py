@@ -34,9 +34,12 @@ class EngineProcess:
         self._is_over = False
         self._oom_kills_before = num_oom_kills()
 
-    def start(self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None) -> None:
-        """Does nothing once ``kill`` was called: a download may end after the server was told to stop."""
-        arguments = EngineArguments(without_secrets(config), self._index, files, self._directory, cache_dir, tokenizer)
+    def start(
+        self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None, draft_files: ModelFiles | None
+    ) -> None:
+        """``tokenizer``, ``draft_files``: see EngineArguments. Does nothing once ``kill`` was called: a download may end after the server
+        was told to stop."""
+        arguments = EngineArguments(without_secrets(config), self._index, files, self._directory, cache_dir, tokenizer, draft_files)
         process = multiprocessing.get_context("spawn").Process(
             target=run_engine, args=(arguments,), name=f"headway-engine-{self._index}", daemon=True
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.server.config.plan import Plan
 from headway.server.engine.processor_loading import LoadedProcessors
 from headway.server.engine.worker import Worker
+from headway.server.stats import DraftModelInfo
 from headway.server.types import EngineInfo, PoolingInfo
 
 
@@ -18,6 +19,7 @@ def engine_info(
     *,
     pooling: PoolingInfo | None = None,
     processors: LoadedProcessors | None = None,
+    draft_model: DraftModelInfo | None = None,
 ) -> EngineInfo:
     loaded = worker.loaded
     return EngineInfo(
@@ -35,6 +37,7 @@ def engine_info(
         kv_cache_bytes=num_blocks * worker.bytes_per_block,
         phases=seconds,
         pooling=pooling,
+        draft_model=draft_model,
         reads_extra_args=processors is not None and bool(processors.for_all),
         processor_names=tuple(processors.functions) if processors is not None else (),
     )

@@ -27,11 +27,13 @@ from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.shared_choice import FollowingChoice, LeadingChoice
+from headway.server.engine.speculative.draft_rank import DraftRank
 from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
 from headway.server.loading.loader import load_model
+from headway.server.sizing.draft_model import DraftSetup
 from headway.server.sizing.model import model_code
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -51,6 +53,7 @@ class RankSetup:
     device: torch.device
     groups: RankGroups
     engine: int = 0  # among those of the server
+    draft: DraftSetup | None = None
 
     @property
     def place(self) -> Place:
@@ -65,7 +68,7 @@ class RankSetup:
 
 
 class ModelRank:
-    """The constructor loads the weights; then ``num_blocks`` and ``start``, and the worker's ``warm_up`` and ``record_graphs``. All ranks
+    """The constructor loads the weights; then ``num_blocks`` and ``start``, ``warm_up`` and ``record_graphs``. All ranks
     take each step before any can end it."""
 
     def __init__(self, setup: RankSetup, load_tokenizer: Callable[[], Tokenizer] | None = None) -> None:
@@ -88,8 +91,7 @@ class ModelRank:
             has_whole_experts=config.parallel.enable_expert_parallel,
             num_redundant_experts=config.parallel.num_redundant_experts,
         )
-        width = -(-plan.max_model_len // plan.block_size)
-        self._buffers = InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
+        self._buffers = _buffers(plan, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.balancer: ExpertBalancer | None = None
@@ -99,6 +101,11 @@ class ModelRank:
         dealt = context.share if context is not None and context.deals_prompts else None
         stage = setup.groups.pipeline
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, stage, self.balancer, dealt)
+        self.draft: DraftRank | None = None
+        if setup.draft is not None:
+            buffers = _buffers(setup.draft.plan, device)
+            graphs = _graphs(setup.draft.plan, buffers, device)
+            self.draft = DraftRank(setup.draft, setup.groups.tensor, device, buffers, graphs)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
@@ -108,8 +115,12 @@ class ModelRank:
         if self.balancer is not None:  # which moves weights while no step is under way
             peak = max(peak, self.balancer.most_moved_bytes)
         peak += worker.measure_graphs()
+        bytes_per_block = worker.bytes_per_block
+        if self.draft is not None:  # which computes in turn with the large model
+            peak = max(peak, self.draft.measure_activations()) + self.draft.worker.measure_graphs()
+            bytes_per_block += self.draft.worker.bytes_per_block
         facts = _share(device_facts(setup.device), place.num_ranks)
-        return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=worker.bytes_per_block, peak_activation_bytes=peak)
+        return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=bytes_per_block, peak_activation_bytes=peak)
 
     def start(self, num_blocks: int, max_model_len: int, make_sampling: MakeSampling) -> None:
         """``num_blocks`` and ``max_model_len`` are those of all ranks."""
@@ -121,13 +132,27 @@ class ModelRank:
             self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
-            return ModelRunner(resident, forward, rows, self._choice(resident, sampling), setup.device, self.worker.adapters)
+            draft_model = self.draft.start(num_blocks, rows) if self.draft is not None else None
+            choice = self._choice(resident, sampling)
+            return ModelRunner(resident, forward, rows, choice, setup.device, self.worker.adapters, draft_model)
 
         self.worker.start(num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded
         self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
         if self.transfers is not None:
             self._forward.watch(self.transfers.begin_step)
+
+    def warm_up(self) -> None:
+        """See Worker.warm_up."""
+        self.worker.warm_up()
+        if self.draft is not None:
+            self.draft.worker.warm_up()
+
+    def record_graphs(self) -> None:
+        """See Worker.record_graphs."""
+        self.worker.record_graphs()
+        if self.draft is not None:
+            self.draft.worker.record_graphs()
 
     def _choice(self, resident: Resident, sampling: SamplingState | None) -> TokenChoice:
         context = self._setup.groups.tensor.context
@@ -147,6 +172,11 @@ class ModelRank:
     @property
     def _has_processors(self) -> bool:
         return bool(self._setup.config.extension.logits_processors)
+
+
+def _buffers(plan: Plan, device: torch.device) -> InputBuffers:
+    width = -(-plan.max_model_len // plan.block_size)
+    return InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

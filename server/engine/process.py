@@ -55,6 +55,7 @@ class EngineArguments:
     directory: Path  # where the API processes have their sockets
     cache_dir: Path
     tokenizer: Path | None  # that of --tokenizer; None: the model's own
+    draft_files: ModelFiles | None  # of the model that drafts, where one does
 
     @property
     def role(self) -> str:
@@ -109,7 +110,7 @@ def _serve(arguments: EngineArguments, links: EngineLinks) -> None:
     enter("importing torch")
     from headway.server.engine.build import build_engine
 
-    core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer, arguments.index)
+    core = build_engine(arguments.config, arguments.files, enter, arguments.load_tokenizer, arguments.index, arguments.draft_files)
     core.emit_early(links.send_step)
     core.watch_sleep(lambda state: links.send_to_all(SleepChanged(state)))
     ready = Ready(core.info, time.monotonic())

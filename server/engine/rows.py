@@ -44,6 +44,24 @@ class StepInputs:
     def has_drafts(self) -> bool:
         return bool(self.offsets.any())
 
+    def at_offset(self, offset: int) -> StepInputs:
+        """Of a step of decodes: the places that have so many of their request before them, as a step of their own."""
+        places = np.flatnonzero(self.offsets == offset)
+        return StepInputs(
+            order=[self.order[place] for place in places],
+            rows=self.rows[places],
+            tenants=self.tenants[places],
+            token_ids=self.token_ids[places],
+            positions=self.positions[places],
+            slot_mapping=self.slot_mapping[places],
+            query_start_loc=np.arange(len(places) + 1, dtype=np.int32),
+            query_lens=[1] * len(places),
+            seq_lens=[self.seq_lens[place] for place in places],
+            block_tables=self.block_tables[places],
+            num_decodes=len(places),
+            offsets=self.offsets[places],
+        )
+
     @property
     def has_awaited(self) -> bool:
         return bool((self.token_ids[: self.num_decodes] == AWAITED).any())
@@ -95,13 +113,17 @@ class RowTable:
         return row
 
     def extend(self, scheduled: list[ScheduledRow]) -> None:
-        """Takes in the blocks that this step brought, tokens that another stage chose, and drafts, which stand behind the known tokens."""
+        """Takes in the blocks that this step brought, and tokens that another stage chose."""
         for item in scheduled:
             if item.new_block_ids:
                 self._append_blocks(self._row_of[item.request_id], item.new_block_ids)
             if item.token_id is not None:
                 row = self._row_of[item.request_id]
                 self._tokens[row, self._num_computed[row]] = item.token_id
+
+    def set_drafts(self, scheduled: list[ScheduledRow]) -> None:
+        """They stand behind the known tokens, in the place of earlier ones."""
+        for item in scheduled:
             if item.drafts:
                 row = self._row_of[item.request_id]
                 start = self._num_tokens[row]

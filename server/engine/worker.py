@@ -123,10 +123,11 @@ class Worker:
         """Bytes that ``record_graphs`` will take."""
         return 0 if self._graphs is None else self._graphs.measure(self._compute(self._allocate(1)))
 
-    def start(self, num_blocks: int, make_runner: Callable[[Resident], Runner]) -> None:
+    def start(self, num_blocks: int, make_runner: Callable[[Resident], Runner] | None = None) -> None:
+        """Without ``make_runner`` another worker's runner computes with what is resident here."""
         self._num_blocks = num_blocks
         self._resident = Resident(self.loaded.model, self._allocate(num_blocks), self._probe)
-        self._runner = make_runner(self._resident)
+        self._runner = make_runner(self._resident) if make_runner is not None else None
 
     def warm_up(self) -> None:
         """The first calls choose and compile kernels; better now than under the first request."""
@@ -197,7 +198,8 @@ class Worker:
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
         shape = (num_blocks, self._plan.page_size, spec.num_kv_heads, spec.head_dim)
-        return [LayerKV(self._pages(shape), self._pages(shape)) for _ in range(spec.num_layers)]
+        keys = [self._pages(shape) for _ in range(spec.num_layers)]
+        return [LayerKV(k, k if spec.shares_values else self._pages(shape)) for k in keys]
 
     def _pages(self, shape: tuple[int, ...]) -> Tensor:
         """Zeroed, so that no stray NaN poisons a masked read; on a CPU the system maps each page when it is first written."""

@@ -217,16 +217,18 @@ class Attention(Layer):
             kv_scales=self._scales(kv),
             plan=rotation.plan,
         )
+        return self.attend(q, kv, step).view(-1, self._out_size)
+
+    def attend(self, q: Tensor, kv: LayerKV, step: AttentionStep) -> Tensor:
+        """q [T, num_heads, head_dim], rotated, over what is in the pages, the step's own keys included -> the same shape."""
         if step.context is not None:
-            out = self._in_context(q, kv, step.context, step.prompts)
-        elif step.prefill is None:
-            out = self._decode(q, kv, step.decode)
-        elif step.decode is None:
-            out = self._prefill(q, kv, step.prefill)
-        else:
-            n = step.num_decodes
-            out = torch.cat([self._decode(q[:n], kv, step.decode), self._prefill(q[n:], kv, step.prefill)])
-        return out.view(-1, self._out_size)
+            return self._in_context(q, kv, step.context, step.prompts)
+        if step.prefill is None:
+            return self._decode(q, kv, step.decode)
+        if step.decode is None:
+            return self._prefill(q, kv, step.prefill)
+        n = step.num_decodes
+        return torch.cat([self._decode(q[:n], kv, step.decode), self._prefill(q[n:], kv, step.prefill)])
 
     def _in_context(self, q: Tensor, kv: LayerKV, step: ContextStep, prompts: DealtPrompts | None) -> Tensor:
         assert self._context is not None, "a step is shared where layers are"

@@ -44,7 +44,14 @@ class ForwardBatch:
 
 @dataclass(slots=True)
 class LayerKV:
-    """One layer's pages. Both [num_blocks, block_size, num_kv_heads, head_dim] in the cache dtype. Owned by the runner."""
+    """One layer's pages. Both [num_blocks, block_size, num_kv_heads, head_dim] in the cache dtype. Owned by the runner.
+
+    ``v`` is ``k`` itself where keys serve as values too."""
 
     k: Tensor
     v: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Each that has memory of its own, for whoever moves or counts it."""
+        return (self.k,) if self.v is self.k else (self.k, self.v)

@@ -62,6 +62,13 @@ class Linear(Layer):
         return bias.nbytes
 
 
+class ReplicatedLinear(Linear):
+    """One projection that every rank has in full: x [T, K] -> [T, N]."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, method: LinearMethod) -> None:
+        super().__init__(*column_parts(in_features, {"": (out_features, 0, out_features)}, bias), method)
+
+
 class MergedColumnParallelLinear(Linear):
     """Several projections of one input as one product, each cut by rows: x [T, K] -> [T, sum of sizes / ranks].
 

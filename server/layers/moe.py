@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from headway.kernels.activation import silu_and_mul
-from headway.kernels.moe import route_tokens
+from headway.kernels.group_routing import route_in_groups
+from headway.kernels.moe import Scoring, route_tokens
 from headway.kernels.plans import LoraPlan
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.experts import ExpertStore
@@ -16,20 +19,32 @@ from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.weight import Layer, Weight, whole
 
 
-class Router(Layer):
-    """x [T, H] -> (weights, experts), [T, K] each. Every rank holds all of it, in the dtype of the activations.
+@dataclass(frozen=True, slots=True)
+class ExpertChoice:
+    """How scores become a token's experts and their weights: see kernels/moe.py and kernels/group_routing.py.
 
-    Scores are a softmax over all experts. With ``renormalise`` a token's weights add up to 1: that is also a softmax over its K logits
-    alone, as gpt-oss has it.
+    With ``renormalise`` a token's weights add up to ``scale``: of softmax scores that is also a softmax over its K logits alone, as gpt-oss
+    has it. ``has_bias``: one in fp32 beside the router's own, which chooses and does not weigh.
     """
+
+    scoring: Scoring
+    top_k: int
+    renormalise: bool
+    num_groups: int = 1
+    top_groups: int = 1
+    has_bias: bool = False
+    scale: float = 1.0
+
+
+class Router(Layer):
+    """x [T, H] -> (weights, experts), [T, K] each. Every rank holds all of it, in ``dtype``, which products with it have."""
 
     def __init__(
         self,
         hidden_size: int,
         num_experts: int,
-        top_k: int,
         *,
-        renormalise: bool,
+        choice: ExpertChoice,
         has_bias: bool,
         dtype: torch.dtype,
         device: torch.device,
@@ -37,14 +52,30 @@ class Router(Layer):
         shape = (num_experts, hidden_size)
         self.weight = Weight(shape, whole(shape), self._keep, dtype=dtype, device=device)
         self.bias = Weight(shape[:1], whole(shape[:1]), self._keep_bias, dtype=dtype, device=device) if has_bias else None
-        self._top_k = top_k
-        self._renormalise = renormalise
+        self.choice_bias: Weight | None = None
+        if choice.has_bias:
+            self.choice_bias = Weight(shape[:1], whole(shape[:1]), self._keep_choice_bias, dtype=torch.float32, device=device)
+        self._choice = choice
         self._weight: Tensor
         self._bias: Tensor | None = None
+        self._choice_bias: Tensor | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional.linear(x, self._weight, self._bias)
-        return route_tokens(logits, self._top_k, scoring="softmax", renormalise=self._renormalise)
+        choice = self._choice
+        logits = functional.linear(x.to(self._weight.dtype), self._weight, self._bias)
+        if choice.num_groups == 1 and self._choice_bias is None:
+            weights, experts = route_tokens(logits, choice.top_k, scoring=choice.scoring, renormalise=choice.renormalise)
+        else:
+            weights, experts = route_in_groups(
+                logits,
+                self._choice_bias,
+                choice.top_k,
+                scoring=choice.scoring,
+                renormalise=choice.renormalise,
+                num_groups=choice.num_groups,
+                top_groups=choice.top_groups,
+            )
+        return (weights if choice.scale == 1.0 else weights * choice.scale), experts
 
     def _keep(self, weight: Tensor) -> int:
         self._weight = weight
@@ -54,9 +85,14 @@ class Router(Layer):
         self._bias = bias
         return bias.nbytes
 
+    def _keep_choice_bias(self, bias: Tensor) -> int:
+        self._choice_bias = bias
+        return bias.nbytes
+
 
 class SharedExpert(Layer):
-    """The expert that every token goes to, as much as a gate of its own says: ``sigmoid(gate x) * down(silu_and_mul(gate_up x))``.
+    """The expert that every token goes to, as much as a gate of its own says: ``sigmoid(gate x) * down(silu_and_mul(gate_up x))``. Without
+    the gate it is a feed-forward layer.
 
     Cut over the ranks as a dense feed-forward layer is; the gate is whole on each.
     """
@@ -66,6 +102,7 @@ class SharedExpert(Layer):
         hidden_size: int,
         intermediate_size: int,
         *,
+        has_gate: bool,
         method: LinearMethod,
         group: TensorParallelGroup,
         dtype: torch.dtype,
@@ -74,12 +111,14 @@ class SharedExpert(Layer):
         sizes = {"gate": intermediate_size, "up": intermediate_size}
         self.gate_up = MergedColumnParallelLinear(hidden_size, sizes, bias=False, method=method, group=group)
         self.down = RowParallelLinear(intermediate_size, hidden_size, bias=False, method=method.for_gated_input(), group=group)
-        self.gate = Weight((1, hidden_size), whole((1, hidden_size)), self._keep_gate, dtype=dtype, device=device)
+        shape = (1, hidden_size)
+        self.gate = Weight(shape, whole(shape), self._keep_gate, dtype=dtype, device=device) if has_gate else None
         self._gate: Tensor
 
     def __call__(self, x: Tensor, lora: LoraPlan | None) -> Tensor:
         """This rank's summand [T, H]."""
-        return torch.sigmoid(functional.linear(x, self._gate)) * self.down.summand(silu_and_mul(self.gate_up(x, lora)), lora)
+        out = self.down.summand(silu_and_mul(self.gate_up(x, lora)), lora)
+        return out if self.gate is None else torch.sigmoid(functional.linear(x, self._gate)) * out
 
     def _keep_gate(self, gate: Tensor) -> int:
         self._gate = gate

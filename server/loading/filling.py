@@ -74,9 +74,10 @@ class Ignored:
 
     endings: tuple[str, ...]
     elsewhere: frozenset[str] = frozenset()  # those of other stages
+    beginnings: tuple[str, ...] = ()
 
     def __contains__(self, name: str) -> bool:
-        return name in self.elsewhere or name.endswith(self.endings)
+        return name in self.elsewhere or name.endswith(self.endings) or name.startswith(self.beginnings)
 
 
 def places_of(model: Model, names: tuple[WeightName, ...], num_layers: int, num_experts: int = 0) -> dict[str, list[Place]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -36,6 +37,8 @@ from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
 from headway.server.models.transformers_config import OWN_CODE, ModelCode, TransformersConfig
 from headway.server.source.files import ModelFiles
+
+log = logging.getLogger(__name__)
 
 _HEADS = ("lm_head.",)
 # Endings of tensors that have no place in a weight: tables computed from the config, and scales.
@@ -114,7 +117,9 @@ def load_model(
     if rounded is not None:
         checkpoint = RoundedCheckpoint(checkpoint, rounded, places)
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
-    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere)
+    if config.num_draft_layers:
+        log.info("Layers for multi-token prediction are not used: %d of the checkpoint's are left out", config.num_draft_layers)
+    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere, _draft_layers(config, family.prefix))
     fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None or rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
@@ -144,6 +149,12 @@ def _tied_twice(names: tuple[WeightName, ...]) -> tuple[WeightName, ...]:
     """The names of a tied checkpoint for a model whose head is a weight of its own: it is filled from the embedding's tensor."""
     tensor = next(name.checkpoint for name in names if name.weight == EMBEDDING)
     return tuple(replace(name, checkpoint=tensor, is_retied=True) if name.weight == HEAD else name for name in names)
+
+
+def _draft_layers(config: DecoderConfig, prefix: str) -> tuple[str, ...]:
+    """How names of tensors begin that only multi-token prediction needs."""
+    first = config.num_layers
+    return tuple(f"{prefix}layers.{layer}." for layer in range(first, first + config.num_draft_layers))
 
 
 def _ignored_endings(config: DecoderConfig) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from headway.server.distributed.places import WHOLE, PipelineStage
+from headway.server.layers.latent_config import LatentConfig
 from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.layers.rope_config import RopeConfig
 
@@ -42,6 +43,13 @@ class MixtureConfig:
     expert_bias: bool = False
     swiglu_limit: float = 0.0  # of the clamped gate in silu's place, see kernels/moe.py; 0: silu
     swiglu_alpha: float = 0.0
+    has_shared_gate: bool = True  # whether a gate says how much of the shared expert a token takes
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    num_groups: int = 1  # of experts that are neighbours, of which a token's are in ``top_groups``
+    top_groups: int = 1
+    has_choice_bias: bool = False  # added to the scores that choose experts, and not to their weights
+    routed_scale: float = 1.0  # of the weights of a token's experts
+    is_exact_router: bool = False  # its weights and products are fp32, whatever the others are
     dense_layers: frozenset[int] = frozenset()  # whose feed-forward layer is a plain one
 
 
@@ -87,6 +95,8 @@ class DecoderConfig:
     num_labels: int = 0  # of a classifier
     has_sinks: bool = False  # of attention
     mixture: MixtureConfig | None = None
+    latent: LatentConfig | None = None  # then there is one key-value head, whose head_dim is that of a page
+    num_draft_layers: int = 0  # behind the others in its checkpoint, for multi-token prediction: they are not loaded
     scheme: WeightScheme | None = None  # of the checkpoint's quantised weights; None: it has none
     quantized_linears: frozenset[str] = frozenset()  # which they are, such as "layers.3.qkv.weight"
 
@@ -148,6 +158,12 @@ class KVSpec:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    shares_values: bool = False  # whether pages of keys serve as those of values
+
+    @property
+    def numbers_per_token(self) -> int:
+        """Of all layers, keys and values."""
+        return (1 if self.shares_values else 2) * self.num_layers * self.num_kv_heads * self.head_dim
 
 
 @dataclass(frozen=True, slots=True)

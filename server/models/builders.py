@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 def build_decoder(config: DecoderConfig, context: BuildContext) -> Model:
     from headway.server.models.decoder import DecoderModel
-    from headway.server.models.decoder_kinds import KINDS
+    from headway.server.models.decoder_kinds import kind_of
 
-    return DecoderModel(config, context, KINDS[config.block])
+    return DecoderModel(config, context, kind_of(config))
 
 
 def build_pooled_decoder(config: DecoderConfig, context: BuildContext) -> Model:
-    from headway.server.models.decoder_kinds import KINDS
+    from headway.server.models.decoder_kinds import kind_of
     from headway.server.models.pooled_decoder import PooledDecoder
 
-    return PooledDecoder(config, context, KINDS[config.block])
+    return PooledDecoder(config, context, kind_of(config))
 
 
 def build_encoder(config: EncoderConfig, context: BuildContext, head_activation: str) -> Model:

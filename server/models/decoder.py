@@ -16,7 +16,13 @@ from headway.server.layers.attention import Attention, AttentionSinks, Attention
 from headway.server.layers.embedding import ParallelLMHead, Table, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.fused_layer import fused_layer, run_fused
-from headway.server.layers.linear import ColumnParallelLinear, MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from headway.server.layers.linear import (
+    ColumnParallelLinear,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+    kv_heads_per_rank,
+)
 from headway.server.layers.norm import RMSNorm
 from headway.server.layers.rotary import rope_table
 from headway.server.layers.weight import Layer
@@ -33,18 +39,21 @@ class DecoderBranches(Layer):
     outputs over them."""
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
+        self._group = context.group
+        self._build_attention(config, index, context)
+        mixture = config.mixture_of(index)
+        self.moe = build_mixture(mixture, config.hidden_size, context) if mixture is not None else None
+        if self.moe is None:
+            self._build_feed_forward(config, context)
+        self._scale = config.residual_scale
+
+    def _build_attention(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
-        self._group = group
         self.qkv = QKVParallelLinear(
             hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
         )
         self.attention = _attention(config, index, self.qkv, context)
         self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
-        mixture = config.mixture_of(index)
-        self.moe = build_mixture(mixture, hidden, context) if mixture is not None else None
-        if self.moe is None:
-            self._build_feed_forward(config, context)
-        self._scale = config.residual_scale
 
     def _build_feed_forward(self, config: DecoderConfig, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
@@ -121,7 +130,7 @@ class Decoder(Layer):
             self.embed_positions = _position_table(config, context)
         self.layers = {i: layer(config, i, context) for i in own}  # by their place in the whole model
         self.norm = stream_norm(config, context) if stage.is_last else None
-        self.kv_spec = KVSpec(len(own), self.layers[own.start].qkv.num_kv_heads, config.head_dim)
+        self.kv_spec = KVSpec(len(own), kv_heads_per_rank(config.num_kv_heads, context.group), config.head_dim, config.latent is not None)
         self._group = context.group
         self._first_position = config.first_position
         # As the type of activations has it: so Gemma was trained.

@@ -10,6 +10,7 @@ from headway.server.layers.forward import LayerKV
 from headway.server.models.base import BlockKind, BuildContext, DecoderConfig
 from headway.server.models.decoder import DecoderBranches, DecoderLayer
 from headway.server.models.decoder_norms import normed, stream_norm
+from headway.server.models.latent_decoder import LatentLayer
 
 
 class SandwichLayer(DecoderBranches):
@@ -46,7 +47,11 @@ class ParallelLayer(DecoderBranches):
         return self.attend(hidden, kv, step, lora) + self.feed_forward(hidden, step, lora), residual
 
 
-KINDS: dict[BlockKind, type[DecoderBranches]] = {
+def kind_of(config: DecoderConfig) -> type[DecoderBranches]:
+    return _KINDS[config.block] if config.latent is None else LatentLayer
+
+
+_KINDS: dict[BlockKind, type[DecoderBranches]] = {
     "pre": DecoderLayer,
     "post": SandwichLayer,
     "sandwich": SandwichLayer,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from headway.kernels.moe import ClampedGate
 from headway.server.distributed.expert_placement import first_placement
 from headway.server.layers.balanced_experts import BalancedExperts
 from headway.server.layers.experts import ExpertShape, ExpertStore, SeparateExperts, StackedExperts, hold_experts
-from headway.server.layers.moe import MixtureOfExperts, Router, SharedExpert
+from headway.server.layers.moe import ExpertChoice, MixtureOfExperts, Router, SharedExpert
 from headway.server.models.base import BuildContext, MixtureConfig
 
 
@@ -16,10 +18,9 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
     router = Router(
         hidden_size,
         mixture.num_experts,
-        mixture.top_k,
-        renormalise=mixture.renormalise,
         has_bias=mixture.router_bias,
-        dtype=context.dtype,
+        choice=_choice(mixture),
+        dtype=torch.float32 if mixture.is_exact_router else context.dtype,
         device=context.device,
     )
     shared = None
@@ -27,6 +28,7 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
         shared = SharedExpert(
             hidden_size,
             mixture.shared_size,
+            has_gate=mixture.has_shared_gate,
             method=context.method,
             group=context.group,
             dtype=context.dtype,
@@ -42,3 +44,15 @@ def _routed(shape: ExpertShape, num_experts: int, context: BuildContext) -> Expe
     held = hold_experts(num_experts, context.group, is_whole=context.has_whole_experts)
     store = StackedExperts if context.method.stacks_experts else SeparateExperts
     return store(shape, held, context.method)
+
+
+def _choice(mixture: MixtureConfig) -> ExpertChoice:
+    return ExpertChoice(
+        mixture.scoring,
+        mixture.top_k,
+        mixture.renormalise,
+        num_groups=mixture.num_groups,
+        top_groups=mixture.top_groups,
+        has_bias=mixture.has_choice_bias,
+        scale=mixture.routed_scale,
+    )

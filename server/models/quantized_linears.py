@@ -9,7 +9,8 @@ from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.names import WeightName
 from headway.server.models.raw_config import RawConfig
 
-_LINEARS = (".qkv.weight", ".o.weight", ".gate_up.weight", ".up.weight", ".down.weight", "lm_head.weight")
+_LATENT = tuple(f".latent.{name}.weight" for name in ("q", "q_a", "q_b", "kv_a", "kv_b"))
+_LINEARS = (*_LATENT, ".qkv.weight", ".o.weight", ".gate_up.weight", ".up.weight", ".down.weight", "lm_head.weight")
 
 
 def with_quantized_linears(family: Family, config: DecoderConfig, raw: RawConfig) -> DecoderConfig:

@@ -42,6 +42,13 @@ class RawConfig:
             raise self.refusal(f"{key} must be from 1 to {_LARGEST_SIZE}, not {value}")
         return value
 
+    def count(self, key: str) -> int:
+        """Of something that a model may have none of: 0 where the key is absent."""
+        value = self.integer(key, 0)
+        if not 0 <= value <= _LARGEST_SIZE:
+            raise self.refusal(f"{key} must be from 0 to {_LARGEST_SIZE}, not {value}")
+        return value
+
     def number(self, key: str, default: float = _MISSING) -> float:
         value = self._get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):

@@ -24,6 +24,8 @@ ARCHITECTURES = {
     "Qwen2MoeForCausalLM": "headway.server.models.qwen2_moe",
     "Qwen3MoeForCausalLM": "headway.server.models.qwen3_moe",
     "GptOssForCausalLM": "headway.server.models.gpt_oss",
+    "DeepseekV2ForCausalLM": "headway.server.models.deepseek_v2",
+    "DeepseekV3ForCausalLM": "headway.server.models.deepseek_v3",
     "GemmaForCausalLM": "headway.server.models.gemma",
     "Gemma2ForCausalLM": "headway.server.models.gemma2",
     "Gemma3ForCausalLM": "headway.server.models.gemma3",

@@ -13,12 +13,12 @@ def kv_spec(config: ModelConfig, stage: PipelineStage = WHOLE) -> KVSpec:
     """Of a stage's layers on one device; an encoder keeps no keys and values."""
     if not isinstance(config, DecoderConfig):
         return KVSpec(0, 0, 0)
-    return KVSpec(len(stage.layers(config.num_layers)), config.num_kv_heads, config.head_dim)
+    return KVSpec(len(stage.layers(config.num_layers)), config.num_kv_heads, config.head_dim, config.latent is not None)
 
 
 def bytes_per_block(spec: KVSpec, plan: Plan) -> int:
     """On one rank: of all layers, keys and values."""
-    return 2 * spec.num_layers * plan.page_size * spec.num_kv_heads * spec.head_dim * itemsize(plan.kv_cache_dtype)
+    return plan.page_size * spec.numbers_per_token * itemsize(plan.kv_cache_dtype)
 
 
 def pooled_num_blocks(plan: Plan, room: int) -> int:
@@ -35,7 +35,13 @@ def logits_bytes(plan: Plan, num_outputs: int) -> int:
 def activation_bytes(config: ModelConfig, plan: Plan, size: int) -> int:
     """Peak of the largest step's hidden states, of ``size`` bytes a number: the stream with its branch, before and after a norm, and what
     the feed-forward layer makes of it."""
-    return plan.max_num_batched_tokens * (4 * config.hidden_size + _feed_forward_size(config)) * size
+    return plan.max_num_batched_tokens * (4 * config.hidden_size + max(_feed_forward_size(config), _latent_size(config))) * size
+
+
+def _latent_size(config: ModelConfig) -> int:
+    """Numbers that a token needs in latent attention, whose heads are as wide as a page: queries, these rotated, and what they find."""
+    is_latent = isinstance(config, DecoderConfig) and config.latent is not None
+    return 3 * config.num_heads * config.head_dim if is_latent else 0
 
 
 def _feed_forward_size(config: ModelConfig) -> int:

@@ -127,7 +127,8 @@ def _what_is_cut(config: DecoderConfig, has_whole_experts: bool) -> str:
 def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, has_whole_experts: bool) -> bool:
     """What is cut by columns is cut between groups, and no row pads a quantised vocabulary."""
     inner = _inner_sizes(config, has_whole_experts)
-    columns = (config.num_heads * config.head_dim, *inner)
+    latent = config.latent
+    columns = (config.num_heads * (config.head_dim if latent is None else latent.v_dim), *inner)
     if is_grouped(quantization):
         return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
     if quantization in ROUNDED_SCHEMES:
@@ -137,7 +138,9 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
     assert config.scheme is not None, "only those of a quantised checkpoint are kept so"
     scheme, head = config.scheme, (config.vocab_size,) if "lm_head.weight" in config.quantized_linears else ()
     if scheme.is_blocked:
-        rows = (columns[0] // size, max(config.num_kv_heads // size, 1) * config.head_dim, *(count // size for count in (*inner, *head)))
+        kv_rows = max(config.num_kv_heads // size, 1) * config.head_dim
+        heads = (columns[0] // size, kv_rows) if latent is None else (config.num_heads * latent.q_dim // size,)
+        rows = (*heads, *(count // size for count in (*inner, *head)))
         if any(count % scheme.step for count in rows):
             return False
     return all(count % size == 0 for count in head) and cuts_between_groups(scheme, columns, size)

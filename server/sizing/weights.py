@@ -171,13 +171,16 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
 
 def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, generates: bool) -> WeightShapes:
     found, hidden = WeightShapes(stage.layers(config.num_layers), num_experts), config.hidden_size
-    q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     if stage.is_first:
         found.others["embed_tokens.weight"] = (config.vocab_size, hidden)
         if config.num_positions:
             found.others["embed_positions.weight"] = (config.num_positions, hidden)
-    found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
-    found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
+    if config.latent is not None:
+        _latent_attention(found, config)
+    else:
+        q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        found.linear(f"{_LAYER}.qkv", q, kv, kv, columns=hidden, bias=config.qkv_bias)
+        found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
     if config.has_sinks:
         found.others[f"{_LAYER}.attention.sinks.weight"] = (config.num_heads,)
     mixtures = frozenset(i for i in range(config.num_layers) if config.mixture_of(i) is not None)
@@ -196,6 +199,23 @@ def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, g
     return found
 
 
+def _latent_attention(found: WeightShapes, config: DecoderConfig) -> None:
+    latent = config.latent
+    assert latent is not None, "it has latents"
+    hidden, heads, own = config.hidden_size, config.num_heads, f"{_LAYER}.latent"
+    q = heads * latent.q_dim
+    if latent.q_rank:
+        found.linear(f"{own}.q_a", latent.q_rank, columns=hidden, bias=config.qkv_bias)
+        found.norm(f"{own}.q_a_norm", latent.q_rank, bias=False)
+        found.linear(f"{own}.q_b", q, columns=latent.q_rank, bias=False)
+    else:
+        found.linear(f"{own}.q", q, columns=hidden, bias=False)
+    found.linear(f"{own}.kv_a", latent.page_dim, columns=hidden, bias=config.qkv_bias)
+    found.norm(f"{own}.kv_a_norm", latent.kv_rank, bias=False)
+    found.others[f"{own}.kv_b.weight"] = (heads * (latent.nope_dim + latent.v_dim), latent.kv_rank)
+    found.linear(f"{_LAYER}.o", hidden, columns=heads * latent.v_dim, bias=config.o_bias)
+
+
 def _feed_forward(found: WeightShapes, config: DecoderConfig, absent: frozenset[int]) -> None:
     hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
     if config.is_gated:
@@ -209,6 +229,11 @@ def _mixture(found: WeightShapes, mixture: MixtureConfig, hidden: int) -> None:
     moe, inner, dense = f"{_LAYER}.moe", mixture.intermediate_size, mixture.dense_layers
     expert = f"{moe}.routed.experts.{{e}}"
     found.other(f"{moe}.router.weight", mixture.num_experts, hidden, absent=dense)
+    if mixture.is_exact_router:
+        found.exact.add(f"{moe}.router.weight")
+    if mixture.has_choice_bias:
+        found.other(f"{moe}.router.choice_bias", mixture.num_experts, absent=dense)
+        found.exact.add(f"{moe}.router.choice_bias")
     if mixture.router_bias:
         found.other(f"{moe}.router.bias", mixture.num_experts, absent=dense)
     found.linear(f"{expert}.gate_up", inner, inner, columns=hidden, bias=mixture.expert_bias, takes_adapters=False, absent=dense)
@@ -217,7 +242,8 @@ def _mixture(found: WeightShapes, mixture: MixtureConfig, hidden: int) -> None:
         shared = mixture.shared_size
         found.linear(f"{moe}.shared.gate_up", shared, shared, columns=hidden, bias=False, absent=dense)
         found.linear(f"{moe}.shared.down", hidden, columns=shared, bias=False, absent=dense)
-        found.other(f"{moe}.shared.gate", 1, hidden, absent=dense)
+        if mixture.has_shared_gate:
+            found.other(f"{moe}.shared.gate", 1, hidden, absent=dense)
 
 
 _BLOCK_NORMS: dict[BlockKind, tuple[str, ...]] = {

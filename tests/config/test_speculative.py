@@ -12,6 +12,7 @@ from headway.server.config.sources import resolve
 from headway.server.config.speculative import SpeculativeConfig
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4}
+MODEL = {"model": "m", "num_speculative_tokens": 4}
 
 
 def found(asked: dict[str, Any], **topics: dict[str, Any]) -> list[str]:
@@ -57,17 +58,23 @@ def test_what_is_looked_up(further: dict[str, int], lengths: tuple[int, int]) ->
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"num_speculative_tokens": 4}, "method is missing: set it to ngram"),
+        ({"num_speculative_tokens": 4}, "method is missing: set it to ngram, or to draft_model with a model"),
         ({"method": "ngram"}, "num_speculative_tokens is missing"),
         (NGRAM | {"num_speculative_tokens": 0}, "num_speculative_tokens: input should be greater than or equal to 1, got 0"),
         (NGRAM | {"num_speculative_tokens": "4"}, "num_speculative_tokens: input should be a valid integer, got '4'"),
         (NGRAM | {"prompt_lookup_mx": 4}, "'prompt_lookup_mx' is none of its keys; did you mean prompt_lookup_max?"),
-        (NGRAM | {"xyz": 4}, "'xyz' is none of its keys; they are method, num_speculative_tokens, prompt_lookup_max, prompt_lookup_min"),
+        (NGRAM | {"xyz": 4}, "'xyz' is none of its keys; they are method, num_speculative_tokens, model, revision, prompt_lookup_max"),
         (NGRAM | {"disable_by_batch_size": 4}, "'disable_by_batch_size' has no meaning here: leave it out"),
         (NGRAM | {"prompt_lookup_max": 2, "prompt_lookup_min": 3}, "prompt_lookup_min 3 is above prompt_lookup_max 2: lower the first"),
         ({"method": "eagle", "model": "m", "num_speculative_tokens": 4}, "method 'eagle' is not supported by this version of Headway"),
-        ({"model": "m", "num_speculative_tokens": 4}, "a draft model ('m') is not supported by this version of Headway"),
-        ({"method": "ngrm", "num_speculative_tokens": 4}, "method must be ngram, got 'ngrm'"),
+        ({"method": "ngrm", "num_speculative_tokens": 4}, "method must be ngram or draft_model, got 'ngrm'"),
+        ({"method": "draft_model", "num_speculative_tokens": 4}, "model is missing: name the small model that drafts"),
+        (MODEL | {"model": ""}, "model is missing: name the small model that drafts"),
+        (MODEL | {"model": 4}, "model: input should be a valid string, got 4"),
+        (MODEL | {"prompt_lookup_max": 4}, "prompt_lookup_max is for method ngram, and this one is draft_model: leave it out"),
+        (NGRAM | {"model": "m"}, "model is for method draft_model, and this one is ngram: leave it out"),
+        (NGRAM | {"revision": "main"}, "revision is for method draft_model, and this one is ngram: leave it out"),
+        (MODEL | {"draft_tensor_parallel_size": 1}, "'draft_tensor_parallel_size' has no meaning here: leave it out"),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(asked: dict[str, Any], sentence: str) -> None:
@@ -85,3 +92,28 @@ def test_what_is_refused_is_said_in_a_sentence(asked: dict[str, Any], sentence: 
 )
 def test_what_does_not_go_with_it(topics: dict[str, Any], flag: str) -> None:
     assert any(problem.startswith(f"{flag} does not go with --speculative-config: ") for problem in found(NGRAM, **topics))
+
+
+@pytest.mark.parametrize("further", [{}, {"method": "draft_model"}, {"revision": "main"}])
+def test_a_model_drafts_where_one_is_named(further: dict[str, str]) -> None:
+    settings = SpeculativeConfig(speculative_config=MODEL | further).settings
+    assert found(MODEL | further) == []
+    assert settings is not None
+    assert (settings.method, settings.model, settings.revision) == ("draft_model", "m", further.get("revision"))
+
+
+@pytest.mark.parametrize(
+    ("topics", "flag"),
+    [
+        ({"parallel": {"tensor_parallel_size": 2}}, "--tensor-parallel-size above 1"),
+        ({"parallel": {"prefill_context_parallel_size": 2}}, "--prefill-context-parallel-size above 1"),
+        ({"parallel": {"distributed_executor_backend": "ray"}}, "--distributed-executor-backend ray"),
+        ({"kv_transfer": {"kv_transfer_config": {"kv_connector": "NixlConnector", "kv_role": "kv_both"}}}, "--kv-transfer-config"),
+        ({"kv_transfer": {"kv_offloading_size": 1.0}}, "--kv-offloading-size"),
+        ({"development": {"enable_sleep_mode": True}}, "--enable-sleep-mode"),
+    ],
+)
+def test_what_does_not_go_with_a_draft_model(topics: dict[str, Any], flag: str) -> None:
+    start = f"{flag} does not go with a draft model in --speculative-config: "
+    assert any(problem.startswith(start) for problem in found(MODEL, **topics))
+    assert not any(problem.startswith(start) for problem in found(NGRAM, **topics))

@@ -16,7 +16,7 @@ from headway.server.source.files import ModelFiles
 def arguments_of(num_engines: int, index: int) -> EngineArguments:
     config = ServerConfig.model_validate({"model": {"model": "m"}, "data_parallel": {"data_parallel_size": num_engines}})
     there = Path("/nowhere")
-    return EngineArguments(config, index, ModelFiles("safetensors", there, None, "m"), there, there, None)
+    return EngineArguments(config, index, ModelFiles("safetensors", there, None, "m"), there, there, None, None)
 
 
 def test_the_log_tells_engines_apart() -> None:

@@ -8,6 +8,7 @@ from fake_engine import fake_info
 
 from headway.server.banner import ready_banner
 from headway.server.config.server import ServerConfig
+from headway.server.stats import DraftModelInfo
 from headway.server.words import GIB
 
 
@@ -28,3 +29,12 @@ def test_bytes_are_told_with_what_they_are_of(num_engines: int, num_ranks: int, 
     for line, part in zip(lines[1:4], said, strict=True):
         assert part in line
     assert lines[2].endswith(said[1])
+
+
+def test_the_model_that_drafts_is_told_with_its_memory() -> None:
+    asked = {"speculative_config": {"model": "small", "num_speculative_tokens": 4}}
+    config = ServerConfig.model_validate({"model": {"model": "m"}, "speculative": asked})
+    drafts = DraftModelInfo("small", "llama", "bf16", weight_bytes=GIB, kv_cache_bytes=GIB // 2)
+    lines = ready_banner(config, "m", msgspec.structs.replace(fake_info(9), draft_model=drafts), 1.0)
+    by = "small (llama, bf16, 1.00 GiB of weights, 0.50 GiB of KV cache)"
+    assert f"  drafts   draft_model: up to 4 tokens a request and step, by {by}" in lines

@@ -51,6 +51,20 @@ def test_an_architecture_that_is_not_supported_is_told_before_any_engine_is(tmp_
     assert "The nearest by name is Gemma3ForCausalLM; a model of just that shape is served with --hf-overrides" in str(problem)
 
 
+def test_a_draft_model_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    asked = {"speculative_config": {"model": str(tmp_path / "small"), "num_speculative_tokens": 2}}
+    config = ServerConfig.model_validate({"model": {"model": str(tmp_path)}, "speculative": asked})
+    starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
+    starter.begin()
+    problem = starter.files.exception(timeout=30)
+    starter.stop()
+    assert isinstance(problem, ModelSourceError)
+    assert str(problem).startswith("The draft model of --speculative-config: ")
+    assert "/small" in str(problem)
+
+
 def test_what_is_asked_of_a_model_before_it_is_loaded_takes_no_torch() -> None:
     code = "import headway.server.starter, headway.server.models.gemma3, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -83,6 +83,7 @@ def logits_of(files: ModelFiles, num_stages: int, **how: Any) -> list[Tensor]:
         *[("gemma2", 2, {}), ("gemma3", 3, {"dtype": "bfloat16"}), ("phi4-mini", 2, {}), ("granite", 2, {}), ("olmo2", 2, {})],
         *[("cohere", 2, {}), ("cohere-plus", 3, {"dtype": "bfloat16"}), ("gpt2", 2, {}), ("opt", 3, {}), ("smollm3", 2, {})],
         *[("mixtral", 2, {}), ("qwen2-moe", 3, {}), ("gpt-oss", 2, {}), ("gpt-oss", 3, {"dtype": "bfloat16"})],
+        *[("deepseek-v2-lite", 2, {}), ("deepseek-v3", 3, {"dtype": "bfloat16"})],
         ("llama", 2, {"quantization": "int8"}),
         ("llama-tied", 3, {"quantization": "int8"}),
         ("llama-tied", 2, {"load_format": "dummy"}),

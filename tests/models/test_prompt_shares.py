@@ -43,6 +43,7 @@ def logits_of(stepper: Stepper) -> torch.Tensor:
     [
         *[("llama", 2, 2, 1), ("llama", 3, 3, 2), ("llama", 4, 2, 1), ("llama", 4, 4, 4), ("mistral", 2, 2, 4), ("qwen3", 4, 2, 2)],
         *[("gemma2", 2, 2, 1), ("gemma3", 4, 2, 1), ("gpt2", 2, 2, 2), ("qwen3-moe", 4, 2, 1), ("cohere2", 2, 2, 1)],
+        *[("deepseek-v3", 2, 2, 1), ("deepseek-v2", 4, 2, 2)],
     ],
 )
 def test_ranks_agree_with_one_device(tmp_path: Path, name: str, num_ranks: int, num_shares: int, interleave: int) -> None:

@@ -45,12 +45,13 @@ def logits_of(loaded: LoadedModel, group: TensorParallelGroup = SINGLE, dtype: t
         ("qwen2-window", {"num_key_value_heads": 1}, 2, Layout(2)),
         ("qwen3", {}, 4, Layout(2)),  # two groups
         *[(name, {"num_key_value_heads": 1}, 2, Layout(2)) for name in ("gemma2", "gemma3", "olmo2", "cohere-plus", "mixtral")],
+        ("deepseek-v3", {}, 2, Layout(2)),  # every rank has all latents, of its tokens
         ("llama-three", {}, 3, Layout(shards_tokens=True)),
         ("llama-biased", {}, 2, Layout(shards_tokens=True)),
         ("llama-tied", {}, 4, Layout(shards_tokens=True)),
         ("qwen3", {}, 2, Layout(shards_tokens=True)),
         *[(name, {}, 2, Layout(shards_tokens=True)) for name in ("gemma2", "granite", "olmo2", "cohere", "starcoder2")],
-        *[(name, {}, 2, Layout(shards_tokens=True)) for name in ("mixtral", "qwen2-moe", "gpt-oss")],
+        *[(name, {}, 2, Layout(shards_tokens=True)) for name in ("mixtral", "qwen2-moe", "gpt-oss", "deepseek-v2")],
     ],
     ids=str,
 )

@@ -60,7 +60,9 @@ def test_ranks_agree_with_one_device(tmp_path: Path, name: str, size: int) -> No
 
 
 @pytest.mark.parametrize("has_whole_experts", [False, True], ids=["cut", "whole"])
-@pytest.mark.parametrize(("name", "size"), [("mixtral", 2), ("qwen2-moe", 2), ("qwen3-moe", 4), ("gpt-oss", 4)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("mixtral", 2), ("qwen2-moe", 2), ("qwen3-moe", 4), ("gpt-oss", 4), ("deepseek-v2", 2), ("deepseek-v3", 4)]
+)
 def test_ranks_of_a_mixture_agree_with_one_device(tmp_path: Path, name: str, size: int, has_whole_experts: bool) -> None:
     """The ranks do not divide the experts of most: some hold one more than others."""
     _assert_ranks_agree(make_tiny_model(name, tmp_path), size, has_whole_experts=has_whole_experts)

@@ -23,7 +23,7 @@ from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, shared_pages, token_mask
 
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
@@ -46,6 +46,7 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
         types |= dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page) | dict.fromkeys(("eps", "k_scale", "v_scale"), "fp32")
         types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}
         constants = {
+            "HAS_VALUES": True,
             "HAS_NORM": has_norm,
             "HALF": 32 if rest else 64,
             "INTERLEAVED": interleaved,
@@ -55,8 +56,14 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
             "PASS_BLOCK": rest,
         }
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
+        if interleaved and not has_norm:
+            latent = {"HAS_VALUES": False, "HEADS": 16, "KV_HEADS": 1, "HALF_BLOCK": 32, "PASS_BLOCK": 512, "DIM_BLOCK": 1024}
+            found.append(("rope", rope.rope_and_cache_kernel, types, constants | latent))
     torch_dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
-    found += attention_cases(pointer, torch_dtype, capability)
+    found += attention_cases(pointer, torch_dtype, capability) + shared_pages_cases(pointer, capability)
+    merge_wide = {"HAS_TOTAL": False, "BLOCK_S": shared_pages.MAX_SPLITS, "BLOCK_D": 1024, "num_warps": 8}
+    types = {"parts_ptr": "*fp32", "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
+    found.append(("merge", paged_attention.merge_kernel, types, merge_wide))
     for parts, has_total in (("*fp32", False), ("*fp32", True), (pointer, False)):
         types = {"parts_ptr": parts, "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
         merge = {"HAS_TOTAL": has_total, "BLOCK_S": 8, "BLOCK_D": 128}
@@ -85,6 +92,22 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
             options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window and not has_spans}
             options |= {"HAS_SPANS": has_spans}
             found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options))
+    return found
+
+
+def shared_pages_cases(pointer: str, capability: int) -> list[Case]:
+    """DeepSeek's pages, of few heads and of many."""
+    types = {"q_ptr": pointer, "tables_ptr": "*i32", "ends_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
+    types |= dict.fromkeys(("scale", "v_scale"), "fp32")
+    constants = {"FIRST": 64, "LAST": 512, "FIRST_BLOCK": 64, "BLOCK_SIZE": 16, "BLOCK_N": shared_pages.BLOCK_N, "UPCAST": False}
+    found: list[Case] = []
+    fp8 = _fp8_pages(capability)
+    for page, num_heads, splits, has_starts in ((pointer, 128, 8, False), (fp8, 128, 1, True), (fp8, 16, 1, False)):
+        block_m = shared_pages.head_block(num_heads)
+        options = {"BLOCK_M": block_m, "num_warps": block_m // 4, "HAS_LSE": splits > 1}
+        options |= {"HAS_STARTS": has_starts, "HAS_SPANS": False}
+        own = types | {"pages_ptr": page, "out_ptr": "*fp32" if splits > 1 else pointer}
+        found.append(("shared_pages", shared_pages.shared_pages_kernel, own, constants | options))
     return found
 
 

@@ -25,10 +25,17 @@ class Output:
     num_preemptions: int = 0
 
 
-def make_engine(files: ModelFiles, *, load_tokenizer: Callable[[], Tokenizer] | None = None, **topics: dict[str, Any]) -> EngineCore:
+def make_engine(
+    files: ModelFiles,
+    *,
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
+    draft_files: ModelFiles | None = None,
+    **topics: dict[str, Any],
+) -> EngineCore:
     """An engine on the CPU in float32 unless told otherwise: ``make_engine(files, cache={"num_gpu_blocks_override": 8})``."""
     model = {"model": files.name, "device": "cpu", "dtype": "float32", "max_model_len": 2048, **topics.pop("model", {})}
-    return build_engine(ServerConfig.model_validate({"model": model, **topics}), files, load_tokenizer=load_tokenizer)
+    config = ServerConfig.model_validate({"model": model, **topics})
+    return build_engine(config, files, load_tokenizer=load_tokenizer, draft_files=draft_files)
 
 
 def request(request_id: str, prompt: list[int], **sampling: Any) -> GenerateRequest:

@@ -43,7 +43,8 @@ class Stepper:
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         # Large where nothing was written, so that reading a slot too many is seen.
         large = min(1e4, torch.finfo(dtype).max)
-        self.kv = [LayerKV(torch.full(shape, large, dtype=dtype), torch.full(shape, large, dtype=dtype)) for _ in range(spec.num_layers)]
+        keys = [torch.full(shape, large, dtype=dtype) for _ in range(spec.num_layers)]
+        self.kv = [LayerKV(k, k if spec.shares_values else torch.full(shape, large, dtype=dtype)) for k in keys]
         self._free = list(range(num_blocks))
         random.Random(seed).shuffle(self._free)
 

@@ -12,6 +12,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine import build, model_rank
 from headway.server.engine.graphs import Compute
 from headway.server.layers.forward import ForwardBatch
+from headway.server.sizing import draft_model
 
 _INPUTS = ("positions", "slot_mapping", "query_start_loc", "seq_lens", "block_tables")
 
@@ -55,5 +56,6 @@ def use_plain_graphs(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) ->
 
     recorder = PlainRecorder()
     monkeypatch.setattr(build, "make_plan", plan)
+    monkeypatch.setattr(draft_model, "make_plan", plan)
     monkeypatch.setattr(model_rank, "CudaRecorder", lambda device: recorder)
     return recorder

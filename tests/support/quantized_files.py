@@ -18,7 +18,22 @@ from torch import Tensor
 from headway.server.source.files import ModelFiles
 
 Tensors = dict[str, Tensor]
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj", "w1", "w2", "w3")
+LATENT_LINEARS = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
+LINEARS = (
+    *LATENT_LINEARS,
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "qkv_proj",
+    "gate_proj",
+    "up_proj",
+    "gate_up_proj",
+    "down_proj",
+    "w1",
+    "w2",
+    "w3",
+)
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 

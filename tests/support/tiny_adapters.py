@@ -17,6 +17,8 @@ def shapes_of(config: Any) -> dict[str, tuple[int, int]]:
     """[N, K] of each linear of a layer, of a DecoderConfig."""
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    if config.latent is not None:
+        return _latent_shapes(config)
     return {
         "q_proj": (q, hidden),
         "k_proj": (kv, hidden),
@@ -25,6 +27,18 @@ def shapes_of(config: Any) -> dict[str, tuple[int, int]]:
         "gate_proj": (inner, hidden),
         "up_proj": (inner, hidden),
         "down_proj": (hidden, inner),
+    }
+
+
+def _latent_shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """Of attention with a latent for queries too."""
+    hidden, heads, latent = config.hidden_size, config.num_heads, config.latent
+    return {
+        "q_a_proj": (latent.q_rank, hidden),
+        "q_b_proj": (heads * latent.q_dim, latent.q_rank),
+        "kv_a_proj_with_mqa": (latent.page_dim, hidden),
+        "kv_b_proj": (heads * (latent.nope_dim + latent.v_dim), latent.kv_rank),
+        "o_proj": (hidden, heads * latent.v_dim),
     }
 
 

@@ -55,6 +55,24 @@ GPT_OSS = {
     "rope_parameters": YARN_ROPE | {"truncate": False},
 }
 
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.5,
+}
+DEEPSEEK_ROPE = YARN_ROPE | {"mscale": 1.0, "mscale_all_dim": 0.7}
+
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
 # name -> (transformers' config class, what differs from BASE)
 TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -75,6 +93,9 @@ TINY_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-moe": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "norm_topk_prob": True, "decoder_sparse_step": 2}),
     "qwen3-moe-window": ("Qwen3MoeConfig", QWEN_EXPERTS | {"head_dim": 24, "use_sliding_window": True, "sliding_window": 9}),
     "gpt-oss": ("GptOssConfig", GPT_OSS),
+    "deepseek-v2": ("DeepseekV2Config", DEEPSEEK | {"topk_method": "group_limited_greedy", "rope_parameters": DEEPSEEK_ROPE}),
+    "deepseek-v2-lite": ("DeepseekV2Config", DEEPSEEK | {"q_lora_rank": None, "topk_method": "greedy", "routed_scaling_factor": 1.0}),
+    "deepseek-v3": ("DeepseekV3Config", DEEPSEEK | {"rope_parameters": DEEPSEEK_ROPE}),
     "gemma": ("GemmaConfig", {"head_dim": 24, "tie_word_embeddings": True}),
     "gemma2": (
         "Gemma2Config",
@@ -122,6 +143,9 @@ def make_tiny_model(name: str, directory: Path, *, seed: int = 0, max_shard_size
             values = torch.randn(parameter.shape, generator=generator)
             is_norm = bool((parameter == 1).all())
             parameter.copy_(1 + 0.1 * values if is_norm else 0.15 * values)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.15 * torch.randn(buffer.shape, generator=generator))
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return ModelFiles("safetensors", directory, None, f"tiny-{name}")
 

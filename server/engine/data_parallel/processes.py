@@ -18,10 +18,12 @@ class EngineProcesses:
         """``directory`` is where they meet the API processes."""
         self.all: Sequence[EngineProcess] = tuple(EngineProcess(directory, index, num_engines) for index in range(num_engines))
 
-    def start(self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None) -> None:
+    def start(
+        self, config: ServerConfig, files: ModelFiles, cache_dir: Path, tokenizer: Path | None, draft_files: ModelFiles | None
+    ) -> None:
         """See EngineProcess.start."""
         for process in self.all:
-            process.start(config, files, cache_dir, tokenizer)
+            process.start(config, files, cache_dir, tokenizer, draft_files)
 
     def is_one(self, pid: int) -> bool:
         return any(process.pid == pid for process in self.all)

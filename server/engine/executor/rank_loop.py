@@ -96,8 +96,8 @@ def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     start = inbox.take()
     assert isinstance(start, Start)
     rank.start(start.num_blocks, start.max_model_len, make_sampling=None)
-    rank.worker.warm_up()
-    rank.worker.record_graphs()
+    rank.warm_up()
+    rank.record_graphs()
     spare_long_lived()
     _send(link, Done())
     return rank

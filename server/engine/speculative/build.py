@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from headway.server.config.speculative import SpeculativeConfig
-from headway.server.engine.speculative.drafting import Drafting
+from headway.server.engine.speculative.drafting import Drafting, Proposer
 from headway.server.engine.speculative.ngram import NgramProposer
+from headway.server.engine.speculative.undrawn import UndrawnProposer
 
 
 def make_drafting(speculative: SpeculativeConfig) -> Drafting | None:
     """None: nothing is guessed."""
     settings = speculative.settings
-    return None if settings is None else Drafting(NgramProposer(*settings.lookup_lengths), settings.num_speculative_tokens)
+    if settings is None:
+        return None
+    proposer: Proposer = UndrawnProposer() if settings.method == "draft_model" else NgramProposer(*settings.lookup_lengths)
+    return Drafting(proposer, settings.num_speculative_tokens)

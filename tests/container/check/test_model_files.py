@@ -160,6 +160,13 @@ def test_options_about_tokenizer_and_template_count(tmp_path: Path) -> None:
     assert look.not_checked == ["the tokenizer org/other was not looked at"]
 
 
+def test_a_draft_model_is_said_to_need_more(tmp_path: Path) -> None:
+    words = ("-sc.model", "org/small", "-sc.num_speculative_tokens", "2")
+    (told,) = look_at(write_whole_model(tmp_path / "m"), words=words).not_checked
+    assert told.startswith("the draft model org/small was not looked at; its weights and its part of the KV cache need memory too")
+    assert look_at(tmp_path / "m", words=("-sc.method=ngram", "-sc.num_speculative_tokens=2")).not_checked == []
+
+
 def test_dummy_weights_need_no_files(tmp_path: Path) -> None:
     model = write_whole_model(tmp_path / "m")
     for name in (FIRST, SECOND, INDEX):

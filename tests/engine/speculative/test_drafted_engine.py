@@ -5,22 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from any_load import ARRIVALS, EOS, JSON, OPTIONS, TOKENIZER, Run, V, assert_same, play, requests_of
-from engine_driver import make_engine, request
+from any_load import ARRIVALS, EOS, JSON, OPTIONS, Run, V, assert_same, play, requests_of
+from drafted_engines import alone, drafting_of, drafts_of, make_small
+from engine_driver import request
 from faulty_model import make_faulty
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
-from headway.server.engine.speculative.drafting import Drafting
-from headway.server.source.files import ModelFiles
-from headway.server.stats import DraftStats
 from headway.server.types import FinishReason, GenerateRequest
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}
@@ -43,61 +38,13 @@ class Oracle:
         pass
 
 
-class _Free:
-    """Costs of steps in which further rows cost nothing, so that no draft is left out."""
-
-    fixed = per_token = 0.0
-
-    def learn(self, num_tokens: int, seconds: float) -> None:
-        pass
-
-
-@cache
-def files() -> ModelFiles:
-    return make_tiny_model("llama", Path(mkdtemp()), seed=1, vocab_size=V, num_hidden_layers=2)
-
-
-def make(*, drafts: bool, num_blocks: int = 64, **scheduler: Any) -> EngineCore:
-    engine = make_engine(
-        files(),
-        load_tokenizer=lambda: TOKENIZER,
-        model={"max_model_len": 48},
-        cache={"num_gpu_blocks_override": num_blocks, "block_size": 4},
-        scheduler=scheduler,
-        speculative={"speculative_config": NGRAM if drafts else {}},
-    )
-    if drafts:
-        drafting_of(engine)._costs = _Free()  # type: ignore[assignment]
-    return engine
-
-
-def drafting_of(engine: EngineCore) -> Drafting:
-    drafting = engine._scheduler._drafting  # type: ignore[attr-defined]
-    assert isinstance(drafting, Drafting)
-    return drafting
-
-
-def drafts_of(engine: EngineCore) -> DraftStats:
-    stats = engine.stats().drafts
-    assert stats is not None
-    return stats
-
-
-@cache
-def _plain() -> EngineCore:
-    return make(drafts=False)
+def make(**given: Any) -> EngineCore:
+    return make_small(speculative=NGRAM, **given)
 
 
 @cache
 def _drafted(num_blocks: int, chunk: int) -> EngineCore:
-    return make(drafts=True, num_blocks=num_blocks, max_num_batched_tokens=chunk, max_num_seqs=5)
-
-
-def alone(requests: list[GenerateRequest]) -> Run:
-    run = Run()
-    for one in requests:
-        _plain().add_request(one)
-    return run.finish(_plain())
+    return make(num_blocks=num_blocks, max_num_batched_tokens=chunk, max_num_seqs=5)
 
 
 def tell(engine: EngineCore, requests: list[GenerateRequest], expected: Run, share_right: float) -> None:
@@ -123,7 +70,7 @@ def test_any_load_gives_the_same_tokens(arrivals: list[dict[str, Any]], num_bloc
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options)) or "greedy")
 def test_drafts_that_are_right_save_steps_with_any_option(options: dict[str, Any]) -> None:
     one = request("r", [5, 6, 7], max_tokens=24, ignore_eos="grammar" not in options, eos_token_ids=(EOS,), **options)
-    engine = make(drafts=True)
+    engine = make()
     tell(engine, [one], expected := alone([one]), 1.0)
     engine.add_request(one)
     assert_same(Run().finish(engine), expected)
@@ -147,7 +94,7 @@ def test_the_loads_preempt_while_drafts_are_made() -> None:
 
 def test_what_drafts_have_filled_is_found_by_the_next_request() -> None:
     one = request("r", list(range(3, 12)), max_tokens=20, ignore_eos=True)
-    engine = make(drafts=True)
+    engine = make()
     tell(engine, [one], expected := alone([one]), 1.0)
     engine.add_request(one)
     Run().finish(engine)
@@ -164,7 +111,7 @@ def test_a_token_that_stops_drops_the_drafts_behind_it() -> None:
     tokens = alone([free]).tokens["r"]
     stop = next(token for at, token in enumerate(tokens) if at >= 4 and token not in tokens[:at])
     one = request("r", [5, 6, 7], max_tokens=12, stop_token_ids=(stop,))
-    engine = make(drafts=True)
+    engine = make()
     tell(engine, [one], alone([free]), 1.0)
     engine.add_request(one)
     run = Run().finish(engine)
@@ -174,7 +121,7 @@ def test_a_token_that_stops_drops_the_drafts_behind_it() -> None:
 
 def test_an_answer_may_end_with_its_grammar_behind_a_draft() -> None:
     one = request("r", [5, 6], max_tokens=30, temperature=1.0, seed=8, grammar=JSON, eos_token_ids=(EOS,))
-    engine = make(drafts=True)
+    engine = make()
     tell(engine, [one], expected := alone([one]), 1.0)
     engine.add_request(one)
     assert_same(Run().finish(engine), expected)
@@ -184,7 +131,7 @@ def test_a_draft_that_breaks_the_step_ends_its_request_only() -> None:
     requests = [request(f"r{i}", [5 + i, 6, 7], max_tokens=8, ignore_eos=True) for i in range(3)]
     expected = alone(requests)
     bad = next(token for token in range(3, V) if all(token not in tokens for tokens in expected.tokens.values()))
-    engine = make(drafts=True)
+    engine = make()
     tell(engine, requests, expected, 1.0)
     drafting_of(engine)._proposer.answers["r0"][5:] = [bad] * 6  # type: ignore[attr-defined]
     make_faulty(engine, bad)
@@ -197,7 +144,7 @@ def test_a_draft_that_breaks_the_step_ends_its_request_only() -> None:
 
 
 def test_what_was_said_before_is_looked_up() -> None:
-    engine = make(drafts=True)
+    engine = make()
     one = request("r", [5, 6, 7, 8] * 6, max_tokens=20, ignore_eos=True, logit_bias={5: 99.0})
     engine.add_request(one)
     run = Run().finish(engine)

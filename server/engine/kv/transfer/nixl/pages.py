@@ -15,10 +15,10 @@ Spans = NDArray[np.uint64]  # [n, 3]: address, bytes, device: what NIXL takes
 
 
 class Pages:
-    """``addresses``: of each layer's keys, then its values."""
+    """``addresses``: of each layer's keys, then its values where they are apart."""
 
     def __init__(self, kv: Sequence[LayerKV]) -> None:
-        self._tensors = [pages for layer in kv for pages in (layer.k, layer.v)]
+        self._tensors = [pages for layer in kv for pages in layer.tensors]
         first = self._tensors[0]
         self.num_blocks = first.shape[0]
         self.block_bytes = first[0].nbytes

@@ -129,9 +129,9 @@ def pages_of(kv: Sequence[LayerKV]) -> BlockPages:
 
 
 def _as_bytes(kv: Sequence[LayerKV]) -> Iterator[Tensor]:
-    """Of each layer's keys, then its values: [blocks, bytes]."""
+    """Of each layer's keys, then its values where they are apart: [blocks, bytes]."""
     for layer in kv:
-        for pages in (layer.k, layer.v):
+        for pages in layer.tensors:
             yield pages.view(pages.shape[0], -1).view(torch.uint8)
 
 
