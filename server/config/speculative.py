@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -116,6 +115,8 @@ def _sentence(error: Any) -> str:
         return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
     if name in _OF_VLLM:
         return f"{name!r} has no meaning here: leave it out"
+    from difflib import get_close_matches
+
     known = list(SpeculativeSettings.model_fields)
     near = get_close_matches(name, known, n=1)
     return f"{name!r} is none of its keys; " + (f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}")

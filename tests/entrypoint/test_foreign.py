@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from entrypoint_process import NOWHERE
 
 from headway.entrypoint.environment import read_options
 from headway.entrypoint.foreign import IMAGE_DEFAULTS, model_directory, read_foreign
+from headway.server.config.model import AskedQuantization
 from headway.server.config.sources import Resolved, all_names
 from headway.server.errors import ConfigError
 
@@ -49,7 +50,7 @@ def test_variables_that_mean_an_option(name: str, text: str, option: str, value:
         ("SAGEMAKER_MAX_REQUEST_SIZE", "expected a whole number (4k and 4K too) of at least 1024, got 'x'"),
         ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "expected a whole number of megabytes from 0 (no limit) to 1024, got 'x'"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "expected one of CRITICAL, ERROR, WARNING, INFO, DEBUG, got 'x'"),
-        ("HF_MODEL_QUANTIZE", "expected one of none, int8, gguf, compressed-tensors, awq, awq_marlin, gptq, gptq_marlin, fp8, got 'x'"),
+        ("HF_MODEL_QUANTIZE", f"expected one of {', '.join(get_args(AskedQuantization))}, got 'x'"),
         ("SM_NUM_GPUS", "expected a number of GPUs, got 'x'"),
         ("HF_MODEL_TRUST_REMOTE_CODE", "expected true or false, got 'x'"),
         ("SAGEMAKER_MULTI_MODEL", "expected true or false, got 'x'"),

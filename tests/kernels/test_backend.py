@@ -38,7 +38,7 @@ def test_cuda_takes_triton() -> None:
     ("choice", "op", "device", "message"),
     [
         ("fast", "norm", "cpu", "'fast' is not one of reference, triton, cpu"),
-        ("cpu", "lora", "cpu", "'lora' has no cpu implementation"),
+        ("cpu", "moe", "cpu", "'moe' has no cpu implementation"),
         ("cpu", "norm", "cuda", "tensors are on cuda"),
     ],
 )

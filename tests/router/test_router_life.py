@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from certificates import Authority, TlsFiles
+from polling import wait_until
 from routed import DONE, EVENT, begun_for_ever, closed_port, event_then_done, raw_exchange, routed, small_server, until
 
 from headway.server.errors import ConfigError
@@ -181,6 +182,7 @@ def test_the_command_ends_with_0_at_a_signal(number: signal.Signals, tmp_path: P
 
         try:
             asyncio.run(ask())
+            wait_until(lambda: "it takes no connection" in log.read_text())
             process.send_signal(number)
             assert process.wait(60) == 0
         finally:

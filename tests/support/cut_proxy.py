@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 
@@ -18,16 +19,26 @@ class CutProxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self.num_accepted = 0
         self._is_cut = False
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._start(self._accept)
 
     def __enter__(self) -> CutProxy:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.cut()
-        self._listener.close()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for each in (self._listener, *self._open):
+            each.close()
+
+    def _start(self, target: Callable[..., None], *args: socket.socket) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -39,9 +50,9 @@ class CutProxy:
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [near, far]
                 self.num_accepted += 1
-                threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
+                self._start(self._pass, near, far)
                 passes = self._pass if self.num_accepted <= self._num_passed else self._begin
-                threading.Thread(target=passes, args=(far, near), daemon=True).start()
+                self._start(passes, far, near)
 
     def _begin(self, source: socket.socket, to: socket.socket) -> None:
         with suppress(OSError):

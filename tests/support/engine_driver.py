@@ -71,6 +71,8 @@ def run(
             if delta.times is not None:
                 output.num_preemptions = delta.times.num_preemptions
             assert delta.error is None, delta.error
+        if engine.waits_for_others:  # files are read, or blocks copied
+            time.sleep((engine.patience_ms or 1) / 1000)
         step += 1
         assert step < max_steps, "the engine makes no progress"
     while engine.patience_ms is not None and not engine.awaits_grammars:  # blocks are being copied
