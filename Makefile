@@ -52,15 +52,12 @@ $(VENV)/.ready-clients: $(VENV)/.ready-dev tests/clients/requirements.txt tests/
 serve: $(VENV)/.ready
 	@SM_VLLM_MODEL="$${SM_VLLM_MODEL:-$(MODEL)}" SM_VLLM_PORT="$${SM_VLLM_PORT:-$(PORT)}" exec $(BIN)/headway entrypoint serve
 
-# What starts no server of its own runs on several cores at once; the rest would measure its neighbours.
 test: $(VENV)/.ready-dev check clients
-	@status=0; \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not e2e and not docker" -n auto --maxprocesses 4 --durations 20 || status=$$?; \
-	  $(BIN)/python -m pytest -q -m "e2e or docker" --durations 20 || status=$$?; \
-	  exit $$status
+	$(BIN)/python -m pytest
 
+# Several at once, which those that start servers would measure.
 test-fast: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "not e2e" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q -n auto --maxprocesses 4
 
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
 fuzz: $(VENV)/.ready-dev
