@@ -74,8 +74,10 @@ class WeightShapes:
             self.absent |= {f"{name}.{kind}": frozenset({0}) for kind in kinds}
 
     def count(self, name: str) -> int:
-        """How many weights the name stands for."""
-        return len(self.names(name))
+        """How many weights the name stands for; without naming them, since a config may claim any number of layers."""
+        absent = self.absent.get(name, frozenset())
+        num_layers = len(self.layers) - sum(i in self.layers for i in absent) if "{i}" in name else 1
+        return num_layers * (self.num_experts if "{e}" in name else 1)
 
     def names(self, name: str) -> list[str]:
         """All that the name stands for."""
