@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,14 @@ def test_the_fastest_choice_is_kept_beside_what_was_there(tmp_path: Path, monkey
 
     monkeypatch.setattr(tune_step, "seconds_a_call", seconds)
     out = tmp_path / "a_chip.json"
+    measured, another = Tiles(1, 8, 512, num_warps=2, num_stages=1), Tiles(16, 32, 128, num_warps=4, num_stages=2)
+    out.write_text(json.dumps({"linear": {"64x64": {"1": asdict(measured), "16": asdict(another)}, "8x8": {"1": asdict(another)}}}))
     assert tune_step.main([*TINY, "--out", str(out)]) == 0
     monkeypatch.setattr(tuned, "TABLES", tmp_path)
     forget_tables()
     assert tuned_tiles("linear", "a_chip", (64, 64), 1) == wanted
-    assert isinstance(tuned_tiles("linear", "a_chip", (64, 96), 1), Tiles), "the others as they were"
+    assert tuned_tiles("linear", "a_chip", (64, 64), 16) == tuned_tiles("linear", "a_chip", (8, 8), 1) == another, "as they were"
+    assert isinstance(tuned_tiles("linear", "a_chip", (64, 96), 1), Tiles), "what the step was measured with"
     assert isinstance(tuned_decode("a_chip", (2, 16, 4), 2), DecodeTiles)
     forget_tables()
 

@@ -72,7 +72,7 @@ def test_drafts_are_told_of(servers: dict[str, LiveServer]) -> None:
     choices(drafted, {"prompt": "abcd" * 10, "logit_bias": {"70": 100}, "ignore_eos": True})
     accepted = drafted.metric("vllm:spec_decode_num_accepted_tokens_total")
     assert 0 < accepted <= drafted.metric("vllm:spec_decode_num_draft_tokens_total")
-    drafted.wait_for(lambda: "SpecDecoding metrics: Mean acceptance length: " in drafted.log(), 10)
+    drafted.wait_for(lambda: "SpecDecoding metrics: Mean acceptance length: " in drafted.log(), 60)
 
 
 def test_it_ends_in_the_middle_of_a_stream(servers: dict[str, LiveServer]) -> None:

@@ -14,6 +14,7 @@ from engine_driver import Output, add_adapter, make_engine, request, run
 from msgspec.structs import replace
 from tiny_adapters import make_adapter, make_adapter_of_all_linears
 from tiny_models import make_tiny_model, transformers_model
+from transformers_models import make_model_for_transformers
 
 import headway.server.engine.lora as engine_lora
 from headway.server.engine.core import EngineCore
@@ -76,6 +77,26 @@ def test_equals_peft_by_the_names_of_a_family(tmp_path: Path, model: str) -> Non
     assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
 
 
+@pytest.mark.parametrize("model", ["deepseek-v2", "deepseek-v3"])
+def test_equals_peft_where_attention_has_latents(tmp_path: Path, model: str) -> None:
+    """Of adapters that leave the latents' way to keys and values as it is, which here is no linear."""
+    files = make_tiny_model(model, tmp_path / "model")
+    targets = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "o_proj"]
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=targets)
+    engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
+    assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
+
+
+@pytest.mark.parametrize("model", ["olmo3", "glm4", "gptj"])
+def test_equals_peft_through_transformers(tmp_path: Path, model: str) -> None:
+    files = make_model_for_transformers(model, tmp_path / "model")
+    adapter = make_adapter_of_all_linears(tmp_path / "a", transformers_model(files))
+    engine = make_engine(files, lora=LORA, model={"max_model_len": 256})
+    add_adapter(engine, AdapterRef(1, "a", str(adapter)))
+    assert_is(run(engine, [ask("r", PROMPTS[2], 1)])["r"], *peft_tokens(files, adapter, PROMPTS[2], 12))
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -110,7 +131,7 @@ def adapters(tiny: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> list
 
 def two_adapters(files: ModelFiles, adapters: list[Path], **topics: Any) -> EngineCore:
     """Ids 1 and 2."""
-    engine = make_engine(files, lora=LORA, **{"model": {"max_model_len": 256}, **topics})
+    engine = make_engine(files, **{"lora": LORA, "model": {"max_model_len": 256}, **topics})
     for i, path in enumerate(adapters, start=1):
         add_adapter(engine, AdapterRef(i, path.name, str(path)))
     return engine
@@ -231,7 +252,38 @@ def test_more_adapters_than_places_take_turns(tiny: ModelFiles, tmp_path: Path) 
             engine.add_adapter(AdapterRef(i, path.name, str(path)), preload=False, is_pinned=False, done=lambda problem: None)
         return {name: output.token_ids for name, output in run(engine, requests).items()}
 
-    assert answers(max_loras=1) == answers(max_loras=1, max_cpu_loras=3) == answers(max_loras=3)
+    each_has_a_place = answers(max_loras=3)
+    assert answers(max_loras=1) == answers(max_loras=1, max_cpu_loras=3) == each_has_a_place
+    plain = run(make_engine(tiny, model={"max_model_len": 256}), [ask(f"r{i}", PROMPTS[i], None) for i in range(3)])
+    assert all(plain[f"r{i}"].token_ids != each_has_a_place[f"r{i}"] for i in range(3))
+
+
+def test_a_place_is_kept_while_it_is_pinned(tiny: ModelFiles, adapters: list[Path]) -> None:
+    engine = two_adapters(tiny, adapters, lora={"enable_lora": True, "max_loras": 1, "max_cpu_loras": 2})
+    answers: list[Exception | None] = []
+
+    def pin(preload: bool, is_pinned: bool) -> None:
+        engine.pin_adapter(1, preload, is_pinned, answers.append)
+
+    def on_the_device() -> tuple[int, ...]:
+        stats = engine.stats().adapters
+        assert stats is not None
+        return stats.loaded
+
+    pin(preload=True, is_pinned=True)
+    while not answers:
+        engine.step()
+    assert (answers, on_the_device()) == ([None], (1,))
+    engine.add_request(ask("r", PROMPTS[0], 2))
+    for _ in range(20):
+        assert engine.step().deltas == []
+    assert on_the_device() == (1,)
+    pin(preload=False, is_pinned=False)
+    assert answers == [None, None]
+    assert run(engine, [], outputs={"r": Output()})["r"].finish_reason is FinishReason.LENGTH
+    assert on_the_device() == (2,)
+    engine.pin_adapter(9, True, True, answers.append)
+    assert "No adapter with the id 9 is registered" in str(answers[-1])
 
 
 def test_steps_go_on_while_an_adapter_is_read(tiny: ModelFiles, adapters: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from headway.server.engine.calls import Calls
 from headway.server.engine.data_parallel.calls import JointCalls
-from headway.server.engine.messages import AddAdapter, CallDone, RemoveAdapter, ResetPrefixCache, Sleep, ToEngine, WakeUp
+from headway.server.engine.messages import AddAdapter, CallDone, PinAdapter, RemoveAdapter, ResetPrefixCache, Sleep, ToEngine, WakeUp
 from headway.server.errors import AdapterError, EngineDead, HeadwayError, SleepConflict, SleepFailed
 from headway.server.types import AdapterRef, SleepState
 
@@ -62,13 +62,14 @@ def test_all_get_them_and_the_answers_are_one() -> None:
     async def main() -> bool:
         calls = JointCalls([first, second])
         await calls.add_adapter(ADAPTER, True, False)
+        await calls.pin_adapter(4, False, True)
         await calls.remove_adapter(4)
         await calls.sleep(1, "abort")
         await calls.wake_up(None)
         return await calls.reset_prefix_cache(False)
 
     assert asyncio.run(main()) is False
-    assert first.kinds == second.kinds == [AddAdapter, RemoveAdapter, Sleep, WakeUp, ResetPrefixCache]
+    assert first.kinds == second.kinds == [AddAdapter, PinAdapter, RemoveAdapter, Sleep, WakeUp, ResetPrefixCache]
 
 
 def test_an_adapter_that_one_can_not_load_is_kept_by_none() -> None:
@@ -109,6 +110,7 @@ def test_what_slept_before_is_not_woken() -> None:
 def test_the_others_wake_and_unload_where_one_can_not() -> None:
     for call, kind, told in [
         (lambda calls: calls.wake_up(["weights"]), WakeUp, "Engine 0 could not wake, and the others have: it can't"),
+        (lambda calls: calls.pin_adapter(4, True, True), PinAdapter, "Engine 0 could not load the adapter, and the others have: it can't"),
         (lambda calls: calls.remove_adapter(4), RemoveAdapter, "Engine 0 could not remove the adapter, and the others have: it can't"),
     ]:
         first, second = Engine(refuses(kind, has_failed=kind is WakeUp)), Engine()

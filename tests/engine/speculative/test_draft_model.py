@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from any_load import ARRIVALS, EOS, OPTIONS, Run, V, assert_same, play, requests_of
-from drafted_engines import alone, drafts_of, files, make_small
+from drafted_engines import FreeCosts, alone, drafting_of, drafts_of, files, make_small
 from engine_driver import add_adapter, make_engine, request
 from faulty_model import FaultyModel, make_faulty
 from hypothesis import HealthCheck, given, settings
@@ -149,14 +149,18 @@ def test_decode_steps_of_both_models_replay_their_graphs(monkeypatch: pytest.Mon
 def test_requests_with_an_adapter_are_drafted_for_without_it(tmp_path: Path) -> None:
     adapter = AdapterRef(1, "a", str(make_adapter(tmp_path, read_config(files()))))
     one = replace(request("r", [5, 6, 7], max_tokens=12, ignore_eos=True), adapter_id=1)
+    topics: dict[str, Any] = {"model": {"max_model_len": 48}, "lora": {"enable_lora": True}}
+    plain = make_engine(files(), **topics)
+    drafted = make_engine(files(), draft_files=files(), speculative={"speculative_config": ASKED}, **topics)
+    drafting_of(drafted)._costs = FreeCosts()  # type: ignore[assignment]
     runs = []
-    for draft_files in (None, files()):
-        topics = {"speculative": {"speculative_config": ASKED if draft_files else {}}, "lora": {"enable_lora": True}}
-        engine = make_engine(files(), draft_files=draft_files, model={"max_model_len": 48}, **topics)
+    for engine in (plain, drafted):
         add_adapter(engine, adapter)
         engine.add_request(one)
         runs.append(Run().finish(engine))
     assert_same(*runs)
+    drafts = drafts_of(drafted)
+    assert drafts.num_draft_tokens > drafts.num_accepted_tokens, "what is drafted without the adapter is not what comes with it"
 
 
 def test_its_memory_is_planned_and_told() -> None:

@@ -109,7 +109,7 @@ def test_what_drafts_have_filled_is_found_by_the_next_request() -> None:
 def test_a_token_that_stops_drops_the_drafts_behind_it() -> None:
     free = request("r", [5, 6, 7], max_tokens=12, ignore_eos=True)
     tokens = alone([free]).tokens["r"]
-    stop = next(token for at, token in enumerate(tokens) if at >= 4 and token not in tokens[:at])
+    stop = next(token for at, token in enumerate(tokens) if at >= 2 and token not in tokens[:at])
     one = request("r", [5, 6, 7], max_tokens=12, stop_token_ids=(stop,))
     engine = make()
     tell(engine, [one], alone([free]), 1.0)
@@ -117,6 +117,7 @@ def test_a_token_that_stops_drops_the_drafts_behind_it() -> None:
     run = Run().finish(engine)
     assert run.tokens["r"] == tokens[: tokens.index(stop) + 1]
     assert run.ends["r"].finish_reason is FinishReason.STOP
+    assert drafts_of(engine).num_draft_tokens >= len(run.tokens["r"]), "one was behind it"
 
 
 def test_an_answer_may_end_with_its_grammar_behind_a_draft() -> None:
@@ -124,7 +125,10 @@ def test_an_answer_may_end_with_its_grammar_behind_a_draft() -> None:
     engine = make()
     tell(engine, [one], expected := alone([one]), 1.0)
     engine.add_request(one)
-    assert_same(Run().finish(engine), expected)
+    run = Run().finish(engine)
+    assert_same(run, expected)
+    assert run.ends["r"].finish_reason is FinishReason.STOP
+    assert drafts_of(engine).num_draft_tokens == len(run.tokens["r"]) - 1, "what ends it stands behind the last of them"
 
 
 def test_a_draft_that_breaks_the_step_ends_its_request_only() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from any_load import OPTIONS, TOKENIZER, Run, V, assert_same
+from drafted_engines import FreeCosts, drafting_of
 from engine_driver import make_engine, request
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
-from headway.server.engine.speculative.drafting import Drafting
 from headway.server.source.files import ModelFiles
 
 PROMPT = [5, 6, 7, 8, 5, 6, 7, 8, 5, 6]
@@ -29,15 +29,6 @@ class _Continuation:
         return [token_ids[-1]] * num_drafts if len(token_ids) % 3 else [(token_ids[-1] + 1) % V] * num_drafts
 
     def forget(self, request_id: str) -> None:
-        pass
-
-
-class _Free:
-    """Costs of steps in which further rows cost nothing, so that no draft is left out."""
-
-    fixed = per_token = 0.0
-
-    def learn(self, num_tokens: int, seconds: float) -> None:
         pass
 
 
@@ -61,9 +52,8 @@ def test_every_option_gives_the_tokens_of_one_process_without_drafts(layout: str
     for parallel, speculative in (({}, {}), (LAYOUTS[layout], {"method": "ngram", "num_speculative_tokens": 3})):
         engine = engine_of(files, parallel, speculative)
         if speculative:
-            drafting = engine._scheduler._drafting  # type: ignore[attr-defined]
-            assert isinstance(drafting, Drafting)
-            drafting._proposer, drafting._costs = _Continuation(), _Free()  # type: ignore[assignment]
+            drafting = drafting_of(engine)
+            drafting._proposer, drafting._costs = _Continuation(), FreeCosts()  # type: ignore[assignment]
         try:
             for one in requests:
                 engine.add_request(one)

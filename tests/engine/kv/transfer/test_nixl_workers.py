@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,8 +16,10 @@ from polling import wait_until
 from headway.server.bench.server_process import free_port
 from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
-from headway.server.engine.kv.transfer.nixl.keeper import Own
+from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
+from headway.server.engine.kv.transfer.nixl.offers import Known
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
+from headway.server.engine.kv.transfer.nixl.wire import Claim, Ready, Refused
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
 from headway.server.errors import ConfigError
@@ -107,11 +108,20 @@ def test_runs_of_blocks_are_one_piece() -> None:
     assert runs_of([], []) == []
 
 
-def test_blocks_are_read_as_they_are_computed(make_rank: MakeRank) -> None:
+def test_blocks_are_read_as_they_are_computed(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Ready | Refused] = []
+    part = Keeper._part
+
+    async def noted(self: Keeper, claim: Claim, known: Known) -> Ready | Refused:
+        told.append(await part(self, claim, known))
+        return told[-1]
+
+    monkeypatch.setattr(Keeper, "_part", noted)
     keeper, reader = make_rank(), make_rank(keeps=False)
     keeper.worker.order([Offer("token", b"digest", [], is_whole=False)])
     reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 1, [7, 1, 2])])
-    time.sleep(0.6)  # longer than a reader waits for a word
+    wait_until(lambda: len(told) > 1)
+    assert told[0] == told[1] == Ready([], False, 0, []), "that there is nothing yet is a word that the server lives"
     keeper.worker.order([MoreOffered("token", [2, 3], is_whole=False)])
     wait_until(lambda: torch.equal(reader.kv[2].v[7], keeper.kv[2].v[3]))
     assert reader.worker.take_reports() == []
