@@ -239,6 +239,8 @@ class EngineCore:
             done(AdapterError(_NO_ADAPTERS))
         elif preload and self._sleeper.state.refuses_requests:
             done(AdapterError("The engine is asleep: an adapter can be loaded once it is woken."))
+        elif not self._adapters.knows(adapter_id):
+            done(AdapterError(f"No adapter with the id {adapter_id} is registered."))
         elif preload:
             self._adapters.load(adapter_id, is_pinned, done)
         else:
