@@ -55,6 +55,7 @@ class AdapterRegistry:
         self._engine = engine
         self._served_names = served_names
         self._adapters: dict[str, Adapter] = {}
+        self._pinned: set[str] = set()  # names of these: each request asks how many there are
         self._by_id: dict[int, Adapter] = {}  # retired ones too
         self._ids = count(1)
         self._lock = asyncio.Lock()
@@ -167,7 +168,7 @@ class AdapterRegistry:
             if adapter.name in self._adapters:
                 raise AdapterExists(f"The adapter {adapter.name!r} is already registered; update or delete it.", "name")
             await self._add(adapter, preload)
-            self._adapters[adapter.name] = adapter
+            self._put(adapter)
 
     async def _update(self, name: str, directory: Path | None, src: str | None, *, preload: bool | None, pin: bool | None) -> None:
         async with self._lock:
@@ -178,17 +179,24 @@ class AdapterRegistry:
                     self._check_place()
                 await self._engine.pin_adapter(old.ref.id, bool(preload or is_pinned), is_pinned)
                 old.pin = is_pinned
+                self._put(old)
                 return
             new = self._new(name, directory, src, pin=is_pinned)
             await self._add(new, preload is not False, old)
-            self._adapters[name] = new
+            self._put(new)
             await self._retire(old)
 
     async def _unregister(self, name: str) -> None:
         async with self._lock:
             adapter = self.get(name)
             del self._adapters[name]
+            self._pinned.discard(name)
             await self._retire(adapter)
+
+    def _put(self, adapter: Adapter) -> None:
+        """Under its name, in the place of what had it."""
+        self._adapters[adapter.name] = adapter
+        (self._pinned.add if adapter.pin else self._pinned.discard)(adapter.name)
 
     async def _add(self, adapter: Adapter, preload: bool, old: Adapter | None = None) -> None:
         """In the place of ``old``, whose pin does not count any more."""
@@ -212,7 +220,7 @@ class AdapterRegistry:
             log.info("Adapter %s removed", adapter.name)
 
     def _num_pinned(self, but: Adapter | None) -> int:
-        return sum(adapter.pin for adapter in self._adapters.values() if adapter is not but)
+        return len(self._pinned) - (but is not None and but.name in self._pinned)
 
     def _check_place(self, but: Adapter | None = None) -> None:
         """Raises AdaptersFull where the pinned ones leave no place that another one could ever have."""

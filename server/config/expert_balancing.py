@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from headway.server.config.json_problems import key_of, sentence_of
+
 FLAG = "--eplb-config"
 
 
@@ -38,9 +40,6 @@ def balancing_config_problems(asked: dict[str, Any]) -> list[str]:
 
 
 def _sentence(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{key!r} is none of its keys ({', '.join(BalancingSettings.model_fields)}): leave it out"
-    if key == "use_async":
+    if key_of(error) == "use_async":
         return f"use_async must be true, got {error['input']!r}: experts move a layer at a time between steps; leave it out"
-    return f"{key}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    return sentence_of(error, BalancingSettings)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headway.server.config.fields import Topic, option
+from headway.server.config.json_problems import key_of, sentence_of
 from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, offload_problems
 
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
@@ -155,14 +156,9 @@ def kv_transfer_warnings(transfer: KVTransferConfig) -> list[str]:
 
 
 def _sentence(error: Any, connector: str) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        outer, inner = (KVTransferSettings, NixlSettings) if connector == _NIXL else (OffloadSettings, OffloadPlaces)
-        model: type[BaseModel] = inner if "." in where else outer
-        return f"{where!r} is none of its keys ({', '.join(model.model_fields)}): leave it out"
-    if error["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    outer, inner = (KVTransferSettings, NixlSettings) if connector == _NIXL else (OffloadSettings, OffloadPlaces)
+    model: type[BaseModel] = inner if "." in key_of(error) else outer
+    return sentence_of(error, model)
 
 
 def _is_within(host: str, peer: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from headway.server.config.fields import Topic, option
+from headway.server.config.json_problems import key_of, sentence_of
 
 _NGRAM_NAMES = ("ngram", "[ngram]")  # as vLLM's users write it, in ``method`` or in ``model``
 _OTHER_METHODS = ("eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "suffix")
@@ -108,15 +109,6 @@ def _method_problems(asked: dict[str, Any]) -> list[str]:
 
 
 def _sentence(error: Any) -> str:
-    name = str(error["loc"][0])
-    if error["type"] == "missing":
-        return f"{name} is missing"
-    if error["type"] != "extra_forbidden":
-        return f"{name}: {error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
-    if name in _OF_VLLM:
-        return f"{name!r} has no meaning here: leave it out"
-    from difflib import get_close_matches
-
-    known = list(SpeculativeSettings.model_fields)
-    near = get_close_matches(name, known, n=1)
-    return f"{name!r} is none of its keys; " + (f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}")
+    if error["type"] == "extra_forbidden" and key_of(error) in _OF_VLLM:
+        return f"{key_of(error)!r} has no meaning here: leave it out"
+    return sentence_of(error, SpeculativeSettings)

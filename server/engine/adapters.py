@@ -28,7 +28,6 @@ _PATIENCE_S = 1.0
 class _Adapter:
     ref: AdapterRef
     copy: Future[None] | None = None  # in the host's memory, or being read; None: neither
-    is_placed: bool = False  # on the device
     is_pinned: bool = False  # keeps its place once it has one
     users: set[str] = field(default_factory=set)  # requests that the scheduler has
     waiting: dict[str, GenerateRequest] = field(default_factory=dict)
@@ -58,7 +57,7 @@ class AdapterResidency:
         self._clock = clock
         self._known: dict[int, _Adapter] = {}
         self._copies: OrderedDict[int, _Adapter] = OrderedDict()  # the one idle longest first
-        self._num_placed = 0
+        self._placed: dict[int, _Adapter] = {}  # of these, on the device
         self._awaited: OrderedDict[int, _Adapter] = OrderedDict()  # in the order in which they were asked for
         self._by_request: dict[str, _Adapter] = {}
         self._expiry = Expiry()
@@ -77,12 +76,15 @@ class AdapterResidency:
     @property
     def stats(self) -> AdapterStats:
         return AdapterStats(
-            loaded=tuple(key for key, adapter in self._copies.items() if adapter.is_placed),
-            running=tuple(key for key, adapter in self._copies.items() if adapter.users),
+            loaded=tuple(self._placed),
+            running=tuple(key for key, adapter in self._placed.items() if adapter.users),
             waiting=tuple(key for key, adapter in self._awaited.items() if adapter.waiting),
         )
 
     # Adapters come and go
+
+    def knows(self, adapter_id: int) -> bool:
+        return adapter_id in self._known
 
     def add(self, ref: AdapterRef) -> None:
         """Requests may have it from now on. Nothing is read."""
@@ -125,7 +127,7 @@ class AdapterResidency:
         if adapter is None:
             raise ValueError(f"The request's adapter (id {request.adapter_id}) is not registered.")
         self._by_request[request.request_id] = adapter
-        if adapter.is_placed and not adapter.waiting and not self._must_queue():
+        if self._is_placed(adapter) and not adapter.waiting and not self._must_queue():
             self._use(adapter, request)
             return False
         adapter.waiting[request.request_id] = request
@@ -176,11 +178,11 @@ class AdapterResidency:
             assert adapter.copy is not None, "it has been begun"
             if not adapter.copy.done():
                 continue
-            if (problem := adapter.copy.exception() or self._placed(adapter)) is not None:
+            if (problem := adapter.copy.exception() or self._place(adapter)) is not None:
                 self._fail(adapter, problem)
                 continue
             self._answer(adapter)
-            if not adapter.is_placed or (is_lacking and self._must_queue()):
+            if not self._is_placed(adapter) or (is_lacking and self._must_queue()):
                 is_lacking = is_lacking or bool(adapter.waiting)
             else:
                 released += self._release(adapter)
@@ -246,7 +248,7 @@ class AdapterResidency:
     def _begin_copy(self, adapter: _Adapter) -> bool:
         """Whether there is room for it in the host's memory."""
         if len(self._copies) >= self._max_copies:
-            victim = self._idle(lambda other: not other.is_placed) or self._idle(lambda other: True)
+            victim = self._idle(lambda other: not self._is_placed(other)) or self._idle(lambda other: True)
             if victim is None:
                 return False
             self._drop(victim)
@@ -254,12 +256,15 @@ class AdapterResidency:
         adapter.copy = self._executor.read_adapter(adapter.ref)
         return True
 
-    def _placed(self, adapter: _Adapter) -> Exception | None:
+    def _is_placed(self, adapter: _Adapter) -> bool:
+        return adapter.ref.id in self._placed
+
+    def _place(self, adapter: _Adapter) -> Exception | None:
         """Places it if it is not and there is a place. What is wrong with it, if that shows only now."""
-        if adapter.is_placed:
+        if self._is_placed(adapter):
             return None
-        if self._num_placed >= self._max_placed:
-            victim = self._idle(lambda other: other.is_placed)
+        if len(self._placed) >= self._max_placed:
+            victim = self._idle(self._is_placed)
             if victim is None:
                 return None
             self._displace(victim)
@@ -269,27 +274,25 @@ class AdapterResidency:
             raise
         except Exception as problem:  # a user's files come in here: whatever is wrong with them must not end the engine
             return problem
-        adapter.is_placed = True
-        self._num_placed += 1
+        self._placed[adapter.ref.id] = adapter
         self._copies.move_to_end(adapter.ref.id)
-        log.info("Adapter %s is on the device (%d of %d)", adapter.ref.name, self._num_placed, self._max_placed)
+        log.info("Adapter %s is on the device (%d of %d)", adapter.ref.name, len(self._placed), self._max_placed)
         return None
 
     def _idle(self, is_meant: Callable[[_Adapter], bool]) -> _Adapter | None:
         """The one idle longest that may go. One on the device that requests are kept from by ``_must_queue`` may, too."""
         for adapter in self._copies.values():
-            may_go = not adapter.is_awaited or (adapter.is_placed and self._must_queue())
+            may_go = not adapter.is_awaited or (self._is_placed(adapter) and self._must_queue())
             if may_go and not adapter.users and not adapter.is_pinned and is_meant(adapter):
                 return adapter
         return None
 
     def _displace(self, adapter: _Adapter) -> None:
         self._executor.unload_adapter(adapter.ref.id)
-        adapter.is_placed = False
-        self._num_placed -= 1
+        del self._placed[adapter.ref.id]
 
     def _drop(self, adapter: _Adapter) -> None:
-        if adapter.is_placed:
+        if self._is_placed(adapter):
             self._displace(adapter)
         if adapter.copy is not None:
             self._executor.drop_adapter(adapter.ref.id)

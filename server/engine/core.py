@@ -239,16 +239,13 @@ class EngineCore:
             done(AdapterError(_NO_ADAPTERS))
         elif preload and self._sleeper.state.refuses_requests:
             done(AdapterError("The engine is asleep: an adapter can be loaded once it is woken."))
+        elif not self._adapters.knows(adapter_id):
+            done(AdapterError(f"No adapter with the id {adapter_id} is registered."))
+        elif preload:
+            self._adapters.load(adapter_id, is_pinned, done)
         else:
-            try:
-                if preload:
-                    self._adapters.load(adapter_id, is_pinned, done)
-                    return
-                self._adapters.pin(adapter_id, is_pinned)
-            except AdapterError as unknown:
-                done(unknown)
-            else:
-                done(None)
+            self._adapters.pin(adapter_id, is_pinned)
+            done(None)
 
     def remove_adapter(self, adapter_id: int) -> None:
         """Raises AdapterError if it is not known, or if an open request has it."""

@@ -22,6 +22,7 @@ from headway.server.engine.kv.transfer.build import make_worker
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.kv.transfer.layout import Place
 from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.planned_load import load_planned
 from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
@@ -32,9 +33,7 @@ from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
-from headway.server.loading.loader import load_model
 from headway.server.sizing.draft_model import DraftSetup
-from headway.server.sizing.model import model_code
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
 
@@ -76,20 +75,16 @@ class ModelRank:
         config, plan, device = setup.config, setup.plan, setup.device
         self._setup = setup
         load = partial(
-            load_model,
+            load_planned,
             setup.files,
-            dtype=plan.dtype,
-            device=device,
-            quantization=plan.quantization,
-            load_format=config.model.load_format,
-            group=setup.groups.tensor,
-            stage=setup.groups.place.stage,
-            seed=config.model.seed,
-            max_model_len=plan.max_model_len,
+            config,
+            plan,
+            device,
+            setup.groups.tensor,
             overrides=config.model.config_overrides,
-            code=model_code(config),
             has_whole_experts=config.parallel.enable_expert_parallel,
             num_redundant_experts=config.parallel.num_redundant_experts,
+            stage=setup.groups.place.stage,
         )
         self._buffers = _buffers(plan, device)
         self._graphs = _graphs(plan, self._buffers, device)

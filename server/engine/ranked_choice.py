@@ -109,10 +109,7 @@ class RankedChoice:
         if logits is None or self._sampling is None:
             return ChosenTokens.plain(self._group.broadcast(torch.empty(len(rows), dtype=torch.int64, device=device)))
         chosen = self._sampling.choose(logits, rows, ahead)
-        token_ids = chosen.on_device
-        if none := [*chosen.failed, *chosen.complete]:  # the others are to see where there is no token: it ends a row's drafts
-            token_ids = token_ids.index_fill(0, upload(torch.tensor(none), device), BROKEN)
-        self._group.broadcast(token_ids)
+        self._group.broadcast(chosen.for_other_ranks)
         return chosen
 
     def _most_likely(self, logits: Tensor) -> Tensor:

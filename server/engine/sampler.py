@@ -20,7 +20,7 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.structured.state import GrammarState
 from headway.server.engine.thinking import ThinkingState
 from headway.server.engine.token_bans import TokenBanState
-from headway.server.engine.transfers import Arrival
+from headway.server.engine.transfers import Arrival, upload
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.types import SamplingParams, TokenLogprobs
 
@@ -31,6 +31,7 @@ class _Row:
     num_output_tokens: int
     uniforms: UniformStream | None  # None: the row takes the argmax
     bans: list[str]  # the options that may leave it no token
+    depends_on_output: bool
     error: RowError | None = None  # why it can't be sampled
 
 
@@ -61,6 +62,13 @@ class ChosenTokens:
     def plain(cls, token_ids: Tensor) -> ChosenTokens:
         """Of rows of which nothing but their token is wanted, or known here."""
         return cls(token_ids, [[] for _ in range(len(token_ids))], {}, frozenset(), Arrival([token_ids]), None)
+
+    @property
+    def for_other_ranks(self) -> Tensor:
+        """``on_device``, BROKEN also where only this rank knows that there is no token: there a row's drafts end, on all ranks alike."""
+        if none := [*self.failed, *self.complete]:
+            return self.on_device.index_fill(0, upload(torch.tensor(none), self.on_device.device), BROKEN)
+        return self.on_device
 
     def finish(self) -> SampledTokens:
         """Waits for this step, and for none behind it."""
@@ -110,7 +118,8 @@ class SamplingState:
         """
         assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
-        self._rows[row] = state = _Row(sampling, len(token_ids) - num_prompt_tokens, uniforms, _bans_of(sampling))
+        num_output_tokens = len(token_ids) - num_prompt_tokens
+        self._rows[row] = state = _Row(sampling, num_output_tokens, uniforms, _bans_of(sampling), depends_on_output(sampling))
         for option in self._options:
             error = option.add(row, sampling, token_ids, num_prompt_tokens)
             state.error = state.error or error
@@ -161,7 +170,7 @@ class SamplingState:
 
     def depends_on_output(self, row: int) -> bool:
         """Whether a token can't be chosen before those that are before it are appended."""
-        return self._has_processors or depends_on_output(self._known(row).sampling)
+        return self._has_processors or self._known(row).depends_on_output
 
     def _known(self, row: int) -> _Row:
         state = self._rows[row]

@@ -31,7 +31,7 @@ class LeadingChoice:
 
         def choose_and_tell(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
             chosen = choose(lines, ahead)
-            self._shares.broadcast(chosen.on_device)
+            self._shares.broadcast(chosen.for_other_ranks)
             return chosen
 
         return choose_and_tell

@@ -19,7 +19,7 @@ from headway.server.layers.forward import ForwardBatch, LayerKV
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class PartRows:
     """Rows of one query token, or rows of more; ``spans`` by sliding window."""
 
     tokens: slice  # of the step
@@ -31,7 +31,7 @@ class _Rows:
 class ContextStep:
     """What all layers of a step share."""
 
-    parts: tuple[_Rows, ...]  # in the order of their tokens
+    parts: tuple[PartRows, ...]  # in the order of their tokens
 
 
 def prepare_context(batch: ForwardBatch, windows: tuple[int, ...], share: SequenceShare) -> ContextStep:
@@ -41,11 +41,11 @@ def prepare_context(batch: ForwardBatch, windows: tuple[int, ...], share: Sequen
     oldest = {window: (batch.positions - window + 1).clamp(min=0) if window else torch.zeros_like(batch.positions) for window in windows}
     begins = {window: share.num_kept(positions).int() for window, positions in oldest.items()}
 
-    def part(rows: slice, tokens: slice) -> _Rows:
+    def part(rows: slice, tokens: slice) -> PartRows:
         starts = batch.query_start_loc[rows.start : rows.stop + 1]
         spans = {window: KeySpans(begins[window][tokens], ends[tokens]) for window in windows}
         queries = QueryRows(batch.block_tables[rows], starts - n if rows.start else starts, batch.query_lens[rows])
-        return _Rows(tokens, queries, spans)
+        return PartRows(tokens, queries, spans)
 
     parts = []
     if n:
@@ -53,6 +53,23 @@ def prepare_context(batch: ForwardBatch, windows: tuple[int, ...], share: Sequen
     if n < num_rows:
         parts.append(part(slice(n, num_rows), slice(n, len(batch.positions))))
     return ContextStep(tuple(parts))
+
+
+def attend_to_part(
+    queries: Tensor, kv: LayerKV, part: PartRows, scale: float, window: int, kv_scales: KVScales, softcap: float
+) -> tuple[Tensor, Tensor]:
+    """(values, log-sum-exps) that some rows of ``queries`` [T, H, D], of all ranks, find in the keys that are kept here."""
+    return partial_attention(
+        queries[part.tokens],
+        kv.k,
+        kv.v,
+        part.rows,
+        part.spans[window],
+        scale,
+        has_begins=window > 0,
+        softcap=softcap,
+        kv_scales=kv_scales,
+    )
 
 
 def attend_in_context(
@@ -71,17 +88,7 @@ def attend_in_context(
     queries = ranks.all_gather(q, dim=1)  # by rank: they share this rank's one key-value head, whatever their order
     found = Found.empty((ranks.size, num_tokens, num_heads), head_dim, q)
     for part in step.parts:
-        out, lse = partial_attention(
-            queries[part.tokens],
-            kv.k,
-            kv.v,
-            part.rows,
-            part.spans[window],
-            scale,
-            has_begins=window > 0,
-            softcap=softcap,
-            kv_scales=kv_scales,
-        )
+        out, lse = attend_to_part(queries, kv, part, scale, window, kv_scales, softcap)
         found.values[:, part.tokens] = out.view(-1, ranks.size, num_heads, head_dim).transpose(0, 1)
         found.lse[:, part.tokens] = lse.view(-1, ranks.size, num_heads).transpose(0, 1)
     received = Found(ranks.exchange(found.packed), q.dtype)

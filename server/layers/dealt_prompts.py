@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from headway.kernels.kv_cache import KVScales
-from headway.kernels.partial_attention import merge_parts, partial_attention
+from headway.kernels.partial_attention import merge_parts
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.distributed.sequence_share import LongArray, SequenceShare
-from headway.server.layers.context_attention import ContextStep, Found
+from headway.server.layers.context_attention import ContextStep, Found, attend_to_part
 from headway.server.layers.forward import ForwardBatch, LayerKV
 
 
@@ -112,17 +112,7 @@ def attend_to_dealt(
     is_filled = prompts is not None and not prompts.is_even
     found = Found.empty((ranks.size, num_tokens, num_heads), head_dim, q, is_zero=is_filled)
     for part in step.parts:
-        out, lse = partial_attention(
-            queries[part.tokens],
-            kv.k,
-            kv.v,
-            part.rows,
-            part.spans[window],
-            scale,
-            has_begins=window > 0,
-            softcap=softcap,
-            kv_scales=kv_scales,
-        )
+        out, lse = attend_to_part(queries, kv, part, scale, window, kv_scales, softcap)
         if prompts is None or part.tokens.start < prompts.num_decodes:
             found.values[:, part.tokens], found.lse[:, part.tokens] = out, lse
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from headway.server.config.parallel import ParallelConfig
 from headway.server.errors import ConfigError
 from headway.server.models.base import DecoderConfig, ModelConfig
+from headway.server.models.transformers_config import TransformersConfig
 
 
 def check_prompt_shares(parallel: ParallelConfig, config: ModelConfig, *, num_devices: int | None) -> None:
@@ -15,6 +16,9 @@ def check_prompt_shares(parallel: ParallelConfig, config: ModelConfig, *, num_de
         return
     asked = f"--prefill-context-parallel-size {size}"
     assert isinstance(config, DecoderConfig), "models that pool are not split"
+    if isinstance(config, TransformersConfig):
+        why = "a model that runs through transformers computes all tokens of a step"
+        raise ConfigError([f"{asked}: {why}; use --tensor-parallel-size, or leave it out"])
     if config.has_sinks:
         raise ConfigError([f"{asked}: this model has attention sinks, which parts of a sequence have no way to share; leave it out"])
     if num_devices is not None and parallel.stage_size > num_devices:

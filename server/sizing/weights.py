@@ -138,27 +138,35 @@ def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, size: i
     """Of the matrices of a quantised checkpoint; those that it has not quantised take ``size`` bytes a number."""
     scheme = _scheme(config, plan)
 
-    def num_bytes(name: str, linear: LinearShape) -> int:
-        is_quantized = name in config.quantized_linears if plan.quantization == "kept" else name != _HEAD
-        is_kept = is_quantized and scheme.keeps(linear.rows)
-        return scheme.num_bytes(linear.rows, linear.columns) if is_kept else math.prod(linear.shape) * size
+    def num_bytes(pattern: str, linear: LinearShape) -> int:
+        count = shapes.count(pattern)
+        num_kept = _num_rounded(shapes, pattern, config, plan) if scheme.keeps(linear.rows) else 0
+        kept = num_kept * scheme.num_bytes(linear.rows, linear.columns) if num_kept else 0
+        return kept + (count - num_kept) * math.prod(linear.shape) * size
 
-    return sum(num_bytes(name, linear) for pattern, linear in shapes.linears.items() for name in shapes.names(pattern))
+    return sum(num_bytes(pattern, linear) for pattern, linear in shapes.linears.items())
+
+
+def _num_rounded(shapes: WeightShapes, pattern: str, config: DecoderConfig, plan: Plan) -> int:
+    """How many of the weights that ``pattern`` stands for are in few bits: those that the checkpoint names, or where they are rounded as
+    they are loaded all but the head."""
+    if plan.quantization in ROUNDED_SCHEMES:
+        return 0 if pattern == _HEAD else shapes.count(pattern)
+    named = config.four_bit_linears if plan.quantization == "gguf" else config.quantized_linears
+    return sum(name in named for name in shapes.names(pattern)) if named else 0
 
 
 def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, *, is_tied: bool) -> int:
     """Tiles of 16 rows and groups of 32 columns, whose scales and offsets are 16 bits each."""
 
-    def is_of_4_bits(name: str) -> bool:
-        if plan.quantization == "int4":
-            return name != _HEAD
-        return name in (config.four_bit_linears if plan.quantization == "gguf" else config.quantized_linears)
+    def num_bytes(rows: int, columns: int, bits: int) -> int:
+        return -(-rows // 16) * -(-columns // 32) * (64 + 64 * bits)
 
-    matrices = [
-        (*linear.shape, 4 if is_of_4_bits(name) else 8) for pattern, linear in shapes.linears.items() for name in shapes.names(pattern)
-    ]
-    matrices += [(config.vocab_size, config.hidden_size, 8)] if is_tied else []
-    return sum(-(-rows // 16) * -(-columns // 32) * (64 + 64 * bits) for rows, columns, bits in matrices)
+    total = num_bytes(config.vocab_size, config.hidden_size, 8) if is_tied else 0
+    for pattern, linear in shapes.linears.items():
+        of_4_bits = _num_rounded(shapes, pattern, config, plan)
+        total += of_4_bits * num_bytes(*linear.shape, 4) + (shapes.count(pattern) - of_4_bits) * num_bytes(*linear.shape, 8)
+    return total
 
 
 def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
@@ -185,7 +193,7 @@ def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, g
         found.linear(f"{_LAYER}.o", hidden, columns=q, bias=config.o_bias)
     if config.has_sinks:
         found.others[f"{_LAYER}.attention.sinks.weight"] = (config.num_heads,)
-    mixtures = frozenset(i for i in range(config.num_layers) if config.mixture_of(i) is not None)
+    mixtures = frozenset(i for i in range(config.num_layers) if config.mixture_of(i) is not None) if config.mixture else frozenset()
     if len(mixtures) < config.num_layers:
         _feed_forward(found, config, mixtures)
     if config.mixture is not None:

@@ -55,7 +55,7 @@ def test_nothing_is_copied_unless_it_is_asked_for() -> None:
         (transfer(0, GOOD, cpu_bytes_to_use=-1), "cpu_bytes_to_use: input should be greater than or equal to 0, got -1"),
         (
             transfer(0, GOOD, cpu_bytes=1),
-            "'kv_connector_extra_config.cpu_bytes' is none of its keys (spec_name, block_size,",
+            "'kv_connector_extra_config.cpu_bytes' is none of its keys; did you mean cpu_bytes_to_use?",
         ),
         (transfer(0, GOOD, cpu_bytes_to_use=1, spec_name="Mine"), "spec_name: input should be 'CPUOffloadingSpec', got 'Mine'"),
         (transfer(0, GOOD | {"kv_role": "kv_producer"}, cpu_bytes_to_use=1), "kv_role: input should be 'kv_both', got 'kv_producer'"),

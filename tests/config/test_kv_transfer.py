@@ -25,11 +25,11 @@ def transfer(**asked: Any) -> KVTransferConfig:
         ({"kv_connector": "NixlConnector"}, "kv_role is missing"),
         (GOOD | {"kv_role": "kv_reader"}, "kv_role: input should be 'kv_producer', 'kv_consumer' or 'kv_both', got 'kv_reader'"),
         (GOOD | {"kv_rank": 0}, "kv_rank has no meaning for NixlConnector: leave it out"),
-        (GOOD | {"kv_rolle": 0}, "'kv_rolle' is none of its keys (kv_connector, kv_role, engine_id,"),
+        (GOOD | {"kv_rolle": 0}, "'kv_rolle' is none of its keys; did you mean kv_role?"),
         (GOOD | {"kv_load_failure_policy": "retry"}, "kv_load_failure_policy: input should be 'fail' or 'recompute', got 'retry'"),
         (
             GOOD | {"kv_connector_extra_config": {"allowed_peer": []}},
-            "'kv_connector_extra_config.allowed_peer' is none of its keys (backends, allowed_peers, key_file, checksum): leave it out",
+            "'kv_connector_extra_config.allowed_peer' is none of its keys; did you mean allowed_peers?",
         ),
         (GOOD | {"kv_connector_extra_config": {"checksum": "yes"}}, "kv_connector_extra_config.checksum: input should be a valid boolean"),
     ],

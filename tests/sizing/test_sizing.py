@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +172,13 @@ def test_sizes_that_no_model_has(tmp_path: Path, name: str, key: str, value: int
         read_shape(config_of(files, model={"hf_overrides": {key: value, "layer_types": None}}), files)
 
 
-def test_the_most_layers_take_no_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rounding", "least"), [({"dtype": "float32"}, 2**40), ({"quantization": "int4"}, 2**37)], ids=["plain", "int4"])
+def test_the_most_layers_take_no_time(tmp_path: Path, rounding: dict[str, str], least: int) -> None:
     files = make_tiny_model("llama", tmp_path)
-    config = config_of(files, model={"dtype": "float32", "hf_overrides": {"num_hidden_layers": 2**25}})
+    config = config_of(files, model={**rounding, "hf_overrides": {"num_hidden_layers": 2**25}})
     shape = read_shape(config, files)
     assert len(weight_shapes(shape).others) < 20
-    assert weight_bytes(shape, make_plan(config, shape.facts, FACTS), on_cpu=True) > 2**40
+    assert weight_bytes(shape, make_plan(config, shape.facts, replace(FACTS, multiplies_gguf=True)), on_cpu=True) > least
 
 
 def test_options_that_a_model_has_no_use_for(tmp_path: Path) -> None:

@@ -147,6 +147,15 @@ def test_devices_that_can_not_share_prompts(tmp_path: Path, name: str, sizes: tu
         check_prompt_shares(parallel, shape.config, num_devices=num_devices)
 
 
+def test_prompts_of_a_model_that_runs_through_transformers_stay_whole(tmp_path: Path) -> None:
+    """Else its modules would get all tokens, and its attention the places of some."""
+    config = make_tiny_model("llama", tmp_path)
+    asked = ServerConfig.model_validate({"model": {"device": "cpu", "model_impl": "transformers"}})
+    parallel = ParallelConfig(prefill_context_parallel_size=2)
+    with pytest.raises(ConfigError, match="a model that runs through transformers computes all tokens of a step; use --tensor-parallel"):
+        check_prompt_shares(parallel, read_shape(asked, config).config, num_devices=None)
+
+
 def test_a_ranks_share_of_experts_that_move(tmp_path: Path) -> None:
     _, shape = shape_of(tmp_path, "mixtral")
     files = make_tiny_model("mixtral", tmp_path)

@@ -10,13 +10,12 @@ from headway.server.config.lora import LoraConfig
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.planned_load import load_planned
 from headway.server.engine.rows import RowTable
 from headway.server.engine.speculative.draft_model import DraftModel
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.worker import Worker
-from headway.server.loading.loader import load_model
 from headway.server.sizing.draft_model import DraftSetup
-from headway.server.sizing.model import model_code
 from headway.server.stats import DraftModelInfo
 
 
@@ -27,24 +26,12 @@ class DraftRank:
         self, setup: DraftSetup, group: TensorParallelGroup, device: torch.device, buffers: InputBuffers, graphs: DecodeGraphs | None
     ) -> None:
         """``group`` is that of one rank. ``buffers`` and ``graphs``: its own, for steps of its plan."""
-        config, plan = setup.config, setup.plan
         self._setup = setup
         self._device = device
-        load = partial(
-            load_model,
-            setup.files,
-            dtype=plan.dtype,
-            device=device,
-            quantization=plan.quantization,
-            load_format=config.model.load_format,
-            group=group,
-            seed=config.model.seed,
-            max_model_len=plan.max_model_len,
-            code=model_code(config),
-        )
+        load = partial(load_planned, setup.files, setup.config, setup.plan, device, group)
         self._buffers = buffers
         self._graphs = graphs
-        self.worker = Worker(load, plan, device, LoraConfig(), graphs=graphs)
+        self.worker = Worker(load, setup.plan, device, LoraConfig(), graphs=graphs)
 
     def measure_activations(self) -> int:
         """As Worker.measure_activations, of steps that want the likeliest token alone."""

@@ -90,10 +90,10 @@ class WeightScheme:
 # What weights are rounded to when they are loaded, by the plan's name of it. Groups of 4 bits are small, since no data tells which weights
 # matter: 64 are the fewest that a GPU's product takes in its widest tiles, 32 are those of a CPU's.
 ROUNDED_SCHEMES = {
-    "w8a8": WeightScheme("int8", "plain", 8, rounds_input=True, ignored=("lm_head",)),
-    "w4a16": WeightScheme("int4", "plain", 4, group_size=64, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
-    "fp8": WeightScheme("fp8", "plain", 8, is_float=True, rounds_input=True, ignored=("lm_head",)),
-    "int4": WeightScheme("int4", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2, ignored=("lm_head",)),
+    "w8a8": WeightScheme("int8", "plain", 8, rounds_input=True),
+    "w4a16": WeightScheme("int4", "plain", 4, group_size=64, is_symmetric=False, scale_bytes=2),
+    "fp8": WeightScheme("fp8", "plain", 8, is_float=True, rounds_input=True),
+    "int4": WeightScheme("int4", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2),
 }
 
 

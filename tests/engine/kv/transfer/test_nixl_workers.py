@@ -74,9 +74,12 @@ MakeRank = Callable[..., Rank]
 def make_rank() -> Iterator[MakeRank]:
     with ExitStack() as stack:
 
-        def make(layout: BlockLayout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True) -> Rank:
+        def make(
+            layout: BlockLayout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True, shares_values: bool = False
+        ) -> Rank:
             shape = (16, layout.page_size, layout.num_kv_heads, layout.head_dim)
-            kv = [LayerKV(torch.randn(shape), torch.randn(shape)) for _ in range(layout.num_layers)]
+            keys = [torch.randn(shape) for _ in range(layout.num_layers)]
+            kv = [LayerKV(k, k if shares_values else torch.randn(shape)) for k in keys]
             pages, port = Pages(kv), free_port()
             own = Own(pages, Agent(f"test-{secrets.token_hex(8)}", ["UCX"], pages), layout, secret)
             worker = NixlWorker(own, Listening("127.0.0.1", port, keep_s) if keeps else None, compares=True)
@@ -101,6 +104,25 @@ def test_blocks_arrive_as_they_are(make_rank: MakeRank) -> None:
         untouched = [block for block in range(16) if block not in (7, 1, 2)]
         assert torch.equal(mine.k[untouched], old[untouched])
     assert keeper.next_report() == Sent("token")
+
+
+def test_pages_that_are_keys_and_values_at_once(make_rank: MakeRank) -> None:
+    """An odd number of layers, each with one tensor: all arrive, and a layer only once it is computed."""
+    keeper, reader = make_rank(shares_values=True), make_rank(keeps=False, shares_values=True)
+    keeper.worker.order([Offer("token", b"digest", [], is_whole=False), Computing("token", 0, [2, 3])])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", keeper.port, 1), b"digest", 0, [7, 1])])
+    step = keeper.worker.begin_step()
+    assert step is not None
+    for layer in range(2):
+        step.on_layer()
+        wait_until(lambda layer=layer: torch.equal(reader.kv[layer].k[[7, 1]], keeper.kv[layer].k[[2, 3]]))
+        assert not torch.equal(reader.kv[layer + 1].k[[7, 1]], keeper.kv[layer + 1].k[[2, 3]])
+    step.on_layer()
+    keeper.worker.order([MoreOffered("token", [2, 3], is_whole=True)])
+    done = reader.next_report()
+    assert isinstance(done, Fetched)
+    assert (done.error, done.num_bytes) == (None, 2 * (4 * 2 * 8 * 4) * 3)
+    assert torch.equal(reader.kv[2].k[[7, 1]], keeper.kv[2].k[[2, 3]])
 
 
 def test_runs_of_blocks_are_one_piece() -> None:

@@ -70,6 +70,8 @@ class Keeper:
             await self._talk(reader, writer)
         except (ChannelError, TimeoutError, OSError) as problem:
             log.warning("A connection to the KV side channel ended: %s", str(problem) or "it said nothing in time")
+        except asyncio.CancelledError:
+            log.debug("The rank ends while a reader is connected")  # Python 3.11's streams would tell of it with a traceback
         finally:
             self._num_readers -= 1
             writer.close()

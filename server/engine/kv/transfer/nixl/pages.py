@@ -19,6 +19,8 @@ class Pages:
 
     def __init__(self, kv: Sequence[LayerKV]) -> None:
         self._tensors = [pages for layer in kv for pages in layer.tensors]
+        self.num_layers = len(kv)
+        self._per_layer = len(self._tensors) // len(kv)
         first = self._tensors[0]
         self.num_blocks = first.shape[0]
         self.block_bytes = first[0].nbytes
@@ -32,13 +34,13 @@ class Pages:
         """All of it, as NIXL registers memory."""
         return [(address, self._nbytes, self.device, "") for address in self.addresses]
 
-    @property
-    def num_layers(self) -> int:
-        return len(self._tensors) // 2
+    def of_layer(self, addresses: Sequence[int], layer: int) -> Sequence[int]:
+        """Of ``addresses`` laid out as these pages' own those of one layer."""
+        return addresses[self._per_layer * layer : self._per_layer * (layer + 1)]
 
     def checksums(self, block_ids: Sequence[int], first_layer: int, end_layer: int) -> list[int]:
         """A CRC-32 of each block, over these layers."""
-        tensors = self._tensors[2 * first_layer : 2 * end_layer]
+        tensors = self._tensors[self._per_layer * first_layer : self._per_layer * end_layer]
         return [self._checksum(block_id, tensors) for block_id in block_ids]
 
     def _checksum(self, block_id: int, tensors: Sequence[torch.Tensor]) -> int:
@@ -57,11 +59,6 @@ def runs_of(ours: Sequence[int], theirs: Sequence[int]) -> list[tuple[int, int, 
         else:
             runs.append((our, their, 1))
     return runs
-
-
-def layer_of(addresses: Sequence[int], layer: int) -> Sequence[int]:
-    """Of its keys, then its values."""
-    return addresses[2 * layer : 2 * layer + 2]
 
 
 def spans(addresses: Sequence[int], starts: Sequence[int], counts: Sequence[int], block_bytes: int, device: int) -> Spans:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Own
-from headway.server.engine.kv.transfer.nixl.pages import layer_of, runs_of, spans
+from headway.server.engine.kv.transfer.nixl.pages import runs_of, spans
 from headway.server.engine.kv.transfer.nixl.wire import (
     Channel,
     ChannelError,
@@ -174,7 +174,7 @@ class Reader:
         name = own.agent.know(granted.agent)
         try:
             for layer in layers:
-                here, there = layer_of(own.pages.addresses, layer), layer_of(granted.addresses, layer)
+                here, there = own.pages.of_layer(own.pages.addresses, layer), own.pages.of_layer(granted.addresses, layer)
                 to = spans(here, [our for our, _, _ in runs], counts, own.pages.block_bytes, own.pages.device)
                 source = spans(there, [their for _, their, _ in runs], counts, own.pages.block_bytes, granted.device)
                 started = time.perf_counter()
