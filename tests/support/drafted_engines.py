@@ -18,7 +18,7 @@ from headway.server.stats import DraftStats
 from headway.server.types import GenerateRequest
 
 
-class _Free:
+class FreeSteps:
     """Costs of steps in which further rows cost nothing, so that no draft is left out."""
 
     fixed = per_token = 0.0
@@ -46,7 +46,7 @@ def make_small(
         speculative={"speculative_config": speculative or {}},
     )
     if speculative:
-        drafting_of(engine)._costs = _Free()  # type: ignore[assignment]
+        drafting_of(engine)._costs = FreeSteps()  # type: ignore[assignment]
     return engine
 
 
