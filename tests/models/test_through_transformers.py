@@ -161,6 +161,29 @@ def test_adapters_and_8_bits(tmp_path: Path) -> None:
     assert run(engine, [request("c", PROMPTS[0])])["c"].token_ids == plain
 
 
+def test_a_cache_in_fp8_is_that_of_a_family_of_ours(tmp_path: Path) -> None:
+    files = make_tiny_model("llama", tmp_path)
+    asked = [request(f"r{i}", prompt, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
+    engines = [
+        make_engine(files, model={"max_model_len": 256, "model_impl": impl}, cache={"kv_cache_dtype": "fp8", "num_gpu_blocks_override": 32})
+        for impl in ("headway", "transformers")
+    ]
+    ours, theirs = ({name: output.token_ids for name, output in run(engine, asked).items()} for engine in engines)
+    assert theirs == ours
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_answers_are_the_same_after_a_sleep(tmp_path: Path, level: int) -> None:
+    engine = make_engine(make_model_for_transformers("apertus", tmp_path), model={"max_model_len": 256})
+    before = run(engine, [request("before", PROMPTS[1])])["before"].token_ids
+    answers: list[Exception | None] = []
+    engine.sleep(level, "abort", answers.append)
+    engine.settle()
+    assert answers == [None]
+    engine.wake_up(None)
+    assert run(engine, [request("after", PROMPTS[1])])["after"].token_ids == before
+
+
 def test_dummy_weights(tmp_path: Path) -> None:
     files = make_model_for_transformers("gptj", tmp_path)
     (tmp_path / "model.safetensors").unlink()
