@@ -8,7 +8,7 @@ from typing import Protocol
 
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.request import Request
-from headway.server.engine.speculative.gain import Acceptance, Gain, StepCosts
+from headway.server.engine.speculative.gain import Acceptance, Offer, StepCosts, worthwhile
 from headway.server.engine.step_making import Step
 from headway.server.stats import DraftStats
 
@@ -40,27 +40,40 @@ class Drafting:
         """Adds drafts to the decodes of a step that is planned: they take of its budget and of the free blocks what nobody else wanted."""
         num_tokens = sum(row.num_tokens for row in step.scheduled)
         decodes = [place for place, entry in enumerate(step.requests) if _decodes(entry.request, step.scheduled[place].num_tokens)]
-        gain = Gain(self._costs, num_tokens, len(decodes))
-        for place in decodes:
-            if step.budget > 0:
-                self._extend_row(step, place, kv, max_len, gain)
+        if step.budget > 0 and decodes:
+            self._add_drafts(step, decodes, num_tokens, kv, max_len)
         is_plain = len(decodes) == len(step.scheduled)
         num_tokens = sum(row.num_query_tokens for row in step.scheduled)
         self._under_way = (step.now, num_tokens) if is_plain and decodes else None
 
-    def _extend_row(self, step: Step, place: int, kv: KVCacheManager, max_len: int, gain: Gain) -> None:
-        request, row = step.requests[place].request, step.scheduled[place]
+    def _add_drafts(self, step: Step, decodes: list[int], num_tokens: int, kv: KVCacheManager, max_len: int) -> None:
+        """Nobody is asked for drafts of requests of which none would be taken, however many there were."""
+        requests = [step.requests[place].request for place in decodes]
+        chances = [self._acceptance.setdefault(request.request_id, Acceptance()).chance for request in requests]
+
+        def taken(lengths: list[int]) -> list[int]:
+            offers = [Offer(chance, length) for chance, length in zip(chances, lengths, strict=True)]
+            return worthwhile(self._costs, num_tokens, len(decodes), offers, step.budget)
+
+        wanted = taken([self._most_of(request, max_len) for request in requests])
+        drafts = [self._propose(request, most) for request, most in zip(requests, wanted, strict=True)]
+        counts = taken([len(found) for found in drafts]) if any(drafts) else [0] * len(drafts)
+        for i, (place, request, found, count) in enumerate(zip(decodes, requests, drafts, counts, strict=True)):
+            if count:
+                self._add_to_row(step, place, found[:count], kv)
+            elif found or not wanted[i]:
+                self._acceptance[request.request_id].fade()
+
+    def _most_of(self, request: Request, max_len: int) -> int:
         left = min(request.sampling.max_tokens - request.num_output_tokens, max_len - request.num_tokens) - 1
-        most = min(self._most, left, step.budget)
-        if most <= 0:
-            return
-        acceptance = self._acceptance.setdefault(request.request_id, Acceptance())
-        if not gain.is_worth(acceptance.chance):
-            acceptance.fade()
-            return
-        drafts = self._proposer.propose(request.request_id, request.token_ids, most)
-        drafts = drafts[: gain.take(acceptance.chance, len(drafts))]
-        block_ids = kv.allocate(request, request.num_tokens + len(drafts)) if drafts else None
+        return max(min(self._most, left), 0)
+
+    def _propose(self, request: Request, most: int) -> list[int]:
+        return self._proposer.propose(request.request_id, request.token_ids, most) if most else []
+
+    def _add_to_row(self, step: Step, place: int, drafts: list[int], kv: KVCacheManager) -> None:
+        request, row = step.requests[place].request, step.scheduled[place]
+        block_ids = kv.allocate(request, request.num_tokens + len(drafts))
         if block_ids is not None:
             step.scheduled[place] = replace(row, new_block_ids=row.new_block_ids + block_ids, drafts=drafts)
             step.budget -= len(drafts)
