@@ -143,53 +143,61 @@ inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const
 
 #elif defined(__AVX2__)
 
-// The eight channels from `channel` on. Products of bytes are added in pairs to 16 bits, saturating: 4-bit weights are far below, of
-// 8-bit ones (less 128, which is added back) the sign goes to the activation, so that 2 * 128 * 127 fits.
+// Products of bytes are added in pairs to 16 bits, saturating: 4-bit weights are far below, of 8-bit ones (less 128, which is added back)
+// the sign goes to the activation, so that 2 * 128 * 127 fits. Of sixteen registers eight are integer sums: of four rows at most, since an
+// activation, whose loads are the limit, then meets all sixteen channels.
 template <int BITS, int ROWS>
-inline void multiply_half(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, int channel, const Ahead& ahead) {
+inline void multiply_some(float (*out)[kTile], const uint8_t* block, const RoundedRows& x, const Ahead& ahead) {
+  static_assert(ROWS <= 4);
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), top = _mm256_set1_epi8(-128);
-  __m256 sums[ROWS];
-  for (int r = 0; r < ROWS; r++) sums[r] = _mm256_setzero_ps();
+  __m256 sums[ROWS][2];
+  each<2 * ROWS>([&](auto i) HEADWAY_INLINE { sums[i / 2][i % 2] = _mm256_setzero_ps(); });
   for (int64_t g = 0; g < x.groups; g++, block += kBlockBytes<BITS>) {
     ahead.fetch(g);
-    __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 * channel)));
-    __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 * kTile + 2 * channel)));
-    __m256i weights[kQuads];
-    for (int j = 0; j < BITS; j++) weights[j] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 64 + 64 * j + 4 * channel));
-    if constexpr (BITS == 4)
-      for (int j = 0; j < 4; j++) {
-        weights[j + 4] = _mm256_and_si256(_mm256_srli_epi16(weights[j], 4), low);
-        weights[j] = _mm256_and_si256(weights[j], low);
-      }
-    if constexpr (BITS == 8) offset = _mm256_fmadd_ps(scale, _mm256_set1_ps(128.0f), offset);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      const int8_t* values = x.values + (g * kRowsAtOnce + r) * kGroup;
-      __m256i dots = _mm256_setzero_si256();
-#pragma GCC unroll 8
-      for (int j = 0; j < kQuads; j++) {
-        __m256i four = _mm256_set1_epi32(quad(values + 4 * j));
-        if constexpr (BITS == 4) {
-          dots = _mm256_add_epi16(dots, _mm256_maddubs_epi16(weights[j], four));  // 8 * 2 * 15 * 127 fits in 16 bits
-        } else {
-          __m256i w = _mm256_xor_si256(weights[j], top);
-          __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(four, w));
-          dots = _mm256_add_epi32(dots, _mm256_madd_epi16(pairs, ones));
-        }
-      }
-      if constexpr (BITS == 4) dots = _mm256_madd_epi16(dots, ones);
-      __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots), scale);
-      sums[r] = _mm256_fmadd_ps(product, _mm256_set1_ps(x.scale[g * kRowsAtOnce + r]), sums[r]);
-      sums[r] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sum[g * kRowsAtOnce + r]), sums[r]);
-    }
+    const int64_t at = g * kRowsAtOnce;
+    const int8_t* values = x.values + at * kGroup;
+    __m256i dots[ROWS][2];
+    each<2 * ROWS>([&](auto i) HEADWAY_INLINE { dots[i / 2][i % 2] = _mm256_setzero_si256(); });
+    each<kQuads>([&](auto j) HEADWAY_INLINE {
+      __m256i weights[2];
+      each<2>([&](auto half) HEADWAY_INLINE {
+        weights[half] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 64 + 64 * (j % BITS) + 32 * half));
+        if constexpr (BITS == 8) weights[half] = _mm256_xor_si256(weights[half], top);
+        if constexpr (BITS == 4) weights[half] = _mm256_and_si256(j < 4 ? weights[half] : _mm256_srli_epi16(weights[half], 4), low);
+      });
+      each<ROWS>([&](auto r) HEADWAY_INLINE {
+        const __m256i four = _mm256_set1_epi32(quad(values + r * kGroup + 4 * j));
+        each<2>([&](auto half) HEADWAY_INLINE {
+          const __m256i w = weights[half];
+          if constexpr (BITS == 4) {
+            dots[r][half] = _mm256_add_epi16(dots[r][half], _mm256_maddubs_epi16(w, four));  // 8 * 2 * 15 * 127 fits in 16 bits
+          } else {
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(four, w));
+            dots[r][half] = _mm256_add_epi32(dots[r][half], _mm256_madd_epi16(pairs, ones));
+          }
+          asm("" : "+x"(dots[r][half]));  // else the compiler adds in another order, for which all products wait in memory
+        });
+      });
+    });
+    each<2>([&](auto half) HEADWAY_INLINE {
+      const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 16 * half)));
+      __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 * kTile + 16 * half)));
+      if constexpr (BITS == 8) offset = _mm256_fmadd_ps(scale, _mm256_set1_ps(128.0f), offset);
+      each<ROWS>([&](auto r) HEADWAY_INLINE {
+        if constexpr (BITS == 4) dots[r][half] = _mm256_madd_epi16(dots[r][half], ones);
+        const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(dots[r][half]), scale);
+        sums[r][half] = _mm256_fmadd_ps(product, _mm256_set1_ps(x.scale[at + r]), sums[r][half]);
+        sums[r][half] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sum[at + r]), sums[r][half]);
+      });
+    });
   }
-  for (int r = 0; r < ROWS; r++) _mm256_storeu_ps(out[r] + channel, sums[r]);
+  each<2 * ROWS>([&](auto i) HEADWAY_INLINE { _mm256_storeu_ps(out[i / 2] + 8 * (i % 2), sums[i / 2][i % 2]); });
 }
 
 template <int BITS, int ROWS>
 inline void multiply_tile(float (&out)[ROWS][kTile], const uint8_t* block, const RoundedRows& x, const Ahead& ahead) {
-  multiply_half<BITS, ROWS>(out, block, x, 0, ahead);
-  multiply_half<BITS, ROWS>(out, block, x, 8, Ahead{});
+  multiply_some<BITS, std::min(ROWS, 4)>(out, block, x, ahead);
+  if constexpr (ROWS > 4) multiply_some<BITS, ROWS - 4>(out + 4, block, x.from(4), Ahead{});
 }
 
 #else
