@@ -8,13 +8,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headway import __version__
 
 _LONGEST = 2048  # tokens of a sequence in any work, with room
 _SLOTS = 32  # clients of the widest work
+
+_AS_AVX2 = Path(__file__).parent / "as_avx2"
+# What keeps torch, oneDNN and MKL from more than AVX2, whatever the processor has.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,11 +49,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vllm-args", default="", metavar="ARGS", help="further options of vLLM's API server")
     parser.add_argument("--vllm-preload", default="", metavar="FILES", help="LD_PRELOAD for vLLM: tcmalloc and libiomp5")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND", help="any other server; {port} is filled in")
+    parser.add_argument("--as-avx2", action="store_true", help="as on a processor without AVX-512 (of servers that run on torch)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores that the peers may use")
 
 
 def chosen_peers(options: argparse.Namespace) -> list[Peer]:
     """Headway first, then the others that the options name. Raises ValueError for half-named ones."""
+    peers = _named_peers(options)
+    if options.as_avx2:
+        told = AVX2 | {"PYTHONPATH": os.pathsep.join(filter(None, (str(_AS_AVX2), os.environ.get("PYTHONPATH"))))}
+        peers = [replace(peer, env=peer.env | told) for peer in peers]
+    return peers
+
+
+def _named_peers(options: argparse.Namespace) -> list[Peer]:
     peers = [_headway(options)]
     for first, second in (("llama_server", "llama_gguf"), ("vllm_python", "vllm_model")):
         if bool(getattr(options, first)) != bool(getattr(options, second)):
