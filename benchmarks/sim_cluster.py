@@ -51,7 +51,7 @@ class Cluster:
     def __init__(self, num_servers: int, policy: Policy, costs: CostModel, limits: Limits, num_key_blocks: int = 3) -> None:
         """``num_key_blocks``: how many of a prompt's first blocks make up its key; the prompts' own beginning is behind the system's."""
         self._engines = [SimulatedServer(costs, limits) for _ in range(num_servers)]
-        self._servers = [Server(f"http://server-{number}") for number in range(num_servers)]
+        self._servers = tuple(Server(f"http://server-{number}") for number in range(num_servers))
         self._index_of = {server.url: number for number, server in enumerate(self._servers)}
         self._policy = policy
         self._num_key_blocks = num_key_blocks

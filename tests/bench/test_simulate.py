@@ -61,23 +61,25 @@ def test_every_request_ends_with_all_its_tokens(simulate: Any, policy: str) -> N
 
 
 def test_steps_in_one_go_are_the_steps_one_by_one(simulate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With requests that arrive between, wait, and give way."""
+    """With requests that arrive between, wait, and give way: where no row is set aside the scheduler decides all, and decides the same."""
     import sim_scheduler
+    from sim_server import SimulatedServer
 
     trace = list(simulate.make_trace(simulate.Shape(num_apps=5), requests_per_s=60.0, num_requests=150, seed=4))
-    num_skipped = 0
-    skip = sim_scheduler.FastForward.skip
+    num_rows = 0
+    rows_of = SimulatedServer._schedule
 
-    def counted(self: Any, num_steps: int) -> None:
-        nonlocal num_skipped
-        num_skipped += num_steps
-        skip(self, num_steps)
+    def counted(self: Any) -> None:
+        nonlocal num_rows
+        rows_of(self)
+        num_rows += len(self._brings_token)
 
-    monkeypatch.setattr(sim_scheduler.FastForward, "skip", counted)
+    monkeypatch.setattr(SimulatedServer, "_schedule", counted)
     in_one_go = replay(simulate, "prefix", trace, num_blocks=1500)
-    assert num_skipped > in_one_go.num_steps / 2
-    monkeypatch.setattr(sim_scheduler.FastForward, "num_steps_alike", lambda self: 0)
+    num_rows_in_one_go, num_rows = num_rows, 0
+    monkeypatch.setattr(sim_scheduler.FastForward, "_num_fitting", lambda self: 0)
     one_by_one = replay(simulate, "prefix", trace, num_blocks=1500)
+    assert num_rows_in_one_go < num_rows / 2
     assert (in_one_go.num_steps, in_one_go.num_cached_tokens) == (one_by_one.num_steps, one_by_one.num_cached_tokens)
     assert in_one_go.end_s == pytest.approx(one_by_one.end_s, rel=1e-9)
     assert in_one_go.busy_s == pytest.approx(one_by_one.busy_s, rel=1e-9)
