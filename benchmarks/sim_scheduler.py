@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import Any
 
@@ -46,8 +47,11 @@ class FastForward(Scheduler):
         """In the caches of the rows aside, with the steps that were planned."""
         return self._offsets + len(self._aside) * self.num_steps
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest, block_hashes: Iterable[bytes] = ()) -> None:
+        """``block_hashes``: those of its first blocks that are known already."""
         super().add(request)
+        if request.request_id in self._open:
+            self._open[request.request_id].block_hashes.extend(block_hashes)
         num_tokens = len(request.prompt_token_ids) + request.sampling.max_tokens
         self._longest = max(self._longest, num_tokens // self._kv.block_size + 1)
 

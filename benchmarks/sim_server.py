@@ -84,7 +84,7 @@ class SimulatedServer:
     def stats(self) -> EngineStats:
         return self._scheduler.stats()
 
-    def add(self, request: GenerateRequest, now: float) -> bool:
+    def add(self, request: GenerateRequest, now: float, block_hashes: Iterable[bytes] = ()) -> bool:
         """Whether ``ends_s`` has changed."""
         run, ended_s = self._run, self.ends_s
         if run is not None:
@@ -94,7 +94,7 @@ class SimulatedServer:
             else:
                 self._run = replace(run, num_steps=num_ended + 1, ends_rows=False)
                 self.ends_s = run.began_s + run.seconds(num_ended + 1)
-        self._scheduler.add(request)
+        self._scheduler.add(request, block_hashes)
         if self.ends_s is None:
             self.begin(now)
         return self.ends_s != ended_s
