@@ -18,10 +18,10 @@ TOKEN = 7  # every answer is made of it
 class FastForward(Scheduler):
     """A Scheduler that sets rows aside while they decode, and counts steps for them.
 
-    In a step that neither ends such a row nor is short of blocks, the scheduler gives it a token, and a block where one is full; that is all.
-    So a row comes aside when its prompt is computed, and back for the step that ends it. Between the two it gets its blocks when they
-    are due, in the rows' order, and the limits of a step are lowered by the rows aside: what is admitted, evicted and found again is what
-    single steps would do. Where blocks could run short, so that rows might give way to others, all rows come back and take single steps.
+    In a step that neither ends such a row nor is short of blocks, the scheduler gives it a token, and a block where one is full; that is
+    all. So a row goes aside when its prompt is computed, and comes back for the step that ends it. Between the two it gets its blocks when
+    they are due, in the rows' order, and the limits of a step are lowered by the rows aside: what is admitted, evicted and found again is
+    what single steps would do. Where blocks could run short, so that rows might give way to others, all come back and take single steps.
 
     ``num_steps`` is the caller's clock of decode: it counts steps that were planned, or passed over by ``skip``.
     """
@@ -111,7 +111,7 @@ class FastForward(Scheduler):
         self._running = staying
 
     def _num_fitting(self) -> int:
-        """How many steps can be taken with as many blocks as there are, whoever is admitted in the first of them. At most 0: nobody knows."""
+        """How many steps there are blocks for, whoever is admitted in the first of them. At most 0: nobody knows."""
         num_rows = len(self._running) + len(self._aside)
         num_admitted = min(len(self._waiting), self._most_rows - num_rows)
         num_free = self._kv.num_free_blocks - num_admitted * (self._longest + 1)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 from sim_cluster import Cluster
-from sim_report import Row, plot, rate_of_simulation, table, write_json
+from sim_report import Figures, cost_of, figures_of, plot, read_figures, table, write_figures
 from sim_server import H200_LLAMA_8B, Limits
 from sim_trace import BLOCK_TOKENS, Shape, TracedRequest, make_trace, read_trace
 from sim_watch import Watch
@@ -34,35 +34,55 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.validate:
         return _validate()
-    print(f"{datetime.date.today()}: {options.servers} servers, {options.requests:,} requests each line\n")
-    watch = Watch(options.progress, None if options.trace else options.requests)
-    rows: list[Row] = []
-    with watch.ending_early():
-        for rate, name in itertools.product(options.rates, options.policies):
-            if not watch.is_over:
-                rows.append(_simulate(options, rate, name, watch))
-                if options.json is not None:
-                    write_json(rows, options.json)
-    print(table(rows))
-    print(f"\n{rate_of_simulation(rows)}")
+    if options.figures is not None:
+        try:
+            rows = read_figures(options.figures)
+        except (OSError, msgspec.MsgspecError) as problem:
+            raise SystemExit(f"--figures: {problem}") from None
+    else:
+        print(f"{datetime.date.today()}: {options.servers} servers, {options.requests:,} requests each line\n")
+        rows = _simulate_all(options)
+    print(f"{table(rows)}\n\n{cost_of(rows)}")
     if options.plot is not None:
         plot(rows, options.plot)
     return 0
 
 
-def _simulate(options: argparse.Namespace, rate: float, policy: str, watch: Watch) -> Row:
+def _simulate_all(options: argparse.Namespace) -> list[Figures]:
+    watch = Watch(options.progress, None if options.trace else options.requests)
+    rows: list[Figures] = []
+    with watch.ending_early():
+        for rate, name in itertools.product(options.rates, options.policies):
+            rows.append(_simulate(options, rate, name, watch))
+            if options.json is not None:
+                write_figures(rows, options.json)
+            if watch.is_over:
+                break
+    return rows
+
+
+def _simulate(options: argparse.Namespace, rate: float, policy: str, watch: Watch) -> Figures:
     collect_spared()  # the cluster before this one
     cluster = Cluster(options.servers, POLICIES[policy](), H200_LLAMA_8B, Limits.of_blocks(options.block_size))
     spare_long_lived()
-    num_uncounted = options.requests // 10 if options.trace is None else 0
-    if options.warm_up is not None:
-        num_uncounted = options.warm_up
+    num_uncounted = options.warm_up
+    if num_uncounted is None:
+        num_uncounted = options.requests // 10 if options.trace is None else 0
     started, used = time.perf_counter(), time.process_time()
     try:
         outcome = cluster.replay(watch.over(_requests(options, rate), f"{policy} at {rate:g}"), num_uncounted)
     except (OSError, msgspec.MsgspecError) as problem:
         raise SystemExit(f"--trace {options.trace}: {problem}") from None
-    return Row(policy, rate, options.servers, outcome, time.perf_counter() - started, time.process_time() - used)
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - used
+    return figures_of(
+        outcome,
+        date=str(datetime.date.today()),
+        policy=policy,
+        servers=options.servers,
+        requests_per_s_a_server=rate,
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+    )
 
 
 def _requests(options: argparse.Namespace, rate: float) -> Iterable[TracedRequest]:
@@ -89,16 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--block-size", type=_count, default=16, help="tokens of a KV block; 512 suits the trace that is made, and is faster"
     )
-    rates = [8.0, 16.0, 24.0, 32.0]
+    rates = [4.0, 8.0, 10.0, 12.0]
     parser.add_argument("--rates", type=_rates, default=rates, help="requests a second and server; of --trace, its speed")
     parser.add_argument("--policies", type=_policies, default=list(POLICIES), help="some of these")
     parser.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="a trace in Mooncake's form, in the place of the one that is made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--warm-up", type=int, metavar="N", help="requests that fill the caches and are not counted; a tenth of --requests, of --trace none"
+        "--warm-up",
+        type=_count_or_none,
+        metavar="N",
+        help="requests that fill the caches and are not counted; a tenth of --requests, of --trace none",
     )
     parser.add_argument("--progress", type=_count, default=100_000, metavar="N", help="a line on stderr every so many requests")
-    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all figures, after each line of the table")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all figures, as they come")
+    parser.add_argument("--figures", type=Path, nargs="+", metavar="FILE.json", help="what --json wrote, instead of simulating")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the curves; needs matplotlib")
     parser.add_argument("--validate", action="store_true", help="only hold the cost model against a measured run")
     return parser
@@ -121,6 +145,12 @@ def _policies(text: str) -> list[str]:
 def _count(text: str) -> int:
     if (count := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {text}")
+    return count
+
+
+def _count_or_none(text: str) -> int:
+    if (count := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"at least 0, got {text}")
     return count
 
 
