@@ -42,5 +42,5 @@ class PrefixHash:
 
 def bound_of(candidates: Sequence[Server]) -> int:
     """How many requests each may have open, with the new one. At least one candidate has fewer."""
-    total = sum(map(NUM_OPEN, candidates)) + 1
+    total: int = sum(map(NUM_OPEN, candidates)) + 1
     return math.ceil(BOUND * total / len(candidates))
