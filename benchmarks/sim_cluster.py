@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from sim_hashes import hashes_of
 from sim_quantiles import Quantiles
 from sim_server import CostModel, Limits, SimulatedServer
 from sim_trace import TracedRequest
@@ -18,10 +19,12 @@ from headway.server.types import GenerateRequest, SamplingParams, TokenDelta
 
 @dataclass(slots=True)
 class Outcome:
-    """Seconds of every finished request, and the sums over the servers."""
+    """Seconds and tokens of every request that is counted, and the sums over the servers of all requests."""
 
     ttft_s: Quantiles = field(default_factory=Quantiles)
     tpot_s: Quantiles = field(default_factory=Quantiles)
+    e2e_s: Quantiles = field(default_factory=Quantiles)
+    num_requests: int = 0  # of all
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
@@ -42,6 +45,7 @@ class Outcome:
 class _Open:
     request: TracedRequest
     at: int  # of the server
+    is_counted: bool
     first_s: float | None = None
 
 
@@ -51,34 +55,41 @@ class Cluster:
     def __init__(self, num_servers: int, policy: Policy, costs: CostModel, limits: Limits, num_key_blocks: int = 3) -> None:
         """``num_key_blocks``: how many of a prompt's first blocks make up its key; the prompts' own beginning is behind the system's."""
         self._engines = [SimulatedServer(costs, limits) for _ in range(num_servers)]
-        self._servers = [Server(f"http://server-{number}") for number in range(num_servers)]
+        self._servers = tuple(Server(f"http://server-{number}") for number in range(num_servers))
         self._index_of = {server.url: number for number, server in enumerate(self._servers)}
         self._policy = policy
+        self._block_size = limits.block_size
         self._num_key_blocks = num_key_blocks
         self._events: list[tuple[float, int]] = []  # when which server is done; one whose server says another time by now is void
         self._open: dict[str, _Open] = {}
         self._outcome = Outcome()
         policy.update([server.url for server in self._servers])
 
-    def replay(self, requests: Iterable[TracedRequest]) -> Outcome:
+    def replay(self, requests: Iterable[TracedRequest], num_uncounted: int = 0) -> Outcome:
+        """The first ``num_uncounted`` requests only fill the caches."""
         for number, request in enumerate(requests):
             arrival_s = request.timestamp / 1000
             self._run_until(arrival_s)
-            self._arrive(f"r{number}", request, arrival_s)
+            self._arrive(f"r{number}", _Open(request, self._choose(request, arrival_s), number >= num_uncounted), arrival_s)
         self._run_until(float("inf"))
         assert not self._open, "every request ends"
         self._outcome.busy_s = [engine.busy_s for engine in self._engines]
         self._outcome.num_steps = sum(engine.num_steps for engine in self._engines)
         return self._outcome
 
-    def _arrive(self, request_id: str, request: TracedRequest, now: float) -> None:
+    def _choose(self, request: TracedRequest, now: float) -> int:
         key = repr(request.hash_ids[: self._num_key_blocks]).encode()
         chosen = self._policy.choose(self._servers, key, now)
         chosen.num_open += 1
-        at = self._index_of[chosen.url]
-        self._open[request_id] = _Open(request, at)
+        return self._index_of[chosen.url]
+
+    def _arrive(self, request_id: str, answer: _Open, now: float) -> None:
+        self._open[request_id] = answer
+        self._outcome.num_requests += 1
+        request, at = answer.request, answer.at
         sampling = SamplingParams(max_tokens=request.output_length, ignore_eos=True)
-        if self._engines[at].add(GenerateRequest(request_id, request.tokens(), sampling, now), now):
+        asked = GenerateRequest(request_id, request.tokens(), sampling, now)
+        if self._engines[at].add(asked, now, hashes_of(request, self._block_size)):
             self._await(at)
 
     def _run_until(self, until: float) -> None:
@@ -109,10 +120,16 @@ class Cluster:
             return
         del self._open[delta.request_id]
         server.num_open -= 1
-        request = answer.request
-        outcome.ttft_s.add(answer.first_s - request.timestamp / 1000)
-        if request.output_length > 1:
-            outcome.tpot_s.add((now - answer.first_s) / (request.output_length - 1))
-        outcome.num_prompt_tokens += request.input_length
-        outcome.num_output_tokens += request.output_length
-        outcome.num_cached_tokens += delta.num_cached_tokens or 0
+        if answer.is_counted:
+            _count(outcome, answer.request, answer.first_s, now, delta.num_cached_tokens or 0)
+
+
+def _count(outcome: Outcome, request: TracedRequest, first_s: float, now: float, num_cached_tokens: int) -> None:
+    arrival_s = request.timestamp / 1000
+    outcome.ttft_s.add(first_s - arrival_s)
+    outcome.e2e_s.add(now - arrival_s)
+    if request.output_length > 1:
+        outcome.tpot_s.add((now - first_s) / (request.output_length - 1))
+    outcome.num_prompt_tokens += request.input_length
+    outcome.num_output_tokens += request.output_length
+    outcome.num_cached_tokens += num_cached_tokens

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Self
 
 from sim_scheduler import TOKEN, FastForward
@@ -23,19 +24,15 @@ class CostModel:
     context_s: float  # a key that a decode row reads
     pair_s: float  # a query and a key of prefill
 
-    def step_s(self, rows: list[tuple[int, int]]) -> float:
-        """``rows``: (tokens computed now, tokens in the sequence with them)."""
-        seconds = self._products_s(sum(num for num, _ in rows), len(rows))
+    def step_s(self, rows: Iterable[tuple[int, int]], num_decoding: int = 0, num_context_tokens: int = 0) -> float:
+        """``rows``: (tokens computed now, tokens in the sequence with them). Beside them so many decode, with so many tokens together."""
+        num_tokens = num_rows = num_decoding
+        seconds = num_context_tokens * self.context_s
         for num, length in rows:
+            num_tokens += num
+            num_rows += 1
             seconds += length * self.context_s if num == 1 else num * (length - num / 2) * self.pair_s
-        return seconds
-
-    def decode_s(self, num_rows: int, num_context_tokens: int) -> float:
-        """Of a step in which every row decodes: what ``step_s`` gives, from the sum of their lengths."""
-        return self._products_s(num_rows, num_rows) + num_context_tokens * self.context_s
-
-    def _products_s(self, num_tokens: int, num_rows: int) -> float:
-        return max(self.weights_s, num_tokens * self.token_s) + num_rows * self.row_s
+        return seconds + max(self.weights_s, num_tokens * self.token_s) + num_rows * self.row_s
 
 
 # Fitted to benchmarks/results/2026-11-26-h200.md (Llama-3.1-8B's shape, bf16): steps of 1 and of 64 at 2048 tokens, 4.66 and 9.16 ms, of
@@ -62,8 +59,8 @@ class Limits:
 class SimulatedServer:
     """``begin`` at ``now``, ``finish`` at the time that it said; nothing else moves its clock.
 
-    What is begun is a step, or a run of steps that are alike: a run is cut at the step under way when a request arrives in it, which then
-    waits for that step's end as it would have done.
+    What is begun is a step, or a run of steps that are alike: a run is cut behind the step under way when a request arrives in it, which
+    then waits for that step's end as it would have done.
     """
 
     def __init__(self, costs: CostModel, limits: Limits) -> None:
@@ -87,36 +84,47 @@ class SimulatedServer:
     def stats(self) -> EngineStats:
         return self._scheduler.stats()
 
-    def add(self, request: GenerateRequest, now: float) -> bool:
+    def add(self, request: GenerateRequest, now: float, block_hashes: Iterable[bytes] = ()) -> bool:
         """Whether ``ends_s`` has changed."""
-        run = self._run
+        run, ended_s = self._run, self.ends_s
         if run is not None:
-            self._begin_last(run, min(run.num_ended(now), run.num_steps - 1))
-        self._scheduler.add(request)
+            num_ended = min(run.num_ended(now), run.num_steps - 1)
+            if run.ends_rows and num_ended == run.num_steps - 1:
+                self._begin_last(run)  # which is planned without the newcomer
+            else:
+                self._run = replace(run, num_steps=num_ended + 1, ends_rows=False)
+                self.ends_s = run.began_s + run.seconds(num_ended + 1)
+        self._scheduler.add(request, block_hashes)
         if self.ends_s is None:
             self.begin(now)
-            return True
-        return run is not None
+        return self.ends_s != ended_s
 
     def begin(self, now: float) -> None:
         """What comes next, if anything does."""
         self._now, self.ends_s = now, None
-        if (num_steps := self._scheduler.num_steps_alike()) > 1:
-            num_rows = self._scheduler.num_running
-            first_s = self._costs.decode_s(num_rows, self._scheduler.num_running_tokens)
-            self._run = _Run(now, num_steps, first_s, num_rows * self._costs.context_s)
+        scheduler = self._scheduler
+        if num_steps := scheduler.num_steps_alike():
+            num_rows = scheduler.num_aside
+            first_s = self._costs.step_s((), num_rows, scheduler.num_aside_tokens + num_rows)
+            ends_rows = scheduler.num_steps + num_steps == scheduler.next_end
+            self._run = _Run(now, num_steps, ends_rows, first_s, num_rows * self._costs.context_s)
             self.ends_s = now + self._run.seconds(num_steps)
             return
         self._schedule()
         if self._plan is not None:
-            seconds = self._costs.step_s(self._scheduler.rows_of(self._plan))
+            seconds = self._costs.step_s(scheduler.rows_of(self._plan), scheduler.num_aside, scheduler.num_aside_tokens)
             self._count(1, seconds)
             self.ends_s = now + seconds
 
     def finish(self, now: float) -> list[TokenDelta]:
-        """What the requests got in the last step of what was begun."""
-        if self._run is not None:
-            self._begin_last(self._run, self._run.num_steps - 1)
+        """What the requests got in the last step of what was begun, as far as it began or ended an answer."""
+        if (run := self._run) is not None:
+            if not run.ends_rows:
+                self._run = None
+                self._scheduler.skip(run.num_steps)
+                self._count(run.num_steps, run.seconds(run.num_steps))
+                return []
+            self._begin_last(run)
         assert self._plan is not None, "nothing was begun"
         self._now = now
         result = BatchResult([RowResult([TOKEN] if brings_token else []) for brings_token in self._brings_token])
@@ -126,15 +134,13 @@ class SimulatedServer:
         assert not any(delta.finish_reason is FinishReason.ERROR for delta in [*deltas, *refused]), "the trace fits the servers"
         return deltas
 
-    def _begin_last(self, run: _Run, num_before: int) -> None:
-        """Makes the step behind so many of the run's its last one, and plans it as of the time at which it begins."""
+    def _begin_last(self, run: _Run) -> None:
+        """Plans the last step of a run as of the time at which it begins."""
         self._run = None
-        self._scheduler.skip(num_before)
-        self._now = run.began_s + run.seconds(num_before)
+        self._scheduler.skip(run.num_steps - 1)
+        self._now = run.began_s + run.seconds(run.num_steps - 1)
         self._schedule()
-        seconds = run.seconds(num_before + 1)
-        self._count(num_before + 1, seconds)
-        self.ends_s = run.began_s + seconds
+        self._count(run.num_steps, run.seconds(run.num_steps))
 
     def _schedule(self) -> None:
         self._plan = self._scheduler.schedule()
@@ -151,6 +157,7 @@ class _Run:
 
     began_s: float
     num_steps: int
+    ends_rows: bool  # the last step; the others end none
     first_s: float
     growth_s: float
 

@@ -6,15 +6,19 @@ The form is that of the traces that came with Mooncake (Qin et al., FAST 2025): 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import accumulate, islice
 from pathlib import Path
 
 import msgspec
 
 BLOCK_TOKENS = 512
+# Of the mean time between turns. Of the turns of conversations a hundredth comes later.
+_RUN_UP = 8
 
 
 class TracedRequest(msgspec.Struct, frozen=True):
@@ -28,7 +32,8 @@ class TracedRequest(msgspec.Struct, frozen=True):
         tokens: list[int] = []
         for block in self.hash_ids:
             tokens += [block] * BLOCK_TOKENS
-        return tokens[: self.input_length]
+        del tokens[self.input_length :]
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +54,27 @@ class Shape:
 
 
 def make_trace(shape: Shape, requests_per_s: float, num_requests: int, seed: int) -> Iterator[TracedRequest]:
-    """In the order of their arrival. Lengths are of exponential distributions, cut to whole blocks as the form needs it."""
+    """In the order of their arrival, from 0 s on. Lengths are of exponential distributions, cut to whole blocks as the form needs it."""
+    return islice((request for request in _endless(shape, requests_per_s, seed) if request.timestamp >= 0), num_requests)
+
+
+def _endless(shape: Shape, requests_per_s: float, seed: int) -> Iterator[TracedRequest]:
+    """Conversations begin so long before 0 s that later turns come as often from then on as they ever will."""
     rng = random.Random(seed)
-    popularity = [1.0 / rank for rank in range(1, shape.num_apps + 1)]
-    mean_gap = shape.mean_turns / requests_per_s
-    num_blocks = shape.num_apps * _blocks(shape.system_tokens)  # ids below are of system prompts
+    apps = range(shape.num_apps)
+    popularity = list(accumulate(1.0 / (rank + 1) for rank in apps))
+    # The mean of the whole numbers that the turns are drawn as, and of the gaps between conversations.
+    mean_turns = 1 + 1 / math.expm1(1 / (shape.mean_turns - 0.5))
+    mean_gap = mean_turns / requests_per_s
+    num_system_blocks = _blocks(shape.system_tokens)
+    num_blocks = shape.num_apps * num_system_blocks  # ids below are of system prompts
     arrivals: list[tuple[float, int, list[int], int]] = []  # time, order, blocks before the turn, turns left
-    clock, order = 0.0, 0
-    for _ in range(num_requests):
+    clock, order = -_RUN_UP * shape.think_s, 0
+    while True:
         while not arrivals or clock <= arrivals[0][0]:
-            app = rng.choices(range(shape.num_apps), popularity)[0]
-            first = app * _blocks(shape.system_tokens)
+            first = rng.choices(apps, cum_weights=popularity)[0] * num_system_blocks
             turns = 1 + int(rng.expovariate(1.0) * (shape.mean_turns - 0.5))
-            heappush(arrivals, (clock, order, list(range(first, first + _blocks(shape.system_tokens))), turns))
+            heappush(arrivals, (clock, order, list(range(first, first + num_system_blocks)), turns))
             order += 1
             clock += rng.gammavariate(1 / shape.burstiness, mean_gap * shape.burstiness)
         arrival, _, blocks, turns = heappop(arrivals)

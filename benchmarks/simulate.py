@@ -2,70 +2,86 @@
 
 The engine's scheduler and KV cache and the router's policies are the real ones; the time of a step comes from a cost model that was fitted
 to measurements. `--validate` holds it against a measured run that it was not fitted to. It is made for up to 1,000 servers and 10 million
-requests: they are made as they are replayed, times are counted by bucket, and steps that are alike are taken in one go (sim_scheduler.py
-says why that changes nothing).
+requests: they are made as they are replayed, times are counted by bucket, and rows that decode are not touched (sim_scheduler.py says why
+that changes nothing). The first SIGINT or SIGTERM ends the trace there: what has arrived is finished, and the figures are those of that.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import resource
+import itertools
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from sim_cluster import Cluster, Outcome
+from sim_cluster import Cluster
+from sim_report import Figures, cost_of, figures_of, plot, read_figures, table, write_figures
 from sim_server import H200_LLAMA_8B, Limits
 from sim_trace import BLOCK_TOKENS, Shape, TracedRequest, make_trace, read_trace
+from sim_watch import Watch
 
-from headway.server.garbage import spare_long_lived
+from headway.server.garbage import collect_spared, spare_long_lived
 from headway.server.router.policies.choice import POLICIES
 
 # benchmarks/results/2026-11-26-h200.md: 256 requests at once, 1024 tokens in and 256 out.
 _MEASURED_S = 10.863
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    policy: str
-    requests_per_s: float  # of a server
-    outcome: Outcome
-
-
 def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
-    spare_long_lived()
     if options.validate:
         return _validate()
-    print(f"{datetime.date.today()}: {options.servers} servers, {options.requests:,} requests each line\n")
-    rows, started, used = [], time.perf_counter(), time.process_time()
-    for rate in options.rates:
-        for name in options.policies:
-            cluster = Cluster(options.servers, POLICIES[name](), H200_LLAMA_8B, Limits.of_blocks(options.block_size))
-            try:
-                rows.append(Row(name, rate, cluster.replay(_requests(options, rate))))
-            except (OSError, msgspec.MsgspecError) as problem:
-                raise SystemExit(f"--trace {options.trace}: {problem}") from None
-            print(".", end="", file=sys.stderr, flush=True)
-    print(_table(rows))
-    print(f"\n{_rate_of_simulation(rows, time.perf_counter() - started, time.process_time() - used)}")
+    if options.figures is not None:
+        try:
+            rows = read_figures(options.figures)
+        except (OSError, msgspec.MsgspecError) as problem:
+            raise SystemExit(f"--figures: {problem}") from None
+    else:
+        print(f"{datetime.date.today()}: {options.servers} servers, {options.requests:,} requests each line\n")
+        rows = _simulate_all(options)
+    print(f"{table(rows)}\n\n{cost_of(rows)}")
     if options.plot is not None:
-        _plot(rows, options.plot)
+        plot(rows, options.plot)
     return 0
 
 
-def _rate_of_simulation(rows: Sequence[Row], seconds: float, cpu_s: float) -> str:
-    num_requests = sum(row.outcome.ttft_s.num_values for row in rows)
-    num_tokens = sum(row.outcome.num_output_tokens for row in rows)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    num_steps = sum(row.outcome.num_steps for row in rows)
-    return (
-        f"{num_requests:,} requests, {num_tokens:,} output tokens, {num_steps:,} steps in {seconds:.0f} s, {cpu_s:.0f} s of CPU time: "
-        f"{num_requests / cpu_s:,.0f} requests a second of it; {peak:.1f} GiB at the peak"
+def _simulate_all(options: argparse.Namespace) -> list[Figures]:
+    watch = Watch(options.progress, None if options.trace else options.requests)
+    rows: list[Figures] = []
+    with watch.ending_early():
+        for rate, name in itertools.product(options.rates, options.policies):
+            rows.append(_simulate(options, rate, name, watch))
+            if options.json is not None:
+                write_figures(rows, options.json)
+            if watch.is_over:
+                break
+    return rows
+
+
+def _simulate(options: argparse.Namespace, rate: float, policy: str, watch: Watch) -> Figures:
+    collect_spared()  # the cluster before this one
+    cluster = Cluster(options.servers, POLICIES[policy](), H200_LLAMA_8B, Limits.of_blocks(options.block_size))
+    spare_long_lived()
+    num_uncounted = options.warm_up
+    if num_uncounted is None:
+        num_uncounted = options.requests // 10 if options.trace is None else 0
+    started, used = time.perf_counter(), time.process_time()
+    try:
+        outcome = cluster.replay(watch.over(_requests(options, rate), f"{policy} at {rate:g}"), num_uncounted)
+    except (OSError, msgspec.MsgspecError) as problem:
+        raise SystemExit(f"--trace {options.trace}: {problem}") from None
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - used
+    return figures_of(
+        outcome,
+        date=str(datetime.date.today()),
+        policy=policy,
+        servers=options.servers,
+        requests_per_s_a_server=rate,
+        wall_s=wall_s,
+        cpu_s=cpu_s,
     )
 
 
@@ -93,11 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--block-size", type=_count, default=16, help="tokens of a KV block; 512 suits the trace that is made, and is faster"
     )
-    rates = [8.0, 16.0, 24.0, 32.0]
+    rates = [4.0, 8.0, 10.0, 12.0]
     parser.add_argument("--rates", type=_rates, default=rates, help="requests a second and server; of --trace, its speed")
     parser.add_argument("--policies", type=_policies, default=list(POLICIES), help="some of these")
     parser.add_argument("--trace", type=Path, metavar="FILE.jsonl", help="a trace in Mooncake's form, in the place of the one that is made")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--warm-up",
+        type=_count_or_none,
+        metavar="N",
+        help="requests that fill the caches and are not counted; a tenth of --requests, of --trace none",
+    )
+    parser.add_argument("--progress", type=_count, default=100_000, metavar="N", help="a line on stderr every so many requests")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all figures, as they come")
+    parser.add_argument("--figures", type=Path, nargs="+", metavar="FILE.json", help="what --json wrote, instead of simulating")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the curves; needs matplotlib")
     parser.add_argument("--validate", action="store_true", help="only hold the cost model against a measured run")
     return parser
@@ -123,33 +148,10 @@ def _count(text: str) -> int:
     return count
 
 
-def _table(rows: Sequence[Row]) -> str:
-    lines = [
-        "| requests/s a server | policy | TTFT p50, s | p99, s | TPOT p50, ms | p99, ms | prompt tokens cached | servers busy |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        seen = row.outcome
-        ttft = " | ".join(f"{seen.ttft_s.at(share):.3f}" for share in (0.5, 0.99))
-        tpot = " | ".join(f"{seen.tpot_s.at(share) * 1e3:.1f}" for share in (0.5, 0.99))
-        lines.append(f"| {row.requests_per_s:g} | {row.policy} | {ttft} | {tpot} | {seen.hit_rate:.0%} | {seen.utilization:.0%} |")
-    return "\n".join(lines)
-
-
-def _plot(rows: Sequence[Row], path: str) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 4), dpi=90, layout="constrained")
-    for axes, share in zip(figure.subplots(1, 2, sharey=True), (0.5, 0.99), strict=True):
-        for policy, marker in zip(dict.fromkeys(row.policy for row in rows), "o^sx", strict=False):
-            mine = [row for row in rows if row.policy == policy]
-            ttft_s = [row.outcome.ttft_s.at(share) for row in mine]
-            axes.plot([row.requests_per_s for row in mine], ttft_s, marker=marker, alpha=0.7, label=policy)
-        axes.set(yscale="log", xlabel="requests/s a server", title=f"p{share * 100:.0f}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("time to first token, s")
-    figure.axes[0].legend()
-    figure.savefig(path)
+def _count_or_none(text: str) -> int:
+    if (count := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"at least 0, got {text}")
+    return count
 
 
 if __name__ == "__main__":

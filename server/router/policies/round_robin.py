@@ -17,7 +17,7 @@ class RoundRobin:
     def update(self, urls: Sequence[str]) -> None:
         self._last_turns = {url: self._last_turns.get(url, 0) for url in urls}
 
-    def choose(self, candidates: Sequence[Server], key: bytes | None, now: float) -> Server:
+    def choose(self, candidates: tuple[Server, ...], key: bytes | None, now: float) -> Server:
         chosen = min(candidates, key=lambda server: self._last_turns.get(server.url, 0))
         self._turn += 1
         self._last_turns[chosen.url] = self._turn
