@@ -49,8 +49,9 @@ class SpeculativeConfig(Topic):
     speculative_config: dict[str, Any] = option(
         {},
         "JSON: guess tokens ahead of each request and verify them in one step: see speculative.md. `method` (ngram: what followed the same "
-        "words before; draft_model: a small model's; eagle, eagle3: a head's of this model), `num_speculative_tokens` (most guesses of a request in a step), `model` and "
-        "`revision` (which drafts), `prompt_lookup_max` and `prompt_lookup_min` (how many tokens are looked up).",
+        "words before; draft_model: a small model's; eagle, eagle3: those of a head that was trained for this model), "
+        "`num_speculative_tokens` (most guesses of a request in a step), `model` and `revision` (which drafts), `prompt_lookup_max` and "
+        "`prompt_lookup_min` (how many tokens are looked up).",
         short=("-sc",),
     )
 

@@ -21,8 +21,8 @@ from headway.server.models.eagle_config import NAMES, EagleConfig
 from headway.server.source.files import ModelFiles
 
 _OFFSETS = "d2t"  # of each token that EAGLE-3's head can guess: how far its number is from the model's for the same
-_UNUSED = (*COMPUTED_ENDINGS, _OFFSETS, "t2d")
-_SHARED = ("embed_tokens.weight", "lm_head.weight")  # EAGLE's are copies of the model's
+_UNUSED = (*COMPUTED_ENDINGS, _OFFSETS, "t2d", "embed_tokens.weight", "lm_head.weight")  # unless the head has a place for it
+_EMBEDDING = "embed_tokens.weight"
 
 
 def load_eagle_head(
@@ -36,16 +36,18 @@ def load_eagle_head(
     max_model_len: int,
     max_tokens: int,
 ) -> LoadedModel:
-    """``max_tokens``: of a step of either. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly shaped."""
+    """``max_tokens``: of a step of either.
+
+    Raises ModelSourceError, one sentence, for a tensor that is missing, unexpected or wrongly shaped."""
     assert files.directory is not None, "heads are safetensors"
     assert isinstance(target.model, DecoderModel), "only such a model has what a head shares"
     checkpoint = _HeadCheckpoint(SafetensorsCheckpoint(files.directory))
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors()}
-    config = _seen(config, tensors)
+    config = _seen(config, tensors, target.model)
     torch_dtype: torch.dtype = getattr(torch, dtype)
     method = UnquantizedLinear(torch_dtype, device)
     head = EagleHead(config, BuildContext(torch_dtype, device, method, group, max_model_len), target.model, max_tokens)
-    fill(places_of(head, NAMES, 1), checkpoint, Ignored(_UNUSED + (_SHARED if config.method == "eagle" else ())), None, device)
+    fill(places_of(head, NAMES, 1), checkpoint, Ignored(_UNUSED), None, device)
     if (target_ids := _target_ids(config, tensors.get(_OFFSETS), checkpoint.origin)) is not None:
         head.set_target_ids(target_ids.to(device))
     weight_bytes = sum(weight.num_bytes for _, weight in head.named_weights())
@@ -69,15 +71,16 @@ def _renamed(name: str) -> str:
     return name.replace("midlayer.", "layers.0.", 1) if name.startswith("midlayer.") else name
 
 
-def _seen(config: EagleConfig, tensors: dict[str, CheckpointTensor]) -> EagleConfig:
-    """With what configs don't say, or not the truth of."""
-    attention = "layers.0.self_attn."
+def _seen(config: EagleConfig, tensors: dict[str, CheckpointTensor], target: DecoderModel) -> EagleConfig:
+    """With what configs don't say, or not the truth of. An embedding that is the model's is not kept twice."""
+    attention, embedding = "layers.0.self_attn.", tensors.get(_EMBEDDING)
+    assert target.embed_tokens is not None, "a model of one stage"
     layer = replace(config.layer, qkv_bias=f"{attention}q_proj.bias" in tensors, o_bias=f"{attention}o_proj.bias" in tensors)
     return replace(
         config,
         layer=layer,
         has_fc_bias="fc.bias" in tensors,
-        has_embedding="embed_tokens.weight" in tensors,
+        has_embedding=config.method == "eagle3" and embedding is not None and not target.embed_tokens.holds(embedding.read()),
         has_head="lm_head.weight" in tensors,
     )
 
@@ -109,4 +112,3 @@ def _target_ids(config: EagleConfig, offsets: CheckpointTensor | None, origin: s
             "weights belong together."
         )
     return target_ids
-

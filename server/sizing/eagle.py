@@ -62,5 +62,7 @@ def _head_problems(name: str, head: EagleConfig, target: DecoderConfig) -> list[
         sizes = f"has {head.layer.vocab_size} tokens in its vocabulary, and the model {target.vocab_size}"
         found.append(f"{name} {sizes}: name one that was trained for this model")
     if head.draft_vocab_size > head.layer.vocab_size:
-        found.append(f"{name} guesses {head.draft_vocab_size} tokens, more than the {head.layer.vocab_size} of its vocabulary: mend its config.json")
+        found.append(
+            f"{name} guesses {head.draft_vocab_size} tokens, more than the {head.layer.vocab_size} of its vocabulary: mend its config.json"
+        )
     return found

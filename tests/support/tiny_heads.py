@@ -62,11 +62,10 @@ def write_head(directory: Path, config: dict[str, Any], weights: dict[str, Tenso
     return ModelFiles("safetensors", directory, None, f"head-{directory.name}")
 
 
-def change_head(head: ModelFiles, directory: Path, *, without: str | None = None, **weights: Tensor) -> ModelFiles:
-    """A copy with other ``weights``, under their names with "__" for "."."""
+def change_head(head: ModelFiles, directory: Path, *, without: str = "", **weights: Tensor) -> ModelFiles:
+    """A copy with other ``weights``, under their names with "__" for ".", and ``without`` one."""
     changed = head_weights(head) | {name.replace("__", "."): value for name, value in weights.items()}
-    kept = {name: value for name, value in changed.items() if name != without}
-    return write_head(directory, head_config(head), kept)
+    return write_head(directory, head_config(head), {name: value for name, value in changed.items() if name != without})
 
 
 def head_weights(head: ModelFiles) -> dict[str, Tensor]:
@@ -79,7 +78,7 @@ def head_config(head: ModelFiles) -> dict[str, Any]:
 
 
 def quieten(model: ModelFiles, scale: float) -> None:
-    """Scales what the layers of a model add to the embedding of a token: the less that is, the more its next token follows from it alone."""
+    """Scales what the layers of a model add to the embedding of a token: with little its next token follows from that alone."""
     weights = load_file(model.path / _WEIGHTS)
     for name, value in weights.items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -89,14 +88,15 @@ def quieten(model: ModelFiles, scale: float) -> None:
     save_file(weights, model.path / _WEIGHTS, metadata={"format": "pt"})
 
 
-def make_knowing_head(directory: Path, target: ModelFiles, seed: int = 0) -> ModelFiles:
-    """An EAGLE head that takes the embedding of a token for the hidden state behind it, as is right for a model that is quiet."""
+def make_knowing_head(directory: Path, target: ModelFiles, *, noise: float = 0.0, seed: int = 0) -> ModelFiles:
+    """An EAGLE head that takes the embedding of a token for the hidden state behind it, as is right for a model that is quiet; but for
+    ``noise`` times what a random head says."""
     head = make_head("eagle", directory, target, seed=seed)
     weights = head_weights(head)
     width = head_config(head)["hidden_size"]
-    silent = {name.replace(".", "__"): torch.zeros_like(weights[name]) for name in weights if name.endswith(("o_proj.weight", "down_proj.weight"))}
-    silent |= {"fc__weight": torch.cat((torch.eye(width), torch.zeros(width, width)), dim=1), "fc__bias": torch.zeros(width)}
-    return change_head(head, directory, **silent)
+    changed = {name: noise * value for name, value in weights.items() if name.endswith(("o_proj.weight", "down_proj.weight", "fc.bias"))}
+    changed["fc.weight"] = torch.eye(width, 2 * width) + noise * weights["fc.weight"]
+    return write_head(directory, head_config(head), weights | changed)
 
 
 def _config(method: str, target: ModelFiles) -> dict[str, Any]:

@@ -61,6 +61,9 @@ class EagleRank:
             max_tokens=max(plan.max_num_batched_tokens, num_pending(plan), *plan.graph_sizes),
         )
         self.worker = Worker(load, plan, device, LoraConfig(), graphs=graphs)
+        self._kept = torch.zeros(
+            plan.max_num_seqs, 1 + plan.num_drafts, self._hidden_size, dtype=self.worker.dtype, device=device
+        )  # before memory is planned
 
     @property
     def bytes_per_block(self) -> int:
@@ -68,16 +71,18 @@ class EagleRank:
         return self.worker.bytes_per_block + self._hidden_size * self.worker.dtype.itemsize
 
     def measure_activations(self) -> int:
-        return self.worker.measure_activations(self.worker.loaded.config.vocab_size)
+        """Beside what the model said of the same step, and what the head reads of it."""
+        beside = 2 * self._setup.plan.max_num_batched_tokens * self._hidden_size * self.worker.dtype.itemsize
+        return beside + self.worker.measure_activations(self.worker.loaded.config.vocab_size)
 
     def start(self, num_blocks: int, rows: RowTable) -> EagleDrafter:
-        plan, worker = self._setup.plan, self.worker
+        worker = self.worker
         worker.start(num_blocks)
         head = worker.loaded.model
         assert isinstance(head, EagleHead), "it was loaded so"
         forward = StepForward(worker.resident, self._buffers, self._graphs, worker.port)
-        num_kept = 1 + plan.num_drafts
-        pending = PendingFeatures(rows, num_kept, num_blocks, self._hidden_size, dtype=worker.dtype, device=self._device)
+        ends = torch.zeros(num_blocks, self._hidden_size, dtype=worker.dtype, device=self._device)
+        pending = PendingFeatures(rows, self._kept, ends)
         return EagleDrafter(worker.resident, head, forward, rows, pending, self._device)
 
     def info(self, num_blocks: int) -> DraftModelInfo:

@@ -18,13 +18,12 @@ class PendingFeatures:
         kept           c d e        pending are c and d, which d and f follow
     """
 
-    def __init__(self, rows: RowTable, num_kept: int, num_blocks: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        """``num_kept`` of a row: a token, and each draft behind it."""
+    def __init__(self, rows: RowTable, kept: Tensor, ends: Tensor) -> None:
+        """``kept`` [rows, K, H]: K is a token and the most drafts behind it. ``ends`` [blocks, H]."""
         self._rows = rows
-        self._num_kept = num_kept
-        self._device = device
-        self._kept = torch.zeros(rows.max_rows * num_kept, hidden_size, dtype=dtype, device=device)
-        self._ends = torch.zeros(num_blocks, hidden_size, dtype=dtype, device=device)
+        self._num_kept = kept.shape[1]
+        self._kept = kept.flatten(0, 1)
+        self._ends = ends
         self._starts = np.zeros(rows.max_rows, dtype=np.int64)  # place in its text of the first that is kept of a row
         self._tenants = np.zeros(rows.max_rows, dtype=np.int64)  # whose they are
 
@@ -59,4 +58,4 @@ class PendingFeatures:
             self._ends[self._upload(blocks)] = features[self._upload(ends)]
 
     def _upload(self, indices: LongArray) -> Tensor:
-        return upload(torch.from_numpy(indices), self._device)
+        return upload(torch.from_numpy(indices), self._kept.device)
