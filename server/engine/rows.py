@@ -189,9 +189,9 @@ class RowTable:
         """The block that holds each place."""
         return self._blocks[rows, positions // self._block_size].astype(np.int64)
 
-    def ends_block(self, positions: LongArray) -> NDArray[np.bool_]:
-        """Whether each place is the last of its block."""
-        return (positions + 1) % self._block_size == 0
+    def block_ends(self, positions: LongArray) -> LongArray:
+        """Which of the places are the last of their blocks, by their index."""
+        return np.flatnonzero((positions + 1) % self._block_size == 0)
 
     def samples(self, inputs: StepInputs) -> LongArray:
         """The places of a step that reach the end of their known tokens, and so get a new one."""

@@ -39,8 +39,8 @@ class VocabParallelEmbedding(Layer):
         """Whether ``table`` [V, H], on any device, is the one that this is, of the only rank."""
         if table.shape != self._table.shape:
             return False
-        pieces = zip(self._table.split(_ROWS_COMPARED), table.split(_ROWS_COMPARED), strict=True)
-        return all(torch.equal(own, other.to(own)) for own, other in pieces)
+        pieces = (slice(start, start + _ROWS_COMPARED) for start in range(0, len(table), _ROWS_COMPARED))
+        return all(torch.equal(self._table[piece], table[piece].to(self._table)) for piece in pieces)
 
     def tie(self, head: ParallelLMHead) -> None:
         """The head gets this table when it is loaded: the same storage, unless its method packs a copy."""

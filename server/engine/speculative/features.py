@@ -51,7 +51,7 @@ class PendingFeatures:
         self._kept[self._upload(inputs.rows * self._num_kept + inputs.offsets)] = features[self._upload(last)]
         is_known = inputs.offsets == 0
         self._starts[inputs.rows[is_known]] = inputs.positions[last[is_known]]
-        ends = np.flatnonzero(self._rows.ends_block(inputs.positions))
+        ends = self._rows.block_ends(inputs.positions)
         if len(ends):
             rows = np.repeat(inputs.rows, inputs.query_lens)[ends]
             blocks = self._rows.blocks_at(rows, inputs.positions[ends])

@@ -118,6 +118,22 @@ def test_drafts_are_those_of_the_formula(method: str, further: dict[str, Any], t
     assert_as_the_formula_says(recorder, PlainHead(method, model, files, taps))
 
 
+@pytest.mark.parametrize("method", ["eagle", "eagle3"])
+def test_a_prefix_that_is_found_is_read_as_if_it_were_computed(method: str, tmp_path: Path) -> None:
+    """With the hidden state of its last token, though nobody computes that again."""
+    model = make_tiny_model("llama", tmp_path / "model", seed=3, vocab_size=V, num_hidden_layers=4)
+    files = make_head(method, tmp_path / "head", model, seed=2)
+    engine = make(method, files=files, target=model)
+    finish(engine, asks(1, length=8, max_tokens=1))
+    recorder = DraftRecorder(engine)
+    for i in range(6):  # one after the other: see speculative/eagle.py on what stands at the end of a block
+        run = finish(engine, [request(f"r{i}", [*range(3, 11), 20 + i], max_tokens=3)])
+        assert run.ends[f"r{i}"].num_cached_tokens == 8
+    plain_head = PlainHead(method, model, files, (1, 2, 3))
+    assert len(recorder.drawn) >= 6
+    assert all(drafts == plain_head.drafts(text, len(drafts)) for text, drafts in recorder.drawn)
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options)) or "greedy")
 def test_answers_are_those_without_drafts(options: dict[str, Any]) -> None:
     requests = asks(2, eos_token_ids=(EOS,), **{"ignore_eos": "grammar" not in options} | options)
