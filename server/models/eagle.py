@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from headway.server.layers.attention import AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.linear import ReplicatedLinear, kv_heads_per_rank
+from headway.server.layers.norm import RMSNorm
 from headway.server.layers.rotary import rope_table
 from headway.server.layers.weight import Layer
 from headway.server.models.base import BuildContext, DecoderConfig, KVSpec
@@ -81,6 +84,10 @@ class EagleHead(Layer):
         self._taps = target.taps = LayerTaps(config.tapped, max_tokens, hidden, dtype=dtype, device=device)
         self.layers = [Eagle3Layer(config, context)]
         self.norm = stream_norm(layer, context)
+        self._reads_normed = config.norm_output
+        norm = partial(RMSNorm, eps=layer.norm_eps, dtype=dtype, device=device)
+        self.read_norm = norm(num_read * hidden) if config.norm_before_fc else None
+        self.read_norms = [norm(hidden) for _ in config.tapped] if config.fc_norm else []
         if config.has_embedding:
             self.embed_tokens = VocabParallelEmbedding(layer.vocab_size, hidden, dtype=dtype, device=device, group=context.group)
             self._embed = self.embed_tokens.__call__
@@ -94,21 +101,29 @@ class EagleHead(Layer):
 
     def features_of(self, hidden: Tensor) -> Tensor:
         """hidden [T, H] of the model's newest step -> what the head reads of its tokens, [T, H]."""
-        return hidden if self._taps is None else self.fc(self._taps.of(len(hidden)))
+        if self._taps is None:
+            return hidden
+        read = self._taps.of(len(hidden))
+        if self.read_norm is not None:
+            read = self.read_norm(read)
+        if self.read_norms:
+            parts = read.chunk(len(self.read_norms), dim=-1)
+            read = torch.cat([norm(part) for norm, part in zip(self.read_norms, parts, strict=True)], dim=-1)
+        return self.fc(read)
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        """See Model; what comes back are the features that the head expects of the tokens, before its norm if it has one."""
+        """See Model; what comes back are the features that the head expects of the tokens: in most heads before its norm, if it has one."""
         step = prepare_attention(batch, [self._rope], (0,), kv[0])
         embedded, features = self._embed(token_ids), self.features[: len(token_ids)]
         if self._taps is None:
             hidden, residual = self.layers[0](self.fc(torch.cat((embedded, features), dim=-1)), None, kv[0], step, None)
-        else:
-            hidden, residual = self.layers[0](embedded, features, kv[0], step, None)
-        return hidden + residual
+            return hidden + residual
+        hidden, residual = self.layers[0](embedded, features, kv[0], step, None)
+        return self.norm.add(hidden, residual)[0] if self._reads_normed else hidden + residual
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [L, H] -> [L, draft_vocab_size] fp32."""
-        return self._logits(hidden if self._taps is None else self.norm(hidden))
+        return self._logits(hidden if self._taps is None or self._reads_normed else self.norm(hidden))
 
     def likeliest(self, hidden: Tensor) -> Tensor:
         """hidden [L, H] -> [L] int64, tokens of the model."""

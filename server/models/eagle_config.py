@@ -7,7 +7,7 @@ EAGLE-3 (Li et al., arXiv:2503.01840) reads what three layers of the model read,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from headway.server.models.base import DecoderConfig
 from headway.server.models.decoder_config import read_decoder_config
@@ -20,13 +20,15 @@ _ARCHITECTURES: dict[EagleMethod, tuple[str, ...]] = {
     "eagle": ("EagleLlamaForCausalLM", "LlamaForCausalLMEagle", "LlamaForCausalLM"),
     "eagle3": ("LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator", "Eagle3DraftModel"),
 }
-# Settings of later heads, which compute otherwise where these are set.
-_OTHERWISE = ("norm_before_fc", "fc_norm", "norm_output", "use_mtp_layernorm", "parallel_drafting")
+# Settings of other heads, which compute otherwise where these are set.
+_OTHERWISE = ("use_mtp_layernorm", "parallel_drafting")
 
 # Of a checkpoint in which the layer is "layers.0".
 NAMES = (
     *(replace(name, checkpoint=name.checkpoint.removeprefix("model.")) for name in HF_NAMES),
     WeightName("layers.{i}.hidden_norm.weight", "layers.{i}.hidden_norm.weight"),
+    WeightName("input_norm.weight", "read_norm.weight"),
+    *(WeightName(f"fc_norm.{at}.weight", f"read_norms.{at}.weight") for at in range(3)),
     WeightName("fc.weight", "fc.weight"),
     WeightName("fc.bias", "fc.bias"),
 )
@@ -41,6 +43,9 @@ class EagleConfig:
     draft_vocab_size: int  # tokens that it can guess
     tapped: tuple[int, ...] = ()  # layers of the model whose inputs EAGLE-3 reads
     norm_before_residual: bool = False  # whether EAGLE-3's layer adds to what its norm gives, not to what that reads
+    norm_before_fc: bool = False  # a norm of all that it reads of a token, or of each layer's share
+    fc_norm: bool = False
+    norm_output: bool = False  # whether it reads its own output behind its last norm, not before
     has_fc_bias: bool = False  # these three are seen in its checkpoint
     has_embedding: bool = False
     has_head: bool = True  # of its own, in EAGLE-3
@@ -82,7 +87,15 @@ def read_eagle_config(raw: RawConfig, architectures: list[str], method: EagleMet
         draft_vocab_size=raw.size("draft_vocab_size", layer.vocab_size),
         tapped=_tapped(raw, RawConfig(own, raw.origin), num_layers),
         norm_before_residual=raw.flag("norm_before_residual", is_speculators),
+        norm_before_fc=_is_set("norm_before_fc", raw, own),
+        fc_norm=_is_set("fc_norm", raw, own),
+        norm_output=_is_set("norm_output", raw, own),
     )
+
+
+def _is_set(key: str, raw: RawConfig, own: dict[str, Any]) -> bool:
+    """At the top, or in ``eagle_config``."""
+    return raw.flag(key) or RawConfig(own, raw.origin).flag(key)
 
 
 def _tapped(raw: RawConfig, own: RawConfig, num_layers: int) -> tuple[int, ...]:

@@ -29,7 +29,12 @@ class PlainHead:
         """Behind a text whose last token the model has not computed."""
         result = self._model.model(torch.tensor([token_ids[:-1]]), output_hidden_states=True)
         if self._is_third:
-            read = torch.cat([result.hidden_states[tap][0] for tap in self._taps], dim=-1)
+            parts = [result.hidden_states[tap][0] for tap in self._taps]
+            if self._config.get("fc_norm"):
+                parts = [self._norm(part, f"fc_norm.{at}") for at, part in enumerate(parts)]
+            read = torch.cat(parts, dim=-1)
+            if self._config.get("norm_before_fc"):
+                read = self._norm(read, "input_norm")
             features = linear(read, self._weights["fc.weight"])
         else:
             features = result.last_hidden_state[0]
@@ -39,7 +44,7 @@ class PlainHead:
             draft = self._likeliest(said[0])
             drafts.append(draft)
             text.append(draft)
-            features = torch.cat((features, said))
+            features = torch.cat((features, self._norm(said, "norm") if self._config.get("norm_output") else said))
         return drafts
 
     def _layer(self, token_ids: Tensor, features: Tensor) -> Tensor:

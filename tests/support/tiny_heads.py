@@ -49,6 +49,10 @@ def make_head(method: str, directory: Path, target: ModelFiles, *, seed: int = 0
         ids = torch.arange(count) * 3
         weights |= {f"{layer}.{name}.weight": 1 + random(width) for name in ("hidden_norm", "input_layernorm")}
         weights |= {"norm.weight": 1 + random(width), "lm_head.weight": random(count, width), "d2t": ids - torch.arange(count)}
+        if values.get("norm_before_fc"):
+            weights["input_norm.weight"] = 1 + random(3 * width)
+        if values.get("fc_norm"):
+            weights |= {f"fc_norm.{at}.weight": 1 + random(width) for at in range(3)}
         weights["t2d"] = torch.zeros(values["vocab_size"], dtype=torch.bool).index_fill_(0, ids, True)
     else:
         weights["fc.bias"] = random(width)

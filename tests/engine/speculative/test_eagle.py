@@ -94,8 +94,10 @@ def assert_drafts_were_used(engine: EngineCore) -> None:
         ("eagle", {}, ()),
         ("eagle3", {}, (1, 2, 3)),
         ("eagle3", {"eagle_config": None, "eagle_aux_hidden_state_layer_ids": [0, 1, 2], "norm_before_residual": True}, (0, 1, 2)),
+        ("eagle3", {"norm_before_fc": True, "norm_output": True}, (1, 2, 3)),
+        ("eagle3", {"fc_norm": True, "norm_output": True}, (1, 2, 3)),
     ],
-    ids=["eagle", "eagle3", "eagle3-normed"],
+    ids=["eagle", "eagle3", "eagle3-beside", "eagle3-normed-whole", "eagle3-normed-parts"],
 )
 def test_drafts_are_those_of_the_formula(method: str, further: dict[str, Any], taps: tuple[int, ...], tmp_path: Path) -> None:
     """Of prompts in chunks, of requests that come back from preemption or find a prefix, and behind drafts that were right or wrong."""

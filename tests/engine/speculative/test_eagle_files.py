@@ -102,7 +102,7 @@ def test_heads_of_eagle_come_with_copies_of_the_models_own_and_without_a_bias(mo
             "architectures is Qwen3ForCausalLM, and method eagle takes EagleLlamaForCausalLM",
         ),
         ("eagle", {"num_hidden_layers": 2}, "num_hidden_layers is 2, and heads of one layer are supported"),
-        ("eagle3", {"fc_norm": True}, "fc_norm is set, and such heads are not supported"),
+        ("eagle3", {"parallel_drafting": True}, "parallel_drafting is set, and such heads are not supported"),
         ("eagle3", {"eagle_config": {"use_mtp_layernorm": True}}, "use_mtp_layernorm is set, and such heads are not supported"),
         ("eagle3", {"eagle_config": 4}, "eagle_config must be an object, not 4"),
         ("eagle3", {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 2, 3]}}, "gives no three of the model's 4 layers"),
