@@ -1,6 +1,6 @@
 """What drafts bring on a CPU: the same requests with and without --speculative-config, in turn, in one process.
 
-    python benchmarks/speculative.py [--model demo] [--draft-model DIR] [--rounds 3] [--draft-tokens 4]
+    python benchmarks/speculative.py [--model demo] [--draft-model DIR [--draft-method eagle3]] [--rounds 3] [--draft-tokens 4]
 
 The engine alone, without HTTP. Two kinds of work: an edit, in which most of the answer stands in the prompt (repeat this code with one name
 changed), and prose about a subject, in which little does. Prints tokens a second by the clock and by CPU time, as the median over rounds.
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--draft-model", help="drafts in the place of looking up: a directory, a GGUF or a Hub id")
+    parser.add_argument("--draft-method", default="draft_model", choices=("draft_model", "eagle", "eagle3"), help="what that is")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--draft-tokens", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=160)
@@ -69,7 +70,7 @@ def main() -> None:
     drafting = {"method": "ngram", "num_speculative_tokens": options.draft_tokens, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
     draft_files = None
     if options.draft_model is not None:
-        drafting = {"model": options.draft_model, "num_speculative_tokens": options.draft_tokens}
+        drafting = {"method": options.draft_method, "model": options.draft_model, "num_speculative_tokens": options.draft_tokens}
         draft_files = resolve_model(options.draft_model, cache_dir=cache_directory(os.environ))
     engines = [_engine(files, {}), _engine(files, drafting, draft_files)]
     rows = []

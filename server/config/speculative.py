@@ -10,9 +10,11 @@ from headway.server.config.fields import Topic, option
 from headway.server.config.json_problems import key_of, sentence_of
 
 _NGRAM_NAMES = ("ngram", "[ngram]")  # as vLLM's users write it, in ``method`` or in ``model``
-_OTHER_METHODS = ("eagle", "eagle3", "medusa", "mlp_speculator", "mtp", "suffix")
+_MODEL_METHODS = ("draft_model", "eagle", "eagle3")  # by which another model drafts
+_METHODS = ("ngram", *_MODEL_METHODS)
+_OTHER_METHODS = ("medusa", "mlp_speculator", "mtp", "suffix")
 _LONGEST, _SHORTEST = 5, 2  # of what is looked up, where it is not said
-_ONLY_OF = {"model": "draft_model", "revision": "draft_model", "prompt_lookup_max": "ngram", "prompt_lookup_min": "ngram"}
+_ONLY_OF = {"model": _MODEL_METHODS, "revision": _MODEL_METHODS, "prompt_lookup_max": ("ngram",), "prompt_lookup_min": ("ngram",)}
 _OF_VLLM = (  # members that it takes and Headway does not
     *("code_revision", "disable_by_batch_size", "disable_padded_drafter_batch", "draft_load_config", "draft_tensor_parallel_size"),
     *("enforce_eager", "max_model_len", "parallel_drafting", "quantization", "rejection_sample_method"),
@@ -25,7 +27,7 @@ class SpeculativeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    method: Literal["ngram", "draft_model"]
+    method: Literal["ngram", "draft_model", "eagle", "eagle3"]
     num_speculative_tokens: int = Field(ge=1, le=32)
     model: str | None = None  # that drafts
     revision: str | None = None  # of that model on the Hub
@@ -47,8 +49,9 @@ class SpeculativeConfig(Topic):
     speculative_config: dict[str, Any] = option(
         {},
         "JSON: guess tokens ahead of each request and verify them in one step: see speculative.md. `method` (ngram: what followed the same "
-        "words before; draft_model: a small model's), `num_speculative_tokens` (most guesses of a request in a step), `model` and "
-        "`revision` (which drafts), `prompt_lookup_max` and `prompt_lookup_min` (how many tokens are looked up).",
+        "words before; draft_model: a small model's; eagle, eagle3: those of a head that was trained for this model), "
+        "`num_speculative_tokens` (most guesses of a request in a step), `model` and `revision` (which drafts), `prompt_lookup_max` and "
+        "`prompt_lookup_min` (how many tokens are looked up).",
         short=("-sc",),
     )
 
@@ -64,8 +67,8 @@ class SpeculativeConfig(Topic):
 
     @property
     def asks_for_draft_model(self) -> bool:
-        """Whatever else is wrong with the JSON."""
-        return _plain(self.speculative_config).get("method") == "draft_model"
+        """Or for a head; whatever else is wrong with the JSON."""
+        return _plain(self.speculative_config).get("method") in _MODEL_METHODS
 
 
 def speculative_problems(speculative: SpeculativeConfig) -> list[str]:
@@ -95,17 +98,18 @@ def _plain(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _method_problems(asked: dict[str, Any]) -> list[str]:
-    method = asked.get("method")
+    method, spare = asked.get("method"), "set it to ngram, or to draft_model, eagle or eagle3 with a model"
     if method in _OTHER_METHODS:
-        return [f"method {method!r} is not supported by this version of Headway: set method to ngram, or to draft_model with a model"]
+        return [f"method {method!r} is not supported by this version of Headway: {spare}"]
     if method is None:
-        return ["method is missing: set it to ngram, or to draft_model with a model"]
-    if method not in ("ngram", "draft_model"):
-        return [f"method must be ngram or draft_model, got {method!r}"]
-    if method == "draft_model" and not asked.get("model"):
-        return ["model is missing: name the small model that drafts, as --model would name it"]
-    strange = [key for key in asked if _ONLY_OF.get(key, method) != method]
-    return [f"{key} is for method {_ONLY_OF[key]}, and this one is {method}: leave it out" for key in strange]
+        return [f"method is missing: {spare}"]
+    if method not in _METHODS:
+        return [f"method must be one of {', '.join(_METHODS)}, got {method!r}"]
+    if method in _MODEL_METHODS and not asked.get("model"):
+        what = "the small model that drafts, as --model would name it" if method == "draft_model" else "the head's files, as --model would"
+        return [f"model is missing: name {what}"]
+    strange = [key for key in asked if method not in _ONLY_OF.get(key, _METHODS)]
+    return [f"{key} is for method {' or '.join(_ONLY_OF[key])}, and this one is {method}: leave it out" for key in strange]
 
 
 def _sentence(error: Any) -> str:

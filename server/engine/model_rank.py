@@ -29,6 +29,8 @@ from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.shared_choice import FollowingChoice, LeadingChoice
 from headway.server.engine.speculative.draft_rank import DraftRank
+from headway.server.engine.speculative.drafter import DrafterRank
+from headway.server.engine.speculative.eagle_rank import EagleRank, num_pending
 from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
@@ -86,7 +88,7 @@ class ModelRank:
             num_redundant_experts=config.parallel.num_redundant_experts,
             stage=setup.groups.place.stage,
         )
-        self._buffers = _buffers(plan, device)
+        self._buffers = _buffers(plan, plan.max_num_rows, device)
         self._graphs = _graphs(plan, self._buffers, device)
         self.transfers: WorkerSide | None = None  # moves the pages, once they are there
         self.balancer: ExpertBalancer | None = None
@@ -96,11 +98,15 @@ class ModelRank:
         dealt = context.share if context is not None and context.deals_prompts else None
         stage = setup.groups.pipeline
         self.worker = Worker(load, plan, device, config.lora, load_tokenizer, self._graphs, stage, self.balancer, dealt)
-        self.draft: DraftRank | None = None
-        if setup.draft is not None:
-            buffers = _buffers(setup.draft.plan, device)
-            graphs = _graphs(setup.draft.plan, buffers, device)
-            self.draft = DraftRank(setup.draft, setup.groups.tensor, device, buffers, graphs)
+        self.draft = self._make_draft(setup.draft) if setup.draft is not None else None
+
+    def _make_draft(self, draft: DraftSetup) -> DrafterRank:
+        device, group = self._setup.device, self._setup.groups.tensor
+        buffers = _buffers(draft.plan, draft.plan.max_num_rows if draft.eagle is None else num_pending(draft.plan), device)
+        graphs = _graphs(draft.plan, buffers, device)
+        if draft.eagle is None:
+            return DraftRank(draft, group, device, buffers, graphs)
+        return EagleRank(draft, self.worker.loaded, group, device, buffers, graphs)
 
     def num_blocks(self) -> int:
         """KV blocks for which this rank has room. Raises ConfigError: see plan_num_blocks."""
@@ -113,7 +119,7 @@ class ModelRank:
         bytes_per_block = worker.bytes_per_block
         if self.draft is not None:  # which computes in turn with the large model
             peak = max(peak, self.draft.measure_activations()) + self.draft.worker.measure_graphs()
-            bytes_per_block += self.draft.worker.bytes_per_block
+            bytes_per_block += self.draft.bytes_per_block
         facts = _share(device_facts(setup.device), place.num_ranks)
         return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=bytes_per_block, peak_activation_bytes=peak)
 
@@ -127,9 +133,9 @@ class ModelRank:
             self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
-            draft_model = self.draft.start(num_blocks, rows) if self.draft is not None else None
+            drafter = self.draft.start(num_blocks, rows) if self.draft is not None else None
             choice = self._choice(resident, sampling)
-            return ModelRunner(resident, forward, rows, choice, setup.device, self.worker.adapters, draft_model)
+            return ModelRunner(resident, forward, rows, choice, setup.device, self.worker.adapters, drafter)
 
         self.worker.start(num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded
@@ -169,9 +175,9 @@ class ModelRank:
         return bool(self._setup.config.extension.logits_processors)
 
 
-def _buffers(plan: Plan, device: torch.device) -> InputBuffers:
+def _buffers(plan: Plan, num_rows: int, device: torch.device) -> InputBuffers:
     width = -(-plan.max_model_len // plan.block_size)
-    return InputBuffers(plan.max_num_batched_tokens, plan.max_num_rows, width, device)
+    return InputBuffers(max(plan.max_num_batched_tokens, num_rows), num_rows, width, device)
 
 
 def _graphs(plan: Plan, buffers: InputBuffers, device: torch.device) -> DecodeGraphs | None:

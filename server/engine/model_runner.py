@@ -17,7 +17,7 @@ from headway.server.engine.lora import AdapterSlots
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
 from headway.server.engine.sampler import ChosenTokens
-from headway.server.engine.speculative.draft_model import DraftModel
+from headway.server.engine.speculative.drafter import Drafter
 from headway.server.engine.speculative.verification import Verification
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.transfers import upload
@@ -49,16 +49,16 @@ class ModelRunner:
         choice: TokenChoice,
         device: torch.device,
         adapters: AdapterSlots | None = None,
-        draft_model: DraftModel | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
-        """``adapters`` are those of the model; None: no request has one. ``draft_model`` makes the drafts that a plan leaves undrawn."""
+        """``adapters`` are those of the model; None: no request has one. ``drafter`` makes the drafts that a plan leaves undrawn."""
         self._resident = resident
         self._forward = forward
         self._rows = rows
         self._choice = choice
         self._device = device
         self._adapters = adapters
-        self._draft_model = draft_model
+        self._drafter = drafter
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
         self._newest_tokens = torch.zeros(rows.max_rows, dtype=torch.int64, device=device)  # of each row, before the host knows it
@@ -90,8 +90,8 @@ class ModelRunner:
         results = [self._run_alone(item) for item in scheduled]
         if all(result.error for result in results):
             self._resident.check_alive(cause)
-            if self._draft_model is not None:
-                self._draft_model.check_alive(cause)
+            if self._drafter is not None:
+                self._drafter.check_alive(cause)
         return BatchResult(results)
 
     def _run_alone(self, item: ScheduledRow) -> RowResult:
@@ -115,8 +115,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _launch(self, scheduled: list[ScheduledRow]) -> _Launched:
-        if self._draft_model is not None:
-            scheduled = self._draft_model.draw(scheduled)
+        if self._drafter is not None:
+            scheduled = self._drafter.draw(scheduled)
         self._rows.set_drafts(scheduled)
         inputs = self._rows.inputs(scheduled)
         sampled = self._rows.samples(inputs)
@@ -138,6 +138,8 @@ class ModelRunner:
             chosen = Verification(self._choice, choose, rows.tolist(), inputs.offsets[sampled].tolist(), tokens)
         elif choose is not None:
             chosen = self._keep_newest(rows, choose())
+        if self._drafter is not None:
+            self._drafter.follow(inputs, hidden)
         self._rows.commit(inputs, sampled)
         return _Launched(inputs, sampled.tolist(), chosen, results)
 

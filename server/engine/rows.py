@@ -136,30 +136,62 @@ class RowTable:
 
     def inputs(self, scheduled: list[ScheduledRow]) -> StepInputs:
         order, offsets = _places(scheduled)
-        rows = np.array([self._row_of[scheduled[i].request_id] for i in order], dtype=np.int64)
+        rows = self.rows_of([scheduled[i] for i in order])
         lens = np.array([scheduled[i].num_tokens for i in order], dtype=np.int64)
-        computed = self._num_computed[rows] + offsets
-        starts = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(lens, out=starts[1:])
+        return self.spans(rows, self._num_computed[rows] + offsets, lens, order=order, offsets=offsets)
+
+    def rows_of(self, scheduled: list[ScheduledRow]) -> LongArray:
+        return np.array([self._row_of[item.request_id] for item in scheduled], dtype=np.int64)
+
+    def spans(
+        self,
+        rows: LongArray,
+        starts: LongArray,
+        lens: LongArray,
+        *,
+        ahead: int = 0,
+        order: list[int] | None = None,
+        offsets: LongArray | None = None,
+    ) -> StepInputs:
+        """A step of ``lens`` places of each row from ``starts`` on; spans of one come first. A place has the token that is ``ahead`` of it.
+        ``order`` and ``offsets``: see StepInputs, where they matter."""
+        bounds = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lens, out=bounds[1:])
         row_of_token = np.repeat(rows, lens)
-        positions = np.arange(starts[-1], dtype=np.int64) + np.repeat(computed - starts[:-1], lens)
+        positions = np.arange(bounds[-1], dtype=np.int64) + np.repeat(starts - bounds[:-1], lens)
         blocks = self._blocks[row_of_token, positions // self._block_size].astype(np.int64)
-        seq_lens = computed + lens
+        seq_lens = starts + lens
         width = -(-int(seq_lens.max()) // self._block_size)
         return StepInputs(
-            order=order,
+            order=list(range(len(rows))) if order is None else order,
             rows=rows,
             tenants=self._tenants[rows],
-            token_ids=self._tokens[row_of_token, positions].astype(np.int64),
+            token_ids=self._tokens[row_of_token, positions + ahead].astype(np.int64),
             positions=positions,
             slot_mapping=self._share.slots(blocks, positions, self._page_size),
-            query_start_loc=starts.astype(np.int32),
+            query_start_loc=bounds.astype(np.int32),
             query_lens=lens.tolist(),
             seq_lens=seq_lens.tolist(),
             block_tables=self._blocks[rows, :width],
             num_decodes=int((lens == 1).sum()),
-            offsets=offsets,
+            offsets=np.zeros(len(rows), dtype=np.int64) if offsets is None else offsets,
         )
+
+    def num_computed(self, rows: LongArray) -> LongArray:
+        """Tokens of each row, drafts that were wrong not among them."""
+        return self._num_computed[rows]
+
+    def tenants_of(self, rows: LongArray) -> LongArray:
+        """Another number whenever a row has become another request's, or that of one that starts over."""
+        return self._tenants[rows]
+
+    def blocks_at(self, rows: LongArray, positions: LongArray) -> LongArray:
+        """The block that holds each place."""
+        return self._blocks[rows, positions // self._block_size].astype(np.int64)
+
+    def block_ends(self, positions: LongArray) -> LongArray:
+        """Which of the places are the last of their blocks, by their index."""
+        return np.flatnonzero((positions + 1) % self._block_size == 0)
 
     def samples(self, inputs: StepInputs) -> LongArray:
         """The places of a step that reach the end of their known tokens, and so get a new one."""

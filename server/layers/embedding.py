@@ -12,6 +12,8 @@ from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.weight import Layer, Part, Weight, whole
 
+_ROWS_COMPARED = 4096  # of a table at a time: a copy of all of it may not fit
+
 
 class VocabParallelEmbedding(Layer):
     """token_ids [T] int64 -> [T, H], or this rank's rows of it; a rank looks up the tokens of its part and the ranks add up."""
@@ -32,6 +34,13 @@ class VocabParallelEmbedding(Layer):
         is_elsewhere = (local < 0) | (local >= self._num_tokens)
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
         return self._group.sum_rows(found.masked_fill_(is_elsewhere.unsqueeze(1), 0))
+
+    def holds(self, table: Tensor) -> bool:
+        """Whether ``table`` [V, H], on any device, is the one that this is, of the only rank."""
+        if table.shape != self._table.shape:
+            return False
+        pieces = (slice(start, start + _ROWS_COMPARED) for start in range(0, len(table), _ROWS_COMPARED))
+        return all(torch.equal(self._table[piece], table[piece].to(self._table)) for piece in pieces)
 
     def tie(self, head: ParallelLMHead) -> None:
         """The head gets this table when it is loaded: the same storage, unless its method packs a copy."""

@@ -29,6 +29,7 @@ from headway.server.layers.weight import Layer
 from headway.server.models.base import BuildContext, DecoderConfig, KVSpec
 from headway.server.models.decoder_norms import normed, qk_norms, stream_norm
 from headway.server.models.mixture import build_mixture
+from headway.server.models.taps import LayerTaps
 
 
 class DecoderBranches(Layer):
@@ -37,6 +38,8 @@ class DecoderBranches(Layer):
     A call gives (branch output, residual) [T, H] each; the layer's value is their sum, whose addition is fused with the next norm. It takes
     those of the layer before; ``residual`` is None before the first layer. The inputs are given up to the call, which may write its
     outputs over them."""
+
+    num_attended = 1  # vectors of the hidden size that attention reads of a token
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         self._group = context.group
@@ -49,9 +52,8 @@ class DecoderBranches(Layer):
 
     def _build_attention(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         method, group, hidden = context.method, context.group, config.hidden_size
-        self.qkv = QKVParallelLinear(
-            hidden, config.num_heads, config.num_kv_heads, config.head_dim, bias=config.qkv_bias, method=method, group=group
-        )
+        heads = (config.num_heads, config.num_kv_heads, config.head_dim)
+        self.qkv = QKVParallelLinear(self.num_attended * hidden, *heads, bias=config.qkv_bias, method=method, group=group)
         self.attention = _attention(config, index, self.qkv, context)
         self.o = RowParallelLinear(config.num_heads * config.head_dim, hidden, bias=config.o_bias, method=method, group=group)
 
@@ -137,12 +139,15 @@ class Decoder(Layer):
         self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
         self._windows = tuple(sorted({config.sliding_window(i) for i in own}))
         self._rope_tables = [rope_table(rope, context.max_model_len, device) for rope in config.distinct_ropes]
+        self.taps: LayerTaps | None = None  # of somebody who wants what layers read; set before steps are recorded
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context)
         own = token_ids if step.prompts is None else token_ids[step.prompts.own]
         hidden, residual = self._embedded(own, step.positions), None
-        for layer, pages in zip(self.layers.values(), kv, strict=True):
+        for (index, layer), pages in zip(self.layers.items(), kv, strict=True):
+            if self.taps is not None:
+                self.taps.take(index, hidden, residual)
             hidden, residual = layer(hidden, residual, pages, step, batch.lora)
             if batch.watcher is not None:
                 batch.watcher.on_layer()

@@ -58,7 +58,7 @@ def test_what_is_looked_up(further: dict[str, int], lengths: tuple[int, int]) ->
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"num_speculative_tokens": 4}, "method is missing: set it to ngram, or to draft_model with a model"),
+        ({"num_speculative_tokens": 4}, "method is missing: set it to ngram, or to draft_model, eagle or eagle3 with a model"),
         ({"method": "ngram"}, "num_speculative_tokens is missing"),
         (NGRAM | {"num_speculative_tokens": 0}, "num_speculative_tokens: input should be greater than or equal to 1, got 0"),
         (NGRAM | {"num_speculative_tokens": "4"}, "num_speculative_tokens: input should be a valid integer, got '4'"),
@@ -66,14 +66,15 @@ def test_what_is_looked_up(further: dict[str, int], lengths: tuple[int, int]) ->
         (NGRAM | {"xyz": 4}, "'xyz' is none of its keys; they are method, num_speculative_tokens, model, revision, prompt_lookup_max"),
         (NGRAM | {"disable_by_batch_size": 4}, "'disable_by_batch_size' has no meaning here: leave it out"),
         (NGRAM | {"prompt_lookup_max": 2, "prompt_lookup_min": 3}, "prompt_lookup_min 3 is above prompt_lookup_max 2: lower the first"),
-        ({"method": "eagle", "model": "m", "num_speculative_tokens": 4}, "method 'eagle' is not supported by this version of Headway"),
-        ({"method": "ngrm", "num_speculative_tokens": 4}, "method must be ngram or draft_model, got 'ngrm'"),
+        ({"method": "medusa", "model": "m", "num_speculative_tokens": 4}, "method 'medusa' is not supported by this version of Headway"),
+        ({"method": "ngrm", "num_speculative_tokens": 4}, "method must be one of ngram, draft_model, eagle, eagle3, got 'ngrm'"),
+        ({"method": "eagle3", "num_speculative_tokens": 4}, "model is missing: name the head's files, as --model would"),
         ({"method": "draft_model", "num_speculative_tokens": 4}, "model is missing: name the small model that drafts"),
         (MODEL | {"model": ""}, "model is missing: name the small model that drafts"),
         (MODEL | {"model": 4}, "model: input should be a valid string, got 4"),
         (MODEL | {"prompt_lookup_max": 4}, "prompt_lookup_max is for method ngram, and this one is draft_model: leave it out"),
-        (NGRAM | {"model": "m"}, "model is for method draft_model, and this one is ngram: leave it out"),
-        (NGRAM | {"revision": "main"}, "revision is for method draft_model, and this one is ngram: leave it out"),
+        (NGRAM | {"model": "m"}, "model is for method draft_model or eagle or eagle3, and this one is ngram: leave it out"),
+        (NGRAM | {"revision": "main"}, "revision is for method draft_model or eagle or eagle3, and this one is ngram: leave it out"),
         (MODEL | {"draft_tensor_parallel_size": 1}, "'draft_tensor_parallel_size' has no meaning here: leave it out"),
     ],
 )
@@ -102,6 +103,16 @@ def test_a_model_drafts_where_one_is_named(further: dict[str, str]) -> None:
     assert (settings.method, settings.model, settings.revision) == ("draft_model", "m", further.get("revision"))
 
 
+@pytest.mark.parametrize("method", ["eagle", "eagle3"])
+def test_a_head_drafts_where_one_is_asked_for(method: str) -> None:
+    asked = MODEL | {"method": method, "revision": "main"}
+    config = SpeculativeConfig(speculative_config=asked)
+    assert found(asked) == []
+    assert config.asks_for_draft_model
+    assert config.settings is not None
+    assert (config.settings.method, config.settings.model, config.settings.revision) == (method, "m", "main")
+
+
 @pytest.mark.parametrize(
     ("topics", "flag"),
     [
@@ -115,5 +126,6 @@ def test_a_model_drafts_where_one_is_named(further: dict[str, str]) -> None:
 )
 def test_what_does_not_go_with_a_draft_model(topics: dict[str, Any], flag: str) -> None:
     start = f"{flag} does not go with a draft model in --speculative-config: "
-    assert any(problem.startswith(start) for problem in found(MODEL, **topics))
+    for method in "draft_model", "eagle", "eagle3":
+        assert any(problem.startswith(start) for problem in found(MODEL | {"method": method}, **topics))
     assert not any(problem.startswith(start) for problem in found(NGRAM, **topics))

@@ -13,5 +13,5 @@ def make_drafting(speculative: SpeculativeConfig) -> Drafting | None:
     settings = speculative.settings
     if settings is None:
         return None
-    proposer: Proposer = UndrawnProposer() if settings.method == "draft_model" else NgramProposer(*settings.lookup_lengths)
+    proposer: Proposer = NgramProposer(*settings.lookup_lengths) if settings.method == "ngram" else UndrawnProposer()
     return Drafting(proposer, settings.num_speculative_tokens)

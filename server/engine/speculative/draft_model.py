@@ -22,7 +22,7 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class DraftModel:
-    """Reads the runner's rows; owns nothing of a request but its pages."""
+    """See Drafter. Reads the runner's rows; owns nothing of a request but its pages."""
 
     def __init__(self, resident: Resident, forward: StepForward, rows: RowTable, device: torch.device) -> None:
         """``rows`` are those of the large model."""
@@ -32,13 +32,11 @@ class DraftModel:
         self._device = device
 
     def check_alive(self, cause: Exception) -> None:
-        """As Resident.check_alive."""
         self._resident.check_alive(cause)
 
     @torch.inference_mode()
     def draw(self, scheduled: list[ScheduledRow]) -> list[ScheduledRow]:
-        """Computes the known tokens of a step, and gives it as many drafts as its rows have undrawn ones. Waits for the device if there
-        are any."""
+        """Computes the known tokens of the step first."""
         inputs = self._rows.inputs([replace(row, drafts=[]) if row.drafts else row for row in scheduled])
         drafting = [row for row in scheduled if row.drafts]
         if not drafting:
@@ -48,6 +46,9 @@ class DraftModel:
         drawn = self._draw_rows(inputs, np.array(places, dtype=np.int64), drafting)
         drafts = iter(drawn.T.tolist())
         return [replace(row, drafts=next(drafts)[: len(row.drafts)]) if row.drafts else row for row in scheduled]
+
+    def follow(self, inputs: StepInputs, hidden: Tensor) -> None:
+        """It computes all tokens itself."""
 
     def _draw_rows(self, inputs: StepInputs, places: LongArray, drafting: list[ScheduledRow]) -> Tensor:
         """[k, R]: a row's drafts one below the other; behind its last one anything."""

@@ -15,12 +15,24 @@ from headway.server.engine.rows import RowTable
 from headway.server.engine.speculative.draft_model import DraftModel
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.worker import Worker
+from headway.server.models.base import LoadedModel
 from headway.server.sizing.draft_model import DraftSetup
 from headway.server.stats import DraftModelInfo
 
 
+def draft_info(setup: DraftSetup, loaded: LoadedModel, kv_cache_bytes: int) -> DraftModelInfo:
+    """Of whatever drafts, once it is loaded."""
+    return DraftModelInfo(
+        name=setup.files.name,
+        architecture=loaded.config.architecture,
+        weight_format=loaded.weight_format,
+        weight_bytes=loaded.weight_bytes,
+        kv_cache_bytes=kv_cache_bytes,
+    )
+
+
 class DraftRank:
-    """The constructor loads the weights; then as ModelRank. It takes no adapters: requests with one are drafted for without it."""
+    """See DrafterRank. It takes no adapters: requests with one are drafted for without it."""
 
     def __init__(
         self, setup: DraftSetup, group: TensorParallelGroup, device: torch.device, buffers: InputBuffers, graphs: DecodeGraphs | None
@@ -33,22 +45,17 @@ class DraftRank:
         self._graphs = graphs
         self.worker = Worker(load, setup.plan, device, LoraConfig(), graphs=graphs)
 
+    @property
+    def bytes_per_block(self) -> int:
+        return self.worker.bytes_per_block
+
     def measure_activations(self) -> int:
-        """As Worker.measure_activations, of steps that want the likeliest token alone."""
         return self.worker.measure_activations(self.worker.loaded.config.vocab_size)
 
     def start(self, num_blocks: int, rows: RowTable) -> DraftModel:
-        """``num_blocks`` and ``rows`` are those of the large model."""
         self.worker.start(num_blocks)
         forward = StepForward(self.worker.resident, self._buffers, self._graphs, self.worker.port)
         return DraftModel(self.worker.resident, forward, rows, self._device)
 
     def info(self, num_blocks: int) -> DraftModelInfo:
-        loaded = self.worker.loaded
-        return DraftModelInfo(
-            name=self._setup.files.name,
-            architecture=loaded.config.architecture,
-            weight_format=loaded.weight_format,
-            weight_bytes=loaded.weight_bytes,
-            kv_cache_bytes=num_blocks * self.worker.bytes_per_block,
-        )
+        return draft_info(self._setup, self.worker.loaded, num_blocks * self.bytes_per_block)

@@ -128,7 +128,7 @@ def test_a_draft_model_that_computes_nothing_any_more_ends_the_engine() -> None:
 
 
 def make_draft_model_faulty(engine: EngineCore, bad_token: int | None) -> None:
-    resident = engine._executor._worker.runner._draft_model._resident  # type: ignore[attr-defined]
+    resident = engine._executor._worker.runner._drafter._resident  # type: ignore[attr-defined]
     resident.give_model(FaultyModel(resident.model, bad_token))
 
 
