@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import DecodeShape, function
 from headway.kernels.cpu.prefill_attention import attend
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales
 from headway.kernels.plans import DecodeGroup, DecodePlan
 from headway.kernels.reference import paged_attention as reference
 
@@ -37,7 +37,7 @@ def prepare_decode(
     seq_lens_host: Sequence[int] | None = None,
 ) -> DecodePlan | None:
     """See headway.kernels.paged_attention.prepare_decode. The compiled kernel and the reference need no plan."""
-    if dtype == FP8 or function("paged_decode", dtype) is not None:
+    if dtype in (FP8, INT8) or function("paged_decode", dtype) is not None:
         return None
     return _plan(block_tables, seq_lens, block_size, dtype, sliding_window, seq_lens_host)
 
@@ -74,7 +74,7 @@ def paged_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""

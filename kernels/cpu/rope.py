@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import RopeShape, function
 from headway.kernels.cpu.norm import rms_norm
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales
 from headway.kernels.plans import RopePlan
 from headway.kernels.reference import rope as reference
 from headway.kernels.rope import QKNorm
@@ -45,11 +45,11 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache. Pages in fp8 are left to the reference; what writes no values has no compiled kernel."""
-    if k_cache.dtype == FP8:
+    if k_cache.dtype in (FP8, INT8):
         return reference.rope_and_cache(
             q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales
         )
