@@ -70,6 +70,13 @@ def are_int8_blocks(pages: Tensor, scales: Tensor) -> bool:
     )
 
 
+def lie_in_order(k_cache: Tensor, v_cache: Tensor, scales: PageScales) -> bool:
+    """Whether each number is found by counting: both are contiguous, or blocks in int8."""
+    if isinstance(scales, TokenScales):
+        return are_int8_blocks(k_cache, scales.k) and are_int8_blocks(v_cache, scales.v)
+    return k_cache.is_contiguous() and v_cache.is_contiguous()
+
+
 def page_dtypes(q: Tensor) -> tuple[torch.dtype, ...]:
     """What pages beside such queries may be. On CPUs fp32 ones may have bf16: half the bytes, which decode attention waits for."""
     has_narrow = q.dtype == torch.float32 and q.device.type == "cpu"

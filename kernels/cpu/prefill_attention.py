@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from headway.kernels.cpu.native.library import PrefillShape, function
-from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales, lie_in_order
 from headway.kernels.plans import PrefillPlan, PrefillRow
 from headway.kernels.reference import prefill_attention as reference
 
@@ -102,6 +102,7 @@ def prefill_attention(
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
     fits = _fits(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc)
+    fits = fits and (k_cache.dtype != INT8 or lie_in_order(k_cache, v_cache, kv_scales))
     kernel = function("prefill_attention", q.dtype, k_cache.dtype) if fits else None
     if sinks is not None or (kernel is None and k_cache.dtype != q.dtype):
         return reference.prefill_attention(
