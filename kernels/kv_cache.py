@@ -94,7 +94,9 @@ def check_cache(q: Tensor, k_cache: Tensor, v_cache: Tensor, scales: PageScales)
         expected = " or ".join(map(str, allowed))
         raise ValueError(f"q is {q.dtype}, k_cache {k_cache.dtype}, v_cache {v_cache.dtype}; expected {expected} for both caches")
     if isinstance(scales, TokenScales) != (k_cache.dtype == INT8):
-        raise ValueError(f"{type(scales).__name__} beside pages in {k_cache.dtype}: those in int8 alone have a scale of each token and head")
+        raise ValueError(
+            f"{type(scales).__name__} beside pages in {k_cache.dtype}: those in int8 alone have a scale of each token and head"
+        )
     if isinstance(scales, TokenScales):
         _check_token_scales(k_cache, scales)
     elif k_cache.dtype != FP8 and scales != UNSCALED:

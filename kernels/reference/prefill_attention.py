@@ -42,7 +42,7 @@ def prefill_attention(
 
 
 def gather_row(cache: Tensor, block_table: Tensor, seq_len: int, scale: float | Tensor) -> Tensor:
-    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D] fp32, from its pages and what KVScales or TokenScales have of them."""
+    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D] fp32, from its pages and their scales."""
     if isinstance(scale, Tensor):
         scale = scale[block_table.long()].flatten(0, 1)[:seq_len, :, None]
     return cache[block_table.long()].flatten(0, 1)[:seq_len].float() * scale

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.decoder_layer import FusedLayer
-from headway.kernels.kv_cache import FP8, INT8
+from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.errors import ModelSourceError
 from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
@@ -99,7 +99,7 @@ class DecoderLayer(DecoderBranches):
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        is_fusable = step.prefill is None and lora is None and kv.k.dtype not in (FP8, INT8)
+        is_fusable = step.prefill is None and lora is None and kv.k.dtype != FP8
         if is_fusable and step.decode is not None and self._fused is not None:
             return run_fused(self._fused, self.attention.rotation, hidden, residual, kv, step, step.decode)
         hidden, residual = normed(self.input_norm, hidden, residual)

@@ -65,7 +65,10 @@ def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strid
 def test_int8_pages_keep_each_head_by_itself() -> None:
     """Its largest number is exact, nothing is off by more than half a step; zeros stay zeros, and what is not finite is told, not hidden."""
     num_tokens, num_heads, head_dim = 7, 2, 64
-    k = torch.randn(num_tokens, num_heads, head_dim, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, num_tokens)[:, None, None]
+    k = (
+        torch.randn(num_tokens, num_heads, head_dim, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-3, 3, num_tokens)[:, None, None]
+    )
     k[2], k[3, 0, 5], k[4, 1, 6], k[5, 0] = 0, float("nan"), float("inf"), 1e-44
     pages, scales = split_int8_blocks(torch.zeros(int8_blocks(2, 4, num_heads, head_dim), dtype=torch.int8), 4, num_heads, head_dim)
     values, value_scales = split_int8_blocks(torch.zeros(int8_blocks(2, 4, num_heads, head_dim), dtype=torch.int8), 4, num_heads, head_dim)

@@ -115,6 +115,7 @@ def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyP
         AttentionCase((1, 300, 1)),
         AttentionCase((40, 1), sliding_window=9),
         AttentionCase((40, 300, 1), num_heads=4, num_kv_heads=2, dtype=torch.bfloat16, fp8=KVScales(0.02, 0.5), has_sinks=True),
+        AttentionCase((40, 300, 1), num_heads=4, num_kv_heads=2, dtype=torch.bfloat16, has_int8_pages=True, has_sinks=True),
     ],
     ids=str,
 )

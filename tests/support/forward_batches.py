@@ -14,7 +14,6 @@ from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import Model
 
-
 _LARGE = 1e4  # where nothing was written, so that reading a slot too many is seen
 
 
