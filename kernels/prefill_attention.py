@@ -40,9 +40,9 @@ def prefill_attention(
 
     q [T, Hq, D] (any outer strides), T = query_start_loc[B] - query_start_loc[0] and query_start_loc[0] = 0; k_cache, v_cache
     [num_blocks, block_size, Hkv, D] in q's dtype (fp32, fp16, bf16; summed in fp32), in bf16 beside fp32 queries on CPUs
-    (a chip with bf16 products rounds these too, as beside int8),
-    or in float8_e4m3fn or int8; block_tables [B, M] int32, seq_lens [B] int32, query_start_loc
-    [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with one query or none are right too.
+    (a chip with bf16 products rounds these too, as beside int8), or in float8_e4m3fn or int8; block_tables [B, M] int32,
+    seq_lens [B] int32, query_start_loc [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with one
+    query or none are right too.
     Returns a new contiguous [T, Hq, D].
     ``plan`` comes from ``prepare_prefill`` for this step and window; without it each call does that work.
     """

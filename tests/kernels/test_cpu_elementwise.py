@@ -63,7 +63,7 @@ def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strid
 
 
 def test_int8_pages_keep_each_head_by_itself() -> None:
-    """Its largest number is exact, nothing is off by more than half a step; zeros stay zeros, and what is not finite is told, not hidden."""
+    """Nothing is off by more than half a step of its own head; zeros stay zeros, and what is not finite is told, not hidden."""
     num_tokens, num_heads, head_dim = 7, 2, 64
     k = (
         torch.randn(num_tokens, num_heads, head_dim, generator=torch.Generator().manual_seed(0))
