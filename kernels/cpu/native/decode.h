@@ -52,7 +52,7 @@ constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from m
 
 // One thread's memory, and the steps of a task. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
 template <class T, class P, int DIM> class Decode {
-  static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0;
+  static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0 && !kIsRounded<P>;
   static constexpr bool kIsSplit = kInPlace && std::is_same_v<P, bf16>;
   using Stored = std::conditional_t<kInPlace, P, float>;  // what keys and values are read as
 
@@ -87,7 +87,6 @@ template <class T, class P, int DIM> class Decode {
  private:
   struct Found {
     const Stored* at[kWidth];
-    Vec scales;  // of pages in int8
   };
 
   int64_t dim() const { return DIM > 0 ? DIM : s.dim; }
@@ -149,17 +148,26 @@ template <class T, class P, int DIM> class Decode {
     fetch(own, block + kAhead * kWidth);
     Found found;
     for (int64_t j = 0; j < kWidth; j++) {
-      if constexpr (kIsRounded<P>) found.scales[j] = load_scale(cache, scale_places[block + j] + 4 * head);
       const P* from = own + places[block + j];
       if constexpr (kInPlace) {
         found.at[j] = from;
       } else {
         float* to = &copies[j * stride()];
-        for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
+        if constexpr (kIsRounded<P>)
+          read_rounded(to, from, load_scale(cache, scale_places[block + j] + 4 * head));
+        else
+          for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
         found.at[j] = to;
       }
     }
     return found;
+  }
+
+  // Once for all query heads, each of which would do it again where it reads.
+  void read_rounded(float* to, const int8_t* from, float scale) const {
+    constexpr int64_t vectors = DIM / kWidth;
+    for (int64_t v = 0; v < vectors; v++) loose(to + v * kWidth) = numbers(from, int(v)) * scale;
+    for (int64_t d = vectors * kWidth; d < dim(); d++) to[d] = load(from[d]) * scale;
   }
 
   void score(int64_t block, int64_t first, const Found& keys) {
@@ -170,9 +178,7 @@ template <class T, class P, int DIM> class Decode {
         dots[j] = Vec{};
         for (int64_t v = 0; v < stride() / kWidth; v++) dots[j] += numbers(query, v) * numbers(keys.at[j], v);
       });
-      Vec products = sum_each(dots);
-      if constexpr (kIsRounded<P>) products *= keys.scales;
-      loose(&scores[g * width + block]) = products;
+      loose(&scores[g * width + block]) = sum_each(dots);
     }
   }
 
@@ -195,8 +201,6 @@ template <class T, class P, int DIM> class Decode {
   }
 
   void add_values(int64_t block, int64_t first, const Found& values) {
-    if constexpr (kIsRounded<P>)
-      for (int64_t g = first; g < first + group; g++) loose(&scores[g * width + block]) *= values.scales;
     for (int64_t strip = 0; strip < stride(); strip += kStrip)
       for (int64_t g = first, end = first + group; g < end; g += kHeadsAtOnce)
         add_strip(std::min<int64_t>(kHeadsAtOnce, end - g), block, g, strip, values);

@@ -1,5 +1,5 @@
 // Vectors as wide as the instruction set's, and the register-blocked product of attention. GCC's vector extensions, which clang has
-// too; the one instruction that they cannot express is AVX512-BF16's product of pairs.
+// too; what they cannot express is AVX512-BF16's product of pairs, and bytes that become numbers.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -72,9 +72,16 @@ inline Vec numbers(const bf16* p, int vector) {
   const IntVec pairs = *reinterpret_cast<const LooseIntVec*>(p + vector / 2 * 2 * kWidth);
   return (Vec)(vector % 2 == 0 ? pairs << 16 : pairs & int32_t(0xffff0000));
 }
-// Without their scale.
+// Without their scale. GCC 12 converts bytes one by one.
 inline Vec numbers(const int8_t* p, int vector) {
-  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const LooseByteVec*>(p + vector * kWidth), IntVec), Vec);
+  p += vector * kWidth;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const LooseByteVec*>(p), IntVec), Vec);
+#endif
 }
 inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
 inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }
