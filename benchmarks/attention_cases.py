@@ -11,7 +11,7 @@ from kernel_case import Case, Shapes
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from headway.kernels.kv_cache import FP8
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales, TokenScales, int8_blocks, split_int8_blocks
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
 
@@ -19,7 +19,7 @@ BLOCK_SIZE = 16
 
 
 def attention_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for cache_dtype in (shapes.dtype, FP8):
+    for cache_dtype in (shapes.dtype, FP8, INT8):
         for batch, context in shapes.decodes:
             yield _decode(shapes, batch, context, cache_dtype, device)
     for num_rows, num_new, num_before in shapes.prefills:
@@ -37,13 +37,25 @@ class Pages:
     def __init__(self, shapes: Shapes, lengths: list[int], dtype: torch.dtype, device: torch.device) -> None:
         widths = [-(-length // BLOCK_SIZE) for length in lengths]
         pages = (sum(widths), BLOCK_SIZE, shapes.num_kv_heads, shapes.head_dim)
-        self.k, self.v = (torch.empty(pages, device=device, dtype=shapes.dtype).normal_().to(dtype) for _ in range(2))
+        self.scales: PageScales = UNSCALED
+        if dtype == INT8:
+            self._fill_int8(pages, device)
+        else:
+            self.k, self.v = (torch.empty(pages, device=device, dtype=shapes.dtype).normal_().to(dtype) for _ in range(2))
         order = torch.randperm(pages[0], dtype=torch.int32)
         tables = torch.zeros(len(lengths), max(widths), dtype=torch.int32)
         for row, (width, end) in enumerate(zip(widths, accumulate(widths), strict=True)):
             tables[row, :width] = order[end - width : end]
         self.tables = tables.to(device)
         self.lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
+
+    def _fill_int8(self, shape: tuple[int, int, int, int], device: torch.device) -> None:
+        blocks = [torch.zeros(int8_blocks(*shape), device=device, dtype=INT8) for _ in range(2)]
+        (self.k, k_scales), (self.v, v_scales) = (split_int8_blocks(own, *shape[1:]) for own in blocks)
+        for numbers, scales in ((self.k, k_scales), (self.v, v_scales)):
+            numbers.random_(-127, 128)
+            scales.fill_(0.02)
+        self.scales = TokenScales(k_scales, v_scales)
 
 
 def _decode(shapes: Shapes, batch: int, context: int, cache_dtype: torch.dtype, device: torch.device) -> Case:
@@ -54,11 +66,13 @@ def _decode(shapes: Shapes, batch: int, context: int, cache_dtype: torch.dtype, 
         pages = Pages(shapes, [context] * batch, cache_dtype, device)
         q = torch.randn(batch, shapes.num_heads, shapes.head_dim, device=device, dtype=shapes.dtype)
         plan = prepare_decode(pages.tables, pages.lengths, block_size=BLOCK_SIZE, dtype=cache_dtype, seq_lens_host=[context] * batch)
-        return lambda: paged_attention(q, pages.k, pages.v, pages.tables, pages.lengths, scale, max_seq_len=context, plan=plan)
+        options = {"max_seq_len": context, "plan": plan, "kv_scales": pages.scales}
+        return lambda: paged_attention(q, pages.k, pages.v, pages.tables, pages.lengths, scale, **options)
 
-    moved = batch * 2 * (context * kv_size * cache_dtype.itemsize + q_size * shapes.dtype.itemsize)
+    token = kv_size * cache_dtype.itemsize + (4 * shapes.num_kv_heads if cache_dtype == INT8 else 0)
+    moved = batch * 2 * (context * token + q_size * shapes.dtype.itemsize)
     flops = 4.0 * batch * context * q_size
-    name = "paged_attention" + (", fp8 pages" if cache_dtype == FP8 else "")
+    name = "paged_attention" + {FP8: ", fp8 pages", INT8: ", int8 pages"}.get(cache_dtype, "")
     return Case(name, f"batch {batch}, context {context}", moved, flops, make, shapes.arithmetic, is_cold=True)
 
 

@@ -53,9 +53,11 @@ class Format:
 FORMATS = (
     Format("--dtype float32", "CPU, GPU", "none"),
     Format("--dtype bfloat16", "CPU, GPU", "none", "bfloat16", torch.bfloat16),
+    Format("--dtype bfloat16 --kv-cache-dtype int8", "CPU, GPU", "none", "bfloat16", torch.int8),
     Format("--quantization int8", "CPU", "int8"),
     Format("--quantization gguf", "CPU", "gguf", pages=torch.bfloat16),
     Format("--quantization int4", "CPU", "int4", pages=torch.bfloat16),
+    Format("--quantization int4 --kv-cache-dtype int8", "CPU", "int4", pages=torch.int8),
     Format("--quantization int8", "GPU", "w8a8"),
     Format("--quantization fp8", "GPU", "fp8"),
     Format("--quantization int4", "GPU", "w4a16"),

@@ -74,7 +74,8 @@ def decoder_layer(
 ) -> tuple[Tensor, Tensor]:
     """(branch output, residual), whose sum is the layer's value, from those of the layer before; both may be overwritten.
 
-    They are [B, H] fp32, contiguous; ``residual`` is None before the first layer. The result is that of fused_add_rms_norm,
+    They are [B, H] fp32, contiguous; ``residual`` is None before the first layer. Pages are contiguous, in fp32 or bf16, or those of
+    kv_cache.split_int8_blocks. The result is that of fused_add_rms_norm,
     grouped_linear, rope_and_cache (which writes the pages), paged_attention, grouped_linear, fused_add_rms_norm, grouped_linear,
     silu_and_mul and grouped_linear one after another. Nothing is checked here: with one row, the checks took a fiftieth of the time.
     """

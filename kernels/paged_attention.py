@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_float, check_heads, check_shape
-from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
+from headway.kernels.kv_cache import UNSCALED, PageScales, check_cache
 from headway.kernels.plans import DecodePlan
 
 
@@ -25,7 +25,7 @@ def paged_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """``out[b, h] = softmax(cap(scale * q[b, h] . K[b, h // G])) V[b, h // G]`` over the row's ``seq_lens[b]`` keys.
@@ -36,7 +36,7 @@ def paged_attention(
     key has no value: the softmax's denominator gains ``exp(sinks[h])`` (gpt-oss; Xiao et al., arXiv:2309.17453).
 
     q [B, Hq, D] (any outer strides); k_cache, v_cache [num_blocks, block_size, Hkv, D], in q's dtype (fp32, fp16 or bf16; summed in
-    fp32), in bf16 beside fp32 queries on CPUs, or in float8_e4m3fn, multiplied by ``kv_scales``; block_tables [B, M] int32, entries
+    fp32), in bf16 beside fp32 queries on CPUs, or in float8_e4m3fn or int8, multiplied by ``kv_scales``; block_tables [B, M] int32, entries
     past a row's length are not read as keys but must be valid block ids; seq_lens [B] int32 of at least 1 and at most
     max_seq_len <= M * block_size. Pages must be finite everywhere (zero them once): what is hidden is multiplied by 0, not skipped.
     ``v_cache`` may be ``k_cache`` itself, of any D: pages that are keys and values at once (multi-head latent attention).

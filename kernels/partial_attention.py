@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_float, check_shape
-from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
+from headway.kernels.kv_cache import UNSCALED, PageScales, check_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def partial_attention(
     *,
     has_begins: bool = True,
     softcap: float = 0.0,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """``out[t, h] = softmax(cap(scale * q[t, h] . K)) V`` over the keys of the query's span, as in paged_attention, and ``lse[t, h]``, the
     logarithm to the base 2 of the softmax's denominator: what ``merge_parts`` weighs parts by. (Flash-Decoding, Dao et al. 2023)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_float, check_heads, check_shape
-from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
+from headway.kernels.kv_cache import UNSCALED, PageScales, check_cache
 from headway.kernels.plans import PrefillPlan
 
 
@@ -29,7 +29,7 @@ def prefill_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: PrefillPlan | None = None,
 ) -> Tensor:
     """Attention as in paged_attention for the last ``query_len`` positions of each row, each seeing the keys up to its own.
@@ -40,8 +40,9 @@ def prefill_attention(
 
     q [T, Hq, D] (any outer strides), T = query_start_loc[B] - query_start_loc[0] and query_start_loc[0] = 0; k_cache, v_cache
     [num_blocks, block_size, Hkv, D] in q's dtype (fp32, fp16, bf16; summed in fp32), in bf16 beside fp32 queries on CPUs
-    (a chip with bf16 products rounds these too), or in float8_e4m3fn; block_tables [B, M] int32, seq_lens [B] int32, query_start_loc
-    [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with one query or none are right too.
+    (a chip with bf16 products rounds these too, as beside int8), or in float8_e4m3fn or int8; block_tables [B, M] int32,
+    seq_lens [B] int32, query_start_loc [B + 1] int32. query_lens, seq_lens_host: host copies, which save a synchronisation. Rows with one
+    query or none are right too.
     Returns a new contiguous [T, Hq, D].
     ``plan`` comes from ``prepare_prefill`` for this step and window; without it each call does that work.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_float, check_inner_stride, check_shape
-from headway.kernels.kv_cache import UNSCALED, KVScales, check_cache
+from headway.kernels.kv_cache import UNSCALED, PageScales, check_cache
 from headway.kernels.plans import RopePlan
 
 
@@ -34,7 +34,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """Rotate q and k by their positions, write k and v into their cache slots, return the rotated q.
@@ -47,8 +47,9 @@ def rope_and_cache(
 
     q [T, Hq, D], k and v [T, Hkv, D] (one dtype, any outer strides: slices of a fused QKV output are fine); cos_sin
     [P, rotary_dim] fp32, the cosines then the sines; positions [T] int64 below P; k_cache, v_cache
-    [num_blocks, block_size, Hkv, D] in q's dtype, in bf16 beside fp32 on CPUs, or in float8_e4m3fn: what would be written is
-    divided by ``kv_scales``, cut off at +-448 and rounded to the nearest, ties to even; slot_mapping [T] int64,
+    [num_blocks, block_size, Hkv, D] in q's dtype, in bf16 beside fp32 on CPUs, in float8_e4m3fn: what would be written is
+    divided by ``kv_scales``, cut off at +-448 and rounded to the nearest, ties to even; or in int8: each head is divided by its scale,
+    which is written to ``kv_scales`` (``TokenScales`` says how large it is), and rounded alike; slot_mapping [T] int64,
     ``block * block_size + offset``, unique, -1: do not write. Returns a new contiguous [T, Hq, D]; q, k and v are left as they are,
     the caches change in place.
     ``v`` and ``v_cache`` are both None where pages of keys serve as those of values too: only k is written.

@@ -5,8 +5,8 @@ Query heads that share a key-value head become the kernel's queries, so keys are
 (23), of which the gather 11 (6.5). Alternatives: a loop over rows 72 (57); batched matmul and softmax on the gathered pages 48 (22),
 on a gather by head 30 (20, but scores rounded to bf16); embedding_bag for the values 47 (21); enable_gqa 28 (104).
 
-Pages in fp8 and sinks, which models too large for a CPU have, are left to the reference; so are pages in bf16 beside fp32 queries where
-there is no compiled kernel.
+Pages in fp8 and sinks, which models too large for a CPU have, are left to the reference; so are pages in int8, and in bf16 beside
+fp32 queries, where there is no compiled kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import DecodeShape, function
 from headway.kernels.cpu.prefill_attention import attend
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales, lie_in_order
 from headway.kernels.plans import DecodeGroup, DecodePlan
 from headway.kernels.reference import paged_attention as reference
 
@@ -37,7 +37,7 @@ def prepare_decode(
     seq_lens_host: Sequence[int] | None = None,
 ) -> DecodePlan | None:
     """See headway.kernels.paged_attention.prepare_decode. The compiled kernel and the reference need no plan."""
-    if dtype == FP8 or function("paged_decode", dtype) is not None:
+    if dtype in (FP8, INT8) or function("paged_decode", dtype) is not None:
         return None
     return _plan(block_tables, seq_lens, block_size, dtype, sliding_window, seq_lens_host)
 
@@ -74,11 +74,12 @@ def paged_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: DecodePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""
-    kernel = function("paged_decode", q.dtype, k_cache.dtype) if _fits(q, k_cache, v_cache, block_tables, seq_lens) else None
+    fits = _fits(q, block_tables, seq_lens) and lie_in_order(k_cache, v_cache, kv_scales)
+    kernel = function("paged_decode", q.dtype, k_cache.dtype) if fits else None
     if sinks is not None or (kernel is None and k_cache.dtype != q.dtype):
         return reference.paged_attention(
             q,
@@ -113,12 +114,11 @@ def paged_attention(
     return out
 
 
-def _fits(q: Tensor, k_cache: Tensor, v_cache: Tensor, block_tables: Tensor, seq_lens: Tensor) -> bool:
+def _fits(q: Tensor, block_tables: Tensor, seq_lens: Tensor) -> bool:
     return (
         q.shape[0] > 0
         and q.stride(2) == 1
         and q.stride(1) == q.shape[2]
-        and all(cache.is_contiguous() for cache in (k_cache, v_cache))
         and block_tables.dtype == seq_lens.dtype == torch.int32
         and block_tables.stride(1) == 1
         and seq_lens.is_contiguous()

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.partial_attention import KeySpans, QueryRows
 from headway.kernels.reference import partial_attention as reference
 
@@ -27,7 +27,7 @@ def partial_attention(
     *,
     has_begins: bool = True,
     softcap: float = 0.0,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.partial_attention.partial_attention."""
     if softcap > 0:
@@ -44,7 +44,7 @@ def partial_attention(
             continue
         pages = table[: -(-num_keys // block_size)].long()
         k, v = (
-            _spread(cache.index_select(0, pages).flatten(0, 1)[:num_keys], group, q.dtype, factor)
+            _spread(_gather(cache, pages, num_keys, q.dtype, factor), group)
             for cache, factor in ((k_cache, kv_scales.k), (v_cache, kv_scales.v))
         )
         key = torch.arange(num_keys)
@@ -59,7 +59,14 @@ def partial_attention(
     return out, lse
 
 
-def _spread(rows: Tensor, group: int, dtype: torch.dtype, factor: float) -> Tensor:
-    """Keys or values [L, Hkv, D] -> [1, Hq, L, D] in the queries' dtype: a view where they are in it already."""
-    rows = rows if rows.dtype == dtype else rows.to(dtype) * factor
+def _gather(cache: Tensor, pages: Tensor, num_keys: int, dtype: torch.dtype, factor: float | Tensor) -> Tensor:
+    """The first keys or values [L, Hkv, D] of these pages, in ``dtype``."""
+    rows = cache.index_select(0, pages).flatten(0, 1)[:num_keys]
+    if isinstance(factor, Tensor):
+        return (rows * factor.index_select(0, pages).flatten(0, 1)[:num_keys, :, None]).to(dtype)
+    return rows if rows.dtype == dtype else rows.to(dtype) * factor
+
+
+def _spread(rows: Tensor, group: int) -> Tensor:
+    """Keys or values [L, Hkv, D] -> [1, Hq, L, D]."""
     return rows.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1).flatten(0, 1)[None]

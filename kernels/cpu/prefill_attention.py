@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from headway.kernels.cpu.native.library import PrefillShape, function
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales, lie_in_order
 from headway.kernels.plans import PrefillPlan, PrefillRow
 from headway.kernels.reference import prefill_attention as reference
 
@@ -50,7 +50,7 @@ def prepare_prefill(
     sliding_window: int = 0,
 ) -> PrefillPlan | None:
     """See headway.kernels.prefill_attention.prepare_prefill. The compiled kernel and the reference need no plan."""
-    if dtype == FP8 or function("prefill_attention", dtype) is not None:
+    if dtype in (FP8, INT8) or function("prefill_attention", dtype) is not None:
         return None
     return _plan(block_tables, seq_lens, query_start_loc, block_size, dtype, query_lens, seq_lens_host, sliding_window)
 
@@ -97,11 +97,12 @@ def prefill_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: PrefillPlan | None = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
     fits = _fits(q, k_cache, v_cache, block_tables, seq_lens, query_start_loc)
+    fits = fits and (k_cache.dtype != INT8 or lie_in_order(k_cache, v_cache, kv_scales))
     kernel = function("prefill_attention", q.dtype, k_cache.dtype) if fits else None
     if sinks is not None or (kernel is None and k_cache.dtype != q.dtype):
         return reference.prefill_attention(

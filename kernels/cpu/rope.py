@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headway.kernels.cpu.native.library import RopeShape, function
 from headway.kernels.cpu.norm import rms_norm
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, PageScales, lie_in_order
 from headway.kernels.plans import RopePlan
 from headway.kernels.reference import rope as reference
 from headway.kernels.rope import QKNorm
@@ -45,38 +45,37 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: RopePlan | None = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache. Pages in fp8 are left to the reference; what writes no values has no compiled kernel."""
-    if k_cache.dtype == FP8:
+    if qk_norm is not None and k_cache.dtype != FP8:
+        q, k, qk_norm = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps), None
+    kernel = function("rope_and_cache", q.dtype, k_cache.dtype)
+    if kernel is not None and v is not None and v_cache is not None:
+        fits = _fits(q, k, v, cos_sin, positions, slot_mapping)
+        if fits and lie_in_order(k_cache, v_cache, kv_scales):
+            return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)
+    if k_cache.dtype in (FP8, INT8):
         return reference.rope_and_cache(
             q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved=interleaved, qk_norm=qk_norm, kv_scales=kv_scales
         )
-    if qk_norm is not None:
-        q, k = rms_norm(q, qk_norm.q_weight, qk_norm.eps), rms_norm(k, qk_norm.k_weight, qk_norm.eps)
-    kernel = function("rope_and_cache", q.dtype, k_cache.dtype)
     if v is None or v_cache is None:
         plan = plan or _plan(cos_sin, positions, slot_mapping)
         _write(k_cache, _rotate(k, plan, interleaved), plan)
         return _rotate(q, plan, interleaved)
-    if kernel is not None and _fits(q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping):
-        return _run(kernel, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping, interleaved)
     plan = plan or _plan(cos_sin, positions, slot_mapping)
     _write(k_cache, _rotate(k, plan, interleaved), plan)
     _write(v_cache, v, plan)
     return _rotate(q, plan, interleaved)
 
 
-def _fits(
-    q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, positions: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
-) -> bool:
+def _fits(q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor) -> bool:
     """Heads and their elements lie next to each other; only the strides between tokens are free."""
     dim = q.shape[2]
     return (
         q.shape[0] > 0
         and all(x.stride(2) == 1 and x.stride(1) == dim and x.dtype == q.dtype for x in (q, k, v))
-        and all(cache.is_contiguous() for cache in (k_cache, v_cache))
         and cos_sin.dtype == torch.float32
         and all(x.is_contiguous() for x in (cos_sin, positions, slot_mapping))
         and positions.dtype == slot_mapping.dtype == torch.int64
@@ -97,7 +96,8 @@ def _run(
 ) -> Tensor:
     out = torch.empty(q.shape, dtype=q.dtype)
     shape = RopeShape(
-        q.shape[0], q.shape[1], k.shape[1], q.shape[2], cos_sin.shape[1], q.stride(0), k.stride(0), v.stride(0), int(interleaved)
+        *(q.shape[0], q.shape[1], k.shape[1], q.shape[2], cos_sin.shape[1]),
+        *(q.stride(0), k.stride(0), v.stride(0), int(interleaved), k_cache.shape[1]),
     )
     tensors = (out, q, k, v, cos_sin, positions, k_cache, v_cache, slot_mapping)
     kernel(*[tensor.data_ptr() for tensor in tensors], ctypes.byref(shape))

@@ -15,11 +15,12 @@ from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
+from headway.kernels.gpu.int8_cache import has_token_scales, load_scales, scale_arguments, scale_values
 from headway.kernels.gpu.shared_pages import BLOCK_N as SHARED_BLOCK_N
 from headway.kernels.gpu.shared_pages import MAX_SPLITS as MOST_SHARED_SPLITS
 from headway.kernels.gpu.shared_pages import WIDEST_TILE, has_shared_pages, launch_shared_pages, num_head_blocks
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.tuned import DecodeTiles, tuned_decode
 
 MIN_SPLIT_TOKENS = 64  # one row of 2048 tokens, 32 and 8 heads of 128, bf16, H200: 9.3 us; with 256 13.1 (2026-11)
@@ -33,6 +34,8 @@ def decode_kernel(
     q_ptr,
     k_cache_ptr,
     v_cache_ptr,
+    k_scales_ptr,
+    v_scales_ptr,
     tables_ptr,
     seq_lens_ptr,
     begins_ptr,
@@ -50,6 +53,8 @@ def decode_kernel(
     v_stride_block,
     v_stride_token,
     v_stride_head,
+    scales_stride_block,
+    scales_stride_token,
     tables_stride,
     out_stride_row,
     out_stride_head,
@@ -63,6 +68,7 @@ def decode_kernel(
     HAS_LSE: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TOKEN_SCALES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -100,8 +106,14 @@ def decode_kernel(
         k_rows = k_cache_ptr + block * k_stride_block + offset * k_stride_token + kv_head * k_stride_head
         v_rows = v_cache_ptr + block * v_stride_block + offset * v_stride_token + kv_head * v_stride_head
         k = operand(tl.load(k_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), dtype, UPCAST)
-        scores = tl.where(exists[None, :], scores_of(q, k, scale, softcap, HAS_SOFTCAP), float("-inf"))
-        v = operand(tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0), dtype, UPCAST)
+        k_scales, v_scales = scale, scale
+        if HAS_TOKEN_SCALES:
+            k_scales = load_scales(k_scales_ptr + kv_head, block, offset, scales_stride_block, scales_stride_token, exists, True)
+            v_scales = load_scales(v_scales_ptr + kv_head, block, offset, scales_stride_block, scales_stride_token, exists, True)
+        scores = scores_of(q, k, k_scales, scale, softcap, HAS_TOKEN_SCALES, HAS_SOFTCAP)
+        scores = tl.where(exists[None, :], scores, float("-inf"))
+        v = tl.load(v_rows[:, None] + dim[None, :], mask=kv_mask, other=0.0)
+        v = scale_values(v, v_scales, dtype, UPCAST) if HAS_TOKEN_SCALES else operand(v, dtype, UPCAST)
         peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
 
     value = normalised(acc, total, v_scale)  # a split without keys leaves zeros and -inf
@@ -159,7 +171,7 @@ def paged_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention. The grid depends on shapes and max_seq_len only (CUDA graphs)."""
@@ -189,7 +201,7 @@ def launch_decode(
     sliding_window: int = 0,
     softcap: float,
     sinks: Tensor | None = None,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     begins: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> None:
@@ -212,10 +224,13 @@ def launch_decode(
         parts = torch.empty((num_rows, num_heads, num_splits, head_dim), dtype=torch.float32, device=q.device)
         parts_lse = torch.empty((num_rows, num_heads, num_splits), dtype=torch.float32, device=q.device)
     scales = loaded_scales(k_cache, kv_scales)
+    k_scales, v_scales, *scale_strides = scale_arguments(kv_scales, out)
     decode_kernel[(num_rows, num_kv_heads, num_splits)](
         q,
         as_loaded(k_cache),
         as_loaded(v_cache),
+        k_scales,
+        v_scales,
         block_tables,
         seq_lens,
         seq_lens if begins is None else begins,
@@ -228,6 +243,7 @@ def launch_decode(
         *q.stride()[:2],
         *k_cache.stride()[:3],
         *v_cache.stride()[:3],
+        *scale_strides,
         block_tables.stride(0),
         *parts.stride()[:3],
         head_dim,
@@ -239,6 +255,7 @@ def launch_decode(
         HAS_LSE=num_splits > 1 or lse is not None,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
+        HAS_TOKEN_SCALES=has_token_scales(k_cache),
         BLOCK_M=max(16, triton.next_power_of_2(group)),
         BLOCK_N=tiles.block_n,
         BLOCK_D=block_d,
@@ -259,7 +276,7 @@ def _launch_shared(
     out: Tensor,
     scale: float,
     longest: int,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     lse: Tensor | None,
 ) -> None:
     """As ``launch_decode``, where pages are keys and values at once."""

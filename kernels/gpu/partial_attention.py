@@ -7,7 +7,7 @@ from torch import Tensor
 
 from headway.kernels.gpu.paged_attention import launch_decode, launch_merge
 from headway.kernels.gpu.prefill_attention import launch_prefill
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.partial_attention import KeySpans, QueryRows
 
 
@@ -21,7 +21,7 @@ def partial_attention(
     *,
     has_begins: bool = True,
     softcap: float = 0.0,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.partial_attention.partial_attention. The grid depends on shapes only where rows have one query (CUDA graphs)."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -19,10 +19,11 @@ from torch import Tensor
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import has_warpgroups
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
+from headway.kernels.gpu.int8_cache import has_token_scales, load_scales, scale_arguments, scale_values
 from headway.kernels.gpu.paged_attention import block_n as decode_block_n
 from headway.kernels.gpu.shared_pages import has_shared_pages, launch_shared_pages
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 
 
 @triton.jit
@@ -37,6 +38,8 @@ def _attend_keys(
     oldest,
     k_head,
     v_head,
+    k_scales_head,
+    v_scales_head,
     table,
     scale,
     softcap,
@@ -44,9 +47,12 @@ def _attend_keys(
     k_stride_token,
     v_stride_block,
     v_stride_token,
+    scales_stride_block,
+    scales_stride_token,
     HAS_MASK: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TOKEN_SCALES: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -76,13 +82,18 @@ def _attend_keys(
         else:
             k = tl.load(k_rows + dim[None, :])
             v = tl.load(v_rows + dim[None, :])
-        scores = scores_of(q, operand(k, DTYPE, UPCAST), scale, softcap, HAS_SOFTCAP)
+        k_scales, v_scales = scale, scale
+        if HAS_TOKEN_SCALES:
+            k_scales = load_scales(k_scales_head, block, offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
+            v_scales = load_scales(v_scales_head, block, offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
+        scores = scores_of(q, operand(k, DTYPE, UPCAST), k_scales, scale, softcap, HAS_TOKEN_SCALES, HAS_SOFTCAP)
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
             if HAS_WINDOW:
                 visible = visible & (key[None, :] >= oldest[:, None])
             scores = tl.where(visible, scores, float("-inf"))
-        peak, total, acc = accumulate(scores, operand(v, DTYPE, UPCAST), peak, total, acc, factor)
+        v = scale_values(v, v_scales, DTYPE, UPCAST) if HAS_TOKEN_SCALES else operand(v, DTYPE, UPCAST)
+        peak, total, acc = accumulate(scores, v, peak, total, acc, factor)
     return peak, total, acc
 
 
@@ -95,6 +106,8 @@ def prefill_kernel(
     q_ptr,
     k_cache_ptr,
     v_cache_ptr,
+    k_scales_ptr,
+    v_scales_ptr,
     tables_ptr,
     seq_lens_ptr,
     starts_ptr,
@@ -114,6 +127,8 @@ def prefill_kernel(
     v_stride_block,
     v_stride_token,
     v_stride_head,
+    scales_stride_block,
+    scales_stride_token,
     tables_stride,
     out_stride_token,
     out_stride_head,
@@ -125,6 +140,7 @@ def prefill_kernel(
     HAS_WINDOW: tl.constexpr,
     HAS_SINKS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    HAS_TOKEN_SCALES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -190,6 +206,8 @@ def prefill_kernel(
             oldest,
             k_head,
             v_head,
+            k_scales_ptr + kv_head,
+            v_scales_ptr + kv_head,
             table,
             scale,
             softcap,
@@ -197,9 +215,12 @@ def prefill_kernel(
             k_stride_token,
             v_stride_block,
             v_stride_token,
+            scales_stride_block,
+            scales_stride_token,
             part > 0,
             HAS_WINDOW,
             HAS_SOFTCAP,
+            HAS_TOKEN_SCALES,
             HEAD_DIM,
             BLOCK_SIZE,
             BLOCK_N,
@@ -234,7 +255,7 @@ def prefill_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
@@ -265,7 +286,7 @@ def launch_prefill(
     sliding_window: int = 0,
     softcap: float,
     sinks: Tensor | None = None,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     begins: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> None:
@@ -290,10 +311,13 @@ def launch_prefill(
     block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
     block_m = max(block_m, triton.next_power_of_2(group))
     scales = loaded_scales(k_cache, kv_scales)
+    k_scales, v_scales, *scale_strides = scale_arguments(kv_scales, out)
     prefill_kernel[(triton.cdiv(max_query_len, block_m // group), num_kv_heads, block_tables.shape[0])](
         q,
         as_loaded(k_cache),
         as_loaded(v_cache),
+        k_scales,
+        v_scales,
         block_tables,
         seq_lens,
         query_start_loc,
@@ -308,6 +332,7 @@ def launch_prefill(
         *q.stride()[:2],
         *k_cache.stride()[:3],
         *v_cache.stride()[:3],
+        *scale_strides,
         block_tables.stride(0),
         *out.stride()[:2],
         sliding_window,
@@ -318,6 +343,7 @@ def launch_prefill(
         HAS_WINDOW=sliding_window > 0 or begins is not None,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
+        HAS_TOKEN_SCALES=has_token_scales(k_cache),
         BLOCK_M=block_m,
         BLOCK_N=block_n,
         BLOCK_D=block_d,

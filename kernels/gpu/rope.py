@@ -9,7 +9,8 @@ from torch import Tensor
 
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.fp8_cache import as_loaded, to_page
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.gpu.int8_cache import scale_arguments, sum_of_strange
+from headway.kernels.kv_cache import UNSCALED, KVScales, PageScales
 from headway.kernels.rope import QKNorm
 
 
@@ -31,6 +32,7 @@ def _rotate_heads(
     weight_ptr,
     eps,
     page_scale,
+    scales_row,
     num_heads,
     head_dim,
     HAS_NORM: tl.constexpr,
@@ -64,6 +66,12 @@ def _rotate_heads(
         b = _weigh(b * scale, tl.load(weight_ptr + second, mask=pair[None, :] < HALF, other=0.0), dtype)
         value = _weigh(other * scale, tl.load(weight_ptr + rest, mask=rest < head_dim, other=0.0), dtype).to(dtype)
     first_rotated, second_rotated = (a * cos - b * sin).to(dtype).to(tl.float32), (b * cos + a * sin).to(dtype).to(tl.float32)
+    if page_type == tl.int8:
+        other = value.to(tl.float32)
+        peak = tl.maximum(tl.max(tl.maximum(tl.abs(first_rotated), tl.abs(second_rotated)), axis=1), tl.max(tl.abs(other), axis=1))
+        strange = sum_of_strange(first_rotated) + sum_of_strange(second_rotated) + sum_of_strange(other)
+        page_scale = tl.div_rn(peak[:, None], 127.0) + strange
+        tl.store(scales_row + head, page_scale, mask=head < num_heads)
     tl.store(out_row + head * out_stride_head + first, to_page(first_rotated, page_scale, page_type), mask=mask)
     tl.store(out_row + head * out_stride_head + second, to_page(second_rotated, page_scale, page_type), mask=mask)
     if PASS_BLOCK > 0:
@@ -79,6 +87,8 @@ def rope_and_cache_kernel(
     positions_ptr,
     k_cache_ptr,
     v_cache_ptr,
+    k_scales_ptr,
+    v_scales_ptr,
     slots_ptr,
     out_ptr,
     q_weight_ptr,
@@ -99,6 +109,8 @@ def rope_and_cache_kernel(
     v_cache_stride_block,
     v_cache_stride_token,
     v_cache_stride_head,
+    scales_stride_block,
+    scales_stride_token,
     num_heads,
     num_kv_heads,
     head_dim,
@@ -130,6 +142,7 @@ def rope_and_cache_kernel(
             q_weight_ptr,
             eps,
             1.0,
+            k_scales_ptr,
             num_heads - first_head,
             head_dim,
             HAS_NORM,
@@ -152,6 +165,7 @@ def rope_and_cache_kernel(
             k_weight_ptr,
             eps,
             k_scale,
+            k_scales_ptr + block * scales_stride_block + offset * scales_stride_token,
             heads_written,
             head_dim,
             HAS_NORM,
@@ -165,9 +179,14 @@ def rope_and_cache_kernel(
             head = tl.arange(0, KV_HEADS).to(tl.int64)[:, None]
             dim = tl.arange(0, DIM_BLOCK)[None, :]
             mask = (head < heads_written) & (dim < head_dim)
-            value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask)
+            value = tl.load(v_ptr + token * v_stride_token + head * v_stride_head + dim, mask=mask, other=0.0).to(tl.float32)
             v_row = v_cache_ptr + block * v_cache_stride_block + offset * v_cache_stride_token
-            value = to_page(value.to(tl.float32), v_scale, v_row.dtype.element_ty)
+            scale = v_scale
+            if v_row.dtype.element_ty == tl.int8:
+                scale = tl.div_rn(tl.max(tl.abs(value), axis=1)[:, None], 127.0) + sum_of_strange(value)
+                v_scales_row = v_scales_ptr + block * scales_stride_block + offset * scales_stride_token
+                tl.store(v_scales_row + head, scale, mask=head < heads_written)
+            value = to_page(value, scale, v_row.dtype.element_ty)
             tl.store(v_row + head * v_cache_stride_head + dim, value, mask=mask)
 
 
@@ -186,7 +205,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
@@ -199,6 +218,8 @@ def rope_and_cache(
     rest = head_dim - 2 * half
     values, value_pages = (k, k_cache) if v is None or v_cache is None else (v, v_cache)
     heads = min(triton.next_power_of_2(num_heads), max(1, _MOST_NUMBERS // triton.next_power_of_2(head_dim)))
+    k_scales, v_scales, *scale_strides = scale_arguments(kv_scales, out)
+    factors = kv_scales if isinstance(kv_scales, KVScales) else UNSCALED
     rope_and_cache_kernel[(num_tokens, triton.cdiv(num_heads, heads) + 1)](
         q,
         k,
@@ -207,19 +228,22 @@ def rope_and_cache(
         positions,
         as_loaded(k_cache),
         as_loaded(value_pages),
+        k_scales,
+        v_scales,
         slot_mapping,
         out,
         out if qk_norm is None else qk_norm.q_weight.contiguous(),
         out if qk_norm is None else qk_norm.k_weight.contiguous(),
         0.0 if qk_norm is None else qk_norm.eps,
-        kv_scales.k,
-        kv_scales.v,
+        factors.k,
+        factors.v,
         *q.stride()[:2],
         *k.stride()[:2],
         *values.stride()[:2],
         cos_sin.stride(0),
         *k_cache.stride()[:3],
         *value_pages.stride()[:3],
+        *scale_strides,
         num_heads,
         num_kv_heads,
         head_dim,

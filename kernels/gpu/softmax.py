@@ -32,9 +32,11 @@ def exponent_factor(scale, HAS_SOFTCAP: tl.constexpr):
 
 
 @triton.jit
-def scores_of(q, k, scale, softcap, HAS_SOFTCAP: tl.constexpr):
-    """q [M, D], k [N, D] -> q k^T, or cap(scale * q k^T)."""
+def scores_of(q, k, k_scales, scale, softcap, HAS_TOKEN_SCALES: tl.constexpr, HAS_SOFTCAP: tl.constexpr):
+    """q [M, D], k [N, D] -> q k^T, or cap(scale * q k^T). Where there are ``k_scales`` [N], each key is multiplied by its own."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if HAS_TOKEN_SCALES:
+        scores = scores * k_scales[None, :]
     if HAS_SOFTCAP:
         scores = softcap * tanh(scores * (scale / softcap))
     return scores

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
 from headway.kernels.grouped_matmul import grouped_linear
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.reference.activation import silu_and_mul
 from headway.kernels.reference.norm import fused_add_rms_norm
 from headway.kernels.reference.paged_attention import paged_attention
@@ -19,14 +20,20 @@ def fuse_layer(parts: LayerParts) -> None:
 
 
 def decoder_layer(
-    hidden: Tensor, residual: Tensor | None, parts: LayerParts, k_cache: Tensor, v_cache: Tensor, tokens: LayerTokens
+    hidden: Tensor,
+    residual: Tensor | None,
+    parts: LayerParts,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    tokens: LayerTokens,
+    kv_scales: PageScales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
-    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan."""
+    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, and scales of any kind."""
     residual = torch.zeros_like(hidden) if residual is None else residual
     normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
     heads = _apply(normed, parts.qkv).view(len(hidden), -1, parts.head_dim)
     q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
-    q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping)
+    q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping, kv_scales=kv_scales)
     attended = paged_attention(
         q,
         k_cache,
@@ -36,6 +43,7 @@ def decoder_layer(
         parts.head_dim**-0.5,
         max_seq_len=int(tokens.seq_lens.max()),
         sliding_window=parts.sliding_window,
+        kv_scales=kv_scales,
     )
     normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o), residual, parts.post_attention_norm, parts.eps)
     return _apply(silu_and_mul(_apply(normed, parts.gate_up)), parts.down), residual

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.reference.prefill_attention import attend, gather_row
 
 
@@ -21,7 +21,7 @@ def paged_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.paged_attention.paged_attention."""

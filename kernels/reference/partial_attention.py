@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 from headway.kernels.partial_attention import KeySpans, QueryRows
 from headway.kernels.reference.prefill_attention import gather_row
 
@@ -22,7 +22,7 @@ def partial_attention(
     *,
     has_begins: bool = True,
     softcap: float = 0.0,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.partial_attention.partial_attention."""
     del has_begins  # a hint for faster implementations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import UNSCALED, KVScales
+from headway.kernels.kv_cache import UNSCALED, PageScales
 
 
 def prefill_attention(
@@ -26,7 +26,7 @@ def prefill_attention(
     sliding_window: int = 0,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.prefill_attention.prefill_attention."""
@@ -41,8 +41,10 @@ def prefill_attention(
     return out
 
 
-def gather_row(cache: Tensor, block_table: Tensor, seq_len: int, scale: float) -> Tensor:
-    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D] fp32, from its pages."""
+def gather_row(cache: Tensor, block_table: Tensor, seq_len: int, scale: float | Tensor) -> Tensor:
+    """The first ``seq_len`` keys (or values) of a row, [seq_len, Hkv, D] fp32, from its pages and their scales."""
+    if isinstance(scale, Tensor):
+        scale = scale[block_table.long()].flatten(0, 1)[:seq_len, :, None]
     return cache[block_table.long()].flatten(0, 1)[:seq_len].float() * scale
 
 

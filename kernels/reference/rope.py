@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import FP8, FP8_MAX, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, FP8_MAX, INT8_MAX, UNSCALED, PageScales
 from headway.kernels.reference.norm import rms_norm
 from headway.kernels.rope import QKNorm
 
@@ -22,7 +22,7 @@ def rope_and_cache(
     *,
     interleaved: bool = False,
     qk_norm: QKNorm | None = None,
-    kv_scales: KVScales = UNSCALED,
+    kv_scales: PageScales = UNSCALED,
     plan: object = None,
 ) -> Tensor:
     """See headway.kernels.rope.rope_and_cache."""
@@ -38,11 +38,25 @@ def rope_and_cache(
     return _rotate(q, cos, sin, interleaved)
 
 
-def _write(cache: Tensor, block: Tensor, offset: Tensor, values: Tensor, scale: float) -> None:
+def _write(cache: Tensor, block: Tensor, offset: Tensor, values: Tensor, scale: float | Tensor) -> None:
+    """``scale`` of pages in int8, each head's, is written too."""
+    if isinstance(scale, Tensor):
+        cache[block, offset], scale[block, offset] = round_int8(values)
+        return
     if cache.dtype == FP8:
         # By a tensor: CUDA multiplies by the reciprocal of a number.
         values = (values.float() / torch.tensor(scale, device=values.device)).clamp(-FP8_MAX, FP8_MAX).to(FP8)
     cache[block, offset] = values.to(cache.dtype)
+
+
+def round_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [..., D] -> (int8 [..., D], scales fp32 [...]): the largest of a head becomes +-127, halves go to the even number."""
+    x = x.float()
+    peak = x.abs().amax(dim=-1)
+    scale = peak / torch.tensor(INT8_MAX, device=x.device)  # by a tensor, as above
+    scale = torch.where(peak.isfinite(), scale, torch.nan)
+    numbers = (x / torch.where(scale == 0, 1, scale)[..., None]).round().clamp(-INT8_MAX, INT8_MAX)
+    return numbers.nan_to_num(0).to(torch.int8), scale
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:

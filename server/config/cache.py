@@ -20,10 +20,10 @@ class CacheConfig(Topic):
     )
     kv_cache_memory_bytes: int | None = option(None, "Exact size of the KV cache, in bytes (4g, 512M).", gt=0, human=True)
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV blocks; for tests.", gt=0)
-    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8", "fp8_e4m3"] = option(
+    kv_cache_dtype: Literal["auto", "float32", "bfloat16", "float16", "fp8", "fp8_e4m3", "int8", "int8_per_token_head"] = option(
         "auto",
         "Type of cached keys and values. auto: the model's, or bfloat16 with --quantization gguf or int4 on a CPU; "
-        "fp8 (e4m3): one byte a number, rounded, and slow on a CPU.",
+        "fp8 (e4m3): one byte a number, rounded, and slow on a CPU; int8: one byte a number and a scale of each token and head, on both.",
     )
     enable_prefix_caching: bool = option(
         True, "Keep the KV blocks of finished prompts and share them between requests with the same beginning."

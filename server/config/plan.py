@@ -18,7 +18,7 @@ Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w4a8", "w8a8", "
 _ROUNDED_ON_A_GPU: dict[str, Quantization] = {"int8": "w8a8", "int4": "w4a16", "fp8": "fp8"}
 
 _DTYPE_NAMES = {"float": "float32", "half": "float16"}
-_FP8_NAMES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn"}
+_ROUNDED_PAGES = {"fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "int8": "int8", "int8_per_token_head": "int8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ class ModelFacts:
     keeps_on: frozenset[str] = frozenset()  # kinds of devices that compute with the weights as that checkpoint has them
     has_fp8_cache: bool = False  # whether that checkpoint is meant for a KV cache in fp8
     has_experts: bool = False
+    keeps_latents: bool = False  # one vector of a token for all heads, in the place of their keys and values
     is_groupable: bool = False  # whether that checkpoint's weights are 4 bits that a CPU's compiled kernels take in groups of 32
 
 
@@ -113,8 +114,11 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     kv_dtype = config.cache.kv_cache_dtype
     if kv_dtype == "auto" and model.has_fp8_cache and device.kind == "cuda":
         kv_dtype = "fp8"
-    if kv_dtype not in ("auto", dtype, pages, *_FP8_NAMES):
+    if kv_dtype not in ("auto", dtype, pages, *_ROUNDED_PAGES):
         problems.append(_pages_problem(kv_dtype, dtype, pages, config.model.quantization))
+    if _ROUNDED_PAGES.get(kv_dtype) == "int8" and model.keeps_latents:
+        why = "this model keeps one vector of each token for all heads (latent attention), whose parts are too unlike for one scale"
+        problems.append(f"--kv-cache-dtype {kv_dtype}: {why}: use auto or fp8")
     if budget < seqs:
         problems.append(
             f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
@@ -143,7 +147,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     return Plan(
         dtype=dtype,
         quantization=quantization,
-        kv_cache_dtype=pages if kv_dtype == "auto" else _FP8_NAMES.get(kv_dtype, kv_dtype),
+        kv_cache_dtype=pages if kv_dtype == "auto" else _ROUNDED_PAGES.get(kv_dtype, kv_dtype),
         page_size=page_size,
         num_context_ranks=config.parallel.num_context_ranks,
         max_model_len=max_model_len,
@@ -251,7 +255,7 @@ def _pages(quantization: Quantization, model: ModelFacts, device: DeviceFacts, d
 
 
 def _pages_problem(asked: str, dtype: str, pages: str, quantization: AskedQuantization | None) -> str:
-    choices = "auto or fp8" if pages == dtype else f"auto, {dtype} or fp8"
+    choices = "auto, fp8 or int8" if pages == dtype else f"auto, {dtype}, fp8 or int8"
     both = f", or --dtype {asked} for both" if quantization in (None, "none") else ""
     return f"--kv-cache-dtype {asked} differs from the model's {dtype}: use {choices}{both}"
 

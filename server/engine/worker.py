@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import INT8, int8_blocks
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
@@ -197,6 +198,10 @@ class Worker:
 
     def _allocate(self, num_blocks: int) -> list[LayerKV]:
         spec = self._kv_spec
+        if self._kv_dtype == INT8:
+            page = self._plan.page_size, spec.num_kv_heads, spec.head_dim
+            keys_and_values = ((self._pages(int8_blocks(num_blocks, *page)) for _ in range(2)) for _ in range(spec.num_layers))
+            return [LayerKV.of_int8_blocks(k, v, *page) for k, v in keys_and_values]
         shape = (num_blocks, self._plan.page_size, spec.num_kv_heads, spec.head_dim)
         keys = [self._pages(shape) for _ in range(spec.num_layers)]
         return [LayerKV(k, k if spec.shares_values else self._pages(shape)) for k in keys]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, UNSCALED, KVScales, PageScales
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
 from headway.kernels.prefill_attention import prefill_attention, prepare_prefill
@@ -237,8 +237,8 @@ class Attention(Layer):
             return attend_to_dealt(q, kv, step, prompts, ranks, self._scale, self.window, scales, softcap=self._softcap)
         return attend_in_context(q, kv, step, ranks, self._scale, self.window, scales, softcap=self._softcap)
 
-    def _scales(self, kv: LayerKV) -> KVScales:
-        return self.kv_scales if kv.k.dtype == FP8 else UNSCALED
+    def _scales(self, kv: LayerKV) -> PageScales:
+        return kv.scales or (self.kv_scales if kv.k.dtype == FP8 else UNSCALED)
 
     def _decode(self, q: Tensor, kv: LayerKV, rows: DecodeRows | None) -> Tensor:
         assert rows is not None, "a step has at least one row"

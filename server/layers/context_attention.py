@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import KVScales
+from headway.kernels.kv_cache import PageScales
 from headway.kernels.partial_attention import KeySpans, QueryRows, merge_parts, partial_attention
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.distributed.sequence_share import SequenceShare
@@ -56,7 +56,7 @@ def prepare_context(batch: ForwardBatch, windows: tuple[int, ...], share: Sequen
 
 
 def attend_to_part(
-    queries: Tensor, kv: LayerKV, part: PartRows, scale: float, window: int, kv_scales: KVScales, softcap: float
+    queries: Tensor, kv: LayerKV, part: PartRows, scale: float, window: int, kv_scales: PageScales, softcap: float
 ) -> tuple[Tensor, Tensor]:
     """(values, log-sum-exps) that some rows of ``queries`` [T, H, D], of all ranks, find in the keys that are kept here."""
     return partial_attention(
@@ -79,7 +79,7 @@ def attend_in_context(
     ranks: TensorParallelGroup,
     scale: float,
     window: int,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     *,
     softcap: float = 0.0,
 ) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headway.kernels.kv_cache import KVScales
+from headway.kernels.kv_cache import PageScales
 from headway.kernels.partial_attention import merge_parts
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.distributed.sequence_share import LongArray, SequenceShare
@@ -102,7 +102,7 @@ def attend_to_dealt(
     ranks: TensorParallelGroup,
     scale: float,
     window: int,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     *,
     softcap: float = 0.0,
 ) -> Tensor:

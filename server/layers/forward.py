@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from headway.kernels.kv_cache import TokenScales, split_int8_blocks
 from headway.kernels.plans import LoraPlan
 
 
@@ -50,8 +51,16 @@ class LayerKV:
 
     k: Tensor
     v: Tensor
+    scales: TokenScales | None = None  # of pages in int8
+    blocks: tuple[Tensor, ...] = ()  # what these are views of
+
+    @staticmethod
+    def of_int8_blocks(k: Tensor, v: Tensor, block_size: int, num_kv_heads: int, head_dim: int) -> LayerKV:
+        """``k`` and ``v`` are memory as headway.kernels.kv_cache.int8_blocks says."""
+        (keys, k_scales), (values, v_scales) = (split_int8_blocks(blocks, block_size, num_kv_heads, head_dim) for blocks in (k, v))
+        return LayerKV(keys, values, TokenScales(k_scales, v_scales), (k, v))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Each that has memory of its own, for whoever moves or counts it."""
-        return (self.k,) if self.v is self.k else (self.k, self.v)
+        """Each that has memory of its own, blocks first and contiguous, for whoever moves or counts it."""
+        return self.blocks or ((self.k,) if self.v is self.k else (self.k, self.v))

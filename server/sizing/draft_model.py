@@ -80,5 +80,5 @@ def _own_config(config: ServerConfig, files: ModelFiles, plan: Plan) -> ServerCo
         }
     )
     asked = config.cache.kv_cache_dtype
-    cache = config.cache.model_copy(update={"kv_cache_dtype": asked if asked.startswith("fp8") else "auto"})
+    cache = config.cache.model_copy(update={"kv_cache_dtype": asked if asked.startswith(("fp8", "int8")) else "auto"})
     return config.model_copy(update={"model": model, "cache": cache, "speculative": SpeculativeConfig()})

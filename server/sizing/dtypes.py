@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1}
+_ITEMSIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 
 
 def itemsize(dtype: str) -> int:

@@ -17,7 +17,10 @@ def kv_spec(config: ModelConfig, stage: PipelineStage = WHOLE) -> KVSpec:
 
 
 def bytes_per_block(spec: KVSpec, plan: Plan) -> int:
-    """On one rank: of all layers, keys and values."""
+    """On one rank: of all layers, keys and values; in int8 with the scales behind them, as headway/kernels/kv_cache.py draws it."""
+    if plan.kv_cache_dtype == "int8":
+        rows = plan.page_size * spec.num_kv_heads
+        return 2 * spec.num_layers * (-(-rows * spec.head_dim // 4) * 4 + 4 * rows)
     return plan.page_size * spec.numbers_per_token * itemsize(plan.kv_cache_dtype)
 
 

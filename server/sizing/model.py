@@ -65,7 +65,12 @@ def generating_facts(shape: DecoderConfig) -> ModelFacts:
     if scheme is None:
         records, has_experts = not isinstance(shape, TransformersConfig), shape.mixture is not None
         return ModelFacts(
-            shape.checkpoint_dtype, shape.max_model_len, shape.is_quantized_gguf, records_graphs=records, has_experts=has_experts
+            shape.checkpoint_dtype,
+            shape.max_model_len,
+            shape.is_quantized_gguf,
+            records_graphs=records,
+            has_experts=has_experts,
+            keeps_latents=shape.latent is not None,
         )
     return ModelFacts(
         shape.checkpoint_dtype,
@@ -76,6 +81,7 @@ def generating_facts(shape: DecoderConfig) -> ModelFacts:
         has_fp8_cache=scheme.has_fp8_cache,
         is_groupable=scheme.is_groupable,
         has_experts=shape.mixture is not None,
+        keeps_latents=shape.latent is not None,
     )
 
 

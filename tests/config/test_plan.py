@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from headway.kernels.kv_cache import are_int8_blocks, int8_blocks, split_int8_blocks
 from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
@@ -57,7 +59,7 @@ def test_pages_beside_the_files_own_weights() -> None:
     assert make_plan(config(cache={"kv_cache_dtype": "bfloat16"}), GGUF, device).kv_cache_dtype == "bfloat16"
     assert make_plan(config(), replace(GGUF, pools=True), device).kv_cache_dtype == "float32"
     float16 = {"kv_cache_dtype": "float16"}
-    told = "--kv-cache-dtype float16 differs from the model's float32: use auto, float32 or fp8"
+    told = "--kv-cache-dtype float16 differs from the model's float32: use auto, float32, fp8 or int8"
     with pytest.raises(ConfigError, match=f"^{told}, or --dtype float16 for both$"):
         make_plan(config(cache=float16), GGUF, device)
     with pytest.raises(ConfigError, match=f"^{told}$"):  # which computes in float32 only
@@ -85,6 +87,30 @@ def test_keys_and_values_in_fp8(device: DeviceFacts, asked: str) -> None:
     spec = KVSpec(2, 4, 64)
     assert bytes_per_block(spec, plan) == 2 * 2 * plan.block_size * 4 * 64
     assert bytes_per_block(spec, plain) == bytes_per_block(spec, plan) * (2 if device is GPU else 4)
+
+
+@pytest.mark.parametrize("asked", ["int8", "int8_per_token_head"])
+@pytest.mark.parametrize("device", [CPU, GPU], ids=["cpu", "gpu"])
+def test_keys_and_values_in_int8(device: DeviceFacts, asked: str) -> None:
+    """A byte a number, and four for the scale of each token and head."""
+    plan, plain = make_plan(config(cache={"kv_cache_dtype": asked}), BF16, device), make_plan(config(), BF16, device)
+    assert plan == replace(plain, kv_cache_dtype="int8")
+    assert bytes_per_block(KVSpec(2, 4, 64), plan) == 2 * 2 * plan.block_size * 4 * (64 + 4)
+    latent = replace(BF16, keeps_latents=True)
+    with pytest.raises(ConfigError, match=f"^--kv-cache-dtype {asked}: this model keeps one vector .* use auto or fp8$"):
+        make_plan(config(cache={"kv_cache_dtype": asked}), latent, device)
+    assert make_plan(config(cache={"kv_cache_dtype": "fp8"}), latent, device).kv_cache_dtype == "float8_e4m3fn"
+
+
+@pytest.mark.parametrize(("page_size", "num_heads", "head_dim"), [(16, 8, 128), (3, 2, 7), (1, 1, 80)])
+def test_a_block_in_int8_takes_what_kernels_lay_out(page_size: int, num_heads: int, head_dim: int) -> None:
+    plan = replace(make_plan(config(cache={"kv_cache_dtype": "int8"}), BF16, CPU), page_size=page_size)
+    num_blocks, block_bytes = int8_blocks(5, page_size, num_heads, head_dim)
+    assert (num_blocks, 2 * 3 * block_bytes) == (5, bytes_per_block(KVSpec(3, num_heads, head_dim), plan))
+    pages, scales = split_int8_blocks(torch.zeros(num_blocks, block_bytes, dtype=torch.int8), page_size, num_heads, head_dim)
+    assert are_int8_blocks(pages, scales)
+    scales.fill_(float("nan"))
+    assert not pages.any(), "they lie apart"
 
 
 def test_budgets_by_device() -> None:

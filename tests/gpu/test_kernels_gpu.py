@@ -35,6 +35,7 @@ LONG = [
     AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16),
     AttentionCase((3000, 2999), num_heads=9, num_kv_heads=3, block_size=32, sliding_window=1000),
     AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16, fp8=KVScales(0.02, 0.5), has_sinks=True),
+    AttentionCase((5000, 300, 1), num_heads=8, num_kv_heads=2, head_dim=128, dtype=torch.bfloat16, has_int8_pages=True),
 ]
 LONG_PREFILL = [replace(case, query_lens=tuple(min(n, 700) for n in case.seq_lens)) for case in LONG]
 
@@ -83,6 +84,14 @@ def test_rope_into_fp8_pages(
     if not is_native:
         monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: False)
     compare_rope(rope, shape, dtype, "cuda", fp8=KVScales(0.004, 0.7))
+
+
+@DTYPE
+@pytest.mark.parametrize("shape", ROPE_SHAPES[:4], ids=str)
+def test_rope_into_int8_pages(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import rope
+
+    compare_rope(rope, shape, dtype, "cuda", has_int8_pages=True)
 
 
 @STRIDED

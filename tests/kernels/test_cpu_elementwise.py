@@ -19,7 +19,7 @@ from kernel_comparisons import (
 
 from headway.kernels import token_mask as token_mask_op
 from headway.kernels.cpu import activation, norm, rope, token_mask
-from headway.kernels.kv_cache import KVScales
+from headway.kernels.kv_cache import KVScales, TokenScales, int8_blocks, split_int8_blocks
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import rope as reference_rope
 
@@ -50,6 +50,7 @@ def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, h
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm)
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, fp8=KVScales(0.004, 0.7))
     compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, contiguous_pages=dtype)
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, has_int8_pages=True)
     if dtype == torch.float32:
         compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, contiguous_pages=torch.bfloat16)
 
@@ -59,6 +60,30 @@ def test_rope(shape: tuple[int, int, int, int, int, bool], dtype: torch.dtype, h
 @pytest.mark.parametrize("shape", MASK_SHAPES, ids=str)
 def test_token_mask(shape: tuple[int, int, list[int]], dtype: torch.dtype, strided: bool) -> None:
     compare_token_mask(token_mask, shape, dtype, "cpu", strided=strided)
+
+
+def test_int8_pages_keep_each_head_by_itself() -> None:
+    """Nothing is off by more than half a step of its own head; zeros stay zeros, and what is not finite is told, not hidden."""
+    num_tokens, num_heads, head_dim = 7, 2, 64
+    k = (
+        torch.randn(num_tokens, num_heads, head_dim, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-3, 3, num_tokens)[:, None, None]
+    )
+    k[2], k[3, 0, 5], k[4, 1, 6], k[5, 0] = 0, float("nan"), float("inf"), 1e-44
+    pages, scales = split_int8_blocks(torch.zeros(int8_blocks(2, 4, num_heads, head_dim), dtype=torch.int8), 4, num_heads, head_dim)
+    values, value_scales = split_int8_blocks(torch.zeros(int8_blocks(2, 4, num_heads, head_dim), dtype=torch.int8), 4, num_heads, head_dim)
+    unturned = torch.cat([torch.ones(1, 32), torch.zeros(1, 32)], dim=1)
+    zeros, slots = torch.zeros(num_tokens, dtype=torch.int64), torch.arange(num_tokens)
+    rope.rope_and_cache(k, k, k, unturned, zeros, pages, values, slots, kv_scales=TokenScales(scales, value_scales))
+    for numbers, factors in ((pages, scales), (values, value_scales)):
+        read = (numbers * factors[..., None]).flatten(0, 1)[:num_tokens]
+        strange = ~k.isfinite().all(dim=-1)
+        assert read[strange].isnan().all()
+        step = k.abs().amax(dim=-1, keepdim=True) / 127
+        near = ((read - k).abs() <= step * 0.501 + 1e-44).all(dim=-1)
+        assert near[~strange].all()
+        assert not read[2].any()
+        assert numbers.flatten(0, 1)[:2].abs().amax(dim=-1).eq(127).all()
 
 
 def test_reference_token_mask_reads_bits_from_the_lowest() -> None:

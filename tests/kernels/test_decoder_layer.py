@@ -13,7 +13,10 @@ from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerP
 from headway.kernels.decoder_layer import decoder_layer as run
 from headway.kernels.grouped_layout import round_to_groups
 from headway.kernels.grouped_matmul import PackedGrouped
+from headway.kernels.kv_cache import INT8, UNSCALED, int8_blocks
 from headway.kernels.reference import decoder_layer as reference
+from headway.kernels.reference.rope import round_int8
+from headway.server.layers.forward import LayerKV
 
 HIDDEN, INNER, BLOCK_SIZE, NUM_BLOCKS = 72, 100, 4, 24
 
@@ -57,7 +60,28 @@ def make_tokens(seq_lens: list[int], rotary_dim: int) -> LayerTokens:
     return LayerTokens(torch.cat([angle.cos(), angle.sin()], dim=1), positions, slots, tables, torch.tensor(seq_lens, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("page_dtype", [torch.float32, torch.bfloat16], ids=str)
+def make_pages(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LayerKV:
+    """Alike whenever it is called."""
+    generator = torch.Generator().manual_seed(1)
+    numbers = [torch.randn(shape, generator=generator) for _ in range(2)]
+    if dtype != INT8:
+        return LayerKV(*(part.to(dtype) for part in numbers))
+    pages = LayerKV.of_int8_blocks(*(torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2)), *shape[1:])
+    assert pages.scales is not None
+    for part, own, scales in zip(numbers, (pages.k, pages.v), (pages.scales.k, pages.scales.v), strict=True):
+        rounded, factors = round_int8(part)
+        own.copy_(rounded)
+        scales.copy_(factors)
+    return pages
+
+
+def numbers_of(pages: LayerKV) -> tuple[Tensor, Tensor]:
+    if pages.scales is None:
+        return pages.k.float(), pages.v.float()
+    return pages.k * pages.scales.k[..., None], pages.v * pages.scales.v[..., None]
+
+
+@pytest.mark.parametrize("page_dtype", [torch.float32, torch.bfloat16, INT8], ids=str)
 @pytest.mark.parametrize("is_first", [False, True])
 @pytest.mark.parametrize(
     ("heads", "rotary_dim", "has_bias", "window", "seq_lens"),
@@ -77,21 +101,22 @@ def test_equals_its_operations(
         pytest.skip("the CPU kernels were not built")
     generator = torch.Generator().manual_seed(0)
     hidden, residual = (torch.randn(len(seq_lens), HIDDEN, generator=generator) for _ in range(2))
-    pages = [torch.randn(NUM_BLOCKS, BLOCK_SIZE, heads[1], heads[2], generator=generator).to(page_dtype) for _ in range(2)]
-    expected_pages = [page.clone() for page in pages]
-    k_cache, v_cache = expected_pages
-    expected = reference.decoder_layer(hidden.clone(), None if is_first else residual.clone(), parts, k_cache, v_cache, tokens)
+    pages = make_pages((NUM_BLOCKS, BLOCK_SIZE, heads[1], heads[2]), page_dtype)
+    wanted_pages = make_pages((NUM_BLOCKS, BLOCK_SIZE, heads[1], heads[2]), page_dtype)
+    scales = wanted_pages.scales or UNSCALED
+    first = None if is_first else residual.clone()
+    expected = reference.decoder_layer(hidden.clone(), first, parts, wanted_pages.k, wanted_pages.v, tokens, scales)
 
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     plan = prepare_layers(fused, tokens, BLOCK_SIZE)
-    k_cache, v_cache = pages
-    found = run(hidden.clone(), None if is_first else residual.clone(), fused, k_cache, v_cache, plan)
+    found = run(hidden.clone(), None if is_first else residual.clone(), fused, pages.k, pages.v, plan)
     # An activation next to the middle of two steps may be rounded to the other one: 1 / 127 of its group's largest.
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual, wanted, error=3000)
         assert (actual - wanted).abs().mean() < 3e-4 * wanted.abs().mean()
-    for page, wanted in zip(pages, expected_pages, strict=True):
-        torch.testing.assert_close(page.float(), wanted.float(), atol=1e-3, rtol=1e-4 if page_dtype == torch.float32 else 8e-3)
+    for page, wanted in zip(numbers_of(pages), numbers_of(wanted_pages), strict=True):
+        step = wanted.abs().max() / 127 if page_dtype == INT8 else 0.0
+        torch.testing.assert_close(page, wanted, atol=1e-3 + float(step), rtol=1e-4 if page_dtype == torch.float32 else 8e-3)
 
 
 def test_plain_torch_fuses_nothing() -> None:

@@ -28,6 +28,12 @@ F32, BF16 = torch.float32, torch.bfloat16
 FOLDER = Path(native.__file__).parent
 
 
+def variants_of(case: AttentionCase) -> list[AttentionCase]:
+    """In fp32 and in bf16, and with other pages."""
+    options = ({}, {"dtype": BF16}, {"has_bf16_pages": True}, {"has_int8_pages": True}, {"has_int8_pages": True, "dtype": BF16})
+    return [replace(case, **own) for own in options]  # type: ignore[arg-type]
+
+
 def fresh_library() -> ctypes.CDLL | None:
     return native.library.__wrapped__()
 
@@ -127,7 +133,7 @@ def test_grouped_matmul(bits: int, shape: tuple[int, int, int]) -> None:
 )
 @pytest.mark.usefixtures("instruction_set")
 def test_decode(case: AttentionCase) -> None:
-    for variant in (case, replace(case, dtype=BF16), replace(case, has_bf16_pages=True)):
+    for variant in variants_of(case):
         inputs = make_attention(variant)
         assert_near(run_decode(paged_attention, variant, inputs), run_decode(reference_decode, variant, inputs))
 
@@ -153,17 +159,21 @@ def test_decode_of_a_row_without_keys() -> None:
 )
 @pytest.mark.usefixtures("instruction_set")
 def test_prefill(case: AttentionCase) -> None:
-    for variant in (case, replace(case, dtype=BF16), replace(case, has_bf16_pages=True)):
+    for variant in variants_of(case):
         inputs = make_attention(variant)
         found, expected = (run_prefill(module, variant, inputs) for module in (prefill_attention, reference_prefill))
-        compared = BF16 if variant.has_bf16_pages else variant.dtype  # a chip that multiplies bf16 rounds queries and probabilities too
+        rounds = variant.has_bf16_pages or variant.has_int8_pages
+        compared = BF16 if rounds else variant.dtype  # a chip that multiplies bf16 rounds queries and probabilities too
         assert_near(found.to(compared), expected.to(compared))
 
 
 @pytest.mark.usefixtures("instruction_set")
 def test_rope() -> None:
+    shape = (7, 6, 2, 20, 12, False)
     for dtype, pages in ((F32, F32), (F32, BF16), (BF16, BF16)):
-        compare_rope(rope, (7, 6, 2, 20, 12, False), dtype, "cpu", contiguous_pages=pages)
+        compare_rope(rope, shape, dtype, "cpu", contiguous_pages=pages)
+    for dtype in (F32, BF16):
+        compare_rope(rope, shape, dtype, "cpu", has_int8_pages=True)
 
 
 @pytest.mark.usefixtures("built")

@@ -53,7 +53,7 @@ def test_triton_split_over_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_numbers_that_are_no_float_are_no_query() -> None:
     _, (call, _) = parts_of(AttentionCase((9, 4)), 2, 1, "cpu", strided=False)
-    q, k, v, rows, spans, scale = call
+    q, k, v, rows, spans, scale = call[0]
     with pytest.raises(ValueError, match="ends has dtype"):
         partial_attention(q, k, v, rows, KeySpans(spans.begins, spans.ends.long()), scale)  # type: ignore[arg-type, attr-defined]
     with pytest.raises(ValueError, match="begins has shape"):

@@ -71,6 +71,13 @@ def test_rope_into_fp8_pages(
     compare_rope(rope, shape, dtype, "cpu", fp8=KVScales(0.004, 0.7))
 
 
+@DTYPE
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "norm"])
+@pytest.mark.parametrize("shape", ROPE_SHAPES[:4], ids=str)
+def test_rope_into_int8_pages(shape: tuple[int, int, int, int, int, bool], has_norm: bool, dtype: torch.dtype) -> None:
+    compare_rope(rope, shape, dtype, "cpu", has_norm=has_norm, has_int8_pages=True)
+
+
 @pytest.mark.parametrize("case", [case for case in DECODE_CASES if case.fp8], ids=str)
 def test_decode_of_fp8_bytes(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fp8_cache, "has_fp8", lambda device: False)
@@ -108,6 +115,7 @@ def test_decode_split_over_keys(case: AttentionCase, monkeypatch: pytest.MonkeyP
         AttentionCase((1, 300, 1)),
         AttentionCase((40, 1), sliding_window=9),
         AttentionCase((40, 300, 1), num_heads=4, num_kv_heads=2, dtype=torch.bfloat16, fp8=KVScales(0.02, 0.5), has_sinks=True),
+        AttentionCase((40, 300, 1), num_heads=4, num_kv_heads=2, dtype=torch.bfloat16, has_int8_pages=True, has_sinks=True),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from forward_batches import Stepper
 from gloo_ranks import run_ranks
 from perplexity import divergence, english_tokens, log_probabilities, perplexity
 
-from headway.kernels.kv_cache import FP8
+from headway.kernels.kv_cache import FP8, INT8
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
 
@@ -44,11 +44,12 @@ def test_perplexity_is_that_of_exact_activations(grouped: LoadedModel, pages: to
     assert kl < 0.01
 
 
-def test_pages_in_fp8_are_read_by_steps_of_one_token(grouped: LoadedModel) -> None:
-    """The kernel that computes such a step's whole layer does not know such pages."""
+@pytest.mark.parametrize("pages", [FP8, INT8], ids=str)
+def test_rounded_pages_are_read_by_steps_of_one_token(grouped: LoadedModel, pages: torch.dtype) -> None:
+    """The kernel that computes such a step's whole layer does not know pages in fp8, and writes and reads those in int8 itself."""
     english = english_tokens()[:40]
-    whole = Stepper(grouped.model, dtype=FP8).run(english, [40]).log_softmax(-1)
-    stepped = Stepper(grouped.model, dtype=FP8).run(english, [32, *[1] * 8]).log_softmax(-1)
+    whole = Stepper(grouped.model, dtype=pages).run(english, [40]).log_softmax(-1)
+    stepped = Stepper(grouped.model, dtype=pages).run(english, [32, *[1] * 8]).log_softmax(-1)
     assert divergence(stepped, whole) < 0.01
 
 

@@ -161,11 +161,12 @@ def test_adapters_and_8_bits(tmp_path: Path) -> None:
     assert run(engine, [request("c", PROMPTS[0])])["c"].token_ids == plain
 
 
-def test_a_cache_in_fp8_is_that_of_a_family_of_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", ["fp8", "int8"])
+def test_a_rounded_cache_is_that_of_a_family_of_ours(tmp_path: Path, pages: str) -> None:
     files = make_tiny_model("llama", tmp_path)
     asked = [request(f"r{i}", prompt, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
     engines = [
-        make_engine(files, model={"max_model_len": 256, "model_impl": impl}, cache={"kv_cache_dtype": "fp8", "num_gpu_blocks_override": 32})
+        make_engine(files, model={"max_model_len": 256, "model_impl": impl}, cache={"kv_cache_dtype": pages, "num_gpu_blocks_override": 32})
         for impl in ("headway", "transformers")
     ]
     ours, theirs = ({name: output.token_ids for name, output in run(engine, asked).items()} for engine in engines)

@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, shared_pages, token_mask
 
+SCALES = {"k_scales_ptr": "*fp32", "v_scales_ptr": "*fp32"}
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
 
 
@@ -44,7 +45,7 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
         page = pointer if interleaved else _fp8_pages(capability)
         types = dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr", "q_weight_ptr", "k_weight_ptr"), pointer)
         types |= dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page) | dict.fromkeys(("eps", "k_scale", "v_scale"), "fp32")
-        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"}
+        types |= {"cos_sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64"} | SCALES
         constants = {
             "HAS_VALUES": True,
             "HAS_NORM": has_norm,
@@ -56,6 +57,8 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
             "PASS_BLOCK": rest,
         }
         found.append(("rope", rope.rope_and_cache_kernel, types, constants | {"DIM_BLOCK": 128}))
+        int8 = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), "*i8")
+        found.append(("rope", rope.rope_and_cache_kernel, int8, constants | {"DIM_BLOCK": 128}))
         if interleaved and not has_norm:
             latent = {"HAS_VALUES": False, "HEADS": 16, "KV_HEADS": 1, "HALF_BLOCK": 32, "PASS_BLOCK": 512, "DIM_BLOCK": 1024}
             found.append(("rope", rope.rope_and_cache_kernel, types, constants | latent))
@@ -73,25 +76,26 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
 
 
 def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[Case]:
-    """Pages in ``dtype`` and in fp8."""
+    """Pages in ``dtype``, in fp8 and in int8."""
     types = dict.fromkeys(("q_ptr", "sinks_ptr", "out_ptr"), pointer) | dict.fromkeys(("scale", "v_scale", "softcap"), "fp32")
     types |= {"tables_ptr": "*i32", "seq_lens_ptr": "*i32", "starts_ptr": "*i32", "lse_ptr": "*fp32"}
-    types |= {"begins_ptr": "*i32", "ends_ptr": "*i32"}
+    types |= {"begins_ptr": "*i32", "ends_ptr": "*i32"} | SCALES
     constants = {"GROUP": 4, "BLOCK_SIZE": 16, "BLOCK_D": 128, "UPCAST": False}
     decode = constants | {"BLOCK_M": 16, "BLOCK_N": paged_attention.block_n(128, dtype), "HAS_SOFTCAP": False}
     block_m, block_n = prefill_attention.block_sizes(128, dtype, has_warpgroups=capability == 90)
     prefill = constants | {"BLOCK_M": block_m, "BLOCK_N": block_n, "HEAD_DIM": 128}
     found: list[Case] = []
-    for page in (pointer, _fp8_pages(capability)):
+    for page in (pointer, _fp8_pages(capability), "*i8"):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
+        has_scales = {"HAS_TOKEN_SCALES": page == "*i8"}
         for splits, has_spans in ((1, False), (8, False), (1, True)):
             options = {"HAS_SINKS": splits > 1, "HAS_BEGINS": has_spans, "HAS_LSE": has_spans or splits > 1}
             out = {"out_ptr": "*fp32" if splits > 1 else pointer}
-            found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options))
+            found.append(("decode", paged_attention.decode_kernel, pages | out, decode | options | has_scales))
         for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
             options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window and not has_spans}
             options |= {"HAS_SPANS": has_spans}
-            found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options))
+            found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options | has_scales))
     return found
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.kernels.kv_cache import INT8, int8_blocks
 from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.models.base import Model
+
+_LARGE = 1e4  # where nothing was written, so that reading a slot too many is seen
 
 
 @dataclass
@@ -41,10 +44,12 @@ class Stepper:
         self.share = share
         spec = model.kv_spec
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-        # Large where nothing was written, so that reading a slot too many is seen.
-        large = min(1e4, torch.finfo(dtype).max)
-        keys = [torch.full(shape, large, dtype=dtype) for _ in range(spec.num_layers)]
-        self.kv = [LayerKV(k, k if spec.shares_values else torch.full(shape, large, dtype=dtype)) for k in keys]
+        if dtype == INT8:
+            self.kv = [_int8_pages(shape) for _ in range(spec.num_layers)]
+        else:
+            large = min(_LARGE, torch.finfo(dtype).max)
+            keys = [torch.full(shape, large, dtype=dtype) for _ in range(spec.num_layers)]
+            self.kv = [LayerKV(k, k if spec.shares_values else torch.full(shape, large, dtype=dtype)) for k in keys]
         self._free = list(range(num_blocks))
         random.Random(seed).shuffle(self._free)
 
@@ -97,3 +102,13 @@ class Stepper:
             seq_lens_host=seq_lens,
         )
         return batch, torch.tensor(tokens)
+
+
+def _int8_pages(shape: tuple[int, int, int, int]) -> LayerKV:
+    blocks = [torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2)]
+    pages = LayerKV.of_int8_blocks(*blocks, *shape[1:])
+    assert pages.scales is not None
+    for numbers, scales in ((pages.k, pages.scales.k), (pages.v, pages.scales.v)):
+        numbers.fill_(100)
+        scales.fill_(_LARGE / 100)
+    return pages

@@ -6,8 +6,9 @@ from types import ModuleType
 
 import torch
 from kernel_cases import AttentionCase, assert_near, make_attention, odd_strides, run_decode, run_prefill
+from torch import Tensor
 
-from headway.kernels.kv_cache import FP8, UNSCALED, KVScales
+from headway.kernels.kv_cache import FP8, INT8, UNSCALED, KVScales, PageScales, TokenScales, int8_blocks, split_int8_blocks
 from headway.kernels.reference import activation as reference_activation
 from headway.kernels.reference import lora as reference_lora
 from headway.kernels.reference import norm as reference_norm
@@ -79,6 +80,7 @@ def compare_rope(
     has_exact_norm: bool = False,
     fp8: KVScales | None = None,
     contiguous_pages: torch.dtype | None = None,
+    has_int8_pages: bool = False,
 ) -> None:
     """q, k and v are slices of one fused tensor; one token has slot -1; untouched slots keep their values."""
     num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, interleaved = shape
@@ -96,21 +98,40 @@ def compare_rope(
         norm = QKNorm(weights[0], weights[1], 1e-6)
     results = []
     for implementation in (module, reference_rope):
-        page = torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=contiguous_pages or dtype, device=device)
-        caches = [page.clone() if contiguous_pages else odd_strides(page if fp8 is None else page.to(FP8)) for _ in range(2)]
+        scales: PageScales = fp8 or UNSCALED
+        if has_int8_pages:
+            caches, scales = _int8_pages(3, 16, num_kv_heads, head_dim, device=device)
+        else:
+            page = torch.full((3, 16, num_kv_heads, head_dim), 7.0, dtype=contiguous_pages or dtype, device=device)
+            caches = [page.clone() if contiguous_pages else odd_strides(page if fp8 is None else page.to(FP8)) for _ in range(2)]
         before = qkv.clone()
-        options = {"interleaved": interleaved, "qk_norm": norm, "kv_scales": fp8 or UNSCALED}
+        options = {"interleaved": interleaved, "qk_norm": norm, "kv_scales": scales}
         out = implementation.rope_and_cache(q, k, v, cos_sin, positions, *caches, slots.to(device), **options)
         assert torch.equal(qkv, before)
-        results.append((out, *caches))
+        # A head's largest number is one of the queries' dtype, and may be rounded to the one beside it.
+        token_scales = [scales.k.to(dtype), scales.v.to(dtype)] if isinstance(scales, TokenScales) else []
+        results.append((out, *caches, *token_scales))
     for actual, expected in zip(*results, strict=True):
         if expected.dtype == FP8:
             # A number that lies between two of fp8 may be rounded to either.
             assert actual.dtype == FP8
             torch.testing.assert_close(actual.float(), expected.float(), atol=2**-9, rtol=0.13)
             assert (actual.float() != expected.float()).float().mean() < 0.02
+        elif expected.dtype == INT8:
+            assert actual.dtype == INT8
+            assert (actual.int() - expected.int()).abs().max() <= (1 if dtype == torch.float32 else 2) or not actual.numel()
+            assert (actual != expected).float().mean() < 0.05
         else:
             assert_near(actual, expected)
+
+
+def _int8_pages(*shape: int, device: str) -> tuple[list[Tensor], TokenScales]:
+    """Keys and values of sevens, and scales of 7."""
+    parts = [split_int8_blocks(torch.zeros(int8_blocks(*shape), dtype=INT8, device=device), *shape[1:]) for _ in range(2)]
+    for numbers, scales in parts:
+        numbers.fill_(7)
+        scales.fill_(7)
+    return [numbers for numbers, _ in parts], TokenScales(*(scales for _, scales in parts))
 
 
 def compare_decode(module: ModuleType, case: AttentionCase, device: str, *, strided: bool) -> None:
@@ -134,7 +155,7 @@ def compare_bounded_decode(module: ModuleType, case: AttentionCase, device: str)
         sliding_window=case.sliding_window,
         softcap=case.softcap,
         sinks=inputs.sinks,
-        kv_scales=case.fp8 or UNSCALED,
+        kv_scales=inputs.scales,
     )
     assert_near(out, run_decode(reference_decode, case, inputs))
 

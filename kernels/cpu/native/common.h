@@ -9,7 +9,7 @@
 namespace headway {
 
 // Which functions there are, with which arguments and layouts: as INTERFACE in library.py, and raised with it when one of them changes.
-constexpr int64_t kInterface = 2;
+constexpr int64_t kInterface = 3;
 
 // Calls f(0), f(1) ... f(COUNT - 1) with constants, which are also indices: GCC keeps arrays in registers only where no loop is left.
 #define HEADWAY_INLINE __attribute__((always_inline))
@@ -24,6 +24,7 @@ struct bf16 {
 };
 
 inline float load(float x) { return x; }
+inline float load(int8_t x) { return float(x); }
 inline float load(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
 
 template <class T> T store(float x);

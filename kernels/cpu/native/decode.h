@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "common.h"
+#include "pages.h"
 #include "vectors.h"
 
 namespace headway {
@@ -51,7 +52,7 @@ constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from m
 
 // One thread's memory, and the steps of a task. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
 template <class T, class P, int DIM> class Decode {
-  static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0;
+  static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0 && !kIsRounded<P>;
   static constexpr bool kIsSplit = kInPlace && std::is_same_v<P, bf16>;
   using Stored = std::conditional_t<kInPlace, P, float>;  // what keys and values are read as
 
@@ -74,12 +75,12 @@ template <class T, class P, int DIM> class Decode {
     scores.resize(num_heads * width);
     fetch_first(k_cache, task.heads);
     for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) score(block, h * group, find(k_cache + h * dim(), block));
+      for (int64_t h = 0; h < task.heads; h++) score(block, h * group, find(k_cache, h, block));
     fetch_first(v_cache, task.heads);
     for (int64_t g = 0; g < num_heads; g++) soften(&scores[g * width]);
     sums.assign(num_heads * stride(), 0.0f);
     for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) add_values(block, h * group, find(v_cache + h * dim(), block));
+      for (int64_t h = 0; h < task.heads; h++) add_values(block, h * group, find(v_cache, h, block));
     for (int64_t g = 0; g < num_heads; g++) store_out(out + g * dim(), &sums[g * stride()]);
   }
 
@@ -93,13 +94,17 @@ template <class T, class P, int DIM> class Decode {
 
   // Where the task's first head has its keys. Whole blocks and some more, for those that are fetched ahead: the last key is repeated.
   void place(int64_t start, int64_t kv_head, const int32_t* table) {
+    const Pages<P> pages{s.block_size, s.kv_heads, dim()};
     places.resize(width + kAhead * kWidth);
+    if constexpr (kIsRounded<P>) scale_places.resize(width);
     int64_t page = start / s.block_size, slot = start % s.block_size;
     for (int64_t j = 0; j < count; j++) {
-      places[j] = ((table[page] * s.block_size + slot) * s.kv_heads + kv_head) * dim();
+      places[j] = pages.at(table[page], slot, kv_head);
+      if constexpr (kIsRounded<P>) scale_places[j] = pages.scale_at(table[page], slot, kv_head);
       if (++slot == s.block_size) page++, slot = 0;
     }
     std::fill(places.begin() + count, places.end(), places[count - 1]);
+    if constexpr (kIsRounded<P>) std::fill(scale_places.begin() + count, scale_places.end(), scale_places[count - 1]);
   }
 
   void load_queries(const T* q, int64_t num_heads) {
@@ -137,21 +142,32 @@ template <class T, class P, int DIM> class Decode {
       for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), block);
   }
 
-  // The block's keys or values of a head. Those of a later block are fetched meanwhile.
-  Found find(const P* cache, int64_t block) {
-    fetch(cache, block + kAhead * kWidth);
+  // The block's keys or values of one of the task's heads. Those of a later block are fetched meanwhile.
+  Found find(const P* cache, int64_t head, int64_t block) {
+    const P* own = cache + head * dim();
+    fetch(own, block + kAhead * kWidth);
     Found found;
     for (int64_t j = 0; j < kWidth; j++) {
-      const P* from = cache + places[block + j];
+      const P* from = own + places[block + j];
       if constexpr (kInPlace) {
         found.at[j] = from;
       } else {
         float* to = &copies[j * stride()];
-        for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
+        if constexpr (kIsRounded<P>)
+          read_rounded(to, from, load_scale(cache, scale_places[block + j] + 4 * head));
+        else
+          for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
         found.at[j] = to;
       }
     }
     return found;
+  }
+
+  // Once for all query heads, each of which would do it again where it reads.
+  void read_rounded(float* to, const int8_t* from, float scale) const {
+    constexpr int64_t vectors = DIM / kWidth;
+    for (int64_t v = 0; v < vectors; v++) loose(to + v * kWidth) = numbers(from, int(v)) * scale;
+    for (int64_t d = vectors * kWidth; d < dim(); d++) to[d] = load(from[d]) * scale;
   }
 
   void score(int64_t block, int64_t first, const Found& keys) {
@@ -226,6 +242,7 @@ template <class T, class P, int DIM> class Decode {
   const int64_t group;               // query heads to a key-value head
   int64_t count = 0, width = 0;      // keys seen, and those padded to whole vectors
   std::vector<int64_t> places;       // [width + kAhead * kWidth]
+  std::vector<int64_t> scale_places;  // [width], of pages in int8
   std::vector<float> queries, sums;  // [query heads][stride], in the order of numbers()
   std::vector<float> scores;         // [query heads][width]
   std::vector<float> copies;         // [kWidth][stride], where keys are not read in place

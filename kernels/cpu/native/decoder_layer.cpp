@@ -17,7 +17,7 @@ struct LayerWeights {
   float eps;
 };
 
-// What all layers of a step share. Pages [num_blocks, block_size, kv_heads, dim] are each layer's own.
+// What all layers of a step share. Pages are each layer's own.
 struct LayerStep {
   const float* cos_sin;
   const int64_t *positions, *slots;
@@ -36,9 +36,7 @@ void write(const DecodeTask& task, const float* qkv, P* k_cache, P* v_cache, con
   if (slot < 0) return;
   const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
   const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
-  const int64_t place = (slot * s.kv_heads + task.kv_head) * s.dim;
-  for (int64_t h = 0; h < task.heads; h++) rotate(k_cache + place + h * s.dim, k + h * s.dim, cos, sin, half, s.dim, 1);
-  convert(v_cache + place, v, task.heads * s.dim);
+  write_heads(k_cache, v_cache, Pages<P>{s.block_size, s.kv_heads, s.dim}, slot, task.kv_head, task.heads, k, v, cos, sin, half, 1);
 }
 
 // Turns the queries of a row that share some heads in place and lets them attend.
@@ -111,4 +109,9 @@ extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache
 extern "C" void decoder_layer_f32_pages_bf16(float* hidden, float* residual, bf16* k_cache, bf16* v_cache, const LayerWeights* weights,
                                              const LayerStep* step, int64_t is_first) {
   decoder_layer<bf16>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
+}
+
+extern "C" void decoder_layer_f32_pages_int8(float* hidden, float* residual, int8_t* k_cache, int8_t* v_cache, const LayerWeights* weights,
+                                             const LayerStep* step, int64_t is_first) {
+  decoder_layer<int8_t>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
 }

@@ -32,13 +32,14 @@ template <class T> void silu_and_mul(T* out, const T* x, int64_t rows, int64_t s
 }
 
 struct RopeShape {
-  int64_t tokens, q_heads, kv_heads, dim, rotary_dim, q_stride, k_stride, v_stride, interleaved;
+  int64_t tokens, q_heads, kv_heads, dim, rotary_dim, q_stride, k_stride, v_stride, interleaved, block_size;
 };
 
 // P, here and below, is the type of the pages.
 template <class T, class P>
 void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* cos_sin, const int64_t* positions, P* k_cache, P* v_cache,
                     const int64_t* slots, const RopeShape& s) {
+  const Pages<P> pages{s.block_size, s.kv_heads, s.dim};
   int64_t half = s.rotary_dim / 2, step = s.interleaved ? 2 : 1;
 #pragma omp parallel for schedule(static) if (s.tokens * s.q_heads * s.dim > kParallelElements)
   for (int64_t t = 0; t < s.tokens; t++) {
@@ -47,9 +48,7 @@ void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* c
     for (int64_t h = 0; h < s.q_heads; h++)
       rotate(q_out + (t * s.q_heads + h) * s.dim, q + t * s.q_stride + h * s.dim, cos, sin, half, s.dim, step);
     if (slots[t] < 0) continue;
-    for (int64_t h = 0; h < s.kv_heads; h++)
-      rotate(k_cache + (slots[t] * s.kv_heads + h) * s.dim, k + t * s.k_stride + h * s.dim, cos, sin, half, s.dim, step);
-    convert(v_cache + slots[t] * s.kv_heads * s.dim, v + t * s.v_stride, s.kv_heads * s.dim);
+    write_heads(k_cache, v_cache, pages, slots[t], 0, s.kv_heads, k + t * s.k_stride, v + t * s.v_stride, cos, sin, half, step);
   }
 }
 
@@ -98,3 +97,5 @@ HEADWAY_KERNELS(bf16, bf16)
 HEADWAY_PAGE_KERNELS(float, float, f32)
 HEADWAY_PAGE_KERNELS(float, bf16, f32_pages_bf16)
 HEADWAY_PAGE_KERNELS(bf16, bf16, bf16)
+HEADWAY_PAGE_KERNELS(float, int8_t, f32_pages_int8)
+HEADWAY_PAGE_KERNELS(bf16, int8_t, bf16_pages_int8)

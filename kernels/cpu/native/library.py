@@ -20,8 +20,8 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 2
-_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+INTERFACE = 3
+_SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -29,7 +29,8 @@ class RopeShape(ctypes.Structure):
     """As in kernels.cpp; strides in elements."""
 
     _fields_ = [
-        (name, _INT) for name in ("tokens", "q_heads", "kv_heads", "dim", "rotary_dim", "q_stride", "k_stride", "v_stride", "interleaved")
+        (name, _INT)
+        for name in ("tokens", "q_heads", "kv_heads", "dim", "rotary_dim", "q_stride", "k_stride", "v_stride", "interleaved", "block_size")
     ]
 
 

@@ -12,7 +12,7 @@
 //
 // Key blocks start at multiples of kBlock whatever the tile, and hidden keys add exact zeros: a query's result has the same bits
 // in any chunk, tile and batch. With AVX512-BF16 products with pages in bf16 are of pairs (Pair), and queries and probabilities are
-// rounded to bf16.
+// rounded to bf16; so it is with pages in int8, whose numbers are multiplied by their scales when a block is loaded.
 
 #include <omp.h>
 
@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "common.h"
+#include "pages.h"
 #include "vectors.h"
 
 namespace {
@@ -29,6 +30,7 @@ namespace {
 using namespace headway;
 
 constexpr int kBlock = 64;               // keys
+constexpr int64_t kMaxScaled = 128;      // numbers of a head that are scaled at a time
 constexpr int kMaxPanels = 64 / kWidth;  // up to 192 lanes a tile
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -108,19 +110,41 @@ template <class T, class P, int DIM> class Attention {
     if (DIM == 0 && dim() % kNumbers) to[depth() - 1] = word<Word>(from[dim() - 1], From{});
   }
 
+  void pack_scaled(Word* to, const int8_t* from, float scale) const {
+    float row[kMaxScaled + 1];
+    for (int64_t start = 0; start < dim(); start += kMaxScaled) {
+      const int64_t count = std::min(dim() - start, kMaxScaled);
+      for (int64_t d = 0; d < count; d++) row[d] = load(from[start + d]) * scale;
+      if (count % 2) row[count] = 0;  // of an odd number the last one has no second
+      for (int64_t d = 0; d < (count + kStep<Word> - 1) / kStep<Word>; d++)
+        to[start / kStep<Word> + d] = word<Word>(row[d * kStep<Word>], row[d * kStep<Word> + kStep<Word> - 1]);
+    }
+  }
+
   // Copies count keys and values; the rest of the block becomes zeros, for what lies in the pages there may be anything.
   void load_block(int64_t block, int64_t count, int64_t kv_head, const P* k_cache, const P* v_cache, const int32_t* table) {
     int64_t page = block / s.block_size, slot = block % s.block_size;
-    int64_t place[kBlock];
+    int64_t place[kBlock], scale_place[kIsRounded<P> ? kBlock : 1];
     for (int64_t j = 0; j < count; j++) {
       place[j] = table[page] * s.block_stride + slot * s.slot_stride + kv_head * s.head_stride;
+      if constexpr (kIsRounded<P>) scale_place[j] = Pages<P>{s.block_size, s.kv_heads, s.dim}.scale_at(table[page], slot, kv_head);
       if (++slot == s.block_size) page++, slot = 0;
     }
-    for (int64_t j = 0; j < count; j++) pack(keys + j * depth(), k_cache + place[j]);
+    for (int64_t j = 0; j < count; j++) {
+      if constexpr (kIsRounded<P>)
+        pack_scaled(keys + j * depth(), k_cache + place[j], load_scale(k_cache, scale_place[j]));
+      else
+        pack(keys + j * depth(), k_cache + place[j]);
+    }
     for (int64_t j = 0; j < count; j += kStep<Word>) {
-      const P *from = v_cache + place[j], *next = v_cache + place[std::min(j + 1, count - 1)];
+      const int64_t second = std::min(j + 1, count - 1);
+      const P *from = v_cache + place[j], *next = v_cache + place[second];
       Word* to = values + j / kStep<Word> * height();
-      if (j + 1 < count)
+      if constexpr (kIsRounded<P>) {
+        // Of a key without a second one the other number is 0.
+        const float scale = load_scale(v_cache, scale_place[j]), other = j + 1 < count ? load_scale(v_cache, scale_place[second]) : 0.0f;
+        for (int64_t d = 0; d < dim(); d++) to[d] = word<Word>(load(from[d]) * scale, load(next[d]) * other);
+      } else if (j + 1 < count)
         for (int64_t d = 0; d < dim(); d++) to[d] = word<Word>(from[d], next[d]);
       else
         for (int64_t d = 0; d < dim(); d++) to[d] = word<Word>(from[d], P{});
@@ -318,4 +342,16 @@ extern "C" void prefill_attention_f32_pages_bf16(float* out, const float* q, con
 extern "C" void prefill_attention_bf16(bf16* out, const bf16* q, const bf16* k_cache, const bf16* v_cache, const int32_t* tables,
                                        const int32_t* lengths, const int32_t* starts, const PrefillShape* shape) {
   prefill_attention<bf16, bf16>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
+}
+
+extern "C" void prefill_attention_f32_pages_int8(float* out, const float* q, const int8_t* k_cache, const int8_t* v_cache,
+                                                 const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                                                 const PrefillShape* shape) {
+  prefill_attention<float, int8_t>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
+}
+
+extern "C" void prefill_attention_bf16_pages_int8(bf16* out, const bf16* q, const int8_t* k_cache, const int8_t* v_cache,
+                                                  const int32_t* tables, const int32_t* lengths, const int32_t* starts,
+                                                  const PrefillShape* shape) {
+  prefill_attention<bf16, int8_t>(out, q, k_cache, v_cache, tables, lengths, starts, *shape);
 }

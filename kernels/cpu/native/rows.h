@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "common.h"
+#include "pages.h"
 
 namespace headway {
 
@@ -56,6 +58,22 @@ inline void rotate(To* to, const From* from, const float* cos, const float* sin,
     to[i * step + second] = store<To>(b * cos[i] + a * sin[i]);
   }
   convert(to + 2 * half, from + 2 * half, dim - 2 * half);
+}
+
+// Writes some heads' keys, turned, and values, as they lie next to each other, to a slot. ``slot`` counts those of all blocks.
+template <class T, class P>
+inline void write_heads(P* k_cache, P* v_cache, const Pages<P>& pages, int64_t slot, int64_t head, int64_t heads, const T* k, const T* v,
+                        const float* cos, const float* sin, int64_t half, int64_t step) {
+  const int64_t dim = pages.dim, place = pages.at(slot / pages.block_size, slot % pages.block_size, head);
+  if constexpr (kIsRounded<P>) {
+    std::vector<T> turned(heads * dim);
+    for (int64_t h = 0; h < heads; h++) rotate(turned.data() + h * dim, k + h * dim, cos, sin, half, dim, step);
+    write_rounded(k_cache, pages, slot, head, turned.data(), heads);
+    write_rounded(v_cache, pages, slot, head, v, heads);
+  } else {
+    for (int64_t h = 0; h < heads; h++) rotate(k_cache + place + h * dim, k + h * dim, cos, sin, half, dim, step);
+    convert(v_cache + place, v, heads * dim);
+  }
 }
 
 }  // namespace headway

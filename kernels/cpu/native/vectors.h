@@ -1,5 +1,5 @@
 // Vectors as wide as the instruction set's, and the register-blocked product of attention. GCC's vector extensions, which clang has
-// too; the one instruction that they cannot express is AVX512-BF16's product of pairs.
+// too; what they cannot express is AVX512-BF16's product of pairs, and bytes that become numbers.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <utility>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -38,6 +38,7 @@ constexpr float kLog2e = 1.44269504088896341f;
 typedef float Vec __attribute__((vector_size(kWidth * 4), may_alias));
 typedef float LooseVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), may_alias));
+typedef int8_t LooseByteVec __attribute__((vector_size(kWidth), aligned(1), may_alias));
 typedef int32_t LooseIntVec __attribute__((vector_size(kWidth * 4), aligned(2), may_alias));
 
 // Two bf16 that are multiplied and added in one step, the first in the lower half.
@@ -48,7 +49,7 @@ struct Pair {
 template <class Word> constexpr int kStep = std::is_same_v<Word, Pair> ? 2 : 1;  // numbers in a Word
 
 #ifdef __AVX512BF16__
-template <class T> using WordOf = std::conditional_t<std::is_same_v<T, bf16>, Pair, float>;
+template <class T> using WordOf = std::conditional_t<std::is_same_v<T, float>, float, Pair>;
 #else
 template <class T> using WordOf = float;
 #endif
@@ -70,6 +71,17 @@ inline Vec numbers(const float* p, int vector) { return loose(p + vector * kWidt
 inline Vec numbers(const bf16* p, int vector) {
   const IntVec pairs = *reinterpret_cast<const LooseIntVec*>(p + vector / 2 * 2 * kWidth);
   return (Vec)(vector % 2 == 0 ? pairs << 16 : pairs & int32_t(0xffff0000));
+}
+// Without their scale. GCC 12 converts bytes one by one.
+inline Vec numbers(const int8_t* p, int vector) {
+  p += vector * kWidth;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const LooseByteVec*>(p), IntVec), Vec);
+#endif
 }
 inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
 inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }

@@ -106,7 +106,7 @@ def test_the_text_names_options_with_their_source_the_fit_and_every_fault(capsys
     assert text.endswith("\n2 errors, 0 warnings\n")
 
 
-@pytest.mark.parametrize(("asked", "dtype"), [("auto", "bfloat16"), ("float32", "float32"), ("fp8", "float8_e4m3fn")])
+@pytest.mark.parametrize(("asked", "dtype"), [("auto", "bfloat16"), ("float32", "float32"), ("fp8", "float8_e4m3fn"), ("int8", "int8")])
 def test_what_keys_and_values_are_kept_in(capsys: pytest.CaptureFixture[str], asked: str, dtype: str) -> None:
     """It need not be what activations are in: beside the weights of a quantised GGUF it is not."""
     argv = ("--instance", "ml.m6i.xlarge", "--", str(demo_gguf()), "--kv-cache-dtype", asked)

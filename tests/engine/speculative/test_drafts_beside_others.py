@@ -87,8 +87,9 @@ def test_adapters(files: ModelFiles, tmp_path: Path) -> None:
     assert_drafts_were_used(drafted)
 
 
-def test_fp8_pages(files: ModelFiles) -> None:
-    plain, drafted = pair(files, cache={"kv_cache_dtype": "fp8"})
+@pytest.mark.parametrize("pages", ["fp8", "int8"])
+def test_rounded_pages(files: ModelFiles, pages: str) -> None:
+    plain, drafted = pair(files, cache={"kv_cache_dtype": pages})
     assert_same(finish(drafted, asks()), finish(plain, asks()))
     assert_drafts_were_used(drafted)
 

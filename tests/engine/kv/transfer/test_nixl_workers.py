@@ -13,6 +13,7 @@ import pytest
 import torch
 from polling import wait_until
 
+from headway.kernels.kv_cache import INT8, int8_blocks
 from headway.server.bench.server_process import free_port
 from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent
@@ -78,8 +79,12 @@ def make_rank() -> Iterator[MakeRank]:
             layout: BlockLayout = LAYOUT, secret: bytes = b"", keep_s: float = 30, *, keeps: bool = True, shares_values: bool = False
         ) -> Rank:
             shape = (16, layout.page_size, layout.num_kv_heads, layout.head_dim)
-            keys = [torch.randn(shape) for _ in range(layout.num_layers)]
-            kv = [LayerKV(k, k if shares_values else torch.randn(shape)) for k in keys]
+            if layout.dtype == "int8":
+                blocks = [[torch.randint(-128, 128, int8_blocks(*shape)).to(INT8) for _ in range(2)] for _ in range(layout.num_layers)]
+                kv = [LayerKV.of_int8_blocks(k, v, *shape[1:]) for k, v in blocks]
+            else:
+                keys = [torch.randn(shape) for _ in range(layout.num_layers)]
+                kv = [LayerKV(k, k if shares_values else torch.randn(shape)) for k in keys]
             pages, port = Pages(kv), free_port()
             own = Own(pages, Agent(f"test-{secrets.token_hex(8)}", ["UCX"], pages), layout, secret)
             worker = NixlWorker(own, Listening("127.0.0.1", port, keep_s) if keeps else None, compares=True)
@@ -104,6 +109,20 @@ def test_blocks_arrive_as_they_are(make_rank: MakeRank) -> None:
         untouched = [block for block in range(16) if block not in (7, 1, 2)]
         assert torch.equal(mine.k[untouched], old[untouched])
     assert keeper.next_report() == Sent("token")
+
+
+def test_pages_in_int8_bring_their_scales(make_rank: MakeRank) -> None:
+    layout = msgspec.structs.replace(LAYOUT, dtype="int8")
+    keeper, reader = make_rank(layout), make_rank(layout, keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2, 3])])
+    done = reader.fetch(keeper, [7, 1])
+    assert done.error is None
+    assert done.num_bytes == 2 * 2 * 3 * 4 * 2 * (8 + 4)  # blocks, keys and values, layers; tokens, heads, a byte a number and the scale
+    for mine, theirs in zip(reader.kv, keeper.kv, strict=True):
+        assert mine.scales is not None
+        assert theirs.scales is not None
+        for own, source in ((mine.k, theirs.k), (mine.v, theirs.v), (mine.scales.k, theirs.scales.k), (mine.scales.v, theirs.scales.v)):
+            assert own[[7, 1]].contiguous().view(torch.uint8).equal(source[[2, 3]].contiguous().view(torch.uint8))
 
 
 def test_pages_that_are_keys_and_values_at_once(make_rank: MakeRank) -> None:
