@@ -11,15 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
-from headway.kernels.cpu.native.library import DecodeShape, LayerStep, LayerWeights, function
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+from headway.kernels.cpu.native.library import DecodeShape, LayerAdapters, LayerStep, LayerWeights, LoraRows, function
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.plans import LoraPlan
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     described: LayerStep  # points into ``tokens``
     tokens: LayerTokens
+    lora_rows: LoraRows | None  # points into ``lora``
+    lora: LoraPlan | None
 
 
 def fuse_layer(parts: LayerParts) -> LayerWeights | None:
@@ -38,7 +42,13 @@ def fuse_layer(parts: LayerParts) -> LayerWeights | None:
     )
 
 
-def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int) -> LayerPlan:
+def fuse_slots(slots: LayerSlots) -> LayerAdapters | None:
+    """See headway.kernels.decoder_layer.fuse_slots."""
+    data = [it.data for it in (slots.qkv, slots.o, slots.gate_up, slots.down)]
+    return LayerAdapters(*(it.described for it in data)) if all(isinstance(it, Slots) for it in data) else None
+
+
+def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora: LoraPlan | None) -> LayerPlan:
     """See headway.kernels.decoder_layer.prepare_layers."""
     shape = DecodeShape(
         rows=len(tokens.positions),
@@ -53,17 +63,26 @@ def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int) -> L
         softcap=0.0,
     )
     tensors = (tokens.cos_sin, tokens.positions, tokens.slot_mapping, tokens.block_tables, tokens.seq_lens)
-    return LayerPlan(LayerStep(*(tensor.data_ptr() for tensor in tensors), tokens.cos_sin.shape[1], shape), tokens)
+    described = LayerStep(*(tensor.data_ptr() for tensor in tensors), tokens.cos_sin.shape[1], shape)
+    return LayerPlan(described, tokens, None if lora is None else lora_rows(lora), lora)
 
 
 def decoder_layer(
-    hidden: Tensor, residual: Tensor | None, parts: LayerParts, data: LayerWeights, k_cache: Tensor, v_cache: Tensor, plan: LayerPlan
+    hidden: Tensor,
+    residual: Tensor | None,
+    parts: LayerParts,
+    data: LayerWeights,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: LayerPlan,
+    adapters: LayerAdapters | None,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layer."""
     del parts  # ``data`` points into them
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
+    assert plan.lora_rows is None or adapters is not None, "a step has adapters only where layers have room for them"
     kernel = function("decoder_layer", torch.float32, k_cache.dtype)
     assert kernel is not None, "layers are fused for it"
     kernel(
@@ -73,6 +92,8 @@ def decoder_layer(
         v_cache.data_ptr(),
         ctypes.byref(data),
         ctypes.byref(plan.described),
+        None if plan.lora_rows is None else ctypes.byref(adapters),
+        None if plan.lora_rows is None else ctypes.byref(plan.lora_rows),
         is_first,
     )
     return hidden, residual

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.grouped_lora import GroupedSlots, add_grouped_lora
 from headway.kernels.grouped_matmul import grouped_linear
+from headway.kernels.plans import LoraPlan
 from headway.kernels.reference.activation import silu_and_mul
 from headway.kernels.reference.norm import fused_add_rms_norm
 from headway.kernels.reference.paged_attention import paged_attention
@@ -19,12 +21,19 @@ def fuse_layer(parts: LayerParts) -> None:
 
 
 def decoder_layer(
-    hidden: Tensor, residual: Tensor | None, parts: LayerParts, k_cache: Tensor, v_cache: Tensor, tokens: LayerTokens
+    hidden: Tensor,
+    residual: Tensor | None,
+    parts: LayerParts,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    tokens: LayerTokens,
+    adapters: tuple[LayerSlots, LoraPlan] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan."""
+    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, and adapters with theirs."""
+    slots, lora = (None, None) if adapters is None else adapters
     residual = torch.zeros_like(hidden) if residual is None else residual
     normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
-    heads = _apply(normed, parts.qkv).view(len(hidden), -1, parts.head_dim)
+    heads = _apply(normed, parts.qkv, slots and slots.qkv, lora).view(len(hidden), -1, parts.head_dim)
     q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
     q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping)
     attended = paged_attention(
@@ -37,9 +46,12 @@ def decoder_layer(
         max_seq_len=int(tokens.seq_lens.max()),
         sliding_window=parts.sliding_window,
     )
-    normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o), residual, parts.post_attention_norm, parts.eps)
-    return _apply(silu_and_mul(_apply(normed, parts.gate_up)), parts.down), residual
+    normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o, slots and slots.o, lora), residual, parts.post_attention_norm, parts.eps)
+    return _apply(silu_and_mul(_apply(normed, parts.gate_up, slots and slots.gate_up, lora)), parts.down, slots and slots.down, lora), residual
 
 
-def _apply(x: Tensor, linear: GroupedLinearParts) -> Tensor:
-    return grouped_linear(x, linear.weight, linear.bias)
+def _apply(x: Tensor, linear: GroupedLinearParts, slots: GroupedSlots | None, lora: LoraPlan | None) -> Tensor:
+    out = grouped_linear(x, linear.weight, linear.bias)
+    if slots is not None and lora is not None:
+        add_grouped_lora(out, x, slots, lora)
+    return out
