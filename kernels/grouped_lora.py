@@ -63,9 +63,9 @@ class GroupedSlots:
 
 
 def round_update(a: Tensor, b: Tensor) -> RoundedUpdate:
-    """Rounds ``b @ a``, a [R, K] and b [N, R] of any float dtype; an entry is off by at most 1/254 of the largest that it has its scale with.
+    """Rounds ``b @ a``, a [R, K] and b [N, R] of any float dtype: by at most 1/254 of the largest entry that shares the scale.
 
-    Rows of A are brought to a largest value of 1 before, their size to B's columns: groups have scales in fp16, which has no small ones.
+    Rows of A are first brought to a largest entry of 1, and their size to B's columns: groups have scales in fp16, which has no small ones.
     """
     size = a.float().abs().amax(dim=1) if a.shape[1] else torch.zeros(len(a))
     size = torch.where(size > 0, size, 1.0)
@@ -78,9 +78,7 @@ def round_update(a: Tensor, b: Tensor) -> RoundedUpdate:
     return RoundedUpdate(rounded, values.view(num_rows, -1)[:, :rank].contiguous(), scale)
 
 
-def grouped_slots(
-    num_slots: int, max_rank: int, in_features: int, spans: Sequence[tuple[int, int]], device: torch.device
-) -> GroupedSlots:
+def grouped_slots(num_slots: int, max_rank: int, in_features: int, spans: Sequence[tuple[int, int]], device: torch.device) -> GroupedSlots:
     """Room that is taken at once and not initialised; all slots are clear."""
     module = implementation("grouped_lora", device.type)
     return GroupedSlots(in_features, tuple(spans), module.make_slots(num_slots, max_rank, in_features, tuple(spans)), module)

@@ -31,9 +31,16 @@ def decoder_layer(
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, and adapters with theirs."""
     slots, lora = (None, None) if adapters is None else adapters
+
+    def apply(x: Tensor, linear: GroupedLinearParts, own: GroupedSlots | None) -> Tensor:
+        out = grouped_linear(x, linear.weight, linear.bias)
+        if own is not None and lora is not None:
+            add_grouped_lora(out, x, own, lora)
+        return out
+
     residual = torch.zeros_like(hidden) if residual is None else residual
     normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
-    heads = _apply(normed, parts.qkv, slots and slots.qkv, lora).view(len(hidden), -1, parts.head_dim)
+    heads = apply(normed, parts.qkv, slots and slots.qkv).view(len(hidden), -1, parts.head_dim)
     q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
     q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping)
     attended = paged_attention(
@@ -46,12 +53,7 @@ def decoder_layer(
         max_seq_len=int(tokens.seq_lens.max()),
         sliding_window=parts.sliding_window,
     )
-    normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o, slots and slots.o, lora), residual, parts.post_attention_norm, parts.eps)
-    return _apply(silu_and_mul(_apply(normed, parts.gate_up, slots and slots.gate_up, lora)), parts.down, slots and slots.down, lora), residual
-
-
-def _apply(x: Tensor, linear: GroupedLinearParts, slots: GroupedSlots | None, lora: LoraPlan | None) -> Tensor:
-    out = grouped_linear(x, linear.weight, linear.bias)
-    if slots is not None and lora is not None:
-        add_grouped_lora(out, x, slots, lora)
-    return out
+    hidden = apply(attended.flatten(1), parts.o, slots and slots.o)
+    normed, residual = fused_add_rms_norm(hidden, residual, parts.post_attention_norm, parts.eps)
+    gated = silu_and_mul(apply(normed, parts.gate_up, slots and slots.gate_up))
+    return apply(gated, parts.down, slots and slots.down), residual

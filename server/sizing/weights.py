@@ -184,7 +184,7 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
 
 
 def _grouped_update_bytes(rows: int, columns: int, rank: int) -> int:
-    """As kernels/cpu/grouped_lora.py lays one out: A as a weight of 8 bits, B with a scale of 16 bits for 16 ranks, in whole lines of 64."""
+    """As kernels/cpu/grouped_lora.py has it: A as a weight of 8 bits, B with a scale of 16 bits for 16 ranks, in whole lines of 64."""
     rank_tiles, row_tiles = -(-rank // 16), -(-rows // 16)
     return rank_tiles * -(-columns // 32) * 576 + -(-row_tiles * rank_tiles * 32 // 64) * 64 + row_tiles * -(-rank // 4) * 64
 
