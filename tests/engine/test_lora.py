@@ -367,7 +367,7 @@ def test_adapters_in_8_bits_do_what_they_do_in_fp32(tmp_path: Path) -> None:
     """The demo model's weights are in groups: adapters are rounded, a layer of a decode step is one call. In float32 neither is so."""
     files, prompt = demo_files(), list(range(100, 130))
     config = read_config(files)
-    paths = [make_adapter(tmp_path / "a", config, rank=16, spread=0.05), make_adapter(tmp_path / "b", config, seed=1, rank=5, spread=0.05)]
+    paths = [make_adapter(tmp_path / "a", config, rank=16), make_adapter(tmp_path / "b", config, seed=1, rank=5)]
     rounded = two_adapters(files, paths, model={"max_model_len": 256, "dtype": "auto"})
     outputs = run(rounded, [ask(f"r{i}", prompt, i) for i in (1, None, 2)])
     exact = two_adapters(files, paths)
