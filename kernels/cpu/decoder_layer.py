@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,10 @@ def decoder_layer(
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
-    assert plan.lora_rows is None or adapters is not None, "a step has adapters only where layers have room for them"
+    lora: tuple[Any, Any] = (None, None)
+    if plan.lora_rows is not None:
+        assert adapters is not None, "a step has adapters only where layers have room for them"
+        lora = ctypes.byref(adapters), ctypes.byref(plan.lora_rows)
     kernel = function("decoder_layer", torch.float32, k_cache.dtype)
     assert kernel is not None, "layers are fused for it"
     kernel(
@@ -92,8 +96,7 @@ def decoder_layer(
         v_cache.data_ptr(),
         ctypes.byref(data),
         ctypes.byref(plan.described),
-        None if plan.lora_rows is None else ctypes.byref(adapters),
-        None if plan.lora_rows is None else ctypes.byref(plan.lora_rows),
+        *lora,
         is_first,
     )
     return hidden, residual

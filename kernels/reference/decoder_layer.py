@@ -30,7 +30,12 @@ def decoder_layer(
     adapters: tuple[LayerSlots, LoraPlan] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, and adapters with theirs."""
-    slots, lora = (None, None) if adapters is None else adapters
+    lora = None
+    own_slots: list[GroupedSlots | None] = [None] * 4
+    if adapters is not None:
+        slots, lora = adapters
+        own_slots = [slots.qkv, slots.o, slots.gate_up, slots.down]
+    of_qkv, of_o, of_gate_up, of_down = own_slots
 
     def apply(x: Tensor, linear: GroupedLinearParts, own: GroupedSlots | None) -> Tensor:
         out = grouped_linear(x, linear.weight, linear.bias)
@@ -40,7 +45,7 @@ def decoder_layer(
 
     residual = torch.zeros_like(hidden) if residual is None else residual
     normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
-    heads = apply(normed, parts.qkv, slots and slots.qkv).view(len(hidden), -1, parts.head_dim)
+    heads = apply(normed, parts.qkv, of_qkv).view(len(hidden), -1, parts.head_dim)
     q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
     q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping)
     attended = paged_attention(
@@ -53,7 +58,7 @@ def decoder_layer(
         max_seq_len=int(tokens.seq_lens.max()),
         sliding_window=parts.sliding_window,
     )
-    hidden = apply(attended.flatten(1), parts.o, slots and slots.o)
+    hidden = apply(attended.flatten(1), parts.o, of_o)
     normed, residual = fused_add_rms_norm(hidden, residual, parts.post_attention_norm, parts.eps)
-    gated = silu_and_mul(apply(normed, parts.gate_up, slots and slots.gate_up))
-    return apply(gated, parts.down, slots and slots.down), residual
+    gated = silu_and_mul(apply(normed, parts.gate_up, of_gate_up))
+    return apply(gated, parts.down, of_down), residual

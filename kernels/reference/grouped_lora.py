@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.grouped_lora import RANKS, RoundedUpdate
-from headway.kernels.plans import LoraGroup, LoraPlan
+from headway.kernels.plans import LoraPlan
 from headway.kernels.reference.grouped_matmul import rounded
 
 
@@ -44,18 +44,18 @@ def make_slots(num_slots: int, max_rank: int, in_features: int, spans: tuple[tup
 def add_grouped_lora(out: Tensor, x: Tensor, slots: Slots, plan: LoraPlan) -> None:
     """See headway.kernels.grouped_lora.add_grouped_lora."""
     x = rounded(x)
-    for group in _groups(plan, len(x)):
+    for slot, tokens in _groups(plan, len(x)):
         for (first, length), room, ranks in zip(slots.spans, slots.rooms, slots.ranks, strict=True):
-            a, b = room[group.slot, : ranks[group.slot]].split([slots.in_features, length], dim=1)
+            a, b = torch.split(room[slot, : ranks[slot]], [slots.in_features, length], dim=1)
             if len(a):
-                small = rounded(x[group.tokens] @ a.t(), RANKS)
-                out[:, first : first + length].index_add_(0, group.tokens, small @ b)
+                small = rounded(x[tokens] @ a.t(), RANKS)
+                out[:, first : first + length].index_add_(0, tokens, small @ b)
 
 
-def _groups(plan: LoraPlan, num_tokens: int) -> Iterator[LoraGroup]:
-    """Of either kind of plan, with their tokens."""
+def _groups(plan: LoraPlan, num_tokens: int) -> Iterator[tuple[int, Tensor]]:
+    """Slots and their tokens, of either kind of plan."""
     for group in plan.groups:
-        yield LoraGroup(group.slot, torch.arange(num_tokens) if group.tokens is None else group.tokens)
+        yield group.slot, torch.arange(num_tokens) if group.tokens is None else group.tokens
     if plan.tiles is not None:
         for slot, first, end in plan.tiles.tiles.tolist():
-            yield LoraGroup(slot, plan.tiles.tokens[first:end].long())
+            yield slot, plan.tiles.tokens[first:end].long()
