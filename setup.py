@@ -29,8 +29,8 @@ setup(
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
         Extension(
             f"{PACKAGE}._{name}",
-            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "kernels", "lora", "prefill", "quantize")],
-            depends=[f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "pages", "rows", "vectors", "wide")],
+            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")],
+            depends=[f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
             optional=True,

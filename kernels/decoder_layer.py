@@ -10,7 +10,9 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_shape
+from headway.kernels.grouped_lora import GroupedSlots
 from headway.kernels.grouped_matmul import PackedGrouped
+from headway.kernels.plans import LoraPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,22 @@ class LayerTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSlots:
+    """The adapters of a layer's linears."""
+
+    qkv: GroupedSlots
+    o: GroupedSlots
+    gate_up: GroupedSlots
+    down: GroupedSlots
+
+
+@dataclass(frozen=True, slots=True)
+class FusedSlots:
+    slots: LayerSlots
+    data: Any  # owned by the implementation
+
+
+@dataclass(frozen=True, slots=True)
 class FusedLayer:
     parts: LayerParts
     data: Any  # owned by the implementation
@@ -61,23 +79,37 @@ def fuse_layer(parts: LayerParts) -> FusedLayer | None:
     return None if data is None else FusedLayer(parts, data, module)
 
 
-def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int) -> Any:
-    """The ``plan`` of a step for all layers that are shaped as ``layer`` and have its sliding window."""
+def fuse_slots(layer: FusedLayer, slots: LayerSlots) -> FusedSlots | None:
+    """Adapters as ``decoder_layer`` takes them; None where it can't, and the layer's operations are to be called one by one."""
+    data = layer.implementation.fuse_slots(slots)
+    return None if data is None else FusedSlots(slots, data)
+
+
+def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int, lora: LoraPlan | None = None) -> Any:
+    """The ``plan`` of a step for all layers that are shaped as ``layer`` and have its sliding window. ``lora``: the step's adapters."""
     num_rows = len(tokens.positions)
     check_shape("block_tables", tokens.block_tables, num_rows, -1)
     check_shape("seq_lens", tokens.seq_lens, num_rows)
-    return layer.implementation.prepare_layers(layer.parts, tokens, block_size)
+    return layer.implementation.prepare_layers(layer.parts, tokens, block_size, lora)
 
 
 def decoder_layer(
-    hidden: Tensor, residual: Tensor | None, layer: FusedLayer, k_cache: Tensor, v_cache: Tensor, plan: Any
+    hidden: Tensor,
+    residual: Tensor | None,
+    layer: FusedLayer,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: Any,
+    adapters: FusedSlots | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(branch output, residual), whose sum is the layer's value, from those of the layer before; both may be overwritten.
 
     They are [B, H] fp32, contiguous; ``residual`` is None before the first layer. Pages are contiguous, in fp32 or bf16, or those of
     kv_cache.split_int8_blocks. The result is that of fused_add_rms_norm,
     grouped_linear, rope_and_cache (which writes the pages), paged_attention, grouped_linear, fused_add_rms_norm, grouped_linear,
-    silu_and_mul and grouped_linear one after another. Nothing is checked here: with one row, the checks took a fiftieth of the time.
+    silu_and_mul and grouped_linear one after another, with add_grouped_lora behind each grouped_linear where the plan has adapters, which
+    ``adapters`` then are there for. Nothing is checked here: with one row, the checks took a fiftieth of the time.
     """
-    out: tuple[Tensor, Tensor] = layer.implementation.decoder_layer(hidden, residual, layer.parts, layer.data, k_cache, v_cache, plan)
+    own = None if adapters is None else adapters.data
+    out: tuple[Tensor, Tensor] = layer.implementation.decoder_layer(hidden, residual, layer.parts, layer.data, k_cache, v_cache, plan, own)
     return out

@@ -16,7 +16,7 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
     """``out[t] += B[s, :, :r] (A[s, :r] x[t])`` in place, where s is token t's slot and r = ranks[s]; others stay as they are.
 
     x [T, K]; out [T, N], which may be some columns of a wider tensor; a [S, R, K] and b [S, N, R] as ``lora_slots`` makes them; all of
-    one dtype (fp32, fp16, bf16), but that adapters may be bf16 beside fp32. Sums are in fp32 within a product. The adapter's scale is
+    one dtype (fp32, fp16, bf16). Sums are in fp32 within a product. The adapter's scale is
     part of B. Rows of A and columns of B from ``ranks[s]`` on are not read; rank 0: the slot changes nothing here. ``plan`` comes from
     ``prepare_lora`` for this step.
     """
@@ -25,10 +25,8 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
     check_shape("b", b, len(ranks), out.shape[1], a.shape[1])
     check_shape("out", out, x.shape[0], -1)
     check_inner_stride("out", out)
-    if out.dtype != x.dtype or a.dtype != b.dtype or (a.dtype != x.dtype and (x.dtype, a.dtype) != (torch.float32, torch.bfloat16)):
-        raise ValueError(
-            f"out is {out.dtype}, x {x.dtype}, a {a.dtype}, b {b.dtype}; all must be the same, or the adapters bf16 beside fp32"
-        )
+    if not out.dtype == x.dtype == a.dtype == b.dtype:
+        raise ValueError(f"out is {out.dtype}, x {x.dtype}, a {a.dtype}, b {b.dtype}; all must be the same")
     implementation("lora", x.device.type).add_lora(out, x, a, b, ranks, plan)
 
 

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
-from headway.kernels.cpu.native.library import DecodeShape, LayerStep, LayerWeights, function
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+from headway.kernels.cpu.native.library import DecodeShape, LayerAdapters, LayerStep, LayerWeights, LoraRows, function
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.plans import LoraPlan
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
     described: LayerStep  # points into ``tokens``
     tokens: LayerTokens
+    lora_rows: LoraRows | None  # points into ``lora``
+    lora: LoraPlan | None
 
 
 def fuse_layer(parts: LayerParts) -> LayerWeights | None:
@@ -38,7 +43,13 @@ def fuse_layer(parts: LayerParts) -> LayerWeights | None:
     )
 
 
-def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int) -> LayerPlan:
+def fuse_slots(slots: LayerSlots) -> LayerAdapters | None:
+    """See headway.kernels.decoder_layer.fuse_slots."""
+    data = [it.data for it in (slots.qkv, slots.o, slots.gate_up, slots.down)]
+    return LayerAdapters(*(it.described for it in data)) if all(isinstance(it, Slots) for it in data) else None
+
+
+def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora: LoraPlan | None) -> LayerPlan:
     """See headway.kernels.decoder_layer.prepare_layers."""
     shape = DecodeShape(
         rows=len(tokens.positions),
@@ -53,17 +64,29 @@ def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int) -> L
         softcap=0.0,
     )
     tensors = (tokens.cos_sin, tokens.positions, tokens.slot_mapping, tokens.block_tables, tokens.seq_lens)
-    return LayerPlan(LayerStep(*(tensor.data_ptr() for tensor in tensors), tokens.cos_sin.shape[1], shape), tokens)
+    described = LayerStep(*(tensor.data_ptr() for tensor in tensors), tokens.cos_sin.shape[1], shape)
+    return LayerPlan(described, tokens, None if lora is None else lora_rows(lora), lora)
 
 
 def decoder_layer(
-    hidden: Tensor, residual: Tensor | None, parts: LayerParts, data: LayerWeights, k_cache: Tensor, v_cache: Tensor, plan: LayerPlan
+    hidden: Tensor,
+    residual: Tensor | None,
+    parts: LayerParts,
+    data: LayerWeights,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    plan: LayerPlan,
+    adapters: LayerAdapters | None,
 ) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layer."""
     del parts  # ``data`` points into them
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
+    lora: tuple[Any, Any] = (None, None)
+    if plan.lora_rows is not None:
+        assert adapters is not None, "a step has adapters only where layers have room for them"
+        lora = ctypes.byref(adapters), ctypes.byref(plan.lora_rows)
     kernel = function("decoder_layer", torch.float32, k_cache.dtype)
     assert kernel is not None, "layers are fused for it"
     kernel(
@@ -73,6 +96,7 @@ def decoder_layer(
         v_cache.data_ptr(),
         ctypes.byref(data),
         ctypes.byref(plan.described),
+        *lora,
         is_first,
     )
     return hidden, residual

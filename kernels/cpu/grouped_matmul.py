@@ -31,7 +31,7 @@ def pack_grouped(weight: GroupedValues) -> tuple[Tiles | Tensor, int]:
     """See headway.kernels.grouped_matmul.pack_grouped."""
     if function("grouped_linear", torch.float32) is None:
         return reference.pack_grouped(weight)
-    blocks = _tiled(weight)
+    blocks = tiled(weight)
     num_rows, num_columns = weight.shape
     return Tiles(blocks, num_rows, GroupedWeight(blocks.data_ptr(), num_columns, num_rows, weight.bits)), blocks.nbytes
 
@@ -57,7 +57,8 @@ def grouped_linear(x: Tensor, data: Tiles | Tensor, bias: Tensor | None) -> Tens
     return out
 
 
-def _tiled(weight: GroupedValues) -> Tensor:
+def tiled(weight: GroupedValues) -> Tensor:
+    """Its bytes as native/grouped.h reads them, flat."""
     num_rows, num_columns = weight.shape
     num_tiles, num_groups = -(-num_rows // _TILE), -(-num_columns // GROUP)
     missing_rows = num_tiles * _TILE - num_rows

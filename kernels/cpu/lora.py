@@ -22,7 +22,7 @@ _TILE = 32  # tokens that a thread takes at once: they and an adapter's part of 
 
 def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int], plan: LoraPlan) -> None:
     """See headway.kernels.lora.add_lora."""
-    tiles, kernel = plan.tiles, function("add_lora", x.dtype, a.dtype)
+    tiles, kernel = plan.tiles, function("add_lora", x.dtype)
     assert tiles is not None, "a plan is for the device that it was prepared for"
     if kernel is None:  # fp16, or nothing is compiled
         reference.add_lora(out, x, a, b, ranks, LoraPlan(tuple(_groups(tiles))))

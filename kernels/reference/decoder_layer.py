@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerTokens
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.grouped_lora import GroupedSlots, add_grouped_lora
 from headway.kernels.grouped_matmul import grouped_linear
 from headway.kernels.kv_cache import UNSCALED, PageScales
+from headway.kernels.plans import LoraPlan
 from headway.kernels.reference.activation import silu_and_mul
 from headway.kernels.reference.norm import fused_add_rms_norm
 from headway.kernels.reference.paged_attention import paged_attention
@@ -27,11 +29,26 @@ def decoder_layer(
     v_cache: Tensor,
     tokens: LayerTokens,
     kv_scales: PageScales = UNSCALED,
+    adapters: tuple[LayerSlots, LoraPlan] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, and scales of any kind."""
+    """See headway.kernels.decoder_layer.decoder_layer; takes the step's tokens themselves for a plan, scales of any kind, and adapters
+    with their plan."""
+    lora = None
+    own_slots: list[GroupedSlots | None] = [None] * 4
+    if adapters is not None:
+        slots, lora = adapters
+        own_slots = [slots.qkv, slots.o, slots.gate_up, slots.down]
+    of_qkv, of_o, of_gate_up, of_down = own_slots
+
+    def apply(x: Tensor, linear: GroupedLinearParts, own: GroupedSlots | None) -> Tensor:
+        out = grouped_linear(x, linear.weight, linear.bias)
+        if own is not None and lora is not None:
+            add_grouped_lora(out, x, own, lora)
+        return out
+
     residual = torch.zeros_like(hidden) if residual is None else residual
     normed, residual = fused_add_rms_norm(hidden, residual, parts.input_norm, parts.eps)
-    heads = _apply(normed, parts.qkv).view(len(hidden), -1, parts.head_dim)
+    heads = apply(normed, parts.qkv, of_qkv).view(len(hidden), -1, parts.head_dim)
     q, k, v = torch.split(heads, [parts.num_heads, parts.num_kv_heads, parts.num_kv_heads], dim=1)
     q = rope_and_cache(q, k, v, tokens.cos_sin, tokens.positions, k_cache, v_cache, tokens.slot_mapping, kv_scales=kv_scales)
     attended = paged_attention(
@@ -45,9 +62,7 @@ def decoder_layer(
         sliding_window=parts.sliding_window,
         kv_scales=kv_scales,
     )
-    normed, residual = fused_add_rms_norm(_apply(attended.flatten(1), parts.o), residual, parts.post_attention_norm, parts.eps)
-    return _apply(silu_and_mul(_apply(normed, parts.gate_up)), parts.down), residual
-
-
-def _apply(x: Tensor, linear: GroupedLinearParts) -> Tensor:
-    return grouped_linear(x, linear.weight, linear.bias)
+    hidden = apply(attended.flatten(1), parts.o, of_o)
+    normed, residual = fused_add_rms_norm(hidden, residual, parts.post_attention_norm, parts.eps)
+    gated = silu_and_mul(apply(normed, parts.gate_up, of_gate_up))
+    return apply(gated, parts.down, of_down), residual

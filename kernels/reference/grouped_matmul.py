@@ -16,13 +16,13 @@ def pack_grouped(weight: GroupedValues) -> tuple[Tensor, int]:
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See headway.kernels.grouped_matmul.grouped_linear."""
-    return torch.nn.functional.linear(_rounded(x), weight, bias)
+    return torch.nn.functional.linear(rounded(x), weight, bias)
 
 
-def _rounded(x: Tensor) -> Tensor:
+def rounded(x: Tensor, group: int = GROUP) -> Tensor:
+    """What 8 bits keep of x [M, K], with one scale for ``group`` columns of a row."""
     num_columns = x.shape[1]
-    num_groups = -(-num_columns // GROUP)
-    groups = torch.nn.functional.pad(x, (0, -num_columns % GROUP)).view(len(x), num_groups, GROUP)
+    groups = torch.nn.functional.pad(x, (0, -num_columns % group)).view(len(x), -(-num_columns // group), group)
     largest = groups.abs().amax(dim=2, keepdim=True).clamp_(min=1e-20)
-    rounded: Tensor = (groups * (127 / largest)).round_() * (largest / 127)
-    return rounded.flatten(1)[:, :num_columns]
+    kept: Tensor = (groups * (127 / largest)).round_() * (largest / 127)
+    return kept.flatten(1)[:, :num_columns]

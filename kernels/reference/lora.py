@@ -18,7 +18,7 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
         if not rank:
             continue
         rows = x if group.tokens is None else x.index_select(0, group.tokens)
-        own_a, own_b = a[group.slot, :rank].to(x.dtype), b[group.slot, :, :rank].to(x.dtype)
+        own_a, own_b = a[group.slot, :rank], b[group.slot, :, :rank]
         update = functional.linear(functional.linear(rows, own_a), own_b)
         if group.tokens is None:
             out += update

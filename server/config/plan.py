@@ -83,9 +83,9 @@ class Plan:
 
     @property
     def adapter_dtype(self) -> str:
-        """Of adapters in memory. bf16 beside groups of 32, which are multiplied in fp32: a step of many adapters takes as long as its
-        memory takes to read them, and 8 bits of mantissa are more than such weights have."""
-        return "bfloat16" if is_grouped(self.quantization) else self.dtype
+        """Of adapters in memory. 8 bits beside groups of 32: a step of many adapters takes as long as its memory takes to read them, and
+        activations are rounded to as many. See kernels/grouped_lora.py."""
+        return "int8" if is_grouped(self.quantization) else self.dtype
 
 
 def is_grouped(quantization: Quantization) -> bool:

@@ -21,7 +21,7 @@ from headway.server.engine.rows import StepInputs
 from headway.server.errors import AdapterError
 from headway.server.layers.dealt_prompts import own_tokens
 from headway.server.layers.linear import Linear
-from headway.server.layers.lora import LinearAdapters
+from headway.server.layers.lora import LinearAdapters, UpdateShare
 from headway.server.loading.adapter import Target, Update, read_adapter
 from headway.server.models.base import LoadedModel, Model
 from headway.server.types import AdapterRef
@@ -34,12 +34,11 @@ _READERS = 2
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """What an adapter adds to a part of a layer, on the host: see LinearAdapters.share."""
+    """What an adapter adds to a part of a layer."""
 
     layer: str
     part: str
-    a: Tensor
-    b: Tensor
+    update: UpdateShare
 
 
 class AdapterSlots:
@@ -111,7 +110,7 @@ class AdapterSlots:
         for room in self._adapters.values():
             room.clear(slot)  # of who had it before, and of a load that broke
         for share in shares:
-            self._adapters[share.layer].put(slot, share.part, share.a, share.b)
+            self._adapters[share.layer].put(slot, share.part, share.update)
         self._slot_of[adapter_id] = self._free.pop()
 
     def unload(self, adapter_id: int) -> None:
@@ -147,7 +146,7 @@ class AdapterSlots:
             a, b = self._transform.update(f"{target.layer}.weight", a, b)
         first = 0
         for part, num_rows in target.parts:
-            yield _Share(target.layer, part, *self._adapters[target.layer].share(part, a, b.narrow(0, first, num_rows)))
+            yield _Share(target.layer, part, self._adapters[target.layer].share(part, a, b.narrow(0, first, num_rows)))
             first += num_rows
 
     def _find_targets(self, loaded: LoadedModel) -> dict[str, Target]:

@@ -1,11 +1,23 @@
-"""A decoder's layer as one kernel call, in steps where that is all the same as its parts one by one: one token a row, no adapter."""
+"""A decoder's layer as one kernel call, in steps where that is all the same as its parts one by one: one token a row."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerParts, LayerTokens, decoder_layer, fuse_layer, prepare_layers
+from headway.kernels.decoder_layer import (
+    FusedLayer,
+    FusedSlots,
+    GroupedLinearParts,
+    LayerParts,
+    LayerSlots,
+    LayerTokens,
+    decoder_layer,
+    fuse_layer,
+    fuse_slots,
+    prepare_layers,
+)
 from headway.kernels.grouped_matmul import PackedGrouped
+from headway.kernels.plans import LoraPlan
 from headway.server.layers.attention import Attention, AttentionStep, DecodeRows
 from headway.server.layers.forward import LayerKV
 from headway.server.layers.linear import Linear
@@ -38,15 +50,31 @@ def fused_layer(
     )
 
 
+def fused_slots(layer: FusedLayer, qkv: Linear, o: Linear, gate_up: Linear, down: Linear) -> FusedSlots | None:
+    """The adapters of the linears that ``layer`` was made of; None where the kernel does not take them."""
+    slots = [None if it.adapters is None else it.adapters.grouped_slots for it in (qkv, o, gate_up, down)]
+    found = [it for it in slots if it is not None]
+    return fuse_slots(layer, LayerSlots(*found)) if len(found) == len(slots) else None
+
+
 def run_fused(
-    layer: FusedLayer, rotation: int, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, rows: DecodeRows
+    layer: FusedLayer,
+    rotation: int,
+    hidden: Tensor,
+    residual: Tensor | None,
+    kv: LayerKV,
+    step: AttentionStep,
+    rows: DecodeRows,
+    lora: LoraPlan | None,
+    adapters: FusedSlots | None,
 ) -> tuple[Tensor, Tensor]:
-    """As models.decoder.DecoderLayer, whose attention has that rotation; ``rows`` are all of the step's."""
+    """As models.decoder.DecoderLayer, whose attention has that rotation; ``rows`` are all of the step's. ``adapters`` are there where
+    ``lora`` is."""
     key = layer.parts.sliding_window, rotation
     if key not in rows.layer_plans:
         tokens = LayerTokens(step.rotations[rotation].cos_sin, step.positions, step.slot_mapping, rows.block_tables, rows.seq_lens)
-        rows.layer_plans[key] = prepare_layers(layer, tokens, kv.k.shape[1])
-    return decoder_layer(hidden, residual, layer, kv.k, kv.v, rows.layer_plans[key])
+        rows.layer_plans[key] = prepare_layers(layer, tokens, kv.k.shape[1], lora)
+    return decoder_layer(hidden, residual, layer, kv.k, kv.v, rows.layer_plans[key], adapters)
 
 
 def _grouped(linear: Linear) -> GroupedLinearParts | None:

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from headway.kernels.decoder_layer import FusedLayer
+from headway.kernels.decoder_layer import FusedLayer, FusedSlots
 from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.errors import ModelSourceError
@@ -15,7 +15,7 @@ from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionSinks, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, Table, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.layers.fused_layer import fused_layer, run_fused
+from headway.server.layers.fused_layer import fused_layer, fused_slots, run_fused
 from headway.server.layers.linear import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
@@ -101,9 +101,10 @@ class DecoderLayer(DecoderBranches):
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        is_fusable = step.prefill is None and lora is None and kv.k.dtype != FP8
-        if is_fusable and step.decode is not None and self._fused is not None:
-            return run_fused(self._fused, self.attention.rotation, hidden, residual, kv, step, step.decode)
+        if step.prefill is None and step.decode is not None and kv.k.dtype != FP8:
+            layer, adapters = self._fused, None if lora is None else self._fused_slots
+            if layer is not None and (lora is None or adapters is not None):
+                return run_fused(layer, self.attention.rotation, hidden, residual, kv, step, step.decode, lora, adapters)
         hidden, residual = normed(self.input_norm, hidden, residual)
         hidden = self.attend(hidden, kv, step, lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
@@ -117,6 +118,11 @@ class DecoderLayer(DecoderBranches):
         if not isinstance(self.input_norm, RMSNorm) or not isinstance(self.post_attention_norm, RMSNorm):
             return None
         return fused_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
+
+    @cached_property
+    def _fused_slots(self) -> FusedSlots | None:
+        """The adapters' room, which a layer has for as long as it is there."""
+        return None if self._fused is None else fused_slots(self._fused, self.qkv, self.o, self.gate_up, self.down)
 
 
 class Decoder(Layer):

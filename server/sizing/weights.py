@@ -175,8 +175,18 @@ def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
         return 0
     shapes = weight_shapes(shape)
     linears = [(shapes.count(name), linear) for name, linear in shapes.linears.items() if linear.takes_adapters]
+    rank = lora.max_lora_rank
+    if is_grouped(plan.quantization):
+        bytes_of = sum(count * _grouped_update_bytes(rows, linear.columns, rank) for count, linear in linears for rows in linear.rows)
+        return lora.max_loras * bytes_of
     per_rank = sum(count * (len(linear.rows) * linear.columns + sum(linear.rows)) for count, linear in linears)
-    return lora.max_loras * lora.max_lora_rank * per_rank * itemsize(plan.adapter_dtype)
+    return lora.max_loras * rank * per_rank * itemsize(plan.adapter_dtype)
+
+
+def _grouped_update_bytes(rows: int, columns: int, rank: int) -> int:
+    """As kernels/cpu/grouped_lora.py has it: A as a weight of 8 bits, B with a scale of 16 bits for 16 ranks, in whole lines of 64."""
+    rank_tiles, row_tiles = -(-rank // 16), -(-rows // 16)
+    return rank_tiles * -(-columns // 32) * 576 + -(-row_tiles * rank_tiles * 32 // 64) * 64 + row_tiles * -(-rank // 4) * 64
 
 
 def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, generates: bool) -> WeightShapes:

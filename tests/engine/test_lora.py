@@ -361,3 +361,24 @@ def test_the_demo_model_takes_an_adapter(tmp_path: Path) -> None:
     add_adapter(engine, AdapterRef(1, "a", str(adapter)))
     outputs = run(engine, [ask("r", prompt, None), ask("a", prompt, 1)])
     assert outputs["r"].token_ids == before != outputs["a"].token_ids
+
+
+def test_adapters_in_8_bits_do_what_they_do_in_fp32(tmp_path: Path) -> None:
+    """The demo model's weights are in groups: adapters are rounded, a layer of a decode step is one call. In float32 neither is so."""
+    files, prompt = demo_files(), list(range(100, 130))
+    config = read_config(files)
+    paths = [make_adapter(tmp_path / "a", config, rank=16), make_adapter(tmp_path / "b", config, seed=1, rank=5)]
+    rounded = two_adapters(files, paths, model={"max_model_len": 256, "dtype": "auto"})
+    outputs = run(rounded, [ask(f"r{i}", prompt, i) for i in (1, None, 2)])
+    exact = two_adapters(files, paths)
+
+    def score(tokens: list[int], adapter_id: int | None) -> torch.Tensor:
+        asked = ask("r", [*prompt, *tokens], adapter_id, max_tokens=1, prompt_logprobs=0)
+        entries = run(exact, [asked])["r"].prompt_logprobs
+        assert entries is not None
+        return torch.tensor([entry.logprob for entry in entries[len(prompt) :] if entry])
+
+    for i in (1, 2):
+        tokens = outputs[f"r{i}"].token_ids
+        found, expected = torch.tensor([entry.logprob for entry in outputs[f"r{i}"].logprobs]), score(tokens, i)
+        assert (found - expected).norm() < 0.1 * (score(tokens, None) - expected).norm()

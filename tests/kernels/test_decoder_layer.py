@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from grouped_lora_comparisons import make_adapters, plan_of
 from matmul_comparisons import assert_close
 from torch import Tensor
 
 from headway.kernels.cpu import decoder_layer, grouped_matmul
 from headway.kernels.cpu.native.library import library
-from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerParts, LayerTokens, prepare_layers
+from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, fuse_slots, prepare_layers
 from headway.kernels.decoder_layer import decoder_layer as run
 from headway.kernels.grouped_layout import round_to_groups
 from headway.kernels.grouped_matmul import PackedGrouped
@@ -52,7 +53,7 @@ def make_tokens(seq_lens: list[int], rotary_dim: int) -> LayerTokens:
     generator = torch.Generator().manual_seed(len(seq_lens))
     angle = torch.randn(64, rotary_dim // 2, generator=generator)
     width = max(-(-n // BLOCK_SIZE) for n in seq_lens)
-    tables = torch.randperm(NUM_BLOCKS, generator=generator)[: len(seq_lens) * width].view(-1, width).int()
+    tables = torch.randperm(max(NUM_BLOCKS, len(seq_lens) * width), generator=generator)[: len(seq_lens) * width].view(-1, width).int()
     positions = torch.tensor(seq_lens) - 1
     blocks = tables[torch.arange(len(seq_lens)), positions // BLOCK_SIZE]
     slots = blocks * BLOCK_SIZE + positions % BLOCK_SIZE
@@ -117,6 +118,38 @@ def test_equals_its_operations(
     for page, wanted in zip(numbers_of(pages), numbers_of(wanted_pages), strict=True):
         step = wanted.abs().max() / 127 if page_dtype == INT8 else 0.0
         torch.testing.assert_close(page, wanted, atol=1e-3 + float(step), rtol=1e-4 if page_dtype == torch.float32 else 8e-3)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("slots", [[0], [2, -1, 0, 1], [0, 1, 2] * 3, [2] * 40 + [-1] + [1] * 8], ids=lambda slots: str(len(slots)))
+def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -> None:
+    parts, tokens = make_parts(4, 2, 16, has_bias=True, window=0), make_tokens([3] * len(slots), 16)
+    if library() is None:
+        pytest.skip("the CPU kernels were not built")
+    ranks = (16, 8, 5)
+    made = [make_adapters(HIDDEN, (64, 32, 32), ranks), make_adapters(64, (HIDDEN,), ranks)]
+    made += [make_adapters(HIDDEN, (INNER, INNER), ranks), make_adapters(INNER, (HIDDEN,), ranks)]
+    lora = plan_of(slots)
+    generator = torch.Generator().manual_seed(0)
+    hidden, residual = (torch.randn(len(slots), HIDDEN, generator=generator) for _ in range(2))
+    pages = torch.randn(2, NUM_BLOCKS * 3, BLOCK_SIZE, 2, 16, generator=generator)
+
+    def inputs() -> tuple[Tensor, Tensor | None]:
+        return hidden.clone(), None if is_first else residual.clone()
+
+    plain = LayerSlots(*(adapters.plain for adapters in made))
+    expected = reference.decoder_layer(*inputs(), parts, *pages.clone(), tokens, (plain, lora))
+    fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
+    own = fuse_slots(fused, LayerSlots(*(adapters.slots for adapters in made)))
+    found = run(*inputs(), fused, *pages.clone(), prepare_layers(fused, tokens, BLOCK_SIZE, lora), own)
+    without = run(*inputs(), fused, *pages.clone(), prepare_layers(fused, tokens, BLOCK_SIZE), own)
+    for actual, wanted, other in zip(found, expected, without, strict=True):
+        has_adapter = torch.tensor(slots) >= 0
+        assert actual[~has_adapter].equal(other[~has_adapter]), "a row without an adapter is computed as it is without the option"
+        assert_close(actual, wanted, error=6000)
+        assert (actual - wanted).abs().mean() < 1e-3 * wanted.abs().mean()
+        assert (actual - other)[has_adapter].norm() > 50 * (actual - wanted)[has_adapter].norm(), "adapters change it, and as they should"
+    assert fuse_slots(fused, plain) is None
 
 
 def test_plain_torch_fuses_nothing() -> None:

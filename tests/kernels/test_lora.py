@@ -9,7 +9,7 @@ from headway.kernels.lora import add_lora, lora_slots, prepare_lora
 
 CPU = torch.device("cpu")
 F32, BF16 = torch.float32, torch.bfloat16
-TOLERANCE = {(F32, F32): 1e-5, (F32, BF16): 0.02, (BF16, BF16): 0.06}  # of activations and adapters
+TOLERANCE = {F32: 1e-5, BF16: 0.06}
 
 
 def slots_of(values_a: torch.Tensor, values_b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,16 +20,13 @@ def slots_of(values_a: torch.Tensor, values_b: torch.Tensor) -> tuple[torch.Tens
 
 
 @pytest.mark.parametrize("shape", [(7, 5, (3, 0, 4)), (150, 67, (21, 0, 32))], ids=["smaller than a vector", "whole vectors and more"])
-@pytest.mark.parametrize("dtypes", TOLERANCE, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(
     "slots",
     [[0], [-1, 2, 2, -1, 0], [1, 1, 1], [2, 0, 2, 0, -1, 2, 1], [0] * 40, [0, 2] * 40 + [2] * 3, [-1], []],
     ids=lambda slots: f"{len(slots)}: " + ",".join(map(str, slots[:8])),
 )
-def test_each_token_gets_its_slots_update(
-    slots: list[int], dtypes: tuple[torch.dtype, torch.dtype], shape: tuple[int, int, tuple[int, ...]]
-) -> None:
-    dtype, kept = dtypes
+def test_each_token_gets_its_slots_update(slots: list[int], dtype: torch.dtype, shape: tuple[int, int, tuple[int, ...]]) -> None:
     num_rows, num_columns, ranks = shape
     num_tokens, max_rank = len(slots), max(ranks)
     generator = torch.Generator().manual_seed(0)
@@ -38,7 +35,7 @@ def test_each_token_gets_its_slots_update(
         return torch.randn(*shape, generator=generator)
 
     x, wide = random(num_tokens, num_columns).to(dtype), random(num_tokens, num_rows + 3).to(dtype)
-    a, b = slots_of(random(3, max_rank, num_columns).to(kept), (random(3, num_rows, max_rank) / num_columns).to(kept))
+    a, b = slots_of(random(3, max_rank, num_columns).to(dtype), (random(3, num_rows, max_rank) / num_columns).to(dtype))
     for slot, rank in enumerate(ranks):  # what no rank reaches may hold anything
         a[slot, rank:], b[slot, :, rank:] = float("nan"), float("nan")
     expected = wide.float().clone()
@@ -47,7 +44,7 @@ def test_each_token_gets_its_slots_update(
             r = ranks[slot]
             expected[t, 2 : 2 + num_rows] += b[slot, :, :r].float() @ (a[slot, :r].float() @ x[t].float())
     add_lora(wide[:, 2 : 2 + num_rows], x, a, b, ranks, prepare_lora(torch.tensor(slots, dtype=torch.int64), CPU))
-    tolerance = TOLERANCE[dtypes]
+    tolerance = TOLERANCE[dtype]
     torch.testing.assert_close(wide.float(), expected, atol=tolerance, rtol=tolerance)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from grouped_lora_comparisons import compare_adapters
 from kernel_cases import AttentionCase, assert_near, make_attention, run_decode, run_prefill
 from kernel_comparisons import compare_rope
 from matmul_comparisons import assert_close, random_groups
@@ -118,6 +119,12 @@ def test_grouped_matmul(bits: int, shape: tuple[int, int, int]) -> None:
         assert_close(found, expected, error=20)
         for row in (*range(13), rows // 2, rows - 1):
             assert grouped_matmul.grouped_linear(x[row : row + 1], packed, add)[0].equal(found[row]), "it does not depend on the other rows"
+
+
+@pytest.mark.usefixtures("instruction_set")
+def test_grouped_lora() -> None:
+    for ranks in ((16, 8, 5, 0), (3, 33, 48, 0)):
+        compare_adapters(72, (40, 16, 19), ranks, [0, 1, -1, 2, 2, 0, 2, 3, -1, 2, 1, 2, 0] * 3)
 
 
 @pytest.mark.parametrize(

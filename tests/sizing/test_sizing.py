@@ -14,6 +14,7 @@ from engine_driver import make_engine
 from tiny_encoders import TINY_CLASSIFIERS, TINY_ENCODERS, make_tiny_encoder
 from tiny_models import TINY_MODELS, make_tiny_model
 
+from headway.kernels.cpu.native.library import library
 from headway.server.config.plan import DeviceFacts, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
@@ -125,6 +126,21 @@ def test_room_for_adapters(tmp_path: Path, name: str) -> None:
     plan = make_plan(config, shape.facts, FACTS)
     assert adapter_bytes(shape, plan, config.lora) == sum(tensor.nbytes for tensor in slots.tensors())
     assert adapter_bytes(shape, plan, config_of(files).lora) == 0
+
+
+def test_room_for_adapters_in_8_bits(tmp_path: Path) -> None:
+    if library() is None:
+        pytest.skip("the CPU kernels were not built")
+    files = make_tiny_model("qwen2", tmp_path)
+    facts = replace(FACTS, multiplies_gguf=True)
+    for rank in (3, 16, 21):
+        lora = {"enable_lora": True, "max_loras": 3, "max_lora_rank": rank}
+        config = config_of(files, model={"dtype": "float32", "quantization": "int4"}, lora=lora)
+        shape = read_shape(config, files)
+        plan = make_plan(config, shape.facts, facts)
+        slots = AdapterSlots(load(files, "float32", "int4"), config.lora, 1, dtype=getattr(torch, plan.adapter_dtype), device=CPU)
+        assert plan.adapter_dtype == "int8"
+        assert adapter_bytes(shape, plan, config.lora) == sum(tensor.nbytes for tensor in slots.tensors())
 
 
 def test_table_of_rotary_positions(tmp_path: Path) -> None:

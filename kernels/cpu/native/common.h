@@ -1,4 +1,4 @@
-// What the CPU kernels share: bf16 and a vectorisable exponential.
+// What the CPU kernels share: bf16, a vectorisable exponential, fetching ahead.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 namespace headway {
 
 // Which functions there are, with which arguments and layouts: as INTERFACE in library.py, and raised with it when one of them changes.
-constexpr int64_t kInterface = 3;
+constexpr int64_t kInterface = 4;
 
 // Calls f(0), f(1) ... f(COUNT - 1) with constants, which are also indices: GCC keeps arrays in registers only where no loop is left.
 #define HEADWAY_INLINE __attribute__((always_inline))
@@ -35,6 +35,20 @@ template <> inline bf16 store<bf16>(float x) {
   uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return bf16{uint16_t((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded)};
 }
+
+// What to fetch from memory while something else is computed: a share of it in each of `steps`.
+struct NextBytes {
+  const char* from;
+  int64_t bytes, share;
+
+  NextBytes(const void* from, int64_t bytes, int64_t steps)
+      : from(static_cast<const char*>(from)), bytes(bytes), share((bytes / std::max<int64_t>(steps, 1) / 64 + 1) * 64) {}
+  void fetch() {
+    const int64_t count = std::min(bytes, share);
+    for (int64_t at = 0; at < count; at += 64) __builtin_prefetch(from + at);
+    from += count, bytes -= count;
+  }
+};
 
 // exp to 2 ulp, vectorisable: 2^round(x log2 e) by the exponent bits, the rest by a polynomial (Cephes expf).
 inline float fast_exp(float x) {

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "decode.h"
+#include "grouped_lora.h"
 #include "rows.h"
 #include "wide.h"
 
@@ -15,6 +16,11 @@ struct LayerWeights {
   GroupedWeight qkv, o, gate_up, down;
   const float *qkv_bias, *o_bias, *gate_up_bias, *down_bias;
   float eps;
+};
+
+// Of the rows of a step that have adapters.
+struct LayerAdapters {
+  GroupedLora qkv, o, gate_up, down;
 };
 
 // What all layers of a step share. Pages are each layer's own.
@@ -50,9 +56,22 @@ void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, cons
   decode.run(task, out + (row * s.q_heads + head) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width, step.lengths[row]);
 }
 
+// Of one layer and step; both null where no row has an adapter.
+struct Adapters {
+  const LayerAdapters* layer;
+  const LoraRows* rows;
+
+  // Adds to a product of x; by the threads of the region, which wait for each other.
+  void add(float* out, int64_t stride, GroupedLora LayerAdapters::*linear, const RoundedRows& x) const {
+    if (layer == nullptr) return;
+    add_grouped_lora(out, stride, layer->*linear, *rows, [&](const RoundedRows& to, int64_t entry, int64_t row) { to.copy_row(entry, x, row); });
+  }
+};
+
 // P: the type of the pages.
 template <class P>
-void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const LayerWeights& w, const LayerStep& step, bool is_first) {
+void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const LayerWeights& w, const LayerStep& step,
+                   const Adapters& adapters, bool is_first) {
   const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
   const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
   const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
@@ -72,6 +91,7 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
       round_row(for_qkv, r, normed + r * size, size);
     }
     multiply_grouped(qkv, w.qkv, w.qkv_bias, for_qkv, rows);
+    adapters.add(qkv, w.qkv.out, &LayerAdapters::qkv, for_qkv);
     // All rows before any attends: some may be further tokens of the sequence of another.
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < tasks.count; task++) write(tasks[task], qkv, k_cache, v_cache, step);
@@ -82,6 +102,7 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);
     multiply_grouped(hidden, w.o, w.o_bias, for_o, rows);
+    adapters.add(hidden, size, &LayerAdapters::o, for_o);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       float* total = residual + r * size;
@@ -89,29 +110,34 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
       round_row(for_gate_up, r, normed + r * size, size);
     }
     multiply_grouped(gate_up, w.gate_up, w.gate_up_bias, for_gate_up, rows);
+    adapters.add(gate_up, w.gate_up.out, &LayerAdapters::gate_up, for_gate_up);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
       silu_row<float>(gated + r * inner, gate_up + r * w.gate_up.out, inner);
       round_row(for_down, r, gated + r * inner, inner);
     }
     multiply_grouped(hidden, w.down, w.down_bias, for_down, rows);
+    adapters.add(hidden, size, &LayerAdapters::down, for_down);
   }
 }
 
 }  // namespace
 
-// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet.
+// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet. adapters and lora_rows: null where
+// no row has one.
 extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache, float* v_cache, const LayerWeights* weights,
-                                  const LayerStep* step, int64_t is_first) {
-  decoder_layer<float>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
+                                  const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows, int64_t is_first) {
+  decoder_layer<float>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
 }
 
 extern "C" void decoder_layer_f32_pages_bf16(float* hidden, float* residual, bf16* k_cache, bf16* v_cache, const LayerWeights* weights,
-                                             const LayerStep* step, int64_t is_first) {
-  decoder_layer<bf16>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
+                                             const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows,
+                                             int64_t is_first) {
+  decoder_layer<bf16>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
 }
 
 extern "C" void decoder_layer_f32_pages_int8(float* hidden, float* residual, int8_t* k_cache, int8_t* v_cache, const LayerWeights* weights,
-                                             const LayerStep* step, int64_t is_first) {
-  decoder_layer<int8_t>(hidden, residual, k_cache, v_cache, *weights, *step, is_first);
+                                             const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows,
+                                             int64_t is_first) {
+  decoder_layer<int8_t>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
 }

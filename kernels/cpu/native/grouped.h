@@ -60,6 +60,14 @@ struct RoundedRows {
     other.values += at(row, 0) * kGroup, other.scale += at(row, 0), other.sum += at(row, 0);
     return other;
   }
+  // Another's row becomes this one's.
+  void copy_row(int64_t to, const RoundedRows& other, int64_t row) const {
+    for (int64_t g = 0; g < groups; g++) {
+      const int64_t here = at(to, g), there = other.at(row, g);
+      std::memcpy(values + here * kGroup, other.values + there * kGroup, kGroup);
+      scale[here] = other.scale[there], sum[here] = other.sum[there];
+    }
+  }
 };
 
 // One row of `size` inputs; what is missing of the last group counts as 0.

@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 3
+INTERFACE = 4
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -67,6 +67,30 @@ class LoraShape(ctypes.Structure):
     _fields_ = [(name, _INT) for name in ("groups", "in_features", "out_features", "max_rank", "x_stride", "out_stride")]
 
 
+class GroupedLoraPart(ctypes.Structure):
+    """As in grouped_lora.h."""
+
+    _fields_ = [("slots", _POINTER), ("ranks", _POINTER), *((name, _INT) for name in ("slot_bytes", "first", "out"))]
+
+
+class GroupedLora(ctypes.Structure):
+    """As in grouped_lora.h."""
+
+    _fields_ = [("parts", ctypes.POINTER(GroupedLoraPart)), *((name, _INT) for name in ("num_parts", "in_features", "max_rank"))]
+
+
+class LoraRows(ctypes.Structure):
+    """As in grouped_lora.h."""
+
+    _fields_ = [("tokens", _POINTER), ("tiles", _POINTER), ("num_tiles", _INT)]
+
+
+class LayerAdapters(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [(name, GroupedLora) for name in ("qkv", "o", "gate_up", "down")]
+
+
 class LayerWeights(ctypes.Structure):
     """As in decoder_layer.cpp; a bias may be None."""
 
@@ -95,8 +119,13 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
-    "decoder_layer": [*[_POINTER] * 4, ctypes.POINTER(LayerWeights), ctypes.POINTER(LayerStep), _INT],
+    "decoder_layer": [
+        *[_POINTER] * 4,
+        *(ctypes.POINTER(it) for it in (LayerWeights, LayerStep, LayerAdapters, LoraRows)),
+        _INT,
+    ],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
+    "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
@@ -131,7 +160,7 @@ def library() -> ctypes.CDLL | None:
 def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., None] | None:
     """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
 
-    ``pages``: the dtype of keys and values in the cache, or of adapters, where it may differ."""
+    ``pages``: the dtype of keys and values in the cache, where it may differ."""
     types = (dtype,) if pages in (None, dtype) else (dtype, pages)
     if not all(it in _SUFFIX for it in types) or (loaded := library()) is None:
         return None

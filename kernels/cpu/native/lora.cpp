@@ -1,6 +1,6 @@
 // Low-rank updates of a few tokens each: of every adapter, A and then B are read once from front to back, whatever tokens have it.
 //
-// T is the type of activations, W that of the adapters. Sums are in float.
+// T is the type of activations and adapters. Sums are in float.
 
 #include <memory>
 
@@ -23,23 +23,9 @@ inline Vec widened(const bf16* p) {
   return (Vec)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Words) << 16);
 }
 
-// What to fetch from memory while something else is computed: a share of it in each of `steps`.
-struct NextBytes {
-  const char* from;
-  int64_t bytes, share;
-
-  NextBytes(const void* from, int64_t bytes, int64_t steps)
-      : from(static_cast<const char*>(from)), bytes(bytes), share((bytes / std::max<int64_t>(steps, 1) / 64 + 1) * 64) {}
-  void fetch() {
-    const int64_t count = std::min(bytes, share);
-    for (int64_t at = 0; at < count; at += 64) __builtin_prefetch(from + at);
-    from += count, bytes -= count;
-  }
-};
-
 // small[t][first + r] = A[first + r] x[t], rounded as T; x in float.
-template <class T, class W, int TOKENS, int RANKS>
-inline void shrink(float* small, const float* x, const W* a, int64_t first, const LoraShape& shape, NextBytes& next) {
+template <class T, int TOKENS, int RANKS>
+inline void shrink(float* small, const float* x, const T* a, int64_t first, const LoraShape& shape, NextBytes& next) {
   constexpr int kSums = (RANKS * TOKENS + kWidth - 1) / kWidth * kWidth;
   const int64_t whole = shape.in / kWidth * kWidth;
   Vec sums[kSums] = {};
@@ -66,8 +52,8 @@ inline void shrink(float* small, const float* x, const W* a, int64_t first, cons
 }
 
 // out[t][n ..] += sum over r of small[t][r] B[r][n ..], of SPAN vectors.
-template <class T, class W, int TOKENS, int SPAN>
-inline void expand(T* const* out, const float* small, const W* b, int64_t n, int64_t rank, const LoraShape& shape, NextBytes& next) {
+template <class T, int TOKENS, int SPAN>
+inline void expand(T* const* out, const float* small, const T* b, int64_t n, int64_t rank, const LoraShape& shape, NextBytes& next) {
   Vec sums[TOKENS][SPAN] = {};
   next.fetch();
   for (int64_t r = 0; r < rank; r++) {
@@ -88,8 +74,8 @@ inline void expand(T* const* out, const float* small, const W* b, int64_t n, int
     }
 }
 
-template <class T, class W, int TOKENS>
-inline void adapt(T* out, const T* x, const W* a, const W* b, int64_t rank, const int32_t* tokens, float* scratch, const LoraShape& shape,
+template <class T, int TOKENS>
+inline void adapt(T* out, const T* x, const T* a, const T* b, int64_t rank, const int32_t* tokens, float* scratch, const LoraShape& shape,
                   NextBytes next) {
   T* to[TOKENS];
   float *inputs = scratch, *small = scratch + TOKENS * shape.in;
@@ -98,14 +84,14 @@ inline void adapt(T* out, const T* x, const W* a, const W* b, int64_t rank, cons
     for (int64_t k = 0; k < shape.in; k++) inputs[t * shape.in + k] = load(x[tokens[t] * shape.x_stride + k]);
   }
   constexpr int kMany = kLoraSums / TOKENS, kSome = std::min(kMany, 4);
-  NextBytes of_b(b, rank * shape.out * sizeof(W), (rank + kMany - 1) / kMany * (shape.in / kWidth));
+  NextBytes of_b(b, rank * shape.out * sizeof(T), (rank + kMany - 1) / kMany * (shape.in / kWidth));
   int64_t r = 0;
-  for (; r + kMany <= rank; r += kMany) shrink<T, W, TOKENS, kMany>(small, inputs, a + r * shape.in, r, shape, of_b);
-  for (; r + kSome <= rank; r += kSome) shrink<T, W, TOKENS, kSome>(small, inputs, a + r * shape.in, r, shape, of_b);
-  for (; r < rank; r++) shrink<T, W, TOKENS, 1>(small, inputs, a + r * shape.in, r, shape, of_b);
+  for (; r + kMany <= rank; r += kMany) shrink<T, TOKENS, kMany>(small, inputs, a + r * shape.in, r, shape, of_b);
+  for (; r + kSome <= rank; r += kSome) shrink<T, TOKENS, kSome>(small, inputs, a + r * shape.in, r, shape, of_b);
+  for (; r < rank; r++) shrink<T, TOKENS, 1>(small, inputs, a + r * shape.in, r, shape, of_b);
   int64_t n = 0;
-  for (; n + kLoraSpan * kWidth <= shape.out; n += kLoraSpan * kWidth) expand<T, W, TOKENS, kLoraSpan>(to, small, b, n, rank, shape, next);
-  for (; n + kWidth <= shape.out; n += kWidth) expand<T, W, TOKENS, 1>(to, small, b, n, rank, shape, next);
+  for (; n + kLoraSpan * kWidth <= shape.out; n += kLoraSpan * kWidth) expand<T, TOKENS, kLoraSpan>(to, small, b, n, rank, shape, next);
+  for (; n + kWidth <= shape.out; n += kWidth) expand<T, TOKENS, 1>(to, small, b, n, rank, shape, next);
   for (; n < shape.out; n++)
     for (int t = 0; t < TOKENS; t++) {
       float sum = 0;
@@ -116,8 +102,8 @@ inline void adapt(T* out, const T* x, const W* a, const W* b, int64_t rank, cons
 
 // out[token] += B[slot] A[slot] x[token]; a [slots, max_rank, in], b [slots, max_rank, out]. A group is a slot and which of `tokens` have
 // it: [groups, 3]. Ranks, by slot: what is behind them is not read.
-template <class T, class W>
-inline void add_lora(T* out, const T* x, const W* a, const W* b, const int32_t* ranks, const int32_t* tokens, const int32_t* groups,
+template <class T>
+inline void add_lora(T* out, const T* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens, const int32_t* groups,
                      const LoraShape& shape) {
 #pragma omp parallel
   {
@@ -125,18 +111,18 @@ inline void add_lora(T* out, const T* x, const W* a, const W* b, const int32_t* 
 #pragma omp for schedule(static)
     for (int64_t g = 0; g < shape.groups; g++) {
       const int64_t slot = groups[3 * g], end = groups[3 * g + 2], rank = ranks[slot];
-      const W *own_a = a + slot * shape.max_rank * shape.in, *own_b = b + slot * shape.max_rank * shape.out;
+      const T *own_a = a + slot * shape.max_rank * shape.in, *own_b = b + slot * shape.max_rank * shape.out;
       const int64_t following = g + 1 < shape.groups ? groups[3 * g + 3] : slot;
-      const NextBytes next(a + following * shape.max_rank * shape.in, ranks[following] * shape.in * sizeof(W),
+      const NextBytes next(a + following * shape.max_rank * shape.in, ranks[following] * shape.in * sizeof(T),
                            shape.out / (kLoraSpan * kWidth));
       for (int64_t first = groups[3 * g + 1]; rank > 0 && first < end;) {
         const int64_t left = end - first;
         if (left >= 4)
-          adapt<T, W, 4>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 4;
+          adapt<T, 4>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 4;
         else if (left >= 2)
-          adapt<T, W, 2>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 2;
+          adapt<T, 2>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 2;
         else
-          adapt<T, W, 1>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 1;
+          adapt<T, 1>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 1;
       }
     }
   }
@@ -146,12 +132,11 @@ inline void add_lora(T* out, const T* x, const W* a, const W* b, const int32_t* 
 
 using namespace headway;
 
-#define HEADWAY_ADD_LORA(NAME, T, W)                                                                                             \
-  extern "C" void NAME(T* out, const T* x, const W* a, const W* b, const int32_t* ranks, const int32_t* tokens,                  \
-                       const int32_t* groups, const LoraShape* shape) {                                                         \
+#define HEADWAY_ADD_LORA(T, SUFFIX)                                                                                              \
+  extern "C" void add_lora_##SUFFIX(T* out, const T* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens,     \
+                                    const int32_t* groups, const LoraShape* shape) {                                            \
     add_lora(out, x, a, b, ranks, tokens, groups, *shape);                                                                      \
   }
 
-HEADWAY_ADD_LORA(add_lora_f32, float, float)
-HEADWAY_ADD_LORA(add_lora_f32_pages_bf16, float, bf16)
-HEADWAY_ADD_LORA(add_lora_bf16, bf16, bf16)
+HEADWAY_ADD_LORA(float, f32)
+HEADWAY_ADD_LORA(bf16, bf16)
