@@ -90,12 +90,21 @@ def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
     groups = join_ranks(arguments.meeting, arguments.place, device, layout_of(arguments.config))
-    setup = RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups, arguments.engine)
+    setup = RankSetup(
+        arguments.config,
+        arguments.files,
+        join.plan,
+        join.vocab_size,
+        device,
+        groups,
+        arguments.engine,
+        host=arguments.host_elsewhere,
+    )
     rank = ModelRank(setup)
-    _send(link, Sized(rank.num_blocks()))
+    _send(link, Sized(rank.num_blocks(), rank.worker.bytes_per_block))
     start = inbox.take()
     assert isinstance(start, Start)
-    rank.start(start.num_blocks, start.max_model_len, make_sampling=None)
+    rank.start(start.cache, start.max_model_len, make_sampling=None)
     rank.warm_up()
     rank.record_graphs()
     spare_long_lived()

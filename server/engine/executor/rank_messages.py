@@ -29,6 +29,7 @@ from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.distributed.places import RankPlace
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.executor.secure_link import Credentials
+from headway.server.engine.kv.shared_cache import SharedCache
 from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
@@ -70,6 +71,11 @@ class RankArguments:
         return self.config.parallel.gpu_index(self.engine, self.rank) if self.seat is None else self.seat.gpu_index
 
     @property
+    def host_elsewhere(self) -> str | None:
+        """The address of the rank's host, if that is another than the engine's."""
+        return self.seat.meeting.own_address if self.seat is not None and self.seat.is_elsewhere else None
+
+    @property
     def role(self) -> str:
         """The rank's name in the log."""
         name = f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
@@ -107,7 +113,7 @@ class Join(msgspec.Struct, tag=True, frozen=True):
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    num_blocks: int
+    cache: SharedCache
     max_model_len: int
 
 
@@ -160,7 +166,10 @@ class Here(msgspec.Struct, tag=True, frozen=True):
 
 
 class Sized(msgspec.Struct, tag=True, frozen=True):
+    """``num_blocks``: for which there is room on this rank, of ``block_bytes`` each."""
+
     num_blocks: int
+    block_bytes: int
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
