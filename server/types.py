@@ -134,7 +134,8 @@ class AdapterRef(msgspec.Struct, frozen=True):
 
 class KVSource(msgspec.Struct, frozen=True):
     """Where another server keeps the KV of a prompt. ``token``: who knows it may read them. Rank r of ``num_ranks`` listens at
-    ``port`` + r of ``host``, or of its own of ``hosts`` if there are some. ``block_ids`` are told for the sake of those who look at them; what is read, the other server says."""
+    ``port`` + r of ``host``, or of its own of ``hosts`` if there are some. ``block_ids`` are told for the sake of those who look at
+    them; what is read, the other server says."""
 
     engine_id: str
     token: str

@@ -107,8 +107,7 @@ def test_stages_share_a_directory_by_their_layers_whoever_is_killed(files: Model
     (pid,) = pids_of(core)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
-        while True:
-            core.step()
+        run(core, [])
     core.shutdown()
     assert not is_running(pid)
     sizes = {rank: {path.stat().st_size for path in tmp_path.glob(f"*-rank-{rank}/*/*") if path.suffix != ".new"} for rank in range(2)}
