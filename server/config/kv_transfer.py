@@ -15,7 +15,8 @@ from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, off
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
 _NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _GIB = 1 << 30
-HIGHEST_SIDE_CHANNEL_PORT = 65535 - 64  # that a request may name: those of further ranks are behind it
+MAX_RANKS = 64  # of a server that others read from, or that reads
+HIGHEST_SIDE_CHANNEL_PORT = 65535 - MAX_RANKS  # that a request may name: those of further ranks are behind it
 _UNUSED = ("kv_buffer_size", "kv_connector_module_path", "kv_ip", "kv_parallel_size", "kv_port", "kv_rank")  # of vLLM's other connectors
 
 

@@ -13,7 +13,13 @@ from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
-from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
+from headway.server.config.kv_transfer import (
+    HIGHEST_SIDE_CHANNEL_PORT,
+    MAX_RANKS,
+    KVTransferConfig,
+    kv_transfer_problems,
+    kv_transfer_warnings,
+)
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
@@ -230,8 +236,11 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     found = [f"{other} does not go with {flag}: {why}" for other, (is_on, why) in beside.items() if is_on]
     if is_offload:
         return found
+    if (num_ranks := config.parallel.num_ranks) > MAX_RANKS:
+        asked = " with ".join(config.parallel.asked)
+        found.append(f"{flag} with NixlConnector is for {MAX_RANKS} ranks at most, and {asked} takes {num_ranks}: lower one of them")
     first = config.kv_transfer.nixl_side_channel_port
-    num_ports = config.data_parallel.data_parallel_size * config.parallel.num_ranks
+    num_ports = config.data_parallel.data_parallel_size * num_ranks
     if first + num_ports - 1 > HIGHEST_SIDE_CHANNEL_PORT:
         asked = f"--nixl-side-channel-port {first}"
         found.append(

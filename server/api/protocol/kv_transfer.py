@@ -6,10 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT
+from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, MAX_RANKS
 
 _MAX_BLOCK_IDS = 1 << 20
-_MAX_RANKS = 64
 Host = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
@@ -28,6 +27,6 @@ class KVTransferParams(BaseModel):
     remote_host: Host | None = None
     remote_port: int | None = Field(None, ge=1, le=HIGHEST_SIDE_CHANNEL_PORT)
     remote_hosts: list[Host] | None = Field(
-        None, max_length=_MAX_RANKS, description="Of each of its ranks, where they are not all at remote_host."
+        None, max_length=MAX_RANKS, description="Of each of its ranks, where they are not all at remote_host."
     )
-    tp_size: int = Field(1, ge=1, le=_MAX_RANKS, description="Ranks of the server that keeps the KV.")
+    tp_size: int = Field(1, ge=1, le=MAX_RANKS, description="Ranks of the server that keeps the KV.")

@@ -108,6 +108,45 @@ def test_blocks_arrive_as_they_are(make_rank: MakeRank) -> None:
     assert keeper.next_report() == Sent("token")
 
 
+def test_a_block_is_filled_behind_the_steps_that_were_begun_before(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device one of them may still write what an ended request has given back."""
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    before, looks = reader.kv[0].k.clone(), []
+
+    class Mark:
+        def query(self) -> bool:
+            assert torch.equal(reader.kv[0].k, before)
+            looks.append(self)
+            return len(looks) == 5
+
+    monkeypatch.setattr(reader.pages, "mark", Mark)
+    keeper.worker.order([Offer("token", b"digest", [2, 3])])
+    assert reader.fetch(keeper, [7, 1]).error is None
+    assert len(looks) == 5
+    assert torch.equal(reader.kv[0].k[[7, 1]], keeper.kv[0].k[[2, 3]])
+
+
+def test_a_server_of_fewer_ranks_is_told(make_rank: MakeRank) -> None:
+    """By the ranks that find nobody there; the others are told what differs."""
+    layout = msgspec.structs.replace(LAYOUT, num_stages=2, rank=1)
+    reader = make_rank(layout, keeps=False)
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", free_port() - 1, 1), b"digest", 0, [1])])
+    report = reader.next_report()
+    assert isinstance(report, Fetched)
+    assert report.error is not None
+    assert report.error.endswith("it has 1 rank and this server 2: start both alike.")
+
+
+def test_each_rank_is_sought_at_its_own_host() -> None:
+    spread = KVSource("e", "t", "10.0.0.1", 5600, 3, hosts=("10.0.0.1", "10.0.0.2", "10.0.0.2"))
+    assert [spread.address(rank) for rank in range(4)] == [
+        ("10.0.0.1", 5600),
+        ("10.0.0.2", 5601),
+        ("10.0.0.2", 5602),
+        ("10.0.0.1", 5603),
+    ]
+
+
 def test_pages_that_are_keys_and_values_at_once(make_rank: MakeRank) -> None:
     """An odd number of layers, each with one tensor: all arrive, and a layer only once it is computed."""
     keeper, reader = make_rank(shares_values=True), make_rank(keeps=False, shares_values=True)
