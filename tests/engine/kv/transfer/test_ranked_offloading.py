@@ -21,10 +21,8 @@ from headway.server.types import OffloadStats
 
 BLOCK = 16
 PROMPTS = [[(7 * index + position * position) % 250 for position in range(100 + index)] for index in range(6)]
-LAYOUTS = {
-    "stages": {"pipeline_parallel_size": 2},
-    "stages of prompt shares": {"pipeline_parallel_size": 2, "prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 4},
-}
+STAGES = {"pipeline_parallel_size": 2}
+DEALT_STAGES = {"pipeline_parallel_size": 2, "prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +84,8 @@ def expected(files: ModelFiles) -> list[list[int]]:
     return tokens(answers(engine_of(files, {}), "alone"))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_rank_copies_what_it_has(files: ModelFiles, expected: list[list[int]], layout: str) -> None:
-    core = engine_of(files, {"kv_offloading_size": 0.05}, **LAYOUTS[layout])
+def test_each_rank_copies_what_it_has(files: ModelFiles, expected: list[list[int]]) -> None:
+    core = engine_of(files, {"kv_offloading_size": 0.05}, **DEALT_STAGES)
     assert tokens(answers(core, "first")) == expected
     again = answers(core, "second")
     assert tokens(again) == expected
@@ -99,7 +96,7 @@ def test_each_rank_copies_what_it_has(files: ModelFiles, expected: list[list[int
 
 def test_stages_share_a_directory_by_their_layers_whoever_is_killed(files: ModelFiles, expected: list[list[int]], tmp_path: Path) -> None:
     """In the middle of copies: what is half done then no engine takes for a block, and what is whole the next one finds."""
-    core = engine_of(files, on_disk(tmp_path), **LAYOUTS["stages"])
+    core = engine_of(files, on_disk(tmp_path), **STAGES)
     assert tokens(answers(core, "first")) == expected
     for index, prompt in enumerate(PROMPTS):
         core.add_request(request(f"open {index}", [index, *prompt], max_tokens=100))
@@ -113,7 +110,7 @@ def test_stages_share_a_directory_by_their_layers_whoever_is_killed(files: Model
     sizes = {rank: {path.stat().st_size for path in tmp_path.glob(f"*-rank-{rank}/*/*") if path.suffix != ".new"} for rank in range(2)}
     (last,), (first,) = sizes[0], sizes[1]
     assert 1.8 < first / last < 2.0  # two layers of three, and a header
-    again = engine_of(files, on_disk(tmp_path), **LAYOUTS["stages"])
+    again = engine_of(files, on_disk(tmp_path), **STAGES)
     found = answers(again, "again")
     assert tokens(found) == expected
     assert counts(again).num_loaded_bytes > 0

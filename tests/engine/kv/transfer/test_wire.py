@@ -162,6 +162,8 @@ def test_messages_can_not_be_reflected_or_repeated() -> None:
     ("changes", "told"),
     [
         ({"page_size": 32}, "--block-size differs: 16 at the prefill server, 32 at the decode server: start both alike"),
+        ({"num_stages": 2, "num_layers": 1}, "--pipeline-parallel-size differs: 1 "),
+        ({"num_prompt_shares": 2, "num_context_ranks": 2}, "--prefill-context-parallel-size differs: 1 "),
         ({"num_tensor_ranks": 2, "num_kv_heads": 2}, "--tensor-parallel-size differs: 4 "),
         ({"num_context_ranks": 4}, "--decode-context-parallel-size differs: 2 "),
         ({"interleave": 8}, "--cp-kv-cache-interleave-size differs: 1 "),
