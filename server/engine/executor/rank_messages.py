@@ -6,7 +6,7 @@ Join                                      both join the group, load, and see how
                             Sized
 Start                                     both make the runner and compute for the first time
                             Done
-Move, Move, ..              Moved         when there is something to report
+Move, Tell, ..              Moved         when there is something to report
 Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
 ReadAdapter, DropAdapter    (no answer)
 LoadAdapter, Sleep, ..      Done
@@ -30,7 +30,7 @@ from headway.server.distributed.places import RankPlace
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.executor.secure_link import Credentials
 from headway.server.engine.kv.shared_cache import SharedCache
-from headway.server.engine.kv.transfer.orders import Order, Report
+from headway.server.engine.kv.transfer.orders import Order, Report, Told
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
 
@@ -122,9 +122,15 @@ class Step(msgspec.Struct, tag=True, frozen=True):
 
 
 class Move(msgspec.Struct, tag=True, frozen=True):
-    """Pages of the KV cache, beside the steps."""
+    """Pages of the KV cache, beside the steps: between those that it came between."""
 
     orders: list[Order]
+
+
+class Tell(msgspec.Struct, tag=True, frozen=True):
+    """What others may read of the KV cache: heard at once, in a step too, for they hear of it meanwhile and ask for it."""
+
+    orders: list[Told]
 
 
 class ReadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -158,7 +164,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
-ToRank = Join | Start | Step | Move | ReadAdapter | DropAdapter | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+ToRank = Join | Start | Step | Move | Tell | ReadAdapter | DropAdapter | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
 
 
 class Here(msgspec.Struct, tag=True, frozen=True):

@@ -1,16 +1,20 @@
-"""When rank 0 of stages, which computes steps later than it hands them out, carries out the orders of a KV connector."""
+"""When ranks hear of a KV connector's orders; and rank 0 of stages, which computes steps later than it hands them out, carries them out."""
 
 from __future__ import annotations
 
+import multiprocessing
+import queue
 from collections.abc import Sequence
 from typing import Any
 
 from headway.server.engine.executor.inline import InlineExecutor
-from headway.server.engine.executor.rank_transfers import BehindSteps
+from headway.server.engine.executor.rank_loop import Inbox
+from headway.server.engine.executor.rank_messages import Move, Stop, Tell, encode
+from headway.server.engine.executor.rank_transfers import BehindSteps, RankedWorkers
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.engine.executor.stages import StagesExecutor
 from headway.server.engine.handle import StepHandle
-from headway.server.engine.kv.transfer.orders import Computing, Load, MoreOffered, Offer, Order, Save, Withdraw
+from headway.server.engine.kv.transfer.orders import Computing, Load, MoreOffered, Offer, Order, Save, Told, Withdraw
 from headway.server.engine.worker import Worker
 
 
@@ -58,10 +62,22 @@ def test_an_order_is_carried_out_between_the_steps_that_it_came_between() -> Non
 def test_what_others_may_read_holds_at_once() -> None:
     here = Here()
     executor = StagesExecutor(here, Ranks([]))
-    workers = BehindSteps(here, executor)
+    workers = RankedWorkers(BehindSteps(here, executor), Ranks([]))
     handle = executor.submit("step")
     told: list[Order] = [Offer("t", b"", [], is_whole=False), MoreOffered("t", [1], is_whole=True), Withdraw("u")]
     workers.order([told[0], Load(1, []), *told[1:]])
     assert here.done == told
     handle.result()
     assert here.done == [*told, "step", Load(1, [])]
+
+
+def test_a_rank_in_the_middle_of_a_step_hears_at_once_what_others_may_read() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    inbox = Inbox(theirs)
+    told: queue.SimpleQueue[list[Told]] = queue.SimpleQueue()
+    inbox.hear(told.put)
+    for message in (Move([Load(1, [])]), Tell([Withdraw("t")]), Stop()):
+        ours.send_bytes(encode(message))
+    assert told.get(timeout=10) == [Withdraw("t")]
+    assert [inbox.take(10), inbox.take(10)] == [Move([Load(1, [])]), Stop()]
+    ours.close()
