@@ -134,8 +134,7 @@ class AdapterRef(msgspec.Struct, frozen=True):
 
 class KVSource(msgspec.Struct, frozen=True):
     """Where another server keeps the KV of a prompt. ``token``: who knows it may read them. Rank r of ``num_ranks`` listens at
-    ``port`` + r of ``host``, or of its own of ``hosts`` if there are some. ``block_ids`` are told for the sake of those who look at
-    them; what is read, the other server says."""
+    ``port`` + r of ``host``, or of its own of ``hosts``. ``block_ids`` are for those who look at them: the other server says what is read."""
 
     engine_id: str
     token: str
@@ -144,9 +143,6 @@ class KVSource(msgspec.Struct, frozen=True):
     num_ranks: int
     block_ids: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()
-
-    def address(self, rank: int) -> tuple[str, int]:
-        return self.hosts[rank] if rank < len(self.hosts) else self.host, self.port + rank
 
 
 class KVTransfer(msgspec.Struct, frozen=True, omit_defaults=True):

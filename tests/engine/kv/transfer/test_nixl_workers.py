@@ -19,6 +19,7 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.offers import Known
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
+from headway.server.engine.kv.transfer.nixl.reader import address_of
 from headway.server.engine.kv.transfer.nixl.wire import Claim, Ready, Refused
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
@@ -139,7 +140,7 @@ def test_a_server_of_fewer_ranks_is_told(make_rank: MakeRank) -> None:
 
 def test_each_rank_is_sought_at_its_own_host() -> None:
     spread = KVSource("e", "t", "10.0.0.1", 5600, 3, hosts=("10.0.0.1", "10.0.0.2", "10.0.0.2"))
-    assert [spread.address(rank) for rank in range(4)] == [
+    assert [address_of(spread, rank) for rank in range(4)] == [
         ("10.0.0.1", 5600),
         ("10.0.0.2", 5601),
         ("10.0.0.2", 5602),

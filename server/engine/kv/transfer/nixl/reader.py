@@ -27,6 +27,7 @@ from headway.server.engine.kv.transfer.nixl.wire import (
     Released,
 )
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Report, Settled
+from headway.server.types import KVSource
 from headway.server.words import plural
 
 log = logging.getLogger(__name__)
@@ -90,14 +91,14 @@ class Reader:
             self._report(Settled(order.fetch_id))
 
     def _sentence(self, order: Fetch, why: str) -> str:
-        host, port = order.source.address(self._own.layout.rank)
+        host, port = address_of(order.source, self._own.layout.rank)
         return f"The prompt's KV did not come from the prefill server at {host}:{port}: {why}."
 
     async def _connected(self, order: Fetch) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """To the rank that has what this one needs. Raises ChannelError where there is none such, OSError."""
         here, there = self._own.layout.num_ranks, order.source.num_ranks
         try:
-            return await asyncio.open_connection(*order.source.address(self._own.layout.rank))
+            return await asyncio.open_connection(*address_of(order.source, self._own.layout.rank))
         except OSError as problem:
             if here == there:
                 raise
@@ -233,3 +234,8 @@ class Reader:
                 progress.open.popleft()
             else:
                 await asyncio.sleep(0.05)
+
+
+def address_of(source: KVSource, rank: int) -> tuple[str, int]:
+    """Where that rank of the other server is heard."""
+    return source.hosts[rank] if rank < len(source.hosts) else source.host, source.port + rank
