@@ -134,7 +134,7 @@ class AdapterRef(msgspec.Struct, frozen=True):
 
 class KVSource(msgspec.Struct, frozen=True):
     """Where another server keeps the KV of a prompt. ``token``: who knows it may read them. Rank r of ``num_ranks`` listens at
-    ``port`` + r of ``host``, or of its own of ``hosts``. ``block_ids`` are for those who look at them: the other server says what is read."""
+    ``port`` + r of ``host``, or of its own of ``hosts``. ``block_ids`` are for the eye: the other server says what is read."""
 
     engine_id: str
     token: str

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,8 +20,7 @@ from headway.server.types import OffloadStats
 
 BLOCK = 16
 PROMPTS = [[(7 * index + position * position) % 250 for position in range(100 + index)] for index in range(6)]
-STAGES = {"pipeline_parallel_size": 2}
-DEALT_STAGES = {"pipeline_parallel_size": 2, "prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 4}
+LAYOUT = {"pipeline_parallel_size": 2, "prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +37,18 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def engine_of(files: ModelFiles, transfer: dict[str, Any], **parallel: Any) -> EngineCore:
-    """Of 20 blocks of 16 tokens, as many as ranks hold together."""
-    size = BLOCK // parallel.get("prefill_context_parallel_size", 1)
+def engine_of(files: ModelFiles, path: Path | None) -> EngineCore:
+    """Of 20 blocks of 16 tokens. With a path: of two stages of two ranks that have half of each block."""
+    places = {"cpu_bytes_to_use": 10**7, "disk_path": str(path), "disk_bytes_to_use": 10**8}
+    connector = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": places}
     return make_engine(
         files,
         model={"max_model_len": 256},
         scheduler={"max_num_batched_tokens": 48, "max_num_seqs": 4},
-        cache={"num_gpu_blocks_override": 20, "block_size": size},
-        parallel=parallel,
-        kv_transfer=transfer,
+        cache={"num_gpu_blocks_override": 20, "block_size": BLOCK if path is None else BLOCK // 2},
+        parallel={} if path is None else LAYOUT,
+        kv_transfer={} if path is None else {"kv_transfer_config": connector},
     )
-
-
-def on_disk(path: Path) -> dict[str, Any]:
-    extra = {"disk_path": str(path), "disk_bytes_to_use": 10**8}
-    return {"kv_transfer_config": {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}}
 
 
 def answers(core: EngineCore, word: str) -> list[Output]:
@@ -81,39 +75,36 @@ def pids_of(core: EngineCore) -> list[int]:
 
 @pytest.fixture(scope="module")
 def expected(files: ModelFiles) -> list[list[int]]:
-    return tokens(answers(engine_of(files, {}), "alone"))
+    return tokens(answers(engine_of(files, None), "alone"))
 
 
-def test_each_rank_copies_what_it_has(files: ModelFiles, expected: list[list[int]]) -> None:
-    core = engine_of(files, {"kv_offloading_size": 0.05}, **DEALT_STAGES)
+def test_each_rank_copies_what_it_has_until_one_is_killed(files: ModelFiles, expected: list[list[int]], tmp_path: Path) -> None:
+    """Out and back, to memory and files, as many bytes as its layers have. What is half done in the end no engine takes for a block; what
+    is whole the next one finds."""
+    core = engine_of(files, tmp_path)
     assert tokens(answers(core, "first")) == expected
     again = answers(core, "second")
     assert tokens(again) == expected
-    assert sum(output.num_cached_tokens for output in again) >= len(PROMPTS) * 96
     assert counts(core).num_loaded_bytes > 0
-    core.shutdown()
-
-
-def test_stages_share_a_directory_by_their_layers_whoever_is_killed(files: ModelFiles, expected: list[list[int]], tmp_path: Path) -> None:
-    """In the middle of copies: what is half done then no engine takes for a block, and what is whole the next one finds."""
-    core = engine_of(files, on_disk(tmp_path), **STAGES)
-    assert tokens(answers(core, "first")) == expected
+    assert sum(output.num_cached_tokens for output in again) >= len(PROMPTS) * 96
     for index, prompt in enumerate(PROMPTS):
         core.add_request(request(f"open {index}", [index, *prompt], max_tokens=100))
     core.step()
-    (pid,) = pids_of(core)
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)"):
+    pids = pids_of(core)
+    os.kill(pids[-1], signal.SIGKILL)
+    with pytest.raises(RankDied, match=r"^rank 3 was killed \(SIGKILL\)"):
         run(core, [])
     core.shutdown()
-    assert not is_running(pid)
-    sizes = {rank: {path.stat().st_size for path in tmp_path.glob(f"*-rank-{rank}/*/*") if path.suffix != ".new"} for rank in range(2)}
-    (last,), (first,) = sizes[0], sizes[1]
+    assert not any(is_running(pid) for pid in pids)
+    sizes = [{path.stat().st_size for path in tmp_path.glob(f"*-rank-{rank}/*/*") if path.suffix != ".new"} for rank in range(4)]
+    assert sizes[0] == sizes[1]
+    assert sizes[2] == sizes[3]
+    (last,), (first,) = sizes[0], sizes[2]
     assert 1.8 < first / last < 2.0  # two layers of three, and a header
-    again = engine_of(files, on_disk(tmp_path), **STAGES)
-    found = answers(again, "again")
+    restarted = engine_of(files, tmp_path)
+    found = answers(restarted, "third")
     assert tokens(found) == expected
-    assert counts(again).num_loaded_bytes > 0
-    assert counts(again).num_failed_loads == 0
+    assert counts(restarted).num_loaded_bytes > 0
+    assert counts(restarted).num_failed_loads == 0
     assert sum(output.num_cached_tokens for output in found) >= len(PROMPTS) * 80
-    again.shutdown()
+    restarted.shutdown()

@@ -132,7 +132,7 @@ def test_ranks_that_deal_tokens_out_otherwise_read_nothing(one_head: ModelFiles,
         assert_nothing_is_held(reader)
 
 
-DEALT_STAGES = {"pipeline_parallel_size": 2, "prefill_context_parallel_size": 2, "cp_kv_cache_interleave_size": 2}
+STAGES = {"pipeline_parallel_size": 2}
 
 
 @dataclass
@@ -175,10 +175,9 @@ class Announced:
 
 
 def test_each_stage_moves_its_own_layers_until_a_rank_is_killed(tmp_path: Path) -> None:
-    """Kept, or announced and read while stages compute several parts of the prompt. In the end one is that nobody reads on: what was kept
-    for the dead is freed, once."""
+    """Kept, or announced and read while stages compute several parts of the prompt. What is kept for a reader that dies is freed, once."""
     files = make_tiny_model("llama", tmp_path)
-    with engine_of(files, "kv_producer", **DEALT_STAGES) as keeper, engine_of(files, "kv_consumer", **DEALT_STAGES) as reader:
+    with engine_of(files, "kv_producer", **STAGES) as keeper, engine_of(files, "kv_consumer", **STAGES) as reader:
         assert_moved(keeper, reader)
         both = Announced(keeper, reader, [1, *LONG])
         both.begin("announced")
@@ -196,8 +195,6 @@ def test_each_stage_moves_its_own_layers_until_a_rank_is_killed(tmp_path: Path) 
         with pytest.raises(RankDied, match=r"^rank 1 was killed"):
             wait_until(reader.settle)
         reader.shutdown()
-        tokens, last = answered(keeper, request("goes on", both.prompt, max_tokens=6))
-        assert len(tokens) == 6
         while keeper.has_work:
             keeper.step()
         assert_nothing_is_held(keeper)
