@@ -23,7 +23,7 @@ class RankedWorkers:
 
     def order(self, orders: Sequence[Order]) -> None:
         told = [order for order in orders if isinstance(order, Told)]
-        others = [order for order in orders if not isinstance(order, Told)]
+        others: list[Order] = [order for order in orders if not isinstance(order, Told)]
         if told:
             self._ranks.tell(Tell(told))
             self._here.order(told)
