@@ -134,7 +134,7 @@ class AdapterRef(msgspec.Struct, frozen=True):
 
 class KVSource(msgspec.Struct, frozen=True):
     """Where another server keeps the KV of a prompt. ``token``: who knows it may read them. Rank r of ``num_ranks`` listens at
-    ``port`` + r. ``block_ids`` are told for the sake of those who look at them; what is read, the other server says."""
+    ``port`` + r of ``host``, or of its own of ``hosts``. ``block_ids`` are for the eye: the other server says what is read."""
 
     engine_id: str
     token: str
@@ -142,6 +142,7 @@ class KVSource(msgspec.Struct, frozen=True):
     port: int
     num_ranks: int
     block_ids: tuple[int, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 class KVTransfer(msgspec.Struct, frozen=True, omit_defaults=True):

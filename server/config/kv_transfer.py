@@ -15,7 +15,8 @@ from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, off
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
 _NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _GIB = 1 << 30
-HIGHEST_SIDE_CHANNEL_PORT = 65535 - 64  # that a request may name: those of further ranks are behind it
+MAX_RANKS = 64  # of a server that others read from, or that reads
+HIGHEST_SIDE_CHANNEL_PORT = 65535 - MAX_RANKS  # that a request may name: those of further ranks are behind it
 _UNUSED = ("kv_buffer_size", "kv_connector_module_path", "kv_ip", "kv_parallel_size", "kv_port", "kv_rank")  # of vLLM's other connectors
 
 
@@ -73,7 +74,8 @@ class KVTransferConfig(Topic):
     )
     nixl_side_channel_host: str = option(
         "localhost",
-        "Where a prefill server hears what decode servers want, as they are told it: a name or an address of this machine.",
+        "Where a prefill server hears what decode servers want, as they are told it: a name or an address of this machine. Ranks on other "
+        "hosts of a Ray cluster do at the address that the cluster knows their host by.",
         environment=("VLLM_NIXL_SIDE_CHANNEL_HOST",),
     )
     nixl_side_channel_port: int = option(
@@ -142,15 +144,17 @@ def _json_problems(asked: dict[str, Any]) -> list[str]:
     return []
 
 
-def kv_transfer_warnings(transfer: KVTransferConfig) -> list[str]:
+def kv_transfer_warnings(transfer: KVTransferConfig, uses_ray: bool = False) -> list[str]:
+    """``uses_ray``: ranks may be on other hosts."""
     if kv_transfer_problems(transfer) or (settings := transfer.settings) is None:
         return []
     host = transfer.nixl_side_channel_host
     is_alone = any(_is_within(host, peer) for peer in _DEFAULT_PEERS)
-    if is_alone or not settings.keeps or settings.kv_connector_extra_config.key_file is not None:
+    where = f"--nixl-side-channel-host {host}" if not is_alone else "other hosts of the Ray cluster, where ranks listen at their addresses,"
+    if (is_alone and not uses_ray) or not settings.keeps or settings.kv_connector_extra_config.key_file is not None:
         return []
     return [
-        f"whoever reaches --nixl-side-channel-host {host} may ask for KV, though not without a request's token: name a key_file in "
+        f"whoever reaches {where} may ask for KV, though not without a request's token: name a key_file in "
         "kv_connector_extra_config at both servers, and keep the network between them private"
     ]
 

@@ -13,7 +13,13 @@ from headway.server.config.extension import ExtensionConfig
 from headway.server.config.fields import Setting, Topic, settings_of
 from headway.server.config.graphs import GraphsConfig, graphs_problems
 from headway.server.config.http import HttpConfig, http_problems, http_warnings
-from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
+from headway.server.config.kv_transfer import (
+    HIGHEST_SIDE_CHANNEL_PORT,
+    MAX_RANKS,
+    KVTransferConfig,
+    kv_transfer_problems,
+    kv_transfer_warnings,
+)
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
 from headway.server.config.lora import LoraConfig, lora_problems
@@ -122,7 +128,7 @@ def warnings(config: ServerConfig) -> list[str]:
     """A sentence for each thing that was asked for and has no effect, or another one than may be wanted."""
     return [
         *tls_warnings(config.tls),
-        *kv_transfer_warnings(config.kv_transfer),
+        *kv_transfer_warnings(config.kv_transfer, config.parallel.uses_ray),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
@@ -224,20 +230,17 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
         "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
-        "--prefill-context-parallel-size above 1": (
-            config.parallel.prefill_context_parallel_size > 1,
-            "a connector knows one copy of the layers",
-        ),
-        "--pipeline-parallel-size above 1": (config.parallel.pipeline_parallel_size > 1, "a rank moves the keys and values of all layers"),
-        "--distributed-executor-backend ray": (config.parallel.uses_ray, "ranks are asked for keys and values at one host"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),
         "--no-enable-prefix-caching": (is_offload and not config.cache.enable_prefix_caching, "a block is found as a part of a prefix"),
     }
     found = [f"{other} does not go with {flag}: {why}" for other, (is_on, why) in beside.items() if is_on]
     if is_offload:
         return found
+    if (num_ranks := config.parallel.num_ranks) > MAX_RANKS:
+        asked = " with ".join(config.parallel.asked)
+        found.append(f"{flag} with NixlConnector is for {MAX_RANKS} ranks at most, and {asked} takes {num_ranks}: lower one of them")
     first = config.kv_transfer.nixl_side_channel_port
-    num_ports = config.data_parallel.data_parallel_size * config.parallel.tensor_parallel_size
+    num_ports = config.data_parallel.data_parallel_size * num_ranks
     if first + num_ports - 1 > HIGHEST_SIDE_CHANNEL_PORT:
         asked = f"--nixl-side-channel-port {first}"
         found.append(

@@ -113,10 +113,11 @@ def _build_generating(
         setup = RankSetup(config, files, plan, shape.vocab_size, device, groups, index, draft)
         rank = ModelRank(setup, load_tokenizer)
         phases.begin("sizing the KV cache")
-        num_blocks = crew.agree(rank.num_blocks())
+        cache = crew.agree(rank.num_blocks(), rank.worker.bytes_per_block)
+        num_blocks = cache.num_blocks
         max_model_len = fitted_max_model_len(plan, num_blocks)
-        crew.start(num_blocks, max_model_len)
-        rank.start(num_blocks, max_model_len, make_sampling)
+        crew.start(cache, max_model_len)
+        rank.start(cache, max_model_len, make_sampling)
         phases.begin("warming up")
         rank.warm_up()
         if plan.graph_sizes:
@@ -124,9 +125,10 @@ def _build_generating(
             rank.record_graphs()
         executor = crew.executor(rank.worker)
         workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
+        hosts = crew.hosts
     phases.end()
     kv = KVCacheManager(num_blocks, plan.block_size, config.cache.enable_prefix_caching)
-    policy = make_policy(config.kv_transfer, kv, setup.place, rank.worker.bytes_per_block)
+    policy = make_policy(config.kv_transfer, kv, setup.place, cache.block_bytes, hosts)
     scheduler = _scheduler(config, plan, kv, max_model_len, policy)
     transfers = (policy, workers) if policy is not None and workers is not None else None
     info = engine_info(

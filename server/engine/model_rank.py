@@ -18,6 +18,7 @@ from headway.server.engine.executor.base import Runner
 from headway.server.engine.expert_balancing import ExpertBalancer
 from headway.server.engine.graphs import CudaRecorder, DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
+from headway.server.engine.kv.shared_cache import SharedCache
 from headway.server.engine.kv.transfer.build import make_worker
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.kv.transfer.layout import Place
@@ -55,11 +56,11 @@ class RankSetup:
     groups: RankGroups
     engine: int = 0  # among those of the server
     draft: DraftSetup | None = None
+    host: str | None = None  # see Place
 
     @property
     def place(self) -> Place:
-        tensor = self.groups.tensor
-        return Place(self.engine, tensor.rank, tensor.size, self.share)
+        return Place(self.engine, self.groups.place, self.share, self.host)
 
     @property
     def share(self) -> SequenceShare:
@@ -123,8 +124,8 @@ class ModelRank:
         facts = _share(device_facts(setup.device), place.num_ranks)
         return plan_num_blocks(setup.config, setup.plan, facts, bytes_per_block=bytes_per_block, peak_activation_bytes=peak)
 
-    def start(self, num_blocks: int, max_model_len: int, make_sampling: MakeSampling) -> None:
-        """``num_blocks`` and ``max_model_len`` are those of all ranks."""
+    def start(self, cache: SharedCache, max_model_len: int, make_sampling: MakeSampling) -> None:
+        """``cache`` and ``max_model_len`` are those of all ranks."""
         setup, plan = self._setup, self._setup.plan
         sampling = None if make_sampling is None else make_sampling(self.worker.grammars)
 
@@ -133,13 +134,13 @@ class ModelRank:
             self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
-            drafter = self.draft.start(num_blocks, rows) if self.draft is not None else None
+            drafter = self.draft.start(cache.num_blocks, rows) if self.draft is not None else None
             choice = self._choice(resident, sampling)
             return ModelRunner(resident, forward, rows, choice, setup.device, self.worker.adapters, drafter)
 
-        self.worker.start(num_blocks, make_runner)
+        self.worker.start(cache.num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded
-        self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files)
+        self.transfers = make_worker(setup.config.kv_transfer, setup.place, resident, loaded, plan, setup.files, cache.block_bytes)
         if self.transfers is not None:
             self._forward.watch(self.transfers.begin_step)
 

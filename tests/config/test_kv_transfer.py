@@ -8,7 +8,8 @@ from headway.server.api.protocol.kv_transfer import KVTransferParams
 from headway.server.config.data_parallel import DataParallelConfig
 from headway.server.config.development import DevelopmentConfig
 from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
-from headway.server.config.server import ServerConfig, problems
+from headway.server.config.parallel import ParallelConfig
+from headway.server.config.server import ServerConfig, problems, warnings
 
 GOOD = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
@@ -87,11 +88,35 @@ def test_what_does_not_go_with_it() -> None:
     ]
 
 
+@pytest.mark.parametrize("asked", [GOOD, {"kv_connector": "OffloadingConnector", "kv_role": "kv_both"}])
+def test_it_goes_with_every_layout_of_ranks(asked: dict[str, Any]) -> None:
+    extra = {"kv_connector_extra_config": {"cpu_bytes_to_use": 10**9}} if asked is not GOOD else {}
+    sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "prefill_context_parallel_size": 2}
+    parallel = ParallelConfig.model_validate({**sizes, "distributed_executor_backend": "ray"})
+    assert problems(ServerConfig(kv_transfer=transfer(**asked, **extra), parallel=parallel)) == []
+
+
+def test_more_ranks_than_a_request_can_name_are_refused() -> None:
+    parallel = ParallelConfig(tensor_parallel_size=16, pipeline_parallel_size=8)
+    assert problems(ServerConfig(kv_transfer=transfer(**GOOD), parallel=parallel)) == [
+        "--kv-transfer-config with NixlConnector is for 64 ranks at most, and --tensor-parallel-size 16 with --pipeline-parallel-size 8 "
+        "takes 128: lower one of them"
+    ]
+
+
+def test_ranks_on_other_hosts_are_warned_of() -> None:
+    config = ServerConfig(kv_transfer=transfer(**GOOD), parallel=ParallelConfig(distributed_executor_backend="ray"))
+    [warning] = [warning for warning in warnings(config) if "key_file" in warning]
+    assert warning.startswith("whoever reaches other hosts of the Ray cluster, where ranks listen at their addresses, may ask for KV")
+
+
 def test_each_rank_has_a_port_that_a_request_may_name() -> None:
-    def found(port: int, num_engines: int) -> list[str]:
+    def found(port: int, num_engines: int, **parallel: int) -> list[str]:
         topics = {"nixl_side_channel_port": port}
         config = ServerConfig(
-            kv_transfer=transfer(**GOOD).model_copy(update=topics), data_parallel=DataParallelConfig(data_parallel_size=num_engines)
+            kv_transfer=transfer(**GOOD).model_copy(update=topics),
+            data_parallel=DataParallelConfig(data_parallel_size=num_engines),
+            parallel=ParallelConfig(**parallel),  # type: ignore[arg-type]
         )
         return [problem for problem in problems(config) if "--nixl-side-channel-port" in problem]
 
@@ -100,3 +125,6 @@ def test_each_rank_has_a_port_that_a_request_may_name() -> None:
     assert KVTransferParams.model_validate({"remote_port": highest}).remote_port == highest
     assert found(highest, 2) == ["--nixl-side-channel-port 65471 leaves no room for 2 ports up to 65471, one a rank: choose a lower one"]
     assert found(highest + 1, 1)
+    eight = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "prefill_context_parallel_size": 2}
+    assert found(highest - 7, 1, **eight) == []
+    assert "leaves no room for 8 ports" in found(highest - 6, 1, **eight)[0]

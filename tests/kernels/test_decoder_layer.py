@@ -138,7 +138,7 @@ def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -
         return hidden.clone(), None if is_first else residual.clone()
 
     plain = LayerSlots(*(adapters.plain for adapters in made))
-    expected = reference.decoder_layer(*inputs(), parts, *pages.clone(), tokens, (plain, lora))
+    expected = reference.decoder_layer(*inputs(), parts, *pages.clone(), tokens, adapters=(plain, lora))
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     own = fuse_slots(fused, LayerSlots(*(adapters.slots for adapters in made)))
     found = run(*inputs(), fused, *pages.clone(), prepare_layers(fused, tokens, BLOCK_SIZE, lora), own)

@@ -43,6 +43,14 @@ class RayHosts:
         self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 
     def __enter__(self) -> RayHosts:
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
         for name in self._names:
             _ip("netns", "add", name)
         ends = [["netns", name, "name", cable] for name, cable in zip(self._names, self._cables, strict=True)]
@@ -53,7 +61,6 @@ class RayHosts:
             _ip("-n", name, "link", "set", cable, "up")
         self._ray(0, "--head", f"--port={_PORT}", "--include-dashboard=false")
         self._ray(1, f"--address={self.cluster}")
-        return self
 
     def __exit__(self, *exc: object) -> None:
         for index, name in enumerate(self._names):

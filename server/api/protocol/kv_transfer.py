@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT
+from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, MAX_RANKS
 
 _MAX_BLOCK_IDS = 1 << 20
+Host = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
 class KVTransferParams(BaseModel):
@@ -23,6 +24,9 @@ class KVTransferParams(BaseModel):
     remote_engine_id: Annotated[str, StringConstraints(max_length=256)] | None = None
     remote_request_id: Annotated[str, StringConstraints(max_length=256)] | None = None
     remote_block_ids: list[int] | None = Field(None, max_length=_MAX_BLOCK_IDS)
-    remote_host: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
+    remote_host: Host | None = None
     remote_port: int | None = Field(None, ge=1, le=HIGHEST_SIDE_CHANNEL_PORT)
-    tp_size: int = Field(1, ge=1, le=64)
+    remote_hosts: list[Host] | None = Field(
+        None, max_length=MAX_RANKS, description="Of each of its ranks, where they are not all at remote_host."
+    )
+    tp_size: int = Field(1, ge=1, le=MAX_RANKS, description="Ranks of the server that keeps the KV.")

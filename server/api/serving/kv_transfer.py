@@ -12,6 +12,7 @@ from headway.server.api.serving.choices import ChoiceDelta
 from headway.server.config.kv_transfer import KVTransferConfig, KVTransferSettings
 from headway.server.errors import RequestError
 from headway.server.types import KVSource, KVTransfer
+from headway.server.words import plural
 
 _PARAM = "kv_transfer_params"
 
@@ -49,12 +50,16 @@ def _source_of(params: KVTransferParams, settings: KVTransferSettings) -> KVSour
         raise RequestError(
             "With do_remote_prefill remote_request_id, remote_host and remote_port must be those of the prefill server's answer.", _PARAM
         )
-    if not settings.may_fetch_from(host):
-        raise RequestError(
-            f"This server may not fetch KV from {host!r}: its operator has to name that in allowed_peers of --kv-transfer-config.",
-            f"{_PARAM}.remote_host",
-        )
-    return KVSource(params.remote_engine_id or "", token, host, port, params.tp_size)
+    hosts = tuple(params.remote_hosts or ())
+    if hosts and len(hosts) != params.tp_size:
+        raise RequestError(f"remote_hosts names {plural(len(hosts), 'host')} for a tp_size of {params.tp_size}: give as many.", _PARAM)
+    for name, each in (("remote_host", host), *(("remote_hosts", other) for other in hosts)):
+        if not settings.may_fetch_from(each):
+            raise RequestError(
+                f"This server may not fetch KV from {each!r}: its operator has to name that in allowed_peers of --kv-transfer-config.",
+                f"{_PARAM}.{name}",
+            )
+    return KVSource(params.remote_engine_id or "", token, host, port, params.tp_size, hosts=hosts)
 
 
 def answered_transfer(choices: Sequence[ChoiceDelta]) -> dict[str, Any] | None:
@@ -69,7 +74,7 @@ def announcement(source: KVSource) -> bytes:
 
 
 def _told(source: KVSource) -> dict[str, Any]:
-    return {
+    told: dict[str, Any] = {
         "do_remote_prefill": True,
         "do_remote_decode": False,
         "remote_block_ids": list(source.block_ids),
@@ -79,3 +84,4 @@ def _told(source: KVSource) -> dict[str, Any]:
         "remote_port": source.port,
         "tp_size": source.num_ranks,
     }
+    return told | {"remote_hosts": list(source.hosts)} if source.hosts else told

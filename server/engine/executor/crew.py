@@ -18,9 +18,10 @@ from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.executor.placement import Placement
 from headway.server.engine.executor.processes import ProcessesExecutor
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start, layout_of, place_of
-from headway.server.engine.executor.rank_transfers import RankedWorkers
+from headway.server.engine.executor.rank_transfers import BehindSteps, RankedWorkers
 from headway.server.engine.executor.ranks import Ranks
 from headway.server.engine.executor.stages import StagesExecutor
+from headway.server.engine.kv.shared_cache import SharedCache
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.worker import Worker
 from headway.server.private_directory import private_directory
@@ -34,11 +35,11 @@ class Crew:
         """The others begin to load their weights. Computes with this rank's share of a CPU's threads from now on."""
         return ALONE
 
-    def agree(self, num_blocks: int) -> int:
-        """KV blocks for which every rank has room, of what this one has. Waits until all have loaded their weights."""
-        return num_blocks
+    def agree(self, num_blocks: int, block_bytes: int) -> SharedCache:
+        """Of this one's blocks, for which it has room, and of what the others say. Waits until all have loaded their weights."""
+        return SharedCache(num_blocks, block_bytes)
 
-    def start(self, num_blocks: int, max_model_len: int) -> None:
+    def start(self, cache: SharedCache, max_model_len: int) -> None:
         """The others make their runners and compute for the first time, as this one has to."""
 
     def executor(self, worker: Worker) -> Executor:
@@ -46,8 +47,13 @@ class Crew:
         return InlineExecutor(worker)
 
     def transfers(self, here: WorkerSide) -> WorkerSide:
-        """The workers of the KV connector, of which this rank has ``here``."""
+        """The workers of the KV connector, of which this rank has ``here``. Once there is an executor."""
         return here
+
+    @property
+    def hosts(self) -> list[str | None]:
+        """The addresses of the ranks' hosts, in their order; None: this host."""
+        return [None]
 
 
 class RankCrew(Crew):
@@ -58,6 +64,7 @@ class RankCrew(Crew):
         self._place = place
         self._layout = layout
         self._meeting = meeting
+        self._stages: StagesExecutor | None = None
 
     def join(self, plan: Plan, vocab_size: int, device: torch.device) -> RankGroups:
         if self._place.num_ranks == 1:
@@ -71,19 +78,28 @@ class RankCrew(Crew):
         self._ranks.give_groups(groups)
         return groups
 
-    def agree(self, num_blocks: int) -> int:
-        return min([num_blocks, *(answer.num_blocks for answer in self._ranks.answers(Sized))])
+    def agree(self, num_blocks: int, block_bytes: int) -> SharedCache:
+        answers = self._ranks.answers(Sized)
+        fewest = min([num_blocks, *(answer.num_blocks for answer in answers)])
+        return SharedCache(fewest, block_bytes + sum(answer.block_bytes for answer in answers))
 
-    def start(self, num_blocks: int, max_model_len: int) -> None:
-        self._ranks.tell(Start(num_blocks, max_model_len))
+    def start(self, cache: SharedCache, max_model_len: int) -> None:
+        self._ranks.tell(Start(cache, max_model_len))
 
     def executor(self, worker: Worker) -> Executor:
         self._ranks.answers(Done)
-        executor = StagesExecutor if self._place.num_stages > 1 else ProcessesExecutor
-        return executor(InlineExecutor(worker), self._ranks)
+        here = InlineExecutor(worker)
+        if self._place.num_stages == 1:
+            return ProcessesExecutor(here, self._ranks)
+        self._stages = StagesExecutor(here, self._ranks)
+        return self._stages
 
     def transfers(self, here: WorkerSide) -> WorkerSide:
-        return RankedWorkers(here, self._ranks)
+        return RankedWorkers(here if self._stages is None else BehindSteps(here, self._stages), self._ranks)
+
+    @property
+    def hosts(self) -> list[str | None]:
+        return [None, *self._ranks.hosts]
 
 
 @contextmanager

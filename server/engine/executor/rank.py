@@ -20,6 +20,7 @@ class Rank(Protocol):
     thread, read from by another."""
 
     rank: int
+    host: str | None  # its address, if it is on another host than the engine
     answers: queue.SimpleQueue[Answer | None]
     reports: queue.SimpleQueue[Report]
 

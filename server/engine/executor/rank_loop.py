@@ -31,6 +31,7 @@ from headway.server.engine.executor.rank_messages import (
     Start,
     Step,
     Stop,
+    Tell,
     ToRank,
     UnloadAdapter,
     WakeUp,
@@ -40,6 +41,7 @@ from headway.server.engine.executor.rank_messages import (
 )
 from headway.server.engine.executor.secure_link import Link
 from headway.server.engine.kv.transfer.connector import WorkerSide
+from headway.server.engine.kv.transfer.orders import Told
 from headway.server.engine.model_rank import ModelRank, RankSetup
 from headway.server.errors import RankDied, sentence_of
 from headway.server.garbage import spare_long_lived
@@ -64,20 +66,30 @@ class Inbox:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[ToRank | None] = queue.SimpleQueue()
+        self._told: Callable[[list[Told]], None] | None = None
         threading.Thread(target=self._read, daemon=True, name="inbox").start()
 
+    def hear(self, told: Callable[[list[Told]], None]) -> None:
+        """Calls ``told``, in a thread of its own, with what others may read from now on. Before anything is."""
+        self._told = told
+
     def take(self, timeout_s: float | None = None) -> ToRank:
-        """Waits for the next one. Raises queue.Empty when it takes longer, EOFError when the engine has ended."""
+        """Waits for the next one of the others. Raises queue.Empty when it takes longer, EOFError when the engine has ended."""
         message = self._messages.get(timeout=timeout_s)
         if message is None:
             raise EOFError
-        return decode_to_rank(message)
+        return message
 
     def _read(self) -> None:
         with suppress(EOFError, OSError):
             while True:
-                self._messages.put(self._link.recv_bytes())
+                message = decode_to_rank(self._link.recv_bytes())
+                if isinstance(message, Tell):
+                    assert self._told is not None, "nothing is read of a rank without a connector"
+                    self._told(message.orders)
+                else:
+                    self._messages.put(message)
         self._messages.put(None)
 
 
@@ -90,15 +102,26 @@ def _joined(arguments: RankArguments, link: Link, inbox: Inbox) -> ModelRank:
     if device.type == "cpu":
         torch.set_num_threads(join.num_threads)
     groups = join_ranks(arguments.meeting, arguments.place, device, layout_of(arguments.config))
-    setup = RankSetup(arguments.config, arguments.files, join.plan, join.vocab_size, device, groups, arguments.engine)
+    setup = RankSetup(
+        arguments.config,
+        arguments.files,
+        join.plan,
+        join.vocab_size,
+        device,
+        groups,
+        arguments.engine,
+        host=arguments.host_elsewhere,
+    )
     rank = ModelRank(setup)
-    _send(link, Sized(rank.num_blocks()))
+    _send(link, Sized(rank.num_blocks(), rank.worker.bytes_per_block))
     start = inbox.take()
     assert isinstance(start, Start)
-    rank.start(start.num_blocks, start.max_model_len, make_sampling=None)
+    rank.start(start.cache, start.max_model_len, make_sampling=None)
     rank.warm_up()
     rank.record_graphs()
     spare_long_lived()
+    if rank.transfers is not None:
+        inbox.hear(rank.transfers.order)
     _send(link, Done())
     return rank
 

@@ -6,7 +6,7 @@ Join                                      both join the group, load, and see how
                             Sized
 Start                                     both make the runner and compute for the first time
                             Done
-Move, Move, ..              Moved         when there is something to report
+Move, Tell, ..              Moved         when there is something to report
 Step, Step, ..              (no answer: what a step computes is exchanged by collectives)
 ReadAdapter, DropAdapter    (no answer)
 LoadAdapter, Sleep, ..      Done
@@ -29,7 +29,8 @@ from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.distributed.places import RankPlace
 from headway.server.engine.batch import BatchPlan
 from headway.server.engine.executor.secure_link import Credentials
-from headway.server.engine.kv.transfer.orders import Order, Report
+from headway.server.engine.kv.shared_cache import SharedCache
+from headway.server.engine.kv.transfer.orders import Order, Report, Told
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, SleepPart
 
@@ -70,6 +71,11 @@ class RankArguments:
         return self.config.parallel.gpu_index(self.engine, self.rank) if self.seat is None else self.seat.gpu_index
 
     @property
+    def host_elsewhere(self) -> str | None:
+        """The address of the rank's host, if that is another than the engine's."""
+        return self.seat.meeting.own_address if self.seat is not None and self.seat.is_elsewhere else None
+
+    @property
     def role(self) -> str:
         """The rank's name in the log."""
         name = f"{self.config.data_parallel.engine_name(self.engine)} rank {self.rank}"
@@ -107,7 +113,7 @@ class Join(msgspec.Struct, tag=True, frozen=True):
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    num_blocks: int
+    cache: SharedCache
     max_model_len: int
 
 
@@ -116,9 +122,15 @@ class Step(msgspec.Struct, tag=True, frozen=True):
 
 
 class Move(msgspec.Struct, tag=True, frozen=True):
-    """Pages of the KV cache, beside the steps."""
+    """Pages of the KV cache, beside the steps: between those that it came between."""
 
     orders: list[Order]
+
+
+class Tell(msgspec.Struct, tag=True, frozen=True):
+    """What others may read of the KV cache: heard at once, in a step too, for they hear of it meanwhile and ask for it."""
+
+    orders: list[Told]
 
 
 class ReadAdapter(msgspec.Struct, tag=True, frozen=True):
@@ -152,7 +164,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 
 
 Change = LoadAdapter | UnloadAdapter | Sleep | WakeUp  # answered by a Done
-ToRank = Join | Start | Step | Move | ReadAdapter | DropAdapter | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
+ToRank = Join | Start | Step | Move | Tell | ReadAdapter | DropAdapter | LoadAdapter | UnloadAdapter | Sleep | WakeUp | Stop
 
 
 class Here(msgspec.Struct, tag=True, frozen=True):
@@ -160,7 +172,10 @@ class Here(msgspec.Struct, tag=True, frozen=True):
 
 
 class Sized(msgspec.Struct, tag=True, frozen=True):
+    """``num_blocks``: for which there is room on this rank, of ``block_bytes`` each."""
+
     num_blocks: int
+    block_bytes: int
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

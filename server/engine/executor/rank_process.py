@@ -20,6 +20,7 @@ _ENTRY = "headway.server.engine.executor.rank_entry"
 class RankProcess:
     def __init__(self, arguments: RankArguments) -> None:
         self.rank = arguments.rank
+        self.host: str | None = None
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._link, theirs = multiprocessing.Pipe()

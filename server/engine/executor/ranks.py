@@ -45,6 +45,11 @@ class Ranks:
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
 
+    @property
+    def hosts(self) -> list[str | None]:
+        """See Rank.host."""
+        return [process.host for process in self._processes]
+
     def give_groups(self, groups: RankGroups) -> None:
         """Those of rank 0, which are aborted when a rank ends, so that nobody waits for it."""
         self._groups = groups

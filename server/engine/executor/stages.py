@@ -21,6 +21,14 @@ class StagesExecutor(ProcessesExecutor):
     def __init__(self, here: InlineExecutor, ranks: Ranks) -> None:
         super().__init__(here, ranks)
         self._under_way: deque[StepHandle[Any]] = deque()
+        self._behind: deque[tuple[StepHandle[Any], Callable[[], None]]] = deque()  # what waits for a step to be computed here
+
+    def behind_those_under_way(self, act: Callable[[], None]) -> None:
+        """Once they are computed here, and before the next step is; at once where there are none."""
+        if self._under_way:
+            self._behind.append((self._under_way[-1], act))
+        else:
+            act()
 
     def _begin(self, plan: Any) -> StepHandle[Any]:
         handle: StepHandle[Any] = StepHandle(partial(self._compute, plan))
@@ -29,8 +37,11 @@ class StagesExecutor(ProcessesExecutor):
 
     def _compute(self, plan: Any) -> Any:
         """Of the oldest step."""
-        self._under_way.popleft()
-        return self._here.submit(plan).result()
+        handle = self._under_way.popleft()
+        result = self._here.submit(plan).result()
+        while self._behind and self._behind[0][0] is handle:
+            self._behind.popleft()[1]()
+        return result
 
     def _change(self, message: Change, own: Callable[[], None], undo: Callable[[list[bool]], None] | None = None) -> None:
         """Behind the steps that the other ranks make it behind."""

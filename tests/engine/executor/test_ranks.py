@@ -24,6 +24,7 @@ from headway.server.distributed.rendezvous import join_ranks
 from headway.server.engine.executor.rank_messages import Done, Here, Join, RankArguments, Sized, Start
 from headway.server.engine.executor.rank_process import RankProcess
 from headway.server.engine.executor.ranks import Ranks
+from headway.server.engine.kv.shared_cache import SharedCache
 from headway.server.errors import ModelSourceError, RankDied
 from headway.server.source.files import ModelFiles
 
@@ -90,7 +91,7 @@ def test_a_rank_that_breaks_says_why(files: ModelFiles, tmp_path: Path) -> None:
         joined(ranks, tmp_path, 2)
         (sized,) = ranks.answers(Sized)
         assert sized.num_blocks > 0
-        ranks.tell(Start(2**60, 64))
+        ranks.tell(Start(SharedCache(2**60, 1), 64))
         with pytest.raises(RankDied, match=r"^rank 1 ended: .*"):
             ranks.answers(Done)
 

@@ -20,6 +20,7 @@ class RayRank:
         """Starts it. ``host`` is a RankHost's actor; ``log`` gets what the rank prints."""
         assert arguments.seat is not None
         self.rank = arguments.rank
+        self.host = arguments.host_elsewhere
         self.answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._host = host
@@ -67,7 +68,10 @@ class RayRank:
                 message = decode_from_rank(data)
                 if isinstance(message, Failed):
                     self._last_words = message
-                elif not isinstance(message, Moved):  # nothing is moved where ranks are on several hosts
+                elif isinstance(message, Moved):
+                    for report in message.reports:
+                        self.reports.put(report)
+                else:
                     self.answers.put(message)
         except EOFError:
             return False

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from headway.server.config.plan import Plan
+from headway.server.distributed.places import RankPlace
 from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.resident import Resident
 from headway.server.models.base import LoadedModel
@@ -21,12 +22,22 @@ _SAMPLE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which rank of which engine of the server this is, and what of each block is in its pages."""
+    """Which rank of which engine of the server this is, and what of each block is in its pages: the layers of its stage, of the heads and
+    the tokens its share. ``host``: its address, if it is on another host than its engine."""
 
     engine: int
-    rank: int
-    num_ranks: int
+    among: RankPlace
     share: SequenceShare = WHOLE
+    host: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """Among all of the engine."""
+        return self.among.rank
+
+    @property
+    def num_ranks(self) -> int:
+        return self.among.num_ranks
 
 
 class BlockLayout(msgspec.Struct, frozen=True):
@@ -36,13 +47,19 @@ class BlockLayout(msgspec.Struct, frozen=True):
     weight_format: str
     dtype: str
     page_size: int  # tokens of a block on one rank
-    num_ranks: int
+    num_stages: int  # that have some of the layers each
+    num_tensor_ranks: int  # that have some of the heads each
+    num_prompt_shares: int  # times that the layers are there
     num_context_ranks: int  # that hold a page of each block
     interleave: int  # tokens side by side on one of them
-    num_layers: int
+    num_layers: int  # of a rank
     num_kv_heads: int  # of a rank
     head_dim: int
     rank: int
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_stages * self.num_tensor_ranks * self.num_prompt_shares
 
 
 def layout_of(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan, files: ModelFiles) -> BlockLayout:
@@ -52,12 +69,14 @@ def layout_of(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan,
         weight_format=loaded.weight_format,
         dtype=plan.kv_cache_dtype,
         page_size=plan.page_size,
+        num_stages=place.among.num_stages,
+        num_tensor_ranks=place.among.tensor_size,
+        num_prompt_shares=place.among.num_prompt_shares,
         num_context_ranks=place.share.size,
         interleave=place.share.interleave,
         num_layers=len(resident.kv),
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        num_ranks=place.num_ranks,
         rank=place.rank,
     )
 

@@ -92,7 +92,8 @@ class Discard(msgspec.Struct, tag=True, frozen=True):
 
 
 MAX_SAVED_BLOCKS = 16  # in one order: what a load may have to wait for
-Order = Offer | MoreOffered | Computing | Withdraw | Fetch | Save | Load | Discard
+Told = Offer | MoreOffered | Withdraw  # what others may read
+Order = Told | Computing | Fetch | Save | Load | Discard
 
 
 class Claimed(msgspec.Struct, tag=True, frozen=True):

@@ -20,6 +20,7 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.offers import Known
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
+from headway.server.engine.kv.transfer.nixl.reader import address_of
 from headway.server.engine.kv.transfer.nixl.wire import Claim, Ready, Refused
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
@@ -34,7 +35,9 @@ LAYOUT = BlockLayout(
     weight_format="fp32",
     dtype="float32",
     page_size=4,
-    num_ranks=1,
+    num_stages=1,
+    num_tensor_ranks=1,
+    num_prompt_shares=1,
     num_context_ranks=1,
     interleave=1,
     num_layers=3,
@@ -123,6 +126,45 @@ def test_pages_in_int8_bring_their_scales(make_rank: MakeRank) -> None:
         assert theirs.scales is not None
         for own, source in ((mine.k, theirs.k), (mine.v, theirs.v), (mine.scales.k, theirs.scales.k), (mine.scales.v, theirs.scales.v)):
             assert own[[7, 1]].contiguous().view(torch.uint8).equal(source[[2, 3]].contiguous().view(torch.uint8))
+
+
+def test_a_block_is_filled_behind_the_steps_that_were_begun_before(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device one of them may still write what an ended request has given back."""
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    before, looks = reader.kv[0].k.clone(), []
+
+    class Mark:
+        def query(self) -> bool:
+            assert torch.equal(reader.kv[0].k, before)
+            looks.append(self)
+            return len(looks) == 5
+
+    monkeypatch.setattr(reader.pages, "mark", Mark)
+    keeper.worker.order([Offer("token", b"digest", [2, 3])])
+    assert reader.fetch(keeper, [7, 1]).error is None
+    assert len(looks) == 5
+    assert torch.equal(reader.kv[0].k[[7, 1]], keeper.kv[0].k[[2, 3]])
+
+
+def test_a_server_of_fewer_ranks_is_told(make_rank: MakeRank) -> None:
+    """By the ranks that find nobody there; the others are told what differs."""
+    layout = msgspec.structs.replace(LAYOUT, num_stages=2, rank=1)
+    reader = make_rank(layout, keeps=False)
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", free_port() - 1, 1), b"digest", 0, [1])])
+    report = reader.next_report()
+    assert isinstance(report, Fetched)
+    assert report.error is not None
+    assert report.error.endswith("it has 1 rank and this server 2: start both alike.")
+
+
+def test_each_rank_is_sought_at_its_own_host() -> None:
+    spread = KVSource("e", "t", "10.0.0.1", 5600, 3, hosts=("10.0.0.1", "10.0.0.2", "10.0.0.2"))
+    assert [address_of(spread, rank) for rank in range(4)] == [
+        ("10.0.0.1", 5600),
+        ("10.0.0.2", 5601),
+        ("10.0.0.2", 5602),
+        ("10.0.0.1", 5603),
+    ]
 
 
 def test_pages_that_are_keys_and_values_at_once(make_rank: MakeRank) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from headway.server.config.kv_transfer import KVTransferConfig, KVTransferSettings
@@ -23,11 +24,16 @@ from headway.server.source.files import ModelFiles
 _MIN_KEY_BYTES = 16
 
 
-def make_policy(transfer: KVTransferConfig, settings: KVTransferSettings, kv: KVCacheManager, place: Place) -> NixlPolicy:
+def make_policy(
+    transfer: KVTransferConfig, settings: KVTransferSettings, kv: KVCacheManager, place: Place, hosts: Sequence[str | None]
+) -> NixlPolicy:
+    """``hosts``: of each rank, where it is another than this one."""
     engine_id = settings.engine_id or str(uuid.uuid4())
+    own = transfer.nixl_side_channel_host
+    elsewhere = tuple(host or own for host in hosts) if any(hosts) else ()
     return NixlPolicy(
         kv,
-        Address(f"{engine_id}_dp{place.engine}", transfer.nixl_side_channel_host, _port(transfer, place)),
+        Address(f"{engine_id}_dp{place.engine}", own, _port(transfer, place), elsewhere),
         num_ranks=place.num_ranks,
         recomputes=settings.kv_load_failure_policy == "recompute",
         keep_s=transfer.nixl_abort_request_timeout,
@@ -51,7 +57,7 @@ def make_worker(
         raise ConfigError([f"--kv-transfer-config: kv_buffer_device {settings.kv_buffer_device}: the KV cache is in {there}: leave it out"])
     agent = Agent(f"headway-{secrets.token_hex(8)}", extra.backends, pages)
     own = Own(pages, agent, layout_of(place, resident, loaded, plan, files), _secret(extra.key_file))
-    listening = Listening(transfer.nixl_side_channel_host, _port(transfer, place), transfer.nixl_abort_request_timeout)
+    listening = Listening(place.host or transfer.nixl_side_channel_host, _port(transfer, place), transfer.nixl_abort_request_timeout)
     return NixlWorker(own, listening if settings.keeps else None, compares=extra.checksum)
 
 

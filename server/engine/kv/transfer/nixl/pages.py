@@ -34,6 +34,15 @@ class Pages:
         """All of it, as NIXL registers memory."""
         return [(address, self._nbytes, self.device, "") for address in self.addresses]
 
+    def mark(self) -> torch.cuda.Event | None:
+        """Called where steps are begun: once the device has passed it, nothing writes pages that was begun before. None: of a CPU, where
+        nothing does."""
+        if self.memory == "DRAM":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
     def of_layer(self, addresses: Sequence[int], layer: int) -> Sequence[int]:
         """Of ``addresses`` laid out as these pages' own those of one layer."""
         return addresses[self._per_layer * layer : self._per_layer * (layer + 1)]

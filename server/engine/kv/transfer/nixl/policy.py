@@ -26,11 +26,13 @@ from headway.server.types import KVSource, TransferDone, TransferStats
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where this engine is found by others, and by what name. Its rank r listens at ``port`` + r."""
+    """Where this engine is found by others, and by what name. Its rank r listens at ``port`` + r; ``hosts`` are those of the ranks, if
+    they are not all at ``host``."""
 
     engine_id: str
     host: str
     port: int
+    hosts: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ class NixlPolicy:
 
     def _source(self, token: str, block_ids: Sequence[int]) -> KVSource:
         address = self._address
-        return KVSource(address.engine_id, token, address.host, address.port, self._num_ranks, tuple(block_ids))
+        return KVSource(address.engine_id, token, address.host, address.port, self._num_ranks, tuple(block_ids), address.hosts)
 
     # What the workers say
 

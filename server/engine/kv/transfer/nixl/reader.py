@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import runs_of, spans
@@ -25,6 +27,8 @@ from headway.server.engine.kv.transfer.nixl.wire import (
     Released,
 )
 from headway.server.engine.kv.transfer.orders import Fetch, Fetched, Report, Settled
+from headway.server.types import KVSource
+from headway.server.words import plural
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,9 @@ _MAX_READS = 8  # fetches that read at a time, of those that have something to r
 
 @dataclass(slots=True)
 class _Progress:
-    """Of one fetch."""
+    """Of one fetch. ``mark``: that the device must have passed before blocks are filled."""
 
+    mark: torch.cuda.Event | None
     num_bytes: int = 0
     num_descriptors: int = 0
     post_s: float = 0.0
@@ -59,8 +64,9 @@ class Reader:
         self._compares = compares
         self._reads = asyncio.Semaphore(_MAX_READS)
 
-    async def fetch(self, order: Fetch) -> None:
-        progress, error = _Progress(), None
+    async def fetch(self, order: Fetch, mark: torch.cuda.Event | None = None) -> None:
+        """``mark``: see Pages.mark."""
+        progress, error = _Progress(mark), None
         try:
             await self._fetch(order, progress)
         except (ChannelError, TransferFailed, TimeoutError, OSError) as problem:
@@ -85,14 +91,22 @@ class Reader:
             self._report(Settled(order.fetch_id))
 
     def _sentence(self, order: Fetch, why: str) -> str:
-        return f"The prompt's KV did not come from the prefill server at {order.source.host}:{self._port(order)}: {why}."
+        host, port = address_of(order.source, self._own.layout.rank)
+        return f"The prompt's KV did not come from the prefill server at {host}:{port}: {why}."
 
-    def _port(self, order: Fetch) -> int:
-        return order.source.port + self._own.layout.rank
+    async def _connected(self, order: Fetch) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the rank that has what this one needs. Raises ChannelError where there is none such, OSError."""
+        here, there = self._own.layout.num_ranks, order.source.num_ranks
+        try:
+            return await asyncio.open_connection(*address_of(order.source, self._own.layout.rank))
+        except OSError as problem:
+            if here == there:
+                raise
+            raise ChannelError(f"it has {plural(there, 'rank')} and this server {here}: start both alike") from problem
 
     async def _fetch(self, order: Fetch, progress: _Progress) -> None:
         async with asyncio.timeout(_CLAIM_S):
-            reader, writer = await asyncio.open_connection(order.source.host, self._port(order))
+            reader, writer = await self._connected(order)
             try:
                 channel = await Channel.greeted(reader, writer, self._own.secret, is_keeper=False)
                 claim = Claim(order.source.token, order.digest, self._own.layout, self._compares and bool(order.block_ids))
@@ -136,6 +150,8 @@ class Reader:
         if not ours:
             return
         theirs = ready.block_ids[first : first + len(ours)]
+        while progress.mark is not None and not progress.mark.query():  # type: ignore[no-untyped-call]
+            await asyncio.sleep(_LOOK_S)
         async with self._reads:
             started = time.perf_counter()
             await self._read(ours, theirs, range(known.num_layers, ready.end_layer), granted, progress)
@@ -218,3 +234,8 @@ class Reader:
                 progress.open.popleft()
             else:
                 await asyncio.sleep(0.05)
+
+
+def address_of(source: KVSource, rank: int) -> tuple[str, int]:
+    """Where that rank of the other server is heard."""
+    return source.hosts[rank] if rank < len(source.hosts) else source.host, source.port + rank

@@ -24,7 +24,7 @@ import msgspec
 
 from headway.server.engine.kv.transfer.layout import BlockLayout
 
-GREETING = b"headway-kv 2\n"
+GREETING = b"headway-kv 3\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
 _MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
@@ -167,7 +167,9 @@ _WORDS = {
     "weight_format": "the format of the weights",
     "dtype": "--kv-cache-dtype",
     "page_size": "--block-size",
-    "num_ranks": "--tensor-parallel-size",
+    "num_stages": "--pipeline-parallel-size",
+    "num_tensor_ranks": "--tensor-parallel-size",
+    "num_prompt_shares": "--prefill-context-parallel-size",
     "num_context_ranks": "--decode-context-parallel-size",
     "interleave": "--cp-kv-cache-interleave-size",
 }

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.layer_progress import DeviceProgress, HostProgress
 from headway.server.engine.kv.transfer.nixl.offers import Offers
@@ -62,7 +64,7 @@ class NixlWorker:
                     self._offers.withdraw(token)
                     has_changed = True
                 case Fetch():
-                    self._loop.call_soon_threadsafe(self._begin, order)
+                    self._loop.call_soon_threadsafe(self._begin, order, self._own.pages.mark())
         if has_changed:
             self._loop.call_soon_threadsafe(self._keeper.tell_readers)
 
@@ -80,8 +82,8 @@ class NixlWorker:
             self._loop.call_soon_threadsafe(self._is_over.set)
             self._thread.join(timeout=2)
 
-    def _begin(self, order: Fetch) -> None:
-        task = self._loop.create_task(self._reader.fetch(order))
+    def _begin(self, order: Fetch, mark: torch.cuda.Event | None) -> None:
+        task = self._loop.create_task(self._reader.fetch(order, mark))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -33,22 +33,29 @@ class _Capacity:
     num_files: int
 
 
-def make_policy(settings: OffloadSettings, kv: KVCacheManager, num_ranks: int, bytes_per_block: int) -> OffloadPolicy:
-    capacity = _capacity(settings, num_ranks, bytes_per_block)
+def make_policy(settings: OffloadSettings, kv: KVCacheManager, num_ranks: int, block_bytes: int) -> OffloadPolicy:
+    """``block_bytes``: over all ranks."""
+    capacity = _capacity(settings, num_ranks, block_bytes)
     memory = Tier(capacity.num_slots) if capacity.num_slots else None
     disk = Tier(capacity.num_files) if capacity.num_files else None
     return OffloadPolicy(kv, memory=memory, disk=disk, num_ranks=num_ranks)
 
 
 def make_worker(
-    settings: OffloadSettings, place: Place, resident: Resident, loaded: LoadedModel, plan: Plan, files: ModelFiles
+    settings: OffloadSettings,
+    place: Place,
+    resident: Resident,
+    loaded: LoadedModel,
+    plan: Plan,
+    files: ModelFiles,
+    block_bytes: int,
 ) -> OffloadWorker:
-    """Of a rank whose pages are there. Raises ConfigError."""
+    """Of a rank whose pages are there. ``block_bytes``: over all ranks. Raises ConfigError."""
     asked = settings.kv_connector_extra_config
     if asked.block_size not in (None, plan.block_size):
         raise ConfigError([f"--kv-transfer-config: block_size {asked.block_size}: blocks are offloaded as they are, of {plan.block_size}"])
     pages, is_on_gpu = pages_of(resident.kv), resident.kv[0].k.is_cuda
-    capacity = _capacity(settings, place.num_ranks, pages.block_bytes)
+    capacity = _capacity(settings, place.num_ranks, block_bytes)
     _check_memory(capacity.num_slots * pages.block_bytes)
     memory = HostBlocks(capacity.num_slots, pages.block_bytes, is_pinned=is_on_gpu) if capacity.num_slots else None
     block_files = None
@@ -60,16 +67,16 @@ def make_worker(
 
 
 def _capacity(settings: OffloadSettings, num_ranks: int, block_bytes: int) -> _Capacity:
-    """Raises ConfigError for a size that holds nothing."""
+    """``block_bytes``: over all ranks. Raises ConfigError for a size that holds nothing."""
     asked = settings.kv_connector_extra_config
     sizes = []
     for name, num_bytes, each in (
         ("cpu_bytes_to_use (or --kv-offloading-size)", asked.cpu_bytes_to_use, block_bytes),
-        ("disk_bytes_to_use", asked.disk_bytes_to_use, block_bytes + HEADER_BYTES),
+        ("disk_bytes_to_use", asked.disk_bytes_to_use, block_bytes + num_ranks * HEADER_BYTES),
     ):
-        num_blocks = num_bytes // num_ranks // each
+        num_blocks = num_bytes // each
         if num_bytes and not num_blocks:
-            raise ConfigError([f"KV offload: {name} holds {num_bytes} bytes, and a block of all ranks needs {each * num_ranks}: raise it"])
+            raise ConfigError([f"KV offload: {name} holds {num_bytes} bytes, and a block of all ranks needs {each}: raise it"])
         sizes.append(num_blocks)
     return _Capacity(*sizes)
 
