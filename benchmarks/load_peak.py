@@ -1,7 +1,7 @@
 """How fast weights are loaded, and how much memory that takes at its peak: `python benchmarks/load_peak.py --help`.
 
 Makes a random checkpoint of two shards in a temporary directory, loads it in a process of its own and deletes it. The files are in the page
-cache then, as they have just been written.
+cache then, as they have just been written. Or the demo model, whose embedding is half of what is kept of it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from demo_model import demo_files, demo_gguf
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.loading.loader import Quantization, load_model
@@ -40,7 +44,8 @@ _CONFIG = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-_QUANTIZED: dict[str, Quantization] = {"int8": "int8", "int4": "int4"}
+_QUANTIZED: dict[str, Quantization] = {"int8": "int8", "int4": "int4", "gguf": "gguf"}
+_DEMO = "demo"
 _KV = HIDDEN // HEADS * KV_HEADS
 _LAYER = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
@@ -73,7 +78,7 @@ def write_checkpoint(directory: Path, num_bytes: int) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, float]:
+def load(files: ModelFiles, dtype: str, quantization: Quantization) -> dict[str, float]:
     """In this process: seconds, and MB of the kept weights, of all memory before, and of its peak, mapped files included."""
     before, samples, ended = _resident_mb(), [0.0], threading.Event()
 
@@ -85,7 +90,7 @@ def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, f
     watcher.start()
     since = time.perf_counter()
     model = load_model(
-        ModelFiles("safetensors", directory, None, "random"),
+        files,
         dtype=dtype,
         device=torch.device("cpu"),
         quantization=quantization,
@@ -99,10 +104,10 @@ def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, f
     return {"seconds": seconds, "weights_mb": model.weight_bytes / 1e6, "before_mb": before, "peak_mb": max(samples)}
 
 
-def read_s(directory: Path) -> float:
+def read_s(paths: Sequence[Path]) -> float:
     """Seconds that reading the files takes with nothing done to them."""
     buffer, since = bytearray(1 << 20), time.perf_counter()
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in sorted(paths):
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
@@ -126,7 +131,8 @@ def _fill_the_arenas() -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mb", type=int, default=1000, help="of the checkpoint, in bf16")
-    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8, int4")
+    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8, int4; gguf with --demo")
+    parser.add_argument("--demo", action="store_true", help="the demo model, not a random checkpoint")
     parser.add_argument("--most", type=float, default=1.2, help="of the weights, the peak above which the exit status is 1")
     parser.add_argument("--load", nargs=2, metavar=("DIRECTORY", "FORM"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -134,12 +140,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory, form = options.load
         _fill_the_arenas()
         quantization = _QUANTIZED.get(form, "none")
-        print(json.dumps(load(Path(directory), "float32" if form in _QUANTIZED else form, quantization)))
+        files = demo_files() if directory == _DEMO else ModelFiles("safetensors", Path(directory), None, "random")
+        print(json.dumps(load(files, "float32" if form in _QUANTIZED else form, quantization)))
         return 0
     is_good = True
     with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:
-        write_checkpoint(Path(folder), options.mb * 10**6)
-        file_mb = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) / 1e6
+        if options.demo:
+            folder, paths = _DEMO, [demo_gguf()]
+        else:
+            write_checkpoint(Path(folder), options.mb * 10**6)
+            paths = list(Path(folder).glob("*.safetensors"))
+        file_mb = sum(path.stat().st_size for path in paths) / 1e6
         for form in options.forms.split(","):
             command = [sys.executable, __file__, "--load", folder, form]
             found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -147,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_good &= peak <= options.most
             print(
                 f"{form}: {file_mb:.0f} MB of files, {found['weights_mb']:.0f} MB of weights in {found['seconds']:.2f} s: "
-                f"{file_mb / found['seconds']:.0f} MB/s of the files (reading them alone: {file_mb / read_s(Path(folder)):.0f} MB/s); "
+                f"{file_mb / found['seconds']:.0f} MB/s of the files (reading them alone: {file_mb / read_s(paths):.0f} MB/s); "
                 f"peak {peak:.2f} times the weights"
             )
     return 0 if is_good else 1
