@@ -136,12 +136,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of the timed steps; 0 leaves speed out")
     parser.add_argument("--steps", type=int, default=16, help="of a round")
+    parser.add_argument("--only", default="", help="what the option of a row ends with, such as int8 or bfloat16")
     asked = parser.parse_args(arguments)
+    formats = [form for form in FORMATS if form.option.endswith(asked.only)]
     torch.set_num_threads(1)
     token_ids = english_tokens()
     rows: dict[Format, list[str]] = {}
     timed: dict[Format, LoadedModel] = {}
-    for form in FORMATS:
+    for form in formats:
         loaded = load(form.quantization, form.dtype)
         found = perplexity(log_probabilities(loaded.model, token_ids, dtype=form.pages).float(), token_ids)
         reference = reference_perplexity(form.quantization, token_ids)
