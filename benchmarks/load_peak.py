@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
@@ -26,13 +25,13 @@ from demo_model import demo_files, demo_gguf
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.loading.loader import Quantization, load_model
+from headway.server.machine import trim_heap
 from headway.server.source.files import ModelFiles
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, KV_HEADS = 1024, 2816, 16384, 16, 4
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
     "intermediate_size": INTERMEDIATE,
     "num_attention_heads": HEADS,
@@ -62,13 +61,13 @@ _POLL_S = 0.002
 _KB_MB = 1024 / 1e6
 
 
-def write_checkpoint(directory: Path, num_bytes: int) -> None:
+def write_checkpoint(directory: Path, num_bytes: int, vocabulary: int = VOCABULARY) -> None:
     """bf16, as many layers as fill ``num_bytes``, one at least."""
-    ends_bytes = 4 * VOCABULARY * HIDDEN
+    ends_bytes = 4 * vocabulary * HIDDEN
     layer_bytes = 2 * sum(torch.Size(shape).numel() for shape in _LAYER.values())
     num_layers = max(1, round((num_bytes - ends_bytes) / layer_bytes))
-    (directory / "config.json").write_text(json.dumps(_CONFIG | {"num_hidden_layers": num_layers}))
-    tables = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    (directory / "config.json").write_text(json.dumps(_CONFIG | {"num_hidden_layers": num_layers, "vocab_size": vocabulary}))
+    tables = {"model.embed_tokens.weight": (vocabulary, HIDDEN), "lm_head.weight": (vocabulary, HIDDEN), "model.norm.weight": (HIDDEN,)}
     layers = [(f"model.layers.{i}.{name}.weight", shape) for i in range(num_layers) for name, shape in _LAYER.items()]
     weight_map: dict[str, str] = {}
     for number, part in enumerate((dict(layers[: len(layers) // 2]), dict(layers[len(layers) // 2 :]) | tables), 1):
@@ -78,7 +77,7 @@ def write_checkpoint(directory: Path, num_bytes: int) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def load(files: ModelFiles, dtype: str, quantization: Quantization) -> dict[str, float]:
+def load(files: ModelFiles, form: str) -> dict[str, float]:
     """In this process: seconds, and MB of the kept weights, of all memory before, and of its peak, mapped files included."""
     before, samples, ended = _resident_mb(), [0.0], threading.Event()
 
@@ -91,9 +90,9 @@ def load(files: ModelFiles, dtype: str, quantization: Quantization) -> dict[str,
     since = time.perf_counter()
     model = load_model(
         files,
-        dtype=dtype,
+        dtype="float32" if form in _QUANTIZED else form,
         device=torch.device("cpu"),
-        quantization=quantization,
+        quantization=_QUANTIZED.get(form, "none"),
         load_format="auto",
         group=SINGLE,
         seed=0,
@@ -123,9 +122,12 @@ def _resident_mb() -> float:
     return sum(numbers()) * _KB_MB
 
 
-def _fill_the_arenas() -> Tensor:
-    """What torch sets up with its first product is not the weights'."""
-    return torch.ones(64, 64) @ torch.ones(64, 64)
+def _warm_up(form: str) -> None:
+    """Loads a model of one layer: the code that a first load reads in, and what torch sets up with it, is not the weights'."""
+    with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:
+        write_checkpoint(Path(folder), 0, vocabulary=256)
+        load(ModelFiles("safetensors", Path(folder), None, "random"), form)
+    trim_heap()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,10 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.load:
         directory, form = options.load
-        _fill_the_arenas()
-        quantization = _QUANTIZED.get(form, "none")
+        _warm_up("int4" if form == "gguf" else form)
         files = demo_files() if directory == _DEMO else ModelFiles("safetensors", Path(directory), None, "random")
-        print(json.dumps(load(files, "float32" if form in _QUANTIZED else form, quantization)))
+        print(json.dumps(load(files, form)))
         return 0
     is_good = True
     with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:

@@ -47,4 +47,6 @@ def _plain(tensor: CheckpointTensor) -> CheckpointTensor:
 
 def _read(tensor: CheckpointTensor, scheme: WeightScheme, *, is_transposed: bool, block: int) -> QuantizedValues:
     weight = tensor.read()
-    return round_weight(weight.t() if is_transposed else weight, scheme, block)
+    values = round_weight(weight.t() if is_transposed else weight, scheme, block)
+    tensor.done()  # now, not when its turn to be packed has come: what is read ahead is then held in few bits only
+    return values
