@@ -33,9 +33,11 @@ _MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor, or a span 
 _SHOWN = 3  # names listed in a message
 # After so many bytes what is freed goes back to the system: packing leaves holes between what it keeps, and with experts of 3 MB each
 # they grew to 0.36 of the weights, now to a constant (2026-11).
-_TRIMMED_BYTES = 64 * 2**20
+_TRIMMED_BYTES = 32 * 2**20
 _BYTES_A_WEIGHT = 4
-_ELEMENTS_A_SPAN = 1 << 21  # 8 MiB of fp32: an embedding as a whole was half as large again as all that is kept of a small model
+# Of a tensor that is read in pieces. On a CPU 4 MiB of fp32, several of which are held beside the weights: a small model's embedding as a
+# whole was half as large again as all that is kept of it. On a GPU nothing else is held here, and few large pieces are copied faster.
+_ELEMENTS_A_SPAN, _ELEMENTS_FOR_A_GPU = 1 << 20, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,13 @@ def fill(
         for place in places[tensor.name]:
             place.check(tensor)
     prepare = partial(_prepared, rotation=rotation)
+    most = _ELEMENTS_A_SPAN if device.type == "cpu" else _ELEMENTS_FOR_A_GPU
     norms: list[Span] = []
     others: list[Span] = []
     for tensor in tensors:
         own = places[tensor.name]
         is_norm = rotation is not None and rotation.is_norm(own[0].name)
-        (norms if is_norm else others).extend(_spans(tensor, own, rotation))
+        (norms if is_norm else others).extend(_spans(tensor, own, rotation, most))
     with _one_thread_each() if unpacks or rotation is not None else contextlib.nullcontext():
         num_bytes = 0
         for group in (norms, others):  # linears take their norms in
@@ -159,11 +162,11 @@ def fill(
                     trim_heap()
 
 
-def _spans(tensor: CheckpointTensor, places: Sequence[Place], rotation: ResidualRotation | None) -> Iterator[Span]:
-    """A large tensor in pieces, where a row of it can be had and changed without the others."""
+def _spans(tensor: CheckpointTensor, places: Sequence[Place], rotation: ResidualRotation | None, most: int) -> Iterator[Span]:
+    """A tensor of more than ``most`` elements in pieces, where a row of it can be had and changed without the others."""
     needs_all = any(place.source.is_transposed or (rotation is not None and rotation.mixes_rows(place.name)) for place in places)
     num_rows = tensor.shape[0]
-    step = max(_ELEMENTS_A_SPAN // max(math.prod(tensor.shape[1:]), 1), 1)
+    step = max(most // max(math.prod(tensor.shape[1:]), 1), 1)
     if tensor.span is None or needs_all or len(tensor.shape) < 2 or step >= num_rows:
         yield Span(tensor, places)
         return
