@@ -64,7 +64,7 @@ class GroupedPacker:
 
 def pack_grouped(weight: GroupedValues) -> PackedGrouped:
     """``weight`` for ``grouped_linear``. The packed copy is independent of it."""
-    packer = GroupedPacker(*weight.shape, weight.bits, weight.values.device)
+    packer = GroupedPacker(weight.shape[0], weight.shape[1], weight.bits, weight.values.device)
     packer.put(weight)
     return packer.packed
 

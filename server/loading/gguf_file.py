@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ _MAX_DIMENSIONS = 4  # of ggml
 FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
 
 
-class RowSpan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RowSpan:
     """Elements of a tensor's first dimension."""
 
     first: int

@@ -38,7 +38,8 @@ def round_weight(weight: Tensor, scheme: WeightScheme, block: int = 1) -> Quanti
         whole = whole or [part.new_empty((len(weight), *part.shape[1:])) for part in parts]
         for target, part in zip(whole, parts, strict=True):
             target[first : first + count] = part
-    return QuantizedValues(*whole) if scheme.bits == 8 else QuantizedValues(*whole, scheme.group_size)
+    values, scale, *zeros = whole
+    return QuantizedValues(values, scale, zeros[0] if zeros else None, scheme.group_size)
 
 
 def _to_fp8(rows: Tensor) -> tuple[Tensor, Tensor]:
