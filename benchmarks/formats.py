@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,12 @@ from forward_batches import Sequence as Running
 from forward_batches import Stepper
 from perplexity import english_tokens, log_probabilities, perplexity
 
+from headway.kernels.hadamard import block_of, spread_blocks
+from headway.kernels.linear import linear
+from headway.kernels.quant_matmul import PackedInt8
+from headway.kernels.reference import quant_matmul as reference_int8
 from headway.server.distributed.groups import SINGLE
+from headway.server.layers.quant import int8
 from headway.server.layers.quant.rounding import round_weight
 from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme
 from headway.server.loading import loader
@@ -71,13 +77,25 @@ def load(quantization: Quantization, dtype: str) -> LoadedModel:
     )
 
 
-def load_reference(quantization: Quantization) -> LoadedModel:
+def reference_perplexity(quantization: Quantization, token_ids: list[int]) -> float:
     """In fp32, with weights that were rounded and brought back."""
     scheme = ROUNDED_SCHEMES.get(quantization)
-    if scheme is None:
-        return load("none", "float32")
-    with patch.object(loader, "GgufCheckpoint", partial(_Dequantized, scheme)):
-        return load("none", "float32")
+    if quantization == "int8":  # which rotates weights before they are rounded
+        with patch.object(int8, "keep_int8", _kept_plain), patch.object(int8, "int8_linear", _exact_product):
+            return perplexity(log_probabilities(load("int8", "float32").model, token_ids), token_ids)
+    changed = nullcontext() if scheme is None else patch.object(loader, "GgufCheckpoint", partial(_Dequantized, scheme))
+    with changed:
+        loaded = load("none", "float32")
+    return perplexity(log_probabilities(loaded.model, token_ids), token_ids)
+
+
+def _kept_plain(values: Tensor, scale: Tensor, block: int) -> PackedInt8:
+    return PackedInt8(*values.shape, (values, scale), reference_int8, block)
+
+
+def _exact_product(x: Tensor, packed: PackedInt8, bias: Tensor | None) -> Tensor:
+    values, scale = packed.data
+    return linear(spread_blocks(x, packed.block), values * scale[:, None], bias)
 
 
 class _Dequantized(GgufCheckpoint):
@@ -89,7 +107,12 @@ class _Dequantized(GgufCheckpoint):
         return [self._rounded(tensor) if _is_linear(tensor) else tensor for tensor in super().tensors()]
 
     def _rounded(self, tensor: CheckpointTensor) -> CheckpointTensor:
-        return replace(tensor, read=lambda: round_weight(tensor.read(), self._rounds_to).dequantize())
+        block = block_of(tensor.shape[1], self._rounds_to.spread)
+
+        def read() -> Tensor:
+            return spread_blocks(round_weight(tensor.read(), self._rounds_to, block).dequantize(), block)  # spread twice, it is as it was
+
+        return replace(tensor, read=read, span=None)
 
 
 def _is_linear(tensor: CheckpointTensor) -> bool:
@@ -115,15 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="of the timed steps; 0 leaves speed out")
     parser.add_argument("--steps", type=int, default=16, help="of a round")
+    parser.add_argument("--only", default="", help="what the option of a row ends with, such as int8 or bfloat16")
     asked = parser.parse_args(arguments)
+    formats = [form for form in FORMATS if form.option.endswith(asked.only)]
     torch.set_num_threads(1)
     token_ids = english_tokens()
     rows: dict[Format, list[str]] = {}
     timed: dict[Format, LoadedModel] = {}
-    for form in FORMATS:
+    for form in formats:
         loaded = load(form.quantization, form.dtype)
         found = perplexity(log_probabilities(loaded.model, token_ids, dtype=form.pages).float(), token_ids)
-        reference = perplexity(log_probabilities(load_reference(form.quantization).model, token_ids), token_ids)
+        reference = reference_perplexity(form.quantization, token_ids)
         size = f"{loaded.weight_bytes / 1e6:.1f}"
         rows[form] = [f"`{form.option}`", form.device, size, f"{found:.2f}", f"{reference:.2f}", f"{found / reference - 1:+.2%}"]
         print(" | ".join(rows[form]), file=sys.stderr, flush=True)

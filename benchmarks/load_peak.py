@@ -1,7 +1,7 @@
 """How fast weights are loaded, and how much memory that takes at its peak: `python benchmarks/load_peak.py --help`.
 
 Makes a random checkpoint of two shards in a temporary directory, loads it in a process of its own and deletes it. The files are in the page
-cache then, as they have just been written.
+cache then, as they have just been written. Or the demo model, whose embedding is half of what is kept of it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+from demo_model import demo_files, demo_gguf
 
 from headway.server.distributed.groups import SINGLE
 from headway.server.loading.loader import Quantization, load_model
+from headway.server.machine import trim_heap
 from headway.server.source.files import ModelFiles
 
 HIDDEN, INTERMEDIATE, VOCABULARY, HEADS, KV_HEADS = 1024, 2816, 16384, 16, 4
 _CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": VOCABULARY,
     "hidden_size": HIDDEN,
     "intermediate_size": INTERMEDIATE,
     "num_attention_heads": HEADS,
@@ -40,7 +43,8 @@ _CONFIG = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-_QUANTIZED: dict[str, Quantization] = {"int8": "int8", "int4": "int4"}
+_QUANTIZED: dict[str, Quantization] = {"int8": "int8", "int4": "int4", "gguf": "gguf"}
+_DEMO = "demo"
 _KV = HIDDEN // HEADS * KV_HEADS
 _LAYER = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
@@ -57,13 +61,13 @@ _POLL_S = 0.002
 _KB_MB = 1024 / 1e6
 
 
-def write_checkpoint(directory: Path, num_bytes: int) -> None:
+def write_checkpoint(directory: Path, num_bytes: int, vocabulary: int = VOCABULARY) -> None:
     """bf16, as many layers as fill ``num_bytes``, one at least."""
-    ends_bytes = 4 * VOCABULARY * HIDDEN
+    ends_bytes = 4 * vocabulary * HIDDEN
     layer_bytes = 2 * sum(torch.Size(shape).numel() for shape in _LAYER.values())
     num_layers = max(1, round((num_bytes - ends_bytes) / layer_bytes))
-    (directory / "config.json").write_text(json.dumps(_CONFIG | {"num_hidden_layers": num_layers}))
-    tables = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    (directory / "config.json").write_text(json.dumps(_CONFIG | {"num_hidden_layers": num_layers, "vocab_size": vocabulary}))
+    tables = {"model.embed_tokens.weight": (vocabulary, HIDDEN), "lm_head.weight": (vocabulary, HIDDEN), "model.norm.weight": (HIDDEN,)}
     layers = [(f"model.layers.{i}.{name}.weight", shape) for i in range(num_layers) for name, shape in _LAYER.items()]
     weight_map: dict[str, str] = {}
     for number, part in enumerate((dict(layers[: len(layers) // 2]), dict(layers[len(layers) // 2 :]) | tables), 1):
@@ -73,7 +77,7 @@ def write_checkpoint(directory: Path, num_bytes: int) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, float]:
+def load(files: ModelFiles, form: str) -> dict[str, float]:
     """In this process: seconds, and MB of the kept weights, of all memory before, and of its peak, mapped files included."""
     before, samples, ended = _resident_mb(), [0.0], threading.Event()
 
@@ -85,10 +89,10 @@ def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, f
     watcher.start()
     since = time.perf_counter()
     model = load_model(
-        ModelFiles("safetensors", directory, None, "random"),
-        dtype=dtype,
+        files,
+        dtype="float32" if form in _QUANTIZED else form,
         device=torch.device("cpu"),
-        quantization=quantization,
+        quantization=_QUANTIZED.get(form, "none"),
         load_format="auto",
         group=SINGLE,
         seed=0,
@@ -99,10 +103,10 @@ def load(directory: Path, dtype: str, quantization: Quantization) -> dict[str, f
     return {"seconds": seconds, "weights_mb": model.weight_bytes / 1e6, "before_mb": before, "peak_mb": max(samples)}
 
 
-def read_s(directory: Path) -> float:
+def read_s(paths: Sequence[Path]) -> float:
     """Seconds that reading the files takes with nothing done to them."""
     buffer, since = bytearray(1 << 20), time.perf_counter()
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in sorted(paths):
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
@@ -118,28 +122,36 @@ def _resident_mb() -> float:
     return sum(numbers()) * _KB_MB
 
 
-def _fill_the_arenas() -> Tensor:
-    """What torch sets up with its first product is not the weights'."""
-    return torch.ones(64, 64) @ torch.ones(64, 64)
+def _warm_up(form: str) -> None:
+    """Loads a model of one layer: the code that a first load reads in, and what torch sets up with it, is not the weights'."""
+    with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:
+        write_checkpoint(Path(folder), 0, vocabulary=256)
+        load(ModelFiles("safetensors", Path(folder), None, "random"), form)
+    trim_heap()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--mb", type=int, default=1000, help="of the checkpoint, in bf16")
-    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8, int4")
+    parser.add_argument("--forms", default="bfloat16,float32", help="of bfloat16, float32, int8, int4; gguf with --demo")
+    parser.add_argument("--demo", action="store_true", help="the demo model, not a random checkpoint")
     parser.add_argument("--most", type=float, default=1.2, help="of the weights, the peak above which the exit status is 1")
     parser.add_argument("--load", nargs=2, metavar=("DIRECTORY", "FORM"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.load:
         directory, form = options.load
-        _fill_the_arenas()
-        quantization = _QUANTIZED.get(form, "none")
-        print(json.dumps(load(Path(directory), "float32" if form in _QUANTIZED else form, quantization)))
+        _warm_up("int4" if form == "gguf" else form)
+        files = demo_files() if directory == _DEMO else ModelFiles("safetensors", Path(directory), None, "random")
+        print(json.dumps(load(files, form)))
         return 0
     is_good = True
     with tempfile.TemporaryDirectory(prefix="headway-load-") as folder:
-        write_checkpoint(Path(folder), options.mb * 10**6)
-        file_mb = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) / 1e6
+        if options.demo:
+            folder, paths = _DEMO, [demo_gguf()]
+        else:
+            write_checkpoint(Path(folder), options.mb * 10**6)
+            paths = list(Path(folder).glob("*.safetensors"))
+        file_mb = sum(path.stat().st_size for path in paths) / 1e6
         for form in options.forms.split(","):
             command = [sys.executable, __file__, "--load", folder, form]
             found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -147,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             is_good &= peak <= options.most
             print(
                 f"{form}: {file_mb:.0f} MB of files, {found['weights_mb']:.0f} MB of weights in {found['seconds']:.2f} s: "
-                f"{file_mb / found['seconds']:.0f} MB/s of the files (reading them alone: {file_mb / read_s(Path(folder)):.0f} MB/s); "
+                f"{file_mb / found['seconds']:.0f} MB/s of the files (reading them alone: {file_mb / read_s(paths):.0f} MB/s); "
                 f"peak {peak:.2f} times the weights"
             )
     return 0 if is_good else 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from headway.kernels.checks import check_shape
 
 GROUP = 32
-_ELEMENTS_A_PIECE = 1 << 20  # rounded at a time: temporaries in fp32 stay small beside the weight
+TILE = 16  # rows that are packed side by side
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,9 @@ class GroupedValues:
         groups = slice(start // GROUP, -(-end // GROUP))
         return GroupedValues(self.values[:, start:end], self.scale[:, groups], self.offset[:, groups], self.bits)
 
+    def copied(self) -> GroupedValues:
+        return GroupedValues(self.values.clone(), self.scale.clone(), self.offset.clone(), self.bits)
+
     def dequantize(self) -> Tensor:
         """[N, K] fp32."""
 
@@ -63,11 +66,6 @@ def stack_rows(parts: Sequence[GroupedValues]) -> GroupedValues:
 
 def round_to_groups(weight: Tensor) -> GroupedValues:
     """8 bits, symmetric: ``scale = max |w| / 127`` of each group of ``weight`` [N, K]. What was rounded so before comes back as it was."""
-    count = max(_ELEMENTS_A_PIECE // max(weight.shape[1], 1), 1)
-    return stack_rows([_rounded(weight[first : first + count]) for first in range(0, max(len(weight), 1), count)])
-
-
-def _rounded(weight: Tensor) -> GroupedValues:
     num_rows, num_columns = weight.shape
     groups = torch.nn.functional.pad(weight.float(), (0, -num_columns % GROUP)).view(num_rows, -1, GROUP)
     scale = (groups.abs().amax(dim=2) / 127).half()

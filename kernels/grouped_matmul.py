@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_shape
-from headway.kernels.grouped_layout import GroupedValues
+from headway.kernels.grouped_layout import TILE, GroupedValues, stack_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,50 @@ class PackedGrouped:
     num_bytes: int
     data: Any  # owned by the implementation
     implementation: ModuleType
+    order: Tensor | None = None  # [K] int64: column i is that of input order[i]; None: they are in order
+
+
+class GroupedPacker:
+    """Arranges an [N, K] weight for ``grouped_linear`` as it comes, some rows after the other: what is packed is all that is held of it.
+
+    ``bits``, 4 or 8: as many as any of the rows has. ``order``: that of the columns, see PackedGrouped.
+    """
+
+    def __init__(self, num_rows: int, num_columns: int, bits: int, device: torch.device, order: Tensor | None = None) -> None:
+        module = implementation("grouped_matmul", device.type)
+        data, num_bytes = module.empty_grouped(num_rows, num_columns, bits)
+        num_bytes += 0 if order is None else order.nbytes
+        self.packed = PackedGrouped(num_rows, num_columns, num_bytes, data, module, order)
+        self._bits = bits
+        self._num_put = 0
+        self._rest: GroupedValues | None = None  # fewer than a tile of rows
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_put == self.packed.out_features
+
+    def put(self, rows: GroupedValues) -> None:
+        """The next rows, which may be freed then. Raises ValueError where they do not fit."""
+        rows.check()
+        check_shape("rows", rows.values, -1, self.packed.in_features)
+        if rows.bits > self._bits:
+            raise ValueError(f"rows have {rows.bits} bits, and the weight {self._bits}")
+        if self._rest is not None:
+            rows = stack_rows((self._rest, rows))
+        count = rows.shape[0]
+        if self._num_put + count < self.packed.out_features:
+            count -= count % TILE
+        self._rest = rows.narrow(0, count, rows.shape[0] - count).copied() if count < rows.shape[0] else None
+        if count:
+            self.packed.implementation.put_rows(self.packed.data, self._num_put, rows.narrow(0, 0, count))
+            self._num_put += count
 
 
 def pack_grouped(weight: GroupedValues) -> PackedGrouped:
-    """Arrange a weight for ``grouped_linear``. The packed copy is independent of ``weight``, which may be freed."""
-    weight.check()
-    module = implementation("grouped_matmul", weight.values.device.type)
-    data, num_bytes = module.pack_grouped(weight)
-    return PackedGrouped(weight.shape[0], weight.shape[1], num_bytes, data, module)
+    """``weight`` for ``grouped_linear``. The packed copy is independent of it."""
+    packer = GroupedPacker(weight.shape[0], weight.shape[1], weight.bits, weight.values.device)
+    packer.put(weight)
+    return packer.packed
 
 
 def grouped_linear(x: Tensor, packed: PackedGrouped, bias: Tensor | None = None) -> Tensor:
@@ -42,5 +78,7 @@ def grouped_linear(x: Tensor, packed: PackedGrouped, bias: Tensor | None = None)
     check_shape("x", x, -1, packed.in_features)
     if x.dtype != torch.float32:
         raise ValueError(f"x is {x.dtype}, expected torch.float32")
+    if packed.order is not None:
+        x = x.index_select(1, packed.order)
     out: Tensor = packed.implementation.grouped_linear(x, packed.data, bias)
     return out

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.cpu.native.library import function
+from headway.kernels.hadamard import spread_blocks
 from headway.kernels.reference import quant_matmul as reference
 
 # Of a weight that is rounded, so that temporaries in fp32 stay small: [5632, 2048] takes one core 11 ms, and 91 as a whole (2026-11).
@@ -101,10 +102,11 @@ def _pack_for_fbgemm(quantised: Tensor) -> _Packed:
     return _Packed(params, 127 if _has_vnni() else 63)
 
 
-def int8_linear(x: Tensor, data: _Packed | _PackedForKernels, bias: Tensor | None) -> Tensor:
+def int8_linear(x: Tensor, data: _Packed | _PackedForKernels, bias: Tensor | None, block: int = 1) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
     if x.dtype != torch.float32:
         raise ValueError(f"x is {x.dtype}, expected torch.float32")
+    x = spread_blocks(x, block)
     if isinstance(data, _PackedForKernels):
         return _with_kernels(x.contiguous(), data, bias)
     if x.shape[0] == 0:

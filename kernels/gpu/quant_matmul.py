@@ -79,14 +79,14 @@ def keep_int8(values: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return values, scale
 
 
-def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+def int8_linear(x: Tensor, data: tuple[Tensor, Tensor], bias: Tensor | None, block: int = 1) -> Tensor:
     """See headway.kernels.quant_matmul.int8_linear."""
     weight, weight_scale = data
     (num_rows, in_features), out_features = x.shape, weight.shape[0]
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    rounded, scale = quantize_int8(x)
+    rounded, scale = quantize_int8(x, block)
     tiles = tuned_tiles("int8_linear", chip(x.device), (out_features, in_features), num_rows)
     tiles = tiles or estimate_tiles(num_rows, out_features, in_features, BLOCK_K, num_multiprocessors(x.device))
     parts = out

@@ -7,11 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.functions import round_e4m3, round_even
+from headway.kernels.hadamard import spread_blocks
 
 MAX_BLOCK = 4096
 GROUPS = 8  # groups a program
+SMALLEST_SPREAD = 16  # that tensor cores take
+BLOCKS = 16  # that are spread at once: with 32 of 128 channels registers spill on Hopper
 
 
 @triton.jit
@@ -56,6 +60,55 @@ def quantize_rows_kernel(
 
 
 @triton.jit
+def _signs(SPREAD: tl.constexpr):
+    """Sylvester's matrix of +-1: the parity of the bits that row and column share."""
+    i = tl.arange(0, SPREAD)
+    shared = i[:, None] & i[None, :]
+    shared = shared ^ (shared >> 4)
+    shared = shared ^ (shared >> 2)
+    shared = shared ^ (shared >> 1)
+    return 1.0 - 2.0 * (shared & 1).to(tl.float32)
+
+
+@triton.jit
+def quantize_spread_kernel(
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    x_stride_row,
+    x_stride_column,
+    size,
+    SMALLEST: tl.constexpr,
+    LIMIT: tl.constexpr,
+    SPREAD: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    UPCAST: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
+):
+    start_next(IS_DEPENDENT)
+    signs = _signs(SPREAD)
+    await_previous(IS_DEPENDENT)
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCKS)[:, None] * SPREAD + tl.arange(0, SPREAD)[None, :]
+    x_row = x_ptr + row * x_stride_row
+    signs = signs.to(tl.float32 if UPCAST else x_ptr.dtype.element_ty)  # exact in all of them; the root of SPREAD comes after the sum
+    root: tl.constexpr = SPREAD**-0.5
+    largest, poison = tl.zeros([BLOCKS, SPREAD], dtype=tl.float32), tl.zeros([BLOCKS, SPREAD], dtype=tl.float32)
+    for start in range(0, size, BLOCKS * SPREAD):
+        x = tl.load(x_row + (start + column) * x_stride_column, mask=start + column < size, other=0.0).to(signs.dtype)
+        largest = tl.maximum(largest, tl.abs(tl.dot(x, signs, input_precision="ieee")))
+        poison += x.to(tl.float32) * 0.0
+    scale = tl.div_rn(tl.maximum(tl.max(largest) * root, SMALLEST), LIMIT) + tl.sum(poison)
+    tl.store(scale_ptr + row, scale)
+    for start in range(0, size, BLOCKS * SPREAD):  # the row is in the cache now
+        inside = start + column < size
+        x = tl.load(x_row + (start + column) * x_stride_column, mask=inside, other=0.0).to(signs.dtype)
+        spread = tl.dot(x, signs, input_precision="ieee") * root
+        value = _rounded(spread, tl.broadcast_to(scale, spread.shape), LIMIT, True)
+        tl.store(out_ptr + row * size + start + column, value.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def quantize_groups_kernel(
     x_ptr,
     out_ptr,
@@ -83,10 +136,36 @@ def quantize_groups_kernel(
     tl.store(out_ptr + row * size + column, value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [M, K], any strides -> (int8 [M, K], scale [M] fp32), ``x[m] ~ scale[m] * q[m]``, scale[m] = max |x[m]| / 127."""
+def quantize_int8(x: Tensor, block: int = 1) -> tuple[Tensor, Tensor]:
+    """x [M, K], any strides -> (int8 [M, K], scale [M] fp32), ``x[m] ~ scale[m] * q[m]``, scale[m] = max |x[m]| / 127.
+
+    ``block``: so many channels are first spread over one another, see kernels/hadamard.py.
+    """
     out = torch.empty(x.shape, dtype=torch.int8, device=x.device)
-    return out, _quantize_rows(x, out, smallest=1e-20, limit=127.0)
+    if block >= SMALLEST_SPREAD:
+        return out, _quantize_spread(x, out, block)
+    spread = x if block == 1 else spread_blocks(x.float(), block)
+    return out, _quantize_rows(spread, out, smallest=1e-20, limit=127.0)
+
+
+def _quantize_spread(x: Tensor, out: Tensor, block: int) -> Tensor:
+    scale = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+    if out.numel():
+        quantize_spread_kernel[(x.shape[0],)](
+            x,
+            out,
+            scale,
+            *x.stride(),
+            x.shape[1],
+            SMALLEST=1e-20,
+            LIMIT=127.0,
+            SPREAD=block,
+            BLOCKS=BLOCKS,
+            UPCAST=is_interpreting(),
+            num_warps=4,
+            **launch_options(x.device),
+        )
+    return scale
 
 
 def quantize_fp8(x: Tensor, group_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,15 @@ from torch import Tensor
 from headway.kernels.grouped_layout import GROUP, GroupedValues
 
 
-def pack_grouped(weight: GroupedValues) -> tuple[Tensor, int]:
-    """See headway.kernels.grouped_matmul.pack_grouped."""
-    values = weight.dequantize()
+def empty_grouped(num_rows: int, num_columns: int, bits: int) -> tuple[Tensor, int]:
+    """Room for what ``put_rows`` puts there, and its bytes."""
+    values = torch.empty((num_rows, num_columns))
     return values, values.nbytes
+
+
+def put_rows(weight: Tensor, first: int, rows: GroupedValues) -> None:
+    """At row ``first`` of what ``empty_grouped`` made."""
+    weight[first : first + rows.shape[0]] = rows.dequantize()
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -78,6 +78,7 @@ def run_fused(
 
 
 def _grouped(linear: Linear) -> GroupedLinearParts | None:
-    """None for another kind of weight, and for a part of one whose other parts are on other ranks."""
+    """None for another kind of weight, one whose columns have an order, and a part of one whose other parts are on other ranks."""
     packed = linear.packed
-    return GroupedLinearParts(packed, linear.packed_bias) if isinstance(packed, PackedGrouped) and linear.is_whole else None
+    is_plain = isinstance(packed, PackedGrouped) and packed.order is None and linear.is_whole
+    return GroupedLinearParts(packed, linear.packed_bias) if is_plain else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,25 @@ class Part:
 def whole(shape: tuple[int, ...]) -> dict[str, Part]:
     """The one part of a weight that every rank holds in full."""
     return {"": Part(shape, 0, 0, shape[0])}
+
+
+class Rows(Protocol):
+    """A tensor, or values that are cut as one."""
+
+    def narrow(self, dim: int, start: int, length: int, /) -> Self: ...
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
+def share(place: Part, values: RowsT, first: int, count: int) -> tuple[int, RowsT]:
+    """(row of the weight where it belongs, what this rank has of it) of the rows ``[first, first + count)`` of a checkpoint's tensor."""
+    if place.dim != 0:
+        return first, values.narrow(place.dim, place.start, place.length)
+    begin = min(max(first, place.start), first + count)
+    end = max(min(first + count, place.start + place.length), begin)
+    row = place.offset + begin - place.start if end > begin else place.offset
+    return row, values.narrow(0, begin - first, end - begin)
 
 
 class Weight:
@@ -53,17 +72,24 @@ class Weight:
         self._device = device
         self._finish = finish
         self._tensor: Tensor | None = None
-        self._missing = set(parts)
+        self._missing = {name: part.shape[0] for name, part in parts.items()}  # rows of the checkpoint's tensors
 
-    def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
-        """Copies this rank's share of a whole checkpoint tensor, by ``copy(target, source)``."""
+    def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_, first: int = 0) -> None:
+        """Copies this rank's share of a checkpoint tensor by ``copy(target, source)``: of all of it, or of its rows from ``first`` on."""
         place = self.parts[part]
         target = self._allocated()
-        copy(target.narrow(place.dim, place.offset, place.length), tensor.narrow(place.dim, place.start, place.length))
-        self._missing.remove(part)
-        if not self._missing:
+        row, own = share(place, tensor, first, tensor.shape[0])
+        rows = target.narrow(0, row, own.shape[0])
+        copy(rows if place.dim == 0 else rows.narrow(place.dim, place.offset, place.length), own)
+        if self._has_all(part, tensor.shape[0]):
             self._tensor = None
             self.num_bytes = self._finish(target)
+
+    def _has_all(self, part: str, num_rows: int) -> bool:
+        """Whether nothing is missing any more, with so many rows of the checkpoint's tensor."""
+        self._missing[part] -= num_rows
+        assert self._missing[part] >= 0, "each row comes once"
+        return not any(self._missing.values())
 
     def _allocated(self) -> Tensor:
         if self._tensor is None:

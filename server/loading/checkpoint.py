@@ -22,7 +22,8 @@ def _no_elements(index: int) -> CheckpointTensor:
 class CheckpointTensor:
     """``read`` maps or makes the whole tensor, in any float dtype; it may be called from any thread, and so may ``read_blocks``: the
     same as the file has it, where that is wanted. ``done`` says that what was read is needed no more. ``at`` gives an element of the
-    first dimension as a tensor of its own, which is read alone."""
+    first dimension as a tensor of its own, which is read alone, and ``span`` (first, count) so many of them; None where nothing is saved
+    by reading less than the whole."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,6 +31,7 @@ class CheckpointTensor:
     done: Callable[[], None] = lambda: None
     read_blocks: Callable[[], Blocks] | None = None
     at: Callable[[int], CheckpointTensor] = _no_elements
+    span: Callable[[int, int], CheckpointTensor] | None = None
 
 
 class Checkpoint(Protocol):

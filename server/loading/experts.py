@@ -86,7 +86,7 @@ def _parts(element: CheckpointTensor, stack: ExpertStack, names: list[str], scal
         shape = shape[::-1]
     for index, name in enumerate(names):
         rows = partial(_rows, stack=stack, index=index)
-        yield replace(element, name=name, shape=(shape[0] // len(names), *shape[1:]), read=partial(_read, element, scales, rows))
+        yield replace(element, name=name, shape=(shape[0] // len(names), *shape[1:]), read=partial(_read, element, scales, rows), span=None)
 
 
 def _rows(values: Tensor, stack: ExpertStack, index: int) -> Tensor:

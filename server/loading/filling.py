@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,12 +29,15 @@ from headway.server.models.names import WeightName
 
 Prepared = Sequence[Tensor | Blocks]  # one a place of a tensor
 
-_MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor
+_MAX_READERS = 8  # each holds a dequantised, perhaps rotated tensor, or a span of it
 _SHOWN = 3  # names listed in a message
 # After so many bytes what is freed goes back to the system: packing leaves holes between what it keeps, and with experts of 3 MB each
 # they grew to 0.36 of the weights, now to a constant (2026-11).
-_TRIMMED_BYTES = 64 * 2**20
+_TRIMMED_BYTES = 32 * 2**20
 _BYTES_A_WEIGHT = 4
+# Of a tensor that is read in pieces. On a CPU 4 MiB of fp32, several of which are held beside the weights: a small model's embedding as a
+# whole was half as large again as all that is kept of it. On a GPU nothing else is held here, and few large pieces are copied faster.
+_ELEMENTS_A_SPAN, _ELEMENTS_FOR_A_GPU = 1 << 20, 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,24 @@ class Place:
                 f"The checkpoint's tensor {tensor.name} has shape {list(tensor.shape)}, but the model's config asks for "
                 f"{list(self.shape)}; check that config and weights belong together."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows ``[first, end)`` of a checkpoint's tensor: what is read at once, and goes to ``places``."""
+
+    tensor: CheckpointTensor  # of these rows alone
+    places: Sequence[Place]
+    first: int = 0
+    end: int = sys.maxsize
+
+    def put(self, prepared: Prepared, copy: Callable[[Tensor, Tensor], object]) -> None:
+        """``prepared``: for each place these rows, columns last."""
+        for place, values in zip(self.places, prepared, strict=True):
+            for part, start, count in place.rows():
+                begin, stop = max(start, self.first), min(start + count, self.end)
+                if begin < stop:
+                    _put(place.weight, part, values, begin - self.first, stop - begin, begin - start, copy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,45 +141,62 @@ def fill(
     for tensor in tensors:
         for place in places[tensor.name]:
             place.check(tensor)
-    prepare = partial(_prepared, places=places, rotation=rotation)
-    norms: list[CheckpointTensor] = []
-    others: list[CheckpointTensor] = []
+    prepare = partial(_prepared, rotation=rotation)
+    most = _ELEMENTS_A_SPAN if device.type == "cpu" else _ELEMENTS_FOR_A_GPU
+    norms: list[Span] = []
+    others: list[Span] = []
     for tensor in tensors:
-        is_norm = rotation is not None and rotation.is_norm(places[tensor.name][0].name)
-        (norms if is_norm else others).append(tensor)
+        own = places[tensor.name]
+        is_norm = rotation is not None and rotation.is_norm(own[0].name)
+        (norms if is_norm else others).extend(_spans(tensor, own, rotation, most))
     with _one_thread_each() if unpacks or rotation is not None else contextlib.nullcontext():
         num_bytes = 0
         for group in (norms, others):  # linears take their norms in
-            for tensor, prepared in _read_ahead(group, prepare):
-                for place, values in zip(places[tensor.name], prepared, strict=True):
-                    _put(place, values, copy)
-                tensor.done()
-                num_bytes += math.prod(tensor.shape) * _BYTES_A_WEIGHT
+            for span, prepared in _read_ahead(group, prepare):
+                span.put(prepared, copy)
+                span.tensor.done()
+                num_bytes += math.prod(span.tensor.shape) * _BYTES_A_WEIGHT
+                del prepared
                 if num_bytes > _TRIMMED_BYTES:
                     num_bytes = 0
                     trim_heap()
 
 
-def _put(place: Place, values: Tensor | Blocks, copy: Callable[[Tensor, Tensor], object]) -> None:
-    for part, first, count in place.rows():
-        if isinstance(values, Tensor):
-            place.weight.load(part, values.narrow(0, first, count), copy)
-        elif isinstance(place.weight, GroupedWeight):
-            place.weight.load_blocks(part, values.rows(first, count))
-        else:
-            assert isinstance(place.weight, QuantizedWeight), "blocks are read for those two only"
-            assert isinstance(values, QuantizedValues), "a GGUF's are for groups"
-            place.weight.load_blocks(part, values.rows(first, count))
+def _spans(tensor: CheckpointTensor, places: Sequence[Place], rotation: ResidualRotation | None, most: int) -> Iterator[Span]:
+    """A tensor of more than ``most`` elements in pieces, where a row of it can be had and changed without the others."""
+    needs_all = any(place.source.is_transposed or (rotation is not None and rotation.mixes_rows(place.name)) for place in places)
+    num_rows = tensor.shape[0]
+    step = max(most // max(math.prod(tensor.shape[1:]), 1), 1)
+    if tensor.span is None or needs_all or len(tensor.shape) < 2 or step >= num_rows:
+        yield Span(tensor, places)
+        return
+    for first in range(0, num_rows, step):
+        count = min(step, num_rows - first)
+        yield Span(tensor.span(first, count), places, first, first + count)
 
 
-def _prepared(tensor: CheckpointTensor, places: dict[str, list[Place]], rotation: ResidualRotation | None) -> Prepared:
+def _put(
+    weight: Weight, part: str, values: Tensor | Blocks, first: int, count: int, row: int, copy: Callable[[Tensor, Tensor], object]
+) -> None:
+    """Rows ``[first, first + count)`` of ``values`` as those of ``part`` from ``row`` on."""
+    if isinstance(values, Tensor):
+        weight.load(part, values.narrow(0, first, count), copy, row)
+    elif isinstance(weight, GroupedWeight):
+        weight.load_blocks(part, values.rows(first, count), row)
+    else:
+        assert isinstance(weight, QuantizedWeight), "blocks are read for those two only"
+        assert isinstance(values, QuantizedValues), "a GGUF's are for groups"
+        weight.load_blocks(part, values.rows(first, count))
+
+
+def _prepared(span: Span, rotation: ResidualRotation | None) -> Prepared:
     """What goes to each place of the tensor."""
-    own = places[tensor.name]
-    is_kept = all(isinstance(place.weight, GroupedWeight | QuantizedWeight) and not place.source.is_retied for place in own)
+    tensor = span.tensor
+    is_kept = all(isinstance(place.weight, GroupedWeight | QuantizedWeight) and not place.source.is_retied for place in span.places)
     if tensor.read_blocks is not None and is_kept:
-        return [tensor.read_blocks()] * len(own)
+        return [tensor.read_blocks()] * len(span.places)
     values = tensor.read()
-    return [_changed(values, place, rotation) for place in own]
+    return [_changed(values, place, rotation) for place in span.places]
 
 
 def _changed(values: Tensor, place: Place, rotation: ResidualRotation | None) -> Tensor:
@@ -180,22 +219,21 @@ def _one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read_ahead(
-    tensors: list[CheckpointTensor], prepare: Callable[[CheckpointTensor], Prepared]
-) -> Iterator[tuple[CheckpointTensor, Prepared]]:
-    """Reads (for a GGUF: dequantises, in numpy) and prepares on other threads, a few tensors ahead; copying and packing stay on this one.
+def _read_ahead(spans: list[Span], prepare: Callable[[Span], Prepared]) -> Iterator[tuple[Span, Prepared]]:
+    """Reads (for a GGUF: dequantises, in numpy) and prepares on other threads, a few spans ahead; copying and packing stay on this one.
 
     Torch's own threads are started by whoever calls it: where ``prepare`` computes, there must be one each.
     """
     num_readers = min(os.cpu_count() or 1, _MAX_READERS)
     with ThreadPoolExecutor(num_readers, thread_name_prefix="weights") as pool:
-        reads: deque[tuple[CheckpointTensor, Future[Prepared]]] = deque()
-        for tensor in tensors:
-            reads.append((tensor, pool.submit(prepare, tensor)))
+        reads: deque[tuple[Span, Future[Prepared]]] = deque()
+        for span in spans:
+            reads.append((span, pool.submit(prepare, span)))
             if len(reads) > num_readers:
                 done, future = reads.popleft()
                 yield done, future.result()
-        for done, future in reads:
+        while reads:
+            done, future = reads.popleft()
             yield done, future.result()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from headway.server.layers.quant.grouped import GgufBlocks
 from headway.server.loading.checkpoint import CheckpointTensor
-from headway.server.loading.gguf_file import FOUR_BIT_TYPES, GgufFile
+from headway.server.loading.gguf_file import FOUR_BIT_TYPES, GgufFile, RowSpan
 from headway.server.models.base import DecoderConfig
 from headway.server.models.names import WeightName
 from headway.server.source.gguf_metadata import GgufTensor
@@ -37,22 +38,32 @@ class GgufCheckpoint:
 
     def _tensor(self, name: str, tensor: GgufTensor) -> CheckpointTensor:
         file, num_heads = self._file, self._num_heads.get(name)
+        if num_heads is None:
+            return self._of_rows(name, tensor, RowSpan(0, tensor.shape[0]))
         return CheckpointTensor(
             name,
             tensor.shape,
             lambda: _own(file.read(name, num_heads)),
-            read_blocks=_blocks(tensor, partial(file.rows, name, num_heads)),
+            partial(file.give_back, name),
+            _blocks(tensor, partial(file.rows, name, num_heads)),
+        )
+
+    def _of_rows(self, name: str, tensor: GgufTensor, span: RowSpan) -> CheckpointTensor:
+        """Elements of the first dimension."""
+        file = self._file
+        return CheckpointTensor(
+            name,
+            (span.count, *tensor.shape[1:]),
+            lambda: _own(file.read_span(name, span)),
+            partial(file.give_back, name, span),
+            _blocks(tensor, partial(file.span_rows, name, span)),
             at=partial(self._element, name, tensor),
+            span=lambda first, count: self._of_rows(name, tensor, RowSpan(span.first + first, count)),
         )
 
     def _element(self, name: str, tensor: GgufTensor, index: int) -> CheckpointTensor:
-        file = self._file
-        return CheckpointTensor(
-            f"{name}[{index}]",
-            tensor.shape[1:],
-            lambda: _own(file.read_element(name, index)),
-            read_blocks=_blocks(tensor, partial(file.element_rows, name, index)),
-        )
+        one = self._of_rows(name, tensor, RowSpan(index, 1))
+        return replace(one, name=f"{name}[{index}]", shape=tensor.shape[1:], read=lambda: one.read()[0], span=None)
 
 
 def _blocks(tensor: GgufTensor, rows: Callable[[], NDArray[Any]]) -> Callable[[], GgufBlocks] | None:

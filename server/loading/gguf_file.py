@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,14 @@ _MAX_DIMENSIONS = 4  # of ggml
 FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
 
 
+@dataclass(frozen=True, slots=True)
+class RowSpan:
+    """Elements of a tensor's first dimension."""
+
+    first: int
+    count: int
+
+
 class GgufFile:
     """Metadata without arrays, and tensors."""
 
@@ -28,7 +39,9 @@ class GgufFile:
             if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 1:
                 shape = list(tensor.shape)
                 raise ModelSourceError(f"The tensor {name} of {self.origin} has the shape {shape}: the file is damaged; download it again.")
-        self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
 
     def require_whole(self) -> None:
         """Raises ModelSourceError where the file ends before a tensor does, or holds one in an unknown format."""
@@ -39,15 +52,25 @@ class GgufFile:
         """The whole tensor in fp32, its rows as ``rows`` has them; raises ModelSourceError where the format is unknown, or as ``rows``."""
         return self._values(name, self.rows(name, num_heads), self.index[name].shape)
 
-    def read_element(self, name: str, index: int) -> NDArray[np.float32]:
-        """As ``read``, an element of the first dimension alone."""
-        return self._values(name, self.element_rows(name, index), self.index[name].shape[1:])
+    def read_span(self, name: str, span: RowSpan) -> NDArray[np.float32]:
+        """As ``read``, [count, ...]."""
+        return self._values(name, self.span_rows(name, span), (span.count, *self.index[name].shape[1:]))
 
-    def element_rows(self, name: str, index: int) -> NDArray[np.uint8]:
-        """As ``rows``, of an element of the first dimension."""
-        rows = self._rows(name)
-        num_rows = len(rows) // self.index[name].shape[0]
-        return rows[index * num_rows : (index + 1) * num_rows]
+    def span_rows(self, name: str, span: RowSpan) -> NDArray[np.uint8]:
+        """As ``rows``, of a span of them."""
+        rows, num_elements = self._rows(name), self.index[name].shape[0]
+        if len(self.index[name].shape) == 1:
+            return rows  # a vector is one row of the file, and read as a whole
+        size = len(rows) // num_elements
+        return rows[span.first * size : (span.first + span.count) * size]
+
+    def give_back(self, name: str, span: RowSpan | None = None) -> None:
+        """The pages of the tensor, or of a span of it, are this process's no more; who reads it again finds the same."""
+        rows = self._rows(name) if span is None else self.span_rows(name, span)
+        start = rows.ctypes.data - self._bytes.ctypes.data
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        with contextlib.suppress(OSError):  # only advice, as of safetensors
+            self._map.madvise(mmap.MADV_DONTNEED, page, start + rows.nbytes - page)
 
     def _values(self, name: str, rows: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
         tensor = self.index[name]

@@ -15,7 +15,7 @@ from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name
+from headway.server.layers.quant.scheme import WeightScheme, dequantized_name, rounded_scheme
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
 from headway.server.loading.checkpoint import Checkpoint
@@ -79,7 +79,7 @@ def load_model(
     """
     family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
-    rounded = ROUNDED_SCHEMES.get(quantization)
+    rounded = rounded_scheme(quantization, config.hidden_size)
     method = _method(quantization, torch_dtype, device, rounded or config.scheme)
     length = max_model_len or config.max_model_len
     if isinstance(config, TransformersConfig):

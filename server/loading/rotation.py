@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from headway.server.layers.quant.hadamard import hadamard
+from headway.kernels.hadamard import hadamard
 from headway.server.models.names import ResidualStream, WeightName
 
 _SEED = 0  # ranks must agree
@@ -39,6 +39,10 @@ class ResidualRotation:
 
     def is_norm(self, weight: str) -> bool:
         return weight in self._norms
+
+    def mixes_rows(self, weight: str) -> bool:
+        """Whether ``apply`` needs all rows of the weight's tensor at once."""
+        return weight in self._writers
 
     def apply(self, weight: str, values: Tensor) -> Tensor:
         """The whole checkpoint tensor ``values`` as the rotated model has it; fp32 where it is changed."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from headway.kernels.hadamard import block_of
 from headway.server.layers.quant.grouped import GroupedWeight
 from headway.server.layers.quant.kept import QuantizedWeight
 from headway.server.layers.quant.quantized_values import QuantizedValues
@@ -31,11 +32,21 @@ class RoundedCheckpoint:
     def _rounded(self, tensor: CheckpointTensor) -> CheckpointTensor:
         places = self._places.get(tensor.name, ())
         if not places or any(place.name == HEAD or not isinstance(place.weight, GroupedWeight | QuantizedWeight) for place in places):
-            return replace(tensor, read_blocks=None)
-        is_transposed = places[0].source.is_transposed
-        return replace(tensor, read_blocks=partial(_read, tensor, self._scheme, is_transposed=is_transposed))
+            return _plain(tensor)
+        # Of this rank's columns, so that no block reaches into another's.
+        block = block_of(places[0].weight.shape[1], self._scheme.spread)
+        read = partial(_read, tensor, self._scheme, is_transposed=places[0].source.is_transposed, block=block)
+        return replace(tensor, read_blocks=read, span=None)
 
 
-def _read(tensor: CheckpointTensor, scheme: WeightScheme, *, is_transposed: bool) -> QuantizedValues:
+def _plain(tensor: CheckpointTensor) -> CheckpointTensor:
+    """Without the blocks that its file may have."""
+    span = tensor.span
+    return replace(tensor, read_blocks=None, span=None if span is None else lambda first, count: _plain(span(first, count)))
+
+
+def _read(tensor: CheckpointTensor, scheme: WeightScheme, *, is_transposed: bool, block: int) -> QuantizedValues:
     weight = tensor.read()
-    return round_weight(weight.t() if is_transposed else weight, scheme)
+    values = round_weight(weight.t() if is_transposed else weight, scheme, block)
+    tensor.done()  # now, not when its turn to be packed has come: what is read ahead is then held in few bits only
+    return values

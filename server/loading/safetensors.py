@@ -47,9 +47,13 @@ class _Entry(NamedTuple):
 
     def at(self, index: int) -> _Entry:
         """Element ``index`` of the first dimension."""
+        return self.span(index, 1)._replace(name=f"{self.name}[{index}]", shape=self.shape[1:])
+
+    def span(self, first: int, count: int) -> _Entry:
+        """``count`` elements of the first dimension from ``first`` on."""
         size = (self.end - self.start) // self.shape[0]
-        start = self.start + index * size
-        return _Entry(f"{self.name}[{index}]", self.dtype, self.shape[1:], start, start + size)
+        start = self.start + first * size
+        return _Entry(self.name, self.dtype, (count, *self.shape[1:]), start, start + count * size)
 
 
 class SafetensorsCheckpoint:
@@ -112,7 +116,14 @@ class _File:
 
 def _tensor(file: _File, entry: _Entry) -> CheckpointTensor:
     read, done = partial(file.read, entry), partial(file.give_back, entry)
-    return CheckpointTensor(entry.name, entry.shape, read, done, at=lambda index: _tensor(file, entry.at(index)))
+    return CheckpointTensor(
+        entry.name,
+        entry.shape,
+        read,
+        done,
+        at=lambda index: _tensor(file, entry.at(index)),
+        span=lambda first, count: _tensor(file, entry.span(first, count)),
+    )
 
 
 def _entries(header: dict[str, dict[str, object]], data_start: int, path: Path) -> Iterator[_Entry]:

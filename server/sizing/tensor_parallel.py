@@ -130,6 +130,8 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
     latent = config.latent
     columns = (config.num_heads * (config.head_dim if latent is None else latent.v_dim), *inner)
     if is_grouped(quantization):
+        if quantization == "w4a8" and config.scheme is not None and config.scheme.has_order:
+            return size == 1
         return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
     if quantization in ROUNDED_SCHEMES:
         return cuts_between_groups(ROUNDED_SCHEMES[quantization], columns, size)

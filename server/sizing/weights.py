@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan, is_grouped
 from headway.server.distributed.places import PipelineStage
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name, rounded_scheme
 from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
@@ -129,7 +129,7 @@ def weight_format(plan: Plan, config: ModelConfig) -> str:
 
 def _scheme(config: ModelConfig, plan: Plan) -> WeightScheme:
     """Of weights that are kept as a checkpoint has them, or as they are rounded when it is loaded."""
-    scheme = ROUNDED_SCHEMES.get(plan.quantization) or (config.scheme if isinstance(config, DecoderConfig) else None)
+    scheme = rounded_scheme(plan.quantization, config.hidden_size) or (config.scheme if isinstance(config, DecoderConfig) else None)
     assert scheme is not None, "only those of a quantised checkpoint are kept so"
     return scheme
 
@@ -165,6 +165,8 @@ def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, *, i
     total = num_bytes(config.vocab_size, config.hidden_size, 8) if is_tied else 0
     for pattern, linear in shapes.linears.items():
         of_4_bits = _num_rounded(shapes, pattern, config, plan)
+        if plan.quantization == "w4a8" and _scheme(config, plan).has_order:
+            total += 8 * of_4_bits * linear.columns  # the order of its columns, as the usual tools write them: one for all parts
         total += of_4_bits * num_bytes(*linear.shape, 4) + (shapes.count(pattern) - of_4_bits) * num_bytes(*linear.shape, 8)
     return total
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from grouped_lora_comparisons import make_adapters, plan_of
-from matmul_comparisons import assert_close
+from matmul_comparisons import assert_close, packed_by
 from torch import Tensor
 
 from headway.kernels.cpu import decoder_layer, grouped_matmul
@@ -27,9 +27,8 @@ def make_parts(num_heads: int, num_kv_heads: int, head_dim: int, *, has_bias: bo
 
     def linear(rows: int, columns: int) -> GroupedLinearParts:
         weight = round_to_groups(torch.randn(rows, columns, generator=generator) / columns**0.5)
-        data, num_bytes = grouped_matmul.pack_grouped(weight)
         bias = torch.randn(rows, generator=generator) if has_bias else None
-        return GroupedLinearParts(PackedGrouped(rows, columns, num_bytes, data, grouped_matmul), bias)
+        return GroupedLinearParts(PackedGrouped(rows, columns, 0, packed_by(grouped_matmul, weight), grouped_matmul), bias)
 
     def norm() -> Tensor:
         return torch.rand(HIDDEN, generator=generator) + 0.5

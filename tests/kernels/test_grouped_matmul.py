@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from matmul_comparisons import MATMUL_SHAPES, assert_close, make_linear, random_groups
+from matmul_comparisons import MATMUL_SHAPES, assert_close, make_linear, packed_by, random_groups
 
 from headway.kernels.cpu import grouped_matmul
 from headway.kernels.grouped_layout import round_to_groups, stack_rows
-from headway.kernels.grouped_matmul import grouped_linear, pack_grouped
+from headway.kernels.grouped_matmul import GroupedPacker, grouped_linear, pack_grouped
 from headway.kernels.reference import grouped_matmul as reference
 
 # More rows than stay in registers, than stay in a cache, and every remainder.
@@ -23,8 +23,8 @@ def test_equals_reference(shape: tuple[int, int, int], bits: int, strided: bool)
     x, _, bias = make_linear(shape, torch.float32, "cpu", strided=strided)
     weight = random_groups(shape[2], x.shape[1], bits)
     for add in (None, bias):
-        expected = reference.grouped_linear(x, reference.pack_grouped(weight)[0], add)
-        assert_close(grouped_matmul.grouped_linear(x, grouped_matmul.pack_grouped(weight)[0], add), expected, error=20)
+        expected = reference.grouped_linear(x, packed_by(reference, weight), add)
+        assert_close(grouped_matmul.grouped_linear(x, packed_by(grouped_matmul, weight), add), expected, error=20)
 
 
 def test_a_rows_result_does_not_depend_on_the_others() -> None:
@@ -33,6 +33,21 @@ def test_a_rows_result_does_not_depend_on_the_others() -> None:
     together = grouped_linear(x, packed)
     for row in range(9):
         torch.testing.assert_close(grouped_linear(x[row : row + 1], packed)[0], together[row], atol=0, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("cpu_path")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_may_come_one_after_the_other(bits: int) -> None:
+    """In spans that no tile divides, some with fewer bits."""
+    weight, x = random_groups(101, 96, 4), torch.randn(3, 96, generator=torch.Generator().manual_seed(1))
+    packer = GroupedPacker(101, 96, bits, torch.device("cpu"))
+    for first, count in ((0, 5), (5, 48), (53, 1), (54, 40), (94, 7)):
+        assert not packer.is_full
+        packer.put(weight.narrow(0, first, count))
+    assert packer.is_full
+    torch.testing.assert_close(grouped_linear(x, packer.packed), grouped_linear(x, pack_grouped(weight)), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="rows have 8 bits, and the weight 4"):
+        GroupedPacker(16, 96, 4, torch.device("cpu")).put(random_groups(16, 96, 8))
 
 
 def test_rounds_inputs_in_groups_of_32() -> None:

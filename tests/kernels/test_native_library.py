@@ -17,7 +17,7 @@ import torch
 from grouped_lora_comparisons import compare_adapters
 from kernel_cases import AttentionCase, assert_near, make_attention, run_decode, run_prefill
 from kernel_comparisons import compare_rope
-from matmul_comparisons import assert_close, random_groups
+from matmul_comparisons import assert_close, packed_by, random_groups
 
 from headway.kernels.cpu import grouped_matmul, paged_attention, prefill_attention, rope
 from headway.kernels.cpu.native import library as native
@@ -112,9 +112,9 @@ def test_grouped_matmul(bits: int, shape: tuple[int, int, int]) -> None:
     weight = random_groups(outputs, inputs, bits)
     weight.values[:, ::5] = 2**bits - 1  # no sum may saturate
     x[:, ::5] = 20
-    packed = grouped_matmul.pack_grouped(weight)[0]
+    packed = packed_by(grouped_matmul, weight)
     for add in (None, bias):
-        expected = reference_grouped.grouped_linear(x, reference_grouped.pack_grouped(weight)[0], add)
+        expected = reference_grouped.grouped_linear(x, packed_by(reference_grouped, weight), add)
         found = grouped_matmul.grouped_linear(x, packed, add)
         assert_close(found, expected, error=20)
         for row in (*range(13), rows // 2, rows - 1):

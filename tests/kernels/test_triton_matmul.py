@@ -17,6 +17,7 @@ from matmul_comparisons import (
     compare_int8,
     compare_linear,
     compare_quantize_fp8,
+    compare_spread_int8,
     error_of_fp8_units,
     make_linear,
 )
@@ -39,6 +40,12 @@ SHAPE = pytest.mark.parametrize("shape", MATMUL_SHAPES, ids=str)
 @SHAPE
 def test_int8(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     compare_int8(quant_matmul, shape, dtype, "cpu", strided=True)
+
+
+@DTYPE
+@pytest.mark.parametrize("shape", [(1, 64, 48), (9, 130, 70), (5, 96, 33), (3, 2112, 16)], ids=str)
+def test_int8_of_spread_channels(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    compare_spread_int8(quant_matmul, shape, dtype, "cpu")
 
 
 def test_int8_token_does_not_depend_on_its_batch() -> None:

@@ -302,7 +302,8 @@ def test_all_that_is_kept_is_found_for_a_sleep(tmp_path: Path) -> None:
     assert {id(packed.weight), id(packed.scale), id(packed.offset), id(packed.order)} <= found
 
 
-ON_A_CPU = {name: WEIGHT_ONLY[name] for name in ("packed", "packed-channel", "packed-asymmetric", "awq", "gptq", "gptq-v2", "gptq-rows")}
+_IN_ORDER = ("packed", "packed-channel", "packed-asymmetric", "awq", "gptq", "gptq-v2", "gptq-rows")
+ON_A_CPU = {name: WEIGHT_ONLY[name] for name in (*_IN_ORDER, "packed-order", "gptq-order")}
 
 
 @pytest.mark.parametrize("form", ON_A_CPU.values(), ids=ON_A_CPU)
@@ -319,9 +320,21 @@ def test_a_cpu_keeps_4_bits_in_its_own_groups(tmp_path: Path, form: Form) -> Non
     assert weight_format(plan, shape) == loaded.weight_format
 
 
+def test_a_cpu_keeps_parts_whose_orders_differ(tmp_path: Path) -> None:
+    files, plain = make(tmp_path, ALL["gptq-orders-apart"])
+    found, exact = logits(load(files, "w4a8")), logits(load(plain))
+    assert ((found - exact).norm() / exact.norm()).item() < 0.06
+
+
+def test_columns_in_an_order_are_not_cut(tmp_path: Path) -> None:
+    files, _ = make(tmp_path, gptq(desc_act=True))
+    with pytest.raises(ConfigError, match=r"the groups of 32 channels of this quantised checkpoint can't be cut in 2; use 1, or"):
+        check_split(2, read_config(files), quantization="w4a8", num_devices=None)
+
+
 def test_a_cpu_dequantises_4_bits_that_it_has_no_product_for(tmp_path: Path) -> None:
-    ordered, _ = make(tmp_path / "ordered", gptq(desc_act=True))
+    eight, _ = make(tmp_path / "8", gptq(8))
     four, _ = make(tmp_path / "4", gptq())
     device = replace(CPU, multiplies_gguf=True)
-    assert plan_of(ordered, device)[0] == plan_of(four, device, dtype="bfloat16")[0] == plan_of(four, CPU)[0] == "none"
+    assert plan_of(eight, device)[0] == plan_of(four, device, dtype="bfloat16")[0] == plan_of(four, CPU)[0] == "none"
     assert plan_of(four, device, quantization="gptq")[0] == "w4a8"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,14 @@ from quantized_models import load, logits, make
 from safetensors.torch import load_file, save_file
 from tiny_models import make_tiny_model
 
+from headway.kernels.hadamard import block_of, spread_blocks
+from headway.kernels.quant_matmul import int8_linear, keep_int8
 from headway.server.config.plan import DeviceFacts, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ConfigError
 from headway.server.layers.quant.rounding import round_weight
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, rounded_scheme
 from headway.server.loading.loader import Quantization
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.model import ModelShape, generating_facts
@@ -43,11 +44,6 @@ _LINEARS = ("proj.weight", "c_attn.weight", "c_fc.weight", "w1.weight", "w2.weig
 _OF_ACTIVATIONS: dict[Quantization, float] = {"int4": 0.15, "w8a8": 0.08, "w4a16": 1e-5, "fp8": 1e-5}
 
 
-def weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves activations as they are beside weights in fp8."""
-    monkeypatch.setitem(ROUNDED_SCHEMES, "fp8", replace(ROUNDED_SCHEMES["fp8"], rounds_input=False))
-
-
 def rounded_twin(plain: ModelFiles, directory: Path, quantization: Quantization) -> ModelFiles:
     """The same model with its linears, but for the head, in plain numbers that were rounded before."""
     assert plain.directory is not None
@@ -58,7 +54,8 @@ def rounded_twin(plain: ModelFiles, directory: Path, quantization: Quantization)
         if not name.endswith(_LINEARS):
             return tensor.clone()
         columns_last = tensor.t() if ".c_" in name else tensor
-        exact = round_weight(columns_last, ROUNDED_SCHEMES[quantization]).dequantize()
+        block = block_of(columns_last.shape[1], ROUNDED_SCHEMES[quantization].spread)
+        exact = spread_blocks(round_weight(columns_last, ROUNDED_SCHEMES[quantization], block).dequantize(), block)
         return (exact.t() if ".c_" in name else exact).contiguous()
 
     save_file({name: changed(name, tensor) for name, tensor in load_file(path).items()}, path)
@@ -69,10 +66,7 @@ def rounded_twin(plain: ModelFiles, directory: Path, quantization: Quantization)
     ("name", "quantization"),
     [("llama", "w8a8"), ("llama", "fp8"), *((name, kind) for name in ("gpt2", "mixtral") for kind in ("int4", "w4a16"))],
 )
-def test_it_computes_with_the_rounded_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, quantization: Quantization
-) -> None:
-    weights_alone(monkeypatch)
+def test_it_computes_with_the_rounded_weights(tmp_path: Path, name: str, quantization: Quantization) -> None:
     plain = make_tiny_model(name, tmp_path / "plain")
     loaded, exact = load(plain, quantization), logits(load(plain))
     expected = logits(load(rounded_twin(plain, tmp_path / "twin", quantization)))
@@ -122,8 +116,7 @@ def test_what_is_quantised_already_can_be_rounded_further(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("quantization", ["int4", "w4a16", "w8a8"])
-def test_ranks_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: Quantization) -> None:
-    weights_alone(monkeypatch)
+def test_ranks_share_them(tmp_path: Path, quantization: Quantization) -> None:
     sizes = {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 256, "head_dim": 64}
     files = make_tiny_model("llama", tmp_path, **sizes)
     shape, whole = read_config(files), logits(load(files, quantization))
@@ -164,3 +157,28 @@ def test_rounding_is_to_the_nearest(quantization: Quantization) -> None:
     torch.testing.assert_close(one.dequantize(), exact[650:651], atol=0, rtol=0)
     error = ((exact - weight).norm() / weight.norm()).item()
     assert error < {"int4": 0.085, "w4a16": 0.09, "w8a8": 0.01, "fp8": 0.03}[quantization]
+
+
+def test_channels_that_dwarf_the_others_do_not_round_these_away() -> None:
+    """Of a row with one scale for its activations, as a gated feed-forward layer has them."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(16, 256, generator=generator), torch.randn(64, 256, generator=generator) / 16
+    x[:, 7] *= 100
+    exact = x @ weight.T
+
+    def error(block: int) -> float:
+        values = round_weight(weight, ROUNDED_SCHEMES["w8a8"], block)
+        small = x.clone()
+        small[:, 7] = 0
+        found = int8_linear(x, keep_int8(values.values, values.scale[:, 0], block))
+        return float((found - exact).norm() / (small @ weight.T).norm())
+
+    assert error(ROUNDED_SCHEMES["w8a8"].spread) < 0.5 * error(1)
+
+
+def test_a_narrow_models_activations_stay_as_they_are_beside_fp8() -> None:
+    narrow, wide = rounded_scheme("fp8", 576), rounded_scheme("fp8", 4096)
+    assert narrow is not None
+    assert wide is not None
+    assert (narrow.name, wide.name) == ("fp8 (8-bit float weights)", "fp8 (8-bit float weights, 8-bit activations)")
+    assert rounded_scheme("gguf", 4096) is None

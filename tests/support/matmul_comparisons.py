@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from kernel_cases import odd_strides
 from torch import Tensor
 
 from headway.kernels.grouped_layout import GROUP, GroupedValues
+from headway.kernels.hadamard import block_of, spread_blocks
 from headway.kernels.int4_layout import pack_int4
 from headway.kernels.reference import fp8_matmul as reference_fp8
 from headway.kernels.reference import int4_matmul as reference_int4
@@ -30,6 +32,19 @@ def compare_int8(module: ModuleType, shape: tuple[int, int, int], dtype: torch.d
         assert_close(actual, expected)
 
 
+def compare_spread_int8(module: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> None:
+    """Sums of a block may be ordered differently, and what they take over the middle between two numbers is off by one of 127."""
+    x, weight, bias = make_linear(shape, dtype, device, strided=True)
+    block = block_of(x.shape[1], 128)
+    weight = spread_blocks(weight.float(), block)
+    expected = reference_int8.int8_linear(x, reference_int8.pack_int8(weight), bias, block)
+    actual = module.int8_linear(x, module.pack_int8(weight), bias, block)
+    exact = spread_blocks(x.float(), block) @ weight.T + bias.float()
+    off = spread_blocks(x.float(), block).abs().amax(dim=1, keepdim=True) / 127 * weight.abs().amax()
+    assert_close(actual, expected, more=off)
+    assert (actual - exact).norm() < 0.02 * exact.norm() + 1e-6
+
+
 def make_linear(shape: tuple[int, int, int], dtype: torch.dtype, device: str, *, strided: bool) -> tuple[Tensor, Tensor, Tensor]:
     """x [M, K] with one token of zeros and one that is large, weight [N, K] in fp32, bias [N]."""
     m, k, n = shape
@@ -46,6 +61,13 @@ def random_groups(num_rows: int, num_columns: int, bits: int) -> GroupedValues:
     values = torch.randint(0, 2**bits, (num_rows, num_columns), generator=generator, dtype=torch.uint8)
     scale, offset = (torch.randn(groups, generator=generator).half() for _ in range(2))
     return GroupedValues(values, scale, offset, bits)
+
+
+def packed_by(module: ModuleType, weight: GroupedValues) -> Any:
+    """For ``module.grouped_linear``."""
+    data, _ = module.empty_grouped(*weight.shape, weight.bits)
+    module.put_rows(data, 0, weight)
+    return data
 
 
 def assert_close(actual: Tensor, expected: Tensor, *, error: float = 1.0, more: Tensor | float = 0.0) -> None:

@@ -46,11 +46,13 @@ def _quantisers(pointer: str, has_fp8: bool) -> list[Case]:
     values = {"out_ptr": "*fp8e4nv" if has_fp8 else "*bf16"}
     rows = {"x_stride_column": 1, "BLOCK": quantize.MAX_BLOCK, "num_warps": 8}
     int8 = rows | {"SMALLEST": 1e-20, "LIMIT": 127.0, "IS_INTEGER": True}
+    spread = {"x_stride_column": 1, "SMALLEST": 1e-20, "LIMIT": 127.0, "SPREAD": 128, "BLOCKS": quantize.BLOCKS, "UPCAST": False}
     fp8 = {"SMALLEST": 1e-10, "LIMIT": 448.0}
     groups = fp8 | {"x_stride_column": 1, "GROUPS": quantize.GROUPS, "GROUP_SIZE": 128}
     return [
         ("quantize_rows", quantize.quantize_rows_kernel, types | {"out_ptr": "*i8"}, int8),
         ("quantize_rows", quantize.quantize_rows_kernel, types | values, rows | fp8 | {"IS_INTEGER": False}),
+        ("quantize_spread", quantize.quantize_spread_kernel, types | {"out_ptr": "*i8"}, spread),
         ("quantize_groups", quantize.quantize_groups_kernel, types | values, groups),
     ]
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from headway.kernels.grouped_layout import GROUP, GroupedValues, round_to_groups, stack_rows
-from headway.kernels.grouped_matmul import PackedGrouped, grouped_linear, pack_grouped
+from headway.kernels.grouped_layout import GROUP, GroupedValues, round_to_groups
+from headway.kernels.grouped_matmul import GroupedPacker, PackedGrouped, grouped_linear
 from headway.kernels.int4_layout import gguf_groups
-from headway.server.layers.quant.quantized_values import QuantizedValues
-from headway.server.layers.weight import Part, Weight
+from headway.server.layers.quant.quantized_values import QuantizedValues, same_order
+from headway.server.layers.weight import Part, Weight, share
+
+_ROWS_A_PIECE = 1024  # of a table that is rounded, so that temporaries stay small beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,49 +35,95 @@ class GgufBlocks:
         return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupedParts:
+    """Rows of an output one behind the other, whose columns are in different orders."""
+
+    parts: tuple[PackedGrouped, ...]
+
+
 def grouped(weight: QuantizedValues) -> GroupedValues:
-    """4 bits whose larger groups are cut in some of 32 with the same scale, and whose zero points become offsets."""
+    """4 bits whose larger groups are cut in some of 32 with the same scale, and whose zero points become offsets. Columns are in the order
+    of ``column_order``."""
     assert weight.zero is not None, "4 bits are unsigned"
-    assert weight.groups is None, "columns are in order"
     num_groups = -(-weight.shape[1] // GROUP)
 
     def spread(part: Tensor) -> Tensor:
         times = weight.group_size // GROUP or num_groups
         return part.half().repeat_interleave(times, dim=1)[:, :num_groups]
 
-    return GroupedValues(weight.values, spread(weight.scale), spread(-weight.scale * weight.zero), 4)
+    order = column_order(weight)
+    values = weight.values if order is None else weight.values.index_select(1, order)
+    return GroupedValues(values, spread(weight.scale), spread(-weight.scale * weight.zero), 4)
+
+
+def column_order(weight: QuantizedValues) -> Tensor | None:
+    """[K] int64, the columns sorted by their groups; None where they are so."""
+    return None if weight.groups is None else weight.groups.argsort(stable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    values: GroupedValues
+    order: Tensor | None
 
 
 class GroupedWeight(Weight):
-    """One whose parts stay in 4 bits where the file has them so; all others are rounded to 8."""
+    """One whose parts stay in 4 bits where the file has them so; all others are rounded to 8. What is the only part is packed as it
+    comes; several wait for one another, as the widest of them decides."""
 
     def __init__(
-        self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[GroupedValues], int], device: torch.device
+        self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[PackedGrouped | GroupedParts], int], device: torch.device
     ) -> None:
         super().__init__(shape, parts, finish, dtype=torch.float32, device=device)
-        self._finish_groups = finish
-        self._loaded: dict[str, GroupedValues] = {}
+        self._packer: GroupedPacker | None = None
+        self._waiting: dict[int, _Waiting] = {}  # by their first row
 
-    def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
+    def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_, first: int = 0) -> None:
         """Nothing is copied: the values are rounded, to memory of their own."""
-        place = self.parts[part]
-        self._take(part, round_to_groups(tensor.narrow(place.dim, place.start, place.length)))
+        row, own = share(self.parts[part], tensor, first, tensor.shape[0])
+        self._take(part, row, round_to_groups(own), tensor.shape[0])
 
-    def load_blocks(self, part: str, blocks: GgufBlocks | QuantizedValues) -> None:
+    def load_blocks(self, part: str, blocks: GgufBlocks | QuantizedValues, first: int = 0) -> None:
         """As ``load``, of a tensor that keeps its bits."""
-        place = self.parts[part]
-        groups = grouped(blocks) if isinstance(blocks, QuantizedValues) else blocks.groups()
-        self._take(part, groups.narrow(place.dim, place.start, place.length))
+        groups, order = (grouped(blocks), column_order(blocks)) if isinstance(blocks, QuantizedValues) else (blocks.groups(), None)
+        self._take(part, *share(self.parts[part], groups, first, groups.shape[0]), groups.shape[0], order)
 
-    def _take(self, part: str, values: GroupedValues) -> None:
-        self._loaded[part] = values
-        if len(self._loaded) < len(self.parts):
-            return
-        in_order = sorted(self._loaded, key=lambda name: self.parts[name].offset)
-        whole = stack_rows([self._loaded[name] for name in in_order])
-        assert tuple(whole.shape) == self.shape, "a vocabulary that is padded for its ranks is not kept in groups"
-        self._loaded = {}
-        self.num_bytes = self._finish_groups(whole)
+    def _take(self, part: str, row: int, values: GroupedValues, num_rows: int, order: Tensor | None = None) -> None:
+        is_whole = self._has_all(part, num_rows)
+        if len(self.parts) > 1:
+            if values.shape[0]:
+                self._waiting[row] = _Waiting(values, order)
+        else:
+            self._packer = self._packer or GroupedPacker(self.shape[0], self.shape[1], values.bits, self._device, order)
+            self._packer.put(values)
+        if is_whole:
+            packed = self._all_packed()
+            num_rows = sum(it.out_features for it in packed)
+            assert num_rows == self.shape[0], "a vocabulary that is padded for its ranks is not kept in groups"
+            self.num_bytes = self._finish(packed[0] if len(packed) == 1 else GroupedParts(packed))
+
+    def _all_packed(self) -> tuple[PackedGrouped, ...]:
+        if self._packer is not None:
+            packer, self._packer = self._packer, None
+            assert packer.is_full, "a vocabulary that is padded for its ranks is not kept in groups"
+            return (packer.packed,)
+        found: list[PackedGrouped] = []
+        bits = max(it.values.bits for it in self._waiting.values())
+        waiting = deque(self._waiting.pop(row) for row in sorted(self._waiting))
+        while waiting:
+            order = waiting[0].order
+            num_alike = sum(1 for _ in takewhile(partial(_has_order, order), waiting))
+            num_rows = sum(waiting[i].values.shape[0] for i in range(num_alike))
+            packer = GroupedPacker(num_rows, self.shape[1], bits, self._device, order)
+            while not packer.is_full:
+                packer.put(waiting.popleft().values)
+            found.append(packer.packed)
+        return tuple(found)
+
+
+def _has_order(order: Tensor | None, waiting: _Waiting) -> bool:
+    return same_order(waiting.order, order)
 
 
 @dataclass(frozen=True)
@@ -88,14 +140,23 @@ class GroupedLinear:
     def for_gated_input(self) -> GroupedLinear:
         return self
 
-    def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Tensor | GroupedValues], int]) -> Weight:
+    def create(self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[Any], int]) -> Weight:
         if len(shape) == 2:
             return GroupedWeight(shape, parts, finish, self.device)
         return Weight(shape, parts, finish, dtype=torch.float32, device=self.device)
 
-    def pack(self, weight: Tensor | GroupedValues) -> tuple[PackedGrouped, int]:
-        packed = pack_grouped(weight if isinstance(weight, GroupedValues) else round_to_groups(weight))
-        return packed, packed.num_bytes
+    def pack(self, weight: Tensor | PackedGrouped | GroupedParts) -> tuple[PackedGrouped | GroupedParts, int]:
+        if isinstance(weight, PackedGrouped):
+            return weight, weight.num_bytes
+        if isinstance(weight, GroupedParts):
+            return weight, sum(part.num_bytes for part in weight.parts)
+        packer = GroupedPacker(weight.shape[0], weight.shape[1], 8, weight.device)
+        for rows in torch.split(weight, _ROWS_A_PIECE):
+            packer.put(round_to_groups(rows))
+        return packer.packed, packer.packed.num_bytes
 
-    def apply(self, x: Tensor, packed: PackedGrouped, bias: Tensor | None) -> Tensor:
-        return grouped_linear(x, packed, bias)
+    def apply(self, x: Tensor, packed: PackedGrouped | GroupedParts, bias: Tensor | None) -> Tensor:
+        if isinstance(packed, PackedGrouped):
+            return grouped_linear(x, packed, bias)
+        out = torch.cat([grouped_linear(x, part) for part in packed.parts], dim=1)
+        return out if bias is None else out.add_(bias)

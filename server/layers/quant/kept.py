@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.fp8_matmul import fp8_linear
+from headway.kernels.hadamard import block_of
 from headway.kernels.int4_layout import PackedInt4, pack_int4
 from headway.kernels.int4_matmul import int4_linear
 from headway.kernels.linear import PackedLinear, pack_linear, packed_linear
@@ -121,7 +122,8 @@ class KeptLinear:
 
     def _packed(self, values: QuantizedValues) -> tuple[PackedPart, int]:
         if self.scheme.product == "int8":
-            return keep_int8(values.values, values.scale[:, 0]), values.values.nbytes + values.scale.nbytes
+            block = block_of(values.shape[1], self.scheme.spread)
+            return keep_int8(values.values, values.scale[:, 0], block), values.values.nbytes + values.scale.nbytes
         if self.scheme.product == "fp8":
             scale = values.scale if values.is_blocked else values.scale[:, 0].contiguous()
             return Fp8Weight(values.values, scale), values.values.nbytes + scale.nbytes

@@ -79,7 +79,7 @@ class QuantizedValues:
 def stack_values(parts: Sequence[QuantizedValues]) -> list[QuantizedValues]:
     """One weight under the other: as one where their columns are in one order, else as they are. No block reaches into the next."""
     first = parts[0]
-    if any(not _same(part.groups, first.groups) for part in parts):
+    if any(not same_order(part.groups, first.groups) for part in parts):
         return list(parts)
     zero = None if first.zero is None else torch.cat([part.zero for part in parts if part.zero is not None])
     # As bytes: not every device puts numbers of fp8 together.
@@ -87,5 +87,5 @@ def stack_values(parts: Sequence[QuantizedValues]) -> list[QuantizedValues]:
     return [replace(first, values=values, scale=torch.cat([part.scale for part in parts]), zero=zero)]
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
+def same_order(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b or (a is not None and b is not None and torch.equal(a, b))
