@@ -16,7 +16,7 @@ from headway.server.config.http import HttpConfig, http_problems, http_warnings
 from headway.server.config.kv_transfer import HIGHEST_SIDE_CHANNEL_PORT, KVTransferConfig, kv_transfer_problems, kv_transfer_warnings
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
-from headway.server.config.lora import LoraConfig, lora_problems
+from headway.server.config.lora import LoraConfig, lora_problems, lora_warnings
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
@@ -123,6 +123,7 @@ def warnings(config: ServerConfig) -> list[str]:
     return [
         *tls_warnings(config.tls),
         *kv_transfer_warnings(config.kv_transfer),
+        *lora_warnings(config.lora),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),
