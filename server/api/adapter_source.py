@@ -46,7 +46,10 @@ def adapter_directory(path: Path, param: str) -> Path:
 
 def _path(src: str, param: str) -> Path:
     if "://" in src:
-        parts = urlsplit(src)
+        try:
+            parts = urlsplit(src)
+        except ValueError as error:  # brackets that hold no IPv6 address
+            raise AdapterError(f"{param} must be an absolute path or a file:// address, got {_shown(src)}.", param) from error
         if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
             raise AdapterError(f"{param} must be an absolute path or a file:// address, got {_shown(src)}.", param)
         src = unquote(parts.path)

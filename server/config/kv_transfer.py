@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +18,7 @@ _NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
 _GIB = 1 << 30
 MAX_RANKS = 64  # of a server that others read from, or that reads
 HIGHEST_SIDE_CHANNEL_PORT = 65535 - MAX_RANKS  # that a request may name: those of further ranks are behind it
+_HOST_NAME = re.compile(r"([A-Za-z0-9_-]+\.)*(?=[0-9-]*[A-Za-z_])[A-Za-z0-9_-]+\.?")  # its last part is no number
 _UNUSED = ("kv_buffer_size", "kv_connector_module_path", "kv_ip", "kv_parallel_size", "kv_port", "kv_rank")  # of vLLM's other connectors
 
 
@@ -138,10 +140,14 @@ def _json_problems(asked: dict[str, Any]) -> list[str]:
     if unused:
         return [f"--kv-transfer-config: {name} has no meaning for {connector}: leave it out" for name in unused]
     try:
-        (KVTransferSettings if connector == _NIXL else OffloadSettings).model_validate(asked)
+        settings = (KVTransferSettings if connector == _NIXL else OffloadSettings).model_validate(asked)
     except ValidationError as problem:
         return [f"--kv-transfer-config: {_sentence(error, connector)}" for error in problem.errors()]
-    return []
+    if not isinstance(settings, KVTransferSettings):
+        return []
+    strange = [peer for peer in settings.kv_connector_extra_config.allowed_peers if not _is_peer(peer)]
+    wanted = "a host's name, an address or a network such as 10.0.0.0/24"
+    return [f"--kv-transfer-config: kv_connector_extra_config.allowed_peers: each must be {wanted}, got {peer!r}" for peer in strange]
 
 
 def kv_transfer_warnings(transfer: KVTransferConfig, uses_ray: bool = False) -> list[str]:
@@ -163,6 +169,15 @@ def _sentence(error: Any, connector: str) -> str:
     outer, inner = (KVTransferSettings, NixlSettings) if connector == _NIXL else (OffloadSettings, OffloadPlaces)
     model: type[BaseModel] = inner if "." in key_of(error) else outer
     return sentence_of(error, model)
+
+
+def _is_peer(peer: str) -> bool:
+    """Whether it can be any host's: what is mistyped would allow nothing, and each request would be told of it in the place of the start."""
+    try:
+        ipaddress.ip_network(peer, strict=False)
+    except ValueError:
+        return _HOST_NAME.fullmatch(peer) is not None
+    return True
 
 
 def _is_within(host: str, peer: str) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from headway.server.config.fields import Topic, option
 
+_OF_ADAPTERS = ("max_loras", "max_cpu_loras", "max_lora_rank", "lora_allowed_prefixes", "allow_runtime_lora_updating")
+
 
 class LoraConfig(Topic):
     """LoRA adapters."""
@@ -82,3 +84,11 @@ def lora_problems(lora: LoraConfig) -> list[str]:
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         found.append(f"--lora-modules must not repeat a name, got {', '.join(doubles)} more than once")
     return found
+
+
+def lora_warnings(lora: LoraConfig) -> list[str]:
+    """A sentence for each thing that was asked for and has no effect."""
+    if lora.enable_lora:
+        return []
+    unused = [name for name in _OF_ADAPTERS if getattr(lora, name) != LoraConfig.model_fields[name].default]
+    return [f"--{name.replace('_', '-')} has no effect without --enable-lora: no adapter is served" for name in unused]

@@ -22,7 +22,7 @@ from headway.server.config.kv_transfer import (
 )
 from headway.server.config.limits import LimitConfig
 from headway.server.config.logs import LogConfig, log_problems, log_warnings
-from headway.server.config.lora import LoraConfig, lora_problems
+from headway.server.config.lora import LoraConfig, lora_problems, lora_warnings
 from headway.server.config.model import ModelConfig, model_problems
 from headway.server.config.network import NetworkConfig, network_problems
 from headway.server.config.observability import ObservabilityConfig, observability_problems
@@ -129,6 +129,7 @@ def warnings(config: ServerConfig) -> list[str]:
     return [
         *tls_warnings(config.tls),
         *kv_transfer_warnings(config.kv_transfer, config.parallel.uses_ray),
+        *lora_warnings(config.lora),
         *security_warnings(config.security),
         *cors_warnings(config.cors),
         *log_warnings(config.logs),

@@ -13,6 +13,7 @@ from headway.server.words import cut
 
 CONFIG_NAME = "adapter_config.json"
 _MAX_BYTES = 1024 * 1024
+_LARGEST = 1e30  # far beyond any that is meant; a whole number may have more digits than a float can hold
 _PLAIN_KEY = re.compile(r"[\w.]+")  # PEFT takes keys of patterns for regular expressions, and one can keep a server busy for hours
 # Fields that change the arithmetic when they hold anything -> what to call it.
 _REFUSED = {
@@ -75,7 +76,7 @@ class AdapterConfig:
         return {name: self._positive(f"{key}.{name}", value) for name, value in values.items()}
 
     def _positive(self, key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
             raise self._refusal(f"has {key} {_shown(value)}; it must be a number above 0")
         return float(value)
 

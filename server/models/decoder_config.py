@@ -83,7 +83,7 @@ def typed_sliding_windows(raw: RawConfig, window: int, slides: Callable[[int], b
     if types is None:
         return tuple(window if slides(layer) else 0 for layer in range(num_layers))
     known = {"sliding_attention": window, "full_attention": 0}
-    if not isinstance(types, list) or len(types) != num_layers or not set(types) <= set(known):
+    if not isinstance(types, list) or len(types) != num_layers or any(kind not in list(known) for kind in types):
         raise raw.refusal(f"layer_types must name sliding_attention or full_attention for each of {num_layers} layers, not {types!r}")
     return tuple(known[kind] for kind in types)
 

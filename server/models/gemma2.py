@@ -38,7 +38,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         "gemma2",
         block="sandwich",
         sliding_windows=typed_sliding_windows(raw, raw.integer("sliding_window", 4096), all_but_each(raw, "sliding_window_pattern", 2)),
-        attention_scale=raw.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_scale=raw.positive("query_pre_attn_scalar", 256) ** -0.5,
         attention_softcap=optional_cap(raw, "attn_logit_softcapping", 50.0),
         logit_softcap=optional_cap(raw, "final_logit_softcapping", 30.0),
     )

@@ -36,7 +36,7 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         sliding_windows=windows,
         rope=rope,
         ropes=tuple(local_rope if window else rope for window in windows),
-        attention_scale=raw.number("query_pre_attn_scalar", 256) ** -0.5,
+        attention_scale=raw.positive("query_pre_attn_scalar", 256) ** -0.5,
         attention_softcap=optional_cap(raw, "attn_logit_softcapping", 0.0),
         logit_softcap=optional_cap(raw, "final_logit_softcapping", 0.0),
     )

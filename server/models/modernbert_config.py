@@ -31,7 +31,7 @@ def read_config(raw: RawConfig, is_classifier: bool) -> ModernBertConfig:
     if head_activation not in ACTIVATION_NAMES:
         raise raw.refusal(f"classifier_activation {head_activation!r} is not supported; {', '.join(ACTIVATION_NAMES)} are")
     types = raw.get("layer_types") or _layer_types(raw)
-    if not isinstance(types, list) or len(types) != raw.size("num_hidden_layers") or not set(types) <= set(_LAYER_TYPES):
+    if not isinstance(types, list) or len(types) != raw.size("num_hidden_layers") or any(kind not in _LAYER_TYPES for kind in types):
         raise raw.refusal(f"layer_types must name {' or '.join(_LAYER_TYPES)} for each layer, not {types!r}")
     window = raw.integer("local_attention", 128) // 2
     return ModernBertConfig(
@@ -63,8 +63,9 @@ def _layer_types(raw: RawConfig) -> list[str]:
 
 
 def _theta(raw: RawConfig, kind: str) -> float:
-    own = (raw.get("rope_parameters") or {}).get(kind) or {}
+    by_kind = raw.get("rope_parameters") or {}
+    own = (by_kind.get(kind) or {}) if isinstance(by_kind, dict) else by_kind
     if not isinstance(own, dict) or own.get("rope_type", "default") != "default":
         raise raw.refusal(f"the rope parameters {own!r} are not supported; rope_type default is")
     key, default = _THETAS[kind]
-    return RawConfig(own, raw.origin).number("rope_theta", raw.number(key, default))
+    return RawConfig(own, raw.origin).positive("rope_theta", raw.positive(key, default))

@@ -8,9 +8,15 @@ from typing import Any
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.rope_config import RopeConfig, RopeType
+from headway.server.words import cut
 
 _MISSING: Any = object()
 _LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
+# Counts of what is built one by one, in a process whose memory would fill for minutes before a weight is missed.
+_LARGEST_COUNTS = dict.fromkeys(("num_hidden_layers", "n_layers", "num_nextn_predict_layers"), 2**12) | dict.fromkeys(
+    ("num_experts", "num_local_experts", "n_routed_experts"), 2**13
+)
+_LARGEST_NUMBER = float(2**63)  # beyond any in a model; what is made of two of them is still finite
 _ROPE_TYPES: dict[str, RopeType] = {
     "default": "default",
     "linear": "linear",
@@ -37,23 +43,33 @@ class RawConfig:
 
     def size(self, key: str, default: int = _MISSING) -> int:
         """A count of something that every model has: neither 0 nor more than any model could have, since the file is anybody's."""
-        value = self.integer(key, default)
-        if not 1 <= value <= _LARGEST_SIZE:
-            raise self.refusal(f"{key} must be from 1 to {_LARGEST_SIZE}, not {value}")
+        value, most = self.integer(key, default), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
+        if not 1 <= value <= most:
+            raise self.refusal(f"{key} must be from 1 to {most}, not {cut(str(value), 80)}")
         return value
 
     def count(self, key: str) -> int:
         """Of something that a model may have none of: 0 where the key is absent."""
-        value = self.integer(key, 0)
-        if not 0 <= value <= _LARGEST_SIZE:
-            raise self.refusal(f"{key} must be from 0 to {_LARGEST_SIZE}, not {value}")
+        value, most = self.integer(key, 0), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
+        if not 0 <= value <= most:
+            raise self.refusal(f"{key} must be from 0 to {most}, not {cut(str(value), 80)}")
         return value
 
     def number(self, key: str, default: float = _MISSING) -> float:
         value = self._get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise self.refusal(f"{key} must be a number, not {value!r}")
+        # A whole number may have thousands of digits, which no float has, and JSON as Python reads it has NaN and Infinity.
+        if not abs(value) <= _LARGEST_NUMBER:
+            raise self.refusal(f"{key} must be a number that a model can have, not {cut(repr(value), 80)}")
         return float(value)
+
+    def positive(self, key: str, default: float = _MISSING) -> float:
+        """A number above 0: what is divided by, or has its root or logarithm taken."""
+        value = self.number(key, default)
+        if value <= 0:
+            raise self.refusal(f"{key} must be a number above 0, not {value:g}")
+        return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self._get(key, default)
@@ -101,16 +117,16 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, defau
     if name not in _ROPE_TYPES:
         raise raw.refusal(f"rope type {name!r} is not supported; {', '.join(_ROPE_TYPES)} are")
     kind = _ROPE_TYPES[name]
-    rotary_dim = int(head_dim * rope.number("partial_rotary_factor", 1.0))
-    theta = rope.number("rope_theta", default_theta)
+    rotary_dim = _rotary_dim(rope, head_dim)
+    theta = rope.positive("rope_theta", default_theta)
     if kind == "default":
         return RopeConfig(rotary_dim, theta)
     if kind == "dynamic":
-        return RopeConfig(rotary_dim, theta, kind, rope.number("factor"), max_position_embeddings)
+        return RopeConfig(rotary_dim, theta, kind, rope.positive("factor"), max_position_embeddings)
     original = raw.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", max_position_embeddings))
     if kind == "longrope":
         return _read_longrope(rope, rotary_dim, theta, original, max_position_embeddings)
-    factor = rope.number("factor", max_position_embeddings / original) if kind == "yarn" else rope.number("factor")
+    factor = rope.positive("factor", max_position_embeddings / original) if kind == "yarn" else rope.positive("factor")
     if kind == "llama3":
         return RopeConfig(
             rotary_dim,
@@ -118,8 +134,8 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, defau
             kind,
             factor,
             original,
-            low_freq_factor=rope.number("low_freq_factor"),
-            high_freq_factor=rope.number("high_freq_factor"),
+            low_freq_factor=rope.positive("low_freq_factor"),
+            high_freq_factor=rope.positive("high_freq_factor"),
         )
     if kind == "linear":
         return RopeConfig(rotary_dim, theta, kind, factor)
@@ -136,9 +152,19 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, defau
     )
 
 
+def _rotary_dim(rope: RawConfig, head_dim: int) -> int:
+    part = rope.number("partial_rotary_factor", 1.0)
+    if not 0 < part <= 1:
+        raise rope.refusal(f"partial_rotary_factor must be above 0 and at most 1, not {part:g}")
+    rotary_dim = int(head_dim * part)
+    if rotary_dim < 2 or rotary_dim % 2:
+        raise rope.refusal(f"heads of {head_dim} numbers have {rotary_dim} that are rotated, which must be an even number above 0")
+    return rotary_dim
+
+
 def _read_longrope(rope: RawConfig, rotary_dim: int, theta: float, original: int, max_position_embeddings: int) -> RopeConfig:
     """Ding et al., arXiv:2402.13753."""
-    factor = rope.number("factor", max_position_embeddings / original)
+    factor = rope.positive("factor", max_position_embeddings / original)
     magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     return RopeConfig(
         rotary_dim,
@@ -153,7 +179,11 @@ def _read_longrope(rope: RawConfig, rotary_dim: int, theta: float, original: int
 
 def _factors(rope: RawConfig, key: str, count: int) -> tuple[float, ...]:
     values = rope.get(key)
-    if not isinstance(values, list) or len(values) != count or not all(isinstance(value, int | float) and value > 0 for value in values):
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(value, int | float) and 0 < value <= _LARGEST_NUMBER for value in values)
+    ):
         raise rope.refusal(f"{key} of its rope parameters must be {count} numbers above 0")
     return tuple(float(value) for value in values)
 

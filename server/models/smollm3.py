@@ -33,7 +33,7 @@ def _layers_with_rope(raw: RawConfig) -> list[bool]:
     if switches is None:
         has_rope = all_but_each(raw, "no_rope_layer_interval", 4)
         return [has_rope(layer) for layer in range(num_layers)]
-    if not isinstance(switches, list) or len(switches) != num_layers or not set(switches) <= {0, 1}:
+    if not isinstance(switches, list) or len(switches) != num_layers or any(switch not in (0, 1) for switch in switches):
         raise raw.refusal(f"no_rope_layers must have a 1 (rope) or 0 (none) for each of {num_layers} layers, not {switches!r}")
     return [bool(switch) for switch in switches]
 

@@ -269,6 +269,7 @@ def test_sources_that_are_refused(server: ApiServer, tmp_path: Path, tmp_path_fa
         f"file://host{inside}": "absolute path",
         f"s3:/{inside}": "absolute path",
         f"{inside}\0": "absolute path",
+        "file://[::1": "absolute path",
     }
     for src, word in refused.items():
         answer = server.post("/adapters", {"name": "a", "src": src})

@@ -43,6 +43,7 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"max_tokenz": 5}, "max_tokenz"),
     ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params.a"),
     ({"kv_transfer_params": {"do_remote_decode": True}}, "kv_transfer_params"),
+    ({"kv_transfer_params": {"announce": True}}, "kv_transfer_params"),
     ({"guided_regex": "(a"}, "guided_regex"),
     ({"structured_outputs": {"regexp": "a"}}, "structured_outputs.regexp"),
     ({"response_format": {"type": "xml"}}, "response_format.type"),

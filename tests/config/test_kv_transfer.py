@@ -32,6 +32,10 @@ def transfer(**asked: Any) -> KVTransferConfig:
             GOOD | {"kv_connector_extra_config": {"allowed_peer": []}},
             "'kv_connector_extra_config.allowed_peer' is none of its keys; did you mean allowed_peers?",
         ),
+        *(
+            (GOOD | {"kv_connector_extra_config": {"allowed_peers": ["prefill.example", peer]}}, f"such as 10.0.0.0/24, got {peer!r}")
+            for peer in ("10.0.0.0/99", "10.0.0.300", "http://prefill:8001", "prefill:8001", "10.0.0.0-10.0.0.9", "")
+        ),
         (GOOD | {"kv_connector_extra_config": {"checksum": "yes"}}, "kv_connector_extra_config.checksum: input should be a valid boolean"),
     ],
 )
@@ -63,6 +67,7 @@ def test_what_is_taken() -> None:
         (["10.0.0.0/24", "prefill.example"], "prefill.example", True),
         (["10.0.0.0/24", "prefill.example"], "10.0.1.9", False),
         (["10.0.0.0/24", "prefill.example"], "localhost", False),
+        (["ip-10-0-0-5.ec2.internal", "p1", "1p-a"], "p1", True),
     ],
 )
 def test_peers(peers: list[str] | None, host: str, is_allowed: bool) -> None:

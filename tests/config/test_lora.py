@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headway.server.config.lora import LoraConfig, LoraModule, lora_module, lora_problems
+from headway.server.config.lora import LoraConfig, LoraModule, lora_module, lora_problems, lora_warnings
 from headway.server.config.sources import resolve
 
 OBJECT = '{"name": "b", "path": "/x/b, c"}'
@@ -67,3 +67,10 @@ def test_sagemakers_name_for_the_number_of_adapters() -> None:
 def test_what_cannot_be_served(options: dict[str, Any], word: str) -> None:
     [problem] = lora_problems(LoraConfig(**options))
     assert word in problem
+
+
+def test_what_has_no_effect_without_adapters_is_said() -> None:
+    asked: dict[str, Any] = {"max_loras": 8, "max_lora_rank": 64, "allow_runtime_lora_updating": True}
+    assert lora_warnings(LoraConfig()) == lora_warnings(LoraConfig(enable_lora=True, **asked)) == []
+    told = [warning.split()[0] for warning in lora_warnings(LoraConfig(**asked))]
+    assert told == ["--max-loras", "--max-lora-rank", "--allow-runtime-lora-updating"]

@@ -70,6 +70,7 @@ def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
         ({"lora_alpha": "8"}, "lora_alpha '8'"),
         ({"lora_alpha": float("inf")}, "lora_alpha inf"),
         ({"lora_alpha": True}, "lora_alpha True"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
         ({"r": 0}, "r 0"),
         ({"r": 4}, "the rank 4, and its weights have the rank 2"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "regular expression"),

@@ -115,6 +115,20 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
         ({"attention_bias": 1}, "attention_bias must be true or false, not 1"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         ({"dtype": "float8_e4m3fn"}, "dtype 'float8_e4m3fn' is not supported"),
+        ({"num_hidden_layers": 2**25}, "num_hidden_layers must be from 1 to 4096, not 33554432"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a number that a model can have, not nan"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps must be a number that a model can have, not 1000"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta must be a number above 0, not 0"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": float("inf")}}, "factor must be a number that a model can have, not inf"),
+        ({"rope_parameters": {"partial_rotary_factor": 1e300}}, "partial_rotary_factor must be a number that a model can have"),
+        ({"head_dim": 7}, "heads of 7 numbers have 7 that are rotated, which must be an even number above 0"),
+        ({"rope_parameters": {"partial_rotary_factor": 1.5}}, "partial_rotary_factor must be above 0 and at most 1, not 1.5"),
+        ({"architectures": ["Gemma2ForCausalLM"], "query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a number above 0, not 0"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "layer_types": [["full_attention"]] * 3},
+            "layer_types must name sliding_attention or full_attention for each of 3 layers",
+        ),
+        ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [{}] * 3}, "no_rope_layers must have a 1 (rope) or 0 (none)"),
     ],
 )
 def test_configs_that_are_refused(llama: ModelFiles, changes: dict[str, Any], words: str) -> None:

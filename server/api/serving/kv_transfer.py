@@ -20,7 +20,7 @@ _PARAM = "kv_transfer_params"
 def transfer_of(request: GenerationFields, config: KVTransferConfig, num_prompts: int) -> KVTransfer | None:
     """None: the request stays on this server. Raises RequestError for what this server does not do."""
     params = request.kv_transfer_params
-    if params is None or not (params.do_remote_decode or params.do_remote_prefill):
+    if params is None or not (params.do_remote_decode or params.do_remote_prefill or params.announce):
         return None
     settings = config.settings
     if settings is None:
