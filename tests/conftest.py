@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 
 def _has_cuda_device() -> bool:
     import torch
@@ -17,3 +19,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # Triton decides whether to interpret when a kernel's module is imported, so this stands before everything else.
 if not _has_cuda_device():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)  # before the workers' own, which writes the groups into the names
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs side by side (`--dist loadgroup`): a file is a group, as its fixtures are made once, and so are all tests of the image,
+    which is built once. These are the longest, so they begin."""
+    items.sort(key=lambda item: item.get_closest_marker("docker") is None)
+    for item in items:
+        group = "image" if item.get_closest_marker("docker") else item.path.relative_to(item.config.rootpath).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
