@@ -12,7 +12,7 @@ CUDA_VERSION := 13.0
 DOCKER ?= docker
 MINUTES ?= 20
 NUM ?= 2000
-# Workers of the tests that run side by side, and that each takes whole files.
+# Of the tests, which run side by side: each takes whole files, in the order of tests/conftest.py.
 WORKERS ?= 2
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Installed again when one of these changes.
@@ -61,14 +61,9 @@ $(VENV)/.ready-clients: $(VENV)/.ready-dev tests/clients/requirements.txt tests/
 serve: $(VENV)/.ready
 	@SM_VLLM_MODEL="$${SM_VLLM_MODEL:-$(MODEL)}" SM_VLLM_PORT="$${SM_VLLM_PORT:-$(PORT)}" exec $(BIN)/headway entrypoint serve
 
-# Files of tests side by side, in the order of tests/conftest.py; those that start servers, which measure times too, behind them and one
-# by one. Both run whatever the other finds.
 test: $(VENV)/.ready-dev
 	@$(MAKE) --jobs 2 --output-sync=target check clients
-	@status=0; \
-	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" $(SIDE_BY_SIDE) --durations 30 || status=$$?; \
-	  $(BIN)/python -m pytest -m e2e --durations 30 || status=$$?; \
-	  exit $$status
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 30
 
 # What needs neither a server of its own nor a Docker engine.
 test-fast: $(VENV)/.ready-dev

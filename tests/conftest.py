@@ -23,9 +23,14 @@ if not _has_cuda_device():
 
 @pytest.hookimpl(tryfirst=True)  # before the workers' own, which writes the groups into the names
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs side by side (`--dist loadgroup`): a file is a group, as its fixtures are made once, and so are all tests of the image,
-    which is built once. These are the longest, so they begin."""
+    """What runs side by side (`--dist loadgroup`): a file is a group, as its fixtures are made once; all tests of the image are one, as
+    that is built once, and all of the GPU, which is one. The image's take longest, so they begin."""
     items.sort(key=lambda item: item.get_closest_marker("docker") is None)
     for item in items:
-        group = "image" if item.get_closest_marker("docker") else item.path.relative_to(item.config.rootpath).as_posix()
+        group = item.path.relative_to(item.config.rootpath).as_posix()
+        if item.get_closest_marker("docker") is not None:
+            group = "image"
+            item.add_marker(pytest.mark.timeout(1800))  # one of them waits until it is built, and one builds it again
+        elif item.get_closest_marker("gpu") is not None:
+            group = "gpu"
         item.add_marker(pytest.mark.xdist_group(group))

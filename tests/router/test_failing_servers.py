@@ -68,9 +68,9 @@ def test_tries_are_limited_and_a_servers_own_503_is_the_last_word() -> None:
 
 def test_a_server_that_is_silent_about_its_health_keeps_no_other_from_being_asked(caplog: pytest.LogCaptureFixture) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        is_asked.set()
-        await reader.read()  # until the router leaves
-        writer.close()
+        with contextlib.closing(writer):
+            is_asked.set()
+            await reader.read()  # until the router leaves
 
     async def main() -> None:
         async with (
