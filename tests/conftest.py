@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 
 def _has_cuda_device() -> bool:
@@ -19,6 +20,10 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 # Triton decides whether to interpret when a kernel's module is imported, so this stands before everything else.
 if not _has_cuda_device():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# How fast a machine is decides no test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers' own, which writes the groups into the names
