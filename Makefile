@@ -12,11 +12,15 @@ CUDA_VERSION := 13.0
 DOCKER ?= docker
 MINUTES ?= 20
 NUM ?= 2000
+# Of the tests, which run side by side: each takes whole files, in the order of tests/conftest.py.
+WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast clients fuzz valid check format bench docs clean image wheels lock
+.PHONY: help setup serve test test-fast clients fuzz valid check check-style check-types check-test-types format bench docs clean image \
+  wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
@@ -28,16 +32,21 @@ help:
 
 setup: $(VENV)/.ready
 
-# serve needs the product, test and check need the tools too.
+# serve needs the product, test and check need the tools too. Either is one installation, since each compiles the CPU kernels.
+define VENV_IS_THERE
+@$(PYTHON) -c 'import sys; sys.exit("Headway needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)") if sys.version_info < (3, 11) else None'
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+endef
+
 $(VENV)/.ready: $(SETUP_INPUTS)
-	@$(PYTHON) -c 'import sys; sys.exit("Headway needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (set PYTHON=...)") if sys.version_info < (3, 11) else None'
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV_IS_THERE)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready
+$(VENV)/.ready-dev: $(SETUP_INPUTS)
+	$(VENV_IS_THERE)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.ready $@
 
 # Clients of other makers, which the tests run: an environment of their own, since they want other versions than we do.
 clients: $(VENV)/.ready-clients
@@ -52,12 +61,13 @@ $(VENV)/.ready-clients: $(VENV)/.ready-dev tests/clients/requirements.txt tests/
 serve: $(VENV)/.ready
 	@SM_VLLM_MODEL="$${SM_VLLM_MODEL:-$(MODEL)}" SM_VLLM_PORT="$${SM_VLLM_PORT:-$(PORT)}" exec $(BIN)/headway entrypoint serve
 
-test: $(VENV)/.ready-dev check clients
-	$(BIN)/python -m pytest
+test: $(VENV)/.ready-dev
+	@$(MAKE) --jobs 2 --output-sync=target check clients
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 30
 
-# Several at once, which those that start servers would measure.
+# What needs neither a server of its own nor a Docker engine.
 test-fast: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q $(SIDE_BY_SIDE)
 
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
 fuzz: $(VENV)/.ready-dev
@@ -67,11 +77,17 @@ fuzz: $(VENV)/.ready-dev
 valid: $(VENV)/.ready-dev
 	VALID_REQUESTS_NUM=$(NUM) $(BIN)/python -m pytest -q -s tests/e2e/test_valid_requests.py
 
-check: $(VENV)/.ready-dev
+check: check-style check-types check-test-types
+
+check-style: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.ready-dev
 	$(BIN)/mypy -p headway
-	$(BIN)/mypy --config-file tests/mypy.ini
+
+check-test-types: $(VENV)/.ready-dev
+	$(BIN)/mypy --config-file tests/mypy.ini --cache-dir .mypy_cache/tests
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .

@@ -6,13 +6,15 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 from aiohttp import web
 
 from headway.server.listen import bind_tcp
+from headway.server.router import running as router_running
 from headway.server.router.config import RouterConfig
 from headway.server.router.running import Alone, Life
 from headway.server.router.serving import Router
@@ -93,14 +95,14 @@ async def raw_server(first: bytes, rest: bytes = b"", may_go_on: asyncio.Event |
     """A server that answers with these bytes, whatever they are, and closes; ``rest`` once ``may_go_on`` is set. Its address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /ping"):
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        else:
-            writer.write(first)
-            if may_go_on is not None:
-                await asyncio.wait_for(may_go_on.wait(), 30)
-            writer.write(rest)
-        writer.close()
+        with closing(writer):
+            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /ping"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            else:
+                writer.write(first)
+                if may_go_on is not None:
+                    await asyncio.wait_for(may_go_on.wait(), 30)
+                writer.write(rest)
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -134,7 +136,8 @@ async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None 
     source = source_of(config)
     router = Router(config, source.listing)
     [listener] = bind_tcp("127.0.0.1", 0)
-    with listener:
+    # The process is the tests': what they leave behind must go on being collected, and found, where it was left.
+    with listener, patch.object(router_running, "spare_long_lived"):
         life = Life(config, source, Alone(router, [listener]))
         serving = asyncio.create_task(life.serve([]))
         running = RoutedServers(router, life, listener.getsockname()[1], "https" if config.tls.is_on else "http")
