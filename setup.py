@@ -30,7 +30,9 @@ setup(
         Extension(
             f"{PACKAGE}._{name}",
             [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")],
-            depends=[f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")],
+            depends=[
+                f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
+            ],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
             optional=True,
