@@ -71,9 +71,9 @@ class Driver:
             sampling = SamplingParams(max_tokens=options.steps + 64, temperature=0.0, ignore_eos=True)
             adapter_id = 1 + i % options.num_adapters if has_adapters else None
             core.add_request(GenerateRequest(f"r{next(self._ids)}", prompt, sampling, time.time(), adapter_id=adapter_id))
-        begin, num_begun = time.process_time(), 0
-        while num_begun < options.batch:
-            num_begun += sum(len(delta.token_ids) for delta in core.step().deltas)
+        begin, begun = time.process_time(), set[str]()
+        while len(begun) < options.batch:  # those that began first decode meanwhile
+            begun |= {delta.request_id for delta in core.step().deltas if delta.token_ids}
         prefill_s = time.process_time() - begin
         begin = time.process_time()
         for _ in range(options.steps):
