@@ -11,15 +11,15 @@ from headway.server.config.sources import resolve
 from headway.server.config.yaml_document import MAX_CHARS, MAX_NODES
 from headway.server.errors import ConfigError
 
-# A start that a file holds up for longer is taken for one that hangs.
+# CPU time. A start that a file holds up for longer is taken for one that hangs; one that waits for a file, the run's time limit ends.
 PATIENCE_S = 10
 
 
 def problems_of(path: Path | str) -> list[str]:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError) as caught:
         resolve(["demo", f"--config={path}"], {})
-    assert time.monotonic() - started < PATIENCE_S
+    assert time.process_time() - started < PATIENCE_S
     assert all(len(problem) < 500 and "\n" not in problem for problem in caught.value.problems)
     return caught.value.problems
 

@@ -95,7 +95,7 @@ class ApiServer:
         self._server = _Server(self.app, self.config, self.tls)
         self._thread = threading.Thread(target=self._run)
         self._clients = ExitStack()  # what is left to the garbage collector warns in whichever test runs then
-        self.client = httpx.Client(base_url=self.url, timeout=20, transport=httpx.HTTPTransport(uds=uds, verify=verify))
+        self.client = httpx.Client(base_url=self.url, timeout=60, transport=httpx.HTTPTransport(uds=uds, verify=verify))
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -119,7 +119,7 @@ class ApiServer:
         self.client.close()
         self._clients.close()
         self.on_loop(self._server.end)
-        self._thread.join(timeout=20)
+        self._thread.join(timeout=60)
         self._socket.close()
         assert not self._thread.is_alive()
 
@@ -139,7 +139,7 @@ class ApiServer:
         """uvicorn's protocols of the open connections."""
         return self._server.server_state.connections
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true in time"

@@ -39,7 +39,7 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join(10)
 
 
-def eventually(look: Callable[[], _T], within_s: float = 15.0) -> _T:
+def eventually(look: Callable[[], _T], within_s: float = 60.0) -> _T:
     """The first true result."""
     end = time.monotonic() + within_s
     while not (found := look()):

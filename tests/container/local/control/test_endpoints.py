@@ -105,7 +105,7 @@ def test_a_copy_that_dies_or_fails_its_pings_is_replaced(live: LiveControlPlane,
     first = _facts(_targets(live, "replaced").url)["pid"]
     psutil.Process(first).kill()
     second = _next_pid(live, "replaced", first)
-    assert any("exited with status 137" in line for line in live.said)
+    wait_until(lambda: any("exited with status 137" in line for line in live.said))
     bad.touch()
     wait_until(lambda: any("failed 2 pings in a row" in line for line in live.said))
     bad.unlink()
