@@ -54,8 +54,8 @@ def split_int8_blocks(blocks: Tensor, block_size: int, num_kv_heads: int, head_d
     """(numbers [num_blocks, block_size, Hkv, D] int8, their scales [num_blocks, block_size, Hkv] fp32): views of ``blocks``, int8, of the
     shape that ``int8_blocks`` gives."""
     rows = block_size * num_kv_heads
-    numbers = blocks[:, : rows * head_dim].unflatten(1, (block_size, num_kv_heads, head_dim))
-    return numbers, blocks[:, -4 * rows :].view(torch.float32).unflatten(1, (block_size, num_kv_heads))
+    shape = (len(blocks), block_size, num_kv_heads)
+    return blocks[:, : rows * head_dim].view(*shape, head_dim), blocks[:, -4 * rows :].view(torch.float32).view(shape)
 
 
 def are_int8_blocks(pages: Tensor, scales: Tensor) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.softmax import LOG2_E, normalised
-from headway.kernels.kv_cache import KVScales
+from headway.kernels.kv_cache import KVScales, PageScales
 
 BLOCK_N = 16  # keys; 32 spill registers, as 64 heads do (compiled for sm_80 and sm_90, 2026-11; not measured on a GPU yet)
 MAX_SPLITS = 32  # of a row's keys: more, of so many numbers, spill registers when they are merged
@@ -134,7 +134,7 @@ def launch_shared_pages(
     ends: Tensor,
     out: Tensor,
     scale: float,
-    kv_scales: KVScales,
+    kv_scales: PageScales,
     *,
     query_start_loc: Tensor | None = None,
     max_query_len: int = 1,
@@ -149,6 +149,7 @@ def launch_shared_pages(
     num_heads, head_dim = q.shape[1:]
     widest = 1 << head_dim.bit_length() - 1
     first, last = (head_dim - widest, widest) if head_dim > widest else (widest // 2, widest // 2)
+    assert isinstance(kv_scales, KVScales), "of separate pages alone"
     scales = loaded_scales(pages, kv_scales)
     shared_pages_kernel[(max_query_len, num_head_blocks(q) * num_splits, block_tables.shape[0])](
         q,
