@@ -46,8 +46,8 @@ class ModelConfig(Topic):
     quantization: AskedQuantization | None = option(
         None,
         "int8, int4, fp8: weights are rounded so, tensor by tensor, as they are loaded; activations to 8 bits in each step, but for "
-        "int4 on a GPU and for fp8 in models of fewer than 2,048 channels. fp8 is for GPUs. gguf: those of a quantised GGUF as the file has "
-        "them, on a CPU. "
+        "int4 on a GPU and for fp8 in models of fewer than 2,048 channels. fp8 is for GPUs. gguf: those of a quantised GGUF as the file "
+        "has them, on a CPU. "
         "Unset: gguf for one on a CPU with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
         "A quantised checkpoint is known by its config.json: a name of its format is checked against that, none dequantises it.",
         short=("-q",),

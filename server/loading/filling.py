@@ -166,7 +166,7 @@ def _spans(tensor: CheckpointTensor, places: Sequence[Place], rotation: Residual
     """A tensor of more than ``most`` elements in pieces, where a row of it can be had and changed without the others."""
     needs_all = any(place.source.is_transposed or (rotation is not None and rotation.mixes_rows(place.name)) for place in places)
     num_rows = tensor.shape[0]
-    step = max(most // max(math.prod(tensor.shape[1:]), 1), 1)
+    step = max(most // max(math.prod(tensor.shape[1:]) * len(places), 1), 1)  # each place gets a tensor of its own
     if tensor.span is None or needs_all or len(tensor.shape) < 2 or step >= num_rows:
         yield Span(tensor, places)
         return

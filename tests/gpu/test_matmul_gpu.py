@@ -17,6 +17,7 @@ from matmul_comparisons import (
     compare_int8,
     compare_linear,
     compare_quantize_fp8,
+    compare_spread_int8,
 )
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -39,6 +40,14 @@ def test_int8(shape: tuple[int, int, int], dtype: torch.dtype, strided: bool) ->
     from headway.kernels.gpu import quant_matmul
 
     compare_int8(quant_matmul, shape, dtype, "cuda", strided=strided)
+
+
+@DTYPE
+@SHAPE
+def test_int8_of_spread_channels(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import quant_matmul
+
+    compare_spread_int8(quant_matmul, shape, dtype, "cuda")
 
 
 @STRIDED

@@ -56,14 +56,14 @@ def test_the_model_is_the_same(
 ) -> None:
     files = files_of(kind, tmp_path, name)
     whole = load(files, quantization)
-    largest = max(pieces)
+    largest, num_tensors = max(pieces), len(pieces)
     pieces.clear()
     monkeypatch.setattr(filling, "_ELEMENTS_A_SPAN", ROWS * HIDDEN)
     in_pieces = load(files, quantization)
     assert torch.equal(logits(in_pieces), logits(whole))
     assert in_pieces.weight_bytes == whole.weight_bytes
     assert max(pieces) < largest / 2, "the embedding is not read whole"
-    assert pieces.count(ROWS * HIDDEN) > 30
+    assert len(pieces) > num_tensors + 30
 
 
 def test_ranks_take_their_rows_of_each_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
