@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Collection, Coroutine, Iterator, KeysView, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -202,13 +203,23 @@ class AdapterRegistry:
         """In the place of ``old``, whose pin does not count any more."""
         if adapter.pin or preload:
             self._check_place(old)
-        await self._engine.add_adapter(adapter.ref, preload or adapter.pin, adapter.pin)
+        if old is not None and old.pin:  # else both are, and there may be room for one
+            await self._engine.pin_adapter(old.ref.id, False, False)
+        try:
+            await self._engine.add_adapter(adapter.ref, preload or adapter.pin, adapter.pin)
+        except Exception:
+            if old is not None and old.pin:
+                await self._engine.pin_adapter(old.ref.id, True, True)
+            raise
         self._by_id[adapter.ref.id] = adapter
 
     async def _retire(self, adapter: Adapter) -> None:
         adapter.is_retired = True
         if not adapter.num_users:
             await self._remove(adapter)
+        elif adapter.pin:
+            with suppress(EngineDead, EngineNotReady):  # it has none any more
+                await self._engine.pin_adapter(adapter.ref.id, False, False)
 
     async def _remove(self, adapter: Adapter) -> None:
         del self._by_id[adapter.ref.id]

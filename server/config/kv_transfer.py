@@ -172,7 +172,7 @@ def _sentence(error: Any, connector: str) -> str:
 
 
 def _is_peer(peer: str) -> bool:
-    """Whether it can be any host's: what is mistyped would allow nothing, and each request would be told of it in the place of the start."""
+    """Whether it can be any host's: what is mistyped would allow nothing, and only requests would be told of it."""
     try:
         ipaddress.ip_network(peer, strict=False)
     except ValueError:

@@ -169,6 +169,7 @@ class AdapterResidency:
         """Takes in what has been read, places what can be placed, begins to read what may be read. Returns the requests that have their
         adapter now. Costs nothing for adapters that nobody waits for."""
         self._expire()
+        self._end_hopeless()
         released: list[GenerateRequest] = []
         is_lacking = False
         for adapter in list(self._awaited.values()):
@@ -230,6 +231,14 @@ class AdapterResidency:
         for request_id in self._expiry.take_due(now):
             self._ended.append(queue_timeout(self._by_request[request_id].waiting[request_id], now))
             self.forget(request_id)
+
+    def _end_hopeless(self) -> None:
+        """Those that were let in before the last place was pinned: waiting on, they would keep the room for copies that the call which
+        unpins a place, or deletes an adapter, may stand behind."""
+        if len(self._placed) < self._max_placed or not all(adapter.is_pinned for adapter in self._placed.values()):
+            return
+        for adapter in [awaited for awaited in self._awaited.values() if not self._is_placed(awaited)]:
+            self._fail(adapter, AdapterError(f"All {self._max_placed} places on the device (--max-loras) are pinned by now."))
 
     # Fairness
 

@@ -16,6 +16,8 @@ def read_compressed_tensors(own: RawConfig, scale_bytes: int) -> WeightScheme:
     if own.get("transform_config"):
         raise own.refusal("transform_config rotates weights when they are used, which is not supported")
     sparsity = own.get("sparsity_config") or {}
+    if not isinstance(sparsity, dict):
+        raise own.refusal(f"sparsity_config must be an object, not {sparsity!r}")
     if sparsity.get("format", "dense") != "dense":
         raise own.refusal(f"sparsity_config has the format {sparsity['format']!r}; only dense weights are supported")
     groups = own.get("config_groups")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from headway.server.errors import ModelSourceError
 from headway.server.layers.rope_config import RopeConfig, RopeType
-from headway.server.words import cut
 
 _MISSING: Any = object()
 _LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
@@ -45,14 +45,14 @@ class RawConfig:
         """A count of something that every model has: neither 0 nor more than any model could have, since the file is anybody's."""
         value, most = self.integer(key, default), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
         if not 1 <= value <= most:
-            raise self.refusal(f"{key} must be from 1 to {most}, not {cut(str(value), 80)}")
+            raise self.refusal(f"{key} must be from 1 to {most}, not {reprlib.repr(value)}")
         return value
 
     def count(self, key: str) -> int:
         """Of something that a model may have none of: 0 where the key is absent."""
         value, most = self.integer(key, 0), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
         if not 0 <= value <= most:
-            raise self.refusal(f"{key} must be from 0 to {most}, not {cut(str(value), 80)}")
+            raise self.refusal(f"{key} must be from 0 to {most}, not {reprlib.repr(value)}")
         return value
 
     def number(self, key: str, default: float = _MISSING) -> float:
@@ -61,7 +61,7 @@ class RawConfig:
             raise self.refusal(f"{key} must be a number, not {value!r}")
         # A whole number may have thousands of digits, which no float has, and JSON as Python reads it has NaN and Infinity.
         if not abs(value) <= _LARGEST_NUMBER:
-            raise self.refusal(f"{key} must be a number that a model can have, not {cut(repr(value), 80)}")
+            raise self.refusal(f"{key} must be a number that a model can have, not {reprlib.repr(value)}")
         return float(value)
 
     def positive(self, key: str, default: float = _MISSING) -> float:

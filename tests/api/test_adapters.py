@@ -220,6 +220,10 @@ def test_an_update_with_a_source_loads_anew_under_a_new_id(server: ApiServer, tm
     answer = server.post("/adapters/a/update", {"src": broken})
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The adapter can't be loaded: it is odd.")
     assert said(server, model="a") == "other", "what was served goes on"
+    # With one place the new one waits for the old one's: the pin of that would keep it for ever, and every later change behind it.
+    log = server.engine.adapter_log
+    assert log[:3] == ["+a pinned", "unpin a", "+a pinned"]
+    assert log[-2:] == ["unpin a", "pin a"], "it is pinned again"
     assert server.post("/adapters/a/update", {}).status_code == 400
 
 

@@ -167,3 +167,19 @@ def test_a_request_that_waits_for_an_adapter_may_be_aborted_and_expires() -> Non
     bench.residency.forget(last)
     bench.residency.remove(1)
     assert bench.books.take_log() == ["read 1", "load 1", "unload 1", "drop 1"]
+
+
+def test_who_waits_when_the_last_place_is_pinned_hears_of_it_and_keeps_no_room() -> None:
+    bench = Bench(max_loras=1, max_cpu_loras=2)
+    running, waiting = bench.ask(1), bench.ask(2)
+    assert bench.released() == [running]
+    bench.residency.pin(1, True)
+    bench.residency.forget(running)
+    assert bench.released() == []
+    [delta] = bench.residency.take_ended()
+    assert (delta.request_id, delta.finish_reason, delta.is_request_fault) == (waiting, FinishReason.ERROR, True)
+    assert "are pinned by now" in str(delta.error)
+    assert not bench.residency.has_work
+    bench.residency.pin(1, False)
+    after = bench.ask(3)
+    assert bench.released() == [after]

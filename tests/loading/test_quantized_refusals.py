@@ -98,6 +98,7 @@ PACKED = compressed_packed().config["config_groups"]["group_0"]
         (compressed_packed(), {"config_groups": {"a": PACKED, "b": PACKED}}, "several schemes in one model are not supported"),
         (compressed_packed(), {"format": "marlin-24"}, "format is 'marlin-24'"),
         (compressed_packed(), {"sparsity_config": {"format": "sparse-24-bitmask"}}, "only dense weights are supported"),
+        (compressed_packed(), {"sparsity_config": [1]}, "sparsity_config must be an object, not [1]"),
         (compressed_packed(), {"ignore": ["re:("]}, "which is no regular expression"),
         (compressed_packed(), {"ignore": ["re:.*"]}, "leaves out every linear layer"),
         (compressed_packed(), {"config_groups": {"a": PACKED | {"input_activations": {"num_bits": 8}}}}, "with activations as they are"),
