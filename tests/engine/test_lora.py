@@ -274,13 +274,13 @@ def test_a_place_is_kept_while_it_is_pinned(tiny: ModelFiles, adapters: list[Pat
     while not answers:
         engine.step()
     assert (answers, on_the_device()) == ([None], (1,))
-    engine.add_request(ask("r", PROMPTS[0], 2))
-    for _ in range(20):
-        assert engine.step().deltas == []
+    refused = run(engine, [ask("early", PROMPTS[0], 2)])["early"]
+    assert refused.finish_reason is FinishReason.ERROR
+    assert "pinned" in str(refused.error)
     assert on_the_device() == (1,)
     pin(preload=False, is_pinned=False)
     assert answers == [None, None]
-    assert run(engine, [], outputs={"r": Output()})["r"].finish_reason is FinishReason.LENGTH
+    assert run(engine, [ask("r", PROMPTS[0], 2)])["r"].finish_reason is FinishReason.LENGTH
     assert on_the_device() == (2,)
     engine.pin_adapter(9, True, True, answers.append)
     assert "No adapter with the id 9 is registered" in str(answers[-1])
