@@ -238,7 +238,8 @@ class AdapterResidency:
         if len(self._placed) < self._max_placed or not all(adapter.is_pinned for adapter in self._placed.values()):
             return
         for adapter in [awaited for awaited in self._awaited.values() if not self._is_placed(awaited)]:
-            self._fail(adapter, AdapterError(f"All {self._max_placed} places on the device (--max-loras) are pinned by now."))
+            text = f"Every place on the device is pinned by now (--max-loras {self._max_placed}): unpin or delete one of those adapters."
+            self._fail(adapter, AdapterError(text))
 
     # Fairness
 

@@ -178,7 +178,7 @@ def test_who_waits_when_the_last_place_is_pinned_hears_of_it_and_keeps_no_room()
     assert bench.released() == []
     [delta] = bench.residency.take_ended()
     assert (delta.request_id, delta.finish_reason, delta.is_request_fault) == (waiting, FinishReason.ERROR, True)
-    assert "are pinned by now" in str(delta.error)
+    assert "is pinned by now (--max-loras " in str(delta.error)
     assert not bench.residency.has_work
     bench.residency.pin(1, False)
     after = bench.ask(3)

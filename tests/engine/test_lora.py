@@ -274,9 +274,10 @@ def test_a_place_is_kept_while_it_is_pinned(tiny: ModelFiles, adapters: list[Pat
     while not answers:
         engine.step()
     assert (answers, on_the_device()) == ([None], (1,))
-    refused = run(engine, [ask("early", PROMPTS[0], 2)])["early"]
+    engine.add_request(ask("early", PROMPTS[0], 2))
+    [refused] = engine.step().deltas
     assert refused.finish_reason is FinishReason.ERROR
-    assert "pinned" in str(refused.error)
+    assert "is pinned by now (--max-loras 1)" in str(refused.error)
     assert on_the_device() == (1,)
     pin(preload=False, is_pinned=False)
     assert answers == [None, None]
