@@ -90,7 +90,8 @@ def reference_perplexity(quantization: Quantization, token_ids: list[int]) -> fl
 
 
 def _kept_plain(values: Tensor, scale: Tensor, block: int) -> PackedInt8:
-    return PackedInt8(*values.shape, (values, scale), reference_int8, block)
+    num_rows, num_columns = values.shape
+    return PackedInt8(num_rows, num_columns, (values, scale), reference_int8, block)
 
 
 def _exact_product(x: Tensor, packed: PackedInt8, bias: Tensor | None) -> Tensor:

@@ -40,12 +40,12 @@ class _Loader(importlib.abc.Loader):
         for name in dir(module):
             if name.startswith("_is_") and any(beyond in name for beyond in _BEYOND):
                 setattr(module, name, lambda: False)
-        capabilities = module.get_capabilities
+        capabilities = module.__dict__["get_capabilities"]
 
         def capped() -> dict[str, object]:
             return {name: False if name.startswith(_BEYOND) else has for name, has in capabilities().items()}
 
-        module.get_capabilities = capped
+        module.__dict__["get_capabilities"] = capped
 
 
 sys.meta_path.insert(0, _Told())

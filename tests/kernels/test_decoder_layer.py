@@ -66,7 +66,8 @@ def make_pages(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LayerKV:
     numbers = [torch.randn(shape, generator=generator) for _ in range(2)]
     if dtype != INT8:
         return LayerKV(*(part.to(dtype) for part in numbers))
-    pages = LayerKV.of_int8_blocks(*(torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2)), *shape[1:])
+    keys, values = (torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2))
+    pages = LayerKV.of_int8_blocks(keys, values, *shape[1:])
     assert pages.scales is not None
     for part, own, scales in zip(numbers, (pages.k, pages.v), (pages.scales.k, pages.scales.v), strict=True):
         rounded, factors = round_int8(part)
@@ -136,12 +137,16 @@ def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -
     def inputs() -> tuple[Tensor, Tensor | None]:
         return hidden.clone(), None if is_first else residual.clone()
 
+    def kv() -> tuple[Tensor, Tensor]:
+        keys, values = pages.clone()
+        return keys, values
+
     plain = LayerSlots(*(adapters.plain for adapters in made))
-    expected = reference.decoder_layer(*inputs(), parts, *pages.clone(), tokens, adapters=(plain, lora))
+    expected = reference.decoder_layer(*inputs(), parts, *kv(), tokens, adapters=(plain, lora))
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     own = fuse_slots(fused, LayerSlots(*(adapters.slots for adapters in made)))
-    found = run(*inputs(), fused, *pages.clone(), prepare_layers(fused, tokens, BLOCK_SIZE, lora), own)
-    without = run(*inputs(), fused, *pages.clone(), prepare_layers(fused, tokens, BLOCK_SIZE), own)
+    found = run(*inputs(), fused, *kv(), prepare_layers(fused, tokens, BLOCK_SIZE, lora), own)
+    without = run(*inputs(), fused, *kv(), prepare_layers(fused, tokens, BLOCK_SIZE), own)
     for actual, wanted, other in zip(found, expected, without, strict=True):
         has_adapter = torch.tensor(slots) >= 0
         assert actual[~has_adapter].equal(other[~has_adapter]), "a row without an adapter is computed as it is without the option"

@@ -105,8 +105,8 @@ class Stepper:
 
 
 def _int8_pages(shape: tuple[int, int, int, int]) -> LayerKV:
-    blocks = [torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2)]
-    pages = LayerKV.of_int8_blocks(*blocks, *shape[1:])
+    keys, values = (torch.zeros(int8_blocks(*shape), dtype=INT8) for _ in range(2))
+    pages = LayerKV.of_int8_blocks(keys, values, *shape[1:])
     assert pages.scales is not None
     for numbers, scales in ((pages.k, pages.scales.k), (pages.v, pages.scales.v)):
         numbers.fill_(100)
