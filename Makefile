@@ -12,9 +12,8 @@ CUDA_VERSION := 13.0
 DOCKER ?= docker
 MINUTES ?= 20
 NUM ?= 2000
-# Of the tests, which run side by side: each takes whole files, in the order of tests/conftest.py.
+# Of the tests that start no server: each takes whole files.
 WORKERS ?= 2
-SIDE_BY_SIDE = -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
@@ -63,11 +62,12 @@ serve: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	@$(MAKE) --jobs 2 --output-sync=target check clients
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --durations 30
+	@$(MAKE) test-fast
+	$(BIN)/python -m pytest -m "e2e or docker" --durations 20
 
 # What needs neither a server of its own nor a Docker engine.
 test-fast: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q $(SIDE_BY_SIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q -n $(WORKERS) --dist loadfile --durations 20
 
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
 fuzz: $(VENV)/.ready-dev
