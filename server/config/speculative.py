@@ -82,7 +82,9 @@ def speculative_problems(speculative: SpeculativeConfig) -> list[str]:
     try:
         shortest, longest = SpeculativeSettings.model_validate(_plain(asked)).lookup_lengths
     except ValidationError as problem:
-        return [f"--speculative-config: {_sentence(error)}" for error in problem.errors()]
+        # A key that is unknown may be meant for one that is missing.
+        unknown = [error for error in problem.errors() if error["type"] == "extra_forbidden"]
+        return [f"--speculative-config: {_sentence(error)}" for error in unknown or problem.errors()]
     if shortest > longest:
         return [f"--speculative-config: prompt_lookup_min {shortest} is above prompt_lookup_max {longest}: lower the first"]
     return []
@@ -102,7 +104,8 @@ def _method_problems(asked: dict[str, Any]) -> list[str]:
     if method in _OTHER_METHODS:
         return [f"method {method!r} is not supported by this version of Headway: {spare}"]
     if method is None:
-        return [f"method is missing: {spare}"]
+        is_known = asked.keys() <= {*SpeculativeSettings.model_fields, *_OF_VLLM}
+        return [f"method is missing: {spare}"] if is_known else []
     if method not in _METHODS:
         return [f"method must be one of {', '.join(_METHODS)}, got {method!r}"]
     if method in _MODEL_METHODS and not asked.get("model"):

@@ -59,6 +59,7 @@ def test_what_is_looked_up(further: dict[str, int], lengths: tuple[int, int]) ->
     ("asked", "sentence"),
     [
         ({"num_speculative_tokens": 4}, "method is missing: set it to ngram, or to draft_model, eagle or eagle3 with a model"),
+        ({"metod": "ngram", "num_speculative_tokens": 4}, "'metod' is none of its keys; did you mean method?"),
         ({"method": "ngram"}, "num_speculative_tokens is missing"),
         (NGRAM | {"num_speculative_tokens": 0}, "num_speculative_tokens: input should be greater than or equal to 1, got 0"),
         (NGRAM | {"num_speculative_tokens": "4"}, "num_speculative_tokens: input should be a valid integer, got '4'"),
