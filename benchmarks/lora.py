@@ -60,6 +60,7 @@ class Driver:
             self._core.add_adapter(AdapterRef(i, str(i), str(path)), preload=True, is_pinned=False, done=answers.append)
         while len(answers) < options.num_adapters:
             self._core.step()
+            time.sleep((self._core.patience_ms or 0) / 1000)  # as the engine's process does: the threads that read want the interpreter
         if any(answers):
             raise SystemExit(str(next(filter(None, answers))))
 
