@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from engine_driver import Output, make_engine, request, run
+from offloading_engines import counts, tokens
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
 from headway.server.errors import ConfigError
 from headway.server.source.files import ModelFiles
-from headway.server.types import OffloadStats
 
 BLOCK = 16
 PROMPTS = [[(7 * index + position * position) % 250 for position in range(100 + index)] for index in range(6)]
@@ -45,17 +45,6 @@ def answers(core: EngineCore, word: str) -> list[Output]:
         name = f"{word} {index}"
         found.append(run(core, [request(name, prompt, max_tokens=20)])[name])
     return found
-
-
-def tokens(outputs: list[Output]) -> list[list[int]]:
-    return [output.token_ids for output in outputs]
-
-
-def counts(core: EngineCore) -> OffloadStats:
-    transfers = core.stats().transfers
-    assert transfers is not None
-    assert transfers.offload is not None
-    return transfers.offload
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from engine_driver import Output, make_engine, request, run
+from offloading_engines import counts, tokens
 from process_tree import is_running
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
 from headway.server.errors import RankDied
 from headway.server.source.files import ModelFiles
-from headway.server.types import OffloadStats
 
 BLOCK = 16
 PROMPTS = [[(7 * index + position * position) % 250 for position in range(100 + index)] for index in range(6)]
@@ -55,17 +55,6 @@ def answers(core: EngineCore, word: str) -> list[Output]:
     """All at a time, so that steps are under way beside each other while blocks are copied out and back."""
     found = run(core, [request(f"{word} {index}", prompt, max_tokens=20) for index, prompt in enumerate(PROMPTS)], stagger=2)
     return [found[f"{word} {index}"] for index in range(len(PROMPTS))]
-
-
-def tokens(outputs: list[Output]) -> list[list[int]]:
-    return [output.token_ids for output in outputs]
-
-
-def counts(core: EngineCore) -> OffloadStats:
-    transfers = core.stats().transfers
-    assert transfers is not None
-    assert transfers.offload is not None
-    return transfers.offload
 
 
 def pids_of(core: EngineCore) -> list[int]:
