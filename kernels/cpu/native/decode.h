@@ -44,9 +44,8 @@ struct DecodeTasks {
   }
 };
 
-constexpr int kStripVectors = 4;  // of a head's sums in registers, for as many heads as this at a time:
-constexpr int kHeadsAtOnce = kRows / 2;
-static_assert(kHeadsAtOnce == 2 || kHeadsAtOnce == 4, "as add_strip expects");
+constexpr int kSums = kRows * kVectors;  // registers for sums: a key or value is brought to fp32 once for all heads that have some
+constexpr int kStripVectors = 4;         // of a head's sums of values
 constexpr int kStrip = kStripVectors * kWidth;
 constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from memory
 
@@ -170,15 +169,48 @@ template <class T, class P, int DIM> class Decode {
     for (int64_t d = vectors * kWidth; d < dim(); d++) to[d] = load(from[d]) * scale;
   }
 
+  // Calls with(how many, first) for heads of a group, as many at a time as fit; four are two and two where only three would.
+  template <int MOST, class With> void each_heads(int64_t first, const With& with) {
+    for (int64_t g = first, end = first + group; g < end;) {
+      const int64_t left = end - g;
+      const auto take = [&]<int HEADS>(std::integral_constant<int, HEADS> heads) { with(heads, g), g += HEADS; };
+      if (MOST >= 4 && left >= 4)
+        take(std::integral_constant<int, std::min(MOST, 4)>());
+      else if (left >= 3 && left != 4)
+        take(std::integral_constant<int, 3>());
+      else if (left >= 2)
+        take(std::integral_constant<int, 2>());
+      else
+        take(std::integral_constant<int, 1>());
+    }
+  }
+
   void score(int64_t block, int64_t first, const Found& keys) {
-    for (int64_t g = first; g < first + group; g++) {
-      Vec dots[kWidth];
-      const float* query = &queries[g * stride()];
-      each<kWidth>([&](auto j) HEADWAY_INLINE {
-        dots[j] = Vec{};
-        for (int64_t v = 0; v < stride() / kWidth; v++) dots[j] += numbers(query, v) * numbers(keys.at[j], v);
+    each_heads<kSums / 4>(first, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { score<HEADS>(block, g, keys); });
+  }
+
+  template <int HEADS> void score(int64_t block, int64_t g, const Found& keys) {
+    constexpr int at_once = std::min<int>(kWidth, std::bit_floor(unsigned(kSums / HEADS)));  // keys
+    const float* query = &queries[g * stride()];
+#pragma GCC unroll 1
+    for (int first = 0; first < kWidth; first += at_once) {
+      Vec dots[HEADS][at_once];
+      each<HEADS * at_once>([&](auto i) HEADWAY_INLINE { dots[i / at_once][i % at_once] = Vec{}; });
+#pragma GCC unroll 1
+      for (int64_t v = 0; v < stride() / kWidth; v += 2)
+        each<at_once>([&](auto j) HEADWAY_INLINE {
+          const auto pair = two_vectors(keys.at[first + j] + v * kWidth);
+          each<2 * HEADS>([&](auto i) HEADWAY_INLINE {
+            dots[i / 2][j] += numbers(query + (i / 2) * stride(), v + i % 2) * (i % 2 == 0 ? pair.first : pair.second);
+            HEADWAY_IN_TURN(dots[i / 2][j]);
+          });
+        });
+      each<HEADS>([&](auto h) HEADWAY_INLINE {
+        each<at_once / 4>([&](auto i) HEADWAY_INLINE {
+          const Vec* own = &dots[h][4 * i];
+          four(&scores[(g + h) * width + block + first + 4 * i]) = sum_four(own[0], own[1], own[2], own[3]);
+        });
       });
-      loose(&scores[g * width + block]) = sum_each(dots);
     }
   }
 
@@ -202,40 +234,32 @@ template <class T, class P, int DIM> class Decode {
 
   void add_values(int64_t block, int64_t first, const Found& values) {
     for (int64_t strip = 0; strip < stride(); strip += kStrip)
-      for (int64_t g = first, end = first + group; g < end; g += kHeadsAtOnce)
-        add_strip(std::min<int64_t>(kHeadsAtOnce, end - g), block, g, strip, values);
-  }
-
-  void add_strip(int64_t num_heads, int64_t block, int64_t g, int64_t strip, const Found& values) {
-    if (num_heads == 4)
-      add_strip<kHeadsAtOnce>(block, g, strip, values);
-    else if (num_heads == 3)
-      add_strip<std::min(3, kHeadsAtOnce)>(block, g, strip, values);
-    else if (num_heads == 2)
-      add_strip<2>(block, g, strip, values);
-    else
-      add_strip<1>(block, g, strip, values);
+      each_heads<kSums / kStripVectors>(
+          first, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { add_strip<HEADS>(block, g, strip, values); });
   }
 
   template <int HEADS> void add_strip(int64_t block, int64_t g, int64_t strip, const Found& values) {
     Vec own[HEADS][kStripVectors];
     float* to = &sums[g * stride() + strip];
     const float* probs = &scores[g * width + block];
-#pragma GCC unroll 4
-    for (int h = 0; h < HEADS; h++)
-#pragma GCC unroll 4
-      for (int v = 0; v < kStripVectors; v++) own[h][v] = loose(to + h * stride() + v * kWidth);
+    const auto each_sum = [&](const auto& with) HEADWAY_INLINE {
+      each<HEADS>([&](auto h) HEADWAY_INLINE {
+        each<kStripVectors>([&](auto v) HEADWAY_INLINE { with(own[h][v], loose(to + h * stride() + v * kWidth)); });
+      });
+    };
+    each_sum([](Vec& sum, LooseVec& kept) HEADWAY_INLINE { sum = kept; });
+#pragma GCC unroll 1
     for (int j = 0; j < kWidth; j++)
-#pragma GCC unroll 4
-      for (int v = 0; v < kStripVectors; v++) {
-        const Vec value = numbers(values.at[j] + strip, v);
-#pragma GCC unroll 4
-        for (int h = 0; h < HEADS; h++) own[h][v] += probs[h * width + j] * value;
-      }
-#pragma GCC unroll 4
-    for (int h = 0; h < HEADS; h++)
-#pragma GCC unroll 4
-      for (int v = 0; v < kStripVectors; v++) loose(to + h * stride() + v * kWidth) = own[h][v];
+      each<kStripVectors / 2>([&](auto v) HEADWAY_INLINE {
+        const auto pair = two_vectors(values.at[j] + strip + 2 * v * kWidth);
+        const float* prob = probs + j;
+        asm volatile("" : "+r"(prob));  // read again: kept for all pairs, probabilities would push sums out of the registers
+        each<HEADS>([&](auto h) HEADWAY_INLINE {
+          own[h][2 * v] += prob[h * width] * pair.first;
+          own[h][2 * v + 1] += prob[h * width] * pair.second;
+        });
+      });
+    each_sum([](Vec& sum, LooseVec& kept) HEADWAY_INLINE { kept = sum; });
   }
 
   const DecodeShape& s;

@@ -83,9 +83,24 @@ inline Vec numbers(const int8_t* p, int vector) {
   return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const LooseByteVec*>(p), IntVec), Vec);
 #endif
 }
+// The first and the second vector of numbers().
+struct TwoVectors {
+  Vec first, second;
+};
+inline TwoVectors two_vectors(const float* p) { return {numbers(p, 0), numbers(p, 1)}; }
+inline TwoVectors two_vectors(const bf16* p) { return {numbers(p, 0), numbers(p, 1)}; }
 inline IntVec& ints(int32_t* p) { return *reinterpret_cast<IntVec*>(p); }
 inline Vec largest(Vec a, Vec b) { return a > b ? a : b; }
 inline Vec spread(float x) { return x - Vec{}; }
+
+// A sum as it is now: where sums may be reassociated, the compiler multiplies and adds apart what could be one instruction.
+#if defined(__AVX512F__)
+#define HEADWAY_IN_TURN(sum) asm("" : "+v"(sum))
+#elif defined(__x86_64__)
+#define HEADWAY_IN_TURN(sum) asm("" : "+x"(sum))
+#else
+#define HEADWAY_IN_TURN(sum)
+#endif
 
 // 2^x for x <= 0, to 2 ulp; exactly 1 for 0 and 0 from -127 down. A NaN stays one, for the larger of two is the second then.
 inline Vec exp2_negative(Vec x) {
@@ -137,6 +152,31 @@ template <int COUNT = kWidth> [[gnu::always_inline]] inline Vec sum_each(Vec (&x
     sum_each<COUNT / 2>(x);
   }
   return x[0];
+}
+
+typedef float Four __attribute__((vector_size(16), may_alias));
+typedef float LooseFour __attribute__((vector_size(16), aligned(4), may_alias));
+inline LooseFour& four(float* p) { return *reinterpret_cast<LooseFour*>(p); }
+
+// Within every four lanes those of a and b in turn, of the lower two and of the higher two.
+template <int... I> inline Vec zip_fours(Vec a, Vec b, std::integer_sequence<int, I...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + I % 4 / 2 + I % 2 * kWidth)...) +
+         __builtin_shufflevector(a, b, (I / 4 * 4 + 2 + I % 4 / 2 + I % 2 * kWidth)...);
+#else  // GCC before 12
+  return __builtin_shuffle(a, b, IntVec{(I / 4 * 4 + I % 4 / 2 + I % 2 * kWidth)...}) +
+         __builtin_shuffle(a, b, IntVec{(I / 4 * 4 + 2 + I % 4 / 2 + I % 2 * kWidth)...});
+#endif
+}
+
+// The sums of the lanes of a, b, c and d.
+[[gnu::always_inline]] inline Four sum_four(Vec a, Vec b, Vec c, Vec d) {
+  constexpr auto lanes = std::make_integer_sequence<int, kWidth>();
+  const Vec sums = zip_fours(zip_fours(a, c, lanes), zip_fours(b, d, lanes), lanes);
+  Four parts[kWidth / 4];
+  std::memcpy(parts, &sums, sizeof(sums));
+  each<kWidth / 4 - 1>([&](auto i) HEADWAY_INLINE { parts[0] += parts[i + 1]; });
+  return parts[0];
 }
 
 // x[i][j] <-> x[j][i], by as many perfect shuffles of all elements as kWidth has bits.
