@@ -28,6 +28,7 @@ _REFUSED = {
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
 }
+_BOOLEANS = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
 # Ways to begin the training that change the base model too, so that the adapter alone is half of what was trained.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
@@ -52,8 +53,16 @@ class AdapterConfig:
         alpha = _of_module(self._alpha_pattern, module, self._alpha)
         return alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank)
 
+    @property
+    def ties_updates(self) -> bool:
+        """Whether a tied head was trained with the embedding's own update."""
+        return bool(self._values.get("ensure_weight_tying"))
+
     def _check(self) -> None:
         values = self._values
+        for key in _BOOLEANS:
+            if not isinstance(values.get(key), bool | None):
+                raise self._refusal(f"has {key} {_shown(values[key])}; it must be true or false")
         if values.get("peft_type") != "LORA":
             raise self._refusal(f"has peft_type {_shown(values.get('peft_type'))}; this version serves LORA")
         if values.get("bias", "none") != "none":

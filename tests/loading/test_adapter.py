@@ -24,17 +24,24 @@ from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.engine.lora import AdapterSlots
 from headway.server.errors import AdapterError
 from headway.server.layers.forward import ForwardBatch
-from headway.server.loading.adapter import Target, read_adapter
+from headway.server.loading.adapter import AdaptedModel, Target, Update, read_adapter
 from headway.server.loading.adapter_config import AdapterConfig
 from headway.server.loading.loader import LoadedModel, Quantization, load_model
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef
 
-TARGETS = {"model.layers.0.self_attn.q_proj": Target("layers.0.qkv", (("q", 6),), 4)}
+TARGETS = {
+    "model.layers.0.self_attn.q_proj": Target("layers.0.qkv", (("q", 6),), 4),
+    "model.embed_tokens": Target("embed_tokens", (("", 9),), 4, is_embedding=True, table="model.embed_tokens.weight"),
+    "lm_head": Target("lm_head", (("", 9),), 4, table="lm_head.weight"),
+}
+MODEL = AdaptedModel(TARGETS)
 KEY = "base_model.model.model.layers.0.self_attn.q_proj"
 A, B = f"{KEY}.lora_A.weight", f"{KEY}.lora_B.weight"
 GOOD = {A: torch.ones(2, 4), B: torch.ones(6, 2)}
+EMBEDDING = "base_model.model.model.embed_tokens"
+EMBEDDING_A, EMBEDDING_B = f"{EMBEDDING}.lora_embedding_A", f"{EMBEDDING}.lora_embedding_B"
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 
 
@@ -45,16 +52,16 @@ def write(directory: Path, config: Any = CONFIG, tensors: dict[str, torch.Tensor
 
 
 def test_an_update_has_its_scale(tmp_path: Path) -> None:
-    [update] = read_adapter(write(tmp_path), TARGETS, 2)
+    [update] = read_adapter(write(tmp_path), MODEL, 2)
     assert (update.target.layer, update.target.parts) == ("layers.0.qkv", (("q", 6),))
     assert torch.equal(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2))
-    [update] = read_adapter(write(tmp_path, {**CONFIG, "use_rslora": True}), TARGETS, 2)
+    [update] = read_adapter(write(tmp_path, {**CONFIG, "use_rslora": True}), MODEL, 2)
     torch.testing.assert_close(update.b @ update.a, torch.full((6, 4), 2 * 6 / 2**0.5))
 
 
 def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
     tensors = {name.replace(".weight", ".default.weight"): tensor for name, tensor in GOOD.items()}
-    assert len(read_adapter(write(tmp_path, tensors=tensors), TARGETS, 2)) == 1
+    assert len(read_adapter(write(tmp_path, tensors=tensors), MODEL, 2)) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,12 +83,15 @@ def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
         ({"alpha_pattern": {"(a+)+$": 3}}, "regular expression"),
         ({"alpha_pattern": [3]}, "must be an object"),
         ({"rank_pattern": {"q_proj": 1}}, "the rank 1, and"),
+        ({"use_rslora": "no"}, "use_rslora 'no'; it must be true or false"),
+        ({"use_dora": 0}, "use_dora 0; it must be true or false"),
+        ({"trainable_token_indices": [7]}, "trained tokens"),
     ],
     ids=str,
 )
 def test_configs_that_are_refused(tmp_path: Path, config: dict[str, Any], word: str) -> None:
     with pytest.raises(AdapterError, match=word):
-        read_adapter(write(tmp_path, {**CONFIG, **config}), TARGETS, 2)
+        read_adapter(write(tmp_path, {**CONFIG, **config}), MODEL, 2)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +122,61 @@ def test_a_config_that_is_none_is_not_shown(tmp_path: Path, text: bytes) -> None
         ({name.replace("q_proj", "qkv_proj"): tensor for name, tensor in GOOD.items()}, "changes model.layers.0.self_attn.qkv_proj"),
         ({name.replace("layers.0", "layers.7"): tensor for name, tensor in GOOD.items()}, "changes model.layers.7"),
         ({**GOOD, f"{KEY}.lora_magnitude_vector": torch.ones(6)}, "lora_magnitude_vector is no LoRA update"),
-        ({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(2, 4)}, "lora_embedding_A is no LoRA update"),
+        ({EMBEDDING_A: torch.ones(2, 9)}, "only one of lora_embedding_A and lora_embedding_B for model.embed_tokens"),
+        ({EMBEDDING_A: torch.ones(2, 10), EMBEDDING_B: torch.ones(4, 2)}, r"lora_embedding_A \[2, 10\] .* needs \[r, 9\] and \[4, r\]"),
+        ({EMBEDDING_A: torch.ones(3, 9), EMBEDDING_B: torch.ones(4, 3)}, "rank is 3 .* above --max-lora-rank 2"),
+        ({A.replace(KEY, EMBEDDING): GOOD[A], B.replace(KEY, EMBEDDING): GOOD[B]}, "no such linear"),
+        ({f"{KEY}.lora_embedding_A": GOOD[A], f"{KEY}.lora_embedding_B": GOOD[B]}, "no such embedding"),
+        ({**GOOD, f"{EMBEDDING}.base_layer.weight": torch.ones(10, 4)}, r"its own model.embed_tokens \[10, 4\].* more tokens"),
+        ({**GOOD, f"{EMBEDDING}.base_layer.weight": torch.ones(9, 4)}, "files hold no model.embed_tokens.weight to compare"),
+        ({**GOOD, "base_model.model.lm_head.weight": torch.ones(9, 4)}, "files hold no lm_head.weight to compare"),
+        ({**GOOD, f"{EMBEDDING}.token_adapter.trainable_tokens_delta": torch.ones(2, 4)}, "trainable_tokens_delta is no LoRA update"),
+        ({**GOOD, f"{KEY}.base_layer.weight": torch.ones(6, 4)}, "base_layer.weight is no LoRA update"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_tensors_that_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], word: str) -> None:
     with pytest.raises(AdapterError, match=word):
-        read_adapter(write(tmp_path, tensors=tensors), TARGETS, 2)
+        read_adapter(write(tmp_path, tensors=tensors), MODEL, 2)
+
+
+def updates_of(directory: Path, tensors: dict[str, torch.Tensor], model: AdaptedModel = MODEL, **config: Any) -> list[Update]:
+    return read_adapter(write(directory, {**CONFIG, **config}, tensors), model, 2)
+
+
+def test_an_embeddings_update_is_that_of_its_rows(tmp_path: Path) -> None:
+    a, b = torch.randn(2, 9), torch.randn(4, 2)
+    [update] = updates_of(tmp_path, {EMBEDDING_A: a, f"{EMBEDDING_B}.default": b})
+    assert update.target.layer == "embed_tokens"
+    torch.testing.assert_close(update.b @ update.a, 3 * (b @ a).t())
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("trained", [torch.float32, torch.bfloat16], ids=str)
+def test_a_copy_of_the_models_own_table_changes_nothing(tmp_path: Path, saved: torch.dtype, trained: torch.dtype) -> None:
+    """In whichever type it was trained and saved; any other table is refused, and so is a value that differs."""
+    table = torch.randn(5000, 4)
+    target = Target("lm_head", (("", 5000),), 4, table="lm_head.weight")
+    model = AdaptedModel({**TARGETS, "lm_head": target}, read_plain={"lm_head.weight": table}.get)
+    copy = table.to(trained).to(saved)
+    for key in ("base_model.model.lm_head.base_layer.weight", "lm_head.weight"):
+        assert len(updates_of(tmp_path, {**GOOD, key: copy}, model)) == 1
+    copy[4999, 3] += 1
+    with pytest.raises(AdapterError, match="lm_head that is not this model's"):
+        updates_of(tmp_path, {**GOOD, "lm_head.weight": copy}, model)
+
+
+def test_tied_updates_are_one_or_refused(tmp_path: Path) -> None:
+    a, b = torch.randn(2, 9), torch.randn(4, 2)
+    both = {EMBEDDING_A: a, EMBEDDING_B: b, "lm_head.lora_A.weight": b.t().contiguous(), "lm_head.lora_B.weight": a.t().contiguous()}
+    tied = AdaptedModel(TARGETS, tied=("model.embed_tokens", "lm_head"))
+    other = {**both, "lm_head.lora_B.weight": both["lm_head.lora_B.weight"] + 1}
+    assert len(updates_of(tmp_path, both, tied, ensure_weight_tying=True)) == 2
+    assert len(updates_of(tmp_path, GOOD, tied, ensure_weight_tying=True)) == 1
+    assert len(updates_of(tmp_path, other, tied)) == len(updates_of(tmp_path, other, ensure_weight_tying=True)) == 2
+    for tensors in (other, {EMBEDDING_A: a, EMBEDDING_B: b}):
+        with pytest.raises(AdapterError, match="ensure_weight_tying, and its updates .* are not the same one"):
+            updates_of(tmp_path, tensors, tied, ensure_weight_tying=True)
 
 
 class Marker:
@@ -141,10 +199,10 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").unlink()
     (tmp_path / "adapter_model.bin").write_bytes(pickle.dumps(Marker(tmp_path / "ran")))
     with pytest.raises(AdapterError, match="which is a pickle and never loaded"):
-        read_adapter(tmp_path, TARGETS, 2)
+        read_adapter(tmp_path, MODEL, 2)
     (tmp_path / "adapter_model.bin").rename(tmp_path / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match="damaged"):
-        read_adapter(tmp_path, TARGETS, 2)
+        read_adapter(tmp_path, MODEL, 2)
     assert not (tmp_path / "ran").exists()
 
 
@@ -152,7 +210,7 @@ def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
     path = write(tmp_path) / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(AdapterError, match="damaged or cut off"):
-        read_adapter(tmp_path, TARGETS, 2)
+        read_adapter(tmp_path, MODEL, 2)
 
 
 def load(files: ModelFiles, group: TensorParallelGroup = SINGLE, quantization: Quantization = "none") -> LoadedModel:
