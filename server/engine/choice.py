@@ -52,7 +52,8 @@ class TokenChoice(Protocol):
         ...
 
     def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
-        """How likely each prompt token was: ``hidden`` [n, H] predicts ``target_ids`` [n]. See logprobs.prompt_logprobs; ``lora`` as above."""
+        """How likely each prompt token was: ``hidden`` [n, H] predicts ``target_ids`` [n]. See logprobs.prompt_logprobs.
+        ``lora`` as above."""
         ...
 
 

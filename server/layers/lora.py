@@ -38,8 +38,8 @@ class _Room(Protocol):
 
 
 class LinearAdapters:
-    """Room for ``num_slots`` adapters of up to ``max_rank`` on each of the ``parts`` of this rank's weight of ``shape`` [N, K]. Memory is taken at
-    once and kept.
+    """Room for ``num_slots`` adapters of up to ``max_rank`` on each of the ``parts`` of this rank's weight of ``shape`` [N, K]. Memory is
+    taken at once and kept.
 
     ``dtype``: int8 for grouped weights on a CPU, whose activations are rounded to 8 bits anyhow; else that of the activations.
     """

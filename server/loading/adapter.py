@@ -81,7 +81,7 @@ def read_adapter(directory: Path, model: AdaptedModel, max_rank: int) -> list[Up
             _check_shapes(file, module, keys, model.targets[module], max_rank)
         if model.tied is not None and config.ties_updates:
             _check_tied(file, *model.tied)
-        for module, key in found.copies.items():
+        for module, key in found.copies:
             target = model.targets[module]
             check_copy(file.get_slice(key), module, target.table, target.shape, model.read_plain)
         return [_update(file, module, keys, model.targets[module], config) for module, keys in found.pairs.items()]
@@ -109,7 +109,7 @@ class _Keys:
     """Names of a file's tensors, by module."""
 
     pairs: dict[str, dict[str, str]] = field(default_factory=dict)  # {"A": .., "B": ..}
-    copies: dict[str, str] = field(default_factory=dict)  # of the table that the module is
+    copies: list[tuple[str, str]] = field(default_factory=list)  # (module, name of a copy of the table that it is)
 
 
 def _sorted_keys(file: Any, directory: Path, model: AdaptedModel) -> _Keys:
@@ -122,7 +122,7 @@ def _sorted_keys(file: Any, directory: Path, model: AdaptedModel) -> _Keys:
         copied = _COPY_KEY.fullmatch(key)
         module = copied[1] if copied is not None else ""
         if module in model.targets and model.targets[module].table:
-            found.copies[module] = key
+            found.copies.append((module, key))
         elif not module or module not in model.elsewhere:
             raise AdapterError(f"The adapter can't be loaded: its tensor {key[:200]} is no LoRA update of a linear layer or an embedding.")
     for module, sides in found.pairs.items():

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from forward_batches import Stepper
+from forward_batches import Sequence, Stepper
 from gloo_ranks import run_ranks
 from safetensors.torch import load_file, save_file
-from tiny_adapters import make_adapter
+from tiny_adapters import ALL, TABLES, make_adapter
 from tiny_models import make_tiny_model
 
+from headway.kernels.plans import LoraPlan
 from headway.server.config.lora import LoraConfig
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.engine.lora import AdapterSlots
 from headway.server.errors import AdapterError
 from headway.server.layers.forward import ForwardBatch
@@ -158,7 +160,7 @@ def test_a_copy_of_the_models_own_table_changes_nothing(tmp_path: Path, saved: t
     table = torch.randn(5000, 4)
     target = Target("lm_head", (("", 5000),), 4, table="lm_head.weight")
     model = AdaptedModel({**TARGETS, "lm_head": target}, read_plain={"lm_head.weight": table}.get)
-    copy = table.to(trained).to(saved)
+    copy = table.to(trained).to(saved, copy=True)
     for key in ("base_model.model.lm_head.base_layer.weight", "lm_head.weight"):
         assert len(updates_of(tmp_path, {**GOOD, key: copy}, model)) == 1
     copy[4999, 3] += 1
@@ -175,7 +177,7 @@ def test_tied_updates_are_one_or_refused(tmp_path: Path) -> None:
     assert len(updates_of(tmp_path, GOOD, tied, ensure_weight_tying=True)) == 1
     assert len(updates_of(tmp_path, other, tied)) == len(updates_of(tmp_path, other, ensure_weight_tying=True)) == 2
     for tensors in (other, {EMBEDDING_A: a, EMBEDDING_B: b}):
-        with pytest.raises(AdapterError, match="ensure_weight_tying, and its updates .* are not the same one"):
+        with pytest.raises(AdapterError, match=r"ensure_weight_tying, and its updates .* are not the same one"):
             updates_of(tmp_path, tensors, tied, ensure_weight_tying=True)
 
 
@@ -213,31 +215,42 @@ def test_a_file_that_was_cut_off(tmp_path: Path) -> None:
         read_adapter(tmp_path, MODEL, 2)
 
 
-def load(files: ModelFiles, group: TensorParallelGroup = SINGLE, quantization: Quantization = "none") -> LoadedModel:
+def load(
+    files: ModelFiles, group: TensorParallelGroup = SINGLE, quantization: Quantization = "none", stage: PipelineStage = WHOLE
+) -> LoadedModel:
     return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format="auto", group=group, seed=0
+        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format="auto", group=group, seed=0, stage=stage
     )
 
 
-def slots_of(loaded: LoadedModel) -> AdapterSlots:
-    lora = LoraConfig(enable_lora=True, max_loras=2, max_lora_rank=8)
-    return AdapterSlots(loaded, lora, 4, dtype=torch.float32, device=torch.device("cpu"))
+class Adapted(Stepper):
+    """One sequence, with an adapter."""
+
+    def __init__(self, loaded: LoadedModel, adapter: Path) -> None:
+        super().__init__(loaded.model)
+        lora = LoraConfig(enable_lora=True, max_loras=2, max_lora_rank=8)
+        self._slots = AdapterSlots(loaded, lora, 4, dtype=torch.float32, device=torch.device("cpu"))
+        self._slots.read(AdapterRef(1, "a", str(adapter))).result()
+        self._slots.load(1)
+        self._slots.set_row(0, 1)
+        own: Any = loaded.model
+        self.model: Any = SimpleNamespace(forward=own.forward, logits=lambda hidden: own.logits(hidden, self.head_plan(len(hidden))))
+
+    def head_plan(self, num_tokens: int) -> LoraPlan | None:
+        return self._slots.plan_head(np.zeros(num_tokens, dtype=np.int64))
+
+    def _batch(self, rows: Any) -> tuple[ForwardBatch, torch.Tensor]:
+        batch, tokens = super()._batch(rows)
+        step: Any = SimpleNamespace(rows=np.zeros(len(rows), dtype=np.int64), query_lens=batch.query_lens)
+        batch.lora = self._slots.plan(step)
+        return batch, tokens
+
+
+TOKENS = [7, 3, 250, 4, 19, 101, 258, 0]
 
 
 def logits_with(loaded: LoadedModel, adapter: Path) -> torch.Tensor:
-    slots = slots_of(loaded)
-    slots.read(AdapterRef(1, "a", str(adapter))).result()
-    slots.load(1)
-    slots.set_row(0, 1)
-
-    class Adapted(Stepper):
-        def _batch(self, rows: Any) -> tuple[ForwardBatch, torch.Tensor]:
-            batch, tokens = super()._batch(rows)
-            step: Any = SimpleNamespace(rows=np.zeros(len(rows), dtype=np.int64), query_lens=batch.query_lens)
-            batch.lora = slots.plan(step)
-            return batch, tokens
-
-    return Adapted(loaded.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])
+    return Adapted(loaded, adapter).run(TOKENS, [5, 1, 2])
 
 
 def merged(files: ModelFiles, adapter: Path, directory: Path) -> ModelFiles:
@@ -246,21 +259,53 @@ def merged(files: ModelFiles, adapter: Path, directory: Path) -> ModelFiles:
     weights = load_file(directory / "model.safetensors")
     scale = AdapterConfig(adapter)
     tensors = load_file(adapter / "adapter_model.safetensors")
-    for name in [name for name in tensors if ".lora_A." in name]:
-        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        a, b = tensors[name], tensors[name.replace("lora_A", "lora_B")]
-        weights[f"{module}.weight"] = weights[f"{module}.weight"] + scale.scale(module, len(a)) * (b @ a)
+    for name, a in tensors.items():
+        module = name.removeprefix("base_model.model.").partition(".lora_")[0]
+        b = tensors[name.replace("_A", "_B")]
+        if name.endswith(("_A", "_A.weight")):
+            update = (b @ a).t() if "embedding_A" in name else b @ a
+            weights[f"{module}.weight"] = weights[f"{module}.weight"] + scale.scale(module, len(a)) * update
     save_file(weights, directory / "model.safetensors")
     return ModelFiles("safetensors", directory, None, "merged")
 
 
 @pytest.mark.parametrize(("name", "size"), [("llama", 2), ("llama-biased", 2), ("llama-three", 3), ("qwen3", 4)])
 def test_ranks_have_their_share(tmp_path: Path, name: str, size: int) -> None:
-    """Slots are cut over the ranks as the weights are, with key-value heads that several ranks hold too."""
+    """Slots are cut over the ranks as the weights are: by heads, of which several ranks have the same, by columns, and by tokens of the
+    vocabulary, which the ranks do not divide."""
     files = make_tiny_model(name, tmp_path / "model")
-    adapter = make_adapter(tmp_path / "a", read_config(files))
-    whole = load(merged(files, adapter, tmp_path / "merged"))
-    expected = Stepper(whole.model).run([7, 3, 250, 4, 19, 101, 258, 0], [5, 1, 2])
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=(*ALL, *TABLES))
+    expected = Stepper(load(merged(files, adapter, tmp_path / "merged")).model).run(TOKENS, [5, 1, 2])
     torch.testing.assert_close(logits_with(load(files), adapter), expected, atol=2e-4, rtol=0)
     for found in run_ranks(size, lambda group: logits_with(load(files, group), adapter)):
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_stages_have_their_own(tmp_path: Path, name: str) -> None:
+    """The first the embedding's update, the last the head's, and each those of its layers."""
+    files = make_tiny_model(name, tmp_path / "model")
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=(*ALL, *TABLES))
+    first, last = (Adapted(load(files, stage=PipelineStage(index, 2)), adapter) for index in range(2))
+    hidden = None
+    for stage in (first, last):
+        batch, token_ids = stage._batch([(Sequence(TOKENS), len(TOKENS))])
+        hidden = stage.model.forward(token_ids if hidden is None else hidden, stage.kv, batch)
+    assert first.head_plan(1) is None
+    torch.testing.assert_close(last.model.logits(hidden), logits_with(load(files), adapter), atol=2e-4, rtol=0)
+
+
+def test_a_copy_is_held_against_the_models_file(tmp_path: Path) -> None:
+    """PEFT saves the base model's table beside an update of it."""
+    files = make_tiny_model("llama", tmp_path / "model")
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=TABLES)
+    tensors, weights = (load_file(next(directory.glob("*.safetensors"))) for directory in (adapter, files.path))
+    expected = logits_with(load(files), adapter)
+    for module in ("model.embed_tokens", "lm_head"):
+        tensors[f"base_model.model.{module}.base_layer.weight"] = weights[f"{module}.weight"].clone()
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    assert torch.equal(logits_with(load(files), adapter), expected)
+    tensors["base_model.model.lm_head.base_layer.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="lm_head that is not this model's"):
+        logits_with(load(files), adapter)
