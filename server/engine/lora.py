@@ -84,7 +84,7 @@ class AdapterSlots:
     def attach(self, model: Model) -> None:
         """To the first model's successor: the same one, loaded anew."""
         for name, layer in _adaptable(model):
-            layer.adapters = self._adapters[name]  # type: ignore[assignment]
+            layer.adapters = self._adapters[name]
 
     def tensors(self) -> Iterator[Tensor]:
         """All that is on the device."""
