@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headway.server.errors import AdapterError
 from headway.server.loading.adapter_config import AdapterConfig
-from headway.server.loading.adapter_tables import check_copy
+from headway.server.loading.adapter_tables import MORE_TOKENS, check_copy
 from headway.server.models.base import ReadPlain
 
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -160,9 +160,12 @@ def _check_shapes(file: Any, module: str, keys: Mapping[str, str], target: Targe
     num_columns, num_rows = target.shape if target.is_embedding else target.shape[::-1]
     rank = a[0] if a else 0
     if a != (rank, num_columns) or b != (num_rows, rank) or rank < 1:
+        num_tokens = (a if target.is_embedding else b[::-1])[-1:]
+        is_larger = bool(target.table) and num_tokens > target.shape[:1]
+        why = MORE_TOKENS if is_larger else "check that it was trained for this model"
         raise AdapterError(
             f"The adapter can't be loaded: for {module} it has {target.sides}A {list(a)} and {target.sides}B {list(b)}, and this model "
-            f"needs [r, {num_columns}] and [{num_rows}, r]; check that it was trained for this model."
+            f"needs [r, {num_columns}] and [{num_rows}, r]; {why}."
         )
     if rank > max_rank:
         raise AdapterError(f"The adapter can't be loaded: its rank is {rank} ({module}), above --max-lora-rank {max_rank}; raise that.")

@@ -68,7 +68,8 @@ class AdapterConfig:
         if values.get("bias", "none") != "none":
             raise self._refusal(f"has bias {_shown(values['bias'])}; this version serves adapters with bias 'none'")
         if found := [what for key, what in _REFUSED.items() if values.get(key)]:
-            raise self._refusal(f"asks for {', '.join(found)}, which this version does not serve")
+            how = "merge it into the model (PEFT's merge_and_unload) and serve that"
+            raise self._refusal(f"asks for {', '.join(found)}, which this version does not serve: {how}")
         start = values.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
             raise self._refusal(f"has init_lora_weights {_shown(start)}, which changed the base model too: convert it to plain LoRA")

@@ -15,6 +15,7 @@ from torch import Tensor
 from headway.server.errors import AdapterError, ModelSourceError
 from headway.server.models.base import ReadPlain
 
+MORE_TOKENS = "adapters with more tokens than the model are not served"
 _ROWS_COMPARED = 4096
 _TRAINED_IN = (torch.bfloat16, torch.float16)  # what a table may have been rounded to before the copy was made
 
@@ -26,8 +27,7 @@ def check_copy(copy: Any, module: str, table: str, shape: tuple[int, int], read_
     found = tuple(copy.get_shape())
     if found != shape:
         raise AdapterError(
-            f"The adapter can't be loaded: it has its own {module} {list(found)}, and this model's is {list(shape)}; adapters with more "
-            "tokens than the model are not served."
+            f"The adapter can't be loaded: it has its own {module} {list(found)}, and this model's is {list(shape)}; {MORE_TOKENS}."
         )
     try:
         own = read_plain(table) if read_plain is not None else None

@@ -141,6 +141,13 @@ def test_mixed_batches_equal_each_alone(tiny: ModelFiles, adapters: list[Path], 
     assert all(output.num_cached_tokens > 0 for output in again.values())
 
 
+def test_one_place_for_all(tiny: ModelFiles, adapters: list[Path], alone: dict[str, Output]) -> None:
+    """A slot keeps nothing of the tables that the adapter before changed."""
+    lora = {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 3}
+    outputs = run(engine_with(tiny, *adapters, lora=lora), REQUESTS)
+    assert {name: output.token_ids for name, output in outputs.items()} == {name: output.token_ids for name, output in alone.items()}
+
+
 def test_drafts_change_nothing(tiny: ModelFiles, adapters: list[Path]) -> None:
     """A step has several lines of a row, each of which the head's update is added to."""
     requests = [ask(f"r{i}", PROMPTS[0] * 4, i, max_tokens=24, prompt_logprobs=None) for i in (None, 1, 3)]
