@@ -168,4 +168,4 @@ def test_beside_rounded_weights(tiny: ModelFiles, adapters: list[Path], quantiza
     count = len(PROMPTS[1]) + len(said) - 1
     error, base_error = ((scores(found[name]) - scores(expected[name]))[:count].norm() for name in ("a", "base"))
     effect = (scores(expected["a"]) - scores(expected["base"]))[:count].norm()
-    assert error < 2 * base_error + 0.02 * effect
+    assert error < 1.5 * base_error + 0.02 * effect

@@ -16,7 +16,7 @@ import torch
 from forward_batches import Sequence, Stepper
 from gloo_ranks import run_ranks
 from safetensors.torch import load_file, save_file
-from tiny_adapters import ALL, TABLES, make_adapter
+from tiny_adapters import EVERYTHING, TABLES, make_adapter
 from tiny_models import make_tiny_model
 
 from headway.kernels.plans import LoraPlan
@@ -279,7 +279,7 @@ def test_ranks_have_their_share(tmp_path: Path, name: str, size: int) -> None:
     """Slots are cut over the ranks as the weights are: by heads, of which several ranks have the same, by columns, and by tokens of the
     vocabulary, which the ranks do not divide."""
     files = make_tiny_model(name, tmp_path / "model")
-    adapter = make_adapter(tmp_path / "a", read_config(files), targets=(*ALL, *TABLES))
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=EVERYTHING)
     expected = Stepper(load(merged(files, adapter, tmp_path / "merged")).model).run(TOKENS, [5, 1, 2])
     torch.testing.assert_close(logits_with(load(files), adapter), expected, atol=2e-4, rtol=0)
     for found in run_ranks(size, lambda group: logits_with(load(files, group), adapter)):
@@ -290,7 +290,7 @@ def test_ranks_have_their_share(tmp_path: Path, name: str, size: int) -> None:
 def test_stages_have_their_own(tmp_path: Path, name: str) -> None:
     """The first the embedding's update, the last the head's, and each those of its layers."""
     files = make_tiny_model(name, tmp_path / "model")
-    adapter = make_adapter(tmp_path / "a", read_config(files), targets=(*ALL, *TABLES))
+    adapter = make_adapter(tmp_path / "a", read_config(files), targets=EVERYTHING)
     first, last = (Adapted(load(files, stage=PipelineStage(index, 2)), adapter) for index in range(2))
     hidden = None
     for stage in (first, last):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 TABLES = ("embed_tokens", "lm_head")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EVERYTHING = (*ALL, *TABLES)
 
 
 def shapes_of(config: Any) -> dict[str, tuple[int, int]]:
