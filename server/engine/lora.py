@@ -186,16 +186,20 @@ def _pass_on(read: Future[list[_Share]], done: Future[None]) -> None:
 
 
 def _table_of(layer: str, loaded: LoadedModel) -> str:
-    """The checkpoint's tensor that is the embedding's or the head's table; "" where it is none of ours."""
-    is_tied = isinstance(loaded.config, DecoderConfig) and loaded.config.tie_word_embeddings
-    weight = EMBEDDING if is_tied else f"{layer}.weight"
-    return next((name.checkpoint for name in loaded.names if name.weight == weight), "")
+    """The checkpoint's tensor that is the embedding's or the head's table."""
+    checkpoint_of = {name.weight: name.checkpoint for name in loaded.names}
+    own = checkpoint_of[f"{layer}.weight"]
+    # Through transformers an embedding may be none of ours.
+    return checkpoint_of.get(EMBEDDING, own) if _is_tied(loaded) else own
+
+
+def _is_tied(loaded: LoadedModel) -> bool:
+    return isinstance(loaded.config, DecoderConfig) and loaded.config.tie_word_embeddings
 
 
 def _tied_modules(loaded: LoadedModel) -> tuple[str, str] | None:
     modules = {name.weight: name.checkpoint.removesuffix(".weight") for name in loaded.names if name.weight in (EMBEDDING, HEAD)}
-    is_tied = isinstance(loaded.config, DecoderConfig) and loaded.config.tie_word_embeddings and len(modules) == 2
-    return (modules[EMBEDDING], modules[HEAD]) if is_tied else None
+    return (modules[EMBEDDING], modules[HEAD]) if _is_tied(loaded) and len(modules) == 2 else None
 
 
 def _modules_elsewhere(loaded: LoadedModel) -> frozenset[str]:

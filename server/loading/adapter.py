@@ -113,17 +113,19 @@ class _Keys:
 
 
 def _sorted_keys(file: Any, directory: Path, model: AdaptedModel) -> _Keys:
-    found, keys = _Keys(), list(file.keys())
+    found, others, keys = _Keys(), [], list(file.keys())
     for key in keys:
         match = _LINEAR_KEY.fullmatch(key) or _EMBEDDING_KEY.fullmatch(key)
         if match is not None:
             _add_side(found.pairs, match, model)
-            continue
+        else:
+            others.append(key)
+    for key in others:
         copied = _COPY_KEY.fullmatch(key)
         module = copied[1] if copied is not None else ""
         if module in model.targets and model.targets[module].table:
             found.copies.append((module, key))
-        elif not module or module not in model.elsewhere:
+        elif module not in model.elsewhere:
             raise AdapterError(f"The adapter can't be loaded: its tensor {key[:200]} is no LoRA update of a linear layer or an embedding.")
     for module, sides in found.pairs.items():
         if len(sides) < 2:
@@ -181,7 +183,10 @@ def _check_tied(file: Any, embedding: str, head: str) -> None:
         own, heads = found.get((embedding, side, True)), found.get((head, other, False))
         is_same = own is heads is None
         if own is not None and heads is not None:
-            is_same = torch.equal(file.get_tensor(own), file.get_tensor(heads).t())
+            shape, others = (tuple(file.get_slice(key).get_shape()) for key in (own, heads))
+            # In fp32, since the two may be of different types; of another stage's tensors no shape is known to be right.
+            is_same = len(shape) == 2 and shape == others[::-1]
+            is_same = is_same and torch.equal(file.get_tensor(own).float(), file.get_tensor(heads).float().t())
         if not is_same:
             raise AdapterError(
                 "The adapter can't be loaded: its config has ensure_weight_tying, and its updates of "

@@ -17,6 +17,7 @@ from headway.server.models.base import ReadPlain
 
 MORE_TOKENS = "adapters with more tokens than the model are not served"
 _ROWS_COMPARED = 4096
+_DTYPES = ("F32", "F16", "BF16")
 _TRAINED_IN = (torch.bfloat16, torch.float16)  # what a table may have been rounded to before the copy was made
 
 
@@ -29,6 +30,8 @@ def check_copy(copy: Any, module: str, table: str, shape: tuple[int, int], read_
         raise AdapterError(
             f"The adapter can't be loaded: it has its own {module} {list(found)}, and this model's is {list(shape)}; {MORE_TOKENS}."
         )
+    if copy.get_dtype() not in _DTYPES:
+        raise AdapterError(f"The adapter can't be loaded: its own {module} has the type {copy.get_dtype()}; use fp32, fp16 or bf16.")
     try:
         own = read_plain(table) if read_plain is not None else None
     except ModelSourceError:

@@ -16,6 +16,7 @@ from tiny_models import make_tiny_model, transformers_model
 from transformers_models import make_model_for_transformers
 
 from headway.server.engine.core import EngineCore
+from headway.server.errors import AdapterError
 from headway.server.loading.model_config import read_config
 from headway.server.source.files import ModelFiles
 from headway.server.types import AdapterRef, GenerateRequest
@@ -169,3 +170,14 @@ def test_beside_rounded_weights(tiny: ModelFiles, adapters: list[Path], quantiza
     error, base_error = ((scores(found[name]) - scores(expected[name]))[:count].norm() for name in ("a", "base"))
     effect = (scores(expected["a"]) - scores(expected["base"]))[:count].norm()
     assert error < 1.5 * base_error + 0.02 * effect
+
+
+def test_an_embedding_of_transformers_own_is_refused_and_its_head_served(tmp_path: Path) -> None:
+    files = make_model_for_transformers("vaultgemma", tmp_path / "model")
+    of_both = make_peft_adapter(tmp_path / "a", transformers_model(files), BOTH)
+    with pytest.raises(AdapterError, match="and this model has no such embedding"):
+        engine_with(files, of_both)
+    with_copy = make_peft_adapter(tmp_path / "b", transformers_model(files), ["lm_head"])
+    with pytest.raises(AdapterError, match="save_embedding_layers=False"):
+        engine_with(files, with_copy)
+    assert_is_pefts(files, make_peft_adapter(tmp_path / "c", transformers_model(files), ["lm_head"], save_copies=False))

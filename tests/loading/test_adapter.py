@@ -136,6 +136,10 @@ def test_a_config_that_is_none_is_not_shown(tmp_path: Path, text: bytes) -> None
         ({f"{KEY}.lora_embedding_A": GOOD[A], f"{KEY}.lora_embedding_B": GOOD[B]}, "no such embedding"),
         ({**GOOD, f"{EMBEDDING}.base_layer.weight": torch.ones(10, 4)}, r"its own model.embed_tokens \[10, 4\].* more tokens"),
         ({**GOOD, f"{EMBEDDING}.base_layer.weight": torch.ones(9, 4)}, "files hold no model.embed_tokens.weight to compare"),
+        (
+            {**GOOD, f"{EMBEDDING}.base_layer.weight": torch.ones(9, 4, dtype=torch.float8_e4m3fn)},
+            "its own model.embed_tokens has the type F8",
+        ),
         ({**GOOD, "base_model.model.lm_head.weight": torch.ones(9, 4)}, "files hold no lm_head.weight to compare"),
         ({**GOOD, f"{EMBEDDING}.token_adapter.trainable_tokens_delta": torch.ones(2, 4)}, "trainable_tokens_delta is no LoRA update"),
         ({**GOOD, f"{KEY}.base_layer.weight": torch.ones(6, 4)}, "base_layer.weight is no LoRA update"),
@@ -181,9 +185,11 @@ def test_tied_updates_are_one_or_refused(tmp_path: Path) -> None:
     assert len(updates_of(tmp_path, both, tied, ensure_weight_tying=True)) == 2
     assert len(updates_of(tmp_path, GOOD, tied, ensure_weight_tying=True)) == 1
     assert len(updates_of(tmp_path, other, tied)) == len(updates_of(tmp_path, other, ensure_weight_tying=True)) == 2
-    for tensors in (other, {EMBEDDING_A: a, EMBEDDING_B: b}):
+    of_another_stage = AdaptedModel({}, frozenset({"model.embed_tokens", "lm_head"}), tied.tied)
+    odd = {**both, "lm_head.lora_B.weight": torch.ones(2, 2, 2)}
+    for tensors, model in ((other, tied), ({EMBEDDING_A: a, EMBEDDING_B: b}, tied), (odd, of_another_stage)):
         with pytest.raises(AdapterError, match=r"ensure_weight_tying, and its updates .* are not the same one"):
-            updates_of(tmp_path, tensors, tied, ensure_weight_tying=True)
+            updates_of(tmp_path, tensors, model, ensure_weight_tying=True)
 
 
 class Marker:

@@ -105,8 +105,18 @@ def write_adapter(directory: Path, values: dict[str, Any], tensors: dict[str, to
     save_file(tensors, directory / "adapter_model.safetensors")
 
 
-def make_peft_adapter(directory: Path, model: Any, targets: Iterable[str], *, seed: int = 0, spread: float = 0.15, **settings: Any) -> Path:
-    """Of the modules named ``targets`` of a model of transformers, made and saved by PEFT itself, with what it saves beside updates."""
+def make_peft_adapter(
+    directory: Path,
+    model: Any,
+    targets: Iterable[str],
+    *,
+    seed: int = 0,
+    spread: float = 0.15,
+    save_copies: bool = True,
+    **settings: Any,
+) -> Path:
+    """Of the modules named ``targets`` of a model of transformers, made and saved by PEFT itself. ``save_copies``: of the tables that it
+    changes, as PEFT does unless it is told otherwise."""
     import peft
 
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(targets), "init_lora_weights": False, **settings})
@@ -116,5 +126,5 @@ def make_peft_adapter(directory: Path, model: Any, targets: Iterable[str], *, se
         for name, parameter in sorted(adapted.named_parameters()):
             if ".lora_" in name:
                 parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
-    adapted.save_pretrained(str(directory))
+    adapted.save_pretrained(str(directory), save_embedding_layers="auto" if save_copies else False)
     return directory
