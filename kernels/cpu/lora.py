@@ -25,7 +25,7 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
     tiles, kernel = plan.tiles, function("add_lora", x.dtype)
     assert tiles is not None, "a plan is for the device that it was prepared for"
     if kernel is None:  # fp16, or nothing is compiled
-        reference.add_lora(out, x, a, b, ranks, LoraPlan(tuple(_groups(tiles))))
+        reference.add_lora(out, x, a, b, ranks, LoraPlan(tuple(groups_of(tiles))))
         return
     if a.stride(2) != 1 or b.stride(1) != 1:
         raise ValueError(f"a has strides {a.stride()}, b {b.stride()}; they must lie as lora_slots has them")
@@ -33,7 +33,7 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
         return
     x = x if x.stride(1) == 1 else x.contiguous()
     shape = LoraShape(len(tiles.tiles), x.shape[1], out.shape[1], a.shape[1], x.stride(0), out.stride(0))
-    where = (_ranks(tuple(ranks)).data_ptr(), tiles.tokens.data_ptr(), tiles.tiles.data_ptr())
+    where = (ranks_tensor(tuple(ranks)).data_ptr(), tiles.tokens.data_ptr(), tiles.tiles.data_ptr())
     kernel(out.data_ptr(), x.data_ptr(), a.data_ptr(), b.data_ptr(), *where, ctypes.byref(shape))
 
 
@@ -58,11 +58,12 @@ def lora_slots(num_slots: int, max_rank: int, shape: tuple[int, int], dtype: tor
     return a, torch.empty(num_slots, max_rank, num_rows, dtype=dtype, device=device).transpose(1, 2)
 
 
-def _groups(tiles: LoraTiles) -> list[LoraGroup]:
+def groups_of(tiles: LoraTiles) -> list[LoraGroup]:
+    """As the reference takes them."""
     return [LoraGroup(slot, tiles.tokens[first:end].long()) for slot, first, end in tiles.tiles.tolist()]
 
 
 @functools.lru_cache(maxsize=1024)
-def _ranks(ranks: tuple[int, ...]) -> Tensor:
-    """Most layers have the same, and these change only when an adapter is loaded."""
+def ranks_tensor(ranks: tuple[int, ...]) -> Tensor:
+    """[S] int32. Most layers have the same, and these change only when an adapter is loaded."""
     return torch.tensor(ranks, dtype=torch.int32)

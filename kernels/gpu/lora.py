@@ -145,7 +145,7 @@ def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int],
     num_blocks_r = triton.cdiv(largest_rank, block_r)
     num_splits = choose_num_splits(num_tiles * num_blocks_r, in_features, block_k, num_multiprocessors(x.device))
     parts = torch.empty((num_splits, num_rows, max_rank), dtype=torch.float32, device=x.device)
-    where = (tiles.tokens, tiles.tiles, _on_device(tuple(ranks), x.device))
+    where = (tiles.tokens, tiles.tiles, ranks_on_device(tuple(ranks), x.device))
     sizes = {"NUM_SPLITS": num_splits, "BLOCK_M": tiles.block_m, "BLOCK_R": block_r, "UPCAST": is_interpreting()}
     shrink_kernel[(num_tiles, num_blocks_r, num_splits)](
         x, a, parts, *where, *x.stride(), *a.stride(), *parts.stride()[:2], in_features, **sizes, BLOCK_K=block_k, num_warps=4, num_stages=3
@@ -210,6 +210,6 @@ def choose_num_splits(num_programs: int, in_features: int, block_k: int, num_mul
 
 
 @functools.lru_cache(maxsize=1024)
-def _on_device(ranks: tuple[int, ...], device: torch.device) -> Tensor:
-    """Most layers have the same ranks, and these change only when an adapter is loaded, so they are copied once."""
+def ranks_on_device(ranks: tuple[int, ...], device: torch.device) -> Tensor:
+    """[S] int32. Most layers have the same ranks, and these change only when an adapter is loaded, so they are copied once."""
     return torch.tensor(ranks, dtype=torch.int32, device=device)

@@ -8,10 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
 from headway.server.engine.transfers import upload
+from headway.server.models.decoder import DecoderModel
+from headway.server.models.transformers_backend import TransformersModel
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
@@ -43,13 +46,14 @@ class TokenChoice(Protocol):
         """As SamplingState.depends_on_output."""
         ...
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
         """Sets going what needs none of the tokens of the step before; the rest is done when the result is called. ``hidden`` [L, H],
-        line i for ``rows[i]``."""
+        line i for ``rows[i]``. ``lora``: what adapters change about the head for these lines, None for nothing."""
         ...
 
-    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
-        """How likely each prompt token was: ``hidden`` [n, H] predicts ``target_ids`` [n]. See logprobs.prompt_logprobs."""
+    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
+        """How likely each prompt token was: ``hidden`` [n, H] predicts ``target_ids`` [n]. See logprobs.prompt_logprobs.
+        ``lora`` as above."""
         ...
 
 
@@ -63,8 +67,8 @@ class LocalChoice:
         self.add, self.remove, self.append = sampling.add, sampling.remove, sampling.append
         self.depends_on_output = sampling.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
-        logits = self._resident.model.logits(hidden)
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+        logits = self._logits(hidden, lora)
 
         @torch.inference_mode()
         def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
@@ -75,5 +79,12 @@ class LocalChoice:
 
         return choose
 
-    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
-        return prompt_logprobs(self._resident.model.logits(hidden), target_ids, num_top)
+    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
+        return prompt_logprobs(self._logits(hidden, lora), target_ids, num_top)
+
+    def _logits(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
+        model = self._resident.model
+        if lora is None:
+            return model.logits(hidden)
+        assert isinstance(model, DecoderModel | TransformersModel), "models that pool have no adapters"
+        return model.logits(hidden, lora)

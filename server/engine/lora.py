@@ -17,18 +17,21 @@ from headway.kernels.lora import prepare_lora
 from headway.kernels.plans import LoraPlan
 from headway.server.config.lora import LoraConfig
 from headway.server.distributed.sequence_share import SequenceShare
-from headway.server.engine.rows import StepInputs
+from headway.server.engine.rows import LongArray, StepInputs
 from headway.server.errors import AdapterError
 from headway.server.layers.dealt_prompts import own_tokens
+from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from headway.server.layers.linear import Linear
-from headway.server.layers.lora import LinearAdapters, UpdateShare
-from headway.server.loading.adapter import Target, Update, read_adapter
-from headway.server.models.base import LoadedModel, Model
+from headway.server.layers.lora import UpdateShare
+from headway.server.loading.adapter import AdaptedModel, Target, Update, read_adapter
+from headway.server.models.base import DecoderConfig, LoadedModel, Model
+from headway.server.models.names import EMBEDDING, HEAD
 from headway.server.types import AdapterRef
 
 log = logging.getLogger(__name__)
 
 _NONE = -1
+_EMBEDDING, _HEAD = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")  # layers
 _READERS = 2
 
 
@@ -42,7 +45,7 @@ class _Share:
 
 
 class AdapterSlots:
-    """Owns the slots, and copies of adapters in the host's memory; gives every linear of the model room for the slots.
+    """Owns the slots, and copies of adapters in the host's memory; gives every linear of the model room for the slots, and its embedding.
 
     Which adapters these are is decided elsewhere (engine/adapters.py), for all ranks alike. Not thread-safe; adapters come and go between
     steps, and only reading goes on beside them.
@@ -64,13 +67,13 @@ class AdapterSlots:
         self._max_rank = lora.max_lora_rank
         self._device = device
         self._adapters = {
-            name: LinearAdapters(linear.weight, lora.max_loras, lora.max_lora_rank, dtype=dtype, device=device)
-            for name, linear in _linears(loaded.model)
+            name: layer.make_adapters(lora.max_loras, lora.max_lora_rank, dtype=dtype, device=device)
+            for name, layer in _adaptable(loaded.model)
         }
         self.attach(loaded.model)
-        self._targets = self._find_targets(loaded)
-        self._elsewhere = _modules_elsewhere(loaded)
+        self._held_against = AdaptedModel(self._find_targets(loaded), _modules_elsewhere(loaded), _tied_modules(loaded), loaded.read_plain)
         self._slot_of: dict[int, int] = {}
+        self._head_slots: set[int] = set()  # of adapters that change the head
         self._copies: dict[int, Future[list[_Share]]] = {}
         self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="adapter-reader")
         self._free = list(range(lora.max_loras - 1, -1, -1))
@@ -80,8 +83,8 @@ class AdapterSlots:
 
     def attach(self, model: Model) -> None:
         """To the first model's successor: the same one, loaded anew."""
-        for name, linear in _linears(model):
-            linear.adapters = self._adapters[name]
+        for name, layer in _adaptable(model):
+            layer.adapters = self._adapters[name]
 
     def tensors(self) -> Iterator[Tensor]:
         """All that is on the device."""
@@ -112,6 +115,7 @@ class AdapterSlots:
         for share in shares:
             self._adapters[share.layer].put(slot, share.part, share.update)
         self._slot_of[adapter_id] = self._free.pop()
+        (self._head_slots.add if any(share.layer == _HEAD for share in shares) else self._head_slots.discard)(slot)
 
     def unload(self, adapter_id: int) -> None:
         """No row may have it. Raises AdapterError if it is not loaded."""
@@ -133,9 +137,17 @@ class AdapterSlots:
             own = own_tokens(inputs.query_lens, inputs.seq_lens, inputs.num_decodes, self._dealt)
         return prepare_lora(torch.from_numpy(slots if own is None else slots[own]), self._device)
 
+    def plan_head(self, rows: LongArray) -> LoraPlan | None:
+        """For hidden states [L, H] of the rows ``rows`` [L] on their way to logits; None if no adapter of theirs changes the head."""
+        slots = self._row_slots[rows]
+        changes = np.isin(slots, list(self._head_slots))
+        if not changes.any():
+            return None
+        return prepare_lora(torch.from_numpy(np.where(changes, slots, _NONE)), self._device)
+
     def _read(self, adapter: AdapterRef) -> list[_Share]:
         started = time.monotonic()
-        updates = read_adapter(Path(adapter.path), self._targets, self._max_rank, self._elsewhere)
+        updates = read_adapter(Path(adapter.path), self._held_against, self._max_rank)
         shares = [share for update in updates for share in self._shares(update)]
         log.info("Adapter %s read from %r in %.2f s", adapter.name, adapter.path, time.monotonic() - started)
         return shares
@@ -150,7 +162,7 @@ class AdapterSlots:
             first += num_rows
 
     def _find_targets(self, loaded: LoadedModel) -> dict[str, Target]:
-        """Checkpoint's name of a linear -> its place here."""
+        """Checkpoint's name of a linear, or the embedding -> its place here."""
         targets = {}
         for name in loaded.names:
             for i in range(loaded.config.num_layers) if "{i}" in name.weight else (0,):
@@ -158,7 +170,9 @@ class AdapterSlots:
                 if kind == "weight" and layer in self._adapters:
                     module = name.checkpoint.replace("{i}", str(i)).removesuffix(".weight")
                     shapes = [(part, self._adapters[layer].shape(part)) for part in name.all_parts]
-                    targets[module] = Target(layer, tuple((part, shape[0]) for part, shape in shapes), shapes[0][1][1])
+                    parts = tuple((part, shape[0]) for part, shape in shapes)
+                    table = _table_of(layer, loaded) if layer in (_EMBEDDING, _HEAD) else ""
+                    targets[module] = Target(layer, parts, shapes[0][1][1], layer == _EMBEDDING, table)
         return targets
 
 
@@ -171,15 +185,34 @@ def _pass_on(read: Future[list[_Share]], done: Future[None]) -> None:
         done.set_result(None)
 
 
+def _table_of(layer: str, loaded: LoadedModel) -> str:
+    """The checkpoint's tensor that is the embedding's or the head's table."""
+    checkpoint_of = {name.weight: name.checkpoint for name in loaded.names}
+    own = checkpoint_of[f"{layer}.weight"]
+    # Through transformers an embedding may be none of ours.
+    return checkpoint_of.get(EMBEDDING, own) if _is_tied(loaded) else own
+
+
+def _is_tied(loaded: LoadedModel) -> bool:
+    return isinstance(loaded.config, DecoderConfig) and loaded.config.tie_word_embeddings
+
+
+def _tied_modules(loaded: LoadedModel) -> tuple[str, str] | None:
+    modules = {name.weight: name.checkpoint.removesuffix(".weight") for name in loaded.names if name.weight in (EMBEDDING, HEAD)}
+    return (modules[EMBEDDING], modules[HEAD]) if _is_tied(loaded) and len(modules) == 2 else None
+
+
 def _modules_elsewhere(loaded: LoadedModel) -> frozenset[str]:
-    """The checkpoint's names of what other stages have in their layers, linear or not."""
-    num_layers = loaded.config.num_layers
-    others = set(range(num_layers)) - set(loaded.stage.layers(num_layers))
+    """The checkpoint's names of what other stages have, linear or not."""
+    num_layers, stage = loaded.config.num_layers, loaded.stage
+    others = set(range(num_layers)) - set(stage.layers(num_layers))
     weights = [name.checkpoint for name in loaded.names if "{i}" in name.weight and name.weight.endswith(".weight")]
-    return frozenset(weight.replace("{i}", str(i)).removesuffix(".weight") for weight in weights for i in others)
+    modules = {weight.replace("{i}", str(i)).removesuffix(".weight") for weight in weights for i in others}
+    tables = [weight for weight, is_here in ((EMBEDDING, stage.is_first), (HEAD, stage.is_last)) if not is_here]
+    return frozenset(modules | {name.checkpoint.removesuffix(".weight") for name in loaded.names if name.weight in tables})
 
 
-def _linears(model: Model) -> Iterator[tuple[str, Linear]]:
+def _adaptable(model: Model) -> Iterator[tuple[str, Linear | VocabParallelEmbedding | ParallelLMHead]]:
     for name, layer in model.named_layers():
-        if isinstance(layer, Linear):
+        if isinstance(layer, Linear) or (isinstance(layer, VocabParallelEmbedding | ParallelLMHead) and name in (_EMBEDDING, _HEAD)):
             yield name, layer

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowResult, ScheduledRow
 from headway.server.engine.choice import TokenChoice
 from headway.server.engine.handle import StepHandle
@@ -129,7 +130,7 @@ class ModelRunner:
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
         rows = inputs.rows[sampled]
-        choose = self._choice.prepare(hidden[batch.logits_indices], rows.tolist()) if len(sampled) else None
+        choose = self._choice.prepare(hidden[batch.logits_indices], rows.tolist(), self._head_plan(rows)) if len(sampled) else None
         self._newest_step.result()
         chosen: ChosenTokens | Verification | None = None
         if choose is not None and inputs.has_drafts:
@@ -142,6 +143,9 @@ class ModelRunner:
             self._drafter.follow(inputs, hidden)
         self._rows.commit(inputs, sampled)
         return _Launched(inputs, sampled.tolist(), chosen, results)
+
+    def _head_plan(self, rows: LongArray) -> LoraPlan | None:
+        return self._adapters.plan_head(rows) if self._adapters is not None else None
 
     def _take_newest(self, token_ids: Tensor, inputs: StepInputs) -> None:
         """In the place of those that are awaited."""
@@ -187,10 +191,12 @@ class ModelRunner:
         count = max(min(inputs.query_lens[at], last_scoring + 1 - first), 0)
         num_top = self._params[item.request_id].prompt_logprobs
         assert num_top is not None
+        row = int(inputs.rows[at])
         start = int(inputs.query_start_loc[at])
         entries: list[TokenLogprobs] = []
         for offset in range(0, count, _SCORED_AT_ONCE):
             stop = min(offset + _SCORED_AT_ONCE, count)
-            targets = self._rows.tokens(int(inputs.rows[at]), first + 1 + offset, first + 1 + stop)
-            entries += self._choice.score_prompt(hidden[start + offset : start + stop], targets.tolist(), num_top)
+            targets = self._rows.tokens(row, first + 1 + offset, first + 1 + stop)
+            lora = self._head_plan(np.full(stop - offset, row))
+            entries += self._choice.score_prompt(hidden[start + offset : start + stop], targets.tolist(), num_top, lora)
         return entries

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.kernels.sampling import BROKEN, sample_tokens
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.engine.choice import Choose
@@ -73,8 +74,8 @@ class RankedChoice:
     def depends_on_output(self, row: int) -> bool:
         return row in self._dependent
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
-        local = self._local_logits(hidden)
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+        local = self._local_logits(hidden, lora)
         most_likely = self._most_likely(local.float()) if self._top_only.issuperset(rows) else None
         logits = self._gathered(local) if most_likely is None else None
 
@@ -90,15 +91,15 @@ class RankedChoice:
 
         return choose
 
-    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
+    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
         """Empty on the other ranks."""
-        logits = self._gathered(self._local_logits(hidden))
+        logits = self._gathered(self._local_logits(hidden, lora))
         return prompt_logprobs(logits, target_ids, num_top) if logits is not None else []
 
-    def _local_logits(self, hidden: Tensor) -> Tensor:
+    def _local_logits(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
         model = self._resident.model
         assert isinstance(model, DecoderModel | TransformersModel), "models that pool are not cut"
-        return model.local_logits(hidden)
+        return model.local_logits(hidden, lora)
 
     def _gathered(self, local: Tensor) -> Tensor | None:
         """[L, V] in fp32 on rank 0."""

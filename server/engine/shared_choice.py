@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from headway.kernels.plans import LoraPlan
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.engine.choice import Choose, TokenChoice
 from headway.server.engine.draw import depends_on_output
@@ -26,8 +27,8 @@ class LeadingChoice:
         self.add, self.remove, self.append, self.score_prompt = choice.add, choice.remove, choice.append, choice.score_prompt
         self.depends_on_output = choice.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
-        choose = self._choice.prepare(hidden, rows)
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+        choose = self._choice.prepare(hidden, rows, lora)
 
         def choose_and_tell(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
             chosen = choose(lines, ahead)
@@ -61,13 +62,13 @@ class FollowingChoice:
     def depends_on_output(self, row: int) -> bool:
         return row in self._dependent
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int]) -> Choose:
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
         def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
             count = len(rows) if lines is None else len(lines)
             return ChosenTokens.plain(self._shares.broadcast(torch.empty(count, dtype=torch.int64, device=hidden.device)))
 
         return choose
 
-    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
+    def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
         """Empty: rank 0 tells."""
         return []

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headway.kernels.plans import LoraPlan
 from headway.server.distributed.groups import TensorParallelGroup
+from headway.server.layers.embedding_lora import EmbeddingAdapters
+from headway.server.layers.lora import LinearAdapters
 from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.weight import Layer, Part, Weight, whole
 
@@ -16,7 +19,8 @@ _ROWS_COMPARED = 4096  # of a table at a time: a copy of all of it may not fit
 
 
 class VocabParallelEmbedding(Layer):
-    """token_ids [T] int64 -> [T, H], or this rank's rows of it; a rank looks up the tokens of its part and the ranks add up."""
+    """token_ids [T] int64 -> [T, H], or this rank's rows of it; a rank looks up the tokens of its part and the ranks add up. ``adapters``
+    is there where adapters are enabled."""
 
     def __init__(self, vocab_size: int, hidden_size: int, *, dtype: torch.dtype, device: torch.device, group: TensorParallelGroup) -> None:
         shape, parts = _vocab_shard(vocab_size, hidden_size, group)
@@ -26,14 +30,21 @@ class VocabParallelEmbedding(Layer):
         self._num_tokens = shape[0]
         self._table: Tensor
         self._tied: ParallelLMHead | None = None
+        self.adapters: EmbeddingAdapters | None = None
 
-    def __call__(self, token_ids: Tensor) -> Tensor:
+    def __call__(self, token_ids: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """``lora``: the step's adapters, None for none."""
         if self._group.size == 1:
-            return functional.embedding(token_ids, self._table)
+            return self._adapted(functional.embedding(token_ids, self._table), token_ids, lora)
         local = token_ids - self._first_token
         is_elsewhere = (local < 0) | (local >= self._num_tokens)
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
-        return self._group.sum_rows(found.masked_fill_(is_elsewhere.unsqueeze(1), 0))
+        return self._group.sum_rows(self._adapted(found.masked_fill_(is_elsewhere.unsqueeze(1), 0), local, lora))
+
+    def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> EmbeddingAdapters:
+        """Room for adapters, to be given to ``adapters``. They have the table's dtype, whatever the linears' have: no product reads all of
+        one, so that 8 bits would save no time."""
+        return EmbeddingAdapters(self.weight, num_slots, max_rank, device=device)
 
     def holds(self, table: Tensor) -> bool:
         """Whether ``table`` [V, H], on any device, is the one that this is, of the only rank."""
@@ -46,6 +57,12 @@ class VocabParallelEmbedding(Layer):
         """The head gets this table when it is loaded: the same storage, unless its method packs a copy."""
         self._tied = head
 
+    def _adapted(self, found: Tensor, local_ids: Tensor, lora: LoraPlan | None) -> Tensor:
+        if lora is not None:
+            assert self.adapters is not None, "a step has adapters only where layers have room for them"
+            self.adapters.add(found, local_ids, lora)
+        return found
+
     def _keep(self, table: Tensor) -> int:
         self._table = table
         if self._tied is None:
@@ -56,7 +73,8 @@ class VocabParallelEmbedding(Layer):
 
 class ParallelLMHead(Layer):
     """hidden [L, H] -> logits [L, V] in fp32, whole on every rank. Without a weight of its own where it is tied. Logits are multiplied by
-    ``scale``, then bent to within ``softcap``, if that is not 0: both in fp32."""
+    ``scale``, then bent to within ``softcap``, if that is not 0: both in fp32. ``adapters`` is there where adapters are enabled; a tied
+    head's are its own, and change nothing about the embedding."""
 
     def __init__(
         self,
@@ -70,9 +88,9 @@ class ParallelLMHead(Layer):
         softcap: float = 0.0,
     ) -> None:
         self.weight: Weight | None = None
+        self._shape, self._parts = _vocab_shard(vocab_size, hidden_size, group)
         if tied_to is None:
-            shape, parts = _vocab_shard(vocab_size, hidden_size, group)
-            self.weight = method.create(shape, parts, self.keep)
+            self.weight = method.create(self._shape, self._parts, self.keep)
         else:
             tied_to.tie(self)
         self._vocab_size = vocab_size
@@ -81,17 +99,30 @@ class ParallelLMHead(Layer):
         self._method = method
         self._group = group
         self._packed: Any = None
+        self.adapters: LinearAdapters | None = None
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        logits = self._method.apply(hidden, self._packed, None)
+    def __call__(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """``lora``: the adapters of these hidden states, None for none."""
+        logits = self._product(hidden, lora)
         if self._group.size > 1:
             logits = self._group.all_gather(logits, dim=1)[:, : self._vocab_size]
         return self._shaped(logits.float())
 
-    def local(self, hidden: Tensor) -> Tensor:
+    def local(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """This rank's columns [L, V / ranks rounded up], in the dtype that they are computed in, or fp32; -inf behind the vocabulary."""
-        logits = self._shaped(self._method.apply(hidden, self._packed, None))
+        logits = self._shaped(self._product(hidden, lora))
         logits[:, max(self._vocab_size - self._group.rank * logits.shape[1], 0) :] = -torch.inf
+        return logits
+
+    def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> LinearAdapters:
+        """See Linear.make_adapters."""
+        return LinearAdapters(self._shape, self._parts, num_slots, max_rank, dtype=dtype, device=device)
+
+    def _product(self, hidden: Tensor, lora: LoraPlan | None) -> Tensor:
+        logits = self._method.apply(hidden, self._packed, None)
+        if lora is not None:
+            assert self.adapters is not None, "hidden states have adapters only where the head has room for them"
+            self.adapters.add(logits, hidden, lora)
         return logits
 
     def _shaped(self, logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from headway.kernels.plans import LoraPlan
@@ -27,6 +28,10 @@ class Linear(Layer):
         self._apply = method.apply
         self._packed: Any = None
         self._bias: Tensor | None = None
+
+    def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> LinearAdapters:
+        """Room for adapters of ``dtype``, see LinearAdapters, to be given to ``adapters``."""
+        return LinearAdapters(self.weight.shape, self.weight.parts, num_slots, max_rank, dtype=dtype, device=device)
 
     @property
     def packed(self) -> Any:

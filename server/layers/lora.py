@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from headway.kernels.grouped_lora import GroupedSlots, add_grouped_lora, grouped_slots, round_update
 from headway.kernels.lora import add_lora, lora_slots
 from headway.kernels.plans import LoraPlan
-from headway.server.layers.weight import Part, Weight
+from headway.server.layers.weight import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +38,31 @@ class _Room(Protocol):
 
 
 class LinearAdapters:
-    """Room for ``num_slots`` adapters of up to ``max_rank`` on each part of ``weight``. Memory is taken at once and kept.
+    """Room for ``num_slots`` adapters of up to ``max_rank`` on each of the ``parts`` of this rank's weight of ``shape`` [N, K]. Memory is
+    taken at once and kept.
 
     ``dtype``: int8 for grouped weights on a CPU, whose activations are rounded to 8 bits anyhow; else that of the activations.
     """
 
-    def __init__(self, weight: Weight, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._parts = weight.parts
-        self._index = {name: i for i, name in enumerate(weight.parts)}
-        spans = [_span(part, weight.shape[0]) for part in weight.parts.values()]
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        parts: Mapping[str, Part],
+        num_slots: int,
+        max_rank: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        num_rows, num_columns = shape
+        self._parts = parts
+        self._index = {name: i for i, name in enumerate(parts)}
+        spans = [_span(part, num_rows) for part in parts.values()]
         self._room: _Room
         if dtype == torch.int8:
-            self._room = _GroupedRoom(num_slots, max_rank, weight.shape[1], spans, device)
+            self._room = _GroupedRoom(num_slots, max_rank, num_columns, spans, device)
         else:
-            self._room = _DenseRoom(num_slots, max_rank, weight.shape[1], spans, dtype, device)
+            self._room = _DenseRoom(num_slots, max_rank, num_columns, spans, dtype, device)
 
     @property
     def num_bytes(self) -> int:
@@ -102,7 +113,7 @@ class _DenseRoom:
         self._b = [b for _, b in made]  # [S, N, R]
         self._ranks = [[0] * num_slots for _ in spans]  # 0: nothing there
         self._spans = spans
-        self._dtype, self._is_pinned = dtype, device.type == "cuda"
+        self._dtype, self._device = dtype, device
 
     def tensors(self) -> Iterator[Tensor]:
         for pair in zip(self._a, self._b, strict=True):
@@ -126,7 +137,7 @@ class _DenseRoom:
             add_lora(out.narrow(1, *span), x, a, b, ranks, plan)
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        return torch.empty(tensor.shape, dtype=self._dtype, pin_memory=self._is_pinned).copy_(tensor)
+        return host_copy(tensor, self._dtype, self._device)
 
 
 class _GroupedRoom:
@@ -150,6 +161,11 @@ class _GroupedRoom:
 
     def add(self, out: Tensor, x: Tensor, plan: LoraPlan) -> None:
         add_grouped_lora(out, x, self.slots, plan)
+
+
+def host_copy(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the host, as it is soonest copied to ``device``."""
+    return torch.empty(tensor.shape, dtype=dtype, pin_memory=device.type == "cuda").copy_(tensor)
 
 
 def _span(part: Part, num_rows: int) -> tuple[int, int]:

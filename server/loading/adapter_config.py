@@ -28,6 +28,7 @@ _REFUSED = {
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
 }
+_BOOLEANS = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
 # Ways to begin the training that change the base model too, so that the adapter alone is half of what was trained.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
@@ -52,14 +53,23 @@ class AdapterConfig:
         alpha = _of_module(self._alpha_pattern, module, self._alpha)
         return alpha / (math.sqrt(rank) if self._values.get("use_rslora") else rank)
 
+    @property
+    def ties_updates(self) -> bool:
+        """Whether a tied head was trained with the embedding's own update."""
+        return bool(self._values.get("ensure_weight_tying"))
+
     def _check(self) -> None:
         values = self._values
+        for key in _BOOLEANS:
+            if not isinstance(values.get(key), bool | None):
+                raise self._refusal(f"has {key} {_shown(values[key])}; it must be true or false")
         if values.get("peft_type") != "LORA":
             raise self._refusal(f"has peft_type {_shown(values.get('peft_type'))}; this version serves LORA")
         if values.get("bias", "none") != "none":
             raise self._refusal(f"has bias {_shown(values['bias'])}; this version serves adapters with bias 'none'")
         if found := [what for key, what in _REFUSED.items() if values.get(key)]:
-            raise self._refusal(f"asks for {', '.join(found)}, which this version does not serve")
+            how = "merge it into the model (PEFT's merge_and_unload) and serve that"
+            raise self._refusal(f"asks for {', '.join(found)}, which this version does not serve: {how}")
         start = values.get("init_lora_weights")
         if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
             raise self._refusal(f"has init_lora_weights {_shown(start)}, which changed the base model too: convert it to plain LoRA")

@@ -34,6 +34,11 @@ class CheckpointTensor:
     span: Callable[[int, int], CheckpointTensor] | None = None
 
 
+def read_tensor(open_again: Callable[[], Checkpoint], name: str) -> Tensor | None:
+    """The tensor of that name, None where there is none. Files are open only as long as the tensor lives."""
+    return next((tensor.read() for tensor in open_again().tensors() if tensor.name == name), None)
+
+
 class Checkpoint(Protocol):
     """The tensors in the order in which they are best read."""
 

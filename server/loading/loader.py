@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -18,7 +20,7 @@ from headway.server.layers.quant.method import LinearMethod
 from headway.server.layers.quant.scheme import WeightScheme, dequantized_name, rounded_scheme
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
-from headway.server.loading.checkpoint import Checkpoint
+from headway.server.loading.checkpoint import Checkpoint, read_tensor
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.experts import UnstackedCheckpoint, expert_names
@@ -32,7 +34,7 @@ from headway.server.loading.rotation import ResidualRotation
 from headway.server.loading.rounded import RoundedCheckpoint
 from headway.server.loading.safetensors import SafetensorsCheckpoint
 from headway.server.loading.through_transformers import load_through_transformers
-from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel
+from headway.server.models.base import BuildContext, DecoderConfig, Family, LoadedModel, ReadPlain
 from headway.server.models.names import EMBEDDING, HEAD, WeightName
 from headway.server.models.quantized_linears import quantized_modules
 from headway.server.models.transformers_config import OWN_CODE, ModelCode, TransformersConfig
@@ -95,6 +97,7 @@ def load_model(
     names = family.gguf_names if file is not None else family.names
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)
     checkpoint: Checkpoint
+    read_plain: ReadPlain | None = None
     if load_format == "dummy":
         if config.scheme is not None:
             raise ModelSourceError(
@@ -106,7 +109,8 @@ def load_model(
         checkpoint = GgufCheckpoint(file, names, config)
     else:
         assert files.directory is not None
-        checkpoint = RenamedCheckpoint(SafetensorsCheckpoint(files.directory), family.prefix, _HEADS)
+        open_plain = partial(_open_safetensors, files.directory, family.prefix)
+        checkpoint, read_plain = open_plain(), partial(read_tensor, open_plain)
         set_kv_scales(model, checkpoint)
         if config.scheme is not None and config.scheme.layout == "bitsandbytes":
             checkpoint = BitsAndBytesCheckpoint(checkpoint)
@@ -123,7 +127,11 @@ def load_model(
     fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None or rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
-    return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage)
+    return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage, read_plain=read_plain)
+
+
+def _open_safetensors(directory: Path, prefix: str) -> Checkpoint:
+    return RenamedCheckpoint(SafetensorsCheckpoint(directory), prefix, _HEADS)
 
 
 def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device, scheme: WeightScheme | None) -> LinearMethod:

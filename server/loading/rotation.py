@@ -57,9 +57,9 @@ class ResidualRotation:
         return self._rotate(values) if weight == self._embedding else values
 
     def update(self, weight: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """See WeightTransform. What a reader's update reads is rotated as its weight is, what a writer's gives likewise: ``b @ a``
-        of the rotated model is ``apply`` of the checkpoint's, without making it."""
-        if weight in self._norm_of:
+        """See WeightTransform. What a reader's update reads is rotated as its weight is, what a writer's gives likewise, and the rows of
+        the embedding's table: ``b @ a`` of the rotated model is ``apply`` of the checkpoint's, without making it."""
+        if weight in self._norm_of or weight == self._embedding:
             return self.apply(weight, a), b
         return (a, self.apply(weight, b)) if weight in self._writers else (a, b)
 

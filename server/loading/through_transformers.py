@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from headway.server.layers.quant.scheme import WeightScheme
-from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor, read_tensor
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.filling import Ignored, fill, places_of
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS
@@ -33,13 +34,18 @@ def load_through_transformers(
         shapes = {name: place.shape for name, (place, *_) in places.items()}
         checkpoint = DummyCheckpoint(shapes, seed, context.dtype, context.device)
     else:
-        checkpoint = _AsTransformersNames(SafetensorsCheckpoint(config.directory), model.causal)
+        checkpoint = _open(config, model)
     tied = ("lm_head.weight",) if "lm_head.weight" not in places else ()
     if rounded is not None:
         checkpoint = RoundedCheckpoint(checkpoint, rounded, places)
     fill(places, checkpoint, Ignored((*_COMPUTED_ENDINGS, *tied)), None, context.device, unpacks=rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
-    return LoadedModel(model, config, weight_bytes, context.method.name, names, None)
+    read_plain = None if is_dummy else partial(read_tensor, partial(_open, config, model))
+    return LoadedModel(model, config, weight_bytes, context.method.name, names, None, read_plain=read_plain)
+
+
+def _open(config: TransformersConfig, model: TransformersModel) -> Checkpoint:
+    return _AsTransformersNames(SafetensorsCheckpoint(config.directory), model.causal)
 
 
 class _AsTransformersNames:

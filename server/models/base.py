@@ -278,6 +278,12 @@ class Projection:
     has_tanh: bool
 
 
+class ReadPlain(Protocol):
+    def __call__(self, name: str) -> Tensor | None:
+        """The checkpoint's tensor of that name, from its files; None where they have none. Raises as loading does."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model whose weights are all there.
@@ -293,4 +299,5 @@ class LoadedModel:
     names: tuple[WeightName, ...]
     transform: WeightTransform | None
     projections: tuple[Projection, ...] = ()  # of pooled vectors
+    read_plain: ReadPlain | None = None  # None: its files hold other numbers than the model was trained with, or none
     stage: PipelineStage = WHOLE  # whose layers the model has

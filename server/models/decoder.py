@@ -150,7 +150,7 @@ class Decoder(Layer):
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context)
         own = token_ids if step.prompts is None else token_ids[step.prompts.own]
-        hidden, residual = self._embedded(own, step.positions), None
+        hidden, residual = self._embedded(own, step.positions, batch.lora), None
         for (index, layer), pages in zip(self.layers.items(), kv, strict=True):
             if self.taps is not None:
                 self.taps.take(index, hidden, residual)
@@ -169,11 +169,11 @@ class Decoder(Layer):
         assert self._group.context is not None, "prompts are dealt out among ranks"
         return step.prompts.whole(hidden, self._group.context.ranks)
 
-    def _embedded(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+    def _embedded(self, token_ids: Tensor, positions: Tensor, lora: LoraPlan | None) -> Tensor:
         """Behind the first stage ``token_ids`` are the hidden states of the stage before."""
         if self.embed_tokens is None:
             return token_ids
-        hidden = self.embed_tokens(token_ids)
+        hidden = self.embed_tokens(token_ids, lora)
         if self._embedding_scale != 1.0:
             hidden = hidden * self._embedding_scale
         return hidden if self.embed_positions is None else hidden + self.embed_positions(positions + self._first_position)
@@ -196,12 +196,13 @@ class DecoderModel(Decoder):
             softcap=config.logit_softcap,
         )
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.lm_head(hidden)
+    def logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """See Model. ``lora``: the adapters of these hidden states, None for none."""
+        return self.lm_head(hidden, lora)
 
-    def local_logits(self, hidden: Tensor) -> Tensor:
+    def local_logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """hidden [L, H] -> this rank's columns of ``logits``: see ParallelLMHead.local."""
-        return self.lm_head.local(hidden)
+        return self.lm_head.local(hidden, lora)
 
 
 def _attention(config: DecoderConfig, index: int, qkv: QKVParallelLinear, context: BuildContext) -> Attention:

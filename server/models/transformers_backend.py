@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headway.kernels.plans import LoraPlan
 from headway.server.distributed.places import WHOLE
 from headway.server.errors import ModelSourceError
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
@@ -62,19 +63,21 @@ class TransformersModel(Layer):
         hidden: Tensor = out.last_hidden_state.squeeze(0)
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self._logits(hidden, is_local=False)
+    def logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
+        """See Model. ``lora``: the adapters of these hidden states, None for none."""
+        return self._logits(hidden, lora, is_local=False)
 
-    def local_logits(self, hidden: Tensor) -> Tensor:
+    def local_logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """hidden [L, H] -> this rank's columns of ``logits``: see ParallelLMHead.local."""
-        logits, group = self._logits(hidden, is_local=True), self._context.group
+        logits, group = self._logits(hidden, lora, is_local=True), self._context.group
         # Once more: a cap has made numbers of what was behind the vocabulary.
         logits[:, max(self._vocab_size - group.rank * logits.shape[1], 0) :] = -torch.inf
         return logits
 
-    def _logits(self, hidden: Tensor, *, is_local: bool) -> Tensor:
+    def _logits(self, hidden: Tensor, lora: LoraPlan | None, *, is_local: bool) -> Tensor:
         """By the model's own forward on hidden states that are there: it may scale or bend what the head gives."""
         self._head.is_local = is_local
+        self._adapters.plan = lora
         self._replay.hidden = hidden.unsqueeze(0)
         prefix = self.causal.base_model_prefix
         setattr(self.causal, prefix, self._replay)
@@ -103,19 +106,18 @@ class TransformersModel(Layer):
             raise ModelSourceError(f"{config.model_class} has a table that can't be split with its head: leave --tensor-parallel-size out.")
         tied_to = self.embed_tokens if is_tied else None
         own = ParallelLMHead(vocab_size, hidden_size, tied_to=tied_to, method=context.method, group=context.group)
-        self._head = HeadModule(own, bias)
+        self._head = HeadModule(own, bias, self._adapters)
         head_name = self._replace(head, self._head)
         if bias is not None:
             self._keep(self._head, "bias", f"{head_name}.bias")
         if self.embed_tokens is not None:
-            name = self._replace(table, EmbeddingModule(self.embed_tokens))
+            name = self._replace(table, EmbeddingModule(self.embed_tokens, self._adapters))
             self.names.append(WeightName(f"{name}.weight", "embed_tokens.weight"))
         elif is_tied:
             own.weight = None
             self._keep(table, "weight", f"{self._name_of(table)}.weight", partial(_keep_tied, own))
         self.lm_head = own
-        if not is_tied:
-            self.names.append(WeightName(f"{head_name}.weight", "lm_head.weight"))
+        self.names.append(WeightName(f"{head_name}.weight", "lm_head.weight"))  # a tied one has no weight; adapters call it so
 
     def _adopt_linears(self, styles: dict[str, str]) -> None:
         context = self._context

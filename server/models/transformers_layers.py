@@ -18,7 +18,8 @@ from headway.server.layers.weight import Layer, Weight, whole
 
 @dataclass(slots=True)
 class StepAdapters:
-    """The adapters of the step that is computed: modules of transformers hand no such thing on. Set by the model's forward."""
+    """The adapters of the tokens that are computed: modules of transformers hand no such thing on. Set before the body, and before the
+    head, by the model."""
 
     plan: LoraPlan | None = None
 
@@ -45,26 +46,27 @@ class LinearModule(nn.Module):
 class EmbeddingModule(nn.Module):
     """token_ids [1, T] -> [1, T, H]."""
 
-    def __init__(self, table: VocabParallelEmbedding) -> None:
+    def __init__(self, table: VocabParallelEmbedding, adapters: StepAdapters) -> None:
         super().__init__()
-        self._table = table
+        self._table, self._adapters = table, adapters
 
     def forward(self, token_ids: Tensor) -> Tensor:
-        return self._table(token_ids.view(-1)).unsqueeze(0)
+        return self._table(token_ids.view(-1), self._adapters.plan).unsqueeze(0)
 
 
 class HeadModule(nn.Module):
     """hidden [1, L, H] -> logits [1, L, V] in fp32, or this rank's columns of them while ``is_local``."""
 
-    def __init__(self, head: ParallelLMHead, bias: Tensor | None) -> None:
+    def __init__(self, head: ParallelLMHead, bias: Tensor | None, adapters: StepAdapters) -> None:
         super().__init__()
-        self._head = head
+        self._head, self._adapters = head, adapters
         self.bias = bias  # of a head that is not split
         self.is_local = False
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows = hidden.squeeze(0)
-        logits = self._head.local(rows) if self.is_local else self._head(rows)
+        compute = self._head.local if self.is_local else self._head
+        logits = compute(rows, self._adapters.plan)
         return (logits if self.bias is None else logits + self.bias).unsqueeze(0)
 
 

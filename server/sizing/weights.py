@@ -172,17 +172,19 @@ def _grouped_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, *, i
 
 
 def adapter_bytes(shape: ModelShape, plan: Plan, lora: LoraConfig) -> int:
-    """Room for adapters on every linear layer, which is taken at the start."""
+    """Room for adapters on every linear layer, the embedding and the head, which is taken at the start."""
     if not lora.enable_lora:
         return 0
-    shapes = weight_shapes(shape)
+    shapes, config, rank = weight_shapes(shape), shape.config, lora.max_lora_rank
     linears = [(shapes.count(name), linear) for name, linear in shapes.linears.items() if linear.takes_adapters]
-    rank = lora.max_lora_rank
+    if _HEAD not in shapes.linears and shape.stage.is_last:  # tied, and its adapters are its own
+        linears.append((1, LinearShape((config.vocab_size,), config.hidden_size)))
+    of_embedding = rank * (config.vocab_size + config.hidden_size) * itemsize(plan.dtype) if shape.stage.is_first else 0
     if is_grouped(plan.quantization):
         bytes_of = sum(count * _grouped_update_bytes(rows, linear.columns, rank) for count, linear in linears for rows in linear.rows)
-        return lora.max_loras * bytes_of
+        return lora.max_loras * (bytes_of + of_embedding)
     per_rank = sum(count * (len(linear.rows) * linear.columns + sum(linear.rows)) for count, linear in linears)
-    return lora.max_loras * rank * per_rank * itemsize(plan.adapter_dtype)
+    return lora.max_loras * (rank * per_rank * itemsize(plan.adapter_dtype) + of_embedding)
 
 
 def _grouped_update_bytes(rows: int, columns: int, rank: int) -> int:
@@ -215,7 +217,7 @@ def _decoder(config: DecoderConfig, num_experts: int, stage: PipelineStage, *, g
         return found
     found.norm("norm", hidden, bias=config.norm_bias, is_exact=config.norm == "exact_rms")
     if generates and not (config.tie_word_embeddings and stage.size == 1):
-        found.linear("lm_head", config.vocab_size, columns=hidden, bias=False, takes_adapters=False)
+        found.linear("lm_head", config.vocab_size, columns=hidden, bias=False)
     if config.num_labels:
         found.linear("head.out", config.num_labels, columns=hidden, bias=False)
     return found

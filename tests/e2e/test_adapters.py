@@ -10,7 +10,7 @@ import httpx
 import pytest
 from demo_model import demo_files
 from live_server import LiveServer
-from tiny_adapters import make_adapter
+from tiny_adapters import ALL, EVERYTHING, make_adapter
 
 from headway.server.loading.model_config import read_config
 
@@ -30,7 +30,7 @@ def answer(server: LiveServer, path: str = "/invocations", model: str = "", **he
 def test_an_adapter_changes_the_answer_and_its_end_brings_the_old_one_back(tmp_path: Path) -> None:
     config = read_config(demo_files())
     for i, name in enumerate(("first", "second", "third")):
-        make_adapter(tmp_path / name, config, seed=i, spread=0.05)
+        make_adapter(tmp_path / name, config, seed=i, spread=0.05, targets=EVERYTHING if name == "third" else ALL)
     options = [
         "--enable-lora",
         "--max-loras",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from engine_driver import add_adapter, make_engine, request, run
 from msgspec.structs import replace
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
@@ -267,7 +267,7 @@ def test_a_refusal_is_not_kept_back_by_a_sleep(engine: EngineCore) -> None:
 
 
 def test_adapters_come_back(files: ModelFiles, tmp_path: Path) -> None:
-    path = make_adapter(tmp_path / "a", read_config(files))
+    path = make_adapter(tmp_path / "a", read_config(files), targets=EVERYTHING)
     adapted = [replace(one, adapter_id=1) for one in asks()]
     for engine in make(files, lora={"enable_lora": True, "max_loras": 2}):
         add_adapter(engine, AdapterRef(1, "a", str(path)))

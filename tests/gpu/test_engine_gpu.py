@@ -13,7 +13,7 @@ import pytest
 import torch
 from engine_driver import Output, add_adapter, make_engine, request, run
 from msgspec.structs import replace
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
@@ -79,7 +79,7 @@ def test_eager_steps_give_the_tokens_of_the_cpu(
 
 
 def test_steps_with_adapters(files: ModelFiles, replays: list[torch.cuda.CUDAGraph], tmp_path: Path) -> None:
-    adapter = AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files))))
+    adapter = AdapterRef(1, "a", str(make_adapter(tmp_path / "a", read_config(files), targets=EVERYTHING)))
 
     def answers(device: str) -> dict[str, list[int]]:
         engine = make(files, device, lora={"enable_lora": True})

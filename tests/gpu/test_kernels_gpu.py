@@ -17,6 +17,7 @@ from kernel_comparisons import (
     compare_activation,
     compare_bounded_decode,
     compare_decode,
+    compare_embedding_lora,
     compare_lora,
     compare_norm,
     compare_prefill,
@@ -141,3 +142,12 @@ def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dty
     from headway.kernels.gpu import lora
 
     compare_lora(lora, case, dtype, "cuda", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
+def test_embedding_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    from headway.kernels.gpu import embedding_lora, lora
+
+    compare_embedding_lora(embedding_lora, lora.prepare_lora, case, dtype, "cuda", strided=strided)

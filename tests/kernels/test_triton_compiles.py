@@ -36,7 +36,7 @@ def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> N
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=540, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
-    names = {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill", "shared_pages", "forbid", "shrink", "expand"}
+    names = {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill", "shared_pages", "forbid", "shrink", "expand", "embed"}
     names |= {"single_row", "few_rows", "sum_parts", "quantize_rows", "quantize_groups", "quantize_spread"}
     names |= {"int8", "fp8", "int4", "int4_single_row"}
     names |= {"peaks", "finish", "weigh", "draw", "penalise", "count", "route", "group", "up", "down", "sum_pairs"}

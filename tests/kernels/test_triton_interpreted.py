@@ -17,6 +17,7 @@ from kernel_comparisons import (
     compare_activation,
     compare_bounded_decode,
     compare_decode,
+    compare_embedding_lora,
     compare_lora,
     compare_norm,
     compare_prefill,
@@ -30,7 +31,7 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import activation, fp8_cache, lora, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu import activation, embedding_lora, fp8_cache, lora, norm, paged_attention, prefill_attention, rope, token_mask
 from headway.kernels.kv_cache import KVScales
 from headway.kernels.tuned import DecodeTiles
 
@@ -134,6 +135,13 @@ def test_prefill(case: AttentionCase) -> None:
 @pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
 def test_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
     compare_lora(lora, case, dtype, "cpu", strided=strided)
+
+
+@STRIDED
+@DTYPE
+@pytest.mark.parametrize("case", LORA_CASES, ids=lambda case: f"{len(case[0])} tokens {case[1:]}")
+def test_embedding_lora(case: tuple[list[int], list[int], int, int, int], dtype: torch.dtype, strided: bool) -> None:
+    compare_embedding_lora(embedding_lora, lora.prepare_lora, case, dtype, "cpu", strided=strided)
 
 
 @pytest.mark.parametrize(

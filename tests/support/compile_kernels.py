@@ -23,7 +23,7 @@ from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headway.kernels.gpu import activation, lora, norm, paged_attention, prefill_attention, rope, shared_pages, token_mask
+from headway.kernels.gpu import activation, embedding_lora, lora, norm, paged_attention, prefill_attention, rope, shared_pages, token_mask
 
 SCALES = {"k_scales_ptr": "*fp32", "v_scales_ptr": "*fp32"}
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
@@ -129,6 +129,8 @@ def lora_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
         shrink = {"x_stride_k": 1, "a_stride_k": 1, "BLOCK_K": block_k, "num_stages": 3}
         found.append(("shrink", lora.shrink_kernel, types, constants | shrink))
         found.append(("expand", lora.expand_kernel, types, constants | {"b_stride_rank": 1, "BLOCK_N": lora.BLOCK_N}))
+        embed = {"a_stride_rank": 1, "b_stride_rank": 1, "BLOCK_M": block_m, "BLOCK_R": block_r, "BLOCK_N": lora.BLOCK_N, "UPCAST": False}
+        found.append(("embed", embedding_lora.embedding_lora_kernel, types | {"ids_ptr": "*i64"}, embed))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -9,7 +10,9 @@ from kernel_cases import AttentionCase, assert_near, make_attention, odd_strides
 from torch import Tensor
 
 from headway.kernels.kv_cache import FP8, INT8, UNSCALED, KVScales, PageScales, TokenScales, int8_blocks, split_int8_blocks
+from headway.kernels.plans import LoraPlan
 from headway.kernels.reference import activation as reference_activation
+from headway.kernels.reference import embedding_lora as reference_embedding_lora
 from headway.kernels.reference import lora as reference_lora
 from headway.kernels.reference import norm as reference_norm
 from headway.kernels.reference import paged_attention as reference_decode
@@ -198,5 +201,37 @@ def compare_lora(
         plan = implementation.prepare_lora(torch.tensor(slots, dtype=torch.int64), torch.device(device))
         out = wide.clone()
         implementation.add_lora(out[:, 5 : 5 + num_rows], x, a, b, ranks, plan)
+        results.append(out)
+    assert_near(*results)
+
+
+def compare_embedding_lora(
+    module: ModuleType,
+    prepare: Callable[[torch.Tensor, torch.device], LoraPlan],
+    case: tuple[list[int], list[int], int, int, int],
+    dtype: torch.dtype,
+    device: str,
+    *,
+    strided: bool,
+) -> None:
+    """LORA_CASES, whose columns are a vocabulary here; some tokens are another rank's. See ``compare_lora``."""
+    slots, ranks, max_rank, num_ids, num_rows = case
+    generator = torch.Generator().manual_seed(num_ids)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype).to(device)
+
+    token_ids = torch.randint(-2, num_ids + 2, (len(slots),), generator=generator).to(device)
+    wide = random(len(slots), num_rows + 9)
+    a, b = random(len(ranks), num_ids, max_rank), random(len(ranks), num_rows, max_rank) / max_rank**0.5
+    for slot, rank in enumerate(ranks):
+        a[slot, :, rank:], b[slot, :, rank:] = float("nan"), float("nan")
+    if strided:
+        a, b = odd_strides(a), odd_strides(b)
+    results = []
+    for implementation, own_prepare in ((module, prepare), (reference_embedding_lora, reference_lora.prepare_lora)):
+        plan = own_prepare(torch.tensor(slots, dtype=torch.int64), torch.device(device))
+        out = wide.clone()
+        implementation.add_embedding_lora(out[:, 5 : 5 + num_rows], token_ids, a, b, ranks, plan)
         results.append(out)
     assert_near(*results)

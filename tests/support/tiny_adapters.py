@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+TABLES = ("embed_tokens", "lm_head")
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EVERYTHING = (*ALL, *TABLES)
 
 
 def shapes_of(config: Any) -> dict[str, tuple[int, int]]:
@@ -58,15 +60,23 @@ def make_adapter(
     dtype: torch.dtype = torch.float32,
     **settings: Any,
 ) -> Path:
-    """Writes an adapter of the DecoderConfig's linears named ``targets``; ``settings`` go into adapter_config.json."""
+    """Writes an adapter of the DecoderConfig's linears and TABLES named ``targets``; ``settings`` go into adapter_config.json."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in range(config.num_layers):
         for name in targets:
+            if name in TABLES:
+                continue
             num_rows, num_columns = shapes_of(config)[name]
             key = f"base_model.model.{module_of(layer, name)}"
             tensors[f"{key}.lora_A.weight"] = (spread * torch.randn(rank, num_columns, generator=generator)).to(dtype)
             tensors[f"{key}.lora_B.weight"] = (spread * torch.randn(num_rows, rank, generator=generator)).to(dtype)
+    for name in set(TABLES).intersection(targets):
+        num_rows, num_columns = (config.hidden_size, config.vocab_size)[:: 1 if name == "embed_tokens" else -1]
+        key = "base_model.model.model.embed_tokens.lora_embedding_" if name == "embed_tokens" else "base_model.model.lm_head.lora_"
+        end = "" if name == "embed_tokens" else ".weight"
+        tensors[f"{key}A{end}"] = (spread * torch.randn(rank, num_columns, generator=generator)).to(dtype)
+        tensors[f"{key}B{end}"] = (spread * torch.randn(num_rows, rank, generator=generator)).to(dtype)
     values = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": list(targets), "bias": "none", **settings}
     write_adapter(directory, values, tensors)
     return directory
@@ -93,3 +103,28 @@ def write_adapter(directory: Path, values: dict[str, Any], tensors: dict[str, to
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "adapter_config.json").write_text(json.dumps(values))
     save_file(tensors, directory / "adapter_model.safetensors")
+
+
+def make_peft_adapter(
+    directory: Path,
+    model: Any,
+    targets: Iterable[str],
+    *,
+    seed: int = 0,
+    spread: float = 0.15,
+    save_copies: bool = True,
+    **settings: Any,
+) -> Path:
+    """Of the modules named ``targets`` of a model of transformers, made and saved by PEFT itself. ``save_copies``: of the tables that it
+    changes, as PEFT does unless it is told otherwise."""
+    import peft
+
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(targets), "init_lora_weights": False, **settings})
+    adapted = peft.get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(adapted.named_parameters()):
+            if ".lora_" in name:
+                parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+    adapted.save_pretrained(str(directory), save_embedding_layers="auto" if save_copies else False)
+    return directory

@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 4
+INTERFACE = 5
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -62,7 +62,7 @@ class GroupedWeight(ctypes.Structure):
 
 
 class LoraShape(ctypes.Structure):
-    """As in lora.cpp; strides in elements."""
+    """As in lora.cpp; strides in elements. Of an embedding ``in_features`` is the vocabulary, and ``x_stride`` nothing."""
 
     _fields_ = [(name, _INT) for name in ("groups", "in_features", "out_features", "max_rank", "x_stride", "out_stride")]
 
@@ -127,6 +127,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
+    "add_embedding_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
 

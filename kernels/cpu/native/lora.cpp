@@ -74,6 +74,21 @@ inline void expand(T* const* out, const float* small, const T* b, int64_t n, int
     }
 }
 
+// out[t] += B small[t], of all outputs.
+template <class T, int TOKENS>
+inline void expand_all(T* const* to, const float* small, const T* b, int64_t rank, const LoraShape& shape, NextBytes& next) {
+  int64_t n = 0;
+  for (; n + kLoraSpan * kWidth <= shape.out; n += kLoraSpan * kWidth) expand<T, TOKENS, kLoraSpan>(to, small, b, n, rank, shape, next);
+  for (; n + kWidth <= shape.out; n += kWidth) expand<T, TOKENS, 1>(to, small, b, n, rank, shape, next);
+  for (; n < shape.out; n++)
+    for (int t = 0; t < TOKENS; t++) {
+      float sum = 0;
+      for (int64_t i = 0; i < rank; i++) sum += small[t * shape.max_rank + i] * load(b[i * shape.out + n]);
+      to[t][n] = store<T>(load(to[t][n]) + sum);
+    }
+}
+
+// Of a linear layer.
 template <class T, int TOKENS>
 inline void adapt(T* out, const T* x, const T* a, const T* b, int64_t rank, const int32_t* tokens, float* scratch, const LoraShape& shape,
                   NextBytes next) {
@@ -89,54 +104,89 @@ inline void adapt(T* out, const T* x, const T* a, const T* b, int64_t rank, cons
   for (; r + kMany <= rank; r += kMany) shrink<T, TOKENS, kMany>(small, inputs, a + r * shape.in, r, shape, of_b);
   for (; r + kSome <= rank; r += kSome) shrink<T, TOKENS, kSome>(small, inputs, a + r * shape.in, r, shape, of_b);
   for (; r < rank; r++) shrink<T, TOKENS, 1>(small, inputs, a + r * shape.in, r, shape, of_b);
-  int64_t n = 0;
-  for (; n + kLoraSpan * kWidth <= shape.out; n += kLoraSpan * kWidth) expand<T, TOKENS, kLoraSpan>(to, small, b, n, rank, shape, next);
-  for (; n + kWidth <= shape.out; n += kWidth) expand<T, TOKENS, 1>(to, small, b, n, rank, shape, next);
-  for (; n < shape.out; n++)
-    for (int t = 0; t < TOKENS; t++) {
-      float sum = 0;
-      for (int64_t i = 0; i < rank; i++) sum += small[t * shape.max_rank + i] * load(b[i * shape.out + n]);
-      to[t][n] = store<T>(load(to[t][n]) + sum);
-    }
+  expand_all<T, TOKENS>(to, small, b, rank, shape, next);
 }
 
-// out[token] += B[slot] A[slot] x[token]; a [slots, max_rank, in], b [slots, max_rank, out]. A group is a slot and which of `tokens` have
-// it: [groups, 3]. Ranks, by slot: what is behind them is not read.
-template <class T>
-inline void add_lora(T* out, const T* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens, const int32_t* groups,
-                     const LoraShape& shape) {
+// Of an embedding: A has a row of ranks for each token of the vocabulary, of which none is needed but those of the step's tokens.
+template <class T, int TOKENS>
+inline void adapt_embedding(T* out, const int64_t* ids, const T* a, const T* b, int64_t rank, const int32_t* tokens, float* small,
+                            const LoraShape& shape, NextBytes next) {
+  T* to[TOKENS];
+  for (int t = 0; t < TOKENS; t++) {
+    to[t] = out + tokens[t] * shape.out_stride;
+    const int64_t id = ids[tokens[t]];
+    const bool is_here = id >= 0 && id < shape.in;
+    for (int64_t r = 0; r < rank; r++) small[t * shape.max_rank + r] = is_here ? load(a[id * shape.max_rank + r]) : 0;
+  }
+  expand_all<T, TOKENS>(to, small, b, rank, shape, next);
+}
+
+// Calls f(count, slot, rank, tokens, scratch, next) for up to kLoraTokens tokens of a slot at a time. A group is a slot and which of
+// `tokens` have it: [groups, 3]. `ranks`: by slot; 0: nothing is called. `next_bytes(slot)`: what is read first of the slot that follows.
+template <class NEXT, class F>
+inline void each_slot(const int32_t* ranks, const int32_t* tokens, const int32_t* groups, int64_t scratch_floats, const LoraShape& shape,
+                      NEXT&& next_bytes, F&& f) {
 #pragma omp parallel
   {
-    const Buffer<float> scratch(kLoraTokens * (shape.in + shape.max_rank));
+    const Buffer<float> scratch(scratch_floats);
 #pragma omp for schedule(static)
     for (int64_t g = 0; g < shape.groups; g++) {
       const int64_t slot = groups[3 * g], end = groups[3 * g + 2], rank = ranks[slot];
-      const T *own_a = a + slot * shape.max_rank * shape.in, *own_b = b + slot * shape.max_rank * shape.out;
-      const int64_t following = g + 1 < shape.groups ? groups[3 * g + 3] : slot;
-      const NextBytes next(a + following * shape.max_rank * shape.in, ranks[following] * shape.in * sizeof(T),
-                           shape.out / (kLoraSpan * kWidth));
+      const NextBytes next = next_bytes(g + 1 < shape.groups ? groups[3 * g + 3] : slot);
       for (int64_t first = groups[3 * g + 1]; rank > 0 && first < end;) {
         const int64_t left = end - first;
         if (left >= 4)
-          adapt<T, 4>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 4;
+          f(std::integral_constant<int, 4>(), slot, rank, tokens + first, scratch, next), first += 4;
         else if (left >= 2)
-          adapt<T, 2>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 2;
+          f(std::integral_constant<int, 2>(), slot, rank, tokens + first, scratch, next), first += 2;
         else
-          adapt<T, 1>(out, x, own_a, own_b, rank, tokens + first, scratch, shape, next), first += 1;
+          f(std::integral_constant<int, 1>(), slot, rank, tokens + first, scratch, next), first += 1;
       }
     }
   }
+}
+
+// out[token] += B[slot] A[slot] x[token]; a [slots, max_rank, in], b [slots, max_rank, out]. What is behind the ranks is not read.
+template <class T>
+inline void add_lora(T* out, const T* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens, const int32_t* groups,
+                     const LoraShape& shape) {
+  const int64_t a_size = shape.max_rank * shape.in, b_size = shape.max_rank * shape.out;
+  each_slot(
+      ranks, tokens, groups, kLoraTokens * (shape.in + shape.max_rank), shape,
+      [&](int64_t slot) {
+        return NextBytes(a + slot * a_size, ranks[slot] * shape.in * sizeof(T), shape.out / (kLoraSpan * kWidth));
+      },
+      [&](auto count, int64_t slot, int64_t rank, const int32_t* own, float* scratch, const NextBytes& next) {
+        adapt<T, count>(out, x, a + slot * a_size, b + slot * b_size, rank, own, scratch, shape, next);
+      });
+}
+
+// out[token] += B[slot] A[slot][ids[token]]; a [slots, in, max_rank], b [slots, max_rank, out]; nothing where the id is not in [0, in).
+template <class T>
+inline void add_embedding_lora(T* out, const int64_t* ids, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens,
+                               const int32_t* groups, const LoraShape& shape) {
+  const int64_t a_size = shape.max_rank * shape.in, b_size = shape.max_rank * shape.out;
+  each_slot(
+      ranks, tokens, groups, kLoraTokens * shape.max_rank, shape,
+      [&](int64_t slot) {
+        return NextBytes(b + slot * b_size, ranks[slot] * shape.out * sizeof(T), shape.out / (kLoraSpan * kWidth));
+      },
+      [&](auto count, int64_t slot, int64_t rank, const int32_t* own, float* scratch, const NextBytes& next) {
+        adapt_embedding<T, count>(out, ids, a + slot * a_size, b + slot * b_size, rank, own, scratch, shape, next);
+      });
 }
 
 }  // namespace headway
 
 using namespace headway;
 
-#define HEADWAY_ADD_LORA(T, SUFFIX)                                                                                              \
-  extern "C" void add_lora_##SUFFIX(T* out, const T* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens,     \
-                                    const int32_t* groups, const LoraShape* shape) {                                            \
-    add_lora(out, x, a, b, ranks, tokens, groups, *shape);                                                                      \
+#define HEADWAY_ADD_LORA(NAME, INPUT, T, SUFFIX)                                                                                 \
+  extern "C" void NAME##_##SUFFIX(T* out, const INPUT* x, const T* a, const T* b, const int32_t* ranks, const int32_t* tokens,   \
+                                  const int32_t* groups, const LoraShape* shape) {                                              \
+    NAME(out, x, a, b, ranks, tokens, groups, *shape);                                                                          \
   }
 
-HEADWAY_ADD_LORA(float, f32)
-HEADWAY_ADD_LORA(bf16, bf16)
+HEADWAY_ADD_LORA(add_lora, float, float, f32)
+HEADWAY_ADD_LORA(add_lora, bf16, bf16, bf16)
+HEADWAY_ADD_LORA(add_embedding_lora, int64_t, float, f32)
+HEADWAY_ADD_LORA(add_embedding_lora, int64_t, bf16, bf16)

@@ -13,7 +13,7 @@ from engine_driver import add_adapter, make_engine, request, run
 from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from polling import wait_until
 from process_tree import is_running
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_models import make_tiny_model
 from tiny_tokenizers import byte_level_backend
 
@@ -71,7 +71,7 @@ def test_every_option_of_sampling(single: EngineCore, ranked: EngineCore) -> Non
 
 def test_adapters_are_on_every_rank(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
     config = read_config(files, {})
-    path, other = make_adapter(tmp_path / "a", config), make_adapter(tmp_path / "b", config, seed=1)
+    path, other = make_adapter(tmp_path / "a", config, targets=EVERYTHING), make_adapter(tmp_path / "b", config, seed=1)
     plain = run(single, [request("plain", LONG)])["plain"].token_ids
     for engine in (single, ranked):
         with pytest.raises(AdapterError, match="adapter_config"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine_driver import Output, add_adapter, make_engine, request, run
 from outputs_alike import LONG, assert_alike, assert_alike_on_too_small_a_cache
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
@@ -71,7 +71,7 @@ def test_chunks_hits_and_preemptions(single: EngineCore, ranked: EngineCore) -> 
 
 
 def test_adapters_and_sampling(single: EngineCore, ranked: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
-    path = make_adapter(tmp_path / "a", read_config(files, {}))
+    path = make_adapter(tmp_path / "a", read_config(files, {}), targets=EVERYTHING)
     for engine in (single, ranked):
         add_adapter(engine, AdapterRef(2, "a", str(path)))
     adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)

@@ -12,7 +12,7 @@ import pytest
 from engine_driver import add_adapter, make_engine, request
 from outputs_alike import LONG, assert_alike, assert_alike_in_every_option, assert_alike_on_too_small_a_cache
 from process_tree import is_running
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_models import make_tiny_model
 from tiny_tokenizers import byte_level_backend
 
@@ -72,7 +72,7 @@ def test_every_option_of_sampling(single: EngineCore, staged: EngineCore) -> Non
 def test_adapters_are_on_every_stage(single: EngineCore, staged: EngineCore, files: ModelFiles, tmp_path: Path) -> None:
     """One is loaded behind steps that are under way, and reaches no stage before them."""
     config = read_config(files, {})
-    path = make_adapter(tmp_path / "a", config)
+    path = make_adapter(tmp_path / "a", config, targets=EVERYTHING)
     adapted = GenerateRequest("adapted", LONG, request("", [1]).sampling, 0.0, adapter_id=2)
     for engine in (single, staged):
         with pytest.raises(AdapterError, match="adapter_config"):

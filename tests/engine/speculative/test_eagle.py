@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from plain_heads import DraftRecorder, PlainHead
 from plain_recorder import PlainRecorder, use_plain_graphs
-from tiny_adapters import make_adapter
+from tiny_adapters import EVERYTHING, make_adapter
 from tiny_heads import head_weights, make_head, make_knowing_head, quieten
 from tiny_models import make_tiny_model
 
@@ -178,7 +178,7 @@ def test_pages_in_fp8() -> None:
 
 
 def test_a_head_reads_what_the_model_says_with_an_adapter(tmp_path: Path) -> None:
-    adapter = AdapterRef(1, "a", str(make_adapter(tmp_path, read_config(target()))))
+    adapter = AdapterRef(1, "a", str(make_adapter(tmp_path, read_config(target()), targets=EVERYTHING)))
     requests = [replace(one, adapter_id=1) for one in asks(2)]
     runs = []
     for method in None, "eagle":
