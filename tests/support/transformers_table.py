@@ -6,24 +6,33 @@ import json
 from pathlib import Path
 from typing import Any
 
+from headway.server.models.transformers_mixture import MIXTURE_KEYS, SHARED_KEYS
+
 TABLE = Path(__file__).resolve().parents[2] / "server/models/transformers_classes.json"
 # What fits no attention of ours, by what was tried: keywords that don't reach it (Nemotron), two calls a layer (DiffLlama), layers that
-# share keys (Gemma 3n), sinks (Granite SWA), convolutions (LFM 2), tensors put together (HRM), a head of its own (Dory); and those whose
-# checkpoints are quantised (BitNet), or are made of codes, not text (Moshi).
+# share keys (Gemma 3n, Gemma 4) or have other heads than the rest (MiMo), experts inside attention (JetMoE), blocks of keys chosen for a
+# token (MiniMax M3), masks of their own (Doge, Llama 4), a state (MiniMax) or convolutions (LFM 2) beside keys and values, tensors put
+# together (HRM), a head of its own (Dory); and those whose checkpoints are quantised (BitNet), or are made of codes, not text (Moshi).
 NOT_SERVED = {
     "BitNetForCausalLM",
     "CohereCompassForCausalLM",
     "DiffLlamaForCausalLM",
+    "DogeForCausalLM",
     "DoryForCausalLM",
-    "Dots1ForCausalLM",
+    "Dots3NoteForCausalLM",
     "GPTBigCodeForCausalLM",
     "Gemma3nForCausalLM",
     "Gemma4ForCausalLM",
     "Gemma4UnifiedForCausalLM",
-    "GraniteSWAForCausalLM",
     "HrmTextForCausalLM",
+    "JetMoeForCausalLM",
     "Lfm2ForCausalLM",
+    "Lfm2MoeForCausalLM",
     "Lfm3ForCausalLM",
+    "Llama4ForCausalLM",
+    "MiMoV2FlashForCausalLM",
+    "MiniMaxForCausalLM",
+    "MiniMaxM3VLForCausalLM",
     "ModernBertDecoderForCausalLM",
     "MoshiForCausalLM",
     "NemotronForCausalLM",
@@ -56,6 +65,7 @@ _KEYS = (
     "max_position_embeddings",
     "hidden_act",
     "tie_word_embeddings",
+    *MIXTURE_KEYS,
 )
 
 _CHANGED = ("hidden_size", "num_attention_heads")
@@ -68,7 +78,12 @@ def table() -> dict[str, dict[str, Any]]:
 
     found = {}
     for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), key=lambda item: (str(item[1]), item[0])):
-        if not isinstance(name, str) or name in NOT_SERVED or name in found or (name.startswith(_OTHERS) and name != "Ernie4_5ForCausalLM"):
+        if (
+            not isinstance(name, str)
+            or name in NOT_SERVED
+            or name in found
+            or (name.startswith(_OTHERS) and not name.startswith("Ernie4_5"))
+        ):
             continue
         config_class = CONFIG_MAPPING[model_type]
         try:
@@ -87,28 +102,56 @@ def _is_decoder(model_class: Any, config: Any) -> bool:
         return False
     if config.is_encoder_decoder or any(hasattr(config, key) for key in ("vision_config", "audio_config", "text_config")):
         return False
-    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "kv_lora_rank", "qk_nope_head_dim")
-    return not any(getattr(config, key, None) for key in experts)
+    return not any(getattr(config, key, None) for key in ("kv_lora_rank", "qk_nope_head_dim"))
 
 
 def _entry(config: Any) -> dict[str, Any]:
-    defaults = {key: value for key in _KEYS if (value := getattr(config, key, None)) is not None}
+    # Not by the other names that a class knows a key by, of which a file has one.
+    aliases = {key for key in config.attribute_map if key in MIXTURE_KEYS and config.attribute_map[key] in MIXTURE_KEYS}
+    defaults = {key: value for key in _KEYS if key not in aliases and (value := getattr(config, key, None)) is not None}
     # Some are computed from others, which a file may change.
     other = type(config)(hidden_size=2 * config.hidden_size, num_attention_heads=4 * config.num_attention_heads)
     defaults = {key: value for key, value in defaults.items() if key in _CHANGED or getattr(other, key, None) == value}
-    names = {key: name for key, name in config.attribute_map.items() if key in _KEYS}
-    return {"model_type": config.model_type, "names": names, "defaults": defaults, "is_gated": _is_gated(config)}
+    if kinds := getattr(config, "mlp_layer_types", None):
+        defaults["first_k_dense_replace"] = kinds.index("sparse")
+    if _has_feed_forward_beside_experts(model := _empty_model(config), config) and not any(key in defaults for key in SHARED_KEYS):
+        defaults["num_shared_experts"] = 1
+    names = {key: name for key, name in config.attribute_map.items() if key in _KEYS and key not in aliases}
+    has_sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
+    is_gated = _has_experts(model) or _is_gated(model, config)
+    return {"model_type": config.model_type, "names": names, "defaults": defaults, "is_gated": is_gated, "has_sinks": has_sinks}
 
 
-def _is_gated(config: Any) -> bool:
-    """Whether the feed-forward layer has two projections up, or one of twice the size."""
+def _empty_model(config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
     if getattr(config, "head_dim", 0) is None:  # which the class's own checkpoints say
         config.head_dim = config.hidden_size // config.num_attention_heads
+    if getattr(config, "n_routed_experts", 0) is None:
+        config.n_routed_experts, config.num_experts_per_tok, config.n_shared_experts = 8, 2, 1
+        config.n_group, config.topk_group = 1, 1
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _has_experts(model: Any) -> bool:
+    return any(parameter.dim() == 3 for parameter in model.parameters())
+
+
+def _has_feed_forward_beside_experts(model: Any, config: Any) -> bool:
+    """Of the size that the config has for experts."""
+    blocks = {name.rpartition(".")[0] for name, module in model.named_modules() if name.endswith(".experts")}
+    downs = [
+        name for name, module in model.named_modules() if getattr(module, "in_features", 0) == getattr(config, "intermediate_size", None)
+    ]
+    return any(name.startswith(f"{block}.") for name in downs for block in blocks)
+
+
+def _is_gated(model: Any, config: Any) -> bool:
+    """Whether the feed-forward layer has two projections up, or one of twice the size."""
+    import torch
+
     inner = config.intermediate_size if getattr(config, "intermediate_size", None) else 4 * config.hidden_size
     layer = next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList))[0]
     ups = [m.out_features for m in layer.modules() if isinstance(m, torch.nn.Linear) and m.in_features == config.hidden_size]
