@@ -68,6 +68,13 @@ def known_classes() -> Mapping[str, KnownClass]:
     return {name: KnownClass(**{key.name: entry[key.name] for key in fields(KnownClass)}) for name, entry in table.items()}
 
 
+@cache
+def refused_classes() -> Mapping[str, str]:
+    """Architecture -> why it is not served, of those that transformers has and that can't be."""
+    found: dict[str, str] = json.loads((Path(__file__).parent / "transformers_refused.json").read_text())
+    return found
+
+
 def own_code(values: Mapping[str, Any]) -> str | None:
     """The class of a causal language model that the model's directory brings code for: "modeling_x.XForCausalLM"."""
     found = (values.get("auto_map") or {}).get("AutoModelForCausalLM") if isinstance(values.get("auto_map"), dict) else None

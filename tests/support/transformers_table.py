@@ -1,41 +1,41 @@
-"""Makes server/models/transformers_classes.json from the transformers that is installed: `python tests/support/transformers_table.py`."""
+"""Makes server/models/transformers_classes.json and transformers_refused.json from the transformers that is installed:
+`python tests/support/transformers_table.py`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from headway.server.models.transformers_mixture import MIXTURE_KEYS, SHARED_KEYS
 
 TABLE = Path(__file__).resolve().parents[2] / "server/models/transformers_classes.json"
-# What fits no attention of ours, by what was tried: keywords that don't reach it (Nemotron), two calls a layer (DiffLlama), layers that
-# share keys (Gemma 3n, Gemma 4) or have other heads than the rest (MiMo), experts inside attention (JetMoE), blocks of keys chosen for a
-# token (MiniMax M3), masks of their own (Doge, Llama 4), a state (MiniMax) or convolutions (LFM 2) beside keys and values, tensors put
-# together (HRM), a head of its own (Dory); and those whose checkpoints are quantised (BitNet), or are made of codes, not text (Moshi).
+REFUSED = TABLE.with_name("transformers_refused.json")
+# What fits no attention of ours, or no loader, by what was tried, and why.
 NOT_SERVED = {
-    "BitNetForCausalLM",
-    "CohereCompassForCausalLM",
-    "DiffLlamaForCausalLM",
-    "DogeForCausalLM",
-    "DoryForCausalLM",
-    "Dots3NoteForCausalLM",
-    "GPTBigCodeForCausalLM",
-    "Gemma3nForCausalLM",
-    "Gemma4ForCausalLM",
-    "Gemma4UnifiedForCausalLM",
-    "HrmTextForCausalLM",
-    "JetMoeForCausalLM",
-    "Lfm2ForCausalLM",
-    "Lfm2MoeForCausalLM",
-    "Lfm3ForCausalLM",
-    "Llama4ForCausalLM",
-    "MiMoV2FlashForCausalLM",
-    "MiniMaxForCausalLM",
-    "MiniMaxM3VLForCausalLM",
-    "ModernBertDecoderForCausalLM",
-    "MoshiForCausalLM",
-    "NemotronForCausalLM",
+    "BitNetForCausalLM": "its checkpoints are quantised in a way of their own",
+    "CohereCompassForCausalLM": "its layers are of kinds that attention here has not",
+    "DiffLlamaForCausalLM": "its layers attend more than once",
+    "DogeForCausalLM": "its attention takes masks of its own",
+    "DoryForCausalLM": "its head is of a kind of its own",
+    "Dots3NoteForCausalLM": "it takes more than text",
+    "GPTBigCodeForCausalLM": "its config.json says nothing of its key-value heads",
+    "Gemma3nForCausalLM": "its layers share keys and values",
+    "Gemma4ForCausalLM": "its layers share keys and values",
+    "Gemma4UnifiedForCausalLM": "its layers share keys and values",
+    "HrmTextForCausalLM": "its checkpoints have tensors that are taken apart",
+    "JetMoeForCausalLM": "it has experts inside its attention",
+    "Lfm2ForCausalLM": "it keeps a state beside keys and values",
+    "Lfm2MoeForCausalLM": "it keeps a state beside keys and values",
+    "Lfm3ForCausalLM": "it keeps a state beside keys and values",
+    "Llama4ForCausalLM": "its attention takes masks of its own",
+    "MiMoV2FlashForCausalLM": "its layers differ in key-value heads",
+    "MiniMaxForCausalLM": "it keeps a state beside keys and values",
+    "MiniMaxM3VLForCausalLM": "its attention chooses blocks of keys for each token",
+    "ModernBertDecoderForCausalLM": "its config.json says nothing of its key-value heads",
+    "MoshiForCausalLM": "it takes more than text",
+    "NemotronForCausalLM": "it does not hand on what attention needs of a step",
 }
 # Encoders that once were decoders, and what has positions or attention of its own.
 _OTHERS = (
@@ -73,36 +73,56 @@ _CHANGED = ("hidden_size", "num_attention_heads")
 
 def table() -> dict[str, dict[str, Any]]:
     """Architecture -> the fields of models/transformers_config.KnownClass."""
+    return {name: _entry(config) for name, config, why in _classes() if not why}
+
+
+def refused() -> dict[str, str]:
+    """Architecture -> why transformers' class of this name is not served."""
+    served = {name for name, _, why in _classes() if not why}
+    return dict(sorted({name: why for name, _, why in _classes() if why and name not in served}.items()))
+
+
+def _classes() -> Iterator[tuple[str, Any, str]]:
+    """(architecture, a config of it, why it is not served or ""), each served one once."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    found = {}
+    found: set[str] = set()
     for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items(), key=lambda item: (str(item[1]), item[0])):
-        if (
-            not isinstance(name, str)
-            or name in NOT_SERVED
-            or name in found
-            or (name.startswith(_OTHERS) and not name.startswith("Ernie4_5"))
-        ):
+        if not isinstance(name, str) or name in found or (name.startswith(_OTHERS) and not name.startswith("Ernie4_5")):
             continue
         config_class = CONFIG_MAPPING[model_type]
+        if name in NOT_SERVED:
+            yield name, None, NOT_SERVED[name]
+            continue
         try:
             config = config_class()
         except Exception:  # some configs have no defaults: those of several kinds of inputs
             continue
-        if _is_decoder(MODEL_FOR_CAUSAL_LM_MAPPING[config_class], config):
-            found[name] = _entry(config)
-    return found
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
+        if isinstance(model_class, tuple):
+            continue
+        why = _why_not(model_class, config)
+        if why:
+            yield name, config, why
+        elif model_class.config_class is type(config):  # else it serves another kind of configs too
+            found.add(name)
+            yield name, config, ""
 
 
-def _is_decoder(model_class: Any, config: Any) -> bool:
-    if isinstance(model_class, tuple) or model_class.config_class is not type(config):
-        return False  # a class that serves other kinds of configs too
-    if not model_class._supports_attention_backend or model_class._is_stateful:
-        return False
-    if config.is_encoder_decoder or any(hasattr(config, key) for key in ("vision_config", "audio_config", "text_config")):
-        return False
-    return not any(getattr(config, key, None) for key in ("kv_lora_rank", "qk_nope_head_dim"))
+def _why_not(model_class: Any, config: Any) -> str:
+    """Why a class is not served, by what it says of itself; "" where it may be."""
+    if model_class._is_stateful:
+        return "it keeps a state beside keys and values"
+    if config.is_encoder_decoder:
+        return "it has an encoder"
+    if any(hasattr(config, key) for key in ("vision_config", "audio_config", "text_config")):
+        return "it takes more than text"
+    if any(getattr(config, key, None) for key in ("kv_lora_rank", "qk_nope_head_dim")):
+        return "its attention is latent"
+    if not model_class._supports_attention_backend:
+        return "its attention can't be handed to another's"
+    return ""
 
 
 def _entry(config: Any) -> dict[str, Any]:
@@ -160,3 +180,4 @@ def _is_gated(model: Any, config: Any) -> bool:
 
 if __name__ == "__main__":
     TABLE.write_text(json.dumps(table(), indent=1) + "\n")
+    REFUSED.write_text(json.dumps(refused(), indent=1) + "\n")
