@@ -78,8 +78,9 @@ def table() -> dict[str, dict[str, Any]]:
 
 def refused() -> dict[str, str]:
     """Architecture -> why transformers' class of this name is not served."""
-    served = {name for name, _, why in _classes() if not why}
-    return dict(sorted({name: why for name, _, why in _classes() if why and name not in served}.items()))
+    found = list(_classes())
+    served = {name for name, _, why in found if not why}
+    return dict(sorted({name: why for name, _, why in found if why and name not in served}.items()))
 
 
 def _classes() -> Iterator[tuple[str, Any, str]]:
