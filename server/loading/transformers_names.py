@@ -100,10 +100,10 @@ def _read_together(target: str, shape: tuple[int, ...], sources: list[tuple[Chec
     from transformers.core_model_loading import dot_natural_key
 
     known = sources[0][1]
-    converter = known.copy(list(known.source_patterns), list(known.target_patterns), operations=known.operations)
-    for tensor, _, pattern in sorted(sources, key=lambda source: dot_natural_key(source[0].name)):
-        converter.add_tensor(target, tensor.name, pattern, tensor.read)
     try:
+        converter = type(known)(list(known.source_patterns), list(known.target_patterns), known.operations)
+        for tensor, _, pattern in sorted(sources, key=lambda source: dot_natural_key(source[0].name)):
+            converter.add_tensor(target, tensor.name, pattern, tensor.read)
         found = next(iter(converter.convert(target).values()))
     except Exception as problem:  # whatever transformers thinks of anybody's file
         raise _misfit(target, origin, f"can't be put together ({type(problem).__name__}: {problem})") from problem
