@@ -55,7 +55,7 @@ class ModelConfig(Topic):
     model_impl: Literal["auto", "headway", "transformers"] = option(
         "auto",
         "Whose model code runs. auto: Headway's own for the families that it has, else that of the transformers library, over Headway's "
-        "attention, cache and linear layers. vllm means headway.",
+        "attention, cache, linear layers and experts. vllm means headway.",
         synonyms=(("vllm", "headway"),),
         refused=(("terratorch", "it is for models of images, and Headway serves text: use auto"),),
     )

@@ -147,6 +147,13 @@ class AttentionSinks(Layer):
         return scores.nbytes
 
 
+@dataclass(frozen=True, slots=True)
+class GivenSinks:
+    """The same where another has the weights: scores [heads of this rank]."""
+
+    scores: Tensor
+
+
 class Attention(Layer):
     """qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim], this rank's heads.
 
@@ -166,7 +173,7 @@ class Attention(Layer):
         is_interleaved: bool = False,
         q_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
         k_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
-        sinks: AttentionSinks | None = None,
+        sinks: AttentionSinks | GivenSinks | None = None,
         context: ContextGroup | None = None,
     ) -> None:
         """``context``: the ranks that hold the same key-value heads for the other parts of each sequence."""

@@ -85,7 +85,7 @@ def load_model(
     method = _method(quantization, torch_dtype, device, rounded or config.scheme)
     length = max_model_len or config.max_model_len
     if isinstance(config, TransformersConfig):
-        context = BuildContext(torch_dtype, device, method, group, length, stage=stage)
+        context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts)
         return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed, rounded=rounded)
     assert family is not None, "only what runs through transformers has none"
     rotation = _rotation(family, config) if quantization == "int8" else None

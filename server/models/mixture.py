@@ -34,10 +34,11 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
             dtype=context.dtype,
             device=context.device,
         )
-    return MixtureOfExperts(router, _routed(shape, mixture.num_experts, context), shared, context.group)
+    return MixtureOfExperts(router, routed_experts(shape, mixture.num_experts, context), shared, context.group)
 
 
-def _routed(shape: ExpertShape, num_experts: int, context: BuildContext) -> ExpertStore:
+def routed_experts(shape: ExpertShape, num_experts: int, context: BuildContext) -> ExpertStore:
+    """What this rank holds of a layer's experts, kept as the method of the linears and the device want it."""
     if context.num_redundant_experts is not None:
         placement = first_placement(num_experts, context.group.size, context.num_redundant_experts)
         return BalancedExperts(shape, num_experts, placement, context.method, context.group, context.device)

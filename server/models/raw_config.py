@@ -14,7 +14,7 @@ _MISSING: Any = object()
 _LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
 # Counts of what is built one by one, in a process whose memory would fill for minutes before a weight is missed.
 _LARGEST_COUNTS = dict.fromkeys(("num_hidden_layers", "n_layers", "num_nextn_predict_layers"), 2**12) | dict.fromkeys(
-    ("num_experts", "num_local_experts", "n_routed_experts"), 2**13
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 2**13
 )
 _LARGEST_NUMBER = float(2**63)  # beyond any in a model; what is made of two of them is still finite
 _ROPE_TYPES: dict[str, RopeType] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from headway.server.errors import ModelSourceError
 from headway.server.models.pooled import pooled
-from headway.server.models.transformers_config import ModelCode, known_classes, own_code
+from headway.server.models.transformers_config import ModelCode, known_classes, own_code, refused_classes
 
 if TYPE_CHECKING:
     from headway.server.models.base import Family, PooledFamily
@@ -94,7 +94,7 @@ def class_through_transformers(architectures: list[str], raw: RawConfig, code: M
     if code.implementation == "transformers":
         raise ModelSourceError(
             f"--model-impl transformers: {' / '.join(architectures) or 'a model without `architectures`'} in {raw.origin} is no class that "
-            f"can be served so; these are: {', '.join(known)}."
+            f"can be served so{_why_refused(architectures)}; these are: {', '.join(known)}."
         )
     return None
 
@@ -145,10 +145,17 @@ def _nearest(names: list[str], known: list[str]) -> str:
     )
 
 
+def _why_refused(names: list[str]) -> str:
+    """Where transformers has the class, and is not used for it."""
+    refused = refused_classes()
+    return next((f" ({refused[name]})" for name in names if name in refused), "")
+
+
 def _unsupported(names: list[str], known: list[str], origin: str, others: str = "") -> ModelSourceError:
     supported = f"these are: {', '.join(known)}{others}{_nearest(names, known)}"
     if not names:
         return ModelSourceError(
             f"The config.json of {origin} has no `architectures`, so that it is not known which of the supported ones it is; {supported}."
         )
-    return ModelSourceError(f"The architecture of {origin} is {' / '.join(names)}, which is not supported; {supported}.")
+    why = _why_refused(names)
+    return ModelSourceError(f"The architecture of {origin} is {' / '.join(names)}, which is not supported{why}; {supported}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -10,17 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from headway.kernels.plans import LoraPlan
+from headway.server.distributed.groups import SINGLE
 from headway.server.distributed.places import WHOLE
 from headway.server.errors import ModelSourceError
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
+from headway.server.layers.experts import ExpertStore
 from headway.server.layers.forward import ForwardBatch, LayerKV
 from headway.server.layers.linear import Linear, split_evenly
+from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.layers.weight import Layer
 from headway.server.models.base import BuildContext, KVSpec
+from headway.server.models.expert_names import ExpertStack
+from headway.server.models.mixture import routed_experts
 from headway.server.models.names import WeightName
 from headway.server.models.transformers_attention import STEP, PagedAttention
-from headway.server.models.transformers_code import empty_model, fill_buffers, split_styles
+from headway.server.models.transformers_code import empty_model, fill_buffers, is_exact, split_styles
 from headway.server.models.transformers_config import TransformersConfig
+from headway.server.models.transformers_experts import ExpertsModule, FoundExperts, find_experts, is_router, stacked_elsewhere
 from headway.server.models.transformers_layers import (
     EmbeddingModule,
     HeadModule,
@@ -30,6 +37,8 @@ from headway.server.models.transformers_layers import (
     make_linear,
 )
 
+log = logging.getLogger(__name__)
+
 
 class TransformersModel(Layer):
     """``names`` say which tensor of a checkpoint fills which weight; they follow from the modules, so each model has its own."""
@@ -37,9 +46,11 @@ class TransformersModel(Layer):
     def __init__(self, config: TransformersConfig, context: BuildContext) -> None:
         _check(config, context)
         self.linears: dict[str, Linear] = {}
+        self.experts: dict[str, ExpertStore] = {}
         self.kept: dict[str, KeptTensor] = {}
         self.embed_tokens: VocabParallelEmbedding | None = None
         self.names: list[WeightName] = []
+        self.stacks: list[ExpertStack] = []
         self.causal = empty_model(config)
         self._context = context
         self._adapters = StepAdapters()
@@ -51,8 +62,13 @@ class TransformersModel(Layer):
         self.kv_spec = KVSpec(config.num_layers, config.num_kv_heads // group.size, config.head_dim)
         fill_buffers(self.causal, context.device)
         self._adopt_vocabulary(config)
-        self._adopt_linears(split_styles(self.causal, config, group.size))
-        self._adopt_others()
+        experts = find_experts(self.causal)
+        if left := stacked_elsewhere(self.causal, experts):
+            _check_left(config, context, left[0])
+        styles = split_styles(self.causal, config, group.size, experts)
+        self._adopt_linears(styles, experts)
+        self._adopt_experts(config, experts)
+        self._adopt_others(styles)
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = self._attention.begin(batch, kv)
@@ -60,6 +76,7 @@ class TransformersModel(Layer):
         out = self._body(
             input_ids=token_ids.unsqueeze(0), position_ids=batch.positions.unsqueeze(0), use_cache=False, return_dict=True, **{STEP: step}
         )
+        step.end()
         hidden: Tensor = out.last_hidden_state.squeeze(0)
         return hidden
 
@@ -119,10 +136,26 @@ class TransformersModel(Layer):
         self.lm_head = own
         self.names.append(WeightName(f"{head_name}.weight", "lm_head.weight"))  # a tied one has no weight; adapters call it so
 
-    def _adopt_linears(self, styles: dict[str, str]) -> None:
+    def _adopt_experts(self, config: TransformersConfig, experts: list[FoundExperts]) -> None:
+        """Those that ours can stand for."""
+        context = self._context
+        for found in experts:
+            if found.num_experts != config.num_experts:
+                raise ModelSourceError(
+                    f"{config.model_class} has {found.num_experts} experts in {found.name}, and its config.json speaks of "
+                    f"{config.num_experts}: a model is served through transformers where all layers have as many as it says."
+                )
+            self.experts[found.name] = routed_experts(found.shape, found.num_experts, context)
+            self._replace(found.module, ExpertsModule(self.experts[found.name], context.group))
+            self.names += found.names
+            self.stacks += found.stacks
+
+    def _adopt_linears(self, styles: dict[str, str], experts: list[FoundExperts]) -> None:
         context = self._context
         found = [(name, module) for name, module in self.causal.named_modules() if type(module) is nn.Linear]
         for name, module in found:
+            if name not in styles and is_router(module, name, experts):
+                continue
             style = styles.get(name, "")
             self.linears[name] = linear = make_linear(module, style, context.method, context.group)
             gathers, splits = style.endswith("_gather_output"), style.endswith("_split_input")
@@ -130,7 +163,7 @@ class TransformersModel(Layer):
             kinds = ("weight", "bias") if module.bias is not None else ("weight",)
             self.names += [WeightName(f"{name}.{kind}", f"linears.{name}.{kind}") for kind in kinds]
 
-    def _adopt_others(self) -> None:
+    def _adopt_others(self, styles: dict[str, str]) -> None:
         """Norms, and whatever else has tensors; buffers too, where checkpoints have them."""
         state = self.causal.state_dict(keep_vars=True)
         for module_name, module in self.causal.named_modules():
@@ -138,12 +171,17 @@ class TransformersModel(Layer):
                 full = f"{module_name}.{name}" if module_name else name
                 tensor = getattr(module, name)
                 if full in state and full not in self.kept and tensor is not None:
-                    self._keep(module, name, full)
+                    self._keep(module, name, full, is_cut=styles.get(full) == "colwise")
 
-    def _keep(self, module: nn.Module, name: str, checkpoint: str, then: Callable[[Tensor], int] | None = None) -> None:
+    def _keep(
+        self, module: nn.Module, name: str, checkpoint: str, then: Callable[[Tensor], int] | None = None, *, is_cut: bool = False
+    ) -> None:
         tensor = getattr(module, name)
-        dtype = self._context.dtype if tensor.is_floating_point() else tensor.dtype
-        self.kept[checkpoint] = KeptTensor(module, name, dtype, self._context.device, then)
+        dtype = tensor.dtype
+        if tensor.is_floating_point():
+            dtype = torch.float32 if is_exact(self.causal, checkpoint, self._context.dtype) else self._context.dtype
+        group = self._context.group if is_cut else SINGLE
+        self.kept[checkpoint] = KeptTensor(module, name, dtype, self._context.device, then, group)
         self.names.append(WeightName(checkpoint, f"kept.{checkpoint}.weight"))
 
     def _replace(self, module: nn.Module, ours: nn.Module) -> str:
@@ -174,7 +212,21 @@ class _Replay(nn.Module):
     def forward(self, *_: Any, **__: Any) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+        out = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.hidden)
+        out.router_logits = None  # which the heads of mixtures hand on
+        return out
+
+
+def _check_left(config: TransformersConfig, context: BuildContext, tensor: str) -> None:
+    """Of experts, by one of their tensors, that are no kind of ours. Raises ModelSourceError for what would have to reach into them."""
+    is_rounded = not isinstance(context.method, UnquantizedLinear)
+    if context.group.size > 1 or is_rounded:
+        option = "--quantization" if is_rounded else "--tensor-parallel-size"
+        raise ModelSourceError(
+            f"{config.model_class} has experts that only transformers can compute ({tensor}), whole and as they are: leave {option} out"
+            f"{', or set it to none' if is_rounded else ''}."
+        )
+    log.info("Experts are computed by transformers' own code, since their feed-forward layers are of no kind that Headway's product has")
 
 
 def _check(config: TransformersConfig, context: BuildContext) -> None:

@@ -11,8 +11,10 @@ import torch
 from headway.server.errors import ModelSourceError
 from headway.server.models.transformers_attention import NAME, register
 from headway.server.models.transformers_config import TransformersConfig
+from headway.server.models.transformers_experts import FoundExperts
 
-_WHOLE_STYLES = ("replicated_with_grad_allreduce", "replicated")
+# "local_params" says how transformers hands parameters to a module that is cut; ours are there as they are.
+_WHOLE_STYLES = ("replicated_with_grad_allreduce", "replicated", "local_params")
 _CUT_STYLES = ("colwise", "rowwise", "colwise_gather_output", "rowwise_split_input", "embedding_rowwise")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -61,14 +63,24 @@ def fill_buffers(model: Any, device: torch.device) -> None:
             module._buffers[name] = module._buffers[name].to(device)
 
 
-def split_styles(model: Any, config: TransformersConfig, size: int) -> dict[str, str]:
-    """Module -> how the model's tensor-parallel plan cuts it over ``size`` ranks; without an entry it is whole on each.
+def is_exact(model: Any, name: str, dtype: torch.dtype) -> bool:
+    """Whether a tensor is fp32 in a model whose others are ``dtype``, as its class says: biases of a router, and sinks."""
+    patterns = model._keep_in_fp32_modules_strict or () if dtype != torch.float32 else ()
+    patterns = [*patterns, *((model._keep_in_fp32_modules or ()) if dtype == torch.float16 else ())]
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def split_styles(model: Any, config: TransformersConfig, size: int, experts: list[FoundExperts]) -> dict[str, str]:
+    """Module, or a parameter with a cut of its own -> how the model's tensor-parallel plan cuts it over ``size`` ranks; without an entry it
+    is whole on each. ``experts`` are cut as ours are, whatever it says of them.
 
     Raises ModelSourceError where there is no plan, or one with a cut that is not done."""
     if size == 1:
         return {}
     plan = {f"{model.base_model_prefix}.{name}": style for name, style in (getattr(model.config, "base_model_tp_plan", None) or {}).items()}
-    if not any(style.startswith("colwise") for style in plan.values()):
+    of_experts = tuple(_LAYER_NUMBER.sub("*", found.name) for found in experts)
+    plan = {name: style for name, style in plan.items() if not name.startswith(of_experts)}
+    if not experts and not any(style.startswith("colwise") for style in plan.values()):
         raise ModelSourceError(
             f"{config.model_class} has no tensor-parallel plan in transformers that cuts its layers, so that it can't be split: "
             "leave --tensor-parallel-size out."
@@ -78,25 +90,15 @@ def split_styles(model: Any, config: TransformersConfig, size: int) -> dict[str,
             f"The tensor-parallel plan of {config.model_class} has the cut {strange[0]}, which is not done: "
             "leave --tensor-parallel-size out."
         )
-    found = {name: plan.get(_LAYER_NUMBER.sub("*", name), "") for name, _ in model.named_modules()}
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+    found = {name: plan.get(_LAYER_NUMBER.sub("*", name), "") for name in names}
     return {name: style for name, style in found.items() if style in _CUT_STYLES}
-
-
-def renamings(model: Any) -> list[Any]:
-    """Transformers' own changes of the names in older checkpoints. Raises ModelSourceError for those that also change tensors."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightConverter
-
-    found = get_model_conversion_mapping(model)
-    if any(isinstance(change, WeightConverter) for change in found):
-        raise ModelSourceError(f"Checkpoints of {type(model).__name__} are put together from others' tensors, which is not done.")
-    return list(found)
 
 
 def _hf_config(config: TransformersConfig) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values = dict(config.values)
+    values = dict(config.values) | {"output_router_logits": False}  # which are for those who train
     own = (values.get("auto_map") or {}).get("AutoConfig") if config.code_class is not None else None
     if own is not None:
         return _own_class(config, own).from_dict(values)

@@ -14,11 +14,12 @@ from headway.server.layers.rope_config import NO_ROPE
 from headway.server.models.base import DecoderConfig
 from headway.server.models.decoder_config import read_dtype
 from headway.server.models.raw_config import RawConfig
+from headway.server.models.transformers_mixture import read_any_mixture
 
 ModelImplementation = Literal["auto", "headway", "transformers"]
 # Rotations of a text that change while it grows: keys stay in the cache as they were rotated.
 _GROWING_ROPES = ("dynamic", "longrope", "su")
-_MOST_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_LATENT_KEYS = ("kv_lora_rank", "qk_nope_head_dim")
 _OF_OTHER_INPUTS = ("vision_config", "audio_config", "text_config", "thinker_config")
 
 
@@ -56,6 +57,7 @@ class KnownClass:
     names: Mapping[str, str]
     defaults: Mapping[str, Any]
     is_gated: bool
+    has_sinks: bool
 
 
 @cache
@@ -64,6 +66,13 @@ def known_classes() -> Mapping[str, KnownClass]:
     path = Path(__file__).parent / "transformers_classes.json"
     table = json.loads(path.read_text())
     return {name: KnownClass(**{key.name: entry[key.name] for key in fields(KnownClass)}) for name, entry in table.items()}
+
+
+@cache
+def refused_classes() -> Mapping[str, str]:
+    """Architecture -> why it is not served, of those that transformers has and that can't be."""
+    found: dict[str, str] = json.loads((Path(__file__).parent / "transformers_refused.json").read_text())
+    return found
 
 
 def own_code(values: Mapping[str, Any]) -> str | None:
@@ -100,6 +109,8 @@ def read_transformers_config(raw: RawConfig, architecture: str, directory: Path,
         tie_word_embeddings=model.flag("tie_word_embeddings"),
         hidden_act=act,
         is_gated=known.is_gated if known is not None else act in GATED_ACTIVATION_NAMES,
+        has_sinks=known is not None and known.has_sinks,
+        mixture=read_any_mixture(model),
         values=dict(raw.values),
         directory=directory,
         model_class=architecture,
@@ -122,9 +133,9 @@ def _refuse_others(model: RawConfig) -> None:
             raise model.refusal(f"{key} says that it takes more than text, and transformers is used for decoders of text only")
     if model.get("is_encoder_decoder"):
         raise model.refusal("is_encoder_decoder is true, and transformers is used for decoders only")
-    for key in _MOST_EXPERTS:
-        if isinstance(count := model.get(key), int) and count > 1:
-            raise model.refusal(f"{key} is {count}, and mixtures of experts are not served through transformers")
+    for key in _LATENT_KEYS:
+        if model.get(key):
+            raise model.refusal(f"{key} says that its attention is latent, which is not served through transformers")
     if model.get("quantization_config") or model.get("compression_config"):
         why = "quantization_config is there, and quantised checkpoints are not served through transformers"
         raise model.refusal(f"{why}; use the model whose weights are not")

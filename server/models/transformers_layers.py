@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from headway.kernels.plans import LoraPlan
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
-from headway.server.layers.linear import ColumnParallelLinear, Linear, RowParallelLinear
-from headway.server.layers.weight import Layer, Weight, whole
+from headway.server.layers.linear import ColumnParallelLinear, Linear, RowParallelLinear, split_evenly
+from headway.server.layers.weight import Layer, Part, Weight
 
 
 @dataclass(slots=True)
@@ -71,15 +71,26 @@ class HeadModule(nn.Module):
 
 
 class KeptTensor(Layer):
-    """A tensor of a module that stays transformers' own: a norm's weight, a table of positions. Every rank has all of it."""
+    """A tensor of a module that stays transformers' own: a norm's weight, a table of positions. Every rank has all of it, or of a
+    number for each head those of its heads."""
 
     def __init__(
-        self, module: nn.Module, name: str, dtype: torch.dtype, device: torch.device, then: Callable[[Tensor], int] | None
+        self,
+        module: nn.Module,
+        name: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        then: Callable[[Tensor], int] | None,
+        group: TensorParallelGroup = SINGLE,
     ) -> None:
-        """``then``: what else takes the tensor, and the bytes that it keeps beside it."""
+        """``then``: what else takes the tensor, and the bytes that it keeps beside it. ``group``: that its rows are cut over."""
         self._shape = tuple(getattr(module, name).shape)
         shape = self._shape or (1,)
-        self.weight = Weight(shape, whole(shape), self._keep, dtype=dtype, device=device)
+        length = split_evenly(shape[0], group, f"the rows of {name}")
+        if group.size > 1:
+            self._shape = (length, *shape[1:])
+        parts = {"": Part(shape, 0, group.rank * length, length)}
+        self.weight = Weight((length, *shape[1:]), parts, self._keep, dtype=dtype, device=device)
         self.kept: Tensor | None = None
         self._module, self._name, self._then = module, name, then
 

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from headway.server.models.registry import ARCHITECTURES, GGUF_ARCHITECTURES
-from headway.server.models.transformers_config import known_classes
+from headway.server.models.transformers_config import known_classes, refused_classes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -33,3 +33,14 @@ def test_the_classes_of_transformers_are_those_of_the_table() -> None:
     text = PAGE.read_text(encoding="utf-8")
     listed = text[text.index(begin) + len(begin) : text.index(end)]
     assert " ".join(listed.split()) == ", ".join(f"`{name}`" for name in known_classes() if name not in ARCHITECTURES) + "."
+
+
+def test_what_is_not_served_through_transformers_is_listed_by_reason() -> None:
+    begin, end = "<!-- refused -->\n", "\n<!-- /refused -->"
+    text = PAGE.read_text(encoding="utf-8")
+    reasons: dict[str, list[str]] = {}
+    for name, why in refused_classes().items():
+        if name not in ARCHITECTURES:
+            reasons.setdefault(why, []).append(f"`{name}`")
+    rows = [f"| {why} | {', '.join(names)} |" for why, names in sorted(reasons.items())]
+    assert text[text.index(begin) + len(begin) : text.index(end)].splitlines()[2:] == rows

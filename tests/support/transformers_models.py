@@ -1,4 +1,4 @@
-"""Tiny models of classes that run through transformers, and code that comes with a model."""
+"""Tiny models of classes that run through transformers, mixtures among them, and code that comes with a model."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ THROUGH_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "seed_oss": {"head_dim": 24},
     "vaultgemma": _WINDOW | {"head_dim": 24, "attn_logit_softcapping": 5.0, "tie_word_embeddings": True},
 }
+_SMALL = {"moe_intermediate_size": 48, "num_experts_per_tok": 3}
+_IN_GROUPS = {"n_routed_experts": 6, "n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1}
+_LOCAL = {"num_local_experts": 6, "num_experts_per_tok": 3}
+# The same of mixtures of experts, and of models with sinks.
+MIXTURES_THROUGH_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "aria_text": {"moe_num_experts": 6, "moe_topk": 3},  # experts with columns where others have rows
+    "beam": _SMALL | _WINDOW | {"num_experts": 6, "n_group": 2, "topk_group": 1, "head_dim": 16},  # a bias of each head
+    "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 3, "moe_intermediate_size": 48, "moe_num_shared_experts": 2},
+    "flint": _SMALL | _WINDOW | {"num_experts": 6, "shared_expert_intermediate_size": 32, "head_dim": 16, "mlp_only_layers": [0]},  # sinks
+    "glm4_moe": _SMALL | _IN_GROUPS,  # a router in groups, with a bias in fp32
+    "gpt_oss": _LOCAL | _WINDOW | {"head_dim": 16},  # sinks, and experts with a gate of their own
+    "granite_swa": _WINDOW,  # sinks, and no experts
+    "granitemoe_swa": _LOCAL | _WINDOW | {"shared_intermediate_size": 32},  # older names in checkpoints, all experts in one tensor
+    "hunyuan_v1_moe": {"num_experts": 6, "moe_topk": 3, "head_dim": 16},
+    "olmoe": {"num_experts": 6, "num_experts_per_tok": 3},
+    "phimoe": _LOCAL | {"num_experts_per_tok": 2},
+}
 _CODE = """
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from .configuration_zebra import ZebraConfig
@@ -60,7 +77,7 @@ def make_model_for_transformers(model_type: str, directory: Path, *, seed: int =
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    config = CONFIG_MAPPING[model_type](**_SIZES | THROUGH_TRANSFORMERS[model_type] | changes)
+    config = CONFIG_MAPPING[model_type](**_SIZES | (THROUGH_TRANSFORMERS | MIXTURES_THROUGH_TRANSFORMERS)[model_type] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
