@@ -29,11 +29,7 @@ def load_through_transformers(
     names, stacks = tuple(model.names), tuple(model.stacks)
     places = places_of(model, names, config.num_layers, config.num_experts)
     shapes = {name: place.shape for name, (place, *_) in places.items()}
-    checkpoint: Checkpoint
-    if is_dummy:
-        checkpoint = DummyCheckpoint(shapes, seed, context.dtype, context.device)
-    else:
-        checkpoint = _open(config, model, shapes)
+    checkpoint = DummyCheckpoint(shapes, seed, context.dtype, context.device) if is_dummy else _open(config, model, shapes)
     if stacks:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, stacks, places))
     tied = ("lm_head.weight",) if "lm_head.weight" not in places else ()

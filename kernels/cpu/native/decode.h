@@ -196,7 +196,6 @@ template <class T, class P, int DIM> class Decode {
     for (int first = 0; first < kWidth; first += at_once) {
       Vec dots[HEADS][at_once];
       each<HEADS * at_once>([&](auto i) HEADWAY_INLINE { dots[i / at_once][i % at_once] = Vec{}; });
-#pragma GCC unroll 1
       for (int64_t v = 0; v < stride() / kWidth; v += 2)
         each<at_once>([&](auto j) HEADWAY_INLINE {
           const auto pair = two_vectors(keys.at[first + j] + v * kWidth);
