@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -91,6 +92,69 @@ def test_scaling_and_window_in_the_metadata(tmp_path: Path) -> None:
     original = make_tiny_model("gpt-oss", tmp_path / "gpt-oss")
     converted = convert_to_gguf(original, tmp_path / "oss.gguf", "gpt-oss", metadata=metadata | {"attention.sliding_window": 9})
     torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+
+
+# Files do not say mscale, and take it for the same as mscale_all_dim.
+LATENT = {"rope_parameters": YARN_ROPE | {"mscale": 0.7, "mscale_all_dim": 0.7}}
+
+
+@pytest.mark.parametrize("has_whole_latents", [False, True])
+@pytest.mark.parametrize(("name", "changes"), [("deepseek-v2", LATENT), ("deepseek-v2-lite", {}), ("deepseek-v3", LATENT)])
+def test_latents_in_one_tensor_or_two(tmp_path: Path, name: str, changes: dict[str, Any], has_whole_latents: bool) -> None:
+    original = make_tiny_model(name, tmp_path / "hf", **changes)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", has_whole_latents=has_whole_latents)
+    torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+    config, expected = read_config(converted), read_config(original)
+    assert (config.mixture, config.latent, config.max_model_len) == (expected.mixture, expected.latent, expected.max_model_len)
+
+
+def test_latents_keep_their_experts_in_4_bits(tmp_path: Path) -> None:
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", intermediate_size=128, q_lora_rank=32, v_head_dim=16, **LATENT)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", type_name="Q4_0")
+    kept, exact = load(converted, "gguf"), load(converted)
+    found, expected = (Stepper(it.model).run(TOKEN_IDS, [25, 1, 4]) for it in (kept, exact))
+    assert 0 < (found - expected).norm() / expected.norm() < 0.05
+    linears = kept.config.four_bit_linears
+    assert {"layers.0.down.weight", "layers.1.moe.routed.experts.7.down.weight", "layers.2.latent.kv_a.weight"} <= linears
+    assert kept.weight_bytes < exact.weight_bytes / 3
+
+
+def test_groups_of_experts_that_old_files_do_not_say(tmp_path: Path) -> None:
+    """The published models of as many experts have them."""
+    original = make_tiny_model("deepseek-v2", tmp_path / "hf", n_routed_experts=160, n_group=8, topk_group=3, num_hidden_layers=2, **LATENT)
+    unsaid = {"expert_group_count": None, "expert_group_used_count": None}
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", metadata=unsaid, has_whole_latents=True)
+    assert read_config(converted).mixture == read_config(original).mixture
+    other = make_tiny_model("deepseek-v2-lite", tmp_path / "lite")
+    assert read_config(convert_to_gguf(other, tmp_path / "lite.gguf", "deepseek2", metadata=unsaid)).mixture == read_config(other).mixture
+
+
+def test_layers_for_drafts_are_left_out(tmp_path: Path) -> None:
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", **LATENT)
+    converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", metadata={"nextn_predict_layers": 1})
+    config_json = tmp_path / "hf" / "config.json"
+    values = json.loads(config_json.read_text())
+    config_json.write_text(json.dumps(values | {"num_hidden_layers": 2, "num_nextn_predict_layers": 1, "layer_types": None}))
+    torch.testing.assert_close(logits(converted), logits(original), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"attention.temperature_scale": 0.1}, "attention.temperature_scale is 0.1"),
+        ({"expert_gating_func": 3}, "expert_gating_func is 3, which is not supported for deepseek2"),
+        ({"expert_count": None}, "n_routed_experts is missing"),
+        ({"rope.dimension_count": None}, "qk_nope_head_dim is missing"),
+        ({"attention.key_length_mla": 8}, "qk_nope_head_dim must be from 1"),
+        ({"rope.scaling.yarn_attn_factor": 2.0}, "magnitude of its own"),
+        ({"nextn_predict_layers": 3}, "num_hidden_layers must be from 1"),
+        ({"expert_weights_scale": "a lot"}, "routed_scaling_factor must be a number"),
+    ],
+)
+def test_what_latents_can_not_have(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", **LATENT)
+    with pytest.raises(ModelSourceError, match=message):
+        read_config(convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", metadata=metadata))
 
 
 @pytest.mark.parametrize(("type_name", "limit"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_1", 0.7)])
