@@ -35,8 +35,7 @@ class GgufCheckpoint:
         }
 
     def tensors(self) -> list[CheckpointTensor]:
-        in_file_order = sorted(self._file.index.items(), key=lambda item: item[1].offset)
-        found = [self._tensor(name, tensor) for name, tensor in in_file_order]
+        found = [self._tensor(name, tensor) for name, tensor in self._file.in_order()]
         return with_whole_latents(found, self.origin) if self._has_latents else found
 
     def _tensor(self, name: str, tensor: GgufTensor) -> CheckpointTensor:

@@ -192,6 +192,25 @@ def test_every_format_equals_the_gguf_package(name: str, shape: tuple[int, int])
     assert np.array_equal(dequantize(data, kind.value).reshape(shape), expected.reshape(shape))
 
 
+def test_a_model_in_several_files(tmp_path: Path) -> None:
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", **LATENT)
+    parts = convert_to_gguf(original, tmp_path / "m.gguf", "deepseek2", tensors_a_part=20)
+    names = sorted(path.name for path in tmp_path.glob("m-*.gguf"))
+    assert names[::2] == ["m-00001-of-00003.gguf", "m-00003-of-00003.gguf"]
+    torch.testing.assert_close(logits(parts), logits(original), atol=1e-4, rtol=0)
+    (tmp_path / names[2]).write_bytes((tmp_path / names[1]).read_bytes())
+    with pytest.raises(
+        ModelSourceError, match=r"00003-of-00003.gguf has the name of part 3 of 3 .* the content of part 1 \(from 0 on\) of 3"
+    ):
+        read_config(parts)
+    (tmp_path / "renamed.gguf").write_bytes(parts.path.read_bytes())
+    with pytest.raises(ModelSourceError, match=r"renamed.gguf has the name of part 1 of 1 of a model and the content of part 0"):
+        read_config(ModelFiles("gguf", None, tmp_path / "renamed.gguf", "renamed"))
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(ModelSourceError, match=r"m-00003-of-00003.gguf cannot be read: No such file"):
+        read_config(parts)
+
+
 def test_a_mixture_of_a_family_that_has_none_is_refused(tmp_path: Path) -> None:
     original = make_tiny_model("qwen2", tmp_path / "hf")
     converted = convert_to_gguf(original, tmp_path / "moe.gguf", "qwen2", metadata={"expert_count": 8})

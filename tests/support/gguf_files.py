@@ -44,11 +44,13 @@ def convert_to_gguf(
     type_name: str = "F32",
     metadata: dict[str, Any] | None = None,
     has_whole_latents: bool = False,
+    tensors_a_part: int = 0,
 ) -> ModelFiles:
     """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them, a key that
-    is None is left out. ``has_whole_latents``: deepseek2 as it was written until April 2025."""
+    is None is left out. ``has_whole_latents``: deepseek2 as it was written until April 2025.
+    ``tensors_a_part``: of several files, of which the first is named."""
     config = AutoConfig.from_pretrained(files.path)
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
     latent = {} if architecture != "deepseek2" else _latent_metadata(config, is_old=has_whole_latents)
     for key, value in (_metadata(config) | latent | (metadata or {})).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
@@ -76,6 +78,8 @@ def convert_to_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    if tensors_a_part:
+        path = min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
     return ModelFiles("gguf", None, path, path.name)
 
 
