@@ -19,6 +19,9 @@ from headway.server.models.base import DecoderConfig
 from headway.server.models.names import WeightName
 from headway.server.source.gguf_metadata import GgufTensor
 
+# Matrices of one row, which llama.cpp's converter wrote as vectors until 2025.
+_OF_ONE_ROW = (".ffn_gate_inp_shexp.weight",)
+
 
 class GgufCheckpoint:
     """A GGUF file under the loader's protocol; ``names`` and ``config`` say which tensors were reordered and for how many heads."""
@@ -40,6 +43,8 @@ class GgufCheckpoint:
 
     def _tensor(self, name: str, tensor: GgufTensor) -> CheckpointTensor:
         file, num_heads = self._file, self._num_heads.get(name)
+        if name.endswith(_OF_ONE_ROW) and len(tensor.shape) == 1:
+            return CheckpointTensor(name, (1, *tensor.shape), lambda: _own(file.read(name)).unsqueeze(0))
         if num_heads is None:
             return self._of_rows(name, tensor, RowSpan(0, tensor.shape[0]))
         return CheckpointTensor(

@@ -45,10 +45,15 @@ def convert_to_gguf(
     metadata: dict[str, Any] | None = None,
     has_whole_latents: bool = False,
     tensors_a_part: int = 0,
+    is_fused: bool = False,
+    squeezes: bool = False,
 ) -> ModelFiles:
     """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them, a key that
-    is None is left out. ``has_whole_latents``: deepseek2 as it was written until April 2025.
-    ``tensors_a_part``: of several files, of which the first is named."""
+    is None is left out.
+
+    ``has_whole_latents``: deepseek2 as it was written until April 2025. ``is_fused``: experts' gates and what they let through are one
+    stack. ``squeezes``: matrices of one row are vectors. ``tensors_a_part``: of several files, of which the first is named.
+    """
     config = AutoConfig.from_pretrained(files.path)
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
     latent = {} if architecture != "deepseek2" else _latent_metadata(config, is_old=has_whole_latents)
@@ -60,6 +65,10 @@ def convert_to_gguf(
     _add_rope_factors(writer, _rope(config), _head_dim(config))
     names = _names(architecture, config.num_hidden_layers)
     tensors = _stacked(load_file(files.path / "model.safetensors"))
+    if is_fused:
+        for gate in [name for name in tensors if name.endswith("ffn_gate_exps.weight")]:
+            both = [tensors.pop(gate), tensors.pop(gate.replace("_gate_", "_up_"))]
+            tensors[gate.replace("_gate_", "_gate_up_")] = np.concatenate(both, axis=1)
     if architecture == "deepseek2" and not has_whole_latents:
         tensors = _split_latents(tensors, config)
     for name, values in tensors.items():
@@ -69,6 +78,7 @@ def convert_to_gguf(
             values = halves.swapaxes(1, 2).reshape(values.shape)
         if architecture in _WITH_ONE_ADDED and name.endswith("norm.weight"):
             values = values + 1
+        values = values.squeeze() if squeezes else values
         if architecture == "gpt2" and name.endswith(_TRANSPOSED):
             values = values.T
         fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type_name]][0] == 0
