@@ -33,7 +33,6 @@ _KEYS = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-    "num_nextn_predict_layers": "nextn_predict_layers",
 }
 # Tensors whose biases tell of the others': one of each group is there.
 _BIASES = {

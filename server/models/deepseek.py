@@ -62,6 +62,7 @@ _GGUF_KEYS = {
     "n_shared_experts": "expert_shared_count",
     "routed_scaling_factor": "expert_weights_scale",
     "norm_topk_prob": "expert_weights_norm",
+    "num_nextn_predict_layers": "nextn_predict_layers",
     "n_group": "expert_group_count",
     "topk_group": "expert_group_used_count",
 }
