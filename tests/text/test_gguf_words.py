@@ -13,6 +13,7 @@ from gguf_tokenizer_files import write_gguf_tokenizer
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
+from headway.server.text.gguf_tokenizer import load_gguf_tokenizer, read_tokenizer_metadata
 from headway.server.text.gguf_words import word_rules
 from headway.server.text.tokenizer import load_tokenizer
 
@@ -90,3 +91,12 @@ def test_texts_begin_as_llama_3_has_them_where_the_file_does_not_say(trained: di
     for pre, has_bos in (("llama-bpe", True), ("qwen2", False)):
         ours = load_tokenizer(written(trained, tmp_path / f"{pre}.gguf", pre), None, Path("/nonexistent"))
         assert (ours.encode("a", add_special_tokens=True)[0] == ours.token_to_id("<eos>")) == has_bos
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.merges", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"])
+def test_a_damaged_tokenizer_is_named(trained: dict[str, Any], tmp_path: Path, key: str) -> None:
+    files = written(trained, tmp_path / "m.gguf", "deepseek-v3")
+    metadata = read_tokenizer_metadata(files.path)
+    damaged = {"tokenizer.ggml.merges": ["zebra horse"], "tokenizer.ggml.tokens": [1, 2], "tokenizer.ggml.token_type": [1]}
+    with pytest.raises(ModelSourceError, match=r"in the metadata of .*m\.gguf cannot be read"):
+        load_gguf_tokenizer(files.path, metadata | {key: damaged[key]})
