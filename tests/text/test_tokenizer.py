@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from demo_model import demo_files
-from gguf_tokenizer_files import write_gguf_tokenizer
+from gguf_tokenizer_files import write_gguf_tokenizer, write_sentencepiece_tokenizer
 from tiny_tokenizers import byte_level_backend, write_gpt2_tokenizer
 
 from headway.server.errors import ModelSourceError, RequestError
@@ -164,6 +164,29 @@ def test_a_gguf_without_a_way_to_split_words_goes_through_transformers(tmp_path:
     assert ours.encode(text, add_special_tokens=True) == theirs(text)["input_ids"]
     assert ours.eos_token_ids == (len(letters), len(letters) + 1)
     assert ours.chat_templates == {"default": "{{ messages }}"}
+
+
+@pytest.mark.parametrize(("architecture", "known"), [("llama", "llama"), ("gemma", "gemma2"), ("phi3", "phi3"), ("granite", "llama")])
+def test_a_gguf_with_sentencepiece_whatever_its_architecture(tmp_path: Path, architecture: str, known: str) -> None:
+    """transformers reads the GGUF files of some alone."""
+    from transformers import AutoTokenizer
+
+    tokens = ["▁", "h", "e", "l", "o", "he", "ll", "hell", "hello", "▁hello", "w", "▁w", "▁▁"]
+    ours = load_tokenizer(write_sentencepiece_tokenizer(tmp_path / "m.gguf", architecture, tokens), None, tmp_path / "cache")
+    write_sentencepiece_tokenizer(tmp_path / "known.gguf", known, tokens)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file="known.gguf")
+    text = " hello  wörld hell"
+    assert ours.encode(text, add_special_tokens=True) == theirs(text)["input_ids"]
+    assert (ours.bos_token, ours.eos_token_ids) == ("<s>", (2,))
+    (folder,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    assert not list(folder.glob("*.gguf"))
+
+
+def test_a_gguf_whose_tokenizer_is_none(tmp_path: Path) -> None:
+    files = write_sentencepiece_tokenizer(tmp_path / "m.gguf", "llama", ["a"])
+    files.path.write_bytes(files.path.read_bytes().replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"))
+    with pytest.raises(ModelSourceError, match=r"no tokenizer in .*m\.gguf that can be read: .*--tokenizer"):
+        load_tokenizer(files, None, tmp_path / "cache")
 
 
 def test_another_tokenizer_by_path(model_directory: Path) -> None:
