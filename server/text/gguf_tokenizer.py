@@ -25,6 +25,11 @@ _SPECIAL_KEYS = {
     "mask_token": "mask_token_id",
 }
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
+# Ends of answers: of Llama 3, ChatML, Phi-3, gpt-oss, Gemma.
+_ENDS = frozenset(
+    ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>"),
+)
+_ENDS_OF_HARMONY = frozenset(("<|return|>", "<|call|>"))
 _ARRAYS = {f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")}
 _CHAT_TEMPLATE = "tokenizer.chat_template"
 _ADD_BOS = "tokenizer.ggml.add_bos_token"
@@ -43,9 +48,20 @@ def read_tokenizer_metadata(path: Path) -> dict[str, Any]:
 
 
 def gguf_eos_token_ids(metadata: Mapping[str, Any]) -> list[int]:
-    """End of sequence, end of turn, end of message: each ends an answer."""
-    keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
-    return list(dict.fromkeys(int(metadata[key]) for key in keys if key in metadata))
+    """End of sequence, end of turn, end of message: each ends an answer. Most files name the first alone, and have no generation config
+    that would name the others: those are known by their text, as llama.cpp knows them."""
+    named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    tokens, kinds = (
+        found if isinstance(found := metadata.get(f"tokenizer.ggml.{name}"), list) else [] for name in ("tokens", "token_type")
+    )
+    marks = {
+        token: index
+        for index, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        if kind in (_CONTROL, _USER_DEFINED) and isinstance(token, str) and token in _ENDS
+    }
+    if marks.keys() >= _ENDS_OF_HARMONY:
+        marks.pop("<|end|>", None)  # there it ends one message of several
+    return list(dict.fromkeys(token_id for token_id in (*named, *marks.values()) if isinstance(token_id, int)))
 
 
 def load_gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> GgufTokenizerParts | None:

@@ -13,7 +13,7 @@ from gguf_tokenizer_files import write_gguf_tokenizer
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
-from headway.server.text.gguf_tokenizer import load_gguf_tokenizer, read_tokenizer_metadata
+from headway.server.text.gguf_tokenizer import gguf_eos_token_ids, load_gguf_tokenizer, read_tokenizer_metadata
 from headway.server.text.gguf_words import word_rules
 from headway.server.text.tokenizer import load_tokenizer
 
@@ -100,3 +100,23 @@ def test_a_damaged_tokenizer_is_named(trained: dict[str, Any], tmp_path: Path, k
     damaged = {"tokenizer.ggml.merges": ["zebra horse"], "tokenizer.ggml.tokens": [1, 2], "tokenizer.ggml.token_type": [1]}
     with pytest.raises(ModelSourceError, match=r"in the metadata of .*m\.gguf cannot be read"):
         load_gguf_tokenizer(files.path, metadata | {key: damaged[key]})
+
+
+@pytest.mark.parametrize(
+    ("special", "ends"),
+    [
+        (["<|endoftext|>", "<|assistant|>", "<|end|>"], {"<|endoftext|>", "<|end|>"}),  # Phi-3, whose files name the first
+        (["<|return|>", "<|start|>", "<|end|>", "<|call|>"], {"<|return|>", "<|call|>"}),  # gpt-oss
+        (["<eos>", "<start_of_turn>", "<end_of_turn>"], {"<eos>", "<end_of_turn>"}),
+    ],
+)
+def test_what_ends_an_answer_beside_what_the_file_names(trained: dict[str, Any], special: list[str], ends: set[str]) -> None:
+    words = ["<|im_end|>", *sorted(trained["vocab"], key=trained["vocab"].__getitem__)]  # the first as a word like any other
+    metadata = {
+        "tokenizer.ggml.tokens": [*words, *special],
+        "tokenizer.ggml.token_type": [1] * len(words) + [3] * len(special),
+        "tokenizer.ggml.eos_token_id": len(words),
+    }
+    found = gguf_eos_token_ids(metadata)
+    assert found[0] == len(words)
+    assert {metadata["tokenizer.ggml.tokens"][token_id] for token_id in found} == ends
