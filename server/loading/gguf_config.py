@@ -53,7 +53,7 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
     raw = RawConfig(own, f"GGUF metadata ({file.origin})")
-    num_experts, gating = raw.integer("expert_count", 0), raw.integer("expert_gating_func", _SOFTMAX)
+    num_experts, gating = raw.integer("expert_count", 0), raw.integer("expert_gating_func", 0) or _unsaid_gating(file)
     family = gguf_family_of(architecture, file.origin, has_experts=num_experts > 0, has_sigmoids=gating == _SIGMOID)
     if gating != _SOFTMAX and (gating != _SIGMOID or architecture not in GGUF_SIGMOID_MIXTURES):
         raise raw.refusal(f"expert_gating_func is {gating}, which is not supported for {architecture}")
@@ -67,6 +67,7 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
         "tie_word_embeddings": "output.weight" not in file.index,
         "rope_parameters": _rope_parameters(own, raw, file),
         "norm_topk_prob": architecture in _RENORMALISING,
+        "scoring_func": "sigmoid" if gating == _SIGMOID else "softmax",
     }
     if family.gguf_values is not None:
         values |= family.gguf_values(own, values)
@@ -74,6 +75,11 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     if num_experts and config.mixture is None:
         raise raw.refusal(f"expert_count is {num_experts}: mixtures of experts are not supported for {architecture}")
     return family, dataclasses.replace(config, **_from_tensors(file, own, config, family))
+
+
+def _unsaid_gating(file: GgufFile) -> int:
+    """Biases that choose experts came with sigmoids (DeepSeek-V3)."""
+    return _SIGMOID if any(name.endswith(".exp_probs_b.bias") for name in file.index) else _SOFTMAX
 
 
 def _refuse_unknown(own: dict[str, Any], raw: RawConfig) -> None:

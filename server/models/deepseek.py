@@ -141,7 +141,7 @@ def deepseek_gguf_values(own: Mapping[str, Any], values: Mapping[str, Any]) -> d
     found.setdefault("norm_topk_prob", False)
     if "n_group" not in found:
         found["n_group"], found["topk_group"] = _GROUPS.get(own.get("expert_count", 0), (1, 1))
-    if own.get("expert_gating_func", 1) == 1 and found["n_group"] != 1:  # softmax: DeepSeek-V2
+    if values.get("scoring_func") == "softmax" and found["n_group"] != 1:
         found["topk_method"] = "group_limited_greedy"
     num_drafts = own.get("nextn_predict_layers", 0)
     if isinstance(num_drafts, int) and isinstance(values.get("num_hidden_layers"), int):

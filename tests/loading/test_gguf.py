@@ -160,6 +160,13 @@ def test_groups_of_experts_that_old_files_do_not_say(tmp_path: Path) -> None:
     assert read_config(convert_to_gguf(other, tmp_path / "lite.gguf", "deepseek2", metadata=unsaid)).mixture == read_config(other).mixture
 
 
+def test_sigmoids_that_a_file_does_not_say(tmp_path: Path) -> None:
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", **LATENT)
+    for said in (None, 0):
+        converted = convert_to_gguf(original, tmp_path / f"{said}.gguf", "deepseek2", metadata={"expert_gating_func": said})
+        assert read_config(converted).mixture == read_config(original).mixture
+
+
 def test_layers_for_drafts_are_left_out(tmp_path: Path) -> None:
     original = make_tiny_model("deepseek-v3", tmp_path / "hf", **LATENT)
     converted = convert_to_gguf(original, tmp_path / "tiny.gguf", "deepseek2", metadata={"nextn_predict_layers": 1})
