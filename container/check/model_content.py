@@ -10,6 +10,7 @@ from headway.container.check.weights import safetensors_problems
 from headway.server.config.server import ServerConfig
 from headway.server.loading.gguf_file import GgufFile
 from headway.server.source.files import ModelFiles
+from headway.server.source.gguf_parts import parts_of
 from headway.server.text.chat_template import read_chat_template
 from headway.server.text.gguf_tokenizer import chat_templates
 
@@ -43,7 +44,7 @@ def _look_at_directory(look: ModelLook, files: ModelFiles, config: ServerConfig)
 
 
 def _look_at_gguf(look: ModelLook, files: ModelFiles, config: ServerConfig) -> None:
-    look.sizes = {files.path.name: files.path.stat().st_size}
+    look.sizes = {path.name: path.stat().st_size for path in map(files.path.with_name, parts_of(files.path.name))}
     file = GgufFile(files.path)
     look.keep_problems(file.require_whole)
     look.keep_problems(lambda: look.read_shape(config, files))

@@ -51,7 +51,7 @@ def _look(look: ModelLook, config: ServerConfig, settings: Settings, is_offline:
             look_at_s3(look, name, config)
     elif path := local_path(name):
         look.place = "this machine"
-        _look_at_path(look, path.resolve(), config)
+        _look_at_path(look, path.parent.resolve() / path.name if path.is_file() else path.resolve(), config)
     else:
         _look_for_hub_model(look, config, settings, is_offline)
 

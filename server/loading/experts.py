@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
-from headway.server.loading.checkpoint import Checkpoint, CheckpointTensor
+from headway.server.loading.checkpoint import Blocks, Checkpoint, CheckpointTensor
 from headway.server.loading.mxfp4 import BLOCK, dequantize_mxfp4
 from headway.server.models.base import DecoderConfig
 from headway.server.models.expert_names import ExpertStack
@@ -85,14 +85,26 @@ def _parts(element: CheckpointTensor, stack: ExpertStack, names: list[str], scal
     if stack.is_transposed:
         shape = shape[::-1]
     for index, name in enumerate(names):
-        rows = partial(_rows, stack=stack, index=index)
-        yield replace(element, name=name, shape=(shape[0] // len(names), *shape[1:]), read=partial(_read, element, scales, rows), span=None)
+        rows, num_rows = partial(_rows, stack=stack, index=index), shape[0] // len(names)
+        yield replace(
+            element,
+            name=name,
+            shape=(num_rows, *shape[1:]),
+            read=partial(_read, element, scales, rows),
+            read_blocks=None if element.read_blocks is None else partial(_read_blocks, element.read_blocks, index * num_rows, num_rows),
+            span=None,
+        )
 
 
 def _rows(values: Tensor, stack: ExpertStack, index: int) -> Tensor:
     """Those of the part at ``index``."""
     values, count = values.t() if stack.is_transposed else values, len(stack.parts)
     return values[index::count] if stack.alternate else values.chunk(count)[index]
+
+
+def _read_blocks(read: Callable[[], Blocks], first: int, count: int) -> Blocks:
+    """Of a stack whose parts neither alternate nor are transposed: those of GGUF files, which alone have blocks."""
+    return read().rows(first, count)
 
 
 def _read(element: CheckpointTensor, scales: CheckpointTensor | None, rows: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,9 +14,13 @@ from torch import Tensor
 from headway.server.layers.quant.grouped import GgufBlocks
 from headway.server.loading.checkpoint import CheckpointTensor
 from headway.server.loading.gguf_file import FOUR_BIT_TYPES, GgufFile, RowSpan
+from headway.server.loading.gguf_latents import with_whole_latents
 from headway.server.models.base import DecoderConfig
 from headway.server.models.names import WeightName
 from headway.server.source.gguf_metadata import GgufTensor
+
+# Matrices of one row, which llama.cpp's converter wrote as vectors until 2025.
+_OF_ONE_ROW = (".ffn_gate_inp_shexp.weight",)
 
 
 class GgufCheckpoint:
@@ -25,6 +29,7 @@ class GgufCheckpoint:
     def __init__(self, file: GgufFile, names: tuple[WeightName, ...], config: DecoderConfig) -> None:
         self.origin = file.origin
         self._file = file
+        self._has_latents = config.latent is not None
         self._num_heads = {
             name.checkpoint.replace("{i}", str(i)): config.num_heads if name.interleaved_heads == "q" else config.num_kv_heads
             for name in names
@@ -33,11 +38,13 @@ class GgufCheckpoint:
         }
 
     def tensors(self) -> list[CheckpointTensor]:
-        in_file_order = sorted(self._file.index.items(), key=lambda item: item[1].offset)
-        return [self._tensor(name, tensor) for name, tensor in in_file_order]
+        found = [self._tensor(name, tensor) for name, tensor in self._file.in_order()]
+        return with_whole_latents(found, self.origin) if self._has_latents else found
 
     def _tensor(self, name: str, tensor: GgufTensor) -> CheckpointTensor:
         file, num_heads = self._file, self._num_heads.get(name)
+        if name.endswith(_OF_ONE_ROW) and len(tensor.shape) == 1:
+            return CheckpointTensor(name, (1, *tensor.shape), lambda: _own(file.read(name)).unsqueeze(0))
         if num_heads is None:
             return self._of_rows(name, tensor, RowSpan(0, tensor.shape[0]))
         return CheckpointTensor(

@@ -9,7 +9,7 @@ from headway.server.errors import ModelSourceError
 from headway.server.loading.gguf_file import FOUR_BIT_TYPES, FULL_PRECISION_TYPES, GgufFile
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.raw_config import RawConfig
-from headway.server.models.registry import gguf_family_of
+from headway.server.models.registry import GGUF_SIGMOID_MIXTURES, gguf_family_of
 
 _LONG_FACTORS, _SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 # config.json key -> GGUF key behind the architecture's prefix
@@ -41,6 +41,10 @@ _BIASES = {
     "mlp_bias": ("ffn_gate", "ffn_up"),
 }
 _RENORMALISING = ("qwen3moe",)  # whose files do not say that a token's weights add up to 1
+_SOFTMAX, _SIGMOID = 1, 2  # expert_gating_func
+# What changes a model's results and no family of ours has.
+_NEUTRAL = {"attention.temperature_scale": 0.0, "attention.clamp_kqv": 0.0, "attention.max_alibi_bias": 0.0, "attention.causal": True}
+_NEUTRAL_SCALING = {"attn_factor": 1.0, "yarn_attn_factor": 1.0, "yarn_ext_factor": 1.0}
 
 
 def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
@@ -49,10 +53,11 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
     raw = RawConfig(own, f"GGUF metadata ({file.origin})")
-    refuse, num_experts = raw.refusal, raw.integer("expert_count", 0)
-    family = gguf_family_of(architecture, file.origin, has_experts=num_experts > 0)
-    if own.get("attention.value_length", own.get("attention.key_length")) != own.get("attention.key_length"):
-        raise refuse("keys and values differ in size, which is not supported")
+    num_experts, gating = raw.integer("expert_count", 0), raw.integer("expert_gating_func", 0) or _unsaid_gating(file)
+    family = gguf_family_of(architecture, file.origin, has_experts=num_experts > 0, has_sigmoids=gating == _SIGMOID)
+    if gating != _SOFTMAX and (gating != _SIGMOID or architecture not in GGUF_SIGMOID_MIXTURES):
+        raise raw.refusal(f"expert_gating_func is {gating}, which is not supported for {architecture}")
+    _refuse_unknown(own, raw)
     values = {key: own[name] for key, name in _KEYS.items() if name in own}
     embedding = file.index.get("token_embd.weight")
     if embedding is None:
@@ -62,13 +67,33 @@ def read_gguf_config(file: GgufFile) -> tuple[Family, DecoderConfig]:
         "tie_word_embeddings": "output.weight" not in file.index,
         "rope_parameters": _rope_parameters(own, raw, file),
         "norm_topk_prob": architecture in _RENORMALISING,
+        "scoring_func": "sigmoid" if gating == _SIGMOID else "softmax",
     }
     if family.gguf_values is not None:
         values |= family.gguf_values(own, values)
     config = family.read_config(RawConfig(values, f"GGUF metadata ({file.origin})"))
     if num_experts and config.mixture is None:
-        raise refuse(f"expert_count is {num_experts}: mixtures of experts are not supported for {architecture}")
+        raise raw.refusal(f"expert_count is {num_experts}: mixtures of experts are not supported for {architecture}")
     return family, dataclasses.replace(config, **_from_tensors(file, own, config, family))
+
+
+def _unsaid_gating(file: GgufFile) -> int:
+    """Biases that choose experts came with sigmoids (DeepSeek-V3)."""
+    return _SIGMOID if any(name.endswith(".exp_probs_b.bias") for name in file.index) else _SOFTMAX
+
+
+def _refuse_unknown(own: dict[str, Any], raw: RawConfig) -> None:
+    """``own`` typed is ``raw``."""
+    key_length = own.get("attention.key_length")
+    if own.get("attention.value_length", key_length) != key_length and not _has_latents(own):
+        raise raw.refusal("keys and values differ in size, which is not supported")
+    if odd := next((key for key, neutral in _NEUTRAL.items() if own.get(key, neutral) != neutral), None):
+        raise raw.refusal(f"{odd} is {own[odd]!r}, which is not supported")
+
+
+def _has_latents(own: dict[str, Any]) -> bool:
+    """Then its key_length and value_length are those of the cache, or of what is made of it: the family reads them."""
+    return "attention.kv_lora_rank" in own
 
 
 def _rope_parameters(own: dict[str, Any], raw: RawConfig, file: GgufFile) -> dict[str, Any]:
@@ -76,14 +101,19 @@ def _rope_parameters(own: dict[str, Any], raw: RawConfig, file: GgufFile) -> dic
     rope: dict[str, Any] = {"rope_type": raw.text("rope.scaling.type", "none").replace("none", "default")}
     if "rope.freq_base" in own:
         rope["rope_theta"] = own["rope.freq_base"]
-    if "rope.dimension_count" in own:
+    if "rope.dimension_count" in own and not _has_latents(own):
         rope["partial_rotary_factor"] = raw.number("rope.dimension_count") / _head_dim(raw)
     if _LONG_FACTORS in file.index:
         return rope | _longrope(own, file)
     if rope["rope_type"] == "default":
         return rope
-    if own.get("rope.scaling.yarn_log_multiplier") or own.get("rope.scaling.attn_factor", 1.0) != 1.0:
+    multiplier = raw.number("rope.scaling.yarn_log_multiplier", 0.0)
+    is_odd = any(own.get(f"rope.scaling.{key}", neutral) != neutral for key, neutral in _NEUTRAL_SCALING.items())
+    if is_odd or (multiplier and not _has_latents(own)):
         raise raw.refusal("rope.scaling has a magnitude of its own, which is not supported")
+    if multiplier:
+        # A tenth of mscale_all_dim. That mscale is the same is not said, and holds for all that was published.
+        rope["mscale"] = rope["mscale_all_dim"] = 10 * multiplier
     names = {
         "factor": "factor",
         "original_max_position_embeddings": "original_context_length",

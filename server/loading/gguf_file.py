@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from headway.server.errors import ModelSourceError
 from headway.server.loading.ggml_formats import dequantize
 from headway.server.source.gguf_metadata import GgufTensor, read_gguf_header
+from headway.server.source.gguf_parts import parts_of
 
 FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
 _MAX_DIMENSIONS = 4  # of ggml
@@ -29,19 +30,47 @@ class RowSpan:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """The bytes of a file."""
+
+    path: Path
+    memory: mmap.mmap
+    data: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, path: Path) -> _Mapped:
+        with open(path, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls(path, memory, np.frombuffer(memory, dtype=np.uint8))
+
+
 class GgufFile:
-    """Metadata without arrays, and tensors."""
+    """Metadata without arrays, and tensors, of all parts where there are several: see source/gguf_parts.py."""
 
     def __init__(self, path: Path) -> None:
+        """``path``: the first part. Raises ModelSourceError where parts are not of one model."""
         self.origin = str(path)
         self.metadata, self.index = read_gguf_header(path)
+        self._mapped: dict[str, _Mapped] = dict.fromkeys(self.index, _Mapped.of(path))
+        names = parts_of(path.name)
+        _check_part(path, self.metadata, 0, len(names))
+        for number, name in enumerate(names[1:], 1):
+            part = path.with_name(name)
+            metadata, index = read_gguf_header(part)
+            _check_part(part, metadata, number, len(names))
+            if twice := next(iter(index.keys() & self.index.keys()), None):
+                raise ModelSourceError(f"The tensor {twice} is in {part} and in another part of the model; download them again.")
+            self.index |= index
+            self._mapped |= dict.fromkeys(index, _Mapped.of(part))
         for name, tensor in self.index.items():
             if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 1:
                 shape = list(tensor.shape)
                 raise ModelSourceError(f"The tensor {name} of {self.origin} has the shape {shape}: the file is damaged; download it again.")
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
+
+    def in_order(self) -> list[tuple[str, GgufTensor]]:
+        """The tensors as they lie in the files."""
+        return sorted(self.index.items(), key=lambda item: (self._mapped[item[0]].path.name, item[1].offset))
 
     def require_whole(self) -> None:
         """Raises ModelSourceError where the file ends before a tensor does, or holds one in an unknown format."""
@@ -67,10 +96,11 @@ class GgufFile:
     def give_back(self, name: str, span: RowSpan | None = None) -> None:
         """The pages of the tensor, or of a span of it, are this process's no more; who reads it again finds the same."""
         rows = self._rows(name) if span is None else self.span_rows(name, span)
-        start = rows.ctypes.data - self._bytes.ctypes.data
+        mapped = self._mapped[name]
+        start = rows.ctypes.data - mapped.data.ctypes.data
         page = start // mmap.PAGESIZE * mmap.PAGESIZE
         with contextlib.suppress(OSError):  # only advice, as of safetensors
-            self._map.madvise(mmap.MADV_DONTNEED, page, start + rows.nbytes - page)
+            mapped.memory.madvise(mmap.MADV_DONTNEED, page, start + rows.nbytes - page)
 
     def _values(self, name: str, rows: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
         tensor = self.index[name]
@@ -98,14 +128,24 @@ class GgufFile:
         """The tensor's bytes, [rows, bytes a row]."""
         import gguf
 
-        tensor = self.index[name]
+        tensor, mapped = self.index[name], self._mapped[name]
         block_size, block_bytes = gguf.GGML_QUANT_SIZES[_format(tensor, name, self.origin)]
         num_rows = math.prod(tensor.shape[:-1])
         row_bytes = tensor.shape[-1] // block_size * block_bytes
         end = tensor.offset + num_rows * row_bytes
-        if tensor.shape[-1] % block_size or end > len(self._bytes):
-            raise ModelSourceError(f"The tensor {name} reaches past the end of {self.origin}: the file is cut off; download it again.")
-        return self._bytes[tensor.offset : end].reshape(num_rows, row_bytes)
+        if tensor.shape[-1] % block_size or end > len(mapped.data):
+            raise ModelSourceError(f"The tensor {name} reaches past the end of {mapped.path}: the file is cut off; download it again.")
+        return mapped.data[tensor.offset : end].reshape(num_rows, row_bytes)
+
+
+def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -> None:
+    """That the file says of itself what its name says."""
+    own_number, own_count = metadata.get("split.no", 0), metadata.get("split.count", 0) or 1
+    if (own_number, own_count) != (number, count):
+        raise ModelSourceError(
+            f"{path} has the name of part {number + 1} of {count} of a model and the content of part {own_number!r} (from 0 on) of "
+            f"{own_count!r}: give all parts the names that they were made with, NAME-00001-of-00003.gguf and so on, in one directory."
+        )
 
 
 def _format(tensor: GgufTensor, name: str, origin: str) -> Any:

@@ -123,7 +123,11 @@ def load_model(
     elsewhere = names_elsewhere(model, names, stage.layers(config.num_layers), config.num_layers)
     if config.num_draft_layers:
         log.info("Layers for multi-token prediction are not used: %d of the checkpoint's are left out", config.num_draft_layers)
-    ignored = Ignored((*_ignored_endings(config), *family.ignored), elsewhere, _draft_layers(config, family.prefix))
+    ignored = Ignored(
+        (*_ignored_endings(config), *family.ignored),
+        elsewhere,
+        _draft_layers(config, f"{family.prefix}layers." if file is None else "blk."),
+    )
     fill(places, checkpoint, ignored, rotation, device, unpacks=config.scheme is not None or rounded is not None)
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
@@ -160,9 +164,9 @@ def _tied_twice(names: tuple[WeightName, ...]) -> tuple[WeightName, ...]:
 
 
 def _draft_layers(config: DecoderConfig, prefix: str) -> tuple[str, ...]:
-    """How names of tensors begin that only multi-token prediction needs."""
+    """How names of tensors begin that only multi-token prediction needs, where those of a layer begin with ``prefix`` and its number."""
     first = config.num_layers
-    return tuple(f"{prefix}layers.{layer}." for layer in range(first, first + config.num_draft_layers))
+    return tuple(f"{prefix}{layer}." for layer in range(first, first + config.num_draft_layers))
 
 
 def _ignored_endings(config: DecoderConfig) -> tuple[str, ...]:

@@ -1,17 +1,21 @@
-"""What DeepSeek-V2 and V3 have in common: latent attention, experts in groups, and what their checkpoints call these."""
+"""What DeepSeek-V2 and V3 have in common: latent attention, experts in groups, and what their checkpoints call these.
+
+Their GGUF files have neighbours as rotary pairs, as their safetensors do: llama.cpp's converter reorders no rows of this architecture.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from headway.server.layers.latent_config import LatentConfig
 from headway.server.models.base import DecoderConfig
 from headway.server.models.decoder_config import read_decoder_config
-from headway.server.models.expert_names import HF_EXPERT_NAMES, MIXTURE_STREAM
+from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_SHARED_NAMES, HF_EXPERT_NAMES, MIXTURE_STREAM
 from headway.server.models.mixture_config import read_mixture
-from headway.server.models.names import HF_NAMES, ResidualStream, WeightName, without
+from headway.server.models.names import GGUF_NAMES, HF_NAMES, ResidualStream, WeightName, without
 from headway.server.models.raw_config import RawConfig, read_rope
 
 _ATTENTION, _OWN = "model.layers.{i}.self_attn", "layers.{i}.latent"
@@ -35,6 +39,36 @@ DEEPSEEK_NAMES = (
     WeightName(f"{_SHARED}.up_proj.weight", f"{_MOE}.shared.gate_up.weight", "up"),
     WeightName(f"{_SHARED}.down_proj.weight", f"{_MOE}.shared.down.weight"),
 )
+_HEAD_NORMS = (".attention.q_norm.", ".attention.k_norm.")
+DEEPSEEK_GGUF_NAMES = (
+    *without(GGUF_NAMES, ".qkv.", *_HEAD_NORMS),
+    WeightName("blk.{i}.attn_q.weight", f"{_OWN}.q.weight"),
+    WeightName("blk.{i}.attn_q_a.weight", f"{_OWN}.q_a.weight"),
+    WeightName("blk.{i}.attn_q_a_norm.weight", f"{_OWN}.q_a_norm.weight"),
+    WeightName("blk.{i}.attn_q_b.weight", f"{_OWN}.q_b.weight"),
+    WeightName("blk.{i}.attn_kv_a_mqa.weight", f"{_OWN}.kv_a.weight"),
+    WeightName("blk.{i}.attn_kv_a_norm.weight", f"{_OWN}.kv_a_norm.weight"),
+    WeightName("blk.{i}.attn_kv_b.weight", f"{_OWN}.kv_b.weight"),  # of newer files: see loading/gguf_latents.py
+    *GGUF_EXPERT_NAMES,
+    WeightName("blk.{i}.exp_probs_b.bias", f"{_MOE}.router.choice_bias"),
+    *GGUF_SHARED_NAMES,
+)
+# config.json -> GGUF
+_GGUF_KEYS = {
+    "q_lora_rank": "attention.q_lora_rank",
+    "kv_lora_rank": "attention.kv_lora_rank",
+    "qk_rope_head_dim": "rope.dimension_count",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "n_shared_experts": "expert_shared_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    "norm_topk_prob": "expert_weights_norm",
+    "num_nextn_predict_layers": "nextn_predict_layers",
+    "n_group": "expert_group_count",
+    "topk_group": "expert_group_used_count",
+}
+# (groups, groups that a token's experts are in) by the number of experts, of files made before October 2025, which do not say them:
+# DeepSeek-V2, V2.5 and Coder-V2, and DeepSeek-V3, R1 and V3.1. All others that were published then have one group.
+_GROUPS = {160: (8, 3), 256: (8, 4)}
 _NORM = "layers.{i}.input_norm.weight"
 DEEPSEEK_STREAM = ResidualStream(
     embedding=MIXTURE_STREAM.embedding,
@@ -93,6 +127,26 @@ def read_deepseek_config(raw: RawConfig, family: str, **experts: Any) -> Decoder
         num_draft_layers=raw.count("num_nextn_predict_layers"),
     )
     return replace(config, rope=replace(config.rope, is_interleaved=raw.flag("rope_interleave", True)))
+
+
+def deepseek_gguf_values(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """See GgufValues. Newer files have the sizes of what the cache keeps as key_length and value_length, and the heads' own beside them."""
+    found = {key: own[name] for key, name in _GGUF_KEYS.items() if name in own}
+    key, value, rope = (
+        own.get("attention.key_length_mla", own.get("attention.key_length")),
+        own.get("attention.value_length_mla", own.get("attention.value_length")),
+        own.get("rope.dimension_count"),
+    )
+    found |= {"qk_nope_head_dim": key - rope if isinstance(key, int) and isinstance(rope, int) else None, "v_head_dim": value}
+    found.setdefault("norm_topk_prob", False)
+    if "n_group" not in found:
+        found["n_group"], found["topk_group"] = _GROUPS.get(own.get("expert_count", 0), (1, 1))
+    if values.get("scoring_func") == "softmax" and found["n_group"] != 1:
+        found["topk_method"] = "group_limited_greedy"
+    num_drafts = own.get("nextn_predict_layers", 0)
+    if isinstance(num_drafts, int) and isinstance(values.get("num_hidden_layers"), int):
+        found["num_hidden_layers"] = values["num_hidden_layers"] - num_drafts  # which such a file counts among the layers
+    return found
 
 
 def _yarn_scale(raw: RawConfig) -> float:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.builders import build_decoder
-from headway.server.models.deepseek import DEEPSEEK_NAMES, DEEPSEEK_STREAM, read_deepseek_config
-from headway.server.models.expert_names import HF_STACKS
+from headway.server.models.deepseek import (
+    DEEPSEEK_GGUF_NAMES,
+    DEEPSEEK_NAMES,
+    DEEPSEEK_STREAM,
+    deepseek_gguf_values,
+    read_deepseek_config,
+)
+from headway.server.models.expert_names import GGUF_STACKS, HF_STACKS
 from headway.server.models.raw_config import RawConfig
 
 _METHODS = ("greedy", "group_limited_greedy")
@@ -28,4 +34,13 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     )
 
 
-FAMILY = Family("deepseek_v2", read_config, build_decoder, DEEPSEEK_NAMES, (), DEEPSEEK_STREAM, stacks=HF_STACKS)
+FAMILY = Family(
+    "deepseek_v2",
+    read_config,
+    build_decoder,
+    DEEPSEEK_NAMES,
+    DEEPSEEK_GGUF_NAMES,
+    DEEPSEEK_STREAM,
+    gguf_values=deepseek_gguf_values,
+    stacks=(*HF_STACKS, *GGUF_STACKS),
+)

@@ -112,8 +112,11 @@ GPT_OSS_STACKS = (
     ),
     ExpertStack(f"{_HF}.experts.down_proj_blocks", _with(".weight", *_DOWN), scales=f"{_HF}.experts.down_proj_scales"),
 )
-GGUF_STACKS = tuple(
-    ExpertStack(f"blk.{{i}}.ffn_{part}_exps.{kind}", (f"blk.{{i}}.ffn_{part}.{{e}}.{kind}",))
-    for part in ("gate", "up", "down")
-    for kind in ("weight", "bias")
+GGUF_STACKS = (
+    *(
+        ExpertStack(f"blk.{{i}}.ffn_{part}_exps.{kind}", (f"blk.{{i}}.ffn_{part}.{{e}}.{kind}",))
+        for part in ("gate", "up", "down")
+        for kind in ("weight", "bias")
+    ),
+    ExpertStack("blk.{i}.ffn_gate_up_exps.weight", ("blk.{i}.ffn_gate.{e}.weight", "blk.{i}.ffn_up.{e}.weight")),
 )

@@ -1,4 +1,4 @@
-"""Mixtral: Mistral whose every feed-forward layer is a mixture of experts. GGUF files of it name the llama architecture."""
+"""Mixtral: Mistral whose every feed-forward layer is a mixture of experts."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ _GGUF = _with_norms(GGUF_NAMES, "blk.{i}.post_attention_norm.weight", "blk.{i}.p
 
 
 def read_config(raw: RawConfig) -> DecoderConfig:
+    if raw.get("sliding_window"):
+        raise raw.refusal("sliding_window is set, as in OLMo 3, of which only safetensors are supported")
     bias = raw.flag("attention_bias")
     return read_decoder_config(
         raw, "olmo2", block="post", norm="exact_rms", qk_norm=True, has_whole_qk_norm=True, qkv_bias=bias, o_bias=bias

@@ -55,6 +55,7 @@ GGUF_ARCHITECTURES = {
     "qwen2moe": "headway.server.models.qwen2_moe",
     "qwen3moe": "headway.server.models.qwen3_moe",
     "gpt-oss": "headway.server.models.gpt_oss",
+    "deepseek2": "headway.server.models.deepseek_v2",
     "gemma": "headway.server.models.gemma",
     "gemma2": "headway.server.models.gemma2",
     "gemma3": "headway.server.models.gemma3",
@@ -69,6 +70,8 @@ GGUF_ARCHITECTURES = {
 }
 # The same of a file that has experts, where it says no more than that.
 GGUF_MIXTURES = {"llama": "headway.server.models.mixtral"}
+# The same of a file whose experts are scored by sigmoids.
+GGUF_SIGMOID_MIXTURES = {"deepseek2": "headway.server.models.deepseek_v3"}
 
 
 def family_of(architectures: list[str], origin: str) -> Family:
@@ -99,8 +102,15 @@ def class_through_transformers(architectures: list[str], raw: RawConfig, code: M
     return None
 
 
-def gguf_family_of(architecture: str, origin: str, has_experts: bool) -> Family:
-    return _find([architecture], GGUF_ARCHITECTURES | (GGUF_MIXTURES if has_experts else {}), origin)
+def gguf_family_of(architecture: str, origin: str, *, has_experts: bool, has_sigmoids: bool) -> Family:
+    known = GGUF_ARCHITECTURES | (GGUF_MIXTURES if has_experts else {}) | (GGUF_SIGMOID_MIXTURES if has_sigmoids else {})
+    if architecture not in known:
+        raise ModelSourceError(
+            f"The architecture of the GGUF file {origin} is {architecture or 'not said'}, which is not supported; these are: "
+            f"{', '.join(known)}. Serve the model's safetensors instead: of these more kinds run, see docs/models.md."
+        )
+    family: Family = importlib.import_module(known[architecture]).FAMILY
+    return family
 
 
 def pooled_family_of(architectures: list[str], origin: str, is_classifier: bool) -> PooledFamily:

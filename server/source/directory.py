@@ -7,6 +7,7 @@ from typing import Literal
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
+from headway.server.source.gguf_parts import first_part, gguf_models, incomplete
 from headway.server.source.weights import PICKLE_REFUSAL, PICKLE_SUFFIXES, is_archive, missing_shards
 from headway.server.words import first_few, plural
 
@@ -72,15 +73,12 @@ def _right_in(directory: Path, load_format: LoadFormat, name: str) -> ModelFiles
     if load_format != "gguf" and has_config and any(entry.endswith(".safetensors") for entry in entries):
         missing = missing_shards(directory)
         if missing:
-            raise ModelSourceError(
-                f"The model in {directory} is incomplete: {plural(len(missing), 'weight file')} missing, such as {missing[0]}; "
-                "copy all of them."
-            )
+            raise ModelSourceError(incomplete(f"The model in {directory}", missing))
         return ModelFiles("safetensors", directory, None, name)
     ggufs = [directory / entry for entry in entries if entry.endswith(".gguf")] if load_format != "safetensors" else []
-    if len(ggufs) > 1:
+    if len(gguf_models(path.name for path in ggufs)) > 1:
         raise ModelSourceError(f"{directory} holds {_listed(ggufs, 'GGUF file')}; name the one to serve.")
-    return ModelFiles("gguf", directory, ggufs[0], name) if ggufs else None
+    return ModelFiles("gguf", directory, first_part(ggufs[0]), name) if ggufs else None
 
 
 def _listed(paths: list[Path], kind: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.files import ModelFiles
+from headway.server.source.gguf_parts import parts_of
 from headway.server.source.weights import weight_files
 
 _MAX_SHARE = 0.5  # of the memory that is free: read ahead into more than there is, and the first pages go before they are used
@@ -33,7 +34,8 @@ def read_ahead(files: ModelFiles, available_bytes: int) -> threading.Thread | No
 
 
 def _weights_of(files: ModelFiles) -> list[Path]:
-    return [files.gguf] if files.gguf is not None else weight_files(files.path)
+    gguf = files.gguf
+    return weight_files(files.path) if gguf is None else [gguf.with_name(name) for name in parts_of(gguf.name)]
 
 
 def _advise(paths: list[Path]) -> None:

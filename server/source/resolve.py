@@ -13,6 +13,7 @@ from headway.server.errors import ModelSourceError
 from headway.server.source.demo import DEMO_NAME, demo_model
 from headway.server.source.directory import LoadFormat, archive_in, folders_of, model_in, names_in, why_no_model
 from headway.server.source.files import ModelFiles
+from headway.server.source.gguf_parts import first_part
 from headway.server.source.s3_bucket import SCHEME
 from headway.server.source.space import existing
 from headway.server.source.weights import is_archive
@@ -124,13 +125,13 @@ def local_path(name: str) -> Path | None:
 
 
 def gguf_file(path: Path, load_format: LoadFormat, name: str) -> ModelFiles:
-    """A file that the user named as the whole model. Raises ModelSourceError for another kind of file."""
+    """A file that the user named as the whole model, or any of its parts. Raises ModelSourceError for another kind of file."""
     if path.suffix.lower() != ".gguf":
         what = "the one file of a model" if path.suffix == ".safetensors" else "no model"
         raise ModelSourceError(f"{path} is {what}; name a .gguf file, a directory with config.json and *.safetensors, or a .tar.gz of one.")
     if load_format not in ("auto", "gguf"):
         raise ModelSourceError(f"{path} is a GGUF file, which --load-format {load_format} excludes; leave --load-format at auto.")
-    return ModelFiles("gguf", None, path, name)
+    return ModelFiles("gguf", None, first_part(path), name)
 
 
 def _demo(local: _Local, stop: threading.Event | None) -> ModelFiles:
@@ -151,9 +152,10 @@ class _Local:
     on_progress: Callable[[str], None] | None
 
     def files(self, path: Path) -> ModelFiles:
-        path = path.resolve()
         if path.is_file():
-            return self._file(path)
+            # A file's own name stays, which a link of the Hub's cache does not lead to: it says what it is, and a part of what.
+            return self._file(path.parent.resolve() / path.name)
+        path = path.resolve()
         if found := model_in(path, self.load_format, self.name):
             return found
         if archive := archive_in(path):

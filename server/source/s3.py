@@ -24,6 +24,7 @@ from headway.server.errors import ModelSourceError
 from headway.server.source.cache import LARGER_DISK, keeping, locked, publish, require_own
 from headway.server.source.checksums import Checksum, checksum_of, digest_of
 from headway.server.source.choice import has_tokenizer, model_files_below, text_files
+from headway.server.source.gguf_parts import parts_of
 from headway.server.source.progress import Progress
 from headway.server.source.ranged import NUM_THREADS, PART_BYTES, Part, PartialFile, fetch_missing
 from headway.server.source.s3_bucket import S3BrokenOff, S3Bucket, S3Location, S3Object, S3Unreachable
@@ -78,6 +79,8 @@ def chosen_objects(objects: Sequence[S3Object], wanted: str, location: S3Locatio
     """The objects to fetch. Names that could lead out of a directory are refused; others that are not needed may be anything."""
     if not location.is_prefix:
         names = [item.name for item in objects]
+        if any(len(parts_of(name.rpartition("/")[2])) > 1 for name in names):
+            raise ModelSourceError(f"{location.uri} is one part of a model; name the prefix of all of them, without the file's name.")
     elif wanted == "tokenizer":
         names = text_files(item.name for item in objects)
         if not has_tokenizer(names):

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.cache import keeping, require_own
+from headway.server.text.gguf_stand_in import write_stand_in
 
 # Counts up when what is kept changes its meaning.
 _FORMAT = 1
+_STAND_IN = "tokenizer.gguf"
 _SOURCES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "*.tiktoken", "special_tokens_map.json", "added_tokens.json", "config.json")
 
 
@@ -46,9 +48,14 @@ def converted_tokenizer(source: Path, cache_dir: Path, on_progress: Callable[[st
 def _convert(source: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    where, arguments = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
+    where, arguments = source, {}
     try:
+        if source.is_file():
+            where, arguments = folder, {"gguf_file": _STAND_IN}
+            write_stand_in(source, folder / _STAND_IN)
         tokenizer = AutoTokenizer.from_pretrained(str(where), local_files_only=True, trust_remote_code=False, **arguments)
+    except ModelSourceError:
+        raise
     except Exception as error:  # transformers raises many kinds for a tokenizer that it cannot read
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelSourceError(
@@ -60,6 +67,7 @@ def _convert(source: Path, folder: Path) -> None:
             f"The tokenizer in {source} ({type(tokenizer).__name__}) has no tokenizer.json form; name another one with --tokenizer."
         )
     tokenizer.save_pretrained(str(folder))
+    (folder / _STAND_IN).unlink(missing_ok=True)
 
 
 def _move_into_place(folder: Path, target: Path) -> None:

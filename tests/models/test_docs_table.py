@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from headway.server.models.registry import ARCHITECTURES, GGUF_ARCHITECTURES
+from headway.server.models.registry import ARCHITECTURES, GGUF_ARCHITECTURES, GGUF_MIXTURES, GGUF_SIGMOID_MIXTURES
 from headway.server.models.transformers_config import known_classes, refused_classes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -15,10 +15,11 @@ def table() -> str:
     rows = ["| family | `architectures` of config.json | GGUF |", "|---|---|---|"]
     for module in dict.fromkeys(ARCHITECTURES.values()):
         doc = (importlib.import_module(module).__doc__ or "").partition("\n")[0]
-        names, gguf = (
-            ", ".join(f"`{name}`" for name, own in known.items() if own == module) for known in (ARCHITECTURES, GGUF_ARCHITECTURES)
+        names, *ggufs = (
+            ", ".join(f"`{name}`" for name, own in known.items() if own == module)
+            for known in (ARCHITECTURES, GGUF_ARCHITECTURES, GGUF_MIXTURES, GGUF_SIGMOID_MIXTURES)
         )
-        rows.append(f"| {doc} | {names} | {gguf} |")
+        rows.append(f"| {doc} | {names} | {''.join(ggufs)} |")
     return "\n".join(rows)
 
 

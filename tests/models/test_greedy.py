@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from engine_driver import make_engine, request, run
-from tiny_models import TINY_MODELS, make_tiny_model, transformers_model
+from gguf_files import convert_to_gguf
+from tiny_models import TINY_MODELS, YARN_ROPE, make_tiny_model, transformers_model
+
+from headway.server.source.files import ModelFiles
 
 NUM_TOKENS = 64
 _VARIANTS = {"llama-tied", "llama-three", "llama-biased", "llama-linear", "llama-yarn", "mistral-full", "qwen2"}
@@ -19,6 +22,18 @@ PROMPTS = [[*SHARED, *random.Random(i).choices(range(3, 259), k=n)] for i, n in 
 @pytest.mark.parametrize("name", sorted(set(TINY_MODELS) - _VARIANTS))
 def test_tokens_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
     files = make_tiny_model(name, tmp_path)
+    assert_same_tokens(files, files)
+
+
+def test_tokens_of_a_gguf_with_latents(tmp_path: Path) -> None:
+    """It does not say mscale, and means that it is mscale_all_dim."""
+    rope = YARN_ROPE | {"mscale": 0.7, "mscale_all_dim": 0.7}
+    original = make_tiny_model("deepseek-v3", tmp_path / "hf", rope_parameters=rope)
+    assert_same_tokens(convert_to_gguf(original, tmp_path / "m.gguf", "deepseek2"), original)
+
+
+def assert_same_tokens(files: ModelFiles, original: ModelFiles) -> None:
+    """Those of ``files`` here as those of ``original`` there."""
     engine = make_engine(
         files,
         model={"max_model_len": 256},
@@ -28,7 +43,7 @@ def test_tokens_equal_those_of_transformers(tmp_path: Path, name: str) -> None:
     asked = [request(f"r{i}", prompt, max_tokens=NUM_TOKENS, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
     outputs = run(engine, asked[:1]) | run(engine, asked[1:])
     assert [outputs[f"r{i}"].num_cached_tokens for i in range(3)] == [0, 36, 36]
-    reference = transformers_model(files)
+    reference = transformers_model(original)
     for i, prompt in enumerate(PROMPTS):
         with torch.inference_mode():
             expected = reference.generate(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from demo_model import demo_files
 from engine_driver import make_engine
+from gguf_files import convert_to_gguf
 from tiny_encoders import TINY_CLASSIFIERS, TINY_ENCODERS, make_tiny_encoder
 from tiny_models import TINY_MODELS, make_tiny_model
 
@@ -86,6 +87,17 @@ def test_weights_of_a_gguf(dtype: str, quantization: Quantization) -> None:
     assert_same_bytes(shape, config, loaded)
     if quantization == "none":
         assert_same_shapes(shape, loaded)
+
+
+@pytest.mark.parametrize("has_whole_latents", [False, True])
+def test_weights_of_latents_in_a_gguf(tmp_path: Path, has_whole_latents: bool) -> None:
+    """Which are dequantised, while the experts behind them keep their 4 bits."""
+    original = make_tiny_model("deepseek-v2", tmp_path / "hf", intermediate_size=128, v_head_dim=16)
+    metadata = {"rope.scaling.yarn_log_multiplier": 0.1}
+    path = tmp_path / "m.gguf"
+    files = convert_to_gguf(original, path, "deepseek2", type_name="Q4_0", metadata=metadata, has_whole_latents=has_whole_latents)
+    config = config_of(files, model={"dtype": "float32", "quantization": "gguf"})
+    assert_same_bytes(read_shape(config, files), config, load(files, "float32", "gguf"))
 
 
 @pytest.mark.parametrize("is_classifier", [False, True])

@@ -104,6 +104,19 @@ def test_formats(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/m"] = FILES
     gguf = resolve(hub, tmp_path, "org/g")
     assert (gguf.kind, gguf.path.name) == ("gguf", "m.gguf")
+    parts = {f"m-0000{i}-of-00002.gguf": b"GGUF" for i in (1, 2)}
+    hub.repositories["org/parts"] = {**parts, "README.md": b""}
+    found = resolve(hub, tmp_path, "org/parts")
+    assert (found.kind, found.path.name, found.path.parent.name) == (
+        "gguf",
+        "m-00001-of-00002.gguf",
+        found.directory and found.directory.name,
+    )
+    (found.path.parent / "m-00002-of-00002.gguf").unlink()  # a download that was cut off
+    assert resolve(hub, tmp_path, "org/parts") == found
+    assert contents(found.path.parent).keys() == parts.keys()
+    hub.repositories["org/some"] = {"m-00001-of-00002.gguf": b"GGUF"}
+    fails(hub, tmp_path, "org/some", r"org/some is incomplete: 1 weight file missing, such as m-00002-of-00002\.gguf")
     assert set(contents(resolve(hub, tmp_path, "org/m", load_format="dummy").path)) == {"config.json", "tokenizer.json"}
     # The weights are still missing, and are fetched when they are wanted.
     assert "model.safetensors" in contents(resolve(hub, tmp_path, "org/m").path)

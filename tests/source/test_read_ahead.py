@@ -35,12 +35,14 @@ def test_all_weights_are_asked_for(tmp_path: Path, advised: list[tuple[str, int]
     assert advised == [("a.safetensors", os.POSIX_FADV_WILLNEED), ("b.safetensors", os.POSIX_FADV_WILLNEED)]
 
 
-def test_a_gguf_is_one_file(tmp_path: Path, advised: list[tuple[str, int]]) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"x" * 100)
-    thread = read_ahead(ModelFiles("gguf", None, tmp_path / "model.gguf", "model"), 200)
+@pytest.mark.parametrize("names", [["model.gguf"], ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]])
+def test_a_gguf_and_its_other_parts(names: list[str], tmp_path: Path, advised: list[tuple[str, int]]) -> None:
+    for name in [*names, "another.gguf"]:
+        (tmp_path / name).write_bytes(b"x" * 100)
+    thread = read_ahead(ModelFiles("gguf", None, tmp_path / names[0], "model"), 400)
     assert thread is not None
     thread.join()
-    assert [name for name, _ in advised] == ["model.gguf"]
+    assert [name for name, _ in advised] == names
 
 
 def test_weights_that_fill_the_memory_are_left_to_the_loader(tmp_path: Path, advised: list[tuple[str, int]]) -> None:

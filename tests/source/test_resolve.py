@@ -66,6 +66,23 @@ def test_directories_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert resolve("nested/inner").path == nested / "inner"
 
 
+def test_a_gguf_in_parts(tmp_path: Path) -> None:
+    names = [f"m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    parts = make_model(tmp_path / "parts", *names)
+    assert resolve(parts) == ModelFiles("gguf", parts, parts / names[0], str(parts))
+    assert resolve(parts / names[1]) == ModelFiles("gguf", None, parts / names[0], str(parts / names[1]))
+    (tmp_path / "blobs").mkdir()
+    (parts / names[0]).rename(tmp_path / "blobs" / "0af3")  # as the Hub's cache keeps it
+    (parts / names[0]).symlink_to(tmp_path / "blobs" / "0af3")
+    assert resolve(parts / names[0]).path == parts / names[0]
+    make_model(parts, "n-00001-of-00002.gguf")
+    fails(parts, r"holds 4 GGUF files \(.*\); name the one to serve")
+    fails(parts / "n-00001-of-00002.gguf", r"parts is incomplete: 1 weight file missing, such as n-00002-of-00002\.gguf; copy all of them")
+    (parts / "n-00001-of-00002.gguf").unlink()
+    (parts / names[2]).unlink()
+    fails(parts, r"parts is incomplete: 1 weight file missing, such as m-00003-of-00003\.gguf; copy all of them")
+
+
 def test_directories_without_a_model(tmp_path: Path) -> None:
     fails(make_model(tmp_path / "empty"), r"empty is empty \(needs config\.json and \*\.safetensors, or one \.gguf file\)")
     fails(

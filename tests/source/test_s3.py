@@ -244,6 +244,10 @@ def test_formats_and_layouts(s3: S3, tmp_path: Path) -> None:
     assert (gguf.kind, gguf.path.name) == ("gguf", "b.gguf")
     assert set(contents(resolve(f"s3://{BUCKET}/g", tmp_path, "dummy").path)) == {"config.json"}
     fails(f"s3://{BUCKET}/g", tmp_path, r"holds 2 GGUF files \(a\.gguf, b\.gguf\); name the one to serve, such as s3://models/g/a\.gguf")
+    s3.put({f"parts/m-0000{i}-of-00002.gguf": b"GGUF" for i in (1, 2)})
+    parts = resolve(f"s3://{BUCKET}/parts/", tmp_path)
+    assert (parts.path.name, len(contents(parts.path.parent))) == ("m-00001-of-00002.gguf", 2)
+    fails(f"s3://{BUCKET}/parts/m-00001-of-00002.gguf", tmp_path, "is one part of a model; name the prefix of all of them")
     fails(f"s3://{BUCKET}/two", tmp_path, r"holds 2 models \(a, b\); name one")
     s3.put({"p/config.json": b"{}", "p/pytorch_model.bin": b"", "t/vocab.txt": b""})
     fails(f"s3://{BUCKET}/p/", tmp_path, r"s3://models/p/ has its weights only as pytorch_model\.bin: pickle files can run any code")

@@ -37,32 +37,59 @@ _EXPERT_PARTS = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up",
 
 
 def convert_to_gguf(
-    files: ModelFiles, path: Path, architecture: str, *, type_name: str = "F32", metadata: dict[str, Any] | None = None
+    files: ModelFiles,
+    path: Path,
+    architecture: str,
+    *,
+    type_name: str = "F32",
+    metadata: dict[str, Any] | None = None,
+    has_whole_latents: bool = False,
+    tensors_a_part: int = 0,
+    is_fused: bool = False,
+    squeezes: bool = False,
 ) -> ModelFiles:
-    """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them."""
+    """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them, a key that
+    is None is left out.
+
+    ``has_whole_latents``: deepseek2 as it was written until April 2025. ``is_fused``: experts' gates and what they let through are one
+    stack. ``squeezes``: matrices of one row are vectors. ``tensors_a_part``: of several files, of which the first is named.
+    """
     config = AutoConfig.from_pretrained(files.path)
-    writer = gguf.GGUFWriter(path, architecture)
-    for key, value in (_metadata(config) | (metadata or {})).items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
-        add(f"{architecture}.{key}", value)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_a_part)
+    latent = {} if architecture != "deepseek2" else _latent_metadata(config, is_old=has_whole_latents)
+    for key, value in (_metadata(config) | latent | (metadata or {})).items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+        if value is not None:
+            add[type(value)](f"{architecture}.{key}", value)
     writer.add_array("tokenizer.ggml.tokens", ["a", "b" * 300, "ü"])
     _add_rope_factors(writer, _rope(config), _head_dim(config))
     names = _names(architecture, config.num_hidden_layers)
-    for name, values in _stacked(load_file(files.path / "model.safetensors")).items():
+    tensors = _stacked(load_file(files.path / "model.safetensors"))
+    if is_fused:
+        for gate in [name for name in tensors if name.endswith("ffn_gate_exps.weight")]:
+            both = [tensors.pop(gate), tensors.pop(gate.replace("_gate_", "_up_"))]
+            tensors[gate.replace("_gate_", "_gate_up_")] = np.concatenate(both, axis=1)
+    if architecture == "deepseek2" and not has_whole_latents:
+        tensors = _split_latents(tensors, config)
+    for name, values in tensors.items():
         if architecture in _IN_PAIRS and ("q_proj" in name or "k_proj" in name):
             heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             halves = values.reshape(heads, 2, len(values) // heads // 2, *values.shape[1:])
             values = halves.swapaxes(1, 2).reshape(values.shape)
         if architecture in _WITH_ONE_ADDED and name.endswith("norm.weight"):
             values = values + 1
+        values = values.squeeze() if squeezes else values
         if architecture == "gpt2" and name.endswith(_TRANSPOSED):
             values = values.T
-        kind = gguf.GGMLQuantizationType[type_name if values.ndim > 1 else "F32"]
+        fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type_name]][0] == 0
+        kind = gguf.GGMLQuantizationType[type_name if fits and "ffn_gate_inp" not in names(name) else "F32"]
         writer.add_tensor(names(name), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    if tensors_a_part:
+        path = min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
     return ModelFiles("gguf", None, path, path.name)
 
 
@@ -89,6 +116,53 @@ def _gpt_oss_stacks(name: str, values: Any) -> dict[str, Any]:
     return {f"{prefix}.ffn_{part}_exps.{kind}": values[:, start::2] for start, part in enumerate(("gate", "up"))}
 
 
+def _split_latents(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    """With what makes keys, transposed, and what makes values of latents as two tensors, a matrix for each head."""
+    found: dict[str, Any] = {}
+    for name, values in tensors.items():
+        if not name.endswith("kv_b_proj.weight"):
+            found[name] = values
+            continue
+        heads = values.reshape(config.num_attention_heads, -1, values.shape[1])
+        keys, rest = np.split(heads, [config.qk_nope_head_dim], axis=1)
+        found |= {name.replace("kv_b", "k_b"): keys.swapaxes(1, 2), name.replace("kv_b", "v_b"): rest}
+    return found
+
+
+def _latent_metadata(config: Any, *, is_old: bool) -> dict[str, Any]:
+    q_dim, rope = config.qk_nope_head_dim + config.qk_rope_head_dim, _rope(config)
+    is_sigmoid = config.model_type == "deepseek_v3"
+    keys: dict[str, Any] = {
+        "rope.dimension_count": config.qk_rope_head_dim,
+        "attention.q_lora_rank": config.q_lora_rank,
+        "attention.kv_lora_rank": config.kv_lora_rank,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "expert_count": config.n_routed_experts,
+        "expert_shared_count": config.n_shared_experts,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_weights_norm": True if is_sigmoid else None,
+        "expert_gating_func": 2 if is_sigmoid else None,
+        "expert_group_count": config.n_group if is_sigmoid or config.topk_method != "greedy" else 1,
+        "expert_group_used_count": config.topk_group,
+    }
+    if rope.get("rope_type") == "yarn":
+        keys |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": rope["factor"],
+            "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+            "rope.scaling.yarn_log_multiplier": 0.1 * rope["mscale_all_dim"],
+        }
+    if is_old:
+        return keys | {"attention.key_length": q_dim, "attention.value_length": config.v_head_dim}
+    return keys | {
+        "attention.head_count_kv": 1,
+        "attention.key_length": config.kv_lora_rank + config.qk_rope_head_dim,
+        "attention.value_length": config.kv_lora_rank,
+        "attention.key_length_mla": q_dim,
+        "attention.value_length_mla": config.v_head_dim,
+    }
+
+
 def _metadata(config: Any) -> dict[str, Any]:
     heads, rope = config.num_attention_heads, _rope(config)
     has_layer_norm = config.model_type in _WITH_LAYER_NORM
@@ -109,7 +183,7 @@ def _metadata(config: Any) -> dict[str, Any]:
         keys["rope.dimension_count"] = int(_head_dim(config) * rope.get("partial_rotary_factor", 1.0))
     own = {key: getattr(config, name, None) for key, name in _KEYS.items()}
     if own["expert_used_count"] is not None:
-        own["expert_count"] = _first(config, "num_local_experts", "num_experts")
+        own["expert_count"] = _first(config, "num_local_experts", "num_experts", "n_routed_experts")
     if config.model_type in ("cohere", "cohere2"):
         own["logit_scale"] = config.logit_scale
     if config.model_type in _WITH_WINDOW:
@@ -140,7 +214,7 @@ def _names(architecture: str, num_layers: int) -> Callable[[str], str]:
     def translated(name: str) -> str:
         if "_exps." in name:  # of _stacked
             return name.replace("model.layers.", "blk.")
-        name = f"{name}.weight" if name.endswith(".sinks") else name
+        name = f"{name}.weight" if name.endswith(".sinks") else name.replace("_correction_bias", "_correction.bias")
         found = next(filter(None, (table.get_name(name, try_suffixes=(".weight", ".bias")) for table in tables)), None)
         assert found is not None, name
         return str(found)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from demo_model import demo_files
+from gguf_tokenizer_files import write_gguf_tokenizer, write_sentencepiece_tokenizer
 from tiny_tokenizers import byte_level_backend, write_gpt2_tokenizer
 
 from headway.server.errors import ModelSourceError, RequestError
@@ -151,37 +152,41 @@ def test_what_only_transformers_can_read_is_converted_once(tmp_path: Path) -> No
     assert len(lines) == 2
 
 
-def test_a_gguf_of_another_kind_goes_through_transformers(tmp_path: Path) -> None:
-    """Read like the demo model's metadata, but with a splitter that is not ours."""
-    import gguf
+def test_a_gguf_without_a_way_to_split_words_goes_through_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    path = tmp_path / "m.gguf"
     letters = list(json.loads(byte_level_backend().to_str())["model"]["vocab"])
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {"block_count": 1, "context_length": 8, "embedding_length": 8, "feed_forward_length": 8}.items():
-        writer.add_uint32(f"llama.{key}", value)
-    for key in ("attention.head_count", "attention.head_count_kv", "vocab_size"):
-        writer.add_uint32(f"llama.{key}", 1)
-    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list([*letters, "<eos>", "<turn>"])
-    writer.add_token_types([1] * len(letters) + [3, 3])
-    writer.add_token_merges(["h e", "l l", "he ll", "Ġ w", "Ã ©"])
-    writer.add_eos_token_id(len(letters))
-    writer.add_uint32("tokenizer.ggml.eot_token_id", len(letters) + 1)
-    writer.add_chat_template("{{ messages }}")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    ours = load_tokenizer(ModelFiles("gguf", None, path, "m"), None, tmp_path / "cache")
+    merges = ["h e", "l l", "he ll", "Ġ w", "Ã ©"]
+    files = write_gguf_tokenizer(tmp_path / "m.gguf", [*letters, "<eos>", "<turn>"], merges, "default", num_special=2)
+    ours = load_tokenizer(files, None, tmp_path / "cache")
     theirs = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file="m.gguf")
     text = "hello wörld 12345<turn>"
     assert ours.encode(text, add_special_tokens=True) == theirs(text)["input_ids"]
     assert ours.eos_token_ids == (len(letters), len(letters) + 1)
     assert ours.chat_templates == {"default": "{{ messages }}"}
+
+
+@pytest.mark.parametrize(("architecture", "known"), [("llama", "llama"), ("gemma", "gemma2"), ("phi3", "phi3"), ("granite", "llama")])
+def test_a_gguf_with_sentencepiece_whatever_its_architecture(tmp_path: Path, architecture: str, known: str) -> None:
+    """transformers reads the GGUF files of some alone."""
+    from transformers import AutoTokenizer
+
+    tokens = ["▁", "h", "e", "l", "o", "he", "ll", "hell", "hello", "▁hello", "w", "▁w", "▁▁"]
+    ours = load_tokenizer(write_sentencepiece_tokenizer(tmp_path / "m.gguf", architecture, tokens), None, tmp_path / "cache")
+    write_sentencepiece_tokenizer(tmp_path / "known.gguf", known, tokens)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file="known.gguf")
+    text = " hello  wörld hell"
+    assert ours.encode(text, add_special_tokens=True) == theirs(text)["input_ids"]
+    assert (ours.bos_token, ours.eos_token_ids) == ("<s>", (2,))
+    (folder,) = (tmp_path / "cache" / "tokenizers").iterdir()
+    assert not list(folder.glob("*.gguf"))
+
+
+def test_a_gguf_whose_tokenizer_is_none(tmp_path: Path) -> None:
+    files = write_sentencepiece_tokenizer(tmp_path / "m.gguf", "llama", ["a"])
+    files.path.write_bytes(files.path.read_bytes().replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"))
+    with pytest.raises(ModelSourceError, match=r"no tokenizer in .*m\.gguf that can be read: .*--tokenizer"):
+        load_tokenizer(files, None, tmp_path / "cache")
 
 
 def test_another_tokenizer_by_path(model_directory: Path) -> None:
