@@ -69,8 +69,8 @@ class AttentionStep:
     decode: DecodeRows | None
     prefill: PrefillRows | None
     context: ContextStep | None = None  # in the place of both, where ranks share sequences
-    library: LibraryStep | None = None  # the same, where a library's kernels attend
     prompts: DealtPrompts | None = None  # of which each computes a part: then positions and slots are of its own tokens
+    library: LibraryStep | None = None  # in the place of both, where a library's kernels attend
 
 
 def prepare_attention(

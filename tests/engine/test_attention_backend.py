@@ -96,14 +96,21 @@ def test_padded_steps_that_are_recorded(
     assert set(recorder.replays) == {2, 4}
 
 
+@pytest.mark.parametrize("choice", [("FLASHINFER", HOPPER), ("FLASH_ATTN", AMPERE)], ids=str)
 def test_beside_a_draft_model_which_keeps_our_kernels(
-    files: ModelFiles, stand_ins: StandIns, expected: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    choice: tuple[str, tuple[int, int]],
+    files: ModelFiles,
+    stand_ins: StandIns,
+    expected: dict[str, list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """Its heads have 24 numbers, which the library would refuse, and its blocks are those of the large model."""
-    on_chip(monkeypatch, HOPPER)
+    """Its heads have 24 numbers, which one library would refuse; its blocks are as large as the other needs those of the large model."""
+    backend, capability = choice
+    on_chip(monkeypatch, capability)
     small = make_tiny_model("gemma2", tmp_path, seed=2, num_hidden_layers=1)
     asked = {"model": "small", "num_speculative_tokens": 2}
-    engine = make(files, "FLASHINFER", speculative={"speculative_config": asked}, draft_files=small)
+    engine = make(files, backend, speculative={"speculative_config": asked}, draft_files=small)
     assert answers(engine) == expected
 
 
