@@ -11,7 +11,7 @@ from headway.server.config.server import ServerConfig
 from headway.server.engine.adapters import AdapterResidency
 from headway.server.engine.attention_choice import chosen_library
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import choose_device, device_facts, occupy, share_threads
+from headway.server.engine.device import choose_device, device_facts, occupy, share_threads, tell_kernels
 from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.executor.placement import HostPlacement, Placement, placed_ranks
 from headway.server.engine.info import engine_info
@@ -127,6 +127,7 @@ def _build_generating(
         if plan.graph_sizes:
             phases.begin("capturing CUDA graphs")
             rank.record_graphs()
+        tell_kernels()
         executor = crew.executor(rank.worker)
         workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
         hosts = crew.hosts
