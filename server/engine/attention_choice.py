@@ -10,18 +10,16 @@ import torch
 from headway.kernels.attention_library import AttentionLibrary, LibraryInfo
 from headway.kernels.backend import KernelUnavailable
 from headway.kernels.libraries.installed import find_library, open_library
-from headway.server.config.attention import AttentionKind, on_a_cpu
+from headway.server.config.attention import AttentionKind
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 
 
 def chosen_library(config: ServerConfig, device: torch.device) -> LibraryInfo | None:
-    """None: Headway's own. Raises ConfigError where what was asked for by name can't be had."""
+    """On a GPU, if any is asked for. None: Headway's own. Raises ConfigError where what was asked for by name can't be had."""
     asked = config.attention.attention_backend
     if asked == "auto":
         return None
-    if device.type != "cuda":
-        raise ConfigError([on_a_cpu(asked)])
     if not config.attention.asks_for_library:
         if find_spec("triton") is None:
             raise ConfigError([f"--attention-backend {asked}: the package triton is not installed: install it, or leave the option out"])

@@ -28,7 +28,7 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
-from headway.server.sizing.attention_library import check_library
+from headway.server.sizing.attention_library import check_attention, check_heads
 from headway.server.sizing.draft_model import draft_setup
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts, model_code
@@ -87,8 +87,9 @@ def _build_generating(
 ) -> EngineCore:
     device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides, model_code(config))
+    check_attention(config.attention, shape, on_gpu=device.type == "cuda")
     library = chosen_library(config, device)
-    check_library(config.attention.attention_backend, library, shape)
+    check_heads(config.attention.attention_backend, library, shape)
     plan = make_plan(config, generating_facts(shape), device_facts(device), library)
     parallel, num_devices = config.parallel, placement.num_devices(device)
     check_split(
