@@ -147,6 +147,11 @@ def test_attention_that_a_library_has_not(
     assert caught.value.problems == [f"--attention-backend FLASHINFER: {why}, which only Headway's own kernels take: leave it out"]
 
 
+def test_a_model_that_pools_has_no_choice(files: ModelFiles) -> None:
+    with pytest.raises(ConfigError, match="--attention-backend FLASHINFER is for models that generate text: leave it out"):
+        make(files, "FLASHINFER", pooling={"runner": "pooling"})
+
+
 def test_what_can_not_be_had_is_said(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)
     config = ServerConfig.model_validate({"model": {"model": "m"}, "attention": {"attention_backend": "FLASH_ATTN"}})
