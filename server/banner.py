@@ -23,6 +23,7 @@ def ready_banner(config: ServerConfig, served_name: str, info: EngineInfo, secon
         f"  device   {info.device}{_engines(config.data_parallel.data_parallel_size)}",
         f"  context  {info.max_model_len} tokens; {_cache(info, _a_rank(config))}up to {info.max_num_seqs} requests "
         f"and {info.max_num_batched_tokens} tokens a step",
+        *([f"  kernels  attention by {info.attention}"] if info.attention is not None else []),
         *_drafts(config.speculative, info),
         f"  address  {url}{_shared(config.network.api_server_count)}  (/ping /invocations {routes} /v1/models /metrics)",
         f"  try      curl{option} {url}{routes.split()[0]}{key} -H 'Content-Type: application/json' -d '{body}'",

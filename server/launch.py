@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from headway.server.api_processes.followers import Followers
+from headway.server.config.attention import AttentionConfig
 from headway.server.config.server import ServerConfig, secrets_of
 from headway.server.counts import Counts
 from headway.server.errors import HeadwayError, sentence_of
@@ -73,7 +74,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
         custom = _custom_handlers(config)
         tracing = _tracing(config)
         cache_dir = cache_directory(os.environ)
-        _keep_compiled_kernels(cache_dir, directory)
+        _keep_compiled_kernels(cache_dir, directory, config.attention)
         telemetry = {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
         # The engine takes longest (torch, weights): it starts while this process imports what HTTP needs.
         starter = EngineStarter(config, directory, cache_dir, PhaseLog("getting the model", started))
@@ -102,12 +103,18 @@ def _shared_counts(directory: Path, num_processes: int) -> Counts:
     return Counts.create(directory, num_processes)
 
 
-def _keep_compiled_kernels(cache_dir: Path, private: Path) -> None:
-    """For the engine process, which inherits them: where Triton keeps what it compiles, and what looks for it there and in the image."""
+def _keep_compiled_kernels(cache_dir: Path, private: Path, attention: AttentionConfig) -> None:
+    """For the engine process, which inherits them: where Triton and FlashInfer keep what they compile, and what looks for Triton's there
+    and in the image."""
     if find_spec("triton") is None:
         return
-    if "TRITON_CACHE_DIR" not in os.environ:
-        os.environ["TRITON_CACHE_DIR"] = str(kernel_cache(cache_dir, private))
+    places = {
+        "TRITON_CACHE_DIR": "",
+        **({"FLASHINFER_WORKSPACE_BASE": "flashinfer"} if attention.attention_backend == "FLASHINFER" else {}),
+    }
+    if unset := {name: below for name, below in places.items() if name not in os.environ}:
+        directory = kernel_cache(cache_dir, private)
+        os.environ.update({name: str(directory / below) for name, below in unset.items()})
     os.environ.setdefault("TRITON_CACHE_MANAGER", "headway.kernels.gpu.shipped_cache:ShippedCacheManager")
 
 

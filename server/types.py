@@ -396,3 +396,4 @@ class EngineInfo(msgspec.Struct, frozen=True):
     processor_names: tuple[str, ...] = ()  # functions of --logits-processors, for requests to choose from
     pooling: PoolingInfo | None = None  # None: the model generates text
     draft_model: DraftModelInfo | None = None
+    attention: str | None = None  # the library whose attention kernels run, with its version; None: Headway's own

@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "server.layers": {"kernels", "server.distributed", "server.errors"},
     "server.models": {"server.layers", "server.distributed", "server.errors", "kernels"},
     "server.loading": {
+        "kernels.attention_library",
         "kernels.hadamard",
         "kernels.int4_layout",
         "server.models",

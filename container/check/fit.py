@@ -14,6 +14,7 @@ from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
+from headway.server.sizing.attention_library import check_attention
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import (
@@ -101,6 +102,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     """
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
+    check_attention(config.attention, shape.config, on_gpu=on_gpu)
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
     check_context(parallel, shape.config)

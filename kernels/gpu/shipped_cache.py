@@ -17,6 +17,8 @@ from pathlib import Path
 
 from triton.runtime.cache import FileCacheManager
 
+from headway.kernels.kernel_tally import TALLY
+
 log = logging.getLogger(__name__)
 
 # Of the image: `triton/` of a server's cache directory, copied.
@@ -52,12 +54,26 @@ class ShippedCacheManager(FileCacheManager):  # type: ignore[misc]  # Triton is 
         return found if found is not None else self._shipped(filename)
 
     def get_group(self, filename: str) -> dict[str, str] | None:
-        found: dict[str, str] | None = super().get_group(filename)
-        return found if found is not None else self._shipped_group(filename)
+        """Asked once for each kernel that a process uses."""
+        kept: dict[str, str] | None = super().get_group(filename)
+        shipped = self._shipped_group(filename) if kept is None else None
+        TALLY.kept += kept is not None
+        TALLY.shipped += shipped is not None
+        TALLY.compiled += kept is None and shipped is None
+        return kept if kept is not None else shipped
 
     def _shipped(self, filename: str) -> str | None:
         path = SHIPPED / self.key / filename
-        return str(path) if path.is_file() else None
+        try:
+            if not path.is_file():
+                return None
+        except OSError:  # a folder that keeps the rights that its server gave it is closed to other users
+            _tell_closed(SHIPPED)
+            return None
+        if not os.access(path, os.R_OK):
+            _tell_closed(SHIPPED)
+            return None
+        return str(path)
 
     def _shipped_group(self, filename: str) -> dict[str, str] | None:
         note = self._shipped(f"__grp__{filename}")
@@ -69,6 +85,12 @@ class ShippedCacheManager(FileCacheManager):  # type: ignore[misc]  # Triton is 
             return None  # then it is compiled anew
         files = {name: self._shipped(name) for name in names}
         return {name: path for name, path in files.items() if path is not None} if None not in files.values() else None
+
+
+@functools.cache
+def _tell_closed(shipped: Path) -> None:
+    """Once."""
+    log.warning("The image's compiled kernels in %s can't be read by this user, and are compiled anew: chmod -R a+rX them", shipped)
 
 
 @functools.cache

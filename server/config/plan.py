@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from headway.server.config.attention import AttentionKind, LibraryFacts, library_problems
 from headway.server.config.graphs import graph_sizes
 from headway.server.config.model import AskedQuantization
 from headway.server.config.server import ServerConfig
@@ -69,6 +70,7 @@ class Plan:
     max_num_active_seqs: int  # of these requests
     graph_sizes: tuple[int, ...]  # rows of the decode steps that are captured as CUDA graphs; none: all steps run eagerly
     overlaps_steps: bool  # a step is begun before the result of the one before it is looked at
+    attention: AttentionKind = "own"  # whose attention kernels run
     num_drafts: int = 0  # tokens guessed ahead of a request, at most; each is a row of a step
 
     @property
@@ -93,8 +95,9 @@ def is_grouped(quantization: Quantization) -> bool:
     return quantization in ("gguf", "int4", "w4a8")
 
 
-def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
-    """Raises ConfigError for an impossible combination, each problem with what would work."""
+def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts, library: LibraryFacts | None = None) -> Plan:
+    """``library``: whose attention kernels were asked for and found, None: ours run. Raises ConfigError for an impossible combination, each
+    problem with what would work."""
     dtype, quantization = _weights(config, model, device)
     max_model_len, fit = _context(config, model)
     on_gpu = device.kind == "cuda"
@@ -107,7 +110,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     if seqs is None:
         seqs = min(256 if on_gpu or model.pools else 64, budget)
     problems = []
-    page_size, interleave = config.cache.block_size or (16 if on_gpu else 32), config.parallel.cp_kv_cache_interleave_size
+    page_size, interleave = config.cache.block_size or _page_size(on_gpu, library), config.parallel.cp_kv_cache_interleave_size
     if page_size % interleave:
         problems.append(f"--cp-kv-cache-interleave-size {interleave} does not divide --block-size {page_size}: use a divisor of it")
     pages = _pages(quantization, model, device, dtype)
@@ -119,6 +122,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     if _ROUNDED_PAGES.get(kv_dtype) == "int8" and model.keeps_latents:
         why = "this model keeps one vector of each token for all heads (latent attention), whose parts are too unlike for one scale"
         problems.append(f"--kv-cache-dtype {kv_dtype}: {why}: use auto or fp8")
+    kept = pages if kv_dtype == "auto" else _ROUNDED_PAGES.get(kv_dtype, kv_dtype)
+    if library is not None:
+        problems += _library_problems(config, library, dtype, kept, page_size)
     if budget < seqs:
         problems.append(
             f"--max-num-batched-tokens {budget} is below --max-num-seqs {seqs}: every running request needs a token a step; raise the first"
@@ -147,7 +153,7 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
     return Plan(
         dtype=dtype,
         quantization=quantization,
-        kv_cache_dtype=pages if kv_dtype == "auto" else _ROUNDED_PAGES.get(kv_dtype, kv_dtype),
+        kv_cache_dtype=kept,
         page_size=page_size,
         num_context_ranks=config.parallel.num_context_ranks,
         max_model_len=max_model_len,
@@ -156,8 +162,9 @@ def make_plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> P
         max_num_seqs=seqs,
         max_num_scheduled_tokens=scheduled,
         max_num_active_seqs=active,
-        graph_sizes=_graph_sizes(config, model, min(active * (1 + num_drafts), scheduled)) if on_gpu else (),
+        graph_sizes=_graph_sizes(config, model, library, min(active * (1 + num_drafts), scheduled)) if on_gpu else (),
         overlaps_steps=_overlaps_steps(config, model, device),
+        attention="own" if library is None else library.kind,
         num_drafts=num_drafts,
     )
 
@@ -175,8 +182,25 @@ def _lower_limit_problems(config: ServerConfig, budget: int, scheduled: int, seq
     return found
 
 
-def _graph_sizes(config: ServerConfig, model: ModelFacts, most: int) -> tuple[int, ...]:
-    return graph_sizes(config.graphs, most) if model.records_graphs and not model.pools else ()
+def _graph_sizes(config: ServerConfig, model: ModelFacts, library: LibraryFacts | None, most: int) -> tuple[int, ...]:
+    is_capturable = model.records_graphs and not model.pools and (library is None or library.is_capturable)
+    return graph_sizes(config.graphs, most) if is_capturable else ()
+
+
+def _page_size(on_gpu: bool, library: LibraryFacts | None) -> int:
+    """Where none is asked for."""
+    return max(16 if on_gpu else 32, 1 if library is None else library.page_multiple)
+
+
+def _library_problems(config: ServerConfig, library: LibraryFacts, dtype: str, pages: str, page_size: int) -> list[str]:
+    return library_problems(
+        config.attention.attention_backend,
+        library,
+        dtype=dtype,
+        pages=pages,
+        page_size=page_size,
+        captures=bool(config.graphs.cudagraph_capture_sizes),
+    )
 
 
 def _overlaps_steps(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headway.server.config.attention import AttentionConfig, attention_problems
 from headway.server.config.cache import CacheConfig
 from headway.server.config.chat import ChatConfig, chat_problems
 from headway.server.config.compilation import CompilationConfig, compilation_problems, compilation_warnings
@@ -54,6 +55,7 @@ class ServerConfig(Topic):
     kv_transfer: KVTransferConfig = KVTransferConfig()
     compilation: CompilationConfig = CompilationConfig()
     graphs: GraphsConfig = GraphsConfig()
+    attention: AttentionConfig = AttentionConfig()
     pooling: PoolingConfig = PoolingConfig()
     lora: LoraConfig = LoraConfig()
     structured: StructuredConfig = StructuredConfig()
@@ -109,6 +111,7 @@ def problems(config: ServerConfig) -> list[str]:
         *_transfer_problems(config),
         *compilation_problems(config.compilation),
         *graphs_problems(config.graphs),
+        *attention_problems(config.attention, config.model.device, _context_sizes(config.parallel)),
         *pooling_problems(config.pooling),
         *lora_problems(config.lora),
         *structured_problems(config.structured),
@@ -248,6 +251,13 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
             f"{asked} leaves no room for {plural(num_ports, 'port')} up to {HIGHEST_SIDE_CHANNEL_PORT}, one a rank: choose a lower one"
         )
     return found
+
+
+def _context_sizes(parallel: ParallelConfig) -> dict[str, int]:
+    return {
+        "--decode-context-parallel-size": parallel.decode_context_parallel_size,
+        "--prefill-context-parallel-size": parallel.prefill_context_parallel_size,
+    }
 
 
 def _size_problems(config: ServerConfig) -> list[str]:

@@ -9,8 +9,9 @@ from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine.adapters import AdapterResidency
+from headway.server.engine.attention_choice import chosen_library
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import choose_device, device_facts, occupy, share_threads
+from headway.server.engine.device import choose_device, device_facts, occupy, share_threads, tell_kernels
 from headway.server.engine.executor.crew import gathered_crew
 from headway.server.engine.executor.placement import HostPlacement, Placement, placed_ranks
 from headway.server.engine.info import engine_info
@@ -27,6 +28,7 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
+from headway.server.sizing.attention_library import check_attention, check_heads
 from headway.server.sizing.draft_model import draft_setup
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.model import chosen_use, generating_facts, model_code
@@ -85,7 +87,10 @@ def _build_generating(
 ) -> EngineCore:
     device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides, model_code(config))
-    plan = make_plan(config, generating_facts(shape), device_facts(device))
+    check_attention(config.attention, shape, on_gpu=device.type == "cuda")
+    library = chosen_library(config, device)
+    check_heads(config.attention.attention_backend, library, shape)
+    plan = make_plan(config, generating_facts(shape), device_facts(device), library)
     parallel, num_devices = config.parallel, placement.num_devices(device)
     check_split(
         parallel.tensor_parallel_size,
@@ -123,6 +128,7 @@ def _build_generating(
         if plan.graph_sizes:
             phases.begin("capturing CUDA graphs")
             rank.record_graphs()
+        tell_kernels()
         executor = crew.executor(rank.worker)
         workers = crew.transfers(rank.transfers) if rank.transfers is not None else None
         hosts = crew.hosts
@@ -140,6 +146,7 @@ def _build_generating(
         phases.seconds,
         processors=processors,
         draft_model=rank.draft.info(num_blocks) if rank.draft is not None else None,
+        attention=library.name if library is not None else None,
     )
     patience_s = config.network.shutdown_timeout
     ahead = _num_steps_ahead(config, plan)

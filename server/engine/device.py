@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 
 import torch
 
 from headway.kernels.cpu.native.library import function
+from headway.kernels.kernel_tally import TALLY, KernelTally
 from headway.server.config.data_parallel import gpus_missing
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import DeviceFacts
@@ -14,6 +16,8 @@ from headway.server.errors import ConfigError
 from headway.server.garbage import collect_spared
 from headway.server.machine import host_memory, trim_heap
 from headway.server.words import plural
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(asked: str, index: int = 0) -> torch.device:
@@ -65,6 +69,12 @@ def device_facts(device: torch.device) -> DeviceFacts:
     has_avx2 = bool(capabilities.get("avx2"))
     compiled = has_avx2 and function("grouped_linear", torch.float32) is not None
     return DeviceFacts("cpu", name, total, available, fast_bf16, has_fast_int8=has_avx2, multiplies_gguf=compiled)
+
+
+def tell_kernels() -> None:
+    """Once all that a start needs are there. Nothing where none was looked for: on a CPU, or with a cache of the user's own."""
+    if KernelTally() != TALLY:
+        log.info("Compiled kernels: %s", TALLY)
 
 
 def give_back_memory(device: torch.device) -> None:

@@ -20,6 +20,7 @@ def engine_info(
     pooling: PoolingInfo | None = None,
     processors: LoadedProcessors | None = None,
     draft_model: DraftModelInfo | None = None,
+    attention: str | None = None,
 ) -> EngineInfo:
     loaded = worker.loaded
     return EngineInfo(
@@ -38,6 +39,7 @@ def engine_info(
         phases=seconds,
         pooling=pooling,
         draft_model=draft_model,
+        attention=attention,
         reads_extra_args=processors is not None and bool(processors.for_all),
         processor_names=tuple(processors.functions) if processors is not None else (),
     )

@@ -12,6 +12,7 @@ from headway.server.config.plan import DeviceFacts, Plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.rendezvous import RankGroups
 from headway.server.distributed.sequence_share import WHOLE, SequenceShare
+from headway.server.engine.attention_choice import opened_library
 from headway.server.engine.choice import LocalChoice, TokenChoice
 from headway.server.engine.device import device_facts
 from headway.server.engine.executor.base import Runner
@@ -88,6 +89,7 @@ class ModelRank:
             has_whole_experts=config.parallel.enable_expert_parallel,
             num_redundant_experts=config.parallel.num_redundant_experts,
             stage=setup.groups.place.stage,
+            attention=opened_library(plan.attention, device),
         )
         self._buffers = _buffers(plan, plan.max_num_rows, device)
         self._graphs = _graphs(plan, self._buffers, device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.kernels.attention_library import AttentionForm, AttentionLibrary
 from headway.kernels.kv_cache import FP8, UNSCALED, KVScales, PageScales
 from headway.kernels.paged_attention import paged_attention, prepare_decode
 from headway.kernels.plans import DecodePlan, PrefillPlan, RopePlan
@@ -18,6 +19,7 @@ from headway.server.distributed.groups import ContextGroup, TensorParallelGroup
 from headway.server.layers.context_attention import ContextStep, attend_in_context, prepare_context
 from headway.server.layers.dealt_prompts import DealtPrompts, attend_to_dealt, deal_prompts
 from headway.server.layers.forward import ForwardBatch, LayerKV
+from headway.server.layers.library_attention import LibraryStep, attend_by_library, prepare_library
 from headway.server.layers.linear import split_evenly
 from headway.server.layers.norm import HeadLayerNorm, RMSNorm, WholeRMSNorm
 from headway.server.layers.weight import Layer, Part, Weight
@@ -68,15 +70,21 @@ class AttentionStep:
     prefill: PrefillRows | None
     context: ContextStep | None = None  # in the place of both, where ranks share sequences
     prompts: DealtPrompts | None = None  # of which each computes a part: then positions and slots are of its own tokens
+    library: LibraryStep | None = None  # in the place of both, where a library's kernels attend
 
 
 def prepare_attention(
-    batch: ForwardBatch, tables: Sequence[Tensor], windows: tuple[int, ...], kv: LayerKV, context: ContextGroup | None = None
+    batch: ForwardBatch,
+    tables: Sequence[Tensor],
+    windows: tuple[int, ...],
+    kv: LayerKV,
+    context: ContextGroup | None = None,
+    library: AttentionLibrary | None = None,
 ) -> AttentionStep:
     """Cuts the batch into decode and prefill rows and plans each once per distinct sliding window in ``windows``.
 
     ``tables`` are those of the rotary embeddings among the layers; ``kv`` is any layer's pages: all have the same shape and dtype.
-    ``context``: the ranks that share sequences with this one.
+    ``context``: the ranks that share sequences with this one. ``library``: whose kernels the layers have.
     """
     n = batch.num_decodes
     block_size, dtype = kv.k.shape[1], kv.k.dtype
@@ -88,6 +96,8 @@ def prepare_attention(
     if context is not None:
         shared = prepare_context(batch, windows, context.share)
         return AttentionStep(positions, slot_mapping, rotations, n, None, None, shared, prompts)
+    if library is not None:
+        return AttentionStep(positions, slot_mapping, rotations, n, None, None, library=prepare_library(batch, block_size))
     return AttentionStep(
         positions=batch.positions,
         slot_mapping=batch.slot_mapping,
@@ -175,8 +185,10 @@ class Attention(Layer):
         k_norm: RMSNorm | WholeRMSNorm | HeadLayerNorm | None = None,
         sinks: AttentionSinks | GivenSinks | None = None,
         context: ContextGroup | None = None,
+        library: AttentionLibrary | None = None,
     ) -> None:
-        """``context``: the ranks that hold the same key-value heads for the other parts of each sequence."""
+        """``context``: the ranks that hold the same key-value heads for the other parts of each sequence. ``library``: whose kernels attend
+        in the place of ours; there are no sinks and no such ranks then."""
         self.q_norm = q_norm
         self.k_norm = k_norm
         self.sinks = sinks
@@ -190,6 +202,8 @@ class Attention(Layer):
         self.rotation = rotation
         self.window = sliding_window
         self._context = context
+        self._library = library
+        self._form = AttentionForm(num_heads, num_kv_heads, head_dim, self._scale, sliding_window, softcap)
 
     @property
     def is_plain(self) -> bool:
@@ -230,6 +244,9 @@ class Attention(Layer):
         """q [T, num_heads, head_dim], rotated, over what is in the pages, the step's own keys included -> the same shape."""
         if step.context is not None:
             return self._in_context(q, kv, step.context, step.prompts)
+        if step.library is not None:
+            assert self._library is not None, "a step is a library's where layers are"
+            return attend_by_library(self._library, q, kv, step.library, self._form)
         if step.prefill is None:
             return self._decode(q, kv, step.decode)
         if step.decode is None:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from headway.kernels.attention_library import AttentionLibrary
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.distributed.places import WHOLE, PipelineStage
 from headway.server.errors import ModelSourceError
@@ -71,13 +72,14 @@ def load_model(
     num_redundant_experts: int | None = None,
     stage: PipelineStage = WHOLE,
     code: ModelCode = OWN_CODE,
+    attention: AttentionLibrary | None = None,
 ) -> LoadedModel:
     """Builds this rank's model, the layers of ``stage``, on ``device`` and fills it.
 
     ``dtype`` is that of activations and of weights kept unquantised. ``max_model_len`` (default: the model's own) is the
-    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts`` and
-    ``num_redundant_experts``: see BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing, unexpected or wrongly
-    shaped, or when the ranks don't divide the model.
+    longest position that will be asked for. ``overrides`` are laid over config.json, ``code`` is whose runs. ``has_whole_experts``,
+    ``num_redundant_experts`` and ``attention``: see BuildContext. Raises ModelSourceError, one sentence, when a tensor is missing,
+    unexpected or wrongly shaped, or when the ranks don't divide the model.
     """
     family, config, file = open_model(files, overrides, code)
     torch_dtype: torch.dtype = getattr(torch, dtype)
@@ -85,14 +87,16 @@ def load_model(
     method = _method(quantization, torch_dtype, device, rounded or config.scheme)
     length = max_model_len or config.max_model_len
     if isinstance(config, TransformersConfig):
-        context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts)
+        context = BuildContext(
+            torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts, attention=attention
+        )
         return load_through_transformers(config, context, is_dummy=load_format == "dummy", seed=seed, rounded=rounded)
     assert family is not None, "only what runs through transformers has none"
     rotation = _rotation(family, config) if quantization == "int8" else None
     # A rotated head takes in the last norm and the embedding does not, and stages share no memory: two weights made of the one tensor.
     unties = config.tie_word_embeddings and (rotation is not None or stage.size > 1)
     built = replace(config, tie_word_embeddings=False) if unties else config
-    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts)
+    context = BuildContext(torch_dtype, device, method, group, length, has_whole_experts, stage, num_redundant_experts, attention)
     model = family.build(built, context)
     names = family.gguf_names if file is not None else family.names
     places = places_of(model, _tied_twice(names) if unties else names, config.num_layers, config.num_experts)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from headway.kernels.attention_library import AttentionLibrary
     from headway.server.distributed.groups import TensorParallelGroup
     from headway.server.layers.forward import ForwardBatch, LayerKV
     from headway.server.layers.quant.method import LinearMethod
@@ -178,6 +179,7 @@ class BuildContext:
     has_whole_experts: bool = False  # whether each rank holds some experts whole, and not a part of each
     stage: PipelineStage = WHOLE  # whose layers are built
     num_redundant_experts: int | None = None  # of whole ones, replicas beside one of each; None: they stay where they are loaded
+    attention: AttentionLibrary | None = None  # whose attention kernels run; None: ours
 
 
 class Model(Protocol):

@@ -140,6 +140,7 @@ class Decoder(Layer):
         self.norm = stream_norm(config, context) if stage.is_last else None
         self.kv_spec = KVSpec(len(own), kv_heads_per_rank(config.num_kv_heads, context.group), config.head_dim, config.latent is not None)
         self._group = context.group
+        self._library = context.attention
         self._first_position = config.first_position
         # As the type of activations has it: so Gemma was trained.
         self._embedding_scale = float(torch.tensor(config.embedding_scale, dtype=dtype))
@@ -148,7 +149,7 @@ class Decoder(Layer):
         self.taps: LayerTaps | None = None  # of somebody who wants what layers read; set before steps are recorded
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
-        step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context)
+        step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context, self._library)
         own = token_ids if step.prompts is None else token_ids[step.prompts.own]
         hidden, residual = self._embedded(own, step.positions, batch.lora), None
         for (index, layer), pages in zip(self.layers.items(), kv, strict=True):
@@ -223,6 +224,7 @@ def _attention(config: DecoderConfig, index: int, qkv: QKVParallelLinear, contex
         k_norm=k_norm,
         sinks=sinks,
         context=context.group.context,
+        library=context.attention,
     )
 
 

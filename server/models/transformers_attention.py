@@ -39,6 +39,7 @@ class PagedAttention:
     def __init__(self, context: BuildContext) -> None:
         self._table = rope_table(NO_ROPE, context.max_model_len, context.device)
         self.group = context.group
+        self._library = context.attention
         self._kinds: dict[_Kind, Attention] = {}
         self._with_sinks: dict[int, Attention] = {}
 
@@ -68,10 +69,11 @@ class PagedAttention:
             scale=kind.scale,
             softcap=kind.softcap,
             context=self.group.context,
+            library=self._library,
         )
 
     def prepare(self, batch: ForwardBatch, window: int, kv: LayerKV) -> AttentionStep:
-        return prepare_attention(batch, [self._table], (window,), kv, self.group.context)
+        return prepare_attention(batch, [self._table], (window,), kv, self.group.context, self._library)
 
 
 @dataclass(slots=True)

@@ -80,5 +80,6 @@ def _own_config(config: ServerConfig, files: ModelFiles, plan: Plan) -> ServerCo
         }
     )
     asked = config.cache.kv_cache_dtype
-    cache = config.cache.model_copy(update={"kv_cache_dtype": asked if asked.startswith(("fp8", "int8")) else "auto"})
+    pages = asked if asked.startswith(("fp8", "int8")) else "auto"
+    cache = config.cache.model_copy(update={"kv_cache_dtype": pages, "block_size": plan.page_size})
     return config.model_copy(update={"model": model, "cache": cache, "speculative": SpeculativeConfig()})

@@ -114,6 +114,8 @@ def _not_for_pooling(config: ServerConfig) -> list[str]:
         problems.append("--enable-expert-parallel is for models that generate text: leave it out, since this one pools")
     if (size := config.parallel.decode_context_parallel_size) > 1:
         problems.append(f"--decode-context-parallel-size {size} is for models that generate text: leave it out, since this one pools")
+    if (backend := config.attention.attention_backend) != "auto":
+        problems.append(f"--attention-backend {backend} is for models that generate text: leave it out, since this one pools")
     if config.lora.enable_lora:
         problems.append("--enable-lora is for models that generate text: leave it out, since this one pools")
     return problems

@@ -33,7 +33,7 @@ TAKEN = names_in("""
     kv-offloading-size async-scheduling data-parallel-size enable-expert-parallel tensor-parallel-size distributed-executor-backend
     tokenizer-revision prefill-context-parallel-size enable-eplb eplb-config
     compilation-config decode-context-parallel-size cp-kv-cache-interleave-size dcp-kv-cache-interleave-size
-    logits-processors runner convert pooler-config hf-overrides structured-outputs-config speculative-config
+    attention-backend logits-processors runner convert pooler-config hf-overrides structured-outputs-config speculative-config
 """)
 
 # Options of a deployment -> a value that is refused, and what the sentence says of it.
@@ -41,7 +41,7 @@ REFUSED = {
     "logging-config": ('{"log_level": "INFO"}', "write --log-level"),
     "allowed-local-media-path": ("/media", "serves text only"),
     "allowed-media-domains": ("a.example", "serves text only"),
-    "attention-backend": ("FLASH_ATTN", "the kernels are chosen for the device"),
+    "attention-config": ('{"backend": "FLASH_ATTN"}', "chosen by --attention-backend"),
     "dcp-comm-backend": ("ag_rs", "leave it out"),
     "cpu-offload-gb": ("4", "weights stay in the device's memory"),
     "data-parallel-backend": ("ray", "are all on this host, behind one server"),
@@ -76,7 +76,6 @@ MET = [
     ("tokenizer-mode", "auto"),
     ("tokenizer-mode", "hf"),
     ("config-format", "hf"),
-    ("attention-backend", "auto"),
     ("optimization-level", "0"),
     ("cpu-offload-gb", "0"),
     ("kv-offloading-backend", "native"),

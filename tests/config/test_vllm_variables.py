@@ -10,7 +10,7 @@ from headway.server.errors import ConfigError
 
 USELESS = {"VLLM_ATTENTION_BACKEND": "FLASHINFER", "VLLM_CACHE_ROOT": "/cache", "VLLM_SOMETHING_NEW": "1"}
 SENTENCE = (
-    "environment VLLM_ATTENTION_BACKEND (gone from vLLM too; the kernel is chosen for the device), VLLM_CACHE_ROOT (set HEADWAY_CACHE), "
+    "environment VLLM_ATTENTION_BACKEND (gone from vLLM too; set SM_VLLM_ATTENTION_BACKEND), VLLM_CACHE_ROOT (set HEADWAY_CACHE), "
     "VLLM_SOMETHING_NEW: without effect here"
 )
 

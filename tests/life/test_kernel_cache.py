@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from headway.server.config.attention import AttentionConfig
 from headway.server.kernel_cache import kernel_cache
 from headway.server.launch import _keep_compiled_kernels
 
@@ -25,7 +26,7 @@ def test_compiled_kernels_are_kept_with_the_other_caches(tmp_path: Path, private
     monkeypatch.setenv("TRITON_CACHE_DIR", "to be put back")
     monkeypatch.setenv("TRITON_CACHE_MANAGER", "to be put back")
     del os.environ["TRITON_CACHE_DIR"], os.environ["TRITON_CACHE_MANAGER"]
-    _keep_compiled_kernels(tmp_path, private)
+    _keep_compiled_kernels(tmp_path, private, AttentionConfig())
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "triton")
     module, name = os.environ["TRITON_CACHE_MANAGER"].split(":")
     assert hasattr(importlib.import_module(module), name)
@@ -34,9 +35,23 @@ def test_compiled_kernels_are_kept_with_the_other_caches(tmp_path: Path, private
 def test_a_users_own_choice_stays(tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
     monkeypatch.setenv("TRITON_CACHE_MANAGER", "theirs:Cache")
-    _keep_compiled_kernels(tmp_path, private)
+    _keep_compiled_kernels(tmp_path, private, AttentionConfig())
     assert (os.environ["TRITON_CACHE_DIR"], os.environ["TRITON_CACHE_MANAGER"]) == ("/elsewhere", "theirs:Cache")
     assert not (tmp_path / "triton").exists()
+
+
+def test_flashinfer_keeps_what_it_compiles_there_too(tmp_path: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it takes the home directory, which an image's user may not have."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    monkeypatch.setenv("TRITON_CACHE_MANAGER", "theirs:Cache")
+    monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", "to be put back")
+    _keep_compiled_kernels(tmp_path, private, AttentionConfig(attention_backend="FLASHINFER"))
+    assert os.environ["FLASHINFER_WORKSPACE_BASE"] == "to be put back"
+    del os.environ["FLASHINFER_WORKSPACE_BASE"]
+    _keep_compiled_kernels(tmp_path, private, AttentionConfig(attention_backend="FLASHINFER"))
+    assert os.environ["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path / "triton" / "flashinfer")
+    assert os.environ["TRITON_CACHE_DIR"] == "/elsewhere"
 
 
 def test_it_is_made_for_this_user_alone(tmp_path: Path, private: Path) -> None:

@@ -38,3 +38,10 @@ def test_the_model_that_drafts_is_told_with_its_memory() -> None:
     lines = ready_banner(config, "m", msgspec.structs.replace(fake_info(9), draft_model=drafts), 1.0)
     by = "small (llama, bf16, 1.00 GiB of weights, 0.50 GiB of KV cache)"
     assert f"  drafts   draft_model: up to 4 tokens a request and step, by {by}" in lines
+
+
+def test_a_library_that_attends_is_told() -> None:
+    config = ServerConfig.model_validate({"model": {"model": "m"}})
+    assert not any(line.startswith("  kernels") for line in ready_banner(config, "m", fake_info(9), 1.0))
+    lines = ready_banner(config, "m", msgspec.structs.replace(fake_info(9), attention="FlashAttention 2.8.3"), 1.0)
+    assert "  kernels  attention by FlashAttention 2.8.3" in lines

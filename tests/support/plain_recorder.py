@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
+from headway.server.config.attention import LibraryFacts
 from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, make_plan
 from headway.server.config.server import ServerConfig
 from headway.server.engine import build, model_rank
@@ -51,8 +52,8 @@ def _addresses(token_ids: Tensor, batch: ForwardBatch) -> list[object]:
 def use_plain_graphs(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]) -> PlainRecorder:
     """Engines that are built from now on have graphs of these sizes, recorded with what is returned."""
 
-    def plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Plan:
-        return replace(make_plan(config, model, device), graph_sizes=sizes)
+    def plan(config: ServerConfig, model: ModelFacts, device: DeviceFacts, library: LibraryFacts | None = None) -> Plan:
+        return replace(make_plan(config, model, device, library), graph_sizes=sizes)
 
     recorder = PlainRecorder()
     monkeypatch.setattr(build, "make_plan", plan)

@@ -10,7 +10,7 @@ from headway.server.config.pooling import pooler_choice
 from headway.server.config.server import ServerConfig
 from headway.server.distributed.groups import SINGLE
 from headway.server.engine.core import EngineCore
-from headway.server.engine.device import device_facts
+from headway.server.engine.device import device_facts, tell_kernels
 from headway.server.engine.executor.inline import InlineExecutor
 from headway.server.engine.info import engine_info
 from headway.server.engine.kv.manager import KVCacheManager
@@ -67,6 +67,7 @@ def build_pooling(
     worker.start(num_blocks, make_runner)
     phases.begin("warming up")
     worker.warm_up()
+    tell_kernels()
     phases.end()
     scheduler = PoolingScheduler(
         max_num_batched_tokens=plan.max_num_scheduled_tokens,

@@ -429,3 +429,13 @@ def test_reports_of_types_differ_in_their_memory_alone(tmp_path: Path) -> None:
         fit_report(config_of(model={"max_model_len": 1024}), shape, find_instance(name)) for name in ("ml.g6.xlarge", "ml.g6.48xlarge")
     ]
     assert replace(reports[0], instance=reports[1].instance) == reports[1]  # one device of eight
+
+
+@pytest.mark.parametrize(
+    ("instance", "words"),
+    [("ml.c7i.xlarge", "--attention-backend FLASH_ATTN is for GPUs"), ("ml.g6e.xlarge", "FLASH_ATTN: this model has attention sinks")],
+)
+def test_a_librarys_attention_on_what_it_is_not_for(instance: str, words: str, tmp_path: Path) -> None:
+    config = config_of(attention={"attention_backend": "FLASH_ATTN"})
+    with pytest.raises(ConfigError, match=words):
+        fit_report(config, read_shape(config, make_tiny_model("gpt-oss", tmp_path)), find_instance(instance))
