@@ -39,7 +39,7 @@ def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> N
     names = {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill", "shared_pages", "forbid", "shrink", "expand"}
     names |= {"single_row", "few_rows", "sum_parts", "quantize_rows", "quantize_groups", "quantize_spread"}
     names |= {"int8", "fp8", "int4", "int4_single_row"}
-    names |= {"peaks", "finish", "weigh", "draw", "penalise", "count", "route", "group", "up", "down", "sum_pairs"}
+    names |= {"peaks", "finish", "weigh", "draw", "penalise", "count", "route", "group", "up", "down", "quant_experts", "sum_pairs"}
     assert {kernel["kernel"] for kernel in kernels} >= names
     assert max(kernel["shared"] for kernel in kernels) <= SMALLEST_SHARED_MEMORY
     assert not [kernel for kernel in kernels if kernel["stack"] > MOST_SPILT.get(kernel["kernel"], 0)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-from kernel_cases import assert_near, odd_strides
+from expert_weights import make_experts
+from kernel_cases import TOLERANCE, assert_near, odd_strides
 
 from headway.kernels.moe import ClampedGate
 from headway.kernels.reference import moe as reference
@@ -65,3 +66,43 @@ def compare_groups(module: ModuleType, num_tokens: int, num_experts: int, top_k:
         its_pairs = tile[tile >= 0]
         assert len(its_pairs)
         assert (experts.flatten()[its_pairs.long()] == expert).all()
+
+
+# (T, E, K, H, I): I of blocks is cut to a multiple of 128.
+QUANTIZED_SHAPES = [(5, 6, 2, 150, 70), (1, 3, 2, 64, 32), (40, 2, 1, 96, 136)]
+
+
+def compare_quantized_moe(module: ModuleType, kind: str, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str) -> None:
+    """With biases and gpt-oss's gate where the first matrix alone is of few bits, and as a device that lacks the last expert."""
+    num_tokens, num_experts, top_k, hidden_size, intermediate_size = shape
+    if "blocks" in kind:
+        intermediate_size = -(-intermediate_size // 128) * 128
+    generator = torch.Generator().manual_seed(num_tokens)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator)
+
+    x = random(num_tokens, hidden_size).to(dtype).to(device)
+    plain_gate_up = random(num_experts, 2 * intermediate_size, hidden_size) / hidden_size**0.5
+    plain_down = random(num_experts, hidden_size, intermediate_size) / intermediate_size**0.5
+    gate_up, down = make_experts(kind, plain_gate_up, device), make_experts(kind, plain_down, device)
+    logits = random(num_tokens, num_experts + 1)
+    logits[:, 0] -= 100.0
+    weights, experts = reference.route_tokens(logits.to(device), top_k, scoring="sigmoid", renormalise=True)
+    actual, expected = (m.moe(x, gate_up, down, weights, experts) for m in (module, reference))
+    rounds = not kind.startswith(("int4", "mxfp4")) and "weights" not in kind
+    _assert_near_rounded(actual, expected, rounds=rounds)
+    biases = {"gate_up_bias": random(num_experts, 2 * intermediate_size), "down_bias": random(num_experts, hidden_size)}
+    biases = {name: bias.to(dtype).to(device) for name, bias in biases.items()}
+    for first, second in ((gate_up, plain_down.to(dtype).to(device)), (plain_gate_up.to(dtype).to(device), down)):
+        actual, expected = (m.moe(x, first, second, weights, experts, **biases, gate=ClampedGate(0.7, 1.7)) for m in (module, reference))
+        _assert_near_rounded(actual, expected, rounds=rounds)
+
+
+def _assert_near_rounded(actual: torch.Tensor, expected: torch.Tensor, *, rounds: bool) -> None:
+    """Where activations are rounded to 8 bits, one at the edge of two steps may go either way: then few results differ, and by little."""
+    if not rounds:
+        assert_near(actual, expected, scale=2)
+        return
+    assert actual.dtype == expected.dtype
+    assert (actual.float() - expected.float()).norm() < (TOLERANCE[actual.dtype] + 0.01) * expected.float().norm()
