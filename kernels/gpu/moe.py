@@ -289,9 +289,7 @@ def moe(
     return out
 
 
-def _up(
-    x: Tensor, gate_up: Tensor, bias: Tensor | None, out: Tensor, groups: "_Groups", top_k: int, gate: ClampedGate | None
-) -> None:
+def _up(x: Tensor, gate_up: Tensor, bias: Tensor | None, out: Tensor, groups: "_Groups", top_k: int, gate: ClampedGate | None) -> None:
     """out [P, I]"""
     tiles = _tiles((gate_up.shape[0], x.shape[1], out.shape[1]), len(out), x)
     pairs = groups.by(tiles.block_m)

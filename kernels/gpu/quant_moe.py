@@ -72,7 +72,17 @@ def _add_nibbles(acc, x, q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr, SCA
 
 
 @triton.jit
-def _scaled(acc, x_scale, scale_ptr, bias_ptr, in_n, KIND: tl.constexpr, HAS_X_SCALE: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_BIAS: tl.constexpr):
+def _scaled(
+    acc,
+    x_scale,
+    scale_ptr,
+    bias_ptr,
+    in_n,
+    KIND: tl.constexpr,
+    HAS_X_SCALE: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
     """acc [N, M] with the scales that are no group's, and the bias, transposed: [M, N] fp32."""
     acc = tl.trans(acc).to(tl.float32)
     if KIND == "bytes":
@@ -293,7 +303,8 @@ def quant_tiles(weights: QuantizedWeights, num_pairs: int, x: Tensor) -> Tiles:
     """For ``num_pairs`` pairs. x: whose dtype and device the input has, before it is rounded."""
     if isinstance(weights, Int4Experts | Mxfp4Experts):
         kind, size = ("int4", 2 * weights.half) if isinstance(weights, Int4Experts) else ("mxfp4", 2 * MXFP4_BLOCK)
-        tiles = tuned_tiles(f"moe_{kind}", chip(x.device), weights.shape, num_pairs) or estimate_nibbles(num_pairs, weights.shape[0], x.dtype, size)
+        tiles = tuned_tiles(f"moe_{kind}", chip(x.device), weights.shape, num_pairs)
+        tiles = tiles or estimate_nibbles(num_pairs, weights.shape[0], x.dtype, size)
         assert tiles.block_k == size, f"{tiles} are not of chunks of {size} columns"
         return tiles
     kind, itemsize, is_blocked = "int8", 1, False
@@ -314,14 +325,13 @@ def estimate_bytes(num_pairs: int, num_experts: int, x_itemsize: int) -> Tiles:
     block_k = SCALE_BLOCK // x_itemsize
     if num_pairs <= 32 * num_experts:
         return Tiles(16, 64, block_k, num_warps=4, num_stages=4)
-    return Tiles(64, 64, block_k, num_warps=4, num_stages=3) if num_pairs <= 128 * num_experts else Tiles(128, 64, block_k, num_warps=8)
+    return Tiles(64 if num_pairs <= 128 * num_experts else 128, 64, block_k, num_warps=8)
 
 
 def estimate_nibbles(num_pairs: int, num_experts: int, dtype: torch.dtype, chunk: int) -> Tiles:
-    """Of weights of 4 bits (an estimate: not yet measured on a GPU). A step of K is a chunk."""
+    """Of weights of 4 bits (an estimate: not yet measured on a GPU). A step of K is a chunk. With 128 pairs a tile registers spill."""
     if num_pairs <= 32 * num_experts:
         return Tiles(16, 64, chunk, num_warps=4, num_stages=4)
     if dtype.itemsize == 4:
         return Tiles(32, 64, chunk, num_warps=4, num_stages=2)
-    many = Tiles(128, 64, chunk, num_warps=8, num_stages=2)
-    return Tiles(64, 64, chunk, num_warps=4, num_stages=2) if num_pairs <= 128 * num_experts else many
+    return Tiles(64, 64, chunk, num_warps=4, num_stages=2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SMALLEST_SHARED_MEMORY = 99 * 1024  # bytes a program may use on sm_86 and sm_89 (A10G, L4, L40S)
-MOST_SPILT = {"int4": 64, "prefill": 32}  # bytes a thread, on sm_80; prefill: with fp8 pages and a window
+MOST_SPILT = {"int4": 64, "prefill": 32, "quant_experts": 16}  # bytes a thread, on sm_80; prefill: with fp8 pages and a window
 
 
 def _ptxas_runs() -> bool:
