@@ -38,14 +38,17 @@ def test_moe(shape: tuple[int, int, int, int, int], dtype: torch.dtype, strided:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_few_bits(kind: str) -> None:
-    for shape, dtype in zip(QUANTIZED_SHAPES, (torch.float32, torch.bfloat16, torch.float16), strict=True):
-        compare_quantized_moe(moe, kind, shape, dtype, "cpu")
+    several, one, many = QUANTIZED_SHAPES
+    compare_quantized_moe(moe, kind, several, torch.float32, "cpu")
+    compare_quantized_moe(moe, kind, one, torch.bfloat16, "cpu")
+    if kind in ("mxfp4", "int4-32", "fp8-channel"):
+        compare_quantized_moe(moe, kind, many, torch.float16, "cpu", is_plain_down=True)
 
 
 @pytest.mark.parametrize("kind", ["fp8-channel", "fp8-blocks-weights"])
 def test_fp8_where_the_chip_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quant_moe, "has_fp8", lambda _: False)
-    compare_quantized_moe(moe, kind, (5, 3, 2, 150, 70), torch.float32, "cpu")
+    compare_quantized_moe(moe, kind, (5, 2, 2, 150, 70), torch.float32, "cpu")
 
 
 def test_tiles_of_a_table_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,158 @@
+"""Experts of few bits kept together, as a GPU has them, answer what the same numbers give one by one; by Triton's kernel where it runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from forward_batches import Stepper
+from mxfp4_files import quantize_experts
+from quantized_files import Form, awq, compressed_fp8, compressed_int8, compressed_packed, fp8, gptq
+from quantized_models import load, make
+from tiny_models import make_tiny_model
+
+from headway.kernels import moe
+from headway.kernels.backend import is_interpreting
+from headway.kernels.reference import moe as reference
+from headway.server.config.plan import DeviceFacts, make_plan
+from headway.server.config.server import ServerConfig
+from headway.server.layers.experts import StackedExperts
+from headway.server.layers.quant.kept import KeptLinear
+from headway.server.layers.quant.unquantized import UnquantizedLinear
+from headway.server.loading.loader import LoadedModel, Quantization
+from headway.server.loading.model_config import read_config
+from headway.server.sizing.model import ModelShape, generating_facts
+from headway.server.sizing.weights import weight_bytes, weight_format
+from headway.server.source.files import ModelFiles
+from headway.server.words import GIB
+
+GPU = DeviceFacts("cuda", "cuda:0", 140 * GIB, 130 * GIB, has_fast_bf16=True, has_fast_int8=False)
+BLOCKS = {"hidden_size": 128, "intermediate_size": 128, "head_dim": 64}  # no part ends inside a block of 128 rows
+SMALL = {"num_hidden_layers": 1, "num_local_experts": 3}
+EXACT: dict[str, Form] = {
+    "packed": compressed_packed(),
+    "packed-order": compressed_packed(actorder=True),
+    "awq": awq(),
+    "gptq-rows": gptq(group_size=-1),
+    "fp8-weights": compressed_fp8("tensor", rounds_input=False),
+}
+ROUNDING: dict[str, Form] = {
+    "int8": compressed_int8(),
+    "fp8-channel": compressed_fp8("channel"),
+    "fp8": fp8(is_blocked=False),
+    "fp8-blocks": fp8(is_blocked=True),
+}
+AS_LOADED: dict[Quantization, str] = {"w8a8": "int8", "w4a16": "int4", "fp8": "fp8"}
+
+
+def logits(loaded: LoadedModel) -> torch.Tensor:
+    """Of a prefill and a step of one row."""
+    return Stepper(loaded.model).run([7, 3, 250, 4, 4, 19], [5, 1])
+
+
+def gpu_kernel() -> ModuleType:
+    """Triton's where it is interpreted, else what judges it."""
+    if not is_interpreting():
+        return reference
+    from headway.kernels.gpu import moe as interpreted
+
+    return interpreted
+
+
+@pytest.fixture
+def _stacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts as a GPU keeps and multiplies them."""
+    for method in (KeptLinear, UnquantizedLinear):
+        monkeypatch.setattr(method, "stacks_experts", property(lambda _: True))
+    kernel = gpu_kernel()
+    monkeypatch.setattr(moe, "implementation", lambda *_: kernel)
+
+
+def load_apart(files: ModelFiles, quantization: Quantization) -> LoadedModel:
+    """One product an expert, by what judges the kernels: in 8 bits on every CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWAY_KERNELS", "reference")
+        for method in (KeptLinear, UnquantizedLinear):
+            patch.setattr(method, "stacks_experts", property(lambda _: False))
+        return load(files, quantization)
+
+
+def logits_apart(files: ModelFiles, quantization: Quantization) -> torch.Tensor:
+    loaded = load_apart(files, quantization)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADWAY_KERNELS", "reference")
+        return logits(loaded)
+
+
+def make_gpt_oss(tmp_path: Path) -> tuple[ModelFiles, ModelFiles]:
+    """(as it is published, the same as plain numbers)."""
+    changes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    files = make_tiny_model("gpt-oss", tmp_path / "quantised", **changes)
+    plain = make_tiny_model("gpt-oss", tmp_path / "plain", **changes)
+    quantize_experts(files.path / "model.safetensors", plain.path / "model.safetensors")
+    config = json.loads((files.path / "config.json").read_text())
+    (files.path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    return files, plain
+
+
+def assert_kept_as_planned(files: ModelFiles, loaded: LoadedModel, **model: Any) -> None:
+    """The plan of a GPU keeps them, in as many bytes as are reckoned, and nothing plain is among the experts."""
+    shape = read_config(files)
+    facts = generating_facts(shape)
+    plan = make_plan(ServerConfig.model_validate({"model": {"model": "m", **model}}), facts, GPU)
+    assert plan.quantization in ("kept", *AS_LOADED)
+    plan = replace(plan, dtype="float32")
+    assert weight_bytes(ModelShape("generate", shape, facts), plan, on_cpu=True) == loaded.weight_bytes
+    assert weight_format(plan, shape) == loaded.weight_format
+    stores = [layer for _, layer in loaded.model.named_layers() if isinstance(layer, StackedExperts)]
+    assert stores
+    held = {id(tensor) for tensor in loaded.model.tensors()}
+    for stack in (stack for store in stores for stack in (store.gate_up, store.down)):
+        assert not isinstance(stack.weight, torch.Tensor)
+        assert {id(tensor) for tensor in stack.weight.tensors()} <= held, "a sleep takes them off the device"
+
+
+@pytest.mark.usefixtures("_stacked")
+@pytest.mark.parametrize("form", EXACT.values(), ids=EXACT)
+def test_checkpoints_of_few_bits(tmp_path: Path, form: Form) -> None:
+    files, plain = make(tmp_path, form, "mixtral", **SMALL)
+    loaded = load(files, "kept")
+    torch.testing.assert_close(logits(loaded), logits_apart(plain, "none"), atol=2e-4, rtol=0)
+    assert_kept_as_planned(files, loaded)
+
+
+@pytest.mark.usefixtures("_stacked")
+@pytest.mark.parametrize(("name", "form"), ROUNDING.items(), ids=ROUNDING)
+def test_checkpoints_whose_activations_are_rounded(tmp_path: Path, name: str, form: Form) -> None:
+    files, _ = make(tmp_path, form, "mixtral", **SMALL, **(BLOCKS if "blocks" in name else {}))
+    loaded = load(files, "kept")
+    expected = logits_apart(files, "kept")
+    # A number at the edge of two steps may go either way.
+    assert (logits(loaded) - expected).norm() < 0.05 * expected.norm()
+    assert_kept_as_planned(files, loaded)
+
+
+@pytest.mark.usefixtures("_stacked")
+def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
+    files, plain = make_gpt_oss(tmp_path)
+    loaded = load(files, "kept")
+    found, expected = logits(loaded), logits_apart(plain, "none")
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
+    assert loaded.weight_format == "mxfp4 (4-bit float weights)"
+    assert_kept_as_planned(files, loaded)
+    assert_kept_as_planned(files, loaded, quantization="mxfp4")
+
+
+@pytest.mark.usefixtures("_stacked")
+@pytest.mark.parametrize("quantization", AS_LOADED)
+def test_what_is_rounded_as_it_is_loaded(tmp_path: Path, quantization: Quantization) -> None:
+    files = make_tiny_model("mixtral", tmp_path, **SMALL)
+    loaded, expected = load(files, quantization), logits_apart(files, quantization)
+    assert (logits(loaded) - expected).norm() < 0.05 * expected.norm()
+    assert_kept_as_planned(files, loaded, quantization=AS_LOADED[quantization])
