@@ -16,7 +16,9 @@ from headway.kernels.moe import ClampedGate, clamped_gate, moe
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.errors import ModelSourceError
 from headway.server.layers.linear import column_parts, split_evenly
+from headway.server.layers.quant.kept import KeptLinear
 from headway.server.layers.quant.method import LinearMethod, StackingMethod
+from headway.server.layers.quant.scheme import share_of_expert
 from headway.server.layers.weight import Layer, ManyTensors, Part, Weight
 
 
@@ -160,14 +162,23 @@ class Expert(Layer):
     def __init__(
         self, shape: ExpertShape, held: HeldExperts, method: LinearMethod, index: int, stacks: tuple[Stack, Stack] | None = None
     ) -> None:
-        length = split_evenly(shape.intermediate_size, held.cut, "the size of an expert")
-        start, hidden, size = held.cut.rank * length, shape.hidden_size, shape.intermediate_size
+        hidden, size = shape.hidden_size, shape.intermediate_size
+        start, length = _channels(size, held.cut, method)
         spans = {name: (size, start, length) for name in ("gate", "up")}
         columns = {"": Part((hidden, size), 1, start, length)}
         bias = {"": Part((hidden,), 0, 0, hidden)} if shape.has_bias and held.adds_bias else None
         gate_up_stack, down_stack = stacks or (None, None)
         self.gate_up = ExpertProduct(*column_parts(hidden, spans, shape.has_bias), method, index, gate_up_stack)
         self.down = ExpertProduct((hidden, length), columns, bias, method.for_gated_input(), index, down_stack)
+
+
+def _channels(size: int, cut: TensorParallelGroup, method: LinearMethod) -> tuple[int, int]:
+    """(first, count) of an expert's inner channels on this rank."""
+    own = share_of_expert(size, method.scheme.step, cut.rank, cut.size) if isinstance(method, KeptLinear) else None
+    if own is not None:
+        return own
+    length = split_evenly(size, cut, "the size of an expert")
+    return cut.rank * length, length
 
 
 class SeparateExperts(Layer):

@@ -123,6 +123,18 @@ def cuts_between_groups(scheme: WeightScheme, columns: Sequence[int], size: int)
     return not scheme.has_order and all(count // size % scheme.step == 0 for count in columns)
 
 
+def share_of_expert(size: int, step: int, rank: int, num_ranks: int) -> tuple[int, int] | None:
+    """(first, count) of the ``size`` inner channels of an expert that a rank has: as many as each other, or where that would cut groups of
+    ``step`` apart whole groups, one more on some ranks, the first among them. None where there are fewer groups than ranks, or none whole."""
+    if size % num_ranks == 0 and size // num_ranks % step == 0:
+        return rank * (size // num_ranks), size // num_ranks
+    num_groups = size // step
+    if size % step or num_groups < num_ranks:
+        return None
+    first, end = (-(-at * num_groups // num_ranks) for at in (rank, rank + 1))
+    return first * step, (end - first) * step
+
+
 def _names(pattern: str, module: str, method: str) -> bool:
     if method == "compressed-tensors":
         if pattern.startswith(_REGEX):
