@@ -147,7 +147,7 @@ class Mxfp4Experts(QuantizedExperts):
 
     def expert(self, index: int) -> Tensor:
         """[N, K] bf16, which has them exactly."""
-        pairs = self.weight[index].unflatten(1, (-1, MXFP4_BLOCK))
+        pairs = self.weight[index].view(self.weight.shape[1], -1, MXFP4_BLOCK)
         codes = torch.stack((pairs & 15, pairs >> 4), dim=2).flatten(1)[:, : self.in_features]
         return mxfp4_numbers(codes, self.scale[index].t())
 
@@ -159,7 +159,8 @@ class Mxfp4Experts(QuantizedExperts):
         check_shape("scale", self.scale, num_experts, -(-k // MXFP4_BLOCK), n)
 
 
-ExpertWeights = Tensor | Fp8Experts | Int8Experts | Int4Experts | Mxfp4Experts
+QuantizedWeights = Fp8Experts | Int8Experts | Int4Experts | Mxfp4Experts
+ExpertWeights = Tensor | QuantizedWeights
 
 
 def pack_mxfp4(codes: Tensor, scale: Tensor) -> Mxfp4Experts:

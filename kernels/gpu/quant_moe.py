@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
-from headway.kernels.expert_weights import MXFP4_BLOCK, Fp8Experts, Int4Experts, Int8Experts, Mxfp4Experts
+from headway.kernels.expert_weights import MXFP4_BLOCK, Fp8Experts, Int4Experts, Int8Experts, Mxfp4Experts, QuantizedWeights
 from headway.kernels.fp8_matmul import SCALE_BLOCK
 from headway.kernels.gpu.device import chip, has_fp8
 from headway.kernels.gpu.expert_gate import gated
@@ -26,8 +26,6 @@ from headway.kernels.tuned import Tiles, tuned_tiles
 
 GROUP = 8  # tiles of pairs that share tiles of weights in L2
 FEW_PAIRS = 32  # of a tile: up to here results are scaled, which are fewer than the weights of a tile
-
-QuantizedWeights = Fp8Experts | Int8Experts | Int4Experts | Mxfp4Experts
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.activation import silu_and_mul
-from headway.kernels.expert_weights import ExpertWeights, QuantizedExperts
+from headway.kernels.expert_weights import ExpertWeights, QuantizedWeights
 from headway.kernels.moe import ClampedGate, clamped_gate, moe
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
 from headway.server.errors import ModelSourceError
@@ -61,7 +61,7 @@ def hold_experts(num_experts: int, group: TensorParallelGroup, *, is_whole: bool
 
 @dataclass(frozen=True, slots=True)
 class QuantizedStack(ManyTensors):
-    weight: QuantizedExperts
+    weight: QuantizedWeights
 
     def tensors(self) -> Iterator[Tensor]:
         return self.weight.tensors()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,7 @@ import pytest
 import torch
 from forward_batches import Stepper
 from gloo_ranks import run_ranks
-from mxfp4_files import quantize_experts
+from mxfp4_files import make_gpt_oss
 from quantized_files import Form, awq, compressed_fp8, compressed_int8, compressed_packed, fp8, gptq
 from quantized_models import edit_quantization, edit_tensors, load, make
 from safetensors.torch import load_file
@@ -95,17 +94,6 @@ def logits_apart(files: ModelFiles, quantization: Quantization) -> torch.Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWAY_KERNELS", "reference")
         return logits(loaded)
-
-
-def make_gpt_oss(tmp_path: Path) -> tuple[ModelFiles, ModelFiles]:
-    """(as it is published, the same as plain numbers)."""
-    changes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
-    files = make_tiny_model("gpt-oss", tmp_path / "quantised", **changes)
-    plain = make_tiny_model("gpt-oss", tmp_path / "plain", **changes)
-    quantize_experts(files.path / "model.safetensors", plain.path / "model.safetensors")
-    config = json.loads((files.path / "config.json").read_text())
-    (files.path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
-    return files, plain
 
 
 def assert_kept_as_planned(files: ModelFiles, loaded: LoadedModel, **model: Any) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, QuantizedExperts, pack_mxfp4
+from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, QuantizedWeights, pack_mxfp4
 from headway.kernels.hadamard import spread_blocks
 from headway.kernels.int4_layout import pack_int4
 from headway.kernels.reference.quant_matmul import pack_int8
@@ -15,15 +16,8 @@ from headway.kernels.reference.quant_matmul import pack_int8
 FP8 = torch.float8_e4m3fn
 
 
-def stacked(experts: list[QuantizedExperts]) -> QuantizedExperts:
-    whole = experts[0].stack(len(experts))
-    for index, expert in enumerate(experts):
-        whole.put(index, expert)
-    return whole
-
-
-def _fp8(is_blocked: bool, rounds_input: bool) -> Callable[[Tensor], QuantizedExperts]:
-    def make(weight: Tensor) -> QuantizedExperts:
+def _fp8(is_blocked: bool, rounds_input: bool) -> Callable[[Tensor], QuantizedWeights]:
+    def make(weight: Tensor) -> QuantizedWeights:
         n, k = weight.shape
         shape = (-(-n // 128), -(-k // 128)) if is_blocked else (n,)
         scale = 0.002 * (1 + torch.rand(shape, generator=torch.Generator().manual_seed(n + k)))
@@ -33,16 +27,16 @@ def _fp8(is_blocked: bool, rounds_input: bool) -> Callable[[Tensor], QuantizedEx
     return make
 
 
-def _int8(block: int) -> Callable[[Tensor], QuantizedExperts]:
-    def make(weight: Tensor) -> QuantizedExperts:
+def _int8(block: int) -> Callable[[Tensor], QuantizedWeights]:
+    def make(weight: Tensor) -> QuantizedWeights:
         own = block if weight.shape[1] % block == 0 else 1
         return Int8Experts(*pack_int8(spread_blocks(weight, own)), own)
 
     return make
 
 
-def _int4(group_size: int, dtype: torch.dtype = torch.float32, *, has_order: bool = False) -> Callable[[Tensor], QuantizedExperts]:
-    def make(weight: Tensor) -> QuantizedExperts:
+def _int4(group_size: int, dtype: torch.dtype = torch.float32, *, has_order: bool = False) -> Callable[[Tensor], QuantizedWeights]:
+    def make(weight: Tensor) -> QuantizedWeights:
         n, k = weight.shape
         generator = torch.Generator().manual_seed(n * k)
         size = group_size or k
@@ -54,14 +48,14 @@ def _int4(group_size: int, dtype: torch.dtype = torch.float32, *, has_order: boo
     return make
 
 
-def _mxfp4(weight: Tensor) -> QuantizedExperts:
+def _mxfp4(weight: Tensor) -> QuantizedWeights:
     n, k = weight.shape
     generator = torch.Generator().manual_seed(n + k)
     codes = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator)
     return pack_mxfp4(codes, torch.randint(119, 124, (n, -(-k // 32)), dtype=torch.uint8, generator=generator))
 
 
-KINDS: dict[str, Callable[[Tensor], QuantizedExperts]] = {
+KINDS: dict[str, Callable[[Tensor], QuantizedWeights]] = {
     "mxfp4": _mxfp4,
     "fp8-channel": _fp8(False, True),
     "fp8-channel-weights": _fp8(False, False),
@@ -77,12 +71,9 @@ KINDS: dict[str, Callable[[Tensor], QuantizedExperts]] = {
 
 def make_experts(kind: str, weights: Tensor, device: str) -> ExpertWeights:
     """weights [E, N, K] fp32, of which some kinds have the sizes alone."""
-    whole = stacked([KINDS[kind](weight) for weight in weights])
-    return to(whole, device)
-
-
-def to(experts: QuantizedExperts, device: str) -> ExpertWeights:
-    from dataclasses import replace
-
-    moved: ExpertWeights = replace(experts, **{name: tensor.to(device) for name, tensor in experts._named()})  # type: ignore[assignment]
-    return moved
+    experts = [KINDS[kind](weight) for weight in weights]
+    whole = experts[0].stack(len(experts))
+    for index, expert in enumerate(experts):
+        whole.put(index, expert)
+    moved = {field.name: getattr(whole, field.name) for field in fields(whole)}
+    return replace(whole, **{name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor)})

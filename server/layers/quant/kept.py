@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headway.kernels.expert_weights import Fp8Experts, Int4Experts, Int8Experts, QuantizedExperts, pack_mxfp4
+from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, QuantizedWeights, pack_mxfp4
 from headway.kernels.fp8_matmul import fp8_linear
 from headway.kernels.hadamard import block_of
 from headway.kernels.int4_layout import PackedInt4, pack_int4
@@ -107,7 +107,7 @@ class KeptLinear:
         packed = [self._packed(values) for values in stack_values(weight)]
         return KeptParts(tuple(part for part, _ in packed)), sum(num_bytes for _, num_bytes in packed)
 
-    def pack_expert(self, weight: Tensor | list[QuantizedValues]) -> Tensor | QuantizedExperts:
+    def pack_expert(self, weight: Tensor | list[QuantizedValues]) -> ExpertWeights:
         if isinstance(weight, Tensor):
             return weight
         values = stack_values(weight)
@@ -145,7 +145,7 @@ class KeptLinear:
         return packed, packed.weight.nbytes + packed.scale.nbytes + packed.offset.nbytes + order_bytes
 
 
-def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedExperts:
+def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedWeights:
     """One matrix of one expert for the product of all: see kernels/expert_weights.py."""
     if scheme.product == "int8":
         return Int8Experts(values.values, values.scale[:, 0].contiguous(), block_of(values.shape[1], scheme.spread))

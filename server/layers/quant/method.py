@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from headway.kernels.expert_weights import QuantizedExperts
+from headway.kernels.expert_weights import ExpertWeights
 from headway.server.layers.weight import Part, Weight
 
 
@@ -48,7 +48,7 @@ class StackingMethod(LinearMethod, Protocol):
 
     def for_gated_input(self) -> StackingMethod: ...
 
-    def pack_expert(self, weight: Any) -> Tensor | QuantizedExperts:
+    def pack_expert(self, weight: Any) -> ExpertWeights:
         """One matrix of one expert, as ``pack`` gets it, in the form that goes into the stack: see kernels/moe.py. Raises ModelSourceError
         where a checkpoint has it in a way that has no such form."""
         ...

@@ -125,7 +125,7 @@ def cuts_between_groups(scheme: WeightScheme, columns: Sequence[int], size: int)
 
 def share_of_expert(size: int, step: int, rank: int, num_ranks: int) -> tuple[int, int] | None:
     """(first, count) of the ``size`` inner channels of an expert that a rank has: as many as each other, or where that would cut groups of
-    ``step`` apart whole groups, one more on some ranks, the first among them. None where there are fewer groups than ranks, or none whole."""
+    ``step`` apart whole groups, one more on some ranks, the first among them. None where groups are too few, or do not fill it."""
     if size % num_ranks == 0 and size // num_ranks % step == 0:
         return rank * (size // num_ranks), size // num_ranks
     num_groups = size // step
