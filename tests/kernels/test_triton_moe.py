@@ -54,6 +54,9 @@ def test_fp8_where_the_chip_has_none(kind: str, monkeypatch: pytest.MonkeyPatch)
 def test_tiles_of_a_table_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "tuned_tiles", lambda *_: Tiles(32, 16, 16))
     compare_moe(moe, (70, 3, 2, 48, 40), torch.float32, "cpu", strided=False)
+    monkeypatch.setattr(quant_moe, "tuned_tiles", lambda *_: Tiles(32, 16, 64))
+    for kind in ("fp8-channel-weights", "int4-32"):
+        compare_quantized_moe(moe, kind, (7, 2, 1, 70, 40), torch.float32, "cpu")
 
 
 @STRIDED

@@ -237,3 +237,15 @@ def test_experts_of_few_bits_move(tmp_path: Path, quantization: Quantization, mo
 
     for found in run_ranks(2, work):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("_stacked")
+def test_deepseek_in_blocks_of_fp8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense layers, shared experts and routed ones; what is applied in two pieces is dequantised."""
+    monkeypatch.setattr(moe, "implementation", lambda *_: reference)
+    changes = {"hidden_size": 128, "moe_intermediate_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    files, _ = make(tmp_path, fp8(is_blocked=True), "deepseek-v3", **changes)
+    loaded = load(files, "kept")
+    expected = logits_apart(files, "kept")
+    assert (logits(loaded) - expected).norm() < 0.05 * expected.norm()
+    assert_kept_as_planned(files, loaded)

@@ -33,29 +33,36 @@ def moe_cases(pointer: str, dtype: torch.dtype, *, has_fp8: bool) -> list[Case]:
 
 
 def _quantized(pointer: str, dtype: torch.dtype, types: dict[str, str], has_fp8: bool) -> list[Case]:
-    """Of few bits: the first product as gpt-oss has it, the second as the others do."""
+    """Of few bits, with few pairs and with many: the first product, which takes more, as gpt-oss has it, and the second of some kinds."""
     fp8, values = ("fp8", "*fp8e4nv") if has_fp8 else ("bytes", "*bf16")
+    few, many = 8, 512 * 128
+
+    def nibbles(num_pairs: int, chunk: int) -> Tiles:
+        return quant_moe.estimate_nibbles(num_pairs, 128, dtype, chunk)
+
+    def rounded(num_pairs: int) -> Tiles:
+        return quant_moe.estimate_bytes(num_pairs, 128, 1 if has_fp8 else 2)
+
+    # Kind, x, tiles, whether scales are of blocks, whether it is the first product.
+    kinds: list[tuple[str, str, Tiles, bool, bool]] = [
+        ("int4", pointer, nibbles(many, 64), False, True),
+        ("int8", "*i8", quant_moe.estimate_bytes(many, 128, 1), False, True),
+        (fp8, values, rounded(many), False, True),
+        (fp8, pointer, quant_moe.estimate_bytes(many, 128, dtype.itemsize), False, True),
+        ("mxfp4", pointer, nibbles(few, 64), False, False),
+        (fp8, values, rounded(few), True, False),
+    ]
+    for num_pairs in (few, many):
+        kinds += [("mxfp4", pointer, nibbles(num_pairs, 64), False, True), ("int4", pointer, nibbles(num_pairs, 128), False, True)]
+        kinds.append((fp8, values, rounded(num_pairs), True, True))
     weights = {"fp8": "*fp8e4nv", "bytes": "*u8", "int8": "*i8", "int4": "*u8", "mxfp4": "*u8"}
     scales = {"int4": "*fp16", "mxfp4": "*u8"}
     found: list[Case] = []
-    for num_pairs in (8, 64 * 128, 512 * 128):
-        nibbles = {size: quant_moe.estimate_nibbles(num_pairs, 128, dtype, size) for size in (64, 128)}
-        rounded, wide = (quant_moe.estimate_bytes(num_pairs, 128, size) for size in (1 if has_fp8 else 2, dtype.itemsize))
-        kinds: list[tuple[str, str, Tiles, bool]] = [
-            ("mxfp4", pointer, nibbles[64], False),
-            ("int4", pointer, nibbles[64], False),
-            ("int4", pointer, nibbles[128], False),
-            ("int8", "*i8", quant_moe.estimate_bytes(num_pairs, 128, 1), False),
-            (fp8, values, rounded, False),
-            (fp8, values, rounded, True),
-            (fp8, pointer, wide, False),
-        ]
-        for kind, x, tiles, is_blocked in kinds:
-            own = types | {"x_ptr": x, "x_scale_ptr": "*fp32", "order_ptr": "*i64", "weight_ptr": weights[kind]}
-            own |= dict.fromkeys(("scale_ptr", "offset_ptr"), scales.get(kind, "*fp32"))
-            constants = quant_moe.options(tiles) | {"KIND": kind, "IS_BLOCKED": is_blocked, "SCALE_BLOCK": 128, "UPCAST": False}
-            constants |= {"HAS_X_SCALE": x != pointer or kind == "int8", "HAS_ORDER": kind == "int4" and tiles.block_k == 64}
-            for is_up in (True, False):
-                options = {"IS_UP": is_up, "IS_CLAMPED": is_up and kind == "mxfp4", "HAS_BIAS": is_up}
-                found.append(("quant_experts", quant_moe.quant_experts_kernel, own, constants | options))
+    for kind, x, tiles, is_blocked, is_up in kinds:
+        own = types | {"x_ptr": x, "x_scale_ptr": "*fp32", "order_ptr": "*i64", "weight_ptr": weights[kind]}
+        own |= dict.fromkeys(("scale_ptr", "offset_ptr"), scales.get(kind, "*fp32"))
+        constants = quant_moe.options(tiles) | {"KIND": kind, "IS_UP": is_up, "IS_BLOCKED": is_blocked, "SCALE_BLOCK": 128, "UPCAST": False}
+        constants |= {"HAS_X_SCALE": x != pointer or kind == fp8 == "bytes", "HAS_ORDER": kind == "int4" and tiles.block_k == 64}
+        constants |= {"IS_CLAMPED": is_up and kind == "mxfp4", "HAS_BIAS": kind == "mxfp4"}
+        found.append(("quant_experts", quant_moe.quant_experts_kernel, own, constants))
     return found
