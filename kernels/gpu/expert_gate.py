@@ -15,5 +15,7 @@ def gated(gate, up, limit, alpha, IS_CLAMPED: tl.constexpr, DTYPE: tl.constexpr)
     up = up.to(DTYPE).to(tl.float32)
     if IS_CLAMPED:
         gate = tl.minimum(gate, limit)
-        return gate * sigmoid(alpha * gate) * (tl.minimum(tl.maximum(up, -limit), limit) + 1)
-    return (gate * sigmoid(gate)).to(DTYPE).to(tl.float32) * up
+        value = gate * sigmoid(alpha * gate) * (tl.minimum(tl.maximum(up, -limit), limit) + 1)
+    else:
+        value = (gate * sigmoid(gate)).to(DTYPE).to(tl.float32) * up
+    return value

@@ -32,19 +32,23 @@ FEW_PAIRS = 32  # of a tile: up to here results are scaled, which are fewer than
 def _add_bytes(acc, x, x_scale, rows, in_n, k, in_k, scale_ptr, KIND: tl.constexpr, IS_BLOCKED: tl.constexpr, UPCAST: tl.constexpr):
     """acc [N, M] + weight [N, K] x [M, K]^T, of weights of 8 bits."""
     weight = tl.load(rows + k[None, :], mask=in_n[:, None] & in_k[None, :], other=0.0)
+    # One return a function: Triton 3.6 compiles what stands behind another one too.
     if KIND == "int8":
-        return tl.dot(weight, tl.trans(x), acc, out_dtype=tl.int32)
-    if KIND == "bytes":
-        weight = e4m3_to_fp16(weight)
-    if UPCAST:
-        x, weight = x.to(tl.float32), weight.to(tl.float32)
-    elif x.dtype != weight.dtype:
-        weight = weight.to(x.dtype)
-    # Hopper's fp8 units keep about 14 bits of a sum; after these products it moves on to fp32.
-    if IS_BLOCKED:
-        product = tl.dot(weight, tl.trans(x), input_precision="ieee", max_num_imprecise_acc=weight.shape[1])
-        return acc + product * (x_scale * tl.load(scale_ptr))[None, :]
-    return tl.dot(weight, tl.trans(x), acc, input_precision="ieee", max_num_imprecise_acc=weight.shape[1])
+        acc = tl.dot(weight, tl.trans(x), acc, out_dtype=tl.int32)
+    else:
+        if KIND == "bytes":
+            weight = e4m3_to_fp16(weight)
+        if UPCAST:
+            x, weight = x.to(tl.float32), weight.to(tl.float32)
+        elif x.dtype != weight.dtype:
+            weight = weight.to(x.dtype)
+        # Hopper's fp8 units keep about 14 bits of a sum; after these products it moves on to fp32.
+        if IS_BLOCKED:
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee", max_num_imprecise_acc=weight.shape[1])
+            acc += product * (x_scale * tl.load(scale_ptr))[None, :]
+        else:
+            acc = tl.dot(weight, tl.trans(x), acc, input_precision="ieee", max_num_imprecise_acc=weight.shape[1])
+    return acc
 
 
 @triton.jit
@@ -65,8 +69,10 @@ def _add_nibbles(acc, x, q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr, SCA
         x, weight = x.to(tl.float32), weight.to(tl.float32)
     if SCALE_AFTER:
         product = tl.dot(weight, tl.trans(x), input_precision="ieee")
-        return acc + product * scale[:, None] + offset[:, None] * tl.sum(x.to(tl.float32), axis=1)[None, :]
-    return tl.dot(weight, tl.trans(x), acc, input_precision="ieee")
+        acc += product * scale[:, None] + offset[:, None] * tl.sum(x.to(tl.float32), axis=1)[None, :]
+    else:
+        acc = tl.dot(weight, tl.trans(x), acc, input_precision="ieee")
+    return acc
 
 
 @triton.jit
