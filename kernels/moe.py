@@ -10,6 +10,8 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_contiguous, check_float, check_inner_stride, check_shape
+from headway.kernels.expert_weights import ExpertWeights, Fp8Experts
+from headway.kernels.fp8_matmul import SCALE_BLOCK
 
 Scoring = Literal["softmax", "sigmoid"]
 
@@ -41,8 +43,8 @@ def route_tokens(logits: Tensor, top_k: int, *, scoring: Scoring, renormalise: b
 
 def moe(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
     weights: Tensor,
     experts: Tensor,
     *,
@@ -57,15 +59,19 @@ def moe(
     device has). gate_up_bias [E, 2 I] and down_bias [E, H], contiguous, are added to the products; ``gate`` takes silu's place. Sums
     are in fp32 within a product, their results rounded to x's dtype. Returns a new [T, H]. On a GPU the host waits for nothing, and
     results do not vary from run to run.
+
+    gate_up and down, either or both, may be of few bits (kernels/expert_weights.py): products are then those of the weights' own kind
+    (fp8_linear, int8_linear, int4_linear), and what these round an input to it is rounded to here. Where blocks of 128 rows share a scale,
+    128 must divide I, so that none has rows of both gate and up.
     """
     check_float("x", x)
     check_shape("x", x, -1, -1)
     check_inner_stride("x", x)
     num_experts, intermediate_size = down.shape[0], down.shape[-1]
-    check_shape("gate_up", gate_up, num_experts, 2 * intermediate_size, x.shape[1])
-    check_shape("down", down, num_experts, x.shape[1], intermediate_size)
-    check_inner_stride("gate_up", gate_up)
-    check_inner_stride("down", down)
+    _check_weights("gate_up", gate_up, (num_experts, 2 * intermediate_size, x.shape[1]), x.dtype)
+    _check_weights("down", down, (num_experts, x.shape[1], intermediate_size), x.dtype)
+    if isinstance(gate_up, Fp8Experts) and gate_up.is_blocked and intermediate_size % SCALE_BLOCK:
+        raise ValueError(f"gate_up has blocks of {SCALE_BLOCK} rows, which the intermediate size {intermediate_size} cuts")
     check_shape("weights", weights, x.shape[0], -1)
     check_shape("experts", experts, *weights.shape)
     check_contiguous("weights", weights, torch.float32)
@@ -74,12 +80,21 @@ def moe(
         if bias is not None:
             check_shape(name, bias, num_experts, size)
             check_contiguous(name, bias, x.dtype)
-    if not x.dtype == gate_up.dtype == down.dtype:
-        raise ValueError(f"x is {x.dtype}, gate_up {gate_up.dtype}, down {down.dtype}; all must be the same")
     out: Tensor = implementation("moe", x.device.type).moe(
         x, gate_up, down, weights, experts, gate_up_bias=gate_up_bias, down_bias=down_bias, gate=gate
     )
     return out
+
+
+def _check_weights(name: str, weights: ExpertWeights, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    if tuple(weights.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(weights.shape)}, expected {shape}")
+    if not isinstance(weights, Tensor):
+        weights.check()
+        return
+    check_inner_stride(name, weights)
+    if weights.dtype != dtype:
+        raise ValueError(f"x is {dtype}, {name} {weights.dtype}; all must be the same")
 
 
 def clamped_gate(x: Tensor, gate: ClampedGate) -> Tensor:

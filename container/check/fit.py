@@ -106,7 +106,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
     check_context(parallel, shape.config)
-    memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
+    memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel, plan.quantization)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)
     reserved, offload = reserved_bytes(instance, on_gpu=on_gpu), num_engines * config.kv_transfer.offload_bytes

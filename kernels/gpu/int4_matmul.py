@@ -16,6 +16,7 @@ from torch import Tensor
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
 from headway.kernels.gpu.device import chip, num_multiprocessors
+from headway.kernels.gpu.functions import plus_power
 from headway.kernels.gpu.int4_single_row import int4_single_row
 from headway.kernels.gpu.split_k import FEW_ROWS, choose_num_splits, part_of, sum_parts, tile_of
 from headway.kernels.int4_layout import PackedInt4
@@ -76,15 +77,8 @@ def int4_kernel(
             q = (both >> 4) if high else (both & 15)
             if not SCALE_AFTER:
                 weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
-            elif x.dtype == tl.bfloat16:
-                # As the low bits of the fraction of 128: conversions of integers run at a quarter of the speed of other instructions.
-                weight = (q.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
-                offset -= 128.0 * scale
-            elif x.dtype == tl.float16:
-                weight = (q.to(tl.int16) | 0x6400).to(tl.float16, bitcast=True)
-                offset -= 1024.0 * scale
             else:
-                weight = q.to(x.dtype)
+                weight, offset = plus_power(q, scale, offset, x.dtype)
             if UPCAST:
                 x, weight = x.to(tl.float32), weight.to(tl.float32)
             if SCALE_AFTER:

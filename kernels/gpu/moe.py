@@ -6,14 +6,19 @@ of tiles that are not needed end at once. The results of a token's pairs are add
 
 # mypy: allow-incomplete-defs
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
+from headway.kernels.expert_weights import ExpertWeights
 from headway.kernels.gpu.device import chip
+from headway.kernels.gpu.expert_gate import gated
 from headway.kernels.gpu.functions import sigmoid
+from headway.kernels.gpu.quant_moe import quant_product, quant_tiles
 from headway.kernels.gpu.split_k import tile_of
 from headway.kernels.moe import ClampedGate, Scoring
 from headway.kernels.tuned import Tiles, tuned_tiles
@@ -61,7 +66,7 @@ def route_kernel(
     tl.store(experts_ptr + out, experts, mask=place < TOP_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def group_kernel(
     experts_ptr,
     pairs_ptr,
@@ -98,7 +103,7 @@ def group_kernel(
         tl.store(tile_experts_ptr + first_tile + start + at, tl.zeros([CHUNK], tl.int32) + own, mask=start + at < num_own_tiles)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_tiles"])
 def up_kernel(
     x_ptr,
     weight_ptr,
@@ -155,17 +160,11 @@ def up_kernel(
         bias = bias_ptr + expert * 2 * out_features + n
         gate += tl.load(bias, mask=in_n, other=0.0).to(tl.float32)[None, :]
         up += tl.load(bias + out_features, mask=in_n, other=0.0).to(tl.float32)[None, :]
-    gate = gate.to(dtype).to(tl.float32)  # as the reference rounds between its operations
-    up = up.to(dtype).to(tl.float32)
-    if IS_CLAMPED:
-        gate = tl.minimum(gate, limit)
-        value = gate * sigmoid(alpha * gate) * (tl.minimum(tl.maximum(up, -limit), limit) + 1)
-    else:
-        value = (gate * sigmoid(gate)).to(dtype).to(tl.float32) * up
+    value = gated(gate, up, limit, alpha, IS_CLAMPED, dtype)
     tl.store(out_ptr + pair[:, None] * out_features + n[None, :], value.to(dtype), mask=is_pair[:, None] & in_n[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_tiles"])
 def down_kernel(
     x_ptr,
     weight_ptr,
@@ -253,8 +252,8 @@ def route_tokens(logits: Tensor, top_k: int, *, scoring: Scoring, renormalise: b
 
 def moe(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
     weights: Tensor,
     experts: Tensor,
     *,
@@ -269,51 +268,94 @@ def moe(
     if not out.numel():
         return out
     num_pairs = num_tokens * top_k
-    tiles = tuned_tiles("moe", chip(x.device), tuple(down.shape), num_pairs) or estimate_tiles(num_pairs, num_experts, x.dtype)
-    groups = group_pairs(experts, num_experts, tiles.block_m)
-    max_tiles = groups[1].shape[0]
-    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, "GROUP": GROUP, "UPCAST": is_interpreting()}
-    options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-    inner = torch.empty((num_pairs, intermediate_size), dtype=x.dtype, device=x.device)
-    up_kernel[(max_tiles * triton.cdiv(intermediate_size, tiles.block_n),)](
+    groups = _Groups(experts, num_experts)
+    # Rows of pairs that are nobody's stay as they are, and may be rounded with the others: NumPy, which interprets, would warn of some.
+    make = torch.zeros if is_interpreting() else torch.empty
+    inner = make((num_pairs, intermediate_size), dtype=x.dtype, device=x.device)
+    results = torch.empty((num_pairs, hidden_size), dtype=x.dtype, device=x.device)
+    if isinstance(gate_up, Tensor):
+        _up(x, gate_up, gate_up_bias, inner, groups, top_k, gate)
+    else:
+        tiles = quant_tiles(gate_up, num_pairs, x)
+        quant_product(x, gate_up, gate_up_bias, inner, groups.by(tiles.block_m), tiles, top_k=top_k, gate=gate)
+    if isinstance(down, Tensor):
+        _down(inner, down, down_bias, results, groups, weights)
+    else:
+        tiles = quant_tiles(down, num_pairs, x)
+        quant_product(inner, down, down_bias, results, groups.by(tiles.block_m), tiles, routing=weights)
+    sum_pairs_kernel[(num_tokens, triton.cdiv(hidden_size, SUM_BLOCK))](
+        results, experts, out, hidden_size, num_experts, TOP_K=top_k, SUM_BLOCK=SUM_BLOCK, num_warps=4
+    )
+    return out
+
+
+def _up(x: Tensor, gate_up: Tensor, bias: Tensor | None, out: Tensor, groups: "_Groups", top_k: int, gate: ClampedGate | None) -> None:
+    """out [P, I]"""
+    tiles = _tiles((gate_up.shape[0], x.shape[1], out.shape[1]), len(out), x)
+    pairs = groups.by(tiles.block_m)
+    max_tiles = pairs[1].shape[0]
+    up_kernel[(max_tiles * triton.cdiv(out.shape[1], tiles.block_n),)](
         x,
         gate_up,
-        gate_up_bias,
-        inner,
-        *groups,
+        bias,
+        out,
+        *pairs,
         max_tiles,
-        intermediate_size,
-        hidden_size,
+        out.shape[1],
+        x.shape[1],
         top_k,
         x.stride(0),
         *gate_up.stride()[:2],
         0.0 if gate is None else gate.limit,
         0.0 if gate is None else gate.alpha,
-        HAS_BIAS=gate_up_bias is not None,
+        HAS_BIAS=bias is not None,
         IS_CLAMPED=gate is not None,
-        **sizes,
-        **options,
+        **_options(tiles),
     )
-    results = torch.empty((num_pairs, hidden_size), dtype=x.dtype, device=x.device)
-    down_kernel[(max_tiles * triton.cdiv(hidden_size, tiles.block_n),)](
-        inner,
+
+
+def _down(x: Tensor, down: Tensor, bias: Tensor | None, out: Tensor, groups: "_Groups", routing: Tensor) -> None:
+    """out [P, H]"""
+    tiles = _tiles(tuple(down.shape), len(out), x)
+    pairs = groups.by(tiles.block_m)
+    max_tiles = pairs[1].shape[0]
+    down_kernel[(max_tiles * triton.cdiv(out.shape[1], tiles.block_n),)](
+        x,
         down,
-        down_bias,
-        results,
-        *groups,
-        weights,
+        bias,
+        out,
+        *pairs,
+        routing,
         max_tiles,
-        hidden_size,
-        intermediate_size,
+        out.shape[1],
+        x.shape[1],
         *down.stride()[:2],
-        HAS_BIAS=down_bias is not None,
-        **sizes,
-        **options,
+        HAS_BIAS=bias is not None,
+        **_options(tiles),
     )
-    sum_pairs_kernel[(num_tokens, triton.cdiv(hidden_size, SUM_BLOCK))](
-        results, experts, out, hidden_size, num_experts, TOP_K=top_k, SUM_BLOCK=SUM_BLOCK, num_warps=4
-    )
-    return out
+
+
+def _tiles(sizes: tuple[int, ...], num_pairs: int, x: Tensor) -> Tiles:
+    return tuned_tiles("moe", chip(x.device), sizes, num_pairs) or estimate_tiles(num_pairs, sizes[0], x.dtype)
+
+
+def _options(tiles: Tiles) -> dict[str, Any]:
+    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, "GROUP": GROUP, "UPCAST": is_interpreting()}
+    return sizes | {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
+
+
+class _Groups:
+    """Pairs grouped by expert, once for each height of tiles: two where the two matrices of an expert are of different kinds."""
+
+    def __init__(self, experts: Tensor, num_experts: int) -> None:
+        self._experts = experts
+        self._num_experts = num_experts
+        self._found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def by(self, block_m: int) -> tuple[Tensor, Tensor, Tensor]:
+        if block_m not in self._found:
+            self._found[block_m] = group_pairs(self._experts, self._num_experts, block_m)
+        return self._found[block_m]
 
 
 def group_pairs(experts: Tensor, num_experts: int, block_m: int) -> tuple[Tensor, Tensor, Tensor]:

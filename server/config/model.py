@@ -8,7 +8,7 @@ from typing import Any, Literal
 from headway.server.config.fields import Topic, option
 
 AskedQuantization = Literal[
-    "none", "int8", "int4", "fp8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "bitsandbytes"
+    "none", "int8", "int4", "fp8", "gguf", "compressed-tensors", "awq", "awq_marlin", "gptq", "gptq_marlin", "bitsandbytes", "mxfp4"
 ]
 Dtype = Literal["auto", "float32", "float", "bfloat16", "float16", "half"]
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")

@@ -48,7 +48,6 @@ class ModelFacts:
     quant_method: str = ""  # of a quantised checkpoint, as its config.json calls it
     keeps_on: frozenset[str] = frozenset()  # kinds of devices that compute with the weights as that checkpoint has them
     has_fp8_cache: bool = False  # whether that checkpoint is meant for a KV cache in fp8
-    has_experts: bool = False
     keeps_latents: bool = False  # one vector of a token for all heads, in the place of their keys and values
     is_groupable: bool = False  # whether that checkpoint's weights are 4 bits that a CPU's compiled kernels take in groups of 32
 
@@ -244,7 +243,7 @@ def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) 
     if asked == "none" or asked == "gguf":
         return asked
     if asked == "int8" or asked == "int4" or (asked == "fp8" and not model.quant_method):
-        return _rounded(asked, model, device)
+        return _rounded(asked, device)
     method = None if asked is None else asked.removesuffix("_marlin")
     if method not in (None, model.quant_method):
         other = f"config.json names the format {model.quant_method}" if model.quant_method else "config.json names no format"
@@ -258,12 +257,9 @@ def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) 
     return _unset_quantization(model, device) if device.kind == "cpu" and config.model.dtype == "auto" else "none"
 
 
-def _rounded(asked: Literal["int8", "int4", "fp8"], model: ModelFacts, device: DeviceFacts) -> Quantization:
+def _rounded(asked: Literal["int8", "int4", "fp8"], device: DeviceFacts) -> Quantization:
     """What the weights become as they are loaded."""
     if device.kind == "cuda":
-        if model.has_experts:
-            why = "a GPU computes the experts of this model in one product, which takes plain weights only"
-            raise ConfigError([f"--quantization {asked}: {why}; leave it out, or add --device cpu with int8 or int4"])
         return _ROUNDED_ON_A_GPU[asked]
     if asked == "fp8":
         raise ConfigError(["--quantization fp8 is for GPUs, and this runs on a CPU: use int8 or int4"])

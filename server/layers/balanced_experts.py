@@ -10,7 +10,7 @@ from torch import Tensor
 from headway.server.distributed.expert_placement import Move, Placement, moves_between
 from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.layers.experts import ExpertShape, HeldExperts, StackedExperts
-from headway.server.layers.quant.method import LinearMethod
+from headway.server.layers.quant.method import StackingMethod
 
 
 class BalancedExperts(StackedExperts):
@@ -22,7 +22,7 @@ class BalancedExperts(StackedExperts):
         shape: ExpertShape,
         num_experts: int,
         placement: Placement,
-        method: LinearMethod,
+        method: StackingMethod,
         group: TensorParallelGroup,
         device: torch.device,
     ) -> None:
@@ -85,6 +85,4 @@ class BalancedExperts(StackedExperts):
 
     def _stacked(self) -> Iterator[Tensor]:
         for stack in (self.gate_up, self.down):
-            yield stack.weight
-            if stack.bias is not None:
-                yield stack.bias
+            yield from stack.tensors_by_expert()

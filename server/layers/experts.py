@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from headway.kernels.activation import silu_and_mul
+from headway.kernels.expert_weights import ExpertWeights, QuantizedWeights
 from headway.kernels.moe import ClampedGate, clamped_gate, moe
 from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.errors import ModelSourceError
 from headway.server.layers.linear import column_parts, split_evenly
-from headway.server.layers.quant.method import LinearMethod
-from headway.server.layers.weight import Layer, Part, Weight
+from headway.server.layers.quant.kept import KeptLinear
+from headway.server.layers.quant.method import LinearMethod, StackingMethod
+from headway.server.layers.quant.scheme import share_of_expert
+from headway.server.layers.weight import Layer, ManyTensors, Part, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,54 @@ def hold_experts(num_experts: int, group: TensorParallelGroup, *, is_whole: bool
     return HeldExperts.some(num_experts, range(first, end))
 
 
-class Stack(Layer):
-    """One matrix of every expert of a layer as one tensor [E, N, K], and its biases [E, N], filled one after the other."""
+@dataclass(frozen=True, slots=True)
+class QuantizedStack(ManyTensors):
+    weight: QuantizedWeights
 
-    def __init__(self, num_experts: int) -> None:
+    def tensors(self) -> Iterator[Tensor]:
+        return self.weight.tensors()
+
+
+class Stack(Layer):
+    """One matrix of every expert of a layer together, [E, N, K], and its biases [E, N], filled one after the other."""
+
+    def __init__(self, num_experts: int, method: StackingMethod) -> None:
         self._num_experts = num_experts
-        self.weight: Tensor
+        self._method = method
+        self._weight: Tensor | QuantizedStack | None = None  # None: it has not come yet
         self.bias: Tensor | None = None
 
-    def put(self, index: int, weight: Tensor) -> int:
-        if not hasattr(self, "weight"):
-            self.weight = weight.new_empty((self._num_experts, *weight.shape))
-        self.weight[index] = weight
+    @property
+    def weight(self) -> ExpertWeights:
+        assert self._weight is not None, "it is filled before it is used"
+        return self._weight if isinstance(self._weight, Tensor) else self._weight.weight
+
+    def tensors_by_expert(self) -> Iterator[Tensor]:
+        """All, each with a row for an expert, in types that every device can copy and send."""
+        weight = self.weight
+        for tensor in (weight,) if isinstance(weight, Tensor) else weight.tensors():
+            yield tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
+        if self.bias is not None:
+            yield self.bias
+
+    def put(self, index: int, weight: Any) -> int:
+        """``weight``: as the method packs it. Returns the bytes that are kept of it."""
+        expert = self._method.pack_expert(weight)
+        if isinstance(expert, Tensor):
+            return self._put_plain(index, expert)
+        if self._weight is None:
+            self._weight = QuantizedStack(expert.stack(self._num_experts))
+        if isinstance(self._weight, Tensor):
+            raise _mixed()
+        self._weight.weight.put(index, expert)
+        return sum(tensor.nbytes for tensor in expert.tensors())
+
+    def _put_plain(self, index: int, weight: Tensor) -> int:
+        if self._weight is None:
+            self._weight = weight.new_empty((self._num_experts, *weight.shape))
+        if not isinstance(self._weight, Tensor):
+            raise _mixed()
+        self._weight[index] = weight
         return weight.nbytes
 
     def put_bias(self, index: int, bias: Tensor) -> int:
@@ -74,6 +114,13 @@ class Stack(Layer):
             self.bias = bias.new_empty((self._num_experts, *bias.shape))
         self.bias[index] = bias
         return bias.nbytes
+
+
+def _mixed() -> ModelSourceError:
+    return ModelSourceError(
+        "This checkpoint has some experts of a layer quantised and others not, and one product computes them all: add --quantization none, "
+        "which dequantises them."
+    )
 
 
 class ExpertProduct(Layer):
@@ -115,14 +162,23 @@ class Expert(Layer):
     def __init__(
         self, shape: ExpertShape, held: HeldExperts, method: LinearMethod, index: int, stacks: tuple[Stack, Stack] | None = None
     ) -> None:
-        length = split_evenly(shape.intermediate_size, held.cut, "the size of an expert")
-        start, hidden, size = held.cut.rank * length, shape.hidden_size, shape.intermediate_size
+        hidden, size = shape.hidden_size, shape.intermediate_size
+        start, length = _channels(size, held.cut, method)
         spans = {name: (size, start, length) for name in ("gate", "up")}
         columns = {"": Part((hidden, size), 1, start, length)}
         bias = {"": Part((hidden,), 0, 0, hidden)} if shape.has_bias and held.adds_bias else None
         gate_up_stack, down_stack = stacks or (None, None)
         self.gate_up = ExpertProduct(*column_parts(hidden, spans, shape.has_bias), method, index, gate_up_stack)
         self.down = ExpertProduct((hidden, length), columns, bias, method.for_gated_input(), index, down_stack)
+
+
+def _channels(size: int, cut: TensorParallelGroup, method: LinearMethod) -> tuple[int, int]:
+    """(first, count) of an expert's inner channels on this rank."""
+    own = share_of_expert(size, method.scheme.step, cut.rank, cut.size) if isinstance(method, KeptLinear) else None
+    if own is not None:
+        return own
+    length = split_evenly(size, cut, "the size of an expert")
+    return cut.rank * length, length
 
 
 class SeparateExperts(Layer):
@@ -156,10 +212,10 @@ class SeparateExperts(Layer):
 
 
 class StackedExperts(Layer):
-    """All in one tensor a matrix, for the product that asks nothing of the host: of a GPU, with plain weights."""
+    """All together, plain or of few bits, for the product that asks nothing of the host: of a GPU."""
 
-    def __init__(self, shape: ExpertShape, held: HeldExperts, method: LinearMethod) -> None:
-        self.gate_up, self.down = Stack(len(held.span)), Stack(len(held.span))
+    def __init__(self, shape: ExpertShape, held: HeldExperts, method: StackingMethod) -> None:
+        self.gate_up, self.down = Stack(len(held.span), method), Stack(len(held.span), method.for_gated_input())
         stacks = self.gate_up, self.down
         self.experts = {expert: Expert(shape, held, method, i, stacks) for i, expert in enumerate(held.span)}
         self._gate = shape.gate

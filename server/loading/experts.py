@@ -9,8 +9,10 @@ from functools import partial
 from torch import Tensor
 
 from headway.server.errors import ModelSourceError
+from headway.server.layers.quant.quantized_values import QuantizedValues
+from headway.server.layers.quant.scheme import MXFP4
 from headway.server.loading.checkpoint import Blocks, Checkpoint, CheckpointTensor
-from headway.server.loading.mxfp4 import BLOCK, dequantize_mxfp4
+from headway.server.loading.mxfp4 import mxfp4_values
 from headway.server.models.base import DecoderConfig
 from headway.server.models.expert_names import ExpertStack
 from headway.server.models.names import WeightName
@@ -64,7 +66,7 @@ class UnstackedCheckpoint:
         exponents = None
         if stack.scales:
             exponents = scales.get(stack.scales)
-            if exponents is None or exponents.shape != tensor.shape[:-1] or tensor.shape[-1] * 2 != BLOCK:
+            if exponents is None or exponents.shape != tensor.shape[:-1] or tensor.shape[-1] * 2 != MXFP4.group_size:
                 raise self._misfit(tensor, f"which needs {stack.scales} of as many blocks, of 16 bytes each")
         for index in range(self._names.num_experts):
             named = [part.replace("{e}", str(index)) for part in stack.parts]
@@ -81,19 +83,17 @@ class UnstackedCheckpoint:
 
 def _parts(element: CheckpointTensor, stack: ExpertStack, names: list[str], scales: CheckpointTensor | None) -> Iterator[CheckpointTensor]:
     """The weights of one expert that an element of a stack holds."""
-    shape = element.shape if scales is None else (scales.shape[0], scales.shape[1] * BLOCK)
+    shape = element.shape if scales is None else (scales.shape[0], scales.shape[1] * MXFP4.group_size)
     if stack.is_transposed:
         shape = shape[::-1]
     for index, name in enumerate(names):
         rows, num_rows = partial(_rows, stack=stack, index=index), shape[0] // len(names)
-        yield replace(
-            element,
-            name=name,
-            shape=(num_rows, *shape[1:]),
-            read=partial(_read, element, scales, rows),
-            read_blocks=None if element.read_blocks is None else partial(_read_blocks, element.read_blocks, index * num_rows, num_rows),
-            span=None,
-        )
+        part = replace(element, name=name, shape=(num_rows, *shape[1:]), span=None)
+        if scales is None:
+            blocks = None if element.read_blocks is None else partial(_read_blocks, element.read_blocks, index * num_rows, num_rows)
+            yield replace(part, read=partial(_read, element, rows), read_blocks=blocks)
+        else:
+            yield replace(part, read=partial(_dequantised, element, scales, rows), read_blocks=partial(_blocks, element, scales, rows))
 
 
 def _rows(values: Tensor, stack: ExpertStack, index: int) -> Tensor:
@@ -107,6 +107,13 @@ def _read_blocks(read: Callable[[], Blocks], first: int, count: int) -> Blocks:
     return read().rows(first, count)
 
 
-def _read(element: CheckpointTensor, scales: CheckpointTensor | None, rows: Callable[[Tensor], Tensor]) -> Tensor:
-    own = rows(element.read())
-    return own if scales is None else dequantize_mxfp4(own, rows(scales.read()))
+def _read(element: CheckpointTensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
+    return rows(element.read())
+
+
+def _blocks(element: CheckpointTensor, scales: CheckpointTensor, rows: Callable[[Tensor], Tensor]) -> QuantizedValues:
+    return mxfp4_values(rows(element.read()), rows(scales.read()))
+
+
+def _dequantised(element: CheckpointTensor, scales: CheckpointTensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
+    return _blocks(element, scales, rows).dequantize()

@@ -118,7 +118,7 @@ def load_model(
         set_kv_scales(model, checkpoint)
         if config.scheme is not None and config.scheme.layout == "bitsandbytes":
             checkpoint = BitsAndBytesCheckpoint(checkpoint)
-        elif config.scheme is not None:
+        elif config.scheme is not None and config.scheme.layout != "mxfp4":
             checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from headway.server.layers.quant.scheme import MXFP4
 from headway.server.models.base import DecoderConfig, Family
 from headway.server.models.builders import build_decoder
 from headway.server.models.decoder_config import read_decoder_config, typed_sliding_windows
@@ -25,7 +28,6 @@ _GGUF_OWN = (
 
 
 def read_config(raw: RawConfig) -> DecoderConfig:
-    """Experts in MXFP4 are read as what they stand for, in the type that the model computes in."""
     values = dict(raw.values)
     quantization = values.get("quantization_config")
     method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else None
@@ -48,9 +50,10 @@ def read_config(raw: RawConfig) -> DecoderConfig:
         swiglu_alpha=raw.number("swiglu_alpha", 1.702),
     )
     windows = typed_sliding_windows(raw, raw.integer("sliding_window", 128), lambda layer: layer % 2 == 0)
-    return read_decoder_config(
+    config = read_decoder_config(
         raw, "gpt_oss", default_head_dim=64, qkv_bias=bias, o_bias=bias, sliding_windows=windows, has_sinks=True, mixture=mixture
     )
+    return replace(config, scheme=MXFP4) if method == "mxfp4" else config
 
 
 FAMILY = Family(

@@ -9,6 +9,7 @@ from headway.server.distributed.expert_placement import first_placement
 from headway.server.layers.balanced_experts import BalancedExperts
 from headway.server.layers.experts import ExpertShape, ExpertStore, SeparateExperts, StackedExperts, hold_experts
 from headway.server.layers.moe import ExpertChoice, MixtureOfExperts, Router, SharedExpert
+from headway.server.layers.quant.method import StackingMethod
 from headway.server.models.base import BuildContext, MixtureConfig
 
 
@@ -39,12 +40,15 @@ def build_mixture(mixture: MixtureConfig, hidden_size: int, context: BuildContex
 
 def routed_experts(shape: ExpertShape, num_experts: int, context: BuildContext) -> ExpertStore:
     """What this rank holds of a layer's experts, kept as the method of the linears and the device want it."""
+    method = context.method
     if context.num_redundant_experts is not None:
+        assert isinstance(method, StackingMethod), "the others are refused before"
         placement = first_placement(num_experts, context.group.size, context.num_redundant_experts)
-        return BalancedExperts(shape, num_experts, placement, context.method, context.group, context.device)
+        return BalancedExperts(shape, num_experts, placement, method, context.group, context.device)
     held = hold_experts(num_experts, context.group, is_whole=context.has_whole_experts)
-    store = StackedExperts if context.method.stacks_experts else SeparateExperts
-    return store(shape, held, context.method)
+    if isinstance(method, StackingMethod) and method.stacks_experts:
+        return StackedExperts(shape, held, method)
+    return SeparateExperts(shape, held, method)
 
 
 def _choice(mixture: MixtureConfig) -> ExpertChoice:

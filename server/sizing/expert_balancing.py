@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headway.server.config.parallel import ParallelConfig
-from headway.server.config.plan import Quantization
+from headway.server.config.plan import Quantization, is_grouped
 from headway.server.errors import ConfigError
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.words import plural
@@ -20,7 +20,7 @@ def check_balancing(parallel: ParallelConfig, config: ModelConfig, quantization:
     if num_redundant is None:
         return
     assert isinstance(config, DecoderConfig), "models that pool have no ranks"
-    if quantization != "none":
+    if is_grouped(quantization) or quantization == "int8":
         why = "experts that are kept quantised are packed for this machine's products, and don't move"
         raise ConfigError([f"--enable-eplb: {why}; leave it out, or add --quantization none"])
     num_ranks, num_experts = parallel.tensor_parallel_size, config.num_experts

@@ -63,13 +63,11 @@ def chosen_use(config: ServerConfig, files: ModelFiles) -> Use:
 def generating_facts(shape: DecoderConfig) -> ModelFacts:
     scheme = shape.scheme
     if scheme is None:
-        records, has_experts = not isinstance(shape, TransformersConfig), shape.mixture is not None
         return ModelFacts(
             shape.checkpoint_dtype,
             shape.max_model_len,
             shape.is_quantized_gguf,
-            records_graphs=records,
-            has_experts=has_experts,
+            records_graphs=not isinstance(shape, TransformersConfig),
             keeps_latents=shape.latent is not None,
         )
     return ModelFacts(
@@ -77,19 +75,16 @@ def generating_facts(shape: DecoderConfig) -> ModelFacts:
         shape.max_model_len,
         is_quantized_gguf=False,
         quant_method=scheme.method,
-        keeps_on=_keeps_on(scheme, has_experts=shape.mixture is not None),
+        keeps_on=_keeps_on(scheme),
         has_fp8_cache=scheme.has_fp8_cache,
         is_groupable=scheme.is_groupable,
-        has_experts=shape.mixture is not None,
         keeps_latents=shape.latent is not None,
     )
 
 
-def _keeps_on(scheme: WeightScheme, *, has_experts: bool) -> frozenset[str]:
-    """A GPU computes the experts of a layer in one product, which takes plain weights only. On a CPU fp8 has no product,
-    nor have 4 bits as they are: see WeightScheme.is_groupable."""
-    on_gpu = scheme.product is not None and not has_experts
-    return frozenset([*(["cuda"] if on_gpu else []), *(["cpu"] if scheme.product == "int8" else [])])
+def _keeps_on(scheme: WeightScheme) -> frozenset[str]:
+    """On a CPU fp8 has no product, nor have 4 bits as they are: see WeightScheme.is_groupable."""
+    return frozenset([*(["cuda"] if scheme.product is not None else []), *(["cpu"] if scheme.product == "int8" else [])])
 
 
 def pooling_facts(source: PooledFiles) -> ModelFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from headway.server.config.parallel import ParallelConfig
+from headway.server.config.plan import Quantization
 from headway.server.distributed.places import PipelineStage
 from headway.server.errors import ConfigError
 from headway.server.models.base import DecoderConfig, ModelConfig
@@ -36,10 +37,11 @@ def check_stages(parallel: ParallelConfig, config: ModelConfig, *, num_devices: 
         raise ConfigError([f"{asked} needs {needs}, and there are {num_devices}: use {most}"])
 
 
-def shares(shape: ModelShape, parallel: ParallelConfig) -> list[ModelShape]:
-    """The shape of what a rank of each stage holds."""
+def shares(shape: ModelShape, parallel: ParallelConfig, quantization: Quantization) -> list[ModelShape]:
+    """The shape of what a rank of each stage holds. ``quantization``: the plan's."""
     num_stages = parallel.pipeline_parallel_size
-    share = rank_share(shape, parallel.tensor_parallel_size, has_whole_experts=parallel.enable_expert_parallel)
+    is_whole = parallel.enable_expert_parallel
+    share = rank_share(shape, parallel.tensor_parallel_size, has_whole_experts=is_whole, quantization=quantization)
     if parallel.enable_eplb and isinstance(shape.config, DecoderConfig):
         share = replace(share, most_experts=num_slots(parallel, shape.config.num_experts))
     return [replace(share, stage=PipelineStage(index, num_stages)) for index in range(num_stages)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Quantization, is_grouped
 from headway.server.errors import ConfigError
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, cuts_between_groups
+from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, cuts_between_groups, share_of_expert
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.model import ModelShape
@@ -58,6 +58,8 @@ def check_split(
     if size not in usable:
         why = f"{_KEPT_TOGETHER.get(quantization, 'the groups of this quantised checkpoint')} can't be cut in {size}"
         others = f"use {_nearest(size, usable, num_devices)}, or --quantization none"
+        if config.mixture is not None and not has_whole_experts and _keeps_groups(config, size, quantization, True):
+            others = f"use {_nearest(size, usable, num_devices)}, --enable-expert-parallel or --quantization none"
         raise ConfigError([f"--tensor-parallel-size {size}: {why}; {others}"])
     if num_devices is not None and size > num_devices:
         fitting = _nearest(size, usable, num_devices)
@@ -85,8 +87,8 @@ def check_context(parallel: ParallelConfig, config: ModelConfig) -> None:
     )
 
 
-def rank_share(shape: ModelShape, size: int, *, has_whole_experts: bool = False) -> ModelShape:
-    """The shape of what one of ``size`` devices holds, that which holds most."""
+def rank_share(shape: ModelShape, size: int, *, has_whole_experts: bool = False, quantization: Quantization = "none") -> ModelShape:
+    """The shape of what one of ``size`` devices holds, that which holds most. ``quantization``: the plan's."""
     config = shape.config
     if size == 1 or not isinstance(config, DecoderConfig):
         return shape
@@ -94,7 +96,11 @@ def rank_share(shape: ModelShape, size: int, *, has_whole_experts: bool = False)
     heads = replace(rows, num_heads=config.num_heads // size, num_kv_heads=max(config.num_kv_heads // size, 1))
     if config.mixture is None:
         return replace(shape, config=heads)
-    inner = config.mixture.intermediate_size // (1 if has_whole_experts else size)
+    inner = config.mixture.intermediate_size
+    if not has_whole_experts:
+        scheme = _kept_scheme(config, quantization)
+        own = None if scheme is None else share_of_expert(inner, scheme.step, 0, size)
+        inner = inner // size if own is None else own[1]
     mixture = replace(config.mixture, intermediate_size=inner, shared_size=config.mixture.shared_size // size)
     most = -(-config.num_experts // size) if has_whole_experts else None
     return replace(shape, config=replace(heads, mixture=mixture), most_experts=most)
@@ -125,20 +131,25 @@ def _what_is_cut(config: DecoderConfig, has_whole_experts: bool) -> str:
 
 
 def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, has_whole_experts: bool) -> bool:
-    """What is cut by columns is cut between groups, and no row pads a quantised vocabulary."""
-    inner = _inner_sizes(config, has_whole_experts)
+    """What is cut by columns is cut between groups, and no row pads a quantised vocabulary. Experts need not be cut evenly for it."""
+    inner = _inner_sizes(config, has_whole_experts or not is_grouped(quantization))
     latent = config.latent
     columns = (config.num_heads * (config.head_dim if latent is None else latent.v_dim), *inner)
     if is_grouped(quantization):
         if quantization == "w4a8" and config.scheme is not None and config.scheme.has_order:
             return size == 1
         return config.vocab_size % size == 0 and all(count // size % _GROUP == 0 for count in columns)
-    if quantization in ROUNDED_SCHEMES:
-        return cuts_between_groups(ROUNDED_SCHEMES[quantization], columns, size)
-    if quantization != "kept":
+    scheme = _kept_scheme(config, quantization)
+    if scheme is None:
         return True
-    assert config.scheme is not None, "only those of a quantised checkpoint are kept so"
-    scheme, head = config.scheme, (config.vocab_size,) if "lm_head.weight" in config.quantized_linears else ()
+    mixture = None if has_whole_experts else config.mixture
+    if mixture is not None and share_of_expert(mixture.intermediate_size, scheme.step, 0, size) is None:
+        return False
+    if quantization != "kept":
+        return cuts_between_groups(scheme, columns, size)
+    if scheme.layout == "mxfp4":
+        return True  # experts alone are
+    head = (config.vocab_size,) if "lm_head.weight" in config.quantized_linears else ()
     if scheme.is_blocked:
         kv_rows = max(config.num_kv_heads // size, 1) * config.head_dim
         heads = (columns[0] // size, kv_rows) if latent is None else (config.num_heads * latent.q_dim // size,)
@@ -146,3 +157,11 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
         if any(count % scheme.step for count in rows):
             return False
     return all(count % size == 0 for count in head) and cuts_between_groups(scheme, columns, size)
+
+
+def _kept_scheme(config: DecoderConfig, quantization: Quantization) -> WeightScheme | None:
+    """Of weights that a GPU keeps in few bits, or a CPU as a checkpoint has them."""
+    if quantization == "kept":
+        assert config.scheme is not None, "only those of a quantised checkpoint are kept so"
+        return config.scheme
+    return None if is_grouped(quantization) else ROUNDED_SCHEMES.get(quantization)

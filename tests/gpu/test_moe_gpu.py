@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expert_weights import KINDS, make_experts
 from kernel_comparisons import DTYPES
-from moe_comparisons import MOE_SHAPES, ROUTE_SHAPES, compare_groups, compare_moe, compare_routes
+from moe_comparisons import (
+    MOE_SHAPES,
+    QUANTIZED_SHAPES,
+    ROUTE_SHAPES,
+    compare_groups,
+    compare_moe,
+    compare_quantized_moe,
+    compare_routes,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -43,13 +52,26 @@ def test_groups(num_tokens: int, num_experts: int, top_k: int, block_m: int) -> 
     compare_groups(moe, num_tokens, num_experts, top_k, block_m, "cuda")
 
 
-def test_the_host_waits_for_nothing() -> None:
+@DTYPE
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_few_bits(kind: str, dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import moe
+
+    for shape in (*QUANTIZED_SHAPES, (600, 8, 2, 512, 768), (2000, 16, 4, 256, 320), (33, 128, 8, 512, 192)):
+        for is_plain_down in (False, True):
+            compare_quantized_moe(moe, kind, shape, dtype, "cuda", is_plain_down=is_plain_down)
+
+
+@pytest.mark.parametrize("kind", ["plain", *KINDS])
+def test_the_host_waits_for_nothing(kind: str) -> None:
     from headway.kernels.moe import moe, route_tokens
 
     generator = torch.Generator().manual_seed(0)
     x, gate_up, down, logits = (
-        torch.randn(*size, generator=generator).to("cuda", torch.bfloat16) for size in ((40, 64), (8, 64, 64), (8, 64, 32), (40, 8))
+        torch.randn(*size, generator=generator).to("cuda", torch.bfloat16) for size in ((40, 64), (8, 256, 64), (8, 64, 128), (40, 8))
     )
+    if kind != "plain":
+        gate_up, down = (make_experts(kind, weights.float().cpu(), "cuda") for weights in (gate_up, down))
     try:
         for mode in ("default", "error"):  # compiled, then watched
             torch.cuda.set_sync_debug_mode(mode)

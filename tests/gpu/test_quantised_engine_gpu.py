@@ -9,6 +9,7 @@ import pytest
 import torch
 from engine_driver import make_engine, request, run
 from forward_batches import Stepper
+from mxfp4_files import make_gpt_oss
 from quantized_files import Form, awq, compressed_fp8, compressed_int8, compressed_packed, fp8, gptq
 from quantized_models import load, make
 
@@ -40,6 +41,24 @@ FIRST, NUM_STEPS, FOLLOWING = 5, 8, 7  # tokens of a short prompt, and the token
 def test_answers_are_those_of_the_cpu(tmp_path: Path, form: Form) -> None:
     files, _ = make(tmp_path, form, **ALIGNED)
     assert float((_on_gpu(files) - _on_cpu(files, "kept")).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("form", EXACT.values(), ids=EXACT)
+def test_answers_of_mixtures_are_those_of_the_cpu(tmp_path: Path, form: Form) -> None:
+    files, _ = make(tmp_path, form, "mixtral", **ALIGNED)
+    assert float((_on_gpu(files) - _on_cpu(files, "kept")).abs().max()) < 0.02
+
+
+def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
+    files, plain = make_gpt_oss(tmp_path)
+    assert float((_on_gpu(files) - _on_cpu(plain, "none")).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("form", ROUNDING.values(), ids=ROUNDING)
+def test_activations_of_mixtures_are_rounded_to_fp8(tmp_path: Path, form: Form) -> None:
+    files, _ = make(tmp_path, form, "mixtral", **ALIGNED)
+    rounded = _on_cpu(files, "kept")
+    assert (_on_gpu(files) - rounded).abs().mean() < 0.7 * (_on_cpu(files, "none") - rounded).abs().mean()
 
 
 @pytest.mark.parametrize("form", ROUNDING.values(), ids=ROUNDING)

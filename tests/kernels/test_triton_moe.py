@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from expert_weights import KINDS
 from kernel_comparisons import DTYPES
-from moe_comparisons import MOE_SHAPES, ROUTE_SHAPES, compare_groups, compare_moe, compare_routes
+from moe_comparisons import (
+    MOE_SHAPES,
+    QUANTIZED_SHAPES,
+    ROUTE_SHAPES,
+    compare_groups,
+    compare_moe,
+    compare_quantized_moe,
+    compare_routes,
+)
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.tuned import Tiles
@@ -14,7 +23,7 @@ pytest.importorskip("triton")
 if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
-from headway.kernels.gpu import moe
+from headway.kernels.gpu import moe, quant_moe
 
 STRIDED = pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -27,9 +36,27 @@ def test_moe(shape: tuple[int, int, int, int, int], dtype: torch.dtype, strided:
     compare_moe(moe, shape, dtype, "cpu", strided=strided)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_few_bits(kind: str) -> None:
+    several, one, many = QUANTIZED_SHAPES
+    compare_quantized_moe(moe, kind, several, torch.float32, "cpu")
+    compare_quantized_moe(moe, kind, one, torch.bfloat16, "cpu")
+    if kind in ("mxfp4", "int4-32", "fp8-channel"):
+        compare_quantized_moe(moe, kind, many, torch.float16, "cpu", is_plain_down=True)
+
+
+@pytest.mark.parametrize("kind", ["fp8-channel", "fp8-blocks-weights"])
+def test_fp8_where_the_chip_has_none(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quant_moe, "has_fp8", lambda _: False)
+    compare_quantized_moe(moe, kind, (5, 2, 2, 150, 70), torch.float32, "cpu")
+
+
 def test_tiles_of_a_table_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moe, "tuned_tiles", lambda *_: Tiles(32, 16, 16))
     compare_moe(moe, (70, 3, 2, 48, 40), torch.float32, "cpu", strided=False)
+    monkeypatch.setattr(quant_moe, "tuned_tiles", lambda *_: Tiles(32, 16, 64))
+    for kind in ("fp8-channel-weights", "int4-32"):
+        compare_quantized_moe(moe, kind, (7, 2, 1, 70, 40), torch.float32, "cpu")
 
 
 @STRIDED

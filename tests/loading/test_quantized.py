@@ -235,7 +235,7 @@ def test_what_is_detected_and_what_is_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"its config.json names no format; leave it out"):
         plan_of(plain, GPU, quantization="awq")
     mixture, _ = make(tmp_path / "mixture", awq(), "mixtral")
-    assert plan_of(mixture, GPU)[0] == "none", "the product of experts takes plain weights"
+    assert plan_of(mixture, GPU)[0] == "kept"
 
 
 def test_a_cache_scheme_makes_the_cache_fp8_on_a_gpu(tmp_path: Path) -> None:

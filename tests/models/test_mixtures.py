@@ -10,7 +10,7 @@ import pytest
 import torch
 from engine_driver import add_adapter, make_engine, request, run
 from forward_batches import Stepper
-from mxfp4_files import quantize_experts
+from mxfp4_files import make_gpt_oss
 from safetensors.torch import load_file, save_file
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model, transformers_model
@@ -95,12 +95,7 @@ def test_experts_that_a_checkpoint_has_in_stacks(tmp_path: Path) -> None:
 
 def test_experts_in_mxfp4(tmp_path: Path) -> None:
     """Of gpt-oss as it is published, against what transformers makes of the same blocks."""
-    changes = {"hidden_size": 64, "intermediate_size": 96}
-    files = make_tiny_model("gpt-oss", tmp_path / "quantised", **changes)
-    plain = make_tiny_model("gpt-oss", tmp_path / "plain", **changes)
-    quantize_experts(files.path / "model.safetensors", plain.path / "model.safetensors")
-    config = json.loads((files.path / "config.json").read_text())
-    (files.path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    files, plain = make_gpt_oss(tmp_path)
     assert torch.equal(logits(load(files)), logits(load(plain)))
     tensors = load_file(files.path / "model.safetensors")
     del tensors["model.layers.1.mlp.experts.down_proj_scales"]

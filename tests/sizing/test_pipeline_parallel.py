@@ -31,7 +31,7 @@ def test_a_stages_share_is_what_it_loads(tmp_path: Path, name: str, num_stages: 
     config = ServerConfig.model_validate({"model": {"model": files.name, "dtype": "float32", "quantization": quantization}})
     shape = read_shape(config, files)
     plan = make_plan(config, shape.facts, FACTS)
-    for share in shares(shape, ParallelConfig(pipeline_parallel_size=num_stages)):
+    for share in shares(shape, ParallelConfig(pipeline_parallel_size=num_stages), "none"):
         loaded = load_model(
             files,
             dtype="float32",

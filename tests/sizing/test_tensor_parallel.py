@@ -167,7 +167,7 @@ def test_a_ranks_share_of_experts_that_move(tmp_path: Path) -> None:
         whole: dict[str, Any] = {"has_whole_experts": True, "num_redundant_experts": 3}
         return load_model(files, dtype="float32", device=torch.device("cpu"), group=group, **how, **whole).weight_bytes
 
-    (share,) = shares(shape, config.parallel)
+    (share,) = shares(shape, config.parallel, "none")
     assert run_ranks(2, work) == [weight_bytes(share, make_plan(config, shape.facts, FACTS), on_cpu=True)] * 2
 
 

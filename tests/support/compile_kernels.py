@@ -71,7 +71,7 @@ def cases(dtype: str, *, capability: int) -> list[Case]:
         types = {"parts_ptr": parts, "lse_ptr": "*fp32", "out_ptr": pointer, "total_ptr": "*fp32"}
         merge = {"HAS_TOTAL": has_total, "BLOCK_S": 8, "BLOCK_D": 128}
         found.append(("merge", paged_attention.merge_kernel, types, merge))
-    found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype)
+    found += lora_cases(pointer, torch_dtype) + moe_cases(pointer, torch_dtype, has_fp8=capability >= 89)
     return found + sampling_cases() + matmul_cases(pointer, has_fp8=capability >= 89)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
-from kernel_cases import assert_near, odd_strides
+from expert_weights import make_experts
+from kernel_cases import TOLERANCE, assert_near, odd_strides
 
 from headway.kernels.moe import ClampedGate
 from headway.kernels.reference import moe as reference
@@ -65,3 +67,43 @@ def compare_groups(module: ModuleType, num_tokens: int, num_experts: int, top_k:
         its_pairs = tile[tile >= 0]
         assert len(its_pairs)
         assert (experts.flatten()[its_pairs.long()] == expert).all()
+
+
+# (T, E, K, H, I): I of blocks is a multiple of 128.
+QUANTIZED_SHAPES = [(5, 4, 2, 150, 70), (1, 3, 2, 64, 32), (40, 2, 1, 96, 136)]
+
+
+def compare_quantized_moe(
+    module: ModuleType, kind: str, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: str, *, is_plain_down: bool = False
+) -> None:
+    """As a device that lacks the last expert, where the first has no tokens; with biases and gpt-oss's gate, and without."""
+    num_tokens, num_experts, top_k, hidden_size, intermediate_size = shape
+    if "blocks" in kind:
+        intermediate_size = -(-intermediate_size // 128) * 128
+    generator = torch.Generator().manual_seed(num_tokens)
+
+    def random(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator)
+
+    x = random(num_tokens, hidden_size).to(dtype).to(device)
+    gate_up = make_experts(kind, random(num_experts, 2 * intermediate_size, hidden_size) / hidden_size**0.5, device)
+    plain = random(num_experts, hidden_size, intermediate_size) / intermediate_size**0.5
+    down = plain.to(dtype).to(device) if is_plain_down else make_experts(kind, plain, device)
+    logits = random(num_tokens, num_experts + 1)
+    logits[:, 0] -= 100.0
+    weights, experts = reference.route_tokens(logits.to(device), top_k, scoring="sigmoid", renormalise=True)
+    biases = {"gate_up_bias": random(num_experts, 2 * intermediate_size), "down_bias": random(num_experts, hidden_size)}
+    gpt_oss: dict[str, Any] = {name: bias.to(dtype).to(device) for name, bias in biases.items()} | {"gate": ClampedGate(0.7, 1.7)}
+    rounds = not kind.startswith(("int4", "mxfp4")) and "weights" not in kind
+    for options in ({}, gpt_oss):
+        actual, expected = (m.moe(x, gate_up, down, weights, experts, **options) for m in (module, reference))
+        _assert_near_rounded(actual, expected, rounds=rounds)
+
+
+def _assert_near_rounded(actual: torch.Tensor, expected: torch.Tensor, *, rounds: bool) -> None:
+    """Where activations are rounded to 8 bits, one at the edge of two steps may go either way: then few results differ, and by little."""
+    if not rounds:
+        assert_near(actual, expected, scale=2)
+        return
+    assert actual.dtype == expected.dtype
+    assert (actual.float() - expected.float()).norm() < (TOLERANCE[actual.dtype] + 0.01) * expected.float().norm()

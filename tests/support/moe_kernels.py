@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from matmul_kernels import Case
 
-from headway.kernels.gpu import moe
+from headway.kernels.gpu import moe, quant_moe
+from headway.kernels.tuned import Tiles
 
 
-def moe_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
+def moe_cases(pointer: str, dtype: torch.dtype, *, has_fp8: bool) -> list[Case]:
     """For 128 experts of 2048 x 768, 8 a token, with few tokens and with many."""
     types = dict.fromkeys(("logits_ptr", "x_ptr", "weight_ptr", "bias_ptr", "out_ptr"), pointer)
     types |= {"weights_ptr": "*fp32", "routing_ptr": "*fp32", "limit": "fp32", "alpha": "fp32"} | dict.fromkeys(
@@ -27,4 +28,41 @@ def moe_cases(pointer: str, dtype: torch.dtype) -> list[Case]:
             up = constants | {"HAS_BIAS": is_gpt_oss, "IS_CLAMPED": is_gpt_oss}
             found += [("up", moe.up_kernel, types, up), ("down", moe.down_kernel, types, constants | {"HAS_BIAS": is_gpt_oss})]
     sums = {"pairs_ptr": pointer, "experts_ptr": "*i32", "out_ptr": pointer}
+    found += _quantized(pointer, dtype, types, has_fp8)
     return [*found, ("sum_pairs", moe.sum_pairs_kernel, sums, {"TOP_K": 8, "SUM_BLOCK": moe.SUM_BLOCK})]
+
+
+def _quantized(pointer: str, dtype: torch.dtype, types: dict[str, str], has_fp8: bool) -> list[Case]:
+    """Of few bits, with few pairs and with many: the first product, which takes more, as gpt-oss has it, and the second of some kinds."""
+    fp8, values = ("fp8", "*fp8e4nv") if has_fp8 else ("bytes", "*bf16")
+    few, many = 8, 512 * 128
+
+    def nibbles(num_pairs: int, chunk: int) -> Tiles:
+        return quant_moe.estimate_nibbles(num_pairs, 128, dtype, chunk)
+
+    def rounded(num_pairs: int) -> Tiles:
+        return quant_moe.estimate_bytes(num_pairs, 128, 1 if has_fp8 else 2)
+
+    # Kind, x, tiles, whether scales are of blocks, whether it is the first product.
+    kinds: list[tuple[str, str, Tiles, bool, bool]] = [
+        ("int4", pointer, nibbles(many, 64), False, True),
+        ("int8", "*i8", quant_moe.estimate_bytes(many, 128, 1), False, True),
+        (fp8, values, rounded(many), False, True),
+        (fp8, pointer, quant_moe.estimate_bytes(many, 128, dtype.itemsize), False, True),
+        ("mxfp4", pointer, nibbles(few, 64), False, False),
+        (fp8, values, rounded(few), True, False),
+    ]
+    for num_pairs in (few, many):
+        kinds += [("mxfp4", pointer, nibbles(num_pairs, 64), False, True), ("int4", pointer, nibbles(num_pairs, 128), False, True)]
+        kinds.append((fp8, values, rounded(num_pairs), True, True))
+    weights = {"fp8": "*fp8e4nv", "bytes": "*u8", "int8": "*i8", "int4": "*u8", "mxfp4": "*u8"}
+    scales = {"int4": "*fp16", "mxfp4": "*u8"}
+    found: list[Case] = []
+    for kind, x, tiles, is_blocked, is_up in kinds:
+        own = types | {"x_ptr": x, "x_scale_ptr": "*fp32", "order_ptr": "*i64", "weight_ptr": weights[kind]}
+        own |= dict.fromkeys(("scale_ptr", "offset_ptr"), scales.get(kind, "*fp32"))
+        constants = quant_moe.options(tiles) | {"KIND": kind, "IS_UP": is_up, "IS_BLOCKED": is_blocked, "SCALE_BLOCK": 128, "UPCAST": False}
+        constants |= {"HAS_X_SCALE": x != pointer or kind == fp8 == "bytes", "HAS_ORDER": kind == "int4" and tiles.block_k == 64}
+        constants |= {"IS_CLAMPED": is_up and kind == "mxfp4", "HAS_BIAS": kind == "mxfp4"}
+        found.append(("quant_experts", quant_moe.quant_experts_kernel, own, constants))
+    return found

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import make_tiny_model
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from headway.server.source.files import ModelFiles
+
+
+def make_gpt_oss(tmp_path: Path) -> tuple[ModelFiles, ModelFiles]:
+    """(a tiny one as it is published, the same as plain numbers)."""
+    changes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    files = make_tiny_model("gpt-oss", tmp_path / "quantised", **changes)
+    plain = make_tiny_model("gpt-oss", tmp_path / "plain", **changes)
+    quantize_experts(files.path / "model.safetensors", plain.path / "model.safetensors")
+    config = json.loads((files.path / "config.json").read_text())
+    (files.path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    return files, plain
 
 
 def quantize_experts(path: Path, plain: Path) -> None:

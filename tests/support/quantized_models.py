@@ -23,10 +23,24 @@ TOKEN_IDS = random.Random(0).choices(range(259), k=24)
 
 
 def load(
-    files: ModelFiles, quantization: Quantization = "none", group: TensorParallelGroup = SINGLE, load_format: LoadFormat = "auto"
+    files: ModelFiles,
+    quantization: Quantization = "none",
+    group: TensorParallelGroup = SINGLE,
+    load_format: LoadFormat = "auto",
+    *,
+    has_whole_experts: bool = False,
+    num_redundant_experts: int | None = None,
 ) -> LoadedModel:
     return load_model(
-        files, dtype="float32", device=torch.device("cpu"), quantization=quantization, load_format=load_format, group=group, seed=0
+        files,
+        dtype="float32",
+        device=torch.device("cpu"),
+        quantization=quantization,
+        load_format=load_format,
+        group=group,
+        seed=0,
+        has_whole_experts=has_whole_experts,
+        num_redundant_experts=num_redundant_experts,
     )
 
 

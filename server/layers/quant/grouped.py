@@ -133,10 +133,6 @@ class GroupedLinear:
     device: torch.device
     name: str
 
-    @property
-    def stacks_experts(self) -> bool:
-        return False
-
     def for_gated_input(self) -> GroupedLinear:
         return self
 

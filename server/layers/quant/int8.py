@@ -70,10 +70,6 @@ class Int8Linear:
     def name(self) -> str:
         return "int8 (8-bit activations)"
 
-    @property
-    def stacks_experts(self) -> bool:
-        return False
-
     def for_gated_input(self) -> Int8Linear:
         return replace(self, spread=True)
 

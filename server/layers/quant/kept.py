@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, QuantizedWeights, pack_mxfp4
 from headway.kernels.fp8_matmul import fp8_linear
 from headway.kernels.hadamard import block_of
 from headway.kernels.int4_layout import PackedInt4, pack_int4
 from headway.kernels.int4_matmul import int4_linear
 from headway.kernels.linear import PackedLinear, pack_linear, packed_linear
 from headway.kernels.quant_matmul import PackedInt8, int8_linear, keep_int8
+from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.quantized_values import QuantizedValues, stack_values
 from headway.server.layers.quant.scheme import WeightScheme
 from headway.server.layers.weight import ManyTensors, Part, Weight
@@ -89,7 +91,7 @@ class KeptLinear:
 
     @property
     def stacks_experts(self) -> bool:
-        return False
+        return self.device.type == "cuda"
 
     def for_gated_input(self) -> KeptLinear:
         return self
@@ -104,6 +106,17 @@ class KeptLinear:
             return pack_linear(weight), weight.nbytes
         packed = [self._packed(values) for values in stack_values(weight)]
         return KeptParts(tuple(part for part, _ in packed)), sum(num_bytes for _, num_bytes in packed)
+
+    def pack_expert(self, weight: Tensor | list[QuantizedValues]) -> ExpertWeights:
+        if isinstance(weight, Tensor):
+            return weight
+        values = stack_values(weight)
+        if len(values) > 1:
+            raise ModelSourceError(
+                "This model's experts have the inputs of gate and up in orders of their own (act-order), which the product of all experts "
+                "does not take: add --quantization none, which dequantises it, or use another quantised checkpoint."
+            )
+        return expert_of(values[0], self.scheme)
 
     def apply(self, x: Tensor, packed: KeptParts | PackedLinear, bias: Tensor | None) -> Tensor:
         if isinstance(packed, PackedLinear):
@@ -125,11 +138,27 @@ class KeptLinear:
             block = block_of(values.shape[1], self.scheme.spread)
             return keep_int8(values.values, values.scale[:, 0], block), values.values.nbytes + values.scale.nbytes
         if self.scheme.product == "fp8":
-            scale = values.scale if values.is_blocked else values.scale[:, 0].contiguous()
+            scale = _fp8_scale(values)
             return Fp8Weight(values.values, scale), values.values.nbytes + scale.nbytes
         packed = _pack_int4(values, _SCALE_DTYPES[self.scheme.scale_bytes])
         order_bytes = 0 if packed.order is None else packed.order.nbytes
         return packed, packed.weight.nbytes + packed.scale.nbytes + packed.offset.nbytes + order_bytes
+
+
+def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedWeights:
+    """One matrix of one expert for the product of all: see kernels/expert_weights.py."""
+    if scheme.product == "int8":
+        return Int8Experts(values.values, values.scale[:, 0].contiguous(), block_of(values.shape[1], scheme.spread))
+    if scheme.product == "fp8":
+        return Fp8Experts(values.values, _fp8_scale(values), scheme.rounds_input)
+    if scheme.product == "mxfp4":
+        return pack_mxfp4(values.values, values.scale)
+    return Int4Experts.of(_pack_int4(values, _SCALE_DTYPES[scheme.scale_bytes]))
+
+
+def _fp8_scale(values: QuantizedValues) -> Tensor:
+    """Of the blocks or of the rows."""
+    return values.scale if values.is_blocked else values.scale[:, 0].contiguous()
 
 
 def _pack_int4(values: QuantizedValues, dtype: torch.dtype) -> PackedInt4:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from headway.kernels.expert_weights import ExpertWeights
 from headway.server.layers.weight import Part, Weight
 
 
@@ -16,11 +17,6 @@ class LinearMethod(Protocol):
     @property
     def name(self) -> str:
         """For logs and EngineInfo.weight_format, such as "int8 (8-bit activations)"."""
-        ...
-
-    @property
-    def stacks_experts(self) -> bool:
-        """Whether the experts of a layer are kept in one tensor, for the product that computes them all: see layers/experts.py."""
         ...
 
     def for_gated_input(self) -> LinearMethod:
@@ -38,4 +34,21 @@ class LinearMethod(Protocol):
 
     def apply(self, x: Tensor, packed: Any, bias: Tensor | None) -> Tensor:
         """``x @ weight.T + bias``: x [T, K] -> [T, N] in x's dtype."""
+        ...
+
+
+@runtime_checkable
+class StackingMethod(LinearMethod, Protocol):
+    """One that has a form for the experts of a layer together, besides that of each alone: see layers/experts.py."""
+
+    @property
+    def stacks_experts(self) -> bool:
+        """Whether they are kept so."""
+        ...
+
+    def for_gated_input(self) -> StackingMethod: ...
+
+    def pack_expert(self, weight: Any) -> ExpertWeights:
+        """One matrix of one expert, as ``pack`` gets it, in the form that goes into the stack: see kernels/moe.py. Raises ModelSourceError
+        where a checkpoint has it in a way that has no such form."""
         ...

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from headway.kernels.expert_weights import mxfp4_numbers
 from headway.server.layers.quant.scheme import BLOCK
 
 
@@ -15,11 +16,12 @@ from headway.server.layers.quant.scheme import BLOCK
 class QuantizedValues:
     """An [N, K] weight, ``w[n, k] = scale[n, g] * (values[n, k] - zero[n, g])`` with g the group of column k.
 
-    Blocked: ``w[n, k] = scale[n // 128, k // 128] * values[n, k]``.
+    Blocked: ``w[n, k] = scale[n // 128, k // 128] * values[n, k]``. In MXFP4 values are codes of 4 bits, and scales the exponents of powers
+    of two: see kernels/expert_weights.py.
     """
 
     values: Tensor  # [N, K] uint8, int8 or float8_e4m3fn
-    scale: Tensor  # [N, G] fp32; blocked: [ceil(N / 128), ceil(K / 128)]
+    scale: Tensor  # [N, G] fp32, in MXFP4 uint8; blocked: [ceil(N / 128), ceil(K / 128)]
     zero: Tensor | None = None  # [N, G] uint8, or fp32 where it need not be whole; None: 0
     group_size: int = 0  # columns of a group; 0: all
     groups: Tensor | None = None  # [K] int64: the group of each column, where they are not in order
@@ -28,6 +30,10 @@ class QuantizedValues:
     @property
     def shape(self) -> torch.Size:
         return self.values.shape
+
+    @property
+    def is_mxfp4(self) -> bool:
+        return self.scale.dtype == torch.uint8
 
     def rows(self, first: int, count: int) -> QuantizedValues:
         return self if (first, count) == (0, self.shape[0]) else self.narrow(0, first, count)
@@ -58,7 +64,9 @@ class QuantizedValues:
         return replace(self, values=values, scale=scale, zero=copied(self.zero), groups=copied(self.groups))
 
     def dequantize(self) -> Tensor:
-        """[N, K] fp32."""
+        """[N, K] fp32; bf16 of MXFP4, which has it exactly."""
+        if self.is_mxfp4:
+            return mxfp4_numbers(self.values, self.scale)
         if self.is_blocked:
             rows = self.scale.repeat_interleave(BLOCK, dim=0)[: self.shape[0]]
             return rows.repeat_interleave(BLOCK, dim=1)[:, : self.shape[1]] * self.values.float()

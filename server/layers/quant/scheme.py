@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 # The tensors of a linear: [N, K] plain with scales; [N, K / 8] in words along K; AWQ's, the two versions of GPTQ's, and bitsandbytes'.
-Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2", "bitsandbytes"]
+# mxfp4's are in stacks of experts: see models/expert_names.py.
+Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2", "bitsandbytes", "mxfp4"]
 # The product that computes with the weights as they are.
-Product = Literal["int4", "int8", "fp8"]
+Product = Literal["int4", "int8", "fp8", "mxfp4"]
 
 _WIDE = 2048  # channels between the layers
 BLOCK = 128  # rows and columns that share a scale in blocked fp8
@@ -22,7 +23,7 @@ class WeightScheme:
     method: str  # quant_method of config.json
     layout: Layout
     bits: int  # 4 or 8
-    is_float: bool = False  # e4m3
+    is_float: bool = False  # e4m3; of 4 bits e2m1
     group_size: int = 0  # columns that share a scale; 0: all of a row
     is_blocked: bool = False  # float: scales are of blocks of 128 x 128
     is_symmetric: bool = True
@@ -50,7 +51,7 @@ class WeightScheme:
         if self.layout == "bitsandbytes":
             return None  # its numbers are indices of a table
         if self.is_float:
-            return "fp8"
+            return "fp8" if self.bits == 8 else "mxfp4"
         if self.rounds_input:
             return "int8"
         return "int4" if self.bits == 4 else None
@@ -83,11 +84,16 @@ class WeightScheme:
         if self.product == "fp8":
             num_scales = -(-num_rows // BLOCK) * -(-columns // BLOCK) if self.is_blocked else num_rows
             return num_rows * columns + 4 * num_scales
+        if self.product == "mxfp4":
+            return num_rows * (-(-columns // 64) * 32 + -(-columns // 32))
         group = self.group_size or columns
         half = 64 if group % 64 == 0 or group >= columns else 32  # see kernels/int4_layout.py
         scales = 2 * -(-columns // group) * num_rows * self.scale_bytes
         return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
 
+
+# gpt-oss's experts as they are published (OCP Microscaling Formats, 1.0).
+MXFP4 = WeightScheme("mxfp4", "mxfp4", 4, is_float=True, group_size=32, targets=("experts",))
 
 # What weights are rounded to when they are loaded, by the plan's name of it. Groups of 4 bits are small, since no data tells which weights
 # matter: 64 are the fewest that a GPU's product takes in its widest tiles, 32 are those of a CPU's.
@@ -115,6 +121,18 @@ def rounded_scheme(quantization: str, hidden_size: int) -> WeightScheme | None:
 def cuts_between_groups(scheme: WeightScheme, columns: Sequence[int], size: int) -> bool:
     """Whether ``size`` parts of so many columns keep their groups whole. What has an order of its own has them all over."""
     return not scheme.has_order and all(count // size % scheme.step == 0 for count in columns)
+
+
+def share_of_expert(size: int, step: int, rank: int, num_ranks: int) -> tuple[int, int] | None:
+    """(first, count) of the ``size`` inner channels of an expert that a rank has: as many as each other, or where that would cut groups of
+    ``step`` apart whole groups, one more on some ranks, the first among them. None where groups are too few, or do not fill it."""
+    if size % num_ranks == 0 and size // num_ranks % step == 0:
+        return rank * (size // num_ranks), size // num_ranks
+    num_groups = size // step
+    if size % step or num_groups < num_ranks:
+        return None
+    first, end = (-(-at * num_groups // num_ranks) for at in (rank, rank + 1))
+    return first * step, (end - first) * step
 
 
 def _names(pattern: str, module: str, method: str) -> bool:

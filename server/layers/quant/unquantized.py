@@ -38,5 +38,8 @@ class UnquantizedLinear:
     def pack(self, weight: Tensor) -> tuple[PackedLinear, int]:
         return pack_linear(weight), weight.nbytes
 
+    def pack_expert(self, weight: Tensor) -> Tensor:
+        return weight
+
     def apply(self, x: Tensor, packed: PackedLinear, bias: Tensor | None) -> Tensor:
         return packed_linear(x, packed, bias)
