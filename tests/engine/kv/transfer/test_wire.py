@@ -123,6 +123,23 @@ def test_frames_that_are_none(sent: bytes, told: str) -> None:
         connected(rude, asking(b"", "right"))
 
 
+def test_a_stranger_makes_a_keeper_hold_no_more_than_a_claim() -> None:
+    """Whoever reaches the port, of as many connections as there may be: the MAC is checked when all of a frame is there."""
+
+    async def stranger(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stream.readexactly(len(GREETING) + 32)
+        writer.write(bytes(32) + (1 << 20).to_bytes(4, "big"))
+        await stream.read()
+
+    async def keeper(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = await Channel.greeted(stream, writer, b"", is_keeper=True)
+        async with asyncio.timeout(5):
+            await channel.receive()
+
+    with pytest.raises(ChannelError, match="too long"):
+        connected(stranger, keeper)
+
+
 def test_what_is_no_message() -> None:
     class Other(msgspec.Struct, tag=True):
         pass
