@@ -67,7 +67,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     allow_many_sockets()
     with listening(config.network) as listeners, private_directory() as directory:
         counts = _shared_counts(directory, config.network.api_server_count)
-        # Before anything that takes long: a certificate, keys and code of the user's that can't be used end the start.
+        # Before anything that takes long: a certificate, keys, libraries and code of the user's that can't be used end the start.
         _check_what_is_followed_or_run(config)
         tls = _server_tls(config)
         custom = _custom_handlers(config)
@@ -120,7 +120,7 @@ def _server_tls(config: ServerConfig) -> ServerTls | None:
 
 
 def _check_what_is_followed_or_run(config: ServerConfig) -> None:
-    """What the application makes of these options once it is built, tried out now. Raises ConfigError."""
+    """What the application and the engine make of these options once they are built, tried out now. Raises ConfigError."""
     if config.security.api_key_file is not None:
         from headway.server.api.keys import ApiKeys
 
@@ -129,6 +129,10 @@ def _check_what_is_followed_or_run(config: ServerConfig) -> None:
         from headway.server.api.user_code.middleware import load_middleware  # fastapi
 
         load_middleware(config.extension.middleware)
+    if config.kv_transfer.settings is not None:
+        from headway.server.engine.kv.transfer.nixl.requirements import check_requirements  # NIXL
+
+        check_requirements(config.kv_transfer, config.data_parallel.data_parallel_size * config.parallel.num_ranks)
     from headway.server.text.parsers import check_parser_names
 
     check_parser_names(config.chat)
