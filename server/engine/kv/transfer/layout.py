@@ -56,6 +56,7 @@ class BlockLayout(msgspec.Struct, frozen=True):
     num_kv_heads: int  # of a rank
     head_dim: int
     rank: int
+    rotation: int  # which of those that depend on the longest context, if any does
 
     @property
     def num_ranks(self) -> int:
@@ -78,6 +79,7 @@ def layout_of(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         rank=place.rank,
+        rotation=max((rope.length_class(plan.max_model_len) for rope in loaded.config.distinct_ropes), default=0),
     )
 
 

@@ -44,6 +44,7 @@ LAYOUT = BlockLayout(
     num_kv_heads=2,
     head_dim=8,
     rank=0,
+    rotation=0,
 )
 
 

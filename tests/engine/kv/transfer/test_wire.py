@@ -32,6 +32,7 @@ LAYOUT = BlockLayout(
     num_kv_heads=1,
     head_dim=8,
     rank=0,
+    rotation=0,
 )
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -184,6 +185,7 @@ def test_messages_can_not_be_reflected_or_repeated() -> None:
         ({"num_tensor_ranks": 2, "num_kv_heads": 2}, "--tensor-parallel-size differs: 4 "),
         ({"num_context_ranks": 4}, "--decode-context-parallel-size differs: 2 "),
         ({"interleave": 8}, "--cp-kv-cache-interleave-size differs: 1 "),
+        ({"rotation": 1}, "the rotation of keys, which --max-model-len decides for this model, differs: 0 "),
     ],
 )
 def test_a_difference_is_named(changes: dict[str, int], told: str) -> None:

@@ -24,7 +24,7 @@ import msgspec
 
 from headway.server.engine.kv.transfer.layout import BlockLayout
 
-GREETING = b"headway-kv 3\n"
+GREETING = b"headway-kv 4\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
 _MAX_FRAME_BYTES = 16 << 20  # of a keeper: 2 million block ids
@@ -173,4 +173,5 @@ _WORDS = {
     "num_prompt_shares": "--prefill-context-parallel-size",
     "num_context_ranks": "--decode-context-parallel-size",
     "interleave": "--cp-kv-cache-interleave-size",
+    "rotation": "the rotation of keys, which --max-model-len decides for this model,",
 }
