@@ -133,6 +133,10 @@ def _check_what_is_followed_or_run(config: ServerConfig) -> None:
         from headway.server.engine.kv.transfer.nixl.requirements import check_requirements  # NIXL
 
         check_requirements(config.kv_transfer, config.data_parallel.data_parallel_size * config.parallel.num_ranks)
+    if (offload := config.kv_transfer.offload) is not None and offload.kv_connector_extra_config.disk_path is not None:
+        from headway.server.engine.kv.transfer.offload.files import usable_directory
+
+        usable_directory(offload.kv_connector_extra_config.disk_path)
     from headway.server.text.parsers import check_parser_names
 
     check_parser_names(config.chat)

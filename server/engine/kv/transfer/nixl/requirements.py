@@ -68,7 +68,7 @@ def listener_at(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), port), family=family)
     except (OSError, UnicodeError) as problem:  # UnicodeError: no host has such a name
-        where, why = f"{host}:{port}", getattr(problem, "strerror", None) or problem
+        where, why = f"{host}:{port}", str(getattr(problem, "strerror", None) or problem).partition(" (while")[0]
         raise ConfigError(
             [
                 f"the KV side channel can't listen at {where} ({why}): set --nixl-side-channel-host to an address "
