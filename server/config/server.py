@@ -231,7 +231,6 @@ def _transfer_problems(config: ServerConfig) -> list[str]:
     beside = {
         "--enable-sleep-mode": (config.development.enable_sleep_mode, "the pages that others read would move"),
         "--enable-lora": (config.lora.enable_lora and not is_offload, "two servers don't know that their adapters are the same"),
-        "--distributed-executor-backend ray": (config.parallel.uses_ray, "KV of ranks that Ray places has not been seen to move yet"),
         "--runner pooling": (config.pooling.runner == "pooling", "a model that pools keeps no KV"),
         "--no-enable-prefix-caching": (is_offload and not config.cache.enable_prefix_caching, "a block is found as a part of a prefix"),
     }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
 
 import httpx
 import psutil
 import pytest
+from disaggregated import config_of
 from engine_driver import make_engine, request, run
 from live_server import LiveServer
 from polling import wait_until
@@ -121,6 +124,34 @@ def test_a_cluster_of_this_host_alone(high_availability: LiveServer) -> None:
 def _hosts_and_ranks(family: dict[int, str]) -> tuple[int, int]:
     commands = family.values()
     return sum("ray::RankHost" in command for command in commands), sum("rank_entry" in command for command in commands)
+
+
+@needs_hosts
+def test_a_prompt_goes_from_server_to_server_of_two_hosts_each(model: str, expected: list[int], hosts: RayHosts, tmp_path: Path) -> None:
+    """The one that keeps it has a stage on either host, and its answer says where; the other has its engine on the second host."""
+    pytest.importorskip("nixl_cu12")
+    stages = ("--device", "cpu", "--dtype", "float32", "--max-model-len", "256", "-pp", "2", "--distributed-executor-backend", "ray")
+    with ExitStack() as stack:
+        clients = []
+        for index, role in enumerate(("kv_producer", "kv_consumer")):
+            uds = str(tmp_path / role)
+            transfer = config_of(role, allowed_peers=list(hosts.addresses))
+            options = ("--uds", uds, "--ray-address", hosts.cluster, "--kv-transfer-config", json.dumps(transfer))
+            where = {"VLLM_NIXL_SIDE_CHANNEL_HOST": hosts.addresses[index], "VLLM_NIXL_SIDE_CHANNEL_PORT": str(5600 + 10 * index)}
+            server = stack.enter_context(LiveServer(model, *stages, *options, env=hosts.environment | where, prefix=hosts.on(index)))
+            transport = httpx.HTTPTransport(uds=uds)
+            client = stack.enter_context(httpx.Client(transport=transport, base_url="http://localhost", timeout=60))
+            server.wait_for(lambda uds=uds: Path(uds).exists())  # type: ignore[misc]
+            server.wait_for(lambda client=client: client.get("/ping").status_code == 200, 180)  # type: ignore[misc]
+            clients.append(client)
+        keeper, reader = clients
+        body = {"prompt": PROMPT, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+        asked = {"max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True}}
+        params = keeper.post("/v1/completions", json=body | asked).raise_for_status().json()["kv_transfer_params"]
+        assert params["remote_hosts"] == list(hosts.addresses)
+        answer = reader.post("/v1/completions", json=body | {"max_tokens": 8, "kv_transfer_params": params}).raise_for_status().json()
+        assert answer["choices"][0]["token_ids"] == expected
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == len(PROMPT) - 1
 
 
 @needs_hosts

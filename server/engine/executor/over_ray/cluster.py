@@ -95,10 +95,29 @@ def _connected(address: str, local: LocalCluster | None) -> Cluster:
 
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
+        cluster = Cluster(local)
+        if (own := _own_address(cluster.hosts())) is not None:
+            ray.shutdown()
+            ray.init(address=address, log_to_driver=False, configure_logging=False, _node_ip_address=own)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as problem:
         why = " ".join(str(problem).split())[:300]
         told = f"the Ray cluster at {address} can't be joined ({why}); {_BY_TOKEN}"
         raise ConfigError([f"--distributed-executor-backend ray: {told}"]) from problem
     ignore_signals()  # Ray takes SIGTERM
     log.info("Ranks are placed in %s", f"the Ray cluster at {address}" if local is None else "a Ray cluster of this host alone")
-    return Cluster(local)
+    return cluster
+
+
+def _own_address(hosts: list[Host]) -> str | None:
+    """Of this host, where Ray took another for it: it looks for its own processes, and sees another host's where containers share them."""
+    if _is_ours(hosts[0].address):
+        return None
+    return next((host.address for host in hosts if _is_ours(host.address)), None)
+
+
+def _is_ours(address: str) -> bool:
+    try:
+        with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET):
+            return True
+    except OSError:
+        return False
