@@ -132,7 +132,9 @@ def _check_what_is_followed_or_run(config: ServerConfig) -> None:
     if config.kv_transfer.settings is not None:
         from headway.server.engine.kv.transfer.nixl.requirements import check_requirements  # NIXL
 
-        check_requirements(config.kv_transfer, config.data_parallel.data_parallel_size * config.parallel.num_ranks)
+        num_ranks = config.parallel.num_ranks
+        step = num_ranks if config.parallel.uses_ray else 1  # an engine's first rank is here; Ray may place the others on other hosts
+        check_requirements(config.kv_transfer, range(0, config.data_parallel.data_parallel_size * num_ranks, step))
     if (offload := config.kv_transfer.offload) is not None and offload.kv_connector_extra_config.disk_path is not None:
         from headway.server.engine.kv.transfer.offload.files import usable_directory
 

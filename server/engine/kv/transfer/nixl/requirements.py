@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ _MIN_KEY_BYTES = 16
 _MAX_KEY_BYTES = 64 * 1024
 
 
-def check_requirements(transfer: KVTransferConfig, num_ranks: int) -> None:
-    """Of a server with so many ranks in all of its engines, which are on this machine. Raises ConfigError. Whether a backend finds its
-    devices shows only when it is made, by the engine."""
+def check_requirements(transfer: KVTransferConfig, ranks: Iterable[int]) -> None:
+    """``ranks``: those that are on this machine, by their numbers among the ranks of all engines. Raises ConfigError. Whether a backend
+    finds its devices shows only when it is made, by the engine."""
     settings = transfer.settings
     if settings is None:
         return
@@ -26,8 +27,8 @@ def check_requirements(transfer: KVTransferConfig, num_ranks: int) -> None:
     read_secret(extra.key_file)
     agent_with_plugins("headway-start", extra.backends)
     if settings.keeps:
-        for port in range(transfer.nixl_side_channel_port, transfer.nixl_side_channel_port + num_ranks):
-            listener_at(transfer.nixl_side_channel_host, port).close()
+        for rank in ranks:
+            listener_at(transfer.nixl_side_channel_host, transfer.nixl_side_channel_port + rank).close()
 
 
 def agent_with_plugins(name: str, backends: list[str]) -> Any:
