@@ -106,7 +106,7 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     plan = make_plan(config, shape.facts, empty)
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
     check_context(parallel, shape.config)
-    if plan.fit_max_model_len:
+    if plan.fit_max_model_len and not shape.facts.computes_whole_texts:
         plan = plan_within_memory(config, plan, shape, empty)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel)]
     # One engine's ranks, and the engines, in the device's memory.
