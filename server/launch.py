@@ -68,7 +68,7 @@ def _serve(config: ServerConfig, early: EarlyStop) -> tuple[int, str | None]:
     allow_many_sockets()
     with listening(config.network) as listeners, private_directory() as directory:
         counts = _shared_counts(directory, config.network.api_server_count)
-        # Before anything that takes long: a certificate, keys and code of the user's that can't be used end the start.
+        # Before anything that takes long: a certificate, keys, libraries and code of the user's that can't be used end the start.
         _check_what_is_followed_or_run(config)
         tls = _server_tls(config)
         custom = _custom_handlers(config)
@@ -127,7 +127,7 @@ def _server_tls(config: ServerConfig) -> ServerTls | None:
 
 
 def _check_what_is_followed_or_run(config: ServerConfig) -> None:
-    """What the application makes of these options once it is built, tried out now. Raises ConfigError."""
+    """What the application and the engine make of these options once they are built, tried out now. Raises ConfigError."""
     if config.security.api_key_file is not None:
         from headway.server.api.keys import ApiKeys
 
@@ -136,6 +136,16 @@ def _check_what_is_followed_or_run(config: ServerConfig) -> None:
         from headway.server.api.user_code.middleware import load_middleware  # fastapi
 
         load_middleware(config.extension.middleware)
+    if config.kv_transfer.settings is not None:
+        from headway.server.engine.kv.transfer.nixl.requirements import check_requirements  # NIXL
+
+        num_ranks = config.parallel.num_ranks
+        step = num_ranks if config.parallel.uses_ray else 1  # an engine's first rank is here; Ray may place the others on other hosts
+        check_requirements(config.kv_transfer, range(0, config.data_parallel.data_parallel_size * num_ranks, step))
+    if (offload := config.kv_transfer.offload) is not None and offload.kv_connector_extra_config.disk_path is not None:
+        from headway.server.engine.kv.transfer.offload.files import usable_directory
+
+        usable_directory(offload.kv_connector_extra_config.disk_path)
     from headway.server.text.parsers import check_parser_names
 
     check_parser_names(config.chat)

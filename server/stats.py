@@ -47,3 +47,45 @@ class DraftModelInfo(msgspec.Struct, frozen=True):
     weight_format: str
     weight_bytes: int
     kv_cache_bytes: int
+
+
+class TransferDone(msgspec.Struct, frozen=True):
+    """A fetch of a rank: its whole time in seconds, that of handing it over, its bytes, and pieces of memory."""
+
+    transfer_s: float
+    post_s: float
+    num_bytes: int
+    num_descriptors: int
+
+
+class OffloadStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV blocks that are copied out of the cache and come back, over all ranks; the totals only ever grow.
+
+    ``num_missed_blocks`` went before their turn came. ``usage``: 0 to 1. ``loads`` and ``saves``: bytes of each, since the last time.
+    """
+
+    num_loaded_bytes: int = 0
+    num_saved_bytes: int = 0
+    load_s: float = 0.0
+    save_s: float = 0.0
+    num_missed_blocks: int = 0
+    num_failed_loads: int = 0
+    num_failed_saves: int = 0
+    memory_usage: float = 0.0
+    disk_usage: float = 0.0
+    loads: tuple[int, ...] = ()
+    saves: tuple[int, ...] = ()
+
+
+class TransferStats(msgspec.Struct, frozen=True, omit_defaults=True):
+    """KV that comes from elsewhere or goes there; the totals only ever grow. ``done``: since the last time."""
+
+    num_fetching: int = 0
+    num_arrived: int = 0  # requests whose KV is there, and that wait for room in a step
+    num_kept: int = 0  # prompts that are kept for others
+    num_queried_tokens: int = 0
+    num_fetched_tokens: int = 0
+    num_failed: int = 0
+    num_expired: int = 0
+    done: tuple[TransferDone, ...] = ()
+    offload: OffloadStats | None = None

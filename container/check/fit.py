@@ -15,6 +15,7 @@ from headway.server.config.plan import DeviceFacts, Plan, Quantization, fitted_m
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.sizing.attention_library import check_attention
+from headway.server.sizing.context import plan_within_memory
 from headway.server.sizing.dtypes import itemsize
 from headway.server.sizing.expert_balancing import check_balancing
 from headway.server.sizing.memory import (
@@ -103,9 +104,12 @@ def fit_report(config: ServerConfig, shape: ModelShape, instance: Instance) -> F
     on_gpu = runs_on_gpu(instance, config.model.device)
     num_engines, parallel = config.data_parallel.data_parallel_size, config.parallel
     check_attention(config.attention, shape.config, on_gpu=on_gpu)
-    plan = make_plan(config, shape.facts, instance_facts(instance, on_gpu=on_gpu, used_bytes=0))
+    empty = instance_facts(instance, on_gpu=on_gpu, used_bytes=0)
+    plan = make_plan(config, shape.facts, empty)
     _check_ranks(config, shape, instance, on_gpu=on_gpu, quantization=plan.quantization)
     check_context(parallel, shape.config)
+    if plan.fit_max_model_len and not shape.facts.computes_whole_texts:
+        plan = plan_within_memory(config, plan, shape, empty)
     memories = [_memory_of(share, shape, plan, config.lora, on_gpu=on_gpu) for share in shares(shape, parallel, plan.quantization)]
     # One engine's ranks, and the engines, in the device's memory.
     num_sharing, num_there = (1, 1) if on_gpu else (parallel.num_ranks, num_engines)

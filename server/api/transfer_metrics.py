@@ -11,7 +11,8 @@ from prometheus_client.registry import Collector
 from headway.server.api.series import Series
 from headway.server.config.buckets import Bounds
 from headway.server.engine.client import EngineClient, OneEngine
-from headway.server.types import EngineStats, OffloadStats, TransferStats
+from headway.server.stats import OffloadStats, TransferStats
+from headway.server.types import EngineStats
 
 _OWN_PREFIX = "headway:"  # of what vLLM has not
 _SECONDS: Bounds = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from headway.server.config.attention import AttentionKind, LibraryFacts, library_problems
@@ -312,21 +312,8 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
     by the engines of --data-parallel-size; what is copied out of their caches into the host's memory is not free.
     Raises ConfigError when not even one full context fits, naming the largest that does.
     """
-    cache = config.cache
-    needed = -(-plan.max_model_len // plan.block_size)
-    if cache.num_gpu_blocks_override is not None:
-        num_blocks = cache.num_gpu_blocks_override
-    elif cache.kv_cache_memory_bytes is not None:
-        num_blocks = cache.kv_cache_memory_bytes // bytes_per_block
-    elif device.kind == "cuda":
-        used = device.total_bytes - device.free_bytes
-        budget = int(device.total_bytes * cache.gpu_memory_utilization) - used - peak_activation_bytes
-        num_blocks = max(budget, 0) // bytes_per_block
-    else:
-        num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
-        free = device.free_bytes - num_engines * config.kv_transfer.offload_bytes // num_ranks
-        budget = int(free * 0.25 / num_engines) - peak_activation_bytes
-        num_blocks = min(max(budget, 0) // bytes_per_block, needed * plan.max_num_seqs)
+    num_blocks = _num_affordable_blocks(config, plan, device, bytes_per_block, peak_activation_bytes)
+    cache, needed = config.cache, -(-plan.max_model_len // plan.block_size)
     if num_blocks < needed and not plan.fit_max_model_len and cache.num_gpu_blocks_override is None:
         fits = num_blocks * plan.block_size
         raise ConfigError(
@@ -345,6 +332,44 @@ def plan_num_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, *, by
             ]
         )
     return num_blocks
+
+
+def _num_affordable_blocks(config: ServerConfig, plan: Plan, device: DeviceFacts, bytes_per_block: int, peak_activation_bytes: int) -> int:
+    cache = config.cache
+    if cache.num_gpu_blocks_override is not None:
+        return cache.num_gpu_blocks_override
+    if cache.kv_cache_memory_bytes is not None:
+        return cache.kv_cache_memory_bytes // bytes_per_block
+    if device.kind == "cuda":
+        used = device.total_bytes - device.free_bytes
+        budget = int(device.total_bytes * cache.gpu_memory_utilization) - used - peak_activation_bytes
+        return max(budget, 0) // bytes_per_block
+    num_engines, num_ranks = config.data_parallel.data_parallel_size, config.parallel.tensor_parallel_size
+    free = device.free_bytes - num_engines * config.kv_transfer.offload_bytes // num_ranks
+    budget = int(free * 0.25 / num_engines) - peak_activation_bytes
+    return min(max(budget, 0) // bytes_per_block, -(-plan.max_model_len // plan.block_size) * plan.max_num_seqs)
+
+
+def bounded_plan(config: ServerConfig, plan: Plan, device: DeviceFacts, *, bytes_per_block: int) -> Plan:
+    """Before the weights are loaded: with a context that the cache could hold if it had all of the device. What a model computes of each
+    position is made for that many; how many they are is told by a file that is anybody's.
+
+    ``bytes_per_block``: as much as a block takes at least. Raises ConfigError where a longer context is wanted than ever fits.
+    """
+    cache = config.cache
+    most = _num_affordable_blocks(config, plan, replace(device, free_bytes=device.total_bytes), bytes_per_block, 0) * plan.block_size
+    if most >= plan.max_model_len or (cache.num_gpu_blocks_override is not None and not plan.fit_max_model_len):
+        return plan
+    if plan.fit_max_model_len:
+        return replace(plan, max_model_len=max(most, plan.block_size))
+    if cache.kv_cache_memory_bytes is not None:
+        return plan  # what is told then names the length that fits
+    raise ConfigError(
+        [
+            f"the KV cache could hold {most} tokens on {device.name} if nothing else needed its memory, fewer than --max-model-len "
+            f"{plan.max_model_len}: set --max-model-len auto to get the longest that fits, or a lower one"
+        ]
+    )
 
 
 def fitted_max_model_len(plan: Plan, num_blocks: int) -> int:

@@ -101,14 +101,14 @@ def _plain(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _method_problems(asked: dict[str, Any]) -> list[str]:
     method, spare = asked.get("method"), "set it to ngram, or to draft_model, eagle or eagle3 with a model"
+    is_known = asked.keys() <= {*SpeculativeSettings.model_fields, *_OF_VLLM}  # else a key may be meant for one that is missing
     if method in _OTHER_METHODS:
         return [f"method {method!r} is not supported by this version of Headway: {spare}"]
     if method is None:
-        is_known = asked.keys() <= {*SpeculativeSettings.model_fields, *_OF_VLLM}
         return [f"method is missing: {spare}"] if is_known else []
     if method not in _METHODS:
         return [f"method must be one of {', '.join(_METHODS)}, got {method!r}"]
-    if method in _MODEL_METHODS and not asked.get("model"):
+    if method in _MODEL_METHODS and not asked.get("model") and is_known:
         what = "the small model that drafts, as --model would name it" if method == "draft_model" else "the head's files, as --model would"
         return [f"model is missing: name {what}"]
     strange = [key for key in asked if method not in _ONLY_OF.get(key, _METHODS)]

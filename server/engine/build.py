@@ -29,9 +29,10 @@ from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
 from headway.server.sizing.attention_library import check_attention, check_heads
+from headway.server.sizing.context import plan_within_memory
 from headway.server.sizing.draft_model import draft_setup
 from headway.server.sizing.expert_balancing import check_balancing
-from headway.server.sizing.model import chosen_use, generating_facts, model_code
+from headway.server.sizing.model import ModelShape, chosen_use, generating_facts, model_code
 from headway.server.sizing.pipeline_parallel import check_stages
 from headway.server.sizing.prompt_shares import check_prompt_shares
 from headway.server.sizing.tensor_parallel import check_context, check_split
@@ -90,7 +91,8 @@ def _build_generating(
     check_attention(config.attention, shape, on_gpu=device.type == "cuda")
     library = chosen_library(config, device)
     check_heads(config.attention.attention_backend, library, shape)
-    plan = make_plan(config, generating_facts(shape), device_facts(device), library)
+    facts = generating_facts(shape)
+    plan = make_plan(config, facts, device_facts(device), library)
     parallel, num_devices = config.parallel, placement.num_devices(device)
     check_split(
         parallel.tensor_parallel_size,
@@ -103,6 +105,7 @@ def _build_generating(
     check_prompt_shares(parallel, shape, num_devices=num_devices)
     check_stages(parallel, shape, num_devices=num_devices)
     check_context(parallel, shape)
+    plan = plan_within_memory(config, plan, ModelShape("generate", shape, facts), device_facts(device))
     assert (draft_files is not None) == config.speculative.asks_for_draft_model, "whoever starts the engine finds the draft model"
     draft = draft_setup(config, draft_files, plan, shape, device_facts(device)) if draft_files is not None else None
     processors = load_processors(config, device)

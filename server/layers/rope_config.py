@@ -28,6 +28,12 @@ class RopeConfig:
     is_interleaved: bool = False  # pairs are neighbours, not half the rotated elements apart
     freq_divisors: tuple[float, ...] = ()  # a GGUF's own factor for each frequency (its form of llama3), applied last
 
+    def length_class(self, num_positions: int) -> int:
+        """Equal for lengths of a context for which positions are turned alike."""
+        if self.type == "dynamic":
+            return max(num_positions, self.original_max_position)
+        return int(self.type == "longrope" and num_positions > self.original_max_position)
+
 
 # What turns nothing, for layers without a rotary embedding: a pair by an angle of 0.
 NO_ROPE = RopeConfig(rotary_dim=2, theta=1.0, type="none")

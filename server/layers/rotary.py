@@ -39,8 +39,8 @@ def inverse_frequencies(config: RopeConfig, num_positions: int) -> Tensor:
     elif config.type == "linear":
         frequencies = frequencies / config.factor
     elif config.type == "longrope":
-        is_long = num_positions > config.original_max_position
-        frequencies = frequencies / torch.tensor(config.long_factors if is_long else config.short_factors, dtype=torch.float32)
+        factors = config.long_factors if config.length_class(num_positions) else config.short_factors
+        frequencies = frequencies / torch.tensor(factors, dtype=torch.float32)
     elif config.type == "llama3":
         frequencies = _llama3(config, frequencies)
     elif config.type == "yarn":
@@ -52,8 +52,7 @@ def inverse_frequencies(config: RopeConfig, num_positions: int) -> Tensor:
 
 def _dynamic_theta(config: RopeConfig, num_positions: int) -> float:
     """A larger base for longer texts, so that the slowest pair turns no further than it did in training (NTK-aware scaling)."""
-    length = max(num_positions, config.original_max_position)
-    stretch = config.factor * length / config.original_max_position - (config.factor - 1)
+    stretch = config.factor * config.length_class(num_positions) / config.original_max_position - (config.factor - 1)
     return float(config.theta * stretch ** (config.rotary_dim / (config.rotary_dim - 2)))
 
 

@@ -10,7 +10,7 @@ from headway.server.layers.activation_names import ACTIVATION_NAMES, GATED_ACTIV
 from headway.server.layers.rope_config import NO_ROPE, RopeConfig
 from headway.server.models.base import DecoderConfig
 from headway.server.models.quantization_config import read_quantization
-from headway.server.models.raw_config import RawConfig, read_rope
+from headway.server.models.raw_config import LARGEST_SIZE, RawConfig, read_rope
 
 _SAME_ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh"}
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -50,7 +50,7 @@ def read_decoder_config(
         head_dim=head_dim,
         norm_eps=raw.number(eps_key, 1e-6 if eps_key == "rms_norm_eps" else 1e-5),
         rope=rope,
-        max_model_len=_max_model_len(rope, max_position),
+        max_model_len=_max_model_len(raw, rope, max_position),
         checkpoint_dtype=dtype,
         tie_word_embeddings=raw.flag("tie_word_embeddings", is_tied),
         hidden_act=_activation(raw, is_gated),
@@ -103,8 +103,12 @@ def _activation(raw: RawConfig, is_gated: bool) -> str:
     return found
 
 
-def _max_model_len(rope: RopeConfig, max_position: int) -> int:
+def _max_model_len(raw: RawConfig, rope: RopeConfig, max_position: int) -> int:
     """With YaRN many configs keep the length of the first training in max_position_embeddings, with dynamic scaling all do; the factor
     stretches that."""
-    is_stretched = rope.type in ("yarn", "dynamic")
-    return max(max_position, int(rope.original_max_position * rope.factor)) if is_stretched else max_position
+    if rope.type not in ("yarn", "dynamic"):
+        return max_position
+    stretched = rope.original_max_position * rope.factor
+    if stretched > LARGEST_SIZE:
+        raise raw.refusal(f"the factor of its rope parameters makes a context of {stretched:.3g} tokens, and {LARGEST_SIZE} are the most")
+    return max(max_position, int(stretched))

@@ -11,10 +11,11 @@ from headway.server.errors import ModelSourceError
 from headway.server.layers.rope_config import RopeConfig, RopeType
 
 _MISSING: Any = object()
-_LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
-# Counts of what is built one by one, in a process whose memory would fill for minutes before a weight is missed.
+LARGEST_SIZE = 2**25  # the longest contexts have 10 million tokens
+# Counts of what is built one by one, and widths of what is computed for each position, in a process whose memory would fill for minutes
+# before a weight is missed.
 _LARGEST_COUNTS = dict.fromkeys(("num_hidden_layers", "n_layers", "num_nextn_predict_layers"), 2**12) | dict.fromkeys(
-    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 2**13
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "head_dim", "qk_rope_head_dim"), 2**13
 )
 _LARGEST_NUMBER = float(2**63)  # beyond any in a model; what is made of two of them is still finite
 _ROPE_TYPES: dict[str, RopeType] = {
@@ -43,14 +44,14 @@ class RawConfig:
 
     def size(self, key: str, default: int = _MISSING) -> int:
         """A count of something that every model has: neither 0 nor more than any model could have, since the file is anybody's."""
-        value, most = self.integer(key, default), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
+        value, most = self.integer(key, default), _LARGEST_COUNTS.get(key, LARGEST_SIZE)
         if not 1 <= value <= most:
             raise self.refusal(f"{key} must be from 1 to {most}, not {reprlib.repr(value)}")
         return value
 
     def count(self, key: str) -> int:
         """Of something that a model may have none of: 0 where the key is absent."""
-        value, most = self.integer(key, 0), _LARGEST_COUNTS.get(key, _LARGEST_SIZE)
+        value, most = self.integer(key, 0), _LARGEST_COUNTS.get(key, LARGEST_SIZE)
         if not 0 <= value <= most:
             raise self.refusal(f"{key} must be from 0 to {most}, not {reprlib.repr(value)}")
         return value
@@ -67,7 +68,7 @@ class RawConfig:
     def positive(self, key: str, default: float = _MISSING) -> float:
         """A number above 0: what is divided by, or has its root or logarithm taken."""
         value = self.number(key, default)
-        if value <= 0:
+        if value < 1 / _LARGEST_NUMBER:
             raise self.refusal(f"{key} must be a number above 0, not {value:g}")
         return value
 
@@ -122,6 +123,8 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, defau
     if kind == "default":
         return RopeConfig(rotary_dim, theta)
     if kind == "dynamic":
+        if rotary_dim == 2:
+            raise raw.refusal("rope type 'dynamic' needs more than the 2 numbers that are rotated of a head")
         return RopeConfig(rotary_dim, theta, kind, rope.positive("factor"), max_position_embeddings)
     original = raw.size("original_max_position_embeddings", rope.size("original_max_position_embeddings", max_position_embeddings))
     if kind == "longrope":
@@ -139,14 +142,16 @@ def read_rope(raw: RawConfig, head_dim: int, max_position_embeddings: int, defau
         )
     if kind == "linear":
         return RopeConfig(rotary_dim, theta, kind, factor)
+    if theta == 1:
+        raise raw.refusal("rope_theta must not be 1 with rope type 'yarn', which takes its logarithm for a measure")
     return RopeConfig(
         rotary_dim,
         theta,
         kind,
         factor,
         original,
-        beta_fast=rope.number("beta_fast", 32.0) or 32.0,
-        beta_slow=rope.number("beta_slow", 1.0) or 1.0,
+        beta_fast=_turns(rope, "beta_fast", 32.0),
+        beta_slow=_turns(rope, "beta_slow", 1.0),
         attention_factor=_yarn_attention_factor(rope, factor),
         truncate=rope.flag("truncate", True),
     )
@@ -186,6 +191,11 @@ def _factors(rope: RawConfig, key: str, count: int) -> tuple[float, ...]:
     ):
         raise rope.refusal(f"{key} of its rope parameters must be {count} numbers above 0")
     return tuple(float(value) for value in values)
+
+
+def _turns(rope: RawConfig, key: str, default: float) -> float:
+    """0 counts as absent."""
+    return rope.positive(key, default) if rope.number(key, default) else default
 
 
 def _yarn_attention_factor(rope: RawConfig, factor: float) -> float:

@@ -18,7 +18,7 @@ from headway.server.router.load_report import LOAD_HEADER
 from headway.server.router.metrics import RouterMetrics
 from headway.server.router.requests import RoutedRequest
 from headway.server.router.servers import Server
-from headway.server.router.transfer_bodies import announced_params, decode_body, params_of, prefill_body
+from headway.server.router.transfer_bodies import announced_params, decode_body, params_of, prefill_body, refuse_own_params
 from headway.server.router.upstream import Answer, ServerBroke, ServerUnreached, Upstream
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Pairing:
 
     async def pair(self, request: RoutedRequest) -> Paired:
         """Once a prefill server has said where the KV cache is, or will be. Raises RequestError, ServerDraining."""
+        refuse_own_params(request.body)
         asked = prefill_body(request.body) if request.method == "POST" and request.path in _PATHS else None
         if asked is None:
             return Paired(request.body)

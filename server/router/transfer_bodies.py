@@ -13,6 +13,8 @@ The form is that of vLLM's NixlConnector, which takes no notice of announce. All
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from headway.server.errors import RequestError
@@ -20,6 +22,8 @@ from headway.server.errors import RequestError
 PARAMS = "kv_transfer_params"
 _ASKED = {"do_remote_decode": True, "do_remote_prefill": False, "announce": True}
 _NULL = b"null"
+_NAMED = re.compile(rb'"%b"\s*:' % PARAMS.encode())
+_ESCAPED = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 # Whose answer is not made of the prompt's KV cache and one sequence alone: the decode server does all of it.
 _NOT_PAIRED = ("prompt_logprobs", "echo", "use_beam_search", "prompt_embeds")
 _COUNTS = ("n", "best_of")
@@ -38,15 +42,26 @@ class _Answer(msgspec.Struct):
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
+def refuse_own_params(body: bytes) -> None:
+    """Raises RequestError for a request, of any path, that says itself where KV is: a decode server would connect to there, and only the
+    servers' own words are good enough for that. What is no JSON here may be some to a server: lines, numbers that JSON has not, UTF-16."""
+    if PARAMS.encode() not in body and b"\\u" not in body and b"\0" not in body:
+        return
+    try:
+        is_named = _is_set(_read_fields(body), PARAMS)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        plain = _ESCAPED.sub(lambda escaped: bytes.fromhex(escaped[1].decode()), body.replace(b"\0", b""))
+        is_named = _NAMED.search(plain) is not None
+    if is_named:
+        raise RequestError("kv_transfer_params is between the servers behind this address: leave it out.", PARAMS)
+
+
 def prefill_body(body: bytes) -> bytes | None:
-    """None for a request that is not paired, or that no server would take. Raises RequestError for one that says itself where KV is: a
-    decode server would connect to there, and only the servers' own words are good enough for that."""
+    """None for a request that is not paired, or that no server would take."""
     try:
         fields = _read_fields(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if _is_set(fields, PARAMS):
-        raise RequestError("kv_transfer_params is between the servers behind this address: leave it out.", PARAMS)
     if not _is_one_prompt(fields) or any(_is_set(fields, name) for name in _NOT_PAIRED):
         return None
     if any(_is_set(fields, name) and bytes(fields[name]) != b"1" for name in _COUNTS):

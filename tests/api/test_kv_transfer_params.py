@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from headway.server.api.protocol.completion import CompletionRequest
+from headway.server.api.protocol.parse import parse_request
+from headway.server.api.protocol.responses import ResponsesRequest
 from headway.server.api.serving.kv_transfer import announcement, transfer_of
 from headway.server.config.kv_transfer import KVTransferConfig
 from headway.server.errors import RequestError
@@ -48,3 +50,10 @@ def test_each_rank_may_have_a_host() -> None:
 def test_hosts_are_not_believed(hosts: list[str], told: str) -> None:
     with pytest.raises(RequestError, match=told):
         transfer(remote_hosts=hosts)
+
+
+@pytest.mark.parametrize("name", ["do_remote_decode", "announce"])
+def test_a_response_keeps_no_kv_that_nobody_would_hear_of(name: str) -> None:
+    with pytest.raises(RequestError, match="no place for where its prompt's KV is kept"):
+        parse_request(ResponsesRequest, {"input": "a", "kv_transfer_params": {name: True}})
+    assert parse_request(ResponsesRequest, {"input": "a", "kv_transfer_params": ONE_HOST}).kv_transfer_params is not None

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headway.kernels.kv_cache import are_int8_blocks, int8_blocks, split_int8_blocks
-from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, fitted_max_model_len, make_plan, plan_num_blocks
+from headway.server.config.plan import DeviceFacts, ModelFacts, Plan, bounded_plan, fitted_max_model_len, make_plan, plan_num_blocks
 from headway.server.config.server import ServerConfig
 from headway.server.errors import ConfigError
 from headway.server.models.base import KVSpec
@@ -191,6 +191,30 @@ def test_auto_shortens_the_context_to_what_fits() -> None:
     plan = make_plan(config(model={"max_model_len": "auto"}), BF16, CPU)
     num_blocks = blocks(plan, CPU, cache={"kv_cache_memory_bytes": 10 << 20})
     assert fitted_max_model_len(plan, num_blocks) == 320
+
+
+HUGE = replace(BF16, max_model_len=2**25)  # as anybody may write into a config.json
+
+
+def bounded(device: DeviceFacts, **topics: dict[str, Any]) -> Plan:
+    asked = config(**topics)
+    return bounded_plan(asked, make_plan(asked, HUGE, device), device, bytes_per_block=1 << 20)
+
+
+def test_a_context_is_bounded_by_all_of_the_memory_before_anything_is_made_for_it() -> None:
+    auto = {"max_model_len": "auto"}
+    assert bounded(GPU, model=auto, cache={"gpu_memory_utilization": 0.5}).max_model_len == 70 * GIB // (1 << 20) * 16
+    assert bounded(CPU, model=auto).max_model_len == 6 * GIB // (1 << 20) * 32
+    assert bounded(CPU, model=auto, cache={"kv_cache_memory_bytes": 10 << 20}).max_model_len == 320
+    assert bounded(CPU, model=auto, cache={"num_gpu_blocks_override": 3}).max_model_len == 96
+    assert bounded(CPU, model={"max_model_len": 4096}).max_model_len == 4096
+
+
+def test_a_context_that_no_memory_here_could_hold() -> None:
+    with pytest.raises(ConfigError, match=r"could hold 196608 tokens on cpu .* than --max-model-len 33554432: set --max-model-len auto"):
+        bounded(CPU)
+    exact = {"kv_cache_memory_bytes": 10 << 20}  # which is told with the length that fits, once blocks are counted
+    assert bounded(CPU, cache=exact).max_model_len == 2**25
 
 
 def test_a_longer_context_than_the_model_s_own_is_taken_on_demand_only() -> None:

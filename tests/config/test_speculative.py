@@ -71,6 +71,7 @@ def test_what_is_looked_up(further: dict[str, int], lengths: tuple[int, int]) ->
         ({"method": "ngrm", "num_speculative_tokens": 4}, "method must be one of ngram, draft_model, eagle, eagle3, got 'ngrm'"),
         ({"method": "eagle3", "num_speculative_tokens": 4}, "model is missing: name the head's files, as --model would"),
         ({"method": "draft_model", "num_speculative_tokens": 4}, "model is missing: name the small model that drafts"),
+        ({"method": "eagle", "modl": "x", "num_speculative_tokens": 4}, "'modl' is none of its keys; did you mean model?"),
         (MODEL | {"model": ""}, "model is missing: name the small model that drafts"),
         (MODEL | {"model": 4}, "model: input should be a valid string, got 4"),
         (MODEL | {"prompt_lookup_max": 4}, "prompt_lookup_max is for method ngram, and this one is draft_model: leave it out"),

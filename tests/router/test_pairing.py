@@ -294,15 +294,41 @@ def test_an_error_of_a_request_without_a_transfer_is_passed_on() -> None:
     asyncio.run(main())
 
 
+def own_words() -> list[tuple[str, bytes]]:
+    asked = json.dumps({"prompt": "a", "kv_transfer_params": {"do_remote_prefill": True, "remote_host": "localhost"}})
+    line = asked.encode()
+    return [
+        *((path, line) for path in ("/v1/completions", "/invocations", "/v1/responses", "/v1/any")),
+        ("/v1/completions", line.replace(b"kv_", b"\\u006bv\\u005f")),
+        ("/v1/completions", line.replace(b"{", b'{"n": 2, ', 1)),  # not paired
+        ("/v1/completions", line.replace(b"{", b'{"temperature": NaN, ', 1)),  # JSON to Python's reader
+        ("/v1/completions", asked.encode("utf-16")),  # the same
+        ("/invocations", b'{"prompt": "a"}\n' + line),
+        ("/invocations", b'{"prompt": "a"}\n' + line.replace(b"kv_", b"\\u006Bv_")),
+    ]
+
+
 def test_a_client_may_not_say_where_kv_is() -> None:
     async def main() -> None:
         async with halves([recording], [recording_stream]) as both:
-            for path in ("/v1/completions", "/invocations"):
-                asked = {"prompt": "a", "kv_transfer_params": {"do_remote_prefill": True, "remote_host": "localhost"}}
-                async with both.client.post(f"{both.running.url}{path}", json=asked) as answer:
-                    assert answer.status == 400
+            for path, body in own_words():
+                async with both.client.post(f"{both.running.url}{path}", data=body) as answer:
+                    assert answer.status == 400, (path, body)
                     assert (await answer.json())["error"]["param"] == "kv_transfer_params"
             assert both.prefill[0].requests == both.decode[0].requests == []
+
+    asyncio.run(main())
+
+
+def test_who_only_speaks_of_it_is_served() -> None:
+    async def main() -> None:
+        async with halves([recording], [recording_stream]) as both:
+            said = 'What is "kv_transfer_params": {}? \u00e9'
+            await both.chat({"messages": [{"role": "user", "content": said}], "kv_transfer_params": None})
+            lines = "".join(json.dumps({"prompt": said}) + "\n" for _ in range(2))
+            async with both.client.post(f"{both.running.url}/invocations", data=lines) as answer:
+                assert answer.status == 200
+            assert len(both.decode[0].requests) == 2
 
     asyncio.run(main())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine_driver import Output
 
 from headway.server.engine.core import EngineCore
-from headway.server.types import OffloadStats
+from headway.server.stats import OffloadStats
 
 
 def tokens(outputs: list[Output]) -> list[list[int]]:

@@ -192,6 +192,9 @@ class ResponsesRequest(GenerationFields):
                 raise RequestError(f"include.{at} must be {LOGPROBS} or {ENCRYPTED_REASONING}, got {shortened(name)}.", f"include.{at}")
         if self.top_logprobs and not self.wants_logprobs:
             raise RequestError(f"top_logprobs needs {LOGPROBS} in include.", "top_logprobs")
+        if (transfer := self.kv_transfer_params) is not None and (transfer.do_remote_decode or transfer.announce):
+            spare = "leave out do_remote_decode and announce, or send the request to /v1/chat/completions"
+            raise RequestError(f"A response has no place for where its prompt's KV is kept: {spare}.", "kv_transfer_params")
         if self.background and self.store is False:
             raise RequestError("background needs the response to be stored: leave store out, or set it to true.", "store")
         _check_format(self.text.format)

@@ -23,8 +23,9 @@ from headway.server.engine.worker import Worker
 from headway.server.errors import ConfigError
 from headway.server.loading.pooled import load_pooled_model
 from headway.server.loading.pooled_files import read_pooled
+from headway.server.sizing.context import plan_within_memory
 from headway.server.sizing.memory import pooled_num_blocks
-from headway.server.sizing.model import pooling_facts
+from headway.server.sizing.model import ModelShape, pooling_facts
 from headway.server.source.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def build_pooling(
         raise ConfigError(["a model that pools keeps no KV: leave --kv-transfer-config and --kv-offloading-size out"])
     choice = pooler_choice(config.pooling)
     source = read_pooled(files, use == "classify", config.model.config_overrides)
-    plan = make_plan(config, pooling_facts(source), device_facts(device))
+    facts, found = device_facts(device), pooling_facts(source)
+    plan = plan_within_memory(config, make_plan(config, found, facts), ModelShape(use, source.config, found), facts)
     phases.begin("loading weights")
     load = partial(
         load_pooled_model,

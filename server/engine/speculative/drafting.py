@@ -57,7 +57,9 @@ class Drafting:
 
         wanted = taken([self._most_of(request, max_len) for request in requests])
         drafts = [self._propose(request, most) for request, most in zip(requests, wanted, strict=True)]
-        counts = taken([len(found) for found in drafts]) if any(drafts) else [0] * len(drafts)
+        lengths = [len(found) for found in drafts]
+        # Asked anew only if some were not found: of what was wanted all is taken, and the rule takes 0.6 ms for 256 requests (2026-11).
+        counts = taken(lengths) if lengths != wanted and any(lengths) else lengths
         for i, (place, request, found, count) in enumerate(zip(decodes, requests, drafts, counts, strict=True)):
             if count:
                 self._add_to_row(step, place, found[:count], kv)

@@ -7,7 +7,8 @@ import pytest
 from fake_engine import fake_info
 
 from headway.server.engine.data_parallel.whole import joint_info, joint_sleep_state, joint_stats
-from headway.server.types import EngineStats, OffloadStats, SleepState, TransferStats
+from headway.server.stats import OffloadStats, TransferStats
+from headway.server.types import EngineStats, SleepState
 
 AWAKE, FALLING, PAUSED = SleepState(), SleepState(1), SleepState(0, ("scheduling",))
 ASLEEP, CACHE_LEFT = SleepState(1, ("weights", "kv_cache")), SleepState(1, ("kv_cache",))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from any_load import ARRIVALS, EOS, JSON, OPTIONS, Run, V, assert_same, play, requests_of
-from drafted_engines import alone, drafting_of, drafts_of, make_small
+from drafted_engines import FreeCosts, alone, drafting_of, drafts_of, make_small
 from engine_driver import request
 from faulty_model import make_faulty
 from hypothesis import HealthCheck, given, settings
@@ -154,3 +154,30 @@ def test_what_was_said_before_is_looked_up() -> None:
     run = Run().finish(engine)
     assert run.tokens["r"] == [5] * 20
     assert engine.stats().num_steps <= 12, "after [5, 5] more of the same is expected, three at a time"
+
+
+def test_possible_drafts_are_looked_at_once_a_step_where_all_are_found() -> None:
+    """Of 256 requests that takes half a millisecond."""
+
+    class Asked(FreeCosts):
+        num_plain = 0
+
+        def seconds(self, num_tokens: int) -> float:
+            self.num_plain += num_tokens == 2  # without drafts: the rule begins with that
+            return super().seconds(num_tokens)
+
+    class Found:
+        def propose(self, request_id: str, token_ids: Sequence[int], num_drafts: int) -> list[int]:
+            return [3] * num_drafts
+
+        def forget(self, request_id: str) -> None:
+            pass
+
+    engine, costs = make(), Asked()
+    drafting = drafting_of(engine)
+    drafting._costs, drafting._proposer = costs, Found()  # type: ignore[assignment]
+    for i in range(2):
+        engine.add_request(request(f"r{i}", [5, 6, 7], max_tokens=9, ignore_eos=True, logit_bias={3: -99.0}))
+    Run().finish(engine)
+    assert drafts_of(engine).num_drafts >= 12
+    assert costs.num_plain <= engine.stats().num_steps

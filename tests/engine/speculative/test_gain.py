@@ -78,6 +78,19 @@ def test_the_likeliest_come_first_and_no_more_than_there_is_room_for() -> None:
     assert worthwhile(costs(9.0, 0.0), 3, 3, offers, 0) == [0, 0, 0]
 
 
+def test_of_what_was_taken_all_is_taken_again() -> None:
+    """So the rule is asked once where all drafts were found."""
+    rng = random.Random(1)
+    for _ in range(200):
+        widths = rng.sample(range(1, 40), 6)
+        known = learnt(lambda num_tokens: 4.0 + num_tokens * rng.uniform(0.1, 1.5), widths, 5)
+        offers = [Offer(rng.choice([0.05, 0.5, 0.5, 0.9]), rng.randint(0, 5)) for _ in range(rng.randint(1, 8))]
+        budget = rng.randint(1, 30)
+        taken = worthwhile(known, len(offers), len(offers), offers, budget)
+        again = [Offer(offer.chance, count) for offer, count in zip(offers, taken, strict=True)]
+        assert worthwhile(known, len(offers), len(offers), again, budget) == taken
+
+
 @pytest.mark.parametrize("chance", [0.1, 0.3, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("per_token", [0.0, 0.05, 0.3, 1.0])
 @pytest.mark.parametrize("batch", [1, 8, 64])

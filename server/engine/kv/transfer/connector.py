@@ -9,7 +9,8 @@ from typing import Protocol
 from headway.server.engine.kv.transfer.orders import Order, Report
 from headway.server.engine.request import Request
 from headway.server.layers.forward import LayerWatcher
-from headway.server.types import KVSource, TransferStats
+from headway.server.stats import TransferStats
+from headway.server.types import KVSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from headway.server.config.plan import Plan
 from headway.server.distributed.places import RankPlace
 from headway.server.distributed.sequence_share import WHOLE, SequenceShare
 from headway.server.engine.resident import Resident
-from headway.server.models.base import LoadedModel
+from headway.server.models.base import DecoderConfig, LoadedModel
 from headway.server.source.files import ModelFiles
 
 _SAMPLES = 16  # of a weight file, for its digest: a tuned model has the shape and the sizes of what it was made from
@@ -56,6 +56,7 @@ class BlockLayout(msgspec.Struct, frozen=True):
     num_kv_heads: int  # of a rank
     head_dim: int
     rank: int
+    rotation: int  # which of those that depend on the longest context, if any does
 
     @property
     def num_ranks(self) -> int:
@@ -64,6 +65,7 @@ class BlockLayout(msgspec.Struct, frozen=True):
 
 def layout_of(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan, files: ModelFiles) -> BlockLayout:
     _, _, num_kv_heads, head_dim = resident.kv[0].k.shape
+    assert isinstance(loaded.config, DecoderConfig), "what keeps keys and values"
     return BlockLayout(
         model=_digest_of(loaded, files),
         weight_format=loaded.weight_format,
@@ -78,6 +80,7 @@ def layout_of(place: Place, resident: Resident, loaded: LoadedModel, plan: Plan,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         rank=place.rank,
+        rotation=max((rope.length_class(plan.max_model_len) for rope in loaded.config.distinct_ropes), default=0),
     )
 
 

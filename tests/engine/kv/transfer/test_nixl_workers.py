@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -16,14 +16,14 @@ from polling import wait_until
 from headway.kernels.kv_cache import INT8, int8_blocks
 from headway.server.bench.server_process import free_port
 from headway.server.engine.kv.transfer.layout import BlockLayout
-from headway.server.engine.kv.transfer.nixl.agent import Agent
+from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.offers import Known
 from headway.server.engine.kv.transfer.nixl.pages import Pages, runs_of
 from headway.server.engine.kv.transfer.nixl.reader import address_of
 from headway.server.engine.kv.transfer.nixl.wire import Claim, Ready, Refused
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
-from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Withdraw
+from headway.server.engine.kv.transfer.orders import Claimed, Computing, Fetch, Fetched, MoreOffered, Offer, Report, Sent, Settled, Withdraw
 from headway.server.errors import ConfigError
 from headway.server.layers.forward import LayerKV
 from headway.server.types import KVSource
@@ -44,6 +44,7 @@ LAYOUT = BlockLayout(
     num_kv_heads=2,
     head_dim=8,
     rank=0,
+    rotation=0,
 )
 
 
@@ -368,6 +369,28 @@ def test_a_server_that_ends_while_it_is_read(make_rank: MakeRank, monkeypatch: p
     failed = reader.fetch(keeper, [0])
     assert failed.error is not None
     assert failed.is_settled
+
+
+def test_addresses_that_no_memory_has_leave_no_block_waiting_for_its_read(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefill server that is not what it says: the first layer's read stands still, and the second can't begin."""
+    keeper, reader = make_rank(), make_rank(keeps=False)
+    keeper.worker.order([Offer("token", b"digest", [2])])
+    of_layer = Pages.of_layer
+
+    def beyond(pages: Pages, addresses: list[int], layer: int) -> Sequence[int]:
+        return [1 << 64] if layer == 1 else of_layer(pages, addresses, layer)
+
+    def stands_still(agent: Agent, read: Read) -> bool:
+        if not agent._known:
+            raise TransferFailed("the connection is ended")
+        return False
+
+    monkeypatch.setattr(Pages, "of_layer", beyond)
+    monkeypatch.setattr(Agent, "look", stands_still)
+    failed = reader.fetch(keeper, [0])
+    assert failed.error is not None
+    assert not failed.is_settled
+    assert reader.next_report() == Settled(1)
 
 
 def test_a_taken_port_is_said(make_rank: MakeRank) -> None:

@@ -13,7 +13,8 @@ from headway.server.engine.kv.transfer.offload.tier import Tier
 from headway.server.engine.kv.transfer.orders import Copied, Discard, Found, Load, Loaded, Order, Save, Saved
 from headway.server.engine.request import Request
 from headway.server.engine.scheduler import Scheduler
-from headway.server.types import FinishReason, GenerateRequest, OffloadStats, SamplingParams, TokenDelta
+from headway.server.stats import OffloadStats
+from headway.server.types import FinishReason, GenerateRequest, SamplingParams, TokenDelta
 
 BLOCK = 4
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from polling import wait_until
 
+from headway.server.config.kv_transfer import KVTransferConfig
+from headway.server.config.server import ServerConfig
 from headway.server.engine.kv.transfer.offload.files import HEADER_BYTES, BlockFiles, Unreadable
 from headway.server.engine.kv.transfer.offload.pages import HostBlocks, HostPages
 from headway.server.engine.kv.transfer.offload.worker import OffloadWorker
@@ -26,6 +28,7 @@ from headway.server.engine.kv.transfer.orders import (
     SavedBlock,
 )
 from headway.server.errors import ConfigError
+from headway.server.launch import _check_what_is_followed_or_run
 from headway.server.layers.forward import LayerKV
 
 LAYOUT = bytes(32)
@@ -239,3 +242,21 @@ def test_a_directory_has_one_server(make_files: MakeFiles, tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="can't be used"):
         BlockFiles(tmp_path / "file", "e", LAYOUT, BLOCK_BYTES)
+
+
+def test_a_place_for_files_is_tried_before_the_server_starts_anything(tmp_path: Path) -> None:
+    def asked(path: Path) -> ServerConfig:
+        places = {"disk_path": str(path), "disk_bytes_to_use": 10**9}
+        config = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": places}
+        return ServerConfig(kv_transfer=KVTransferConfig(kv_transfer_config=config))
+
+    (tmp_path / "file").write_text("")
+    for path, why in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "kv", "Not a directory"),
+        (Path("/proc/kv"), "No such file"),
+    ):
+        with pytest.raises(ConfigError, match=f"disk_path {path} can't be used: {why}"):
+            _check_what_is_followed_or_run(asked(path))
+    _check_what_is_followed_or_run(asked(tmp_path / "a" / "kv"))
+    assert list((tmp_path / "a" / "kv").iterdir()) == []

@@ -127,3 +127,17 @@ def test_the_directory_stays_within_its_bytes(files: ModelFiles, expected: list[
 def test_what_can_not_be_had(files: ModelFiles, transfer: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         engine(files, **transfer)
+
+
+def test_keys_that_another_context_length_rotates_otherwise_are_not_found(tmp_path: Path) -> None:
+    """Of a model whose rotary embedding has other factors for contexts of more than 16 tokens."""
+    files = make_tiny_model("phi4-mini", tmp_path / "model")
+
+    def num_found(max_model_len: int) -> int:
+        cache = {"num_gpu_blocks_override": 20, "block_size": 4}
+        core = make_engine(files, model={"max_model_len": max_model_len}, cache=cache, kv_transfer=on_disk(tmp_path / "kv"))
+        found = run(core, [request("r", list(range(3, 15)), max_tokens=2)])["r"].num_cached_tokens
+        core.shutdown()
+        return found
+
+    assert [num_found(length) for length in (64, 32, 16, 12 + 2)] == [0, 8, 0, 8]

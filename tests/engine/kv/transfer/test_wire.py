@@ -32,6 +32,7 @@ LAYOUT = BlockLayout(
     num_kv_heads=1,
     head_dim=8,
     rank=0,
+    rotation=0,
 )
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -123,6 +124,23 @@ def test_frames_that_are_none(sent: bytes, told: str) -> None:
         connected(rude, asking(b"", "right"))
 
 
+def test_a_stranger_makes_a_keeper_hold_no_more_than_a_claim() -> None:
+    """Whoever reaches the port, of as many connections as there may be: the MAC is checked when all of a frame is there."""
+
+    async def stranger(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await stream.readexactly(len(GREETING) + 32)
+        writer.write(bytes(32) + (1 << 20).to_bytes(4, "big"))
+        await stream.read()
+
+    async def keeper(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = await Channel.greeted(stream, writer, b"", is_keeper=True)
+        async with asyncio.timeout(5):
+            await channel.receive()
+
+    with pytest.raises(ChannelError, match="too long"):
+        connected(stranger, keeper)
+
+
 def test_what_is_no_message() -> None:
     class Other(msgspec.Struct, tag=True):
         pass
@@ -167,6 +185,7 @@ def test_messages_can_not_be_reflected_or_repeated() -> None:
         ({"num_tensor_ranks": 2, "num_kv_heads": 2}, "--tensor-parallel-size differs: 4 "),
         ({"num_context_ranks": 4}, "--decode-context-parallel-size differs: 2 "),
         ({"interleave": 8}, "--cp-kv-cache-interleave-size differs: 1 "),
+        ({"rotation": 1}, "the rotation of keys, which --max-model-len decides for this model, differs: 0 "),
     ],
 )
 def test_a_difference_is_named(changes: dict[str, int], told: str) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from headway.server.engine.kv.transfer.nixl.pages import Pages, Spans
+from headway.server.engine.kv.transfer.nixl.requirements import agent_with_plugins
 from headway.server.errors import ConfigError
-
-_MISSING = "--kv-transfer-config with NixlConnector needs NIXL, which is not installed: pip install 'headway[kv]'"
 
 
 class TransferFailed(Exception):
@@ -28,19 +26,18 @@ class Agent:
     """Of one rank, with all of its pages. To be used from one thread at a time."""
 
     def __init__(self, name: str, backends: list[str], pages: Pages) -> None:
-        """Raises ConfigError where NIXL, or one of the backends, is not there."""
-        try:
-            from nixl_cu12 import nixl_agent, nixl_agent_config
-        except ImportError:
-            raise ConfigError([_MISSING]) from None
-        logging.getLogger("nixl").setLevel(logging.WARNING)  # it tells of each agent at its own handler
-        self._nixl: Any = nixl_agent(name, nixl_agent_config(backends=backends))
-        if missing := [backend for backend in backends if backend not in self._nixl.backends]:
-            there = ", ".join(sorted(self._nixl.get_plugin_list()))
-            raise ConfigError([f"--kv-transfer-config: NIXL has no backend {missing[0]} here, but {there}"])
+        """Raises ConfigError where NIXL, or one of the backends, is not there or has no way to another server."""
+        self._nixl = agent_with_plugins(name, backends)
         self._memory = pages.memory
-        self._nixl.register_memory(pages.regions, pages.memory)
-        self.metadata: bytes = self._nixl.get_agent_metadata()
+        try:
+            for backend in backends:
+                self._nixl.create_backend(backend)
+            self._nixl.register_memory(pages.regions, pages.memory)
+            self.metadata: bytes = self._nixl.get_agent_metadata()
+        except Exception as problem:  # its errors have no base of their own
+            asked = " and ".join(backends)
+            why = f"NIXL can't move this server's KV with {asked} ({problem}): what stands above says more"
+            raise ConfigError([f"--kv-transfer-config: backends: {why}; leave it out to get UCX"]) from None
         self._known: dict[bytes, str] = {}  # by metadata
 
     def know(self, metadata: bytes) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 from headway.server.config.kv_transfer import KVTransferConfig, KVTransferSettings
 from headway.server.config.plan import Plan
@@ -15,13 +14,12 @@ from headway.server.engine.kv.transfer.nixl.agent import Agent
 from headway.server.engine.kv.transfer.nixl.keeper import Own
 from headway.server.engine.kv.transfer.nixl.pages import Pages
 from headway.server.engine.kv.transfer.nixl.policy import Address, NixlPolicy
+from headway.server.engine.kv.transfer.nixl.requirements import read_secret
 from headway.server.engine.kv.transfer.nixl.worker import Listening, NixlWorker
 from headway.server.engine.resident import Resident
 from headway.server.errors import ConfigError
 from headway.server.models.base import LoadedModel
 from headway.server.source.files import ModelFiles
-
-_MIN_KEY_BYTES = 16
 
 
 def make_policy(
@@ -56,7 +54,7 @@ def make_worker(
         there = "a GPU" if is_on_gpu else "the host's memory"
         raise ConfigError([f"--kv-transfer-config: kv_buffer_device {settings.kv_buffer_device}: the KV cache is in {there}: leave it out"])
     agent = Agent(f"headway-{secrets.token_hex(8)}", extra.backends, pages)
-    own = Own(pages, agent, layout_of(place, resident, loaded, plan, files), _secret(extra.key_file))
+    own = Own(pages, agent, layout_of(place, resident, loaded, plan, files), read_secret(extra.key_file))
     listening = Listening(place.host or transfer.nixl_side_channel_host, _port(transfer, place), transfer.nixl_abort_request_timeout)
     return NixlWorker(own, listening if settings.keeps else None, compares=extra.checksum)
 
@@ -64,15 +62,3 @@ def make_worker(
 def _port(transfer: KVTransferConfig, place: Place) -> int:
     """Each rank of each engine has its own; that of rank 0 is what others are told."""
     return transfer.nixl_side_channel_port + place.engine * place.num_ranks + place.rank
-
-
-def _secret(key_file: str | None) -> bytes:
-    if key_file is None:
-        return b""
-    try:
-        secret = Path(key_file).read_bytes().strip()
-    except OSError as problem:
-        raise ConfigError([f"--kv-transfer-config: key_file {key_file} can't be read: {problem.strerror}"]) from None
-    if len(secret) < _MIN_KEY_BYTES:
-        raise ConfigError([f"--kv-transfer-config: key_file {key_file} holds {len(secret)} bytes: {_MIN_KEY_BYTES} at least are needed"])
-    return secret

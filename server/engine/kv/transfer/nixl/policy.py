@@ -21,7 +21,8 @@ from headway.server.engine.kv.transfer.incoming import Incoming
 from headway.server.engine.kv.transfer.nixl.kept import Kept
 from headway.server.engine.kv.transfer.orders import Claimed, Fetch, Fetched, Order, Report, Sent, Settled
 from headway.server.engine.request import Request
-from headway.server.types import KVSource, TransferDone, TransferStats
+from headway.server.stats import TransferDone, TransferStats
+from headway.server.types import KVSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ class Reader:
                     await self._finish_layer(granted, progress)
             while progress.open:
                 await self._finish_layer(granted, progress)
-        except TransferFailed:
+        except Exception:  # whatever it was: what has begun must end, or its blocks would never be free
             own.agent.forget(granted.agent)
             raise
 

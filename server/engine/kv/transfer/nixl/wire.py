@@ -24,10 +24,11 @@ import msgspec
 
 from headway.server.engine.kv.transfer.layout import BlockLayout
 
-GREETING = b"headway-kv 3\n"
+GREETING = b"headway-kv 4\n"
 _NONCE_BYTES = 32
 _MAC_BYTES = 32
-_MAX_FRAME_BYTES = 16 << 20  # 2 million block ids
+_MAX_FRAME_BYTES = 16 << 20  # of a keeper: 2 million block ids
+_MAX_ASKED_BYTES = 64 << 10  # of a reader, who may be anybody until its MAC is checked, behind the frame
 
 
 class ChannelError(Exception):
@@ -124,7 +125,7 @@ class Channel:
     async def receive(self) -> Message:
         """Raises ChannelError."""
         num_bytes = int.from_bytes(await _exactly(self._reader, 4), "big")
-        if num_bytes > _MAX_FRAME_BYTES:
+        if num_bytes > (_MAX_ASKED_BYTES if self._is_keeper else _MAX_FRAME_BYTES):
             raise ChannelError("the other side sends a message that is too long")
         mac, body = await _exactly(self._reader, _MAC_BYTES), await _exactly(self._reader, num_bytes)
         expected = self._mac(body, self._num_received, by_keeper=not self._is_keeper)
@@ -172,4 +173,5 @@ _WORDS = {
     "num_prompt_shares": "--prefill-context-parallel-size",
     "num_context_ranks": "--decode-context-parallel-size",
     "interleave": "--cp-kv-cache-interleave-size",
+    "rotation": "the rotation of keys, which --max-model-len decides for this model,",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.layer_progress import DeviceProgress, HostProgress
 from headway.server.engine.kv.transfer.nixl.offers import Offers
 from headway.server.engine.kv.transfer.nixl.reader import Reader
+from headway.server.engine.kv.transfer.nixl.requirements import listener_at
 from headway.server.engine.kv.transfer.orders import Computing, Fetch, MoreOffered, Offer, Order, Report, Withdraw
-from headway.server.errors import ConfigError
 from headway.server.layers.forward import LayerWatcher
 
 
@@ -38,7 +37,7 @@ class NixlWorker:
         make_progress = DeviceProgress if own.pages.memory == "VRAM" else HostProgress
         self._offers = Offers(own.pages.num_layers, make_progress)
         self._reports: queue.SimpleQueue[Report] = queue.SimpleQueue()
-        self._listener = None if listening is None else _bound(listening)
+        self._listener = None if listening is None else listener_at(listening.host, listening.port)
         self._keep_s = 0.0 if listening is None else listening.keep_s
         self._loop = asyncio.new_event_loop()
         self._is_over = asyncio.Event()
@@ -99,17 +98,3 @@ class NixlWorker:
         server = await asyncio.start_server(self._keeper.serve, sock=self._listener)
         await self._is_over.wait()
         server.close()
-
-
-def _bound(listening: Listening) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(listening.host, listening.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), listening.port), family=family)
-    except OSError as problem:
-        where = f"{listening.host}:{listening.port}"
-        raise ConfigError(
-            [
-                f"the KV side channel can't listen at {where} ({problem.strerror or problem}): set --nixl-side-channel-host to an address "
-                "of this machine, and --nixl-side-channel-port to a free port"
-            ]
-        ) from None

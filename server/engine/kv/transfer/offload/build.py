@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
 import msgspec
 
@@ -12,7 +11,7 @@ from headway.server.config.kv_offload import OffloadSettings
 from headway.server.config.plan import Plan
 from headway.server.engine.kv.manager import KVCacheManager
 from headway.server.engine.kv.transfer.layout import Place, layout_of
-from headway.server.engine.kv.transfer.offload.files import HEADER_BYTES, BlockFiles
+from headway.server.engine.kv.transfer.offload.files import HEADER_BYTES, BlockFiles, usable_directory
 from headway.server.engine.kv.transfer.offload.pages import HostBlocks, pages_of
 from headway.server.engine.kv.transfer.offload.policy import OffloadPolicy
 from headway.server.engine.kv.transfer.offload.tier import Tier
@@ -62,7 +61,7 @@ def make_worker(
     if asked.disk_path is not None and capacity.num_files:
         layout = sha256(msgspec.json.encode(layout_of(place, resident, loaded, plan, files))).digest()
         name = f"engine-{place.engine}-rank-{place.rank}"
-        block_files = BlockFiles(Path(asked.disk_path).expanduser(), name, layout, pages.block_bytes)
+        block_files = BlockFiles(usable_directory(asked.disk_path), name, layout, pages.block_bytes)
     return OffloadWorker(pages, memory, block_files, is_pinned=is_on_gpu)
 
 

@@ -16,6 +16,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from headway.server.errors import ConfigError
 
@@ -31,16 +32,28 @@ class Unreadable(Exception):
     """A block's file is not what it should be. In one clause."""
 
 
+def usable_directory(disk_path: str) -> Path:
+    """It is made if it is not there. Raises ConfigError."""
+    parent = Path(disk_path)
+    try:
+        parent = parent.expanduser()
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=parent):
+            return parent
+    except (OSError, RuntimeError, ValueError) as problem:  # RuntimeError: ~nobody; ValueError: a NUL in the path
+        why = getattr(problem, "strerror", None) or problem
+        raise ConfigError([f"KV offload: disk_path {parent} can't be used: {why}"]) from None
+
+
 class BlockFiles:
     """Used from one thread."""
 
     def __init__(self, parent: Path, name: str, layout: bytes, block_bytes: int) -> None:
-        """``layout``: 32 bytes that differ wherever the same hash means other bytes. Raises ConfigError where there is no such place."""
+        """``layout``: 32 bytes that differ wherever the same hash means other bytes. Raises ConfigError where ``parent`` has no place."""
         self._layout = layout
         self._block_bytes = block_bytes
         self._directory = parent / f"{layout.hex()[:16]}-{name}"
         try:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.mkdir(mode=0o700, exist_ok=True)
             facts = self._directory.stat()
             if facts.st_uid != os.geteuid() or facts.st_mode & 0o077:

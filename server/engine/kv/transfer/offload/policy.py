@@ -32,7 +32,8 @@ from headway.server.engine.kv.transfer.orders import (
     SavedBlock,
 )
 from headway.server.engine.request import Request
-from headway.server.types import KVSource, OffloadStats, TransferStats
+from headway.server.stats import OffloadStats, TransferStats
+from headway.server.types import KVSource
 
 _SAVED_SHARE = 4  # at most a quarter of the cache is being copied out at a time
 
