@@ -105,7 +105,7 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"architectures": None}, "has no `architectures`, so that it is not known which of the supported ones it is; these are: Llama"),
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM, which is not supported; these are: LlamaForCausalLM, "),
+        ({"architectures": ["MambaForCausalLM"]}, "is MambaForCausalLM, which is not supported"),
         ({"rope_parameters": {"rope_type": "ntk", "factor": 2.0}}, "rope type 'ntk' is not supported; default, "),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ between layers"),
         ({"hidden_act": "relu2"}, "hidden_act 'relu2' is not supported"),
