@@ -30,6 +30,7 @@ from headway.server.engine.resident import Resident
 from headway.server.engine.rows import RowTable
 from headway.server.engine.sampler import SamplingState
 from headway.server.engine.shared_choice import FollowingChoice, LeadingChoice
+from headway.server.engine.shared_cores import shared_cores
 from headway.server.engine.speculative.draft_rank import DraftRank
 from headway.server.engine.speculative.drafter import DrafterRank
 from headway.server.engine.speculative.eagle_rank import EagleRank, num_pending
@@ -133,7 +134,8 @@ class ModelRank:
 
         def make_runner(resident: Resident) -> Runner:
             rows = RowTable(plan.max_num_seqs, max_model_len, plan.page_size, setup.share)
-            self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer)
+            cores = shared_cores(plan, self.worker.loaded.config, setup.groups.place.num_ranks) if setup.device.type == "cpu" else None
+            self._forward = forward = StepForward(resident, self._buffers, self._graphs, self.worker.port, self.balancer, cores)
             if not self.worker.port.is_last:
                 return StageRunner(forward, rows, self.worker.adapters)
             drafter = self.draft.start(cache.num_blocks, rows) if self.draft is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from headway.server.engine.graphs import DecodeGraphs
 from headway.server.engine.input_buffers import InputBuffers
 from headway.server.engine.resident import Resident
 from headway.server.engine.rows import LongArray, StepInputs
+from headway.server.engine.shared_cores import SharedCores
 from headway.server.engine.stage_port import StagePort
 from headway.server.layers.forward import ForwardBatch, LayerWatcher
 
@@ -26,12 +28,14 @@ class StepForward:
         graphs: DecodeGraphs | None,
         port: StagePort,
         balancer: ExpertBalancer | None = None,
+        cores: SharedCores | None = None,
     ) -> None:
         self._resident = resident
         self._buffers = buffers
         self._graphs = graphs
         self._port = port
         self._balancer = balancer
+        self._cores = cores
         self._watch: Callable[[], LayerWatcher | None] | None = None
 
     def watch(self, begin: Callable[[], LayerWatcher | None]) -> None:
@@ -55,6 +59,7 @@ class StepForward:
         if recording is not None:
             hidden = recording.replay(token_ids, batch)
         else:
-            hidden = self._resident.model.forward(inputs, self._resident.kv, batch)
+            with self._cores.step(batch.num_decodes, len(inputs)) if self._cores is not None else nullcontext():
+                hidden = self._resident.model.forward(inputs, self._resident.kv, batch)
         self._port.pass_on(hidden)
         return hidden
