@@ -22,11 +22,12 @@ from headway.server.words import plural
 
 log = logging.getLogger(__name__)
 
-_STEPS = 8  # that are looked at together
+_STEPS = 16  # that are looked at together: one after the other, since threads that slept are slow at first
 _TRIED_STEPS = 4
 # Times its CPU time that the thread takes by the clock, from which on others seem to have had the cores: with 8 requests on 2 cores 1.01 to
 # 1.20 beside the API process and a client, 2.0 beside one more busy process, even one of the lowest priority (2026-11).
 _LOST = 1.4
+_PAUSE_S = 0.1  # between steps, which is none of theirs
 _BETTER = 0.8  # of the time of a step, to change the number
 _MUCH_WORSE = 2.0  # ends a trial with its first step
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0  # between trials; twice as long after each that found nothing
@@ -57,16 +58,20 @@ class SharedCores:
         self._clock, self._cpu_clock = clock, cpu_clock
         self._steps: deque[_Step] = deque(maxlen=_STEPS)
         self._trial: _Trial | None = None
+        self._ended_s = 0.0  # the step before
         self._wait_s, self._next_trial = _FIRST_WAIT_S, 0.0
 
     @contextmanager
     def step(self, num_decodes: int, num_tokens: int) -> Iterator[None]:
         """Around what a step computes. Steps with prompts are computed, and not looked at."""
         began, cpu_began = self._clock(), self._cpu_clock()
+        if began - self._ended_s > _PAUSE_S:
+            self._steps.clear()
         yield
+        self._ended_s = self._clock()
         if num_decodes != num_tokens or not num_decodes:
             return
-        seconds = self._clock() - began
+        seconds = self._ended_s - began
         self._look(_Step(seconds, self._cpu_clock() - cpu_began, seconds / (num_decodes + _ROWS_OF_A_STEP)))
 
     def _look(self, step: _Step) -> None:

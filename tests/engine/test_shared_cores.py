@@ -77,6 +77,17 @@ def test_a_trial_ends_with_its_first_bad_step() -> None:
     assert bad == 1
 
 
+def test_steps_behind_a_pause_are_not_looked_at_with_those_before() -> None:
+    """Threads that slept are slow at first."""
+    machine = Machine({2: 0.2, 1: 0.02})
+    for _ in range(50):
+        machine.steps(8)
+        machine.now += 1
+    assert machine.used == []
+    machine.steps(20)
+    assert machine.used == [1]
+
+
 def test_steps_with_prompts_are_not_looked_at() -> None:
     machine = Machine({2: 0.2, 1: 0.02})
     machine.steps(100, num_decodes=3, num_tokens=300)
