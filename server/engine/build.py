@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from headway.server.config.attention import LibraryFacts
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Plan, fitted_max_model_len, make_plan
 from headway.server.config.server import ServerConfig
@@ -28,6 +29,7 @@ from headway.server.engine.start_phases import StartPhases
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.user_processors import UserProcessors
 from headway.server.loading.model_config import read_config
+from headway.server.models.base import DecoderConfig
 from headway.server.sizing.attention_library import check_attention, check_heads
 from headway.server.sizing.context import plan_within_memory
 from headway.server.sizing.draft_model import draft_setup
@@ -88,24 +90,8 @@ def _build_generating(
 ) -> EngineCore:
     device = _occupied(config, placement)
     shape = read_config(files, config.model.config_overrides, model_code(config))
-    check_attention(config.attention, shape, on_gpu=device.type == "cuda")
-    library = chosen_library(config, device)
-    check_heads(config.attention.attention_backend, library, shape)
-    facts = generating_facts(shape)
-    plan = make_plan(config, facts, device_facts(device), library)
-    parallel, num_devices = config.parallel, placement.num_devices(device)
-    check_split(
-        parallel.tensor_parallel_size,
-        shape,
-        quantization=plan.quantization,
-        num_devices=num_devices,
-        has_whole_experts=parallel.enable_expert_parallel,
-    )
-    check_balancing(parallel, shape, plan.quantization)
-    check_prompt_shares(parallel, shape, num_devices=num_devices)
-    check_stages(parallel, shape, num_devices=num_devices)
-    check_context(parallel, shape)
-    plan = plan_within_memory(config, plan, ModelShape("generate", shape, facts), device_facts(device))
+    library = _library(config, shape, device)
+    plan = _planned(config, placement, shape, device, library)
     assert (draft_files is not None) == config.speculative.asks_for_draft_model, "whoever starts the engine finds the draft model"
     draft = draft_setup(config, draft_files, plan, shape, device_facts(device)) if draft_files is not None else None
     processors = load_processors(config, device)
@@ -115,6 +101,7 @@ def _build_generating(
         seed = config.model.seed
         return SamplingState(plan.max_num_seqs, shape.vocab_size, device, seed=seed, processors=user, grammars=grammars, engine=index)
 
+    parallel = config.parallel
     with gathered_crew(config, files, index, placement) as crew:
         groups = crew.join(plan, shape.vocab_size, device)
         phases.begin("loading weights")
@@ -166,6 +153,33 @@ def _build_generating(
         adapters=adapters,
         balancer=rank.balancer,
     )
+
+
+def _library(config: ServerConfig, shape: DecoderConfig, device: torch.device) -> LibraryFacts | None:
+    """Whose attention kernels were asked for. Raises ConfigError where it can't compute this model."""
+    check_attention(config.attention, shape, on_gpu=device.type == "cuda")
+    library = chosen_library(config, device)
+    check_heads(config.attention.attention_backend, library, shape)
+    return library
+
+
+def _planned(config: ServerConfig, placement: Placement, shape: DecoderConfig, device: torch.device, library: LibraryFacts | None) -> Plan:
+    """What the options, the model and the device come to. Raises ConfigError where they don't go together."""
+    facts, there = generating_facts(shape), device_facts(device)
+    plan = make_plan(config, facts, there, library)
+    parallel, num_devices = config.parallel, placement.num_devices(device)
+    check_split(
+        parallel.tensor_parallel_size,
+        shape,
+        quantization=plan.quantization,
+        num_devices=num_devices,
+        has_whole_experts=parallel.enable_expert_parallel,
+    )
+    check_balancing(parallel, shape, plan.quantization)
+    check_prompt_shares(parallel, shape, num_devices=num_devices)
+    check_stages(parallel, shape, num_devices=num_devices)
+    check_context(parallel, shape)
+    return plan_within_memory(config, plan, ModelShape("generate", shape, facts), there)
 
 
 def _device_name(parallel: ParallelConfig, plan: Plan, device: torch.device) -> str:

@@ -25,7 +25,7 @@ from headway.server.loading.checkpoint import Checkpoint, read_tensor
 from headway.server.loading.config_json import NO_OVERRIDES, Overrides
 from headway.server.loading.dummy import DummyCheckpoint
 from headway.server.loading.experts import UnstackedCheckpoint, expert_names
-from headway.server.loading.filling import Ignored, fill, names_elsewhere, places_of
+from headway.server.loading.filling import Ignored, Place, fill, names_elsewhere, places_of
 from headway.server.loading.gguf import GgufCheckpoint
 from headway.server.loading.kv_scales import KV_SCALE_ENDINGS, set_kv_scales
 from headway.server.loading.model_config import open_model
@@ -103,23 +103,15 @@ def load_model(
     checkpoint: Checkpoint
     read_plain: ReadPlain | None = None
     if load_format == "dummy":
-        if config.scheme is not None:
-            raise ModelSourceError(
-                "--load-format dummy makes no quantised weights, as this model has: use the files of an unquantised one."
-            )
-        shapes = {name: place.shape for name, (place, *_) in places.items()}
-        checkpoint = DummyCheckpoint(shapes, seed, torch_dtype, device)
+        checkpoint = _dummy(config, places, context, seed)
     elif file is not None:
         checkpoint = GgufCheckpoint(file, names, config)
     else:
         assert files.directory is not None
         open_plain = partial(_open_safetensors, files.directory, family.prefix)
-        checkpoint, read_plain = open_plain(), partial(read_tensor, open_plain)
-        set_kv_scales(model, checkpoint)
-        if config.scheme is not None and config.scheme.layout == "bitsandbytes":
-            checkpoint = BitsAndBytesCheckpoint(checkpoint)
-        elif config.scheme is not None and config.scheme.layout != "mxfp4":
-            checkpoint = QuantizedCheckpoint(checkpoint, config.scheme, quantized_modules(family, config), places)
+        plain, read_plain = open_plain(), partial(read_tensor, open_plain)
+        set_kv_scales(model, plain)
+        checkpoint = _quantized(plain, family, config, places)
     if config.mixture is not None:
         checkpoint = UnstackedCheckpoint(checkpoint, expert_names(config, names, family.stacks, places))
     if rounded is not None:
@@ -136,6 +128,21 @@ def load_model(
     weight_bytes = sum(weight.num_bytes for _, weight in model.named_weights())
     name = dequantized_name(method.name, config.scheme) if quantization == "none" else method.name
     return LoadedModel(model, config, weight_bytes, name, family.names, rotation, stage=stage, read_plain=read_plain)
+
+
+def _dummy(config: DecoderConfig, places: dict[str, list[Place]], context: BuildContext, seed: int) -> Checkpoint:
+    if config.scheme is not None:
+        raise ModelSourceError("--load-format dummy makes no quantised weights, as this model has: use the files of an unquantised one.")
+    return DummyCheckpoint({name: place.shape for name, (place, *_) in places.items()}, seed, context.dtype, context.device)
+
+
+def _quantized(plain: Checkpoint, family: Family, config: DecoderConfig, places: dict[str, list[Place]]) -> Checkpoint:
+    """``plain`` as the format of its files, if it is in one, has to be read."""
+    if config.scheme is None or config.scheme.layout == "mxfp4":  # whose stacks hold blocks
+        return plain
+    if config.scheme.layout == "bitsandbytes":
+        return BitsAndBytesCheckpoint(plain)
+    return QuantizedCheckpoint(plain, config.scheme, quantized_modules(family, config), places)
 
 
 def _open_safetensors(directory: Path, prefix: str) -> Checkpoint:
