@@ -7,6 +7,7 @@ serve.
 
 from __future__ import annotations
 
+import os
 import platform
 
 from setuptools import Extension, setup
@@ -25,6 +26,8 @@ X86_VARIANTS = {
 VARIANTS = {"baseline": []} | (X86_VARIANTS if IS_X86 else {})
 
 setup(
+    # Two at a time: a compiler takes up to 0.8 GiB, and one that is killed for memory leaves an installation without its kernels.
+    options={"build_ext": {"parallel": min(os.cpu_count() or 1, 2)}},
     ext_modules=[
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
         Extension(
@@ -38,5 +41,5 @@ setup(
             optional=True,
         )
         for name, flags in VARIANTS.items()
-    ]
+    ],
 )
