@@ -47,7 +47,8 @@ def test_an_architecture_that_is_not_supported_is_told_before_any_engine_is(tmp_
     problem = starter.files.exception(timeout=30)
     starter.stop()
     assert isinstance(problem, ModelSourceError)
-    assert "Gemma3nForCausalLM, which is not supported; these are: LlamaForCausalLM, " in str(problem)
+    assert "is Gemma3nForCausalLM, which is not supported" in str(problem)
+    assert "; these are: LlamaForCausalLM, " in str(problem)
     assert "The nearest by name is Gemma3ForCausalLM; a model of just that shape is served with --hf-overrides" in str(problem)
 
 
