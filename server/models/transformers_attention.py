@@ -43,6 +43,10 @@ class PagedAttention:
         self._kinds: dict[_Kind, Attention] = {}
         self._with_sinks: dict[int, Attention] = {}
 
+    @property
+    def is_by_library(self) -> bool:
+        return self._library is not None
+
     def begin(self, batch: ForwardBatch, kv: list[LayerKV]) -> PagedStep:
         return PagedStep(self, batch, kv)
 
@@ -97,9 +101,10 @@ class PagedStep:
 
     def end(self) -> None:
         """Raises ModelSourceError for a model with layers that attend to nothing: what they know of earlier tokens is in no page."""
-        if missing := sorted(set(range(len(self.kv))) - self._seen):
+        if len(self._seen) < len(self.kv):
+            missing = min(set(range(len(self.kv))) - self._seen)
             raise ModelSourceError(
-                f"This model can't be served through transformers: layer {missing[0]} of {len(self.kv)} doesn't attend, and what it keeps "
+                f"This model can't be served through transformers: layer {missing} of {len(self.kv)} doesn't attend, and what it keeps "
                 "of earlier tokens is in no page."
             )
 
@@ -165,6 +170,8 @@ def paged_attention_forward(
         raise _refusal(module, f"attends with {strange[0]}")
     if s_aux is not None and step.attention.group.context is not None:
         raise _refusal(module, "has attention sinks, which parts of a sequence have no way to share: leave out what shares it")
+    if s_aux is not None and step.attention.is_by_library:
+        raise _refusal(module, "has attention sinks, which only Headway's own kernels take: leave out --attention-backend")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     pages = step.pages(layer)
     num_kv_heads, head_dim = pages.k.shape[2:]

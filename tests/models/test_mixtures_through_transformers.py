@@ -16,7 +16,7 @@ from msgspec import structs
 from safetensors.torch import load_file, save_file
 from tiny_adapters import make_adapter
 from tiny_models import make_tiny_model, transformers_model
-from transformers_models import MIXTURES_THROUGH_TRANSFORMERS, make_model_for_transformers
+from transformers_models import MIXTURES_THROUGH_TRANSFORMERS, answers_in_chunks, make_model_for_transformers
 
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.server import ServerConfig
@@ -77,19 +77,10 @@ def test_logits_are_those_of_transformers(tmp_path: Path, model_type: str) -> No
 @pytest.mark.parametrize("model_type", ["flint", "glm4_moe", "granitemoe_swa", "olmoe"])
 def test_64_tokens_equal_those_of_transformers(tmp_path: Path, model_type: str) -> None:
     files = make_model_for_transformers(model_type, tmp_path)
-    engine = make_engine(
-        files,
-        model={"max_model_len": 256},
-        scheduler={"max_num_batched_tokens": 16, "max_num_seqs": 4},
-        cache={"block_size": 4, "num_gpu_blocks_override": 128},
-    )
-    asked = [request(f"r{i}", prompt, max_tokens=64, ignore_eos=True) for i, prompt in enumerate(PROMPTS)]
-    outputs = run(engine, asked[:1]) | run(engine, asked[1:])
-    assert [outputs[f"r{i}"].num_cached_tokens for i in range(3)] == [0, 36, 36]
-    assert engine.info.architecture == f"{model_type} through transformers"
+    answers = answers_in_chunks(files, PROMPTS, model_type)
     reference = transformers_model(files)
     for i, prompt in enumerate(PROMPTS):
-        answer = outputs[f"r{i}"].token_ids
+        answer = answers[i]
         with torch.inference_mode():
             most_likely = reference(torch.tensor([prompt + answer])).logits[0].argmax(-1)
         assert answer == most_likely[len(prompt) - 1 : -1].tolist()
@@ -204,6 +195,13 @@ def test_sinks_are_known_to_what_shares_sequences(tmp_path: Path) -> None:
     config = read_config(make_model_for_transformers("granite_swa", tmp_path))
     with pytest.raises(ConfigError, match="--decode-context-parallel-size 2: this model has attention sinks"):
         check_context(ParallelConfig(tensor_parallel_size=4, decode_context_parallel_size=2), config)
+
+
+def test_sinks_that_no_config_speaks_of_are_refused_by_a_library(tmp_path: Path) -> None:
+    """As of a model's own code: the start knows of those in the table of classes."""
+    loaded = load(make_model_for_transformers("flint", tmp_path), attention=object())
+    with pytest.raises(ModelSourceError, match="has attention sinks, which only Headway's own kernels take: leave out --attention-backend"):
+        logits_of(loaded)
 
 
 def test_dummy_weights(tmp_path: Path) -> None:

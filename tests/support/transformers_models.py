@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from engine_driver import make_engine, request, run
+
 from headway.server.source.files import ModelFiles
 
 _SIZES: dict[str, Any] = {
@@ -97,3 +99,18 @@ def bring_own_code(files: ModelFiles) -> ModelFiles:
     (files.path / "modeling_zebra.py").write_text(_CODE)
     (files.path / "configuration_zebra.py").write_text(_CONFIG_CODE)
     return files
+
+
+def answers_in_chunks(files: ModelFiles, prompts: list[list[int]], model_type: str) -> list[list[int]]:
+    """64 greedy tokens for each of three prompts with the same 36 at the start, in chunks of 16: the second and third find the first's."""
+    engine = make_engine(
+        files,
+        model={"max_model_len": 256},
+        scheduler={"max_num_batched_tokens": 16, "max_num_seqs": 4},
+        cache={"block_size": 4, "num_gpu_blocks_override": 128},
+    )
+    asked = [request(f"r{i}", prompt, max_tokens=64, ignore_eos=True) for i, prompt in enumerate(prompts)]
+    outputs = run(engine, asked[:1]) | run(engine, asked[1:])
+    assert [outputs[f"r{i}"].num_cached_tokens for i in range(3)] == [0, 36, 36]
+    assert engine.info.architecture == f"{model_type} through transformers"
+    return [outputs[f"r{i}"].token_ids for i in range(3)]
