@@ -11,9 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from headway.server.layers.latent_config import LatentConfig
-from headway.server.models.base import DecoderConfig
+from headway.server.models.base import ConfigReader, DecoderConfig, Family
+from headway.server.models.builders import build_decoder
 from headway.server.models.decoder_config import read_decoder_config
-from headway.server.models.expert_names import GGUF_EXPERT_NAMES, GGUF_SHARED_NAMES, HF_EXPERT_NAMES, MIXTURE_STREAM
+from headway.server.models.expert_names import (
+    GGUF_EXPERT_NAMES,
+    GGUF_SHARED_NAMES,
+    GGUF_STACKS,
+    HF_EXPERT_NAMES,
+    HF_STACKS,
+    MIXTURE_STREAM,
+)
 from headway.server.models.mixture_config import read_mixture
 from headway.server.models.names import GGUF_NAMES, HF_NAMES, ResidualStream, WeightName, without
 from headway.server.models.raw_config import RawConfig, read_rope
@@ -129,7 +137,20 @@ def read_deepseek_config(raw: RawConfig, family: str, **experts: Any) -> Decoder
     return replace(config, rope=replace(config.rope, is_interleaved=raw.flag("rope_interleave", True)))
 
 
-def deepseek_gguf_values(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def deepseek_family(name: str, read_config: ConfigReader) -> Family:
+    return Family(
+        name,
+        read_config,
+        build_decoder,
+        DEEPSEEK_NAMES,
+        DEEPSEEK_GGUF_NAMES,
+        DEEPSEEK_STREAM,
+        gguf_values=_gguf_values,
+        stacks=(*HF_STACKS, *GGUF_STACKS),
+    )
+
+
+def _gguf_values(own: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """See GgufValues. Newer files have the sizes of what the cache keeps as key_length and value_length, and the heads' own beside them."""
     found = {key: own[name] for key, name in _GGUF_KEYS.items() if name in own}
     key, value, rope = (

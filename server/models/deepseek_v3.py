@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from headway.server.models.base import DecoderConfig, Family
-from headway.server.models.builders import build_decoder
-from headway.server.models.deepseek import (
-    DEEPSEEK_GGUF_NAMES,
-    DEEPSEEK_NAMES,
-    DEEPSEEK_STREAM,
-    deepseek_gguf_values,
-    read_deepseek_config,
-)
-from headway.server.models.expert_names import GGUF_STACKS, HF_STACKS
+from headway.server.models.base import DecoderConfig
+from headway.server.models.deepseek import deepseek_family, read_deepseek_config
 from headway.server.models.raw_config import RawConfig
 
 
@@ -30,13 +22,4 @@ def read_config(raw: RawConfig) -> DecoderConfig:
     )
 
 
-FAMILY = Family(
-    "deepseek_v3",
-    read_config,
-    build_decoder,
-    DEEPSEEK_NAMES,
-    DEEPSEEK_GGUF_NAMES,
-    DEEPSEEK_STREAM,
-    gguf_values=deepseek_gguf_values,
-    stacks=(*HF_STACKS, *GGUF_STACKS),
-)
+FAMILY = deepseek_family("deepseek_v3", read_config)
