@@ -139,6 +139,8 @@ class AdapterSlots:
 
     def plan_head(self, rows: LongArray) -> LoraPlan | None:
         """For hidden states [L, H] of the rows ``rows`` [L] on their way to logits; None if no adapter of theirs changes the head."""
+        if not self._head_slots:
+            return None
         slots = self._row_slots[rows]
         changes = np.isin(slots, list(self._head_slots))
         if not changes.any():

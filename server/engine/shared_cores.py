@@ -81,9 +81,12 @@ class SharedCores:
                 self._decide(self._trial)
             return
         self._steps.append(step)
-        if len(self._steps) == _STEPS and self._clock() >= self._next_trial and (other := self._other()) is not None:
+        if len(self._steps) < _STEPS or self._clock() < self._next_trial:
+            return
+        if (other := self._other()) is not None:
             self._trial = _Trial(self.num_threads, statistics.median(each.cost for each in self._steps))
             self._use(other)
+        self._steps.clear()
 
     def _other(self) -> int | None:
         """The number to try: fewer where others have the cores, more where they may have left."""
