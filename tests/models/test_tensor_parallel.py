@@ -8,35 +8,16 @@ import pytest
 import torch
 from forward_batches import Sequence, Stepper
 from gloo_ranks import run_ranks
+from quantized_models import load
 from tiny_models import make_tiny_model
 
-from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.unquantized import UnquantizedLinear
-from headway.server.loading.loader import LoadedModel, LoadFormat, Quantization, load_model
+from headway.server.loading.loader import LoadedModel
 from headway.server.source.files import ModelFiles
 
 TOKEN_IDS = [7, 3, 250, 4, 4, 19, 101, 258, 0, 77, 31]
-
-
-def load(
-    files: ModelFiles,
-    group: TensorParallelGroup,
-    quantization: Quantization = "none",
-    load_format: LoadFormat = "auto",
-    *,
-    has_whole_experts: bool = False,
-) -> LoadedModel:
-    return load_model(
-        files,
-        dtype="float32",
-        device=torch.device("cpu"),
-        quantization=quantization,
-        load_format=load_format,
-        group=group,
-        seed=0,
-        has_whole_experts=has_whole_experts,
-    )
 
 
 def logits_of(loaded: LoadedModel) -> torch.Tensor:
@@ -77,11 +58,11 @@ def test_experts_in_one_tensor_on_the_ranks_that_hold_them(tmp_path: Path, monke
 
 
 def _assert_ranks_agree(files: ModelFiles, size: int, *, has_whole_experts: bool = False) -> None:
-    whole = load(files, SINGLE)
+    whole = load(files)
     expected = logits_of(whole)
 
     def work(group: TensorParallelGroup) -> tuple[LoadedModel, torch.Tensor]:
-        loaded = load(files, group, has_whole_experts=has_whole_experts)
+        loaded = load(files, group=group, has_whole_experts=has_whole_experts)
         return loaded, logits_of(loaded)
 
     for loaded, found in run_ranks(size, work):
@@ -92,15 +73,15 @@ def _assert_ranks_agree(files: ModelFiles, size: int, *, has_whole_experts: bool
 
 def test_int8_and_dummy_weights_are_split_alike(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path)
-    expected = logits_of(load(files, SINGLE, load_format="dummy"))
-    for found in run_ranks(2, lambda group: logits_of(load(files, group, load_format="dummy"))):
+    expected = logits_of(load(files, load_format="dummy"))
+    for found in run_ranks(2, lambda group: logits_of(load(files, group=group, load_format="dummy"))):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     mixture = make_tiny_model("mixtral", tmp_path / "mixture")
-    expected = logits_of(load(mixture, SINGLE, load_format="dummy"))
-    for found in run_ranks(2, lambda group: logits_of(load(mixture, group, load_format="dummy", has_whole_experts=True))):
+    expected = logits_of(load(mixture, load_format="dummy"))
+    for found in run_ranks(2, lambda group: logits_of(load(mixture, group=group, load_format="dummy", has_whole_experts=True))):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    exact = logits_of(load(files, SINGLE))
-    for found in run_ranks(2, lambda group: logits_of(load(files, group, quantization="int8"))):
+    exact = logits_of(load(files))
+    for found in run_ranks(2, lambda group: logits_of(load(files, group=group, quantization="int8"))):
         assert (found - exact).norm() / exact.norm() < 0.1
 
 
@@ -108,13 +89,13 @@ def test_int8_and_dummy_weights_are_split_alike(tmp_path: Path) -> None:
 def test_ranks_that_do_not_divide_the_model(tmp_path: Path, size: int, word: str) -> None:
     files = make_tiny_model("llama", tmp_path)
     with pytest.raises(ModelSourceError, match=word):
-        run_ranks(size, lambda group: load(files, group))
+        run_ranks(size, lambda group: load(files, group=group))
 
 
 def test_key_value_heads_neither_multiple_nor_divisor(tmp_path: Path) -> None:
     files = make_tiny_model("llama", tmp_path, num_attention_heads=12, num_key_value_heads=6, hidden_size=96)
     with pytest.raises(ModelSourceError, match="key-value heads is 6"):
-        run_ranks(4, lambda group: load(files, group))
+        run_ranks(4, lambda group: load(files, group=group))
 
 
 def test_collectives() -> None:
