@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
-from headway.kernels.gpu.lora import BLOCK_N, blocks, ranks_on_device
+from headway.kernels.gpu.lora import BLOCK_N, add_to_rows, blocks, ranks_on_device, tile_tokens
 from headway.kernels.plans import LoraPlan
 
 
@@ -47,15 +47,12 @@ def embedding_lora_kernel(
     rank = tl.load(ranks_ptr + slot)
     if rank == 0:
         return
-    row = (tl.load(tiles_ptr + 3 * tile + 1) + tl.arange(0, BLOCK_M)).to(tl.int64)
-    in_tile = row < tl.load(tiles_ptr + 3 * tile + 2)
-    token = tl.load(tokens_ptr + row, mask=in_tile, other=0).to(tl.int64)
+    _, token, in_tile = tile_tokens(tiles_ptr + 3 * tile, tokens_ptr, BLOCK_M)
     token_id = tl.load(ids_ptr + token, mask=in_tile, other=-1)
     is_here = (token_id >= 0) & (token_id < num_ids)
     a_rows = a_ptr + slot * a_stride_slot + token_id[:, None] * a_stride_id
     n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_out = n < out_features
-    dtype = out_ptr.dtype.element_ty
     acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
     for first_r in range(0, rank, BLOCK_R):
         r = first_r + tl.arange(0, BLOCK_R)
@@ -66,10 +63,7 @@ def embedding_lora_kernel(
         if UPCAST:
             small, b = small.to(tl.float32), b.to(tl.float32)
         acc = tl.dot(small, tl.trans(b), acc, input_precision="ieee")
-    out = out_ptr + token[:, None] * out_stride + n[None, :]
-    mask = in_tile[:, None] & in_out[None, :]
-    value = tl.load(out, mask=mask, other=0.0).to(tl.float32) + acc
-    tl.store(out, value.to(dtype), mask=mask)
+    add_to_rows(out_ptr + token[:, None] * out_stride + n[None, :], acc, in_tile[:, None] & in_out[None, :])
 
 
 def add_embedding_lora(out: Tensor, token_ids: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int], plan: LoraPlan) -> None:

@@ -25,6 +25,22 @@ MAX_SPLITS = 16  # an estimate: not yet measured on a GPU
 
 
 @triton.jit
+def tile_tokens(tile_ptr, tokens_ptr, BLOCK_M: tl.constexpr):
+    """(places [BLOCK_M] among the sorted tokens, the tokens there, whether they are the tile's) of a tile (slot, first, end)."""
+    row = (tl.load(tile_ptr + 1) + tl.arange(0, BLOCK_M)).to(tl.int64)
+    in_tile = row < tl.load(tile_ptr + 2)
+    token = tl.load(tokens_ptr + row, mask=in_tile, other=0).to(tl.int64)
+    return row, token, in_tile
+
+
+@triton.jit
+def add_to_rows(out, acc, mask):
+    """Adds in fp32 to what stands at ``out``."""
+    value = tl.load(out, mask=mask, other=0.0).to(tl.float32) + acc
+    tl.store(out, value.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def shrink_kernel(
     x_ptr,
     a_ptr,
@@ -54,9 +70,7 @@ def shrink_kernel(
     first_r = tl.program_id(1) * BLOCK_R
     if first_r >= rank:
         return
-    row = (tl.load(tiles_ptr + 3 * tile + 1) + tl.arange(0, BLOCK_M)).to(tl.int64)
-    in_tile = row < tl.load(tiles_ptr + 3 * tile + 2)
-    token = tl.load(tokens_ptr + row, mask=in_tile, other=0).to(tl.int64)
+    row, token, in_tile = tile_tokens(tiles_ptr + 3 * tile, tokens_ptr, BLOCK_M)
     r = first_r + tl.arange(0, BLOCK_R)
     x_rows = x_ptr + token[:, None] * x_stride_token
     a_rows = a_ptr + slot * a_stride_slot + r[:, None].to(tl.int64) * a_stride_rank
@@ -103,9 +117,7 @@ def expand_kernel(
     rank = tl.load(ranks_ptr + slot)
     if rank == 0:
         return
-    row = (tl.load(tiles_ptr + 3 * tile + 1) + tl.arange(0, BLOCK_M)).to(tl.int64)
-    in_tile = row < tl.load(tiles_ptr + 3 * tile + 2)
-    token = tl.load(tokens_ptr + row, mask=in_tile, other=0).to(tl.int64)
+    row, token, in_tile = tile_tokens(tiles_ptr + 3 * tile, tokens_ptr, BLOCK_M)
     n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_out = n < out_features
     dtype = out_ptr.dtype.element_ty
@@ -123,10 +135,7 @@ def expand_kernel(
         if UPCAST:
             small, b = small.to(tl.float32), b.to(tl.float32)
         acc = tl.dot(small, tl.trans(b), acc, input_precision="ieee")
-    out = out_ptr + token[:, None] * out_stride + n[None, :]
-    mask = in_tile[:, None] & in_out[None, :]
-    value = tl.load(out, mask=mask, other=0.0).to(tl.float32) + acc
-    tl.store(out, value.to(dtype), mask=mask)
+    add_to_rows(out_ptr + token[:, None] * out_stride + n[None, :], acc, in_tile[:, None] & in_out[None, :])
 
 
 def add_lora(out: Tensor, x: Tensor, a: Tensor, b: Tensor, ranks: Sequence[int], plan: LoraPlan) -> None:
