@@ -1,10 +1,11 @@
-// Attention of one query token over its pages, for some key-value heads and the query heads that share them.
+// Attention of one query token of a row over its pages, for some key-value heads and the query heads that share them.
+//
+// Rows that share pages go through those together, key by key, and each through the rest of its own. Each row's sums are in the same
+// order with and without others, and of the same operations: its result has the same bits.
 //
 // Keys are taken kWidth at a time: a head's products with them are summed to one vector of scores, with a key a lane. Values are
 // added to sums that stay in registers for as many keys. Of heads of whole strips both are read where they lie.
 #pragma once
-
-#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -13,36 +14,11 @@
 #include <vector>
 
 #include "common.h"
+#include "decode_tasks.h"
 #include "pages.h"
 #include "vectors.h"
 
 namespace headway {
-
-struct DecodeShape {
-  int64_t rows, q_heads, kv_heads, dim, block_size, table_width, q_stride, window;
-  float scale, softcap;
-
-  int64_t group() const { return q_heads / kv_heads; }
-};
-
-// Some heads of one row: what a thread does at a time.
-struct DecodeTask {
-  int64_t row, kv_head, heads;
-};
-
-// A step cut into tasks. All heads of a row are one where there are rows enough, for then the pages are read from front to back (32 rows
-// of 190 keys: 17 ms with all, 21 with one). A head's result does not depend on the others of its task. To be made outside of a parallel
-// region, within which OpenMP's number of threads may be another (OMP_NUM_THREADS=2,1).
-struct DecodeTasks {
-  int64_t kv_heads, heads_at_once, count;
-
-  explicit DecodeTasks(const DecodeShape& s)
-      : kv_heads(s.kv_heads), heads_at_once(s.rows >= 4 * omp_get_max_threads() ? kv_heads : 1), count(s.rows * kv_heads / heads_at_once) {}
-  DecodeTask operator[](int64_t index) const {
-    const int64_t head = index * heads_at_once;
-    return {head / kv_heads, head % kv_heads, heads_at_once};
-  }
-};
 
 constexpr int kSums = kRows * kVectors;  // registers for sums: a key or value is brought to fp32 once for all heads that have some
 constexpr int kStripVectors = 4;         // of a head's sums of values
@@ -53,66 +29,92 @@ constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from m
 template <class T, class P, int DIM> class Decode {
   static constexpr bool kInPlace = DIM > 0 && DIM % kStrip == 0 && !kIsRounded<P>;
   static constexpr bool kIsSplit = kInPlace && std::is_same_v<P, bf16>;
-  using Stored = std::conditional_t<kInPlace, P, float>;  // what keys and values are read as
 
  public:
   explicit Decode(const DecodeShape& shape)
       : s(shape),
         group(s.group()),
-        copies(kInPlace ? 0 : kWidth * stride()) {}
+        copies(kInPlace && !kIsSplit ? 0 : kWidth * stride()) {}
 
-  // out and q are those of the task's first query head.
-  void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* table, int64_t length) {
-    const int64_t start = s.window > 0 ? std::max<int64_t>(0, length - s.window) : 0, num_heads = task.heads * group;
-    count = length - start, width = (count + kWidth - 1) / kWidth * kWidth;
-    if (count <= 0) {
-      std::fill(out, out + num_heads * dim(), T{});  // as the reference
-      return;
+  // out, q, tables and lengths are those of the first row of the step.
+  void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths) {
+    const int64_t num_heads = task.heads * group;  // of each row
+    place(task, tables, lengths);
+    load_queries(task, q);
+    scores.resize(task.num_rows * num_heads * width);
+    for (const Span& span : spans) {
+      fetch_first(k_cache, span, task.heads);
+      each_block(k_cache, span, task.heads, [&](int64_t block, int64_t g, int64_t count, const auto& keys) { score(block, g, count, keys); });
     }
-    place(start, task.kv_head, table);
-    load_queries(q, num_heads);
-    scores.resize(num_heads * width);
-    fetch_first(k_cache, task.heads);
-    for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) score(block, h * group, find(k_cache, h, block));
-    fetch_first(v_cache, task.heads);
-    for (int64_t g = 0; g < num_heads; g++) soften(&scores[g * width]);
-    sums.assign(num_heads * stride(), 0.0f);
-    for (int64_t block = 0; block < count; block += kWidth)
-      for (int64_t h = 0; h < task.heads; h++) add_values(block, h * group, find(v_cache, h, block));
-    for (int64_t g = 0; g < num_heads; g++) store_out(out + g * dim(), &sums[g * stride()]);
+    if (!spans.empty()) fetch_first(v_cache, spans[0], task.heads);
+    for (int64_t g = 0; g < task.num_rows * num_heads; g++) soften(&scores[g * width], counts[g / num_heads]);
+    sums.assign(task.num_rows * num_heads * stride(), 0.0f);
+    for (const Span& span : spans) {
+      if (&span != &spans[0]) fetch_first(v_cache, span, task.heads);
+      each_block(v_cache, span, task.heads,
+                 [&](int64_t block, int64_t g, int64_t count, const auto& values) { add_values(block, g, count, values); });
+    }
+    for (int64_t r = 0; r < task.num_rows; r++)
+      for (int64_t g = 0; g < num_heads; g++)
+        store_out(out + (task.rows[r] * s.q_heads + task.kv_head * group + g) * dim(), &sums[(r * num_heads + g) * stride()]);
   }
 
  private:
-  struct Found {
-    const Stored* at[kWidth];
+  // Keys that some rows of a task see in the same places.
+  struct Span {
+    int64_t row, num_rows, first, count;  // first: among those that the rows see
+    int64_t places;                       // where theirs begin
+  };
+  template <class E> struct Found {
+    const E* at[kWidth];
   };
 
   int64_t dim() const { return DIM > 0 ? DIM : s.dim; }
   int64_t stride() const { return (dim() + kStrip - 1) / kStrip * kStrip; }  // whole strips
 
-  // Where the task's first head has its keys. Whole blocks and some more, for those that are fetched ahead: the last key is repeated.
-  void place(int64_t start, int64_t kv_head, const int32_t* table) {
+  // Finds the spans of a task, and where its first head has their keys.
+  void place(const DecodeTask& task, const int32_t* tables, const int32_t* lengths) {
+    spans.clear(), places.clear(), scale_places.clear(), counts.clear();
+    const int64_t shared = task.shared / kWidth * kWidth;
+    if (shared > 0) add_span({0, task.num_rows, 0, shared, 0}, 0, task.kv_head, tables + task.rows[0] * s.table_width);
+    int64_t most = 0;
+    for (int64_t r = 0; r < task.num_rows; r++) {
+      const int64_t length = lengths[task.rows[r]], start = s.window > 0 ? std::max<int64_t>(0, length - s.window) : 0;
+      counts.push_back(length - start), most = std::max(most, length - start);
+      if (length - start > shared)
+        add_span({r, 1, shared, length - start - shared, 0}, start + shared, task.kv_head, tables + task.rows[r] * s.table_width);
+    }
+    width = (most + kWidth - 1) / kWidth * kWidth;
+  }
+
+  // Whole blocks and some more, for those that are fetched ahead: the last key is repeated.
+  void add_span(Span span, int64_t start, int64_t kv_head, const int32_t* table) {
     const Pages<P> pages{s.block_size, s.kv_heads, dim()};
-    places.resize(width + kAhead * kWidth);
-    if constexpr (kIsRounded<P>) scale_places.resize(width);
+    span.places = places.size();
+    spans.push_back(span);
+    const int64_t end = span.places + span.count, padded = span.places + (span.count + kWidth - 1) / kWidth * kWidth + kAhead * kWidth;
+    places.resize(padded);
+    if constexpr (kIsRounded<P>) scale_places.resize(padded);
     int64_t page = start / s.block_size, slot = start % s.block_size;
-    for (int64_t j = 0; j < count; j++) {
+    for (int64_t j = span.places; j < end; j++) {
       places[j] = pages.at(table[page], slot, kv_head);
       if constexpr (kIsRounded<P>) scale_places[j] = pages.scale_at(table[page], slot, kv_head);
       if (++slot == s.block_size) page++, slot = 0;
     }
-    std::fill(places.begin() + count, places.end(), places[count - 1]);
-    if constexpr (kIsRounded<P>) std::fill(scale_places.begin() + count, scale_places.end(), scale_places[count - 1]);
+    std::fill(places.begin() + end, places.end(), places[end - 1]);
+    if constexpr (kIsRounded<P>) std::fill(scale_places.begin() + end, scale_places.end(), scale_places[end - 1]);
   }
 
-  void load_queries(const T* q, int64_t num_heads) {
-    queries.assign(num_heads * stride(), 0.0f);
-    for (int64_t g = 0; g < num_heads; g++) {
-      float* to = &queries[g * stride()];
-      for (int64_t d = 0; d < dim(); d++) to[d] = load(q[g * dim() + d]) * s.scale;
-      if constexpr (kIsSplit) reorder<2, 1>(to);
-    }
+  void load_queries(const DecodeTask& task, const T* q) {
+    const int64_t num_heads = task.heads * group;
+    queries.assign(task.num_rows * num_heads * stride(), 0.0f);
+    for (int64_t r = 0; r < task.num_rows; r++)
+      for (int64_t g = 0; g < num_heads; g++) {
+        const T* from = q + task.rows[r] * s.q_stride + (task.kv_head * group + g) * dim();
+        float* to = &queries[(r * num_heads + g) * stride()];
+        for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]) * s.scale;
+        if constexpr (kIsSplit) reorder<2, 1>(to);
+      }
   }
 
   void store_out(T* out, float* own) {
@@ -131,33 +133,54 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  void fetch(const P* cache, int64_t block) const {
+  void fetch(const P* cache, int64_t place) const {
     for (int64_t j = 0; j < kWidth; j++)
-      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[block + j] + d);
+      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[place + j] + d);
   }
 
-  void fetch_first(const P* cache, int64_t heads) const {
+  void fetch_first(const P* cache, const Span& span, int64_t heads) const {
     for (int64_t block = 0; block < kAhead * kWidth; block += kWidth)
-      for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), block);
+      for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), span.places + block);
   }
 
-  // The block's keys or values of one of the task's heads. Those of a later block are fetched meanwhile.
-  Found find(const P* cache, int64_t head, int64_t block) {
-    const P* own = cache + head * dim();
-    fetch(own, block + kAhead * kWidth);
-    Found found;
-    for (int64_t j = 0; j < kWidth; j++) {
-      const P* from = own + places[block + j];
-      if constexpr (kInPlace) {
-        found.at[j] = from;
-      } else {
-        float* to = &copies[j * stride()];
-        if constexpr (kIsRounded<P>)
-          read_rounded(to, from, load_scale(cache, scale_places[block + j] + 4 * head));
-        else
-          for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
-        found.at[j] = to;
+  // Calls with(where the block's scores begin, first query head, how many, keys or values) for each block and head of a span. Those of a
+  // later block are fetched meanwhile.
+  template <class With> void each_block(const P* cache, const Span& span, int64_t heads, const With& with) {
+    for (int64_t block = 0; block < span.count; block += kWidth)
+      for (int64_t h = 0; h < heads; h++) {
+        const int64_t place = span.places + block, first = (span.row * heads + h) * group, count = span.num_rows * group;
+        fetch(cache + h * dim(), place + kAhead * kWidth);
+        if constexpr (kInPlace) {
+          // Bringing numbers to fp32 pays for more than one row.
+          if (kIsSplit && span.num_rows > 1)
+            with(span.first + block, first, count, bring(cache, h, place));
+          else
+            with(span.first + block, first, count, find(cache + h * dim(), place));
+        } else {
+          with(span.first + block, first, count, bring(cache, h, place));
+        }
       }
+  }
+
+  Found<P> find(const P* own, int64_t place) const {
+    Found<P> found;
+    for (int64_t j = 0; j < kWidth; j++) found.at[j] = own + places[place + j];
+    return found;
+  }
+
+  // As find, of numbers in fp32, in the order of numbers().
+  Found<float> bring(const P* cache, int64_t head, int64_t place) {
+    Found<float> found;
+    for (int64_t j = 0; j < kWidth; j++) {
+      const P* from = cache + head * dim() + places[place + j];
+      float* to = &copies[j * stride()];
+      if constexpr (kIsRounded<P>)
+        read_rounded(to, from, load_scale(cache, scale_places[place + j] + 4 * head));
+      else if constexpr (kIsSplit)
+        for (int64_t v = 0; v < dim() / kWidth; v++) loose(to + v * kWidth) = numbers(from, int(v));
+      else
+        for (int64_t d = 0; d < dim(); d++) to[d] = load(from[d]);
+      found.at[j] = to;
     }
     return found;
   }
@@ -169,9 +192,9 @@ template <class T, class P, int DIM> class Decode {
     for (int64_t d = vectors * kWidth; d < dim(); d++) to[d] = load(from[d]) * scale;
   }
 
-  // Calls with(how many, first) for heads of a group, as many at a time as fit; four are two and two where only three would.
-  template <int MOST, class With> void each_heads(int64_t first, const With& with) {
-    for (int64_t g = first, end = first + group; g < end;) {
+  // Calls with(how many, first) for `count` heads, as many at a time as fit; four are two and two where only three would.
+  template <int MOST, class With> void each_heads(int64_t first, int64_t count, const With& with) {
+    for (int64_t g = first, end = first + count; g < end;) {
       const int64_t left = end - g;
       const auto take = [&]<int HEADS>(std::integral_constant<int, HEADS> heads) { with(heads, g), g += HEADS; };
       if (MOST >= 4 && left >= 4)
@@ -185,11 +208,11 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  void score(int64_t block, int64_t first, const Found& keys) {
-    each_heads<kSums / 4>(first, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { score<HEADS>(block, g, keys); });
+  template <class E> void score(int64_t block, int64_t first, int64_t count, const Found<E>& keys) {
+    each_heads<kSums / 4>(first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { score<HEADS>(block, g, keys); });
   }
 
-  template <int HEADS> void score(int64_t block, int64_t g, const Found& keys) {
+  template <int HEADS, class E> void score(int64_t block, int64_t g, const Found<E>& keys) {
     constexpr int at_once = std::min<int>(kWidth, std::bit_floor(unsigned(kSums / HEADS)));  // keys
     const float* query = &queries[g * stride()];
 #pragma GCC unroll 1
@@ -213,8 +236,10 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  // A head's scores become probabilities; those past the last key 0.
-  void soften(float* own) const {
+  // A head's scores of `count` keys become probabilities; those past the last key 0.
+  void soften(float* own, int64_t count) const {
+    if (count <= 0) return;
+    const int64_t width = (count + kWidth - 1) / kWidth * kWidth;
     if (s.softcap > 0)
       for (int64_t j = 0; j < width; j += kWidth) loose(own + j) = s.softcap * tanh_of(loose(own + j) / s.softcap);
     std::fill(own + count, own + width, -std::numeric_limits<float>::infinity());
@@ -231,13 +256,13 @@ template <class T, class P, int DIM> class Decode {
     for (int64_t j = 0; j < width; j += kWidth) loose(own + j) /= total;
   }
 
-  void add_values(int64_t block, int64_t first, const Found& values) {
+  template <class E> void add_values(int64_t block, int64_t first, int64_t count, const Found<E>& values) {
     for (int64_t strip = 0; strip < stride(); strip += kStrip)
       each_heads<kSums / kStripVectors>(
-          first, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { add_strip<HEADS>(block, g, strip, values); });
+          first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { add_strip<HEADS>(block, g, strip, values); });
   }
 
-  template <int HEADS> void add_strip(int64_t block, int64_t g, int64_t strip, const Found& values) {
+  template <int HEADS, class E> void add_strip(int64_t block, int64_t g, int64_t strip, const Found<E>& values) {
     Vec own[HEADS][kStripVectors];
     float* to = &sums[g * stride() + strip];
     const float* probs = &scores[g * width + block];
@@ -262,13 +287,15 @@ template <class T, class P, int DIM> class Decode {
   }
 
   const DecodeShape& s;
-  const int64_t group;               // query heads to a key-value head
-  int64_t count = 0, width = 0;      // keys seen, and those padded to whole vectors
-  std::vector<int64_t> places;       // [width + kAhead * kWidth]
-  std::vector<int64_t> scale_places;  // [width], of pages in int8
-  std::vector<float> queries, sums;  // [query heads][stride], in the order of numbers()
-  std::vector<float> scores;         // [query heads][width]
-  std::vector<float> copies;         // [kWidth][stride], where keys are not read in place
+  const int64_t group;                // query heads to a key-value head
+  int64_t width = 0;                  // of a head's scores: the keys of the longest row, padded to whole vectors
+  std::vector<int64_t> counts;        // [rows]: keys seen
+  std::vector<Span> spans;            // what rows share comes first
+  std::vector<int64_t> places;        // of each span's keys, whole blocks and kAhead more
+  std::vector<int64_t> scale_places;  // likewise, of pages in int8
+  std::vector<float> queries, sums;   // [rows][query heads][stride], in the order of numbers()
+  std::vector<float> scores;          // [rows][query heads][width]
+  std::vector<float> copies;          // [kWidth][stride], where keys are not read in place
 };
 
 // Calls with(Decode) for the heads' size.

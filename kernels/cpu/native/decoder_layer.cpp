@@ -34,26 +34,30 @@ struct LayerStep {
 
 namespace {
 
-// Writes a row's keys, turned, and values of some heads to their pages.
+// Writes keys, turned, and values of some rows and heads to their pages.
 template <class P>
 void write(const DecodeTask& task, const float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
   const DecodeShape& s = step.attention;
-  const int64_t row = task.row, half = step.rotary_dim / 2, slot = step.slots[row];
-  if (slot < 0) return;
-  const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
-  const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
-  write_heads(k_cache, v_cache, Pages<P>{s.block_size, s.kv_heads, s.dim}, slot, task.kv_head, task.heads, k, v, cos, sin, half, 1);
+  for (int64_t r = 0; r < task.num_rows; r++) {
+    const int64_t row = task.rows[r], half = step.rotary_dim / 2, slot = step.slots[row];
+    if (slot < 0) continue;
+    const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
+    const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
+    write_heads(k_cache, v_cache, Pages<P>{s.block_size, s.kv_heads, s.dim}, slot, task.kv_head, task.heads, k, v, cos, sin, half, 1);
+  }
 }
 
-// Turns the queries of a row that share some heads in place and lets them attend.
+// Turns the queries of a task in place and lets them attend.
 template <class Decode, class P>
 void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, const P* k_cache, const P* v_cache, const LayerStep& step) {
   const DecodeShape& s = step.attention;
-  const int64_t row = task.row, half = step.rotary_dim / 2, head = task.kv_head * s.group();
-  const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
-  float* q = qkv + row * s.q_stride + head * s.dim;
-  for (int64_t h = 0; h < task.heads * s.group(); h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
-  decode.run(task, out + (row * s.q_heads + head) * s.dim, q, k_cache, v_cache, step.tables + row * s.table_width, step.lengths[row]);
+  for (int64_t r = 0; r < task.num_rows; r++) {
+    const int64_t row = task.rows[r], half = step.rotary_dim / 2;
+    const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
+    float* q = qkv + row * s.q_stride + task.kv_head * s.group() * s.dim;
+    for (int64_t h = 0; h < task.heads * s.group(); h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
+  }
+  decode.run(task, out, qkv, k_cache, v_cache, step.tables, step.lengths);
 }
 
 // Of one layer and step; both null where no row has an adapter.
@@ -80,7 +84,7 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
         *gated = gate_up + rows * w.gate_up.out;
   auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory.get(), rows, reader.groups()); };
   const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
-  const DecodeTasks tasks(step.attention);
+  const DecodeTasks tasks(step.attention, step.tables, step.lengths);
 #pragma omp parallel
   {
 #pragma omp for schedule(static)
@@ -94,10 +98,10 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
     adapters.add(qkv, w.qkv.out, &LayerAdapters::qkv, for_qkv);
     // All rows before any attends: some may be further tokens of the sequence of another.
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < tasks.count; task++) write(tasks[task], qkv, k_cache, v_cache, step);
+    for (int64_t task = 0; task < tasks.count(); task++) write(tasks[task], qkv, k_cache, v_cache, step);
     with_decode<float, P>(step.attention, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < tasks.count; task++) attend(decode, tasks[task], attended, qkv, k_cache, v_cache, step);
+      for (int64_t task = 0; task < tasks.count(); task++) attend(decode, tasks[task], attended, qkv, k_cache, v_cache, step);
     });
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);

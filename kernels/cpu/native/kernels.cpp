@@ -54,16 +54,11 @@ void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* c
 
 template <class T, class P>
 void paged_decode(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths, const DecodeShape& s) {
-  const DecodeTasks tasks(s);
-#pragma omp parallel if (tasks.count > 1)
+  const DecodeTasks tasks(s, tables, lengths);
+#pragma omp parallel if (tasks.count() > 1)
   with_decode<T, P>(s, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < tasks.count; i++) {
-      const DecodeTask task = tasks[i];
-      const int64_t head = task.kv_head * s.group();
-      decode.run(task, out + (task.row * s.q_heads + head) * s.dim, q + task.row * s.q_stride + head * s.dim, k_cache, v_cache,
-                 tables + task.row * s.table_width, lengths[task.row]);
-    }
+    for (int64_t i = 0; i < tasks.count(); i++) decode.run(tasks[i], out, q, k_cache, v_cache, tables, lengths);
   });
 }
 
