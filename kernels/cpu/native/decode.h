@@ -24,6 +24,7 @@ constexpr int kSums = kRows * kVectors;  // registers for sums: a key or value i
 constexpr int kStripVectors = 4;         // of a head's sums of values
 constexpr int kStrip = kStripVectors * kWidth;
 constexpr int kAhead = 2;  // blocks of kWidth keys that are on their way from memory
+constexpr int kMostKeys = 2 * 16;  // in a block; of those that rows share, which are read from a copy that the first cache holds
 
 // One thread's memory, and the steps of a task. P: the type of the pages. DIM fixes the head size for the compiler; 0: any.
 template <class T, class P, int DIM> class Decode {
@@ -34,7 +35,7 @@ template <class T, class P, int DIM> class Decode {
   explicit Decode(const DecodeShape& shape)
       : s(shape),
         group(s.group()),
-        copies(kInPlace && !kIsSplit ? 0 : kWidth * stride()) {}
+        copies(kInPlace && !kIsSplit ? 0 : kMostKeys * stride()) {}
 
   // out, q, tables and lengths are those of the first row of the step.
   void run(const DecodeTask& task, T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths) {
@@ -46,17 +47,19 @@ template <class T, class P, int DIM> class Decode {
       fetch_first(k_cache, span, task.heads);
       each_block(k_cache, span, task.heads, [&](int64_t block, int64_t g, int64_t count, const auto& keys) { score(block, g, count, keys); });
     }
+    totals.resize(task.num_rows * num_heads);
     if (!spans.empty()) fetch_first(v_cache, spans[0], task.heads);
-    for (int64_t g = 0; g < task.num_rows * num_heads; g++) soften(&scores[g * width], counts[g / num_heads]);
+    for (int64_t g = 0; g < task.num_rows * num_heads; g++) totals[g] = soften(&scores[g * width], counts[g / num_heads]);
     sums.assign(task.num_rows * num_heads * stride(), 0.0f);
     for (const Span& span : spans) {
       if (&span != &spans[0]) fetch_first(v_cache, span, task.heads);
       each_block(v_cache, span, task.heads,
                  [&](int64_t block, int64_t g, int64_t count, const auto& values) { add_values(block, g, count, values); });
     }
-    for (int64_t r = 0; r < task.num_rows; r++)
-      for (int64_t g = 0; g < num_heads; g++)
-        store_out(out + (task.rows[r] * s.q_heads + task.kv_head * group + g) * dim(), &sums[(r * num_heads + g) * stride()]);
+    for (int64_t i = 0; i < task.num_rows * num_heads; i++) {
+      const int64_t row = task.rows[i / num_heads], head = task.kv_head * group + i % num_heads;
+      store_out(out + (row * s.q_heads + head) * dim(), &sums[i * stride()], 1 / totals[i]);
+    }
   }
 
  private:
@@ -65,8 +68,10 @@ template <class T, class P, int DIM> class Decode {
     int64_t row, num_rows, first, count;  // first: among those that the rows see
     int64_t places;                       // where theirs begin
   };
+  // A block of keys or values.
   template <class E> struct Found {
-    const E* at[kWidth];
+    int64_t count;  // whole vectors of scores
+    const E* at[kMostKeys];
   };
 
   int64_t dim() const { return DIM > 0 ? DIM : s.dim; }
@@ -117,9 +122,9 @@ template <class T, class P, int DIM> class Decode {
       }
   }
 
-  void store_out(T* out, float* own) {
+  void store_out(T* out, float* own, float share) {
     if constexpr (kIsSplit) reorder<1, 2>(own);
-    for (int64_t d = 0; d < dim(); d++) out[d] = store<T>(own[d]);
+    for (int64_t d = 0; d < dim(); d++) out[d] = store<T>(own[d] * share);
   }
 
   // Between the order of numbers() for bf16 and that of the pages, within each 2 kWidth numbers:
@@ -133,45 +138,48 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  void fetch(const P* cache, int64_t place) const {
-    for (int64_t j = 0; j < kWidth; j++)
-      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[place + j] + d);
+  void fetch(const P* cache, int64_t place, int64_t count) const {
+    for (int64_t j = place; j < place + count; j++)
+      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[j] + d);
   }
 
   void fetch_first(const P* cache, const Span& span, int64_t heads) const {
-    for (int64_t block = 0; block < kAhead * kWidth; block += kWidth)
-      for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), span.places + block);
+    for (int64_t h = 0; h < heads; h++) fetch(cache + h * dim(), span.places, kAhead * kWidth);
   }
 
   // Calls with(where the block's scores begin, first query head, how many, keys or values) for each block and head of a span. Those of a
   // later block are fetched meanwhile.
   template <class With> void each_block(const P* cache, const Span& span, int64_t heads, const With& with) {
-    for (int64_t block = 0; block < span.count; block += kWidth)
+    const int64_t most = span.num_rows > 1 ? kMostKeys : kWidth;
+    for (int64_t block = 0; block < span.count; block += most)
       for (int64_t h = 0; h < heads; h++) {
-        const int64_t place = span.places + block, first = (span.row * heads + h) * group, count = span.num_rows * group;
-        fetch(cache + h * dim(), place + kAhead * kWidth);
+        const int64_t keys = std::min(most, (span.count - block + kWidth - 1) / kWidth * kWidth), place = span.places + block;
+        const int64_t first = (span.row * heads + h) * group, count = span.num_rows * group;
+        fetch(cache + h * dim(), place + kAhead * kWidth, keys);
         if constexpr (kInPlace) {
           // Bringing numbers to fp32 pays for more than one row.
           if (kIsSplit && span.num_rows > 1)
-            with(span.first + block, first, count, bring(cache, h, place));
+            with(span.first + block, first, count, bring(cache, h, place, keys));
           else
-            with(span.first + block, first, count, find(cache + h * dim(), place));
+            with(span.first + block, first, count, find(cache + h * dim(), place, keys));
         } else {
-          with(span.first + block, first, count, bring(cache, h, place));
+          with(span.first + block, first, count, bring(cache, h, place, keys));
         }
       }
   }
 
-  Found<P> find(const P* own, int64_t place) const {
+  Found<P> find(const P* own, int64_t place, int64_t count) const {
     Found<P> found;
-    for (int64_t j = 0; j < kWidth; j++) found.at[j] = own + places[place + j];
+    found.count = count;
+    for (int64_t j = 0; j < count; j++) found.at[j] = own + places[place + j];
     return found;
   }
 
   // As find, of numbers in fp32, in the order of numbers().
-  Found<float> bring(const P* cache, int64_t head, int64_t place) {
+  Found<float> bring(const P* cache, int64_t head, int64_t place, int64_t count) {
     Found<float> found;
-    for (int64_t j = 0; j < kWidth; j++) {
+    found.count = count;
+    for (int64_t j = 0; j < count; j++) {
       const P* from = cache + head * dim() + places[place + j];
       float* to = &copies[j * stride()];
       if constexpr (kIsRounded<P>)
@@ -216,15 +224,22 @@ template <class T, class P, int DIM> class Decode {
     constexpr int at_once = std::min<int>(kWidth, std::bit_floor(unsigned(kSums / HEADS)));  // keys
     const float* query = &queries[g * stride()];
 #pragma GCC unroll 1
-    for (int first = 0; first < kWidth; first += at_once) {
+    for (int64_t first = 0; first < keys.count; first += at_once) {
       Vec dots[HEADS][at_once];
       each<HEADS * at_once>([&](auto i) HEADWAY_INLINE { dots[i / at_once][i % at_once] = Vec{}; });
       for (int64_t v = 0; v < stride() / kWidth; v += 2)
-        each<at_once>([&](auto j) HEADWAY_INLINE {
-          const auto pair = two_vectors(keys.at[first + j] + v * kWidth);
-          each<2 * HEADS>([&](auto i) HEADWAY_INLINE {
-            dots[i / 2][j] += numbers(query + (i / 2) * stride(), v + i % 2) * (i % 2 == 0 ? pair.first : pair.second);
-            HEADWAY_IN_TURN(dots[i / 2][j]);
+        each<2>([&](auto second) HEADWAY_INLINE {
+          Vec own[HEADS];  // in registers: with the sums and a key these are as many as there are
+          each<HEADS>([&](auto h) HEADWAY_INLINE {
+            own[h] = numbers(query + h * stride(), v + second);
+            HEADWAY_IN_TURN(own[h]);
+          });
+          each<at_once>([&](auto j) HEADWAY_INLINE {
+            const Vec key = numbers(keys.at[first + j] + v * kWidth, second);
+            each<HEADS>([&](auto h) HEADWAY_INLINE {
+              dots[h][j] += own[h] * key;
+              HEADWAY_IN_TURN(dots[h][j]);
+            });
           });
         });
       each<HEADS>([&](auto h) HEADWAY_INLINE {
@@ -236,9 +251,9 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  // A head's scores of `count` keys become probabilities; those past the last key 0.
-  void soften(float* own, int64_t count) const {
-    if (count <= 0) return;
+  // A head's scores of `count` keys become probabilities but for the division by their sum, which is returned; those past the last key 0.
+  float soften(float* own, int64_t count) const {
+    if (count <= 0) return 1;
     const int64_t width = (count + kWidth - 1) / kWidth * kWidth;
     if (s.softcap > 0)
       for (int64_t j = 0; j < width; j += kWidth) loose(own + j) = s.softcap * tanh_of(loose(own + j) / s.softcap);
@@ -253,7 +268,7 @@ template <class T, class P, int DIM> class Decode {
       totals += loose(own + j);
     }
     for (int i = 0; i < kWidth; i++) total += totals[i];
-    for (int64_t j = 0; j < width; j += kWidth) loose(own + j) /= total;
+    return total;
   }
 
   template <class E> void add_values(int64_t block, int64_t first, int64_t count, const Found<E>& values) {
@@ -273,7 +288,7 @@ template <class T, class P, int DIM> class Decode {
     };
     each_sum([](Vec& sum, LooseVec& kept) HEADWAY_INLINE { sum = kept; });
 #pragma GCC unroll 1
-    for (int j = 0; j < kWidth; j++)
+    for (int64_t j = 0; j < values.count; j++)
       each<kStripVectors / 2>([&](auto v) HEADWAY_INLINE {
         const auto pair = two_vectors(values.at[j] + strip + 2 * v * kWidth);
         const float* prob = probs + j;
@@ -294,8 +309,8 @@ template <class T, class P, int DIM> class Decode {
   std::vector<int64_t> places;        // of each span's keys, whole blocks and kAhead more
   std::vector<int64_t> scale_places;  // likewise, of pages in int8
   std::vector<float> queries, sums;   // [rows][query heads][stride], in the order of numbers()
-  std::vector<float> scores;          // [rows][query heads][width]
-  std::vector<float> copies;          // [kWidth][stride], where keys are not read in place
+  std::vector<float> scores, totals;  // [rows][query heads][width], [rows][query heads]
+  std::vector<float> copies;          // [kMostKeys][stride], where keys are not read in place
 };
 
 // Calls with(Decode) for the heads' size.
