@@ -34,7 +34,8 @@ setup(
             f"{PACKAGE}._{name}",
             [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")],
             depends=[
-                f"{FOLDER}/{header}.h" for header in ("common", "decode", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
+                f"{FOLDER}/{header}.h"
+                for header in ("common", "decode", "decode_tasks", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
             ],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",

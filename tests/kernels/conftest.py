@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from headway.kernels.cpu import activation, embedding_lora, grouped_matmul, norm, paged_attention, prefill_attention, quant_matmul, rope
 from headway.kernels.cpu.native.library import library
@@ -25,3 +27,12 @@ def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             if hasattr(module, "function"):
                 monkeypatch.setattr(module, "function", none)
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """With many threads, rows are dealt to them one by one."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)

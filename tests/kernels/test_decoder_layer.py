@@ -50,7 +50,7 @@ def make_parts(num_heads: int, num_kv_heads: int, head_dim: int, *, has_bias: bo
 
 def make_tokens(seq_lens: list[int], rotary_dim: int) -> LayerTokens:
     generator = torch.Generator().manual_seed(len(seq_lens))
-    angle = torch.randn(64, rotary_dim // 2, generator=generator)
+    angle = torch.randn(max(64, *seq_lens), rotary_dim // 2, generator=generator)
     width = max(-(-n // BLOCK_SIZE) for n in seq_lens)
     tables = torch.randperm(max(NUM_BLOCKS, len(seq_lens) * width), generator=generator)[: len(seq_lens) * width].view(-1, width).int()
     positions = torch.tensor(seq_lens) - 1
@@ -118,6 +118,27 @@ def test_equals_its_operations(
     for page, wanted in zip(numbers_of(pages), numbers_of(wanted_pages), strict=True):
         step = wanted.abs().max() / 127 if page_dtype == INT8 else 0.0
         torch.testing.assert_close(page, wanted, atol=1e-3 + float(step), rtol=1e-4 if page_dtype == torch.float32 else 8e-3)
+
+
+def test_rows_that_share_pages_have_the_bits_of_each_alone(one_thread: None) -> None:
+    parts, tokens = make_parts(6, 2, 16, has_bias=False, window=0), make_tokens([70, 75, 71, 80], 16)
+    if library() is None:
+        pytest.skip("the CPU kernels were not built")
+    shared = 64 // BLOCK_SIZE
+    tokens.block_tables[1:, :shared] = tokens.block_tables[0, :shared]
+    hidden = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(0))
+    fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
+
+    def result(rows: slice) -> Tensor:
+        own = LayerTokens(
+            tokens.cos_sin, *(it[rows] for it in (tokens.positions, tokens.slot_mapping, tokens.block_tables, tokens.seq_lens))
+        )
+        pages = make_pages((int(tokens.block_tables.max()) + 1, BLOCK_SIZE, 2, 16), torch.bfloat16)
+        return run(hidden[rows].clone(), None, fused, pages.k, pages.v, prepare_layers(fused, own, BLOCK_SIZE))[0]
+
+    found = result(slice(0, 4))
+    for row in range(4):
+        assert found[row : row + 1].equal(result(slice(row, row + 1))), row
 
 
 @pytest.mark.parametrize("is_first", [False, True])

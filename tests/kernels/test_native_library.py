@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from grouped_lora_comparisons import compare_adapters
-from kernel_cases import AttentionCase, assert_near, make_attention, run_decode, run_prefill
+from kernel_cases import AttentionCase, AttentionInputs, assert_near, make_attention, run_decode, run_prefill
 from kernel_comparisons import compare_rope
 from matmul_comparisons import assert_close, packed_by, random_groups
 
@@ -143,6 +143,44 @@ def test_decode(case: AttentionCase) -> None:
     for variant in variants_of(case):
         inputs = make_attention(variant)
         assert_near(run_decode(paged_attention, variant, inputs), run_decode(reference_decode, variant, inputs))
+
+
+# Eight rows and one, so that tasks have some; a last page that is full, one key more, pages that end within a vector.
+@pytest.mark.parametrize(
+    ("case", "shared_pages"),
+    [
+        (AttentionCase((160, 161, 175, 170, 199, 210, 161, 180, 240), num_heads=9, num_kv_heads=3), 10),
+        (AttentionCase((160, 161, 175, 170), num_heads=9, num_kv_heads=3, sliding_window=172, softcap=3.0), 10),
+        (AttentionCase((97, 96, 140), num_heads=11, num_kv_heads=1, head_dim=20, softcap=2.0, block_size=5), 19),
+        (AttentionCase((70, 70), num_heads=5, num_kv_heads=5, head_dim=128, block_size=33), 2),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("instruction_set", "one_thread")
+def test_decode_of_rows_that_share_pages_has_the_bits_of_each_alone(case: AttentionCase, shared_pages: int) -> None:
+    for variant in variants_of(case):
+        inputs = make_attention(variant, shared_pages=shared_pages)
+        _assert_bits_of_each_alone(variant, inputs)
+
+
+@pytest.mark.usefixtures("instruction_set", "one_thread")
+def test_decode_behind_two_prefixes_in_turn() -> None:
+    """Beside a row of its own, and further tokens of one sequence: rows whose tables are the same."""
+    case = AttentionCase((140, 150, 141, 142, 160, 143, 130), num_heads=6, num_kv_heads=2, has_bf16_pages=True)
+    inputs = make_attention(case)
+    for row, prefix in ((2, 0), (3, 1), (5, 1)):
+        inputs.block_tables[row, :8] = inputs.block_tables[prefix, :8]
+    inputs.block_tables[2] = inputs.block_tables[0]
+    _assert_bits_of_each_alone(case, inputs)
+
+
+def _assert_bits_of_each_alone(case: AttentionCase, inputs: AttentionInputs) -> None:
+    found = run_decode(paged_attention, case, inputs)
+    assert_near(found, run_decode(reference_decode, case, inputs))
+    for row in range(len(case.seq_lens)):
+        rows = slice(row, row + 1)
+        alone = replace(inputs, q=inputs.q[rows], block_tables=inputs.block_tables[rows], seq_lens=inputs.seq_lens[rows])
+        assert run_decode(paged_attention, replace(case, seq_lens=case.seq_lens[rows]), alone).equal(found[rows]), row
 
 
 @pytest.mark.usefixtures("instruction_set")

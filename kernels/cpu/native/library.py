@@ -35,7 +35,7 @@ class RopeShape(ctypes.Structure):
 
 
 class DecodeShape(ctypes.Structure):
-    """As in kernels.cpp; strides in elements."""
+    """As in decode_tasks.h; strides in elements."""
 
     _fields_ = [
         *((name, _INT) for name in ("rows", "q_heads", "kv_heads", "dim", "block_size", "table_width", "q_stride", "window")),
