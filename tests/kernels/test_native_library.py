@@ -151,8 +151,8 @@ def test_decode(case: AttentionCase) -> None:
     [
         (AttentionCase((160, 161, 175, 170, 199, 210, 161, 180, 240), num_heads=9, num_kv_heads=3), 10),
         (AttentionCase((160, 161, 175, 170), num_heads=9, num_kv_heads=3, sliding_window=172, softcap=3.0), 10),
-        (AttentionCase((97, 96, 140), num_heads=11, num_kv_heads=1, head_dim=20, softcap=2.0, block_size=5), 19),
-        (AttentionCase((70, 70), num_heads=5, num_kv_heads=5, head_dim=128, block_size=33), 2),
+        (AttentionCase((97, 96, 140, 95), num_heads=11, num_kv_heads=1, head_dim=20, softcap=2.0, block_size=5), 19),
+        (AttentionCase((70, 70, 66, 81), num_heads=5, num_kv_heads=5, head_dim=128, block_size=33), 2),
     ],
     ids=str,
 )
@@ -166,9 +166,9 @@ def test_decode_of_rows_that_share_pages_has_the_bits_of_each_alone(case: Attent
 @pytest.mark.usefixtures("instruction_set", "one_thread")
 def test_decode_behind_two_prefixes_in_turn() -> None:
     """Beside a row of its own, and further tokens of one sequence: rows whose tables are the same."""
-    case = AttentionCase((140, 150, 141, 142, 160, 143, 130), num_heads=6, num_kv_heads=2, has_bf16_pages=True)
+    case = AttentionCase((140, 150, 141, 142, 160, 143, 130, 144, 145, 139), num_heads=6, num_kv_heads=2, has_bf16_pages=True)
     inputs = make_attention(case)
-    for row, prefix in ((2, 0), (3, 1), (5, 1)):
+    for row, prefix in ((2, 0), (3, 1), (5, 1), (6, 0), (7, 1), (8, 0), (9, 0)):
         inputs.block_tables[row, :8] = inputs.block_tables[prefix, :8]
     inputs.block_tables[2] = inputs.block_tables[0]
     _assert_bits_of_each_alone(case, inputs)

@@ -241,20 +241,30 @@ template <class T, class P, int DIM> class Decode {
       Vec dots[HEADS][at_once];
       each<HEADS * at_once>([&](auto i) HEADWAY_INLINE { dots[i / at_once][i % at_once] = Vec{}; });
       for (int64_t v = 0; v < stride() / kWidth; v += 2)
-        each<2>([&](auto second) HEADWAY_INLINE {
-          Vec own[HEADS];  // in registers: with the sums and a key these are as many as there are
-          each<HEADS>([&](auto h) HEADWAY_INLINE {
-            own[h] = numbers(query + h * stride(), v + second);
-            HEADWAY_IN_TURN(own[h]);
-          });
-          each<at_once>([&](auto j) HEADWAY_INLINE {
-            const Vec key = numbers(keys.at[first + j] + v * kWidth, second);
+        if constexpr (std::is_same_v<E, float>) {
+          each<2>([&](auto second) HEADWAY_INLINE {
+            Vec own[HEADS];  // in registers: with the sums and a key these are as many as there are
             each<HEADS>([&](auto h) HEADWAY_INLINE {
-              dots[h][j] += own[h] * key;
-              HEADWAY_IN_TURN(dots[h][j]);
+              own[h] = numbers(query + h * stride(), v + second);
+              HEADWAY_IN_TURN(own[h]);
+            });
+            each<at_once>([&](auto j) HEADWAY_INLINE {
+              const Vec key = numbers(keys.at[first + j], v + second);
+              each<HEADS>([&](auto h) HEADWAY_INLINE {
+                dots[h][j] += own[h] * key;
+                HEADWAY_IN_TURN(dots[h][j]);
+              });
             });
           });
-        });
+        } else {  // two vectors of a key are one load
+          each<at_once>([&](auto j) HEADWAY_INLINE {
+            const auto pair = two_vectors(keys.at[first + j] + v * kWidth);
+            each<2 * HEADS>([&](auto i) HEADWAY_INLINE {
+              dots[i / 2][j] += numbers(query + (i / 2) * stride(), v + i % 2) * (i % 2 == 0 ? pair.first : pair.second);
+              HEADWAY_IN_TURN(dots[i / 2][j]);
+            });
+          });
+        }
       each<HEADS>([&](auto h) HEADWAY_INLINE {
         each<at_once / 4>([&](auto i) HEADWAY_INLINE {
           const Vec* own = &dots[h][4 * i];
