@@ -66,9 +66,8 @@ template <class T, class P, int DIM> class Decode {
     int64_t ahead() const { return 2 * at_once(); }                        // keys that are on their way from memory
   };
   // A block of keys or values.
-  template <class E> struct Found {
-    int64_t count;  // whole vectors of scores
-    const E* at[kMostKeys];
+  template <class E, int KEYS> struct Found {
+    const E* at[KEYS];
   };
 
   int64_t dim() const { return DIM > 0 ? DIM : s.dim; }
@@ -77,7 +76,7 @@ template <class T, class P, int DIM> class Decode {
   // Finds the spans of a task, and where its first head has their keys.
   void place(const DecodeTask& task, const int32_t* tables, const int32_t* lengths) {
     spans.clear(), places.clear(), scale_places.clear(), counts.clear();
-    const int64_t shared = task.shared / kWidth * kWidth;
+    const int64_t shared = task.shared / kMostKeys * kMostKeys;  // whole blocks
     if (shared > 0) add_span({0, task.num_rows, 0, shared, 0}, 0, task.kv_head, tables + task.rows[0] * s.table_width);
     int64_t most = 0;
     for (int64_t r = 0; r < task.num_rows; r++) {
@@ -135,16 +134,19 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  // What is fetched while a block is computed with: a share before each pass over some of the query heads. More at a time would wait
+  // What is fetched while a block that rows share is computed with: a share before each pass over some of the query heads. More at a time would wait
   // for each other, and the pass for all of them (8 rows behind 1,024 keys out of the caches: 435 us a layer at once, 390 in shares).
   struct Later {
     const P* cache;
     int64_t place, end, share;
   };
 
+  void fetch_key(const P* key) const {
+    for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(key + d);
+  }
+
   void fetch(const P* cache, int64_t place, int64_t count) const {
-    for (int64_t j = place; j < place + count; j++)
-      for (int64_t d = 0; d < dim(); d += 64 / int64_t(sizeof(P))) __builtin_prefetch(cache + places[j] + d);
+    for (int64_t j = place; j < place + count; j++) fetch_key(cache + places[j]);
   }
 
   void fetch_share() {
@@ -164,34 +166,37 @@ template <class T, class P, int DIM> class Decode {
     for (size_t i = 0; i < spans.size(); i++) {
       fetch_first(cache, i + 1, heads);
       for (int64_t block = 0; block < spans[i].count; block += spans[i].at_once())
-        for (int64_t h = 0; h < heads; h++) pass_block(cache, spans[i], block, h, heads, with);
+        for (int64_t h = 0; h < heads; h++)
+          if (spans[i].num_rows > 1)
+            pass_block<kMostKeys>(cache, spans[i], block, h, heads, with);
+          else
+            pass_block<kWidth>(cache, spans[i], block, h, heads, with);
     }
   }
 
-  template <class With> void pass_block(const P* cache, const Span& span, int64_t block, int64_t h, int64_t heads, const With& with) {
-    const int64_t keys = std::min(span.at_once(), (span.count - block + kWidth - 1) / kWidth * kWidth), place = span.places + block;
-    const int64_t first = (span.row * heads + h) * group, count = span.num_rows * group;
+  template <int KEYS, class With> void pass_block(const P* cache, const Span& span, int64_t block, int64_t h, int64_t heads, const With& with) {
+    const int64_t place = span.places + block, first = (span.row * heads + h) * group, count = span.num_rows * group;
+    if constexpr (KEYS == kWidth)
+      for (int64_t j = 0; j < KEYS; j++) fetch_key(cache + h * dim() + places[place + 2 * KEYS + j]);
     const int64_t passes = (count + kSums / kStripVectors - 1) / (kSums / kStripVectors);
-    later = {cache + h * dim(), place + span.ahead(), place + span.ahead() + keys, (keys + passes - 1) / passes};
-    if constexpr (kInPlace) {
-      // Bringing numbers to fp32 pays for more than one row.
-      if (!kIsSplit || span.num_rows == 1) return with(span.first + block, first, count, find(cache + h * dim(), place, keys));
-    }
-    if constexpr (!kInPlace || kIsSplit) with(span.first + block, first, count, bring(cache, h, place, keys));
+    later = {cache + h * dim(), place + span.ahead(), place + span.ahead() + KEYS, (KEYS + passes - 1) / passes};
+    // Bringing numbers to fp32 pays for more than one row.
+    if constexpr (kInPlace && (!kIsSplit || KEYS == kWidth))
+      with(span.first + block, first, count, find<KEYS>(cache + h * dim(), place));
+    else
+      with(span.first + block, first, count, bring<KEYS>(cache, h, place));
   }
 
-  Found<P> find(const P* own, int64_t place, int64_t count) const {
-    Found<P> found;
-    found.count = count;
-    for (int64_t j = 0; j < count; j++) found.at[j] = own + places[place + j];
+  template <int KEYS> Found<P, KEYS> find(const P* own, int64_t place) const {
+    Found<P, KEYS> found;
+    for (int64_t j = 0; j < KEYS; j++) found.at[j] = own + places[place + j];
     return found;
   }
 
   // As find, of numbers in fp32, in the order of numbers().
-  Found<float> bring(const P* cache, int64_t head, int64_t place, int64_t count) {
-    Found<float> found;
-    found.count = count;
-    for (int64_t j = 0; j < count; j++) {
+  template <int KEYS> Found<float, KEYS> bring(const P* cache, int64_t head, int64_t place) {
+    Found<float, KEYS> found;
+    for (int64_t j = 0; j < KEYS; j++) {
       const P* from = cache + head * dim() + places[place + j];
       float* to = &copies[j * stride()];
       if constexpr (kIsRounded<P>)
@@ -213,10 +218,10 @@ template <class T, class P, int DIM> class Decode {
   }
 
   // Calls with(how many, first) for `count` heads, as many at a time as fit; four are two and two where only three would.
-  template <int MOST, class With> void each_heads(int64_t first, int64_t count, const With& with) {
+  template <int MOST, int KEYS, class With> void each_heads(int64_t first, int64_t count, const With& with) {
     for (int64_t g = first, end = first + count; g < end;) {
       const int64_t left = end - g;
-      fetch_share();
+      if constexpr (KEYS == kMostKeys) fetch_share();
       const auto take = [&]<int HEADS>(std::integral_constant<int, HEADS> heads) { with(heads, g), g += HEADS; };
       if (MOST >= 4 && left >= 4)
         take(std::integral_constant<int, std::min(MOST, 4)>());
@@ -229,15 +234,15 @@ template <class T, class P, int DIM> class Decode {
     }
   }
 
-  template <class E> void score(int64_t block, int64_t first, int64_t count, const Found<E>& keys) {
-    each_heads<kSums / 4>(first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { score<HEADS>(block, g, keys); });
+  template <class E, int KEYS> void score(int64_t block, int64_t first, int64_t count, const Found<E, KEYS>& keys) {
+    each_heads<kSums / 4, KEYS>(first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { score<HEADS>(block, g, keys); });
   }
 
-  template <int HEADS, class E> void score(int64_t block, int64_t g, const Found<E>& keys) {
+  template <int HEADS, class E, int KEYS> void score(int64_t block, int64_t g, const Found<E, KEYS>& keys) {
     constexpr int at_once = std::min<int>(kWidth, std::bit_floor(unsigned(kSums / HEADS)));  // keys
     const float* query = &queries[g * stride()];
 #pragma GCC unroll 1
-    for (int64_t first = 0; first < keys.count; first += at_once) {
+    for (int first = 0; first < KEYS; first += at_once) {
       Vec dots[HEADS][at_once];
       each<HEADS * at_once>([&](auto i) HEADWAY_INLINE { dots[i / at_once][i % at_once] = Vec{}; });
       for (int64_t v = 0; v < stride() / kWidth; v += 2)
@@ -294,13 +299,13 @@ template <class T, class P, int DIM> class Decode {
     return total;
   }
 
-  template <class E> void add_values(int64_t block, int64_t first, int64_t count, const Found<E>& values) {
+  template <class E, int KEYS> void add_values(int64_t block, int64_t first, int64_t count, const Found<E, KEYS>& values) {
     for (int64_t strip = 0; strip < stride(); strip += kStrip)
-      each_heads<kSums / kStripVectors>(
+      each_heads<kSums / kStripVectors, KEYS>(
           first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { add_strip<HEADS>(block, g, strip, values); });
   }
 
-  template <int HEADS, class E> void add_strip(int64_t block, int64_t g, int64_t strip, const Found<E>& values) {
+  template <int HEADS, class E, int KEYS> void add_strip(int64_t block, int64_t g, int64_t strip, const Found<E, KEYS>& values) {
     Vec own[HEADS][kStripVectors];
     float* to = &sums[g * stride() + strip];
     const float* probs = &scores[g * width + block];
@@ -311,7 +316,7 @@ template <class T, class P, int DIM> class Decode {
     };
     each_sum([](Vec& sum, LooseVec& kept) HEADWAY_INLINE { sum = kept; });
 #pragma GCC unroll 1
-    for (int64_t j = 0; j < values.count; j++)
+    for (int j = 0; j < KEYS; j++)
       each<kStripVectors / 2>([&](auto v) HEADWAY_INLINE {
         const auto pair = two_vectors(values.at[j] + strip + 2 * v * kWidth);
         const float* prob = probs + j;
