@@ -12,7 +12,7 @@ import pytest
 
 SMALLEST_SHARED_MEMORY = 99 * 1024  # bytes a program may use on sm_86 and sm_89 (A10G, L4, L40S)
 HOPPER_SHARED_MEMORY = 227 * 1024  # what kernels take that are given other tiles there
-MOST_SPILT = {"int4": 64, "prefill": 32, "quant_experts": 16}  # bytes a thread, on sm_80; prefill: with fp8 pages and a window
+MOST_SPILT = {"int4": 64, "prefill": 16, "quant_experts": 16}  # bytes a thread, on sm_80; prefill: with int8 pages and spans
 
 
 def _ptxas_runs() -> bool:
