@@ -1,4 +1,5 @@
-"""4-bit weights in the one layout that int4_linear takes, and how checkpoints' own layouts are brought into it when they are loaded."""
+"""Weights of 4 or 8 bits in groups, in the one layout that int4_linear takes, and how checkpoints' own layouts are brought into it when
+they are loaded."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.checks import check_float, check_shape
+from headway.kernels.grouped_layout import GROUP, GroupedValues
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of 8 columns is in the lowest 4 bits of a word, in the next, ...
 _GGUF_SIZES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q4_K": (256, 144)}  # weights and bytes of a block
@@ -15,9 +17,9 @@ _GGUF_SIZES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q4_K": (256, 144)}  # weight
 
 @dataclass(frozen=True, slots=True)
 class PackedInt4:
-    """An [N, K] weight, ``w[n, order[i]] = scale[g, n] * q[n, i] + offset[g, n]`` with ``g = i // group_size`` and q in 0 to 15.
+    """An [N, K] weight, ``w[n, order[i]] = scale[g, n] * q[n, i] + offset[g, n]`` with ``g = i // group_size`` and q below 2^bits.
 
-    Columns are cut into chunks of ``2 half``. Byte ``c half + j`` of a row has column ``j`` of chunk c in its low 4 bits and column
+    With 8 bits a byte has a column, and rows are padded to chunks of ``2 half``. With 4 columns are cut into chunks of ``2 half``. Byte ``c half + j`` of a row has column ``j`` of chunk c in its low 4 bits and column
     ``half + j`` in its high ones, so that either half of a tile of bytes is a tile of neighbouring columns, all of one group:
 
         byte      |  0      1   ...  half-1  |  half    ...
@@ -29,33 +31,76 @@ class PackedInt4:
     in_features: int  # K
     group_size: int
     half: int
-    weight: Tensor  # [N, ceil(K / 2 half) half] uint8
+    weight: Tensor  # [N, ceil(K / 2 half) half bits / 4] uint8
     scale: Tensor  # [G, N] fp32, fp16 or bf16, G = ceil(K / group_size)
     offset: Tensor  # [G, N], the same or another of these dtypes
     order: Tensor | None  # [K] int64; None: columns are in order
+    bits: int = 4  # or 8
+
+    @property
+    def num_bytes(self) -> int:
+        return self.weight.nbytes + self.scale.nbytes + self.offset.nbytes + (0 if self.order is None else self.order.nbytes)
 
 
-def pack_int4(values: Tensor, scale: Tensor, offset: Tensor, group_size: int, order: Tensor | None = None) -> PackedInt4:
-    """values [N, K], integers in 0 to 15; scale and offset [G, N]; order [K], see PackedInt4. All on one device, where the result is.
+def pack_int4(
+    values: Tensor, scale: Tensor, offset: Tensor, group_size: int, order: Tensor | None = None, *, bits: int = 4
+) -> PackedInt4:
+    """values [N, K], integers below 2^bits; scale and offset [G, N]; order [K], see PackedInt4. All on one device, where the result is.
 
     ``group_size`` is a multiple of 32, or at least K: one scale a row.
     """
     n, k = values.shape
+    if bits not in (4, 8):
+        raise ValueError(f"bits is {bits}, expected 4 or 8")
     if group_size % 32 and group_size < k:
         raise ValueError(f"group_size is {group_size}; expected a multiple of 32, or at least the {k} columns")
     num_groups = -(-k // group_size)
     for name, tensor in (("scale", scale), ("offset", offset)):
         check_float(name, tensor)
         check_shape(name, tensor, num_groups, n)
-    half = 64 if group_size % 64 == 0 or group_size >= k else 32
-    padded = torch.nn.functional.pad(values.to(torch.uint8), (0, -k % (2 * half))).view(n, -1, 2, half)
-    weight = (padded[:, :, 0] | padded[:, :, 1] << 4).reshape(n, -1)
-    return PackedInt4(n, k, group_size, half, weight, scale.contiguous(), offset.contiguous(), order)
+    half = _half(group_size, k)
+    weight = torch.nn.functional.pad(values.to(torch.uint8), (0, -k % (2 * half)))
+    if bits == 4:
+        halves = weight.view(n, -1, 2, half)
+        weight = (halves[:, :, 0] | halves[:, :, 1] << 4).reshape(n, -1)
+    return PackedInt4(n, k, group_size, half, weight.contiguous(), scale.contiguous(), offset.contiguous(), order, bits)
+
+
+class Int4Packer:
+    """Arranges an [N, K] weight in groups of 32 for ``int4_linear`` as it comes, some rows after the other. The interface is that of
+    kernels/grouped_matmul.py GroupedPacker. ``bits``, 4 or 8: as many as any of the rows has; ``order``: see PackedInt4."""
+
+    def __init__(self, num_rows: int, num_columns: int, bits: int, device: torch.device, order: Tensor | None = None) -> None:
+        half = _half(GROUP, num_columns)
+        weight = torch.empty((num_rows, -(-num_columns // (2 * half)) * half * bits // 4), dtype=torch.uint8, device=device)
+        scale, offset = (torch.empty((-(-num_columns // GROUP), num_rows), dtype=torch.float16, device=device) for _ in range(2))
+        self.packed = PackedInt4(num_rows, num_columns, GROUP, half, weight, scale, offset, order, bits)
+        self._num_put = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_put == self.packed.out_features
+
+    def put(self, rows: GroupedValues) -> None:
+        """The next rows, on the weight's device, which may be freed then. Raises ValueError where they do not fit."""
+        rows.check()
+        check_shape("rows", rows.values, -1, self.packed.in_features)
+        if rows.bits > self.packed.bits:
+            raise ValueError(f"rows have {rows.bits} bits, and the weight {self.packed.bits}")
+        if not len(rows.values):
+            return
+        own = pack_int4(rows.values, rows.scale.t(), rows.offset.t(), GROUP, bits=self.packed.bits)
+        span = slice(self._num_put, self._num_put + len(rows.values))
+        self.packed.weight[span] = own.weight
+        self.packed.scale[:, span], self.packed.offset[:, span] = own.scale, own.offset
+        self._num_put = span.stop
 
 
 def unpack_int4(packed: PackedInt4) -> Tensor:
     """The values [N, K] uint8 in packed order: what pack_int4 was given."""
     n, k = packed.out_features, packed.in_features
+    if packed.bits == 8:
+        return packed.weight[:, :k]
     chunks = packed.weight.view(n, -1, packed.half)
     return torch.stack((chunks & 15, chunks >> 4), dim=2).view(n, -1)[:, :k]
 
@@ -130,6 +175,11 @@ def awq_columns(words: Tensor) -> Tensor:
 def unpack_words(words: Tensor, bits: int) -> Tensor:
     """[rows, W] int32, lowest bits first -> [rows, W * 32 / bits] uint8; ``bits`` 4 or 8."""
     return _shifted(words, torch.arange(0, 32, bits, dtype=torch.int32, device=words.device), 2**bits - 1)
+
+
+def _half(group_size: int, num_columns: int) -> int:
+    """Of a chunk's columns, see PackedInt4."""
+    return 64 if group_size % 64 == 0 or group_size >= num_columns else 32
 
 
 def _shifted(words: Tensor, shifts: Tensor, mask: int) -> Tensor:

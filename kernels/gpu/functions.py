@@ -52,12 +52,15 @@ def e2m1_to_fp16(code):
 
 
 @triton.jit
-def plus_power(q, scale, offset, DTYPE: tl.constexpr):
-    """(q + p, offset - p scale) for q of 4 bits, with a power p that makes the first an exact number of DTYPE without a conversion.
+def plus_power(q, scale, offset, DTYPE: tl.constexpr, BITS: tl.constexpr = 4):
+    """(q + p, offset - p scale) for q of 4 or 8 bits, with a power p that makes the first an exact number of DTYPE without a conversion.
 
-    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions.
+    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions. bf16 has no such p for
+    8 bits, but q itself, by way of fp32.
     """
-    if tl.bfloat16 == DTYPE:
+    if tl.bfloat16 == DTYPE and BITS == 8:
+        number = ((q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0).to(tl.bfloat16)
+    elif tl.bfloat16 == DTYPE:
         number = (q.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
         offset -= 128.0 * scale
     elif tl.float16 == DTYPE:

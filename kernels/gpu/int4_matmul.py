@@ -1,4 +1,4 @@
-"""4-bit matrix product in Triton, weights unpacked in registers.
+"""Matrix product with weights of 4 or 8 bits in groups in Triton, weights unpacked in registers.
 
 One row is multiplied by int4_single_row.py. With a few more K is split, and a group's products are scaled after they are summed: q is
 exact in any dtype, and a tile of results has fewer elements than a tile of weights. With many rows it is the other way round: weights are
@@ -46,6 +46,7 @@ def int4_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HALF: tl.constexpr,
+    BITS: tl.constexpr,
     UPCAST: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
@@ -63,7 +64,8 @@ def int4_kernel(
     acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
     for start in range(begin, end, 2 * HALF):
         # Rows of bytes are padded to whole chunks, so they need no mask along K: what lies beyond meets zeros of x.
-        both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
+        if BITS == 4:
+            both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
         for high in tl.static_range(2):
             first = start + high * HALF
             k = first + column
@@ -74,11 +76,14 @@ def int4_kernel(
             group = tl.minimum(first, in_features - 1) // group_size
             scale = tl.load(scale_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
             offset = tl.load(offset_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
-            q = (both >> 4) if high else (both & 15)
+            if BITS == 4:
+                q = (both >> 4) if high else (both & 15)
+            else:
+                q = tl.load(weight_rows + first + column[None, :], mask=in_n[:, None], other=0)
             if not SCALE_AFTER:
                 weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
             else:
-                weight, offset = plus_power(q, scale, offset, x.dtype)
+                weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
             if UPCAST:
                 x, weight = x.to(tl.float32), weight.to(tl.float32)
             if SCALE_AFTER:
@@ -100,7 +105,8 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    tiles = tuned_tiles("int4_linear", chip(x.device), (out_features, in_features, packed.group_size), num_rows)
+    operation = "int4_linear" if packed.bits == 4 else "int8_groups_linear"
+    tiles = tuned_tiles(operation, chip(x.device), (out_features, in_features, packed.group_size), num_rows)
     tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
     if tiles.block_m == 1:
         return int4_single_row(x, packed, bias, tiles)
@@ -132,6 +138,7 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
         HALF=packed.half,
+        BITS=packed.bits,
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,

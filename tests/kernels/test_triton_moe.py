@@ -41,7 +41,7 @@ def test_weights_of_few_bits(kind: str) -> None:
     several, one, many = QUANTIZED_SHAPES
     compare_quantized_moe(moe, kind, several, torch.float32, "cpu")
     compare_quantized_moe(moe, kind, one, torch.bfloat16, "cpu")
-    if kind in ("mxfp4", "int4-32", "fp8-channel"):
+    if kind in ("mxfp4", "int4-32", "int8-32", "fp8-channel"):
         compare_quantized_moe(moe, kind, many, torch.float16, "cpu", is_plain_down=True)
 
 

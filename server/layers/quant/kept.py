@@ -141,8 +141,7 @@ class KeptLinear:
             scale = _fp8_scale(values)
             return Fp8Weight(values.values, scale), values.values.nbytes + scale.nbytes
         packed = _pack_int4(values, _SCALE_DTYPES[self.scheme.scale_bytes])
-        order_bytes = 0 if packed.order is None else packed.order.nbytes
-        return packed, packed.weight.nbytes + packed.scale.nbytes + packed.offset.nbytes + order_bytes
+        return packed, packed.num_bytes
 
 
 def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedWeights:

@@ -89,9 +89,12 @@ class WeightScheme:
         group = self.group_size or columns
         half = 64 if group % 64 == 0 or group >= columns else 32  # see kernels/int4_layout.py
         scales = 2 * -(-columns // group) * num_rows * self.scale_bytes
-        return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
+        return num_rows * -(-columns // (2 * half)) * half * self.bits // 4 + scales + (8 * columns if self.has_order else 0)
 
 
+# A quantised GGUF's weights on a GPU. Those whose blocks are not of 4 bits have 8.
+GGUF_GROUPS = WeightScheme("gguf", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2)
+GGUF_NAME = "GGUF blocks (4- or 8-bit weights)"
 # gpt-oss's experts as they are published (OCP Microscaling Formats, 1.0).
 MXFP4 = WeightScheme("mxfp4", "mxfp4", 4, is_float=True, group_size=32, targets=("experts",))
 
