@@ -12,7 +12,16 @@ from headway.kernels.checks import check_float, check_shape
 from headway.kernels.grouped_layout import GROUP, GroupedValues
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of 8 columns is in the lowest 4 bits of a word, in the next, ...
-_GGUF_SIZES = {"Q4_0": (32, 18), "Q4_1": (32, 20), "Q4_K": (256, 144)}  # weights and bytes of a block
+# Weights and bytes of a block.
+_GGUF_SIZES = {
+    "Q4_0": (32, 18),
+    "Q4_1": (32, 20),
+    "Q4_K": (256, 144),
+    "Q5_0": (32, 22),
+    "Q5_1": (32, 24),
+    "Q5_K": (256, 176),
+    "Q8_0": (32, 34),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +147,39 @@ def pack_gptq(
 
 
 def pack_gguf(blocks: Tensor, kind: str) -> PackedInt4:
-    """GGUF's Q4_0, Q4_1 and Q4_K: blocks [N, bytes of a row] uint8, as they are in the file. Scales become fp16."""
-    values, scale, offset = gguf_groups(blocks, kind)
-    return pack_int4(values, scale.t(), offset.t(), 32)
+    """GGUF's Q4_0, Q4_1 and Q4_K, and in 8 bits Q5_0, Q5_1, Q5_K and Q8_0: blocks [N, bytes of a row] uint8, as they are in the file.
+    Scales become fp16."""
+    weight = gguf_groups(blocks, kind)
+    return pack_int4(weight.values, weight.scale.t(), weight.offset.t(), GROUP, bits=weight.bits)
 
 
-def gguf_groups(blocks: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """values [N, K] uint8, scale and offset [N, K / 32] fp16 of blocks as ``pack_gguf`` takes them."""
+def gguf_groups(blocks: Tensor, kind: str) -> GroupedValues:
+    """Of blocks as ``pack_gguf`` takes them."""
     if kind not in _GGUF_SIZES:
         raise ValueError(f"{kind!r} is not one of {', '.join(_GGUF_SIZES)}")
     size, num_bytes = _GGUF_SIZES[kind]
     if blocks.dtype != torch.uint8 or blocks.shape[1] % num_bytes:
         raise ValueError(f"blocks is {blocks.dtype} {tuple(blocks.shape)}; rows of {kind} are uint8, {num_bytes} bytes for {size} weights")
     rows = blocks.reshape(len(blocks), -1, num_bytes)
-    header = rows[:, :, : num_bytes - size // 2]
-    nibbles = rows[:, :, num_bytes - size // 2 :].reshape(len(blocks), -1, min(size, 64) // 2)  # low bits first, then high
-    values = torch.stack((nibbles & 15, nibbles >> 4), dim=2).reshape(len(blocks), -1)
-    scale = _halves(header[:, :, 0:2])
-    if kind == "Q4_0":
-        offset = -8 * scale
-    elif kind == "Q4_1":
-        offset = _halves(header[:, :, 2:4])
+    scale = _halves(rows[:, :, 0:2])
+    if kind == "Q8_0":
+        return GroupedValues((rows[:, :, 2:] ^ 128).flatten(1), scale.half(), (-128 * scale).half(), 8)  # signed numbers, plus 128
+    num_low = size // 2
+    low = rows[:, :, num_bytes - num_low :].reshape(len(blocks), -1, min(size, 64) // 2)  # low bits of bytes first, then high
+    values = torch.stack((low & 15, low >> 4), dim=2).view(len(blocks), -1, size // GROUP, GROUP)
+    bits = 4
+    if kind.startswith("Q5"):
+        bits = 8
+        values = values | _fifth_bits(rows[:, :, num_bytes - num_low - size // 8 : num_bytes - num_low], size) << 4
+    if kind.endswith("_0"):
+        offset = (-8 if bits == 4 else -16) * scale
+    elif kind.endswith("_1"):
+        offset = _halves(rows[:, :, 2:4])
     else:
-        scales, offsets = _q4_k_scales(header[:, :, 4:])
-        offset = (-_halves(header[:, :, 2:4])[:, :, None] * offsets).flatten(1)
+        scales, offsets = _k_scales(rows[:, :, 4:16])
+        offset = (-_halves(rows[:, :, 2:4])[:, :, None] * offsets).flatten(1)
         scale = (scale[:, :, None] * scales).flatten(1)
-    return values, scale.half(), offset.half()
+    return GroupedValues(values.flatten(1), scale.half(), offset.half(), bits)
 
 
 def awq_columns(words: Tensor) -> Tensor:
@@ -196,7 +212,16 @@ def _halves(two_bytes: Tensor) -> Tensor:
     return two_bytes.contiguous().view(torch.float16)[..., 0].float()
 
 
-def _q4_k_scales(header: Tensor) -> tuple[Tensor, Tensor]:
+def _fifth_bits(high: Tensor, size: int) -> Tensor:
+    """Of a block's weights [N, blocks, groups, 32], 0 or 1: in the one group of a small block a bit of 4 bytes each, lowest first; in a large
+    one bit g of byte j is that of weight j of group g."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=high.device)
+    if size == GROUP:
+        return (high[:, :, :, None] >> shifts & 1).flatten(2)[:, :, None]
+    return high[:, :, None, :] >> shifts[:, None] & 1
+
+
+def _k_scales(header: Tensor) -> tuple[Tensor, Tensor]:
     """12 bytes -> 8 scales and 8 offsets of 6 bits: four of each as low 6 bits, the others in pieces of 4 and 2."""
     first, second, third = header[:, :, 0:4], header[:, :, 4:8], header[:, :, 8:12]
     scales = torch.cat((first & 63, third & 15 | first >> 6 << 4), dim=2)

@@ -24,7 +24,7 @@ _ROWS_A_PIECE = 1024  # of a table that is rounded, so that temporaries stay sma
 
 @dataclass(frozen=True, slots=True)
 class GgufBlocks:
-    """A weight as a GGUF file has it, in one of the formats whose blocks are 4 bits in groups of 32: Q4_0, Q4_1, Q4_K."""
+    """A weight as a GGUF file has it, in one of the formats that have a scale and an offset for 32 weights: see kernels/int4_layout.py."""
 
     blocks: Tensor  # [N, bytes of a row] uint8
     kind: str
@@ -36,7 +36,7 @@ class GgufBlocks:
         return GgufBlocks(self.blocks.to(device), self.kind)
 
     def groups(self) -> GroupedValues:
-        return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
+        return gguf_groups(self.blocks, self.kind)
 
 
 class Packer(Protocol):

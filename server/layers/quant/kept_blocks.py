@@ -20,7 +20,8 @@ from headway.server.layers.weight import Part, Weight
 
 @dataclass(frozen=True)
 class KeptBlocksLinear(KeptLinear):
-    """Blocks of 4 bits stay as they are; all others take 8, rounded once more (Q8_0 not at all). A table that is a head too is plain."""
+    """Blocks of 4 bits stay as they are; all others take 8, those that have no scale for 32 weights rounded once more. A head that is the
+    embedding too is plain."""
 
     @property
     def name(self) -> str:
