@@ -69,3 +69,17 @@ def plus_power(q, scale, offset, DTYPE: tl.constexpr, BITS: tl.constexpr = 4):
     else:
         number = q.to(DTYPE)
     return number, offset
+
+
+@triton.jit
+def group_weight(q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr):
+    """The weights [N, K] of codes whose columns are of one group, as fp32. KIND: "mxfp4", a power of two for a scale, or "groups"."""
+    if KIND == "mxfp4":
+        power = tl.load(scale_ptr, mask=in_n, other=0).to(tl.int32)
+        scale = (tl.minimum(power + 14, 255) << 23).to(tl.float32, bitcast=True)  # 2^14 larger than it is, as the numbers are smaller
+        weight = e2m1_to_fp16(q).to(tl.float32) * scale[:, None]
+    else:
+        scale = tl.load(scale_ptr, mask=in_n, other=0.0).to(tl.float32)
+        offset = tl.load(offset_ptr, mask=in_n, other=0.0).to(tl.float32)
+        weight = q.to(tl.float32) * scale[:, None] + offset[:, None]
+    return weight

@@ -1,8 +1,8 @@
 """Matrix product with weights of 4 or 8 bits in groups in Triton, weights unpacked in registers.
 
 One row is multiplied by int4_single_row.py. With a few more K is split, and a group's products are scaled after they are summed: q is
-exact in any dtype, and a tile of results has fewer elements than a tile of weights. With many rows it is the other way round: weights are
-scaled, and rounded, before.
+exact in any dtype, and a tile of results has fewer elements than a tile of weights. With more rows it is the other way round: weights are
+scaled, and rounded, before; and with many this is done once, by dequantize.py, for a plain product.
 Results are computed transposed, weights first: that operand of the matrix units may come from registers on every chip.
 """
 
@@ -12,9 +12,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import linear
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
+from headway.kernels.gpu.dequantize import WIDE_ROWS, dequantize
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.functions import plus_power
 from headway.kernels.gpu.int4_single_row import int4_single_row
@@ -105,6 +107,8 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
+    if num_rows >= WIDE_ROWS:
+        return linear(x, dequantize(packed, x.dtype), None if bias is None else bias.to(x.dtype))
     operation = "int4_linear" if packed.bits == 4 else "int8_groups_linear"
     tiles = tuned_tiles(operation, chip(x.device), (out_features, in_features, packed.group_size), num_rows)
     tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
@@ -165,4 +169,4 @@ def estimate(num_rows: int, size: tuple[int, int], half: int, dtype: torch.dtype
         return Tiles(block_m, block_n, chunk, num_splits, num_warps=4, num_stages=num_stages)
     if dtype.itemsize == 4:
         return Tiles(32, 64, chunk, num_warps=4, num_stages=2)
-    return Tiles(64 if num_rows <= 2 * FEW_ROWS else 128, 128, chunk, num_warps=8, num_stages=2)
+    return Tiles(64, 128, chunk, num_warps=8, num_stages=2)

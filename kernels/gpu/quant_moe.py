@@ -18,7 +18,7 @@ from headway.kernels.expert_weights import MXFP4_BLOCK, Fp8Experts, Int4Experts,
 from headway.kernels.fp8_matmul import SCALE_BLOCK
 from headway.kernels.gpu.device import chip, has_fp8
 from headway.kernels.gpu.expert_gate import gated
-from headway.kernels.gpu.functions import e2m1_to_fp16, e4m3_to_fp16, plus_power
+from headway.kernels.gpu.functions import e4m3_to_fp16, group_weight, plus_power
 from headway.kernels.gpu.quantize import quantize_fp8, quantize_int8
 from headway.kernels.gpu.split_k import tile_of
 from headway.kernels.moe import ClampedGate
@@ -56,17 +56,12 @@ def _add_group(
     acc, x, q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr, BITS: tl.constexpr, SCALE_AFTER: tl.constexpr, UPCAST: tl.constexpr
 ):
     """acc [N, M] + weight [N, K] x [M, K]^T, of weights whose columns are of one group. ``q``: their codes."""
-    if KIND == "mxfp4":
-        power = tl.load(scale_ptr, mask=in_n, other=0).to(tl.int32)
-        scale = (tl.minimum(power + 14, 255) << 23).to(tl.float32, bitcast=True)  # 2^14 larger than it is, as the numbers are smaller
-        weight = (e2m1_to_fp16(q).to(tl.float32) * scale[:, None]).to(x.dtype)
-    else:
+    if SCALE_AFTER:
         scale = tl.load(scale_ptr, mask=in_n, other=0.0).to(tl.float32)
         offset = tl.load(offset_ptr, mask=in_n, other=0.0).to(tl.float32)
-        if SCALE_AFTER:
-            weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
-        else:
-            weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
+        weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
+    else:
+        weight = group_weight(q, scale_ptr, offset_ptr, in_n, KIND).to(x.dtype)
     if UPCAST:
         x, weight = x.to(tl.float32), weight.to(tl.float32)
     if SCALE_AFTER:

@@ -143,6 +143,7 @@ INT4_CASES = [
     ((3, 600, 130), 64, False),
     ((70, 130, 130), 32, True),
     ((130, 256, 200), 128, False),
+    ((140, 123, 70), 123, True),
     ((0, 64, 48), 64, True),
 ]
 Int4Case = tuple[tuple[int, int, int], int, bool]

@@ -71,6 +71,7 @@ def compare_groups(module: ModuleType, num_tokens: int, num_experts: int, top_k:
 
 # (T, E, K, H, I): I of blocks is a multiple of 128.
 QUANTIZED_SHAPES = [(5, 4, 2, 150, 70), (1, 3, 2, 64, 32), (40, 2, 1, 96, 136)]
+WIDE_SHAPE = (260, 2, 1, 70, 40)  # weights in groups are written out
 
 
 def compare_quantized_moe(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from matmul_kernels import Case
 
-from headway.kernels.gpu import moe, quant_moe
+from headway.kernels.expert_weights import MXFP4_BLOCK
+from headway.kernels.gpu import dequantize, moe, quant_moe
 from headway.kernels.tuned import Tiles
 
 
@@ -67,4 +68,6 @@ def _quantized(pointer: str, dtype: torch.dtype, types: dict[str, str], has_fp8:
         constants |= {"HAS_X_SCALE": x != pointer or kind == fp8 == "bytes", "HAS_ORDER": kind == "int4" and tiles.block_k == 64}
         constants |= {"IS_CLAMPED": is_up and kind == "mxfp4", "HAS_BIAS": kind == "mxfp4"}
         found.append(("quant_experts", quant_moe.quant_experts_kernel, own, constants))
-    return found
+    pointers = {"weight_ptr": "*u8", "scale_ptr": "*u8", "offset_ptr": "*u8", "order_ptr": "*u8", "out_ptr": pointer}
+    written = {"KIND": "mxfp4", "BITS": 4, "HAS_ORDER": False, "BLOCK_N": dequantize.BLOCK_N, "HALF": MXFP4_BLOCK}
+    return [*found, ("dequantize", dequantize.dequantize_kernel, pointers, written)]
