@@ -22,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, Mxfp4Experts
+from headway.kernels.grouped_layout import GROUP
 from headway.kernels.moe import moe, route_tokens
 
 
@@ -76,10 +77,15 @@ def _int8(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeigh
     return Int8Experts(_bits(device, num_experts, n, k).view(torch.int8), _small(device, num_experts, n))
 
 
-def _int4(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
-    scale = _small(device, num_experts, -(-k // GROUP_SIZE), n).half()
-    weight = _bits(device, num_experts, n, -(-k // (2 * GROUP_SIZE)) * GROUP_SIZE)
-    return Int4Experts(weight, scale, -8 * scale, None, k, GROUP_SIZE, GROUP_SIZE)
+def _groups(bits: int, size: int) -> Callable[[int, int, int, torch.device], ExpertWeights]:
+    """``size`` columns of a group, and of half of a chunk."""
+
+    def draw(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
+        scale = _small(device, num_experts, -(-k // size), n).half()
+        weight = _bits(device, num_experts, n, -(-k // (2 * size)) * size * bits // 4)
+        return Int4Experts(weight, scale, -(2 ** (bits - 1)) * scale, None, k, size, size, bits)
+
+    return draw
 
 
 def _mxfp4(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
@@ -92,7 +98,9 @@ FORMATS = {
     "fp8": Format(_fp8, speed=2),
     "fp8-blocks": Format(_fp8_blocks, speed=2),
     "int8": Format(_int8, speed=2),
-    "int4": Format(_int4),
+    "int4": Format(_groups(4, GROUP_SIZE)),
+    "gguf-4": Format(_groups(4, GROUP)),
+    "gguf-8": Format(_groups(8, GROUP)),
     "mxfp4": Format(_mxfp4),
 }
 

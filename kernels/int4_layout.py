@@ -28,8 +28,9 @@ _GGUF_SIZES = {
 class PackedInt4:
     """An [N, K] weight, ``w[n, order[i]] = scale[g, n] * q[n, i] + offset[g, n]`` with ``g = i // group_size`` and q below 2^bits.
 
-    With 8 bits a byte has a column, and rows are padded to chunks of ``2 half``. With 4 columns are cut into chunks of ``2 half``. Byte ``c half + j`` of a row has column ``j`` of chunk c in its low 4 bits and column
-    ``half + j`` in its high ones, so that either half of a tile of bytes is a tile of neighbouring columns, all of one group:
+    Columns are cut into chunks of ``2 half``, the last of which is padded. With 8 bits a byte has a column, in their order. With 4 byte
+    ``c half + j`` of a row has column ``j`` of chunk c in its low bits and column ``half + j`` in its high ones, so that either half of a
+    tile of bytes is a tile of neighbouring columns, all of one group:
 
         byte      |  0      1   ...  half-1  |  half    ...
         low bits  |  q0     q1  ...  q(h-1)  |  q(2h)   ...
@@ -51,9 +52,7 @@ class PackedInt4:
         return self.weight.nbytes + self.scale.nbytes + self.offset.nbytes + (0 if self.order is None else self.order.nbytes)
 
 
-def pack_int4(
-    values: Tensor, scale: Tensor, offset: Tensor, group_size: int, order: Tensor | None = None, *, bits: int = 4
-) -> PackedInt4:
+def pack_int4(values: Tensor, scale: Tensor, offset: Tensor, group_size: int, order: Tensor | None = None, *, bits: int = 4) -> PackedInt4:
     """values [N, K], integers below 2^bits; scale and offset [G, N]; order [K], see PackedInt4. All on one device, where the result is.
 
     ``group_size`` is a multiple of 32, or at least K: one scale a row.
@@ -213,8 +212,8 @@ def _halves(two_bytes: Tensor) -> Tensor:
 
 
 def _fifth_bits(high: Tensor, size: int) -> Tensor:
-    """Of a block's weights [N, blocks, groups, 32], 0 or 1: in the one group of a small block a bit of 4 bytes each, lowest first; in a large
-    one bit g of byte j is that of weight j of group g."""
+    """Of a block's weights [N, blocks, groups, 32], 0 or 1: in the one group of a small block a bit of 4 bytes each, lowest first; in a
+    large one bit g of byte j is that of weight j of group g."""
     shifts = torch.arange(8, dtype=torch.uint8, device=high.device)
     if size == GROUP:
         return (high[:, :, :, None] >> shifts & 1).flatten(2)[:, :, None]

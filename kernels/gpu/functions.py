@@ -55,8 +55,8 @@ def e2m1_to_fp16(code):
 def plus_power(q, scale, offset, DTYPE: tl.constexpr, BITS: tl.constexpr = 4):
     """(q + p, offset - p scale) for q of 4 or 8 bits, with a power p that makes the first an exact number of DTYPE without a conversion.
 
-    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions. bf16 has no such p for
-    8 bits, but q itself, by way of fp32.
+    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions. bf16 has no such p
+    for 8 bits, but q itself, by way of fp32.
     """
     if tl.bfloat16 == DTYPE and BITS == 8:
         number = ((q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0).to(tl.bfloat16)

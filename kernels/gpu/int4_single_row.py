@@ -1,8 +1,8 @@
 """One row times weights of 4 or 8 bits, without the matrix units: bound by reading the weight, as long as a weight takes few instructions.
 
 A weight takes three: its bits are moved to where fp32 has the highest bits of a fraction, put into the fraction of 128, and multiplied
-with its input; the 128 (of 8 bits 256) and the offset come off at the end of a group, by the sum of the inputs. Words of 8 weights, or of 4,
-are loaded, since bytes would be unpacked one by one.
+with its input; the 128 (of 8 bits 256) and the offset come off at the end of a group, by the sum of the inputs. Words of 8 weights, or of
+4, are loaded, since bytes would be unpacked one by one.
 """
 
 # mypy: allow-incomplete-defs
@@ -88,8 +88,8 @@ def int4_single_row_kernel(
 
 
 def int4_single_row(x: Tensor, packed: PackedInt4, bias: Tensor | None, tiles: Tiles) -> Tensor:
-    """x [1, K] -> [1, N]: see headway.kernels.int4_matmul.int4_linear. ``tiles``: block_n rows of the weight by block_k columns, with 8 bits
-    half as many."""
+    """x [1, K] -> [1, N]: see headway.kernels.int4_matmul.int4_linear. ``tiles``: block_n rows of the weight by block_k columns, with
+    8 bits half as many."""
     out = torch.empty((1, packed.out_features), dtype=x.dtype, device=x.device)
     words = packed.weight.view(torch.int32)
     int4_single_row_kernel[(triton.cdiv(packed.out_features, tiles.block_n),)](

@@ -146,7 +146,7 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
     mixture = None if has_whole_experts else config.mixture
     if mixture is not None and share_of_expert(mixture.intermediate_size, scheme.step, 0, size) is None:
         return False
-    if quantization == "gguf_a16" and not config.tie_word_embeddings and config.vocab_size % size:
+    if quantization == "gguf_a16" and config.vocab_size % size:
         return False
     if quantization != "kept":
         return cuts_between_groups(scheme, columns, size)

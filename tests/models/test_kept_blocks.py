@@ -95,17 +95,13 @@ def test_blocks_of_32(tmp_path: Path, name: str, type_name: str, bits: int) -> N
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 def test_blocks_of_256(tmp_path: Path) -> None:
-    """The widest part of a fused weight decides; fp16 scales for those of Q4_K, which take 17 bits, and 8 bits for those of Q6_K, which
-    share a scale with 15 others instead of 31."""
+    """The widest part of a fused weight decides. Scales of Q4_K are rounded to fp16, and weights of Q6_K, whose groups are of 16, to 8
+    bits."""
     files = make(tmp_path, "llama", "Q4_K", Q4_K_M, **K_SIZES)
     loaded, expected = load(files, "gguf_a16"), logits(load(files))
     assert (logits(loaded) - expected).norm() < 0.02 * expected.norm()
     assert bits_of(loaded) == {"qkv": 8, "o": 4, "gate_up": 4, "down": 8}
     assert_kept_as_planned(files, loaded)
-    (tmp_path / "k").mkdir()
-    files = make(tmp_path / "k", "llama", "Q4_K", **K_SIZES)
-    expected = logits(load(files))
-    assert (logits(load(files, "gguf_a16")) - expected).norm() < 2e-3 * expected.norm()
 
 
 @pytest.mark.usefixtures("_as_on_a_gpu")

@@ -54,8 +54,8 @@ def convert_to_gguf(
     squeezes: bool = False,
 ) -> ModelFiles:
     """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``, or where their names end with a key of
-    ``other_types`` in its value; of K-quants, which the package only reads, blocks are drawn. ``metadata`` adds keys or replaces them, a key
-    that is None is left out.
+    ``other_types`` in its value; of K-quants, which the package only reads, blocks are drawn. ``metadata`` adds keys or replaces them, a
+    key that is None is left out.
 
     ``has_whole_latents``: deepseek2 as it was written until April 2025. ``is_fused``: experts' gates and what they let through are one
     stack. ``squeezes``: matrices of one row are vectors. ``tensors_a_part``: of several files, of which the first is named.
