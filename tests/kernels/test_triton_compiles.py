@@ -39,7 +39,7 @@ def test_every_kernel_compiles(capability: int, dtype: str, tmp_path: Path) -> N
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     names = {"norm", "silu", "gelu", "rope", "decode", "merge", "prefill", "shared_pages", "forbid", "shrink", "expand", "embed"}
     names |= {"single_row", "few_rows", "sum_parts", "quantize_rows", "quantize_groups", "quantize_spread"}
-    names |= {"int8", "fp8", "int4", "int4_single_row"}
+    names |= {"int8", "fp8", "int4", "int4_single_row", "dequantize"}
     names |= {"peaks", "finish", "weigh", "draw", "penalise", "count", "route", "group", "up", "down", "quant_experts", "sum_pairs"}
     assert {kernel["kernel"] for kernel in kernels} >= names
     most = {"prefill": HOPPER_SHARED_MEMORY} if capability >= 90 else {}
