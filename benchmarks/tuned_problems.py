@@ -95,7 +95,7 @@ def problems(shapes: Shapes, rows: tuple[int, ...], device: torch.device) -> Ite
 
 
 # With more an operation is the BLAS's.
-_MOST_ROWS = {"linear": linear.MAX_ROWS, "int4_linear": dequantize.WIDE_ROWS - 1}
+_MOST_ROWS = {"linear": linear.MAX_ROWS, "int4_linear": dequantize.wide_rows(GROUP_SIZE) - 1}
 
 
 def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int, size: tuple[int, int], device: torch.device) -> Problem:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.expert_weights import ExpertWeights, Int4Experts, Mxfp4Experts
-from headway.kernels.gpu.dequantize import MOST_BYTES, WIDE_ROWS, dequantize_experts
+from headway.kernels.gpu.dequantize import MOST_BYTES, WIDE_PAIRS, dequantize_experts
 from headway.kernels.gpu.device import chip
 from headway.kernels.gpu.expert_gate import gated
 from headway.kernels.gpu.functions import sigmoid
@@ -296,7 +296,7 @@ def moe(
 
 def _as_multiplied(weights: ExpertWeights, num_pairs: int, dtype: torch.dtype) -> ExpertWeights:
     """Weights in groups are written out where experts have many rows."""
-    if not isinstance(weights, Int4Experts | Mxfp4Experts) or num_pairs < WIDE_ROWS * weights.shape[0]:
+    if not isinstance(weights, Int4Experts | Mxfp4Experts) or num_pairs < WIDE_PAIRS * weights.shape[0]:
         return weights
     num_bytes = math.prod(weights.shape) * dtype.itemsize
     return weights if num_bytes > MOST_BYTES else dequantize_experts(weights, dtype)

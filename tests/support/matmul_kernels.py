@@ -90,9 +90,9 @@ def _int4(pointer: str) -> list[Case]:
         one = {"HAS_ORDER": has_order, "HAS_BIAS": True, "HALF": half, "BITS": bits, "BLOCK_N": 4, "CHUNKS": 1024 // half, "x_stride_k": 1}
         words = types | {"words_ptr": "*i32", "out_ptr": pointer}
         found.append(("int4_single_row", int4_single_row.int4_single_row_kernel, words, one | {"num_stages": 1}))
-        for num_rows in (16, 64, 127):
+        for num_rows in (16, dequantize.wide_rows(group_size) - 1):
             tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, dtype, MULTIPROCESSORS)
-            constants = _constants(tiles) | {"HAS_ORDER": has_order and num_rows <= 64, "SCALE_AFTER": num_rows <= 64, "HAS_BIAS": True}
+            constants = _constants(tiles) | {"HAS_ORDER": has_order, "HAS_BIAS": True}
             del constants["BLOCK_K"]
             out = {"out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
             constants |= {"HALF": half, "BITS": bits, "UPCAST": False, "x_stride_k": 1}
