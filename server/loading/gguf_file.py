@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,10 @@ class GgufFile:
             self._mapped |= dict.fromkeys(index, _Mapped.of(part))
         for name, tensor in self.index.items():
             if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 1:
-                shape = list(tensor.shape)
-                raise ModelSourceError(f"The tensor {name} of {self.origin} has the shape {shape}: the file is damaged; download it again.")
+                shape = reprlib.repr(list(tensor.shape))
+                raise ModelSourceError(
+                    f"The tensor {name[:200]} of {self.origin} has the shape {shape}: the file is damaged; download it again."
+                )
 
     def in_order(self) -> list[tuple[str, GgufTensor]]:
         """The tensors as they lie in the files."""
@@ -144,10 +147,16 @@ def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -
     """That the file says of itself what its name says."""
     own_number, own_count = metadata.get("split.no", 0), metadata.get("split.count", 0) or 1
     if (own_number, own_count) != (number, count):
+        name = f"part {number + 1} of {count} of a model" if count > 1 else "a whole model"
         raise ModelSourceError(
-            f"{path} has the name of part {number + 1} of {count} of a model and the content of part {own_number!r} (from 0 on) of "
-            f"{own_count!r}: give all parts the names that they were made with, NAME-00001-of-00003.gguf and so on, in one directory."
+            f"{path} has the name of {name} and the content of part {_part(own_number, 1)} of {_part(own_count, 0)}: "
+            "give all parts the names that they were made with, NAME-00001-of-00003.gguf and so on, in one directory."
         )
+
+
+def _part(value: Any, offset: int) -> str:
+    """As people count; whatever else may stand in a file as it stands there, cut."""
+    return str(value + offset) if type(value) is int else reprlib.repr(value)
 
 
 def _format(tensor: GgufTensor, name: str, origin: str) -> Any:

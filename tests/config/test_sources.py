@@ -268,7 +268,8 @@ def test_command_line_problems(argv: list[str], problem: str) -> None:
         ("SM_VLLM_TASK", "x", f"environment SM_VLLM_TASK: no longer exists; {TASK}"),
         ("SM_VLLM_NNODES", "2",
          "environment SM_VLLM_NNODES: is an option of vLLM that is not supported by this version of Headway; "
-         "a server runs on one host: leave it out, start a server on each, and put `headway router` before them"),
+         "--distributed-executor-backend ray is what spreads a model over hosts: leave this out, or start a server "
+         "on each, and put `headway router` before them"),
     ],
 )  # fmt: skip
 def test_environment_problems(name: str, text: str, problem: str) -> None:
