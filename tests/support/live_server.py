@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 
 class LiveServer:
     """A running `headway serve`. Use as a context manager; ``log()`` is all it printed. ``prefix`` is a command that runs it."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, command: str = "serve", prefix: Sequence[str] = ()) -> None:
-        self.port = free_port()
+        self.port = claimed_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = tempfile.NamedTemporaryFile(prefix="headway-test-", suffix=".log", delete=False)  # noqa: SIM115
         network = [] if command == "entrypoint" else ["--host", "127.0.0.1", "--port", str(self.port)]
