@@ -87,9 +87,9 @@ test-image: $(VENV)/.ready-dev
 test-alone: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m alone --durations 5 $(call files_marked,alone)
 
-# A target that gives way to whatever else runs; its output comes when it ends, in one piece.
+# A target that gives way to what runs beside it (a quarter of a processor is left to it); its output comes when it ends, in one piece.
 beside-%:
-	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; result=passed; nice -n 10 $(MAKE) $* >"$$log" 2>&1 || result=FAILED; \
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; result=passed; nice -n 5 $(MAKE) $* >"$$log" 2>&1 || result=FAILED; \
 	  printf '\n-- make $*: %s\n' $$result; cat "$$log"; printf -- '-- end of make $*\n'; [ $$result = passed ]
 
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
