@@ -9,7 +9,8 @@ import pytest
 from containers import docker
 from image_layers import layer_digests
 
-pytestmark = pytest.mark.docker
+# Building it has limits of its own, of half an hour: it gives way to what runs beside it.
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(3000)]
 
 
 def inside(image: str, *command: str) -> str:
@@ -59,7 +60,7 @@ def test_byte_code_is_in_the_image_and_its_times_are_fixed(image: str) -> None:
 
 def test_the_same_inputs_give_the_same_layers(image: str, tmp_path: Path) -> None:
     """Without the builder's cache, so that every stage runs anew."""
-    docker("build", "--no-cache", "--network", "host", "--tag", f"{image}-again", ".", timeout_s=1200)
+    docker("build", "--no-cache", "--network", "host", "--tag", f"{image}-again", ".", timeout_s=1800)
     try:
         assert layer_digests(f"{image}-again", tmp_path) == layer_digests(image, tmp_path)
     finally:
