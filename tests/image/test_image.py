@@ -9,8 +9,7 @@ import pytest
 from containers import docker
 from image_layers import layer_digests
 
-# Building it has limits of its own, of half an hour: it gives way to what runs beside it.
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(3000)]
+pytestmark = pytest.mark.docker
 
 
 def inside(image: str, *command: str) -> str:
@@ -58,6 +57,7 @@ def test_byte_code_is_in_the_image_and_its_times_are_fixed(image: str) -> None:
     assert inside(image, "find", "/opt/headway/lib", "-path", "*/headway/server/__pycache__/cli*.pyc")
 
 
+@pytest.mark.timeout(2700, func_only=True)
 def test_the_same_inputs_give_the_same_layers(image: str, tmp_path: Path) -> None:
     """Without the builder's cache, so that every stage runs anew."""
     docker("build", "--no-cache", "--network", "host", "--tag", f"{image}-again", ".", timeout_s=1800)
