@@ -85,7 +85,8 @@ class Driver:
         self._options = options
         self._clock = clock
         files = resolve_model(options.model, cache_dir=cache_directory(os.environ))
-        model = {"model": options.model, "device": "cpu", "max_model_len": 2048}
+        self._max_tokens = options.steps + max(options.rows) + 64  # those that begin first decode meanwhile
+        model = {"model": options.model, "device": "cpu", "max_model_len": options.input_len + self._max_tokens}
         self._core: EngineCore = build_engine(ServerConfig.model_validate({"model": model}), files)
         self._rng = random.Random(0)
         self._ids = count()
@@ -93,7 +94,7 @@ class Driver:
     def decode(self, num_rows: int) -> list[Step]:
         """Steps in which so many requests get a token each, and nothing else happens."""
         options, core = self._options, self._core
-        sampling = SamplingParams(max_tokens=options.steps + num_rows + 64, temperature=0.0, ignore_eos=True)
+        sampling = SamplingParams(max_tokens=self._max_tokens, temperature=0.0, ignore_eos=True)
         for _ in range(num_rows):
             prompt = [self._rng.randrange(core.info.vocab_size) for _ in range(options.input_len)]
             core.add_request(GenerateRequest(f"r{next(self._ids)}", prompt, sampling, time.time()))

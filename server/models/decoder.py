@@ -38,7 +38,6 @@ class DecoderBranches(Layer):
     outputs over them."""
 
     num_attended = 1  # vectors of the hidden size that attention reads of a token
-    fusable: FusableLayer | None = None  # of the loaded layer, where it can be computed with others in one call
 
     def __init__(self, config: DecoderConfig, index: int, context: BuildContext) -> None:
         self._group = context.group
@@ -84,6 +83,11 @@ class DecoderBranches(Layer):
         widen = self.gate_up if self._is_gated else self.up
         return self._scaled(self.down(self._activation(widen(hidden, lora)), lora))  # what is widest has no name: it ends with the gate
 
+    @cached_property
+    def fusable(self) -> FusableLayer | None:
+        """All of a call as a kernel takes it together with other layers; None where none does. Of the loaded layer."""
+        return None
+
     def _scaled(self, branch: Tensor) -> Tensor:
         return branch if self._scale == 1.0 else branch * self._scale
 
@@ -109,7 +113,6 @@ class DecoderLayer(DecoderBranches):
 
     @cached_property
     def fusable(self) -> FusableLayer | None:
-        """All of the above in one call, of the loaded layer."""
         if self.moe is not None or not self._is_fusable:
             return None
         if not isinstance(self.input_norm, RMSNorm) or not isinstance(self.post_attention_norm, RMSNorm):
