@@ -1,8 +1,8 @@
-"""4-bit matrix product in Triton, weights unpacked in registers.
+"""Matrix product with weights of 4 or 8 bits in groups in Triton, weights unpacked in registers.
 
 One row is multiplied by int4_single_row.py. With a few more K is split, and a group's products are scaled after they are summed: q is
-exact in any dtype, and a tile of results has fewer elements than a tile of weights. With many rows it is the other way round: weights are
-scaled, and rounded, before.
+exact in any dtype, and a tile of results has fewer elements than a tile of weights. With more rows it is the other way round: weights are
+scaled, and rounded, before; and with many this is done once, by dequantize.py, for a plain product.
 Results are computed transposed, weights first: that operand of the matrix units may come from registers on every chip.
 """
 
@@ -12,9 +12,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import linear
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
+from headway.kernels.gpu.dequantize import WIDE_ROWS, dequantize
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.functions import plus_power
 from headway.kernels.gpu.int4_single_row import int4_single_row
@@ -46,6 +48,7 @@ def int4_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HALF: tl.constexpr,
+    BITS: tl.constexpr,
     UPCAST: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
@@ -63,7 +66,8 @@ def int4_kernel(
     acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
     for start in range(begin, end, 2 * HALF):
         # Rows of bytes are padded to whole chunks, so they need no mask along K: what lies beyond meets zeros of x.
-        both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
+        if BITS == 4:
+            both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
         for high in tl.static_range(2):
             first = start + high * HALF
             k = first + column
@@ -74,11 +78,14 @@ def int4_kernel(
             group = tl.minimum(first, in_features - 1) // group_size
             scale = tl.load(scale_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
             offset = tl.load(offset_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
-            q = (both >> 4) if high else (both & 15)
+            if BITS == 4:
+                q = (both >> 4) if high else (both & 15)
+            else:
+                q = tl.load(weight_rows + first + column[None, :], mask=in_n[:, None], other=0)
             if not SCALE_AFTER:
                 weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
             else:
-                weight, offset = plus_power(q, scale, offset, x.dtype)
+                weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
             if UPCAST:
                 x, weight = x.to(tl.float32), weight.to(tl.float32)
             if SCALE_AFTER:
@@ -100,7 +107,10 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    tiles = tuned_tiles("int4_linear", chip(x.device), (out_features, in_features, packed.group_size), num_rows)
+    if num_rows >= WIDE_ROWS:
+        return linear(x, dequantize(packed, x.dtype), None if bias is None else bias.to(x.dtype))
+    operation = "int4_linear" if packed.bits == 4 else "int8_groups_linear"
+    tiles = tuned_tiles(operation, chip(x.device), (out_features, in_features, packed.group_size), num_rows)
     tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
     if tiles.block_m == 1:
         return int4_single_row(x, packed, bias, tiles)
@@ -132,6 +142,7 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
         HALF=packed.half,
+        BITS=packed.bits,
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -158,4 +169,4 @@ def estimate(num_rows: int, size: tuple[int, int], half: int, dtype: torch.dtype
         return Tiles(block_m, block_n, chunk, num_splits, num_warps=4, num_stages=num_stages)
     if dtype.itemsize == 4:
         return Tiles(32, 64, chunk, num_warps=4, num_stages=2)
-    return Tiles(64 if num_rows <= 2 * FEW_ROWS else 128, 128, chunk, num_warps=8, num_stages=2)
+    return Tiles(64, 128, chunk, num_warps=8, num_stages=2)

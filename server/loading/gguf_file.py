@@ -19,7 +19,9 @@ from headway.server.source.gguf_parts import parts_of
 
 FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
 _MAX_DIMENSIONS = 4  # of ggml
-FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
+# Whose blocks have a scale and an offset for 32 weights, which they need no rounding to be kept in.
+FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}
+GROUPED_TYPES = FOUR_BIT_TYPES | {6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 13: "Q5_K"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,8 +252,6 @@ def test_missing_config_file(tmp_path: Path) -> None:
          "--long-prefill-token-threshold (10) must not exceed --max-model-len (9)"),
         (["--kv-cache-memory-bytes", "1g", "--num-gpu-blocks-override", "9"],
          "--kv-cache-memory-bytes and --num-gpu-blocks-override both set the size of the KV cache: leave one of them out"),
-        (["-q", "gguf", "--device", "cuda"],
-         "--quantization gguf runs on a CPU only, and --device is cuda: leave one of them out"),
     ],
 )  # fmt: skip
 def test_command_line_problems(argv: list[str], problem: str) -> None:
