@@ -7,10 +7,12 @@ serve.
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FOLDER = "kernels/cpu/native"
 PACKAGE = "headway.kernels.cpu.native"
@@ -26,7 +28,18 @@ X86_VARIANTS = {
 }
 VARIANTS = {"baseline": []} | (X86_VARIANTS if IS_X86 else {})
 
+
+class BuildApart(build_ext):
+    """Each library in a folder of its own: all are made of the same sources, and two at a time would take each other's objects."""
+
+    def build_extension(self, ext: Extension) -> None:
+        own = copy.copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
+        build_ext.build_extension(own, ext)
+
+
 setup(
+    cmdclass={"build_ext": BuildApart},
     # Two at a time: a compiler takes up to 0.8 GiB, and one that is killed for memory leaves an installation without its kernels.
     options={"build_ext": {"parallel": min(os.cpu_count() or 1, 2)}},
     ext_modules=[
