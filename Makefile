@@ -14,12 +14,15 @@ MINUTES ?= 20
 NUM ?= 2000
 # Of the tests that start no server: each takes whole files.
 WORKERS ?= 2
+# Only these files are collected for the others, since collecting all takes half a minute.
+files_marked = $(shell grep -rlE 'mark\.($(1))\b' tests --include='test_*.py' | sort)
+IMAGE_TESTS := tests/image/test_image.py
 # Installed again when one of these changes.
 SETUP_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard kernels/cpu/native/*.cpp kernels/cpu/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast clients fuzz valid check check-style check-types check-test-types format bench docs clean image \
-  wheels lock
+.PHONY: help setup serve test test-fast test-servers test-image test-alone clients fuzz valid check check-style check-types \
+  check-test-types format bench docs clean image wheels lock
 
 help:
 	@echo "make serve   set up, fetch the demo model and serve it on port $(PORT)   (MODEL=..., any SM_VLLM_*)"
@@ -60,14 +63,34 @@ $(VENV)/.ready-clients: $(VENV)/.ready-dev tests/clients/requirements.txt tests/
 serve: $(VENV)/.ready
 	@SM_VLLM_MODEL="$${SM_VLLM_MODEL:-$(MODEL)}" SM_VLLM_PORT="$${SM_VLLM_PORT:-$(PORT)}" exec $(BIN)/headway entrypoint serve
 
+# First what tells most in the least time. Then the tests of servers and of containers, one after the other: they wait more than they
+# compute, and what they leave of the processors is for the other tests and for building the image. make waits for all three, and fails
+# if one does. Last the tests beside which nothing may run.
 test: $(VENV)/.ready-dev
 	@$(MAKE) --jobs 2 --output-sync=target check clients
-	@$(MAKE) test-fast
-	$(BIN)/python -m pytest -m "e2e or docker" --durations 20
+	@$(MAKE) --jobs 3 test-servers beside-test-fast beside-test-image \
+	  || { echo "A part has failed: the tests of servers, or what stands above as '-- make ...: FAILED'."; exit 1; }
+	@$(MAKE) test-alone
 
-# What needs neither a server of its own nor a Docker engine.
+# What needs neither a server of its own nor a Docker engine. Files in the order of their names: xdist's own order ends with those of few
+# tests, of which one compiles every kernel while the other worker has nothing left to do.
 test-fast: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q -n $(WORKERS) --dist loadfile --durations 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+
+test-servers: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -m "(e2e or docker) and not alone" --durations 20 $(filter-out $(IMAGE_TESTS),$(call files_marked,e2e|docker))
+
+# Builds the image, and a second time without the builder's cache.
+test-image: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m docker --durations 3 $(IMAGE_TESTS)
+
+test-alone: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -m alone --durations 5 $(call files_marked,alone)
+
+# A target that gives way to what runs beside it (a quarter of a processor is left to it); its output comes when it ends, in one piece.
+beside-%:
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT; result=passed; nice -n 5 $(MAKE) $* >"$$log" 2>&1 || result=FAILED; \
+	  printf '\n-- make $*: %s\n' $$result; cat "$$log"; printf -- '-- end of make $*\n'; [ $$result = passed ]
 
 # schemathesis over the OpenAPI document; `make test` does the same for half a minute.
 fuzz: $(VENV)/.ready-dev

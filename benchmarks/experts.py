@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
+from device_timing import measure_limits, num_input_sets, seconds_a_call
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from headway.kernels.expert_weights import ExpertWeights, Fp8Experts, Int4Experts, Int8Experts, Mxfp4Experts
+from headway.kernels.grouped_layout import GROUP
 from headway.kernels.moe import moe, route_tokens
-
-REPEATS = 20
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,15 @@ def _int8(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeigh
     return Int8Experts(_bits(device, num_experts, n, k).view(torch.int8), _small(device, num_experts, n))
 
 
-def _int4(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
-    scale = _small(device, num_experts, -(-k // GROUP_SIZE), n).half()
-    weight = _bits(device, num_experts, n, -(-k // (2 * GROUP_SIZE)) * GROUP_SIZE)
-    return Int4Experts(weight, scale, -8 * scale, None, k, GROUP_SIZE, GROUP_SIZE)
+def _groups(bits: int, size: int) -> Callable[[int, int, int, torch.device], ExpertWeights]:
+    """``size`` columns of a group, and of half of a chunk."""
+
+    def draw(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
+        scale = _small(device, num_experts, -(-k // size), n).half()
+        weight = _bits(device, num_experts, n, -(-k // (2 * size)) * size * bits // 4)
+        return Int4Experts(weight, scale, -(2 ** (bits - 1)) * scale, None, k, size, size, bits)
+
+    return draw
 
 
 def _mxfp4(num_experts: int, n: int, k: int, device: torch.device) -> ExpertWeights:
@@ -93,7 +98,9 @@ FORMATS = {
     "fp8": Format(_fp8, speed=2),
     "fp8-blocks": Format(_fp8_blocks, speed=2),
     "int8": Format(_int8, speed=2),
-    "int4": Format(_int4),
+    "int4": Format(_groups(4, GROUP_SIZE)),
+    "gguf-4": Format(_groups(4, GROUP)),
+    "gguf-8": Format(_groups(8, GROUP)),
     "mxfp4": Format(_mxfp4),
 }
 
@@ -106,8 +113,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 16, 64, 256, 4096])
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    bandwidth, rate = _copy_bandwidth(device), _matrix_rate(device, _dtype(device))
-    title = f"copy {bandwidth / 1e9:.0f} GB/s, {rate / 1e12:.2f} TFLOP/s"
+    arithmetic = "bf16" if device.type == "cuda" else "fp32"
+    limits = measure_limits(device, (arithmetic,))
+    bandwidth, rate = limits.copy, limits.rates[arithmetic]
+    title = f"copy {bandwidth / 1e9:.0f} GB/s, {arithmetic} {rate / 1e12:.2f} TFLOP/s"
     table = Table("shape", "tokens", "weights", "route us", "product us", "of its bound", title=title)
     for name, kind in product(arguments.shape or [name for name in SHAPES if name != "tiny"], arguments.format or FORMATS):
         shape, form = SHAPES[name], FORMATS[kind]
@@ -115,7 +124,7 @@ def main() -> None:
             continue  # a block would have rows of gate and up
         num_experts, hidden, inner = shape.num_experts, shape.hidden_size, shape.intermediate_size
         gate_up, down = form.draw(num_experts, 2 * inner, hidden, device), form.draw(num_experts, hidden, inner, device)
-        num_bytes = (_num_bytes(gate_up) + _num_bytes(down)) / num_experts
+        num_bytes = _expert_bytes(gate_up, down)
         for count in arguments.tokens:
             route_s, product_s, num_used = _measure(shape, count, gate_up, down, device)
             operations = 6 * hidden * inner * count * shape.top_k
@@ -128,54 +137,26 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def _expert_bytes(gate_up: ExpertWeights, down: ExpertWeights) -> float:
+    return (_num_bytes(gate_up) + _num_bytes(down)) / gate_up.shape[0]
+
+
 def _num_bytes(weights: ExpertWeights) -> int:
     return weights.nbytes if isinstance(weights, Tensor) else sum(tensor.nbytes for tensor in weights.tensors())
 
 
-def _measure(shape: Shape, num_tokens: int, gate_up: ExpertWeights, down: ExpertWeights, device: torch.device) -> tuple[float, float, int]:
+def _measure(shape: Shape, count: int, gate_up: ExpertWeights, down: ExpertWeights, device: torch.device) -> tuple[float, float, float]:
     """(seconds of routing, seconds of the product, number of experts in use)."""
-    x = torch.randn(num_tokens, shape.hidden_size, device=device, dtype=_dtype(device))
-    logits = torch.randn(num_tokens, shape.num_experts, device=device, dtype=_dtype(device))
-
-    def route() -> tuple[Tensor, Tensor]:
-        return route_tokens(logits, shape.top_k, scoring="softmax", renormalise=True)
-
-    weights, experts = route()
-    product_s = _seconds(lambda: moe(x, gate_up, down, weights, experts), device)
-    return _seconds(route, device), product_s, len(experts.unique())
-
-
-def _copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written a second."""
-    source = torch.empty(1 << (30 if device.type == "cuda" else 26), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() / _seconds(lambda: target.copy_(source), device)
-
-
-def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    size = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2.0 * size**3 / _seconds(lambda: a @ b, device)
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """The median of some calls, compiled before."""
-    call()
-    times = []
-    for _ in range(REPEATS):
-        if device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(200_000)  # the host is ahead: launches are not what is timed
-            begin.record()
-            call()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3)
-        else:
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    num_bytes = min(count * shape.top_k, shape.num_experts) * _expert_bytes(gate_up, down)
+    inputs = []
+    for _ in range(num_input_sets(device, int(num_bytes))):
+        logits = torch.randn(count, shape.num_experts, device=device, dtype=_dtype(device))
+        weights, experts = route_tokens(logits, shape.top_k, scoring="softmax", renormalise=True)
+        inputs.append((torch.randn(count, shape.hidden_size, device=device, dtype=_dtype(device)), logits, weights, experts))
+    routes = [partial(route_tokens, logits, shape.top_k, scoring="softmax", renormalise=True) for _, logits, _, _ in inputs]
+    products = [partial(moe, x, gate_up, down, weights, experts) for x, _, weights, experts in inputs]
+    num_used = statistics.mean(len(experts.unique()) for _, _, _, experts in inputs)
+    return seconds_a_call(device, routes), seconds_a_call(device, products), num_used
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ FORMATS = (
     Format("--quantization int8", "GPU", "w8a8"),
     Format("--quantization fp8", "GPU", "fp8"),
     Format("--quantization int4", "GPU", "w4a16"),
+    Format("--quantization gguf", "GPU", "gguf_a16"),
 )
 
 

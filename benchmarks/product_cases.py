@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from kernel_case import Case, Shapes
 from torch import Tensor
 
 from headway.kernels.fp8_matmul import FP8, SCALE_BLOCK, fp8_linear
+from headway.kernels.grouped_layout import GROUP
 from headway.kernels.int4_layout import pack_int4
 from headway.kernels.int4_matmul import int4_linear
 from headway.kernels.linear import pack_linear, packed_linear
@@ -58,8 +59,15 @@ def formats(shapes: Shapes) -> dict[str, Format]:
         "fp8_linear, tensor": Format(_draw_fp8("tensor"), _fp8, bytes_each, "fp8"),
         "fp8_linear, channel": Format(_draw_fp8("channel"), _fp8, bytes_each, "fp8"),
         "fp8_linear, block": Format(_draw_fp8("block"), _fp8, bytes_each, "fp8"),
-        "int4_linear": Format(_draw_int4, int4_linear, lambda n, k: n * k / 2 + 2 * width * n * k / GROUP_SIZE, plain),
+        "int4_linear": Format(_draw_groups, int4_linear, lambda n, k: n * k / 2 + 2 * width * n * k / GROUP_SIZE, plain),
+        **{f"int4_linear, GGUF of {bits} bits": _gguf(bits, plain) for bits in (4, 8)},
     }
+
+
+def _gguf(bits: int, arithmetic: str) -> Format:
+    """Groups of 32, scales and offsets in fp16."""
+    draw = partial(_draw_groups, bits=bits, group_size=GROUP, scale_dtype=torch.float16)
+    return Format(draw, int4_linear, lambda n, k: n * k * bits / 8 + 2 * 2 * n * k / GROUP, arithmetic)
 
 
 def _case(
@@ -110,8 +118,17 @@ def _fp8(x: Tensor, weight: tuple[Tensor, Tensor]) -> Tensor:
     return fp8_linear(x, *weight)
 
 
-def _draw_int4(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Any:
-    values = torch.randint(0, 16, (n, k), dtype=torch.uint8, device=device)
-    group_size = min(GROUP_SIZE, k)
-    scale = torch.rand(-(-k // group_size), n, device=device, dtype=dtype) + 0.5
-    return pack_int4(values, scale, -8 * scale, group_size)
+def _draw_groups(
+    n: int,
+    k: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    bits: int = 4,
+    group_size: int = GROUP_SIZE,
+    scale_dtype: torch.dtype | None = None,
+) -> Any:
+    values = torch.randint(0, 2**bits, (n, k), dtype=torch.uint8, device=device)
+    size = min(group_size, k)
+    scale = torch.rand(-(-k // size), n, device=device, dtype=scale_dtype or dtype) + 0.5
+    return pack_int4(values, scale, -(2 ** (bits - 1)) * scale, size, bits=bits)

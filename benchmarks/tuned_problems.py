@@ -18,7 +18,7 @@ from tuning import Inputs, Problem
 
 from headway.kernels import paged_attention
 from headway.kernels.fp8_matmul import SCALE_BLOCK
-from headway.kernels.gpu import fp8_matmul, int4_matmul, linear, quant_matmul, split_k
+from headway.kernels.gpu import dequantize, fp8_matmul, int4_matmul, linear, quant_matmul, split_k
 from headway.kernels.gpu import paged_attention as gpu_attention
 from headway.kernels.gpu.device import has_fp8, num_multiprocessors, shared_memory_bytes
 from headway.kernels.kv_cache import FP8
@@ -90,8 +90,12 @@ def problems(shapes: Shapes, rows: tuple[int, ...], device: torch.device) -> Ite
             if name == "lm_head" and operation.name != "linear":
                 continue
             for num_rows in rows:
-                if operation.name != "linear" or num_rows <= linear.MAX_ROWS:
+                if num_rows <= _MOST_ROWS.get(operation.name, num_rows):
                     yield _product(operation, form, shapes, num_rows, size, device)
+
+
+# With more an operation is the BLAS's.
+_MOST_ROWS = {"linear": linear.MAX_ROWS, "int4_linear": dequantize.wide_rows(GROUP_SIZE) - 1}
 
 
 def _product(operation: _Operation, form: Format, shapes: Shapes, num_rows: int, size: tuple[int, int], device: torch.device) -> Problem:

@@ -1,7 +1,8 @@
-"""A whole layer of a decoder in one call, for steps in which each row has one token. For layers whose weights are grouped."""
+"""Whole layers of a decoder in one call, for steps in which each row has one token. For layers whose weights are grouped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -72,6 +73,23 @@ class FusedLayer:
     implementation: ModuleType
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedLayer:
+    """A layer with its pages, which are contiguous, in fp32 or bf16, or those of kv_cache.split_int8_blocks."""
+
+    layer: FusedLayer
+    adapters: FusedSlots | None  # there for steps that have some
+    k_cache: Tensor
+    v_cache: Tensor
+    plan: int  # which of a call's plans is that of its sliding window and rotation
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedLayers:
+    data: Any  # owned by the implementation
+    implementation: ModuleType
+
+
 def fuse_layer(parts: LayerParts) -> FusedLayer | None:
     """None where no implementation is faster than the operations one by one. The tensors of ``parts`` must not move afterwards."""
     module = implementation("decoder_layer", parts.input_norm.device.type)
@@ -93,23 +111,20 @@ def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int, lora
     return layer.implementation.prepare_layers(layer.parts, tokens, block_size, lora)
 
 
-def decoder_layer(
-    hidden: Tensor,
-    residual: Tensor | None,
-    layer: FusedLayer,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    plan: Any,
-    adapters: FusedSlots | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(branch output, residual), whose sum is the layer's value, from those of the layer before; both may be overwritten.
+def place_layers(layers: Sequence[PlacedLayer]) -> PlacedLayers:
+    """At least one, of one kind of pages, in the order in which they follow each other. Holds no reference to the pages, which must
+    stay where they are for as long as the result is used."""
+    module = layers[0].layer.implementation
+    return PlacedLayers(module.place_layers(layers), module)
 
-    They are [B, H] fp32, contiguous; ``residual`` is None before the first layer. Pages are contiguous, in fp32 or bf16, or those of
-    kv_cache.split_int8_blocks. The result is that of fused_add_rms_norm,
-    grouped_linear, rope_and_cache (which writes the pages), paged_attention, grouped_linear, fused_add_rms_norm, grouped_linear,
-    silu_and_mul and grouped_linear one after another, with add_grouped_lora behind each grouped_linear where the plan has adapters, which
-    ``adapters`` then are there for. Nothing is checked here: with one row, the checks took a fiftieth of the time.
+
+def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: PlacedLayers, plans: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """(branch output, residual) of the last layer, whose sum is its value, from those of the layer before; both may be overwritten.
+
+    They are [B, H] fp32, contiguous; ``residual`` is None before the first layer. ``plans``: see PlacedLayer. The result of a layer is that
+    of fused_add_rms_norm, grouped_linear, rope_and_cache (which writes the pages), paged_attention, grouped_linear, fused_add_rms_norm,
+    grouped_linear, silu_and_mul and grouped_linear one after another, with add_grouped_lora behind each grouped_linear where the plans have
+    adapters. Nothing is checked here: with one row, the checks took a fiftieth of the time.
     """
-    own = None if adapters is None else adapters.data
-    out: tuple[Tensor, Tensor] = layer.implementation.decoder_layer(hidden, residual, layer.parts, layer.data, k_cache, v_cache, plan, own)
+    out: tuple[Tensor, Tensor] = layers.implementation.decoder_layers(hidden, residual, layers.data, plans)
     return out

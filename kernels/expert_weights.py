@@ -94,19 +94,20 @@ class Int8Experts(QuantizedExperts):
 class Int4Experts(QuantizedExperts):
     """As kernels/int4_layout.py has a weight."""
 
-    weight: Tensor  # [E, N, ceil(K / 2 half) half] uint8
+    weight: Tensor  # [E, N, ceil(K / 2 half) half bits / 4] uint8
     scale: Tensor  # [E, G, N] fp32, fp16 or bf16, G = ceil(K / group_size)
     offset: Tensor  # [E, G, N], the same or another of these
     order: Tensor | None  # [E, K] int64; None: columns are in order
     in_features: int  # K
     group_size: int
     half: int
+    bits: int = 4  # or 8
 
     @staticmethod
     def of(packed: PackedInt4) -> Int4Experts:
         """One."""
-        order, group_size = packed.order, packed.group_size
-        return Int4Experts(packed.weight, packed.scale, packed.offset, order, packed.in_features, group_size, packed.half)
+        sizes = packed.in_features, packed.group_size, packed.half, packed.bits
+        return Int4Experts(packed.weight, packed.scale, packed.offset, packed.order, *sizes)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -115,12 +116,12 @@ class Int4Experts(QuantizedExperts):
     def expert(self, index: int) -> PackedInt4:
         order = None if self.order is None else self.order[index]
         sizes = self.weight.shape[1], self.in_features, self.group_size, self.half
-        return PackedInt4(*sizes, self.weight[index], self.scale[index], self.offset[index], order)
+        return PackedInt4(*sizes, self.weight[index], self.scale[index], self.offset[index], order, self.bits)
 
     def check(self) -> None:
         num_experts, n, k = self.shape
         check_contiguous("weight", self.weight, torch.uint8)
-        check_shape("weight", self.weight, num_experts, n, -(-k // (2 * self.half)) * self.half)
+        check_shape("weight", self.weight, num_experts, n, -(-k // (2 * self.half)) * self.half * self.bits // 4)
         for name, tensor in (("scale", self.scale), ("offset", self.offset)):
             check_contiguous(name, tensor, tensor.dtype)
             check_shape(name, tensor, num_experts, -(-k // self.group_size), n)

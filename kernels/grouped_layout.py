@@ -66,9 +66,9 @@ def stack_rows(parts: Sequence[GroupedValues]) -> GroupedValues:
 
 def round_to_groups(weight: Tensor) -> GroupedValues:
     """8 bits, symmetric: ``scale = max |w| / 127`` of each group of ``weight`` [N, K]. What was rounded so before comes back as it was."""
-    num_rows, num_columns = weight.shape
-    groups = torch.nn.functional.pad(weight.float(), (0, -num_columns % GROUP)).view(num_rows, -1, GROUP)
+    num_columns = weight.shape[1]
+    groups = torch.nn.functional.pad(weight.float(), (0, -num_columns % GROUP)).reshape(len(weight), -(-num_columns // GROUP), GROUP)
     scale = (groups.abs().amax(dim=2) / 127).half()
     step = scale.float().unsqueeze(2)
     values = (groups / torch.where(step > 0, step, 1)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-    return GroupedValues(values.view(num_rows, -1)[:, :num_columns], scale, scale * -128, 8)
+    return GroupedValues(values.flatten(1)[:, :num_columns], scale, scale * -128, 8)

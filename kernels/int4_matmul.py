@@ -1,4 +1,4 @@
-"""Matrix products with 4-bit weights that have a scale and an offset for each group of input channels."""
+"""Matrix products with weights of 4 or 8 bits that have a scale and an offset for each group of input channels."""
 
 from __future__ import annotations
 

@@ -28,6 +28,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_curl_say_what_they_send(page: Path) -> None:
+    """As forms, which curl makes of what it sends, bodies are refused."""
+    for command in re.findall(r"^(?:\$ )?curl .*(?:\\\n.*)*", page.read_text(), re.MULTILINE):
+        assert not re.search(r"\s(-d|--data)", command) or "Content-Type: application/json" in command, command
+
+
 def test_every_page_is_reached_from_the_front_page() -> None:
     front = (ROOT / "README.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):

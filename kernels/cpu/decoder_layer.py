@@ -1,4 +1,4 @@
-"""A layer of a decoder in one compiled call: with one row, the calls of nine operations take longer than the operations.
+"""Layers of a decoder in one compiled call: with one row, the calls of nine operations take longer than the operations.
 
 native/README.md has what was measured.
 """
@@ -6,6 +6,7 @@ native/README.md has what was measured.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
+from headway.kernels.cpu.native import library
 from headway.kernels.cpu.native.library import DecodeShape, LayerAdapters, LayerStep, LayerWeights, LoraRows, function
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
 from headway.kernels.plans import LoraPlan
 
 
@@ -27,12 +29,19 @@ class LayerPlan:
     lora: LoraPlan | None
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    kernel: Callable[..., None]
+    described: Any  # an array of library.PlacedLayer, which points into ``parts`` and pages
+    parts: list[Any]
+
+
 def fuse_layer(parts: LayerParts) -> LayerWeights | None:
     """See headway.kernels.decoder_layer.fuse_layer."""
     linears = (parts.qkv, parts.o, parts.gate_up, parts.down)
     vectors = (parts.input_norm, parts.post_attention_norm, *(linear.bias for linear in linears if linear.bias is not None))
     fits = all(vector.dtype == torch.float32 and vector.is_contiguous() for vector in vectors)
-    if function("decoder_layer", torch.float32) is None or not fits or not all(isinstance(it.weight.data, Tiles) for it in linears):
+    if function("decoder_layers", torch.float32) is None or not fits or not all(isinstance(it.weight.data, Tiles) for it in linears):
         return None
     return LayerWeights(
         parts.input_norm.data_ptr(),
@@ -68,37 +77,27 @@ def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora
     return LayerPlan(described, tokens, None if lora is None else lora_rows(lora), lora)
 
 
-def decoder_layer(
-    hidden: Tensor,
-    residual: Tensor | None,
-    parts: LayerParts,
-    data: LayerWeights,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    plan: LayerPlan,
-    adapters: LayerAdapters | None,
-) -> tuple[Tensor, Tensor]:
-    """See headway.kernels.decoder_layer.decoder_layer."""
-    del parts  # ``data`` points into them
+def place_layers(layers: Sequence[PlacedLayer]) -> Placed:
+    """See headway.kernels.decoder_layer.place_layers."""
+    kernel = function("decoder_layers", torch.float32, layers[0].k_cache.dtype)
+    assert kernel is not None, "layers are fused for it"
+    parts = [(it.layer.data, None if it.adapters is None else it.adapters.data) for it in layers]
+    described = (library.PlacedLayer * len(layers))()
+    for it, (weights, slots), to in zip(layers, parts, described, strict=True):
+        to.weights, to.adapters = ctypes.addressof(weights), None if slots is None else ctypes.addressof(slots)
+        to.k_cache, to.v_cache, to.step = it.k_cache.data_ptr(), it.v_cache.data_ptr(), it.plan
+    return Placed(kernel, described, parts)
+
+
+def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan]) -> tuple[Tensor, Tensor]:
+    """See headway.kernels.decoder_layer.decoder_layers."""
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
-    lora: tuple[Any, Any] = (None, None)
-    if plan.lora_rows is not None:
-        assert adapters is not None, "a step has adapters only where layers have room for them"
-        lora = ctypes.byref(adapters), ctypes.byref(plan.lora_rows)
-    kernel = function("decoder_layer", torch.float32, k_cache.dtype)
-    assert kernel is not None, "layers are fused for it"
-    kernel(
-        hidden.data_ptr(),
-        residual.data_ptr(),
-        k_cache.data_ptr(),
-        v_cache.data_ptr(),
-        ctypes.byref(data),
-        ctypes.byref(plan.described),
-        *lora,
-        is_first,
-    )
+    steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
+    rows = plans[0].lora_rows
+    lora_rows = None if rows is None else ctypes.byref(rows)
+    layers.kernel(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps, lora_rows, is_first)
     return hidden, residual
 
 

@@ -52,12 +52,15 @@ def e2m1_to_fp16(code):
 
 
 @triton.jit
-def plus_power(q, scale, offset, DTYPE: tl.constexpr):
-    """(q + p, offset - p scale) for q of 4 bits, with a power p that makes the first an exact number of DTYPE without a conversion.
+def plus_power(q, scale, offset, DTYPE: tl.constexpr, BITS: tl.constexpr = 4):
+    """(q + p, offset - p scale) for q of 4 or 8 bits, with a power p that makes the first an exact number of DTYPE without a conversion.
 
-    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions.
+    As the low bits of the fraction of p: conversions of integers run at a quarter of the speed of other instructions. bf16 has no such p
+    for 8 bits, but q itself, by way of fp32.
     """
-    if tl.bfloat16 == DTYPE:
+    if tl.bfloat16 == DTYPE and BITS == 8:
+        number = ((q.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0).to(tl.bfloat16)
+    elif tl.bfloat16 == DTYPE:
         number = (q.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True)
         offset -= 128.0 * scale
     elif tl.float16 == DTYPE:
@@ -66,3 +69,17 @@ def plus_power(q, scale, offset, DTYPE: tl.constexpr):
     else:
         number = q.to(DTYPE)
     return number, offset
+
+
+@triton.jit
+def group_weight(q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr):
+    """The weights [N, K] of codes whose columns are of one group, as fp32. KIND: "mxfp4", a power of two for a scale, or "groups"."""
+    if KIND == "mxfp4":
+        power = tl.load(scale_ptr, mask=in_n, other=0).to(tl.int32)
+        scale = (tl.minimum(power + 14, 255) << 23).to(tl.float32, bitcast=True)  # 2^14 larger than it is, as the numbers are smaller
+        weight = e2m1_to_fp16(q).to(tl.float32) * scale[:, None]
+    else:
+        scale = tl.load(scale_ptr, mask=in_n, other=0.0).to(tl.float32)
+        offset = tl.load(offset_ptr, mask=in_n, other=0.0).to(tl.float32)
+        weight = q.to(tl.float32) * scale[:, None] + offset[:, None]
+    return weight

@@ -1,8 +1,8 @@
-"""4-bit matrix product in Triton, weights unpacked in registers.
+"""Matrix product with weights of 4 or 8 bits in groups in Triton, weights unpacked in registers.
 
 One row is multiplied by int4_single_row.py. With a few more K is split, and a group's products are scaled after they are summed: q is
-exact in any dtype, and a tile of results has fewer elements than a tile of weights. With many rows it is the other way round: weights are
-scaled, and rounded, before.
+exact in any dtype, and a tile of results has fewer elements than a tile of weights. For many weights are scaled, and rounded, before: once,
+by dequantize.py, for a plain product.
 Results are computed transposed, weights first: that operand of the matrix units may come from registers on every chip.
 """
 
@@ -12,13 +12,15 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import linear
 
 from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.dependent_launch import await_previous, launch_options, start_next
+from headway.kernels.gpu.dequantize import dequantize, wide_rows
 from headway.kernels.gpu.device import chip, num_multiprocessors
 from headway.kernels.gpu.functions import plus_power
 from headway.kernels.gpu.int4_single_row import int4_single_row
-from headway.kernels.gpu.split_k import FEW_ROWS, choose_num_splits, part_of, sum_parts, tile_of
+from headway.kernels.gpu.split_k import choose_num_splits, part_of, sum_parts, tile_of
 from headway.kernels.int4_layout import PackedInt4
 from headway.kernels.tuned import Tiles, tuned_tiles
 
@@ -40,12 +42,12 @@ def int4_kernel(
     x_stride_k,
     weight_stride,
     HAS_ORDER: tl.constexpr,
-    SCALE_AFTER: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     HALF: tl.constexpr,
+    BITS: tl.constexpr,
     UPCAST: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
@@ -63,7 +65,8 @@ def int4_kernel(
     acc = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
     for start in range(begin, end, 2 * HALF):
         # Rows of bytes are padded to whole chunks, so they need no mask along K: what lies beyond meets zeros of x.
-        both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
+        if BITS == 4:
+            both = tl.load(weight_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
         for high in tl.static_range(2):
             first = start + high * HALF
             k = first + column
@@ -74,19 +77,16 @@ def int4_kernel(
             group = tl.minimum(first, in_features - 1) // group_size
             scale = tl.load(scale_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
             offset = tl.load(offset_ptr + group * out_features + n, mask=in_n, other=0.0).to(tl.float32)
-            q = (both >> 4) if high else (both & 15)
-            if not SCALE_AFTER:
-                weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
+            if BITS == 4:
+                q = (both >> 4) if high else (both & 15)
             else:
-                weight, offset = plus_power(q, scale, offset, x.dtype)
+                q = tl.load(weight_rows + first + column[None, :], mask=in_n[:, None], other=0)
+            weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
             if UPCAST:
                 x, weight = x.to(tl.float32), weight.to(tl.float32)
-            if SCALE_AFTER:
-                product = tl.dot(weight, tl.trans(x), input_precision="ieee")
-                total = tl.sum(x.to(tl.float32), axis=1)
-                acc += product * scale[:, None] + offset[:, None] * total[None, :]
-            else:
-                acc = tl.dot(weight, tl.trans(x), acc, input_precision="ieee")
+            product = tl.dot(weight, tl.trans(x), input_precision="ieee")
+            total = tl.sum(x.to(tl.float32), axis=1)
+            acc += product * scale[:, None] + offset[:, None] * total[None, :]
     if HAS_BIAS and NUM_SPLITS == 1:
         acc += tl.load(bias_ptr + n, mask=in_n, other=0.0).to(tl.float32)[:, None]
     rows = split.to(tl.int64) * num_rows + m
@@ -100,13 +100,14 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
     out = torch.empty((num_rows, out_features), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    tiles = tuned_tiles("int4_linear", chip(x.device), (out_features, in_features, packed.group_size), num_rows)
+    if num_rows >= wide_rows(packed.group_size):
+        return linear(x, dequantize(packed, x.dtype), None if bias is None else bias.to(x.dtype))
+    operation = "int4_linear" if packed.bits == 4 else "int8_groups_linear"
+    tiles = tuned_tiles(operation, chip(x.device), (out_features, in_features, packed.group_size), num_rows)
     tiles = tiles or estimate(num_rows, (out_features, in_features), packed.half, x.dtype, num_multiprocessors(x.device))
     if tiles.block_m == 1:
         return int4_single_row(x, packed, bias, tiles)
-    order, is_few = packed.order, num_rows <= FEW_ROWS
-    if order is not None and not is_few:
-        x, order = x.index_select(1, order), None  # many programs would gather the same columns
+    order = packed.order
     parts = out
     if tiles.num_splits > 1:
         parts = torch.empty((tiles.num_splits, num_rows, out_features), dtype=torch.float32, device=x.device)
@@ -126,12 +127,12 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
         *x.stride(),
         packed.weight.stride(0),
         HAS_ORDER=order is not None,
-        SCALE_AFTER=is_few,
         HAS_BIAS=bias is not None,
         NUM_SPLITS=tiles.num_splits,
         BLOCK_M=tiles.block_m,
         BLOCK_N=tiles.block_n,
         HALF=packed.half,
+        BITS=packed.bits,
         UPCAST=is_interpreting(),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
@@ -143,19 +144,15 @@ def int4_linear(x: Tensor, packed: PackedInt4, bias: Tensor | None) -> Tensor:
 
 
 def estimate(num_rows: int, size: tuple[int, int], half: int, dtype: torch.dtype, num_multiprocessors: int) -> Tiles:
-    """Not yet measured on a GPU. Stages of x and bytes and the unpacked weights stay under the 99 KiB of sm_86 and sm_89."""
+    """For fewer than wide_rows() rows. Stages of x and bytes and the unpacked weights stay under the 99 KiB of sm_86 and sm_89."""
     out_features, in_features = size
     chunk = 2 * half
     if num_rows == 1:
         return Tiles(1, 16, min(2048, triton.next_power_of_2(max(in_features, chunk))), num_warps=4, num_stages=1)
-    if num_rows <= FEW_ROWS:
-        # The work on x is shared by a tile's columns: of 128 instead of 64, 11.8 instead of 8.7 bytes of weights an issue slot (sm_90).
-        block_m = max(16, triton.next_power_of_2(num_rows))
-        block_n = 128 if block_m <= 32 and dtype.itemsize == 2 else 64
-        num_tiles = triton.cdiv(out_features, block_n)
-        num_splits = choose_num_splits(num_rows, num_tiles, in_features, chunk, in_features // 64, num_multiprocessors)
-        num_stages = 4 if block_m <= 32 and dtype.itemsize == 2 else 2
-        return Tiles(block_m, block_n, chunk, num_splits, num_warps=4, num_stages=num_stages)
-    if dtype.itemsize == 4:
-        return Tiles(32, 64, chunk, num_warps=4, num_stages=2)
-    return Tiles(64 if num_rows <= 2 * FEW_ROWS else 128, 128, chunk, num_warps=8, num_stages=2)
+    # The work on x is shared by a tile's columns: of 128 instead of 64, 11.8 instead of 8.7 bytes of weights an issue slot (sm_90).
+    block_m = max(16, triton.next_power_of_2(num_rows))
+    block_n = 128 if block_m <= 32 and dtype.itemsize == 2 else 64
+    num_tiles = triton.cdiv(out_features, block_n)
+    num_splits = choose_num_splits(num_rows, num_tiles, in_features, chunk, in_features // 64, num_multiprocessors)
+    num_stages = 4 if block_m <= 32 and dtype.itemsize == 2 else 2
+    return Tiles(block_m, block_n, chunk, num_splits, num_warps=4, num_stages=num_stages)

@@ -6,6 +6,7 @@ of tiles that are not needed end at once. The results of a token's pairs are add
 
 # mypy: allow-incomplete-defs
 
+import math
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from headway.kernels.backend import is_interpreting
-from headway.kernels.expert_weights import ExpertWeights
+from headway.kernels.expert_weights import ExpertWeights, Int4Experts, Mxfp4Experts
+from headway.kernels.gpu.dequantize import MOST_BYTES, WIDE_PAIRS, dequantize_experts
 from headway.kernels.gpu.device import chip
 from headway.kernels.gpu.expert_gate import gated
 from headway.kernels.gpu.functions import sigmoid
@@ -273,11 +275,14 @@ def moe(
     make = torch.zeros if is_interpreting() else torch.empty
     inner = make((num_pairs, intermediate_size), dtype=x.dtype, device=x.device)
     results = torch.empty((num_pairs, hidden_size), dtype=x.dtype, device=x.device)
+    gate_up = _as_multiplied(gate_up, num_pairs, x.dtype)
     if isinstance(gate_up, Tensor):
         _up(x, gate_up, gate_up_bias, inner, groups, top_k, gate)
     else:
         tiles = quant_tiles(gate_up, num_pairs, x)
         quant_product(x, gate_up, gate_up_bias, inner, groups.by(tiles.block_m), tiles, top_k=top_k, gate=gate)
+    del gate_up  # it may be one that was written out, whose memory the next can use
+    down = _as_multiplied(down, num_pairs, x.dtype)
     if isinstance(down, Tensor):
         _down(inner, down, down_bias, results, groups, weights)
     else:
@@ -287,6 +292,14 @@ def moe(
         results, experts, out, hidden_size, num_experts, TOP_K=top_k, SUM_BLOCK=SUM_BLOCK, num_warps=4
     )
     return out
+
+
+def _as_multiplied(weights: ExpertWeights, num_pairs: int, dtype: torch.dtype) -> ExpertWeights:
+    """Weights in groups are written out where experts have many rows."""
+    if not isinstance(weights, Int4Experts | Mxfp4Experts) or num_pairs < WIDE_PAIRS * weights.shape[0]:
+        return weights
+    num_bytes = math.prod(weights.shape) * dtype.itemsize
+    return weights if num_bytes > MOST_BYTES else dequantize_experts(weights, dtype)
 
 
 def _up(x: Tensor, gate_up: Tensor, bias: Tensor | None, out: Tensor, groups: "_Groups", top_k: int, gate: ClampedGate | None) -> None:

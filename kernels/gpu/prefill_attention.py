@@ -1,10 +1,10 @@
 """Prefill attention in Triton: one program a tile of queries, key-value head and row, over the row's cache pages.
 
 The query heads of a key-value head are packed into a tile, so that few queries fill it too and keys are read once for all heads. Tiles
-of keys that every query of the tile sees take no mask arithmetic; those that none sees are passed over. On an H200, bf16, 32 and 8 heads
-of 128, a prompt of 8192 tokens takes 1777 us, 309 TFLOP/s (2026-11; benchmarks/results/2026-11-26-h200.md). That was before pages were
-looked up a tile ahead and before offsets within a tile had 32 bits: compiled for sm_90 it took 238 registers a thread, now 198, and a
-tile's product waited for four look-ups, one after the other. What that gains was not measured.
+of keys that every query of the tile sees take no mask arithmetic; those that none sees are passed over. Pages are looked up a tile ahead.
+
+Between two products of a tile stand the exponentials, so that what counts is the instructions of a tile's loop: for a thread 551 for 128
+keys where addresses are made of what differs between tiles alone, 641 with a plain gather. What was measured is in prefill_tiles.
 """
 
 # mypy: allow-incomplete-defs
@@ -20,10 +20,49 @@ from headway.kernels.backend import is_interpreting
 from headway.kernels.gpu.device import has_warpgroups
 from headway.kernels.gpu.fp8_cache import as_loaded, loaded_scales, operand
 from headway.kernels.gpu.int8_cache import has_token_scales, load_scales, scale_arguments, scale_values
-from headway.kernels.gpu.paged_attention import block_n as decode_block_n
+from headway.kernels.gpu.prefill_tiles import stride_unit, tile_of
 from headway.kernels.gpu.shared_pages import has_shared_pages, launch_shared_pages
 from headway.kernels.gpu.softmax import accumulate, begin_softmax, exponent_factor, normalised, scores_of
 from headway.kernels.kv_cache import UNSCALED, PageScales
+
+
+@triton.jit
+def _pages(table, start, end, HAS_MASK: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The page of each of the keys start .. start + BLOCK_N, 0 from ``end`` on. ``start`` is a multiple of BLOCK_N; so is ``end`` without
+    HAS_MASK."""
+    line = tl.arange(0, BLOCK_N)
+    within = line if HAS_MASK else tl.zeros([BLOCK_N], dtype=tl.int32)
+    # Added up apart, a thread's entries are constants apart.
+    entry = start // BLOCK_SIZE + line // BLOCK_SIZE if BLOCK_N % BLOCK_SIZE == 0 else (start + line) // BLOCK_SIZE
+    return tl.load(table + entry, mask=start + within < end, other=0)
+
+
+@triton.jit
+def _load_rows(
+    head,
+    block,
+    offset,
+    stride_block,
+    stride_token,
+    exists,
+    HAS_MASK: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
+):
+    """[N, D] of a head's pages. What does not depend on the block is added first: it is the same for every tile. Strides of blocks are
+    multiples of UNIT, and counted in it a place in the cache has 32 bits, but for 1: products of 64 bits are four instructions."""
+    dim = tl.arange(0, BLOCK_D)
+    page = block.to(tl.int64) * stride_block if UNIT == 1 else (block * (stride_block // UNIT)).to(tl.int64) * UNIT
+    rows = head + (offset * stride_token)[:, None] + dim[None, :] + page[:, None]
+    if HAS_MASK or HEAD_DIM != BLOCK_D:
+        mask = (dim < HEAD_DIM)[None, :]
+        if HAS_MASK:
+            mask = exists[:, None] & mask
+        loaded = tl.load(rows, mask=mask, other=0.0)
+    else:
+        loaded = tl.load(rows)
+    return loaded
 
 
 @triton.jit
@@ -58,34 +97,24 @@ def _attend_keys(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     DTYPE: tl.constexpr,
+    UNIT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """Adds the keys begin .. end, in tiles of BLOCK_N. Without HAS_MASK all of them are seen by all queries of the tile."""
-    dim = tl.arange(0, BLOCK_D)
     factor = exponent_factor(scale, HAS_SOFTCAP)
-    key = begin + tl.arange(0, BLOCK_N)
-    next_block = tl.load(table + key // BLOCK_SIZE, mask=key < end, other=0)
+    line = tl.arange(0, BLOCK_N)
+    next_block = _pages(table, begin, end, HAS_MASK, BLOCK_SIZE, BLOCK_N)
     for start in range(begin, end, BLOCK_N):
         # The pages of the tile after this one are looked up now: the loads of its keys would wait for them.
-        key = start + tl.arange(0, BLOCK_N)
-        block, following = next_block.to(tl.int64), key + BLOCK_N
-        next_block = tl.load(table + following // BLOCK_SIZE, mask=following < end, other=0)
-        offset = key % BLOCK_SIZE
-        k_rows = k_head + (block * k_stride_block + offset * k_stride_token)[:, None]
-        v_rows = v_head + (block * v_stride_block + offset * v_stride_token)[:, None]
-        if HAS_MASK or HEAD_DIM != BLOCK_D:
-            kv_mask = (dim < HEAD_DIM)[None, :]
-            if HAS_MASK:
-                kv_mask = (key < end)[:, None] & kv_mask
-            k = tl.load(k_rows + dim[None, :], mask=kv_mask, other=0.0)
-            v = tl.load(v_rows + dim[None, :], mask=kv_mask, other=0.0)
-        else:
-            k = tl.load(k_rows + dim[None, :])
-            v = tl.load(v_rows + dim[None, :])
+        block, key = next_block, start + line
+        next_block = _pages(table, start + BLOCK_N, end, HAS_MASK, BLOCK_SIZE, BLOCK_N)
+        offset = (line if BLOCK_N % BLOCK_SIZE == 0 else key) % BLOCK_SIZE
+        k = _load_rows(k_head, block, offset, k_stride_block, k_stride_token, key < end, HAS_MASK, HEAD_DIM, BLOCK_D, UNIT)
+        v = _load_rows(v_head, block, offset, v_stride_block, v_stride_token, key < end, HAS_MASK, HEAD_DIM, BLOCK_D, UNIT)
         k_scales, v_scales = scale, scale
         if HAS_TOKEN_SCALES:
-            k_scales = load_scales(k_scales_head, block, offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
-            v_scales = load_scales(v_scales_head, block, offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
+            k_scales = load_scales(k_scales_head, block.to(tl.int64), offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
+            v_scales = load_scales(v_scales_head, block.to(tl.int64), offset, scales_stride_block, scales_stride_token, key < end, HAS_MASK)
         scores = scores_of(q, operand(k, DTYPE, UPCAST), k_scales, scale, softcap, HAS_TOKEN_SCALES, HAS_SOFTCAP)
         if HAS_MASK:
             visible = key[None, :] <= position[:, None]
@@ -144,6 +173,7 @@ def prefill_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    UNIT: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     tile = tl.num_programs(0) - 1 - tl.program_id(0)  # the last see the most keys: they start first
@@ -226,6 +256,7 @@ def prefill_kernel(
             BLOCK_N,
             BLOCK_D,
             q.dtype,
+            UNIT,
             UPCAST,
         )
 
@@ -308,8 +339,10 @@ def launch_prefill(
         return
     block_d = max(16, triton.next_power_of_2(head_dim))
     group = num_heads // num_kv_heads
-    block_m, block_n = block_sizes(block_d, q.dtype, has_warpgroups=has_warpgroups(q.device))
-    block_m = max(block_m, triton.next_power_of_2(group))
+    has_window = sliding_window > 0 or begins is not None
+    is_bare = not has_window and softcap == 0
+    tile = tile_of(block_d, q.dtype, k_cache.dtype, has_warpgroups=has_warpgroups(q.device), is_bare=is_bare)
+    block_m = max(tile.block_m, triton.next_power_of_2(group))
     scales = loaded_scales(k_cache, kv_scales)
     k_scales, v_scales, *scale_strides = scale_arguments(kv_scales, out)
     prefill_kernel[(triton.cdiv(max_query_len, block_m // group), num_kv_heads, block_tables.shape[0])](
@@ -340,25 +373,15 @@ def launch_prefill(
         GROUP=group,
         BLOCK_SIZE=block_size,
         HAS_SPANS=lse is not None,
-        HAS_WINDOW=sliding_window > 0 or begins is not None,
+        HAS_WINDOW=has_window,
         HAS_SINKS=sinks is not None,
         HAS_SOFTCAP=softcap > 0,
         HAS_TOKEN_SCALES=has_token_scales(k_cache),
         BLOCK_M=block_m,
-        BLOCK_N=block_n,
+        BLOCK_N=tile.block_n,
         BLOCK_D=block_d,
+        UNIT=stride_unit(k_cache, v_cache),
         UPCAST=is_interpreting(),
-        num_warps=4,
-        num_stages=2,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
-
-
-def block_sizes(block_d: int, dtype: torch.dtype, *, has_warpgroups: bool) -> tuple[int, int]:
-    """(pairs of query and head, keys) a tile, as large as the registers and the shared memory of the smallest chips allow.
-
-    Without Hopper's products by warpgroups, which read their operands from shared memory, 64 keys spill registers.
-    """
-    row_bytes = block_d * dtype.itemsize
-    if row_bytes > 256:
-        return 32, decode_block_n(block_d, dtype)
-    return 64, 64 if has_warpgroups else 32

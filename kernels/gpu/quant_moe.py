@@ -1,4 +1,4 @@
-"""One product of all experts whose weights are of few bits: fp8, int8, 4 bits in groups, or MXFP4, decoded in registers.
+"""One product of all experts whose weights are of few bits: fp8, int8, 4 or 8 bits in groups, or MXFP4, decoded in registers.
 
 Tiles of pairs are those of moe.py, and a tile is one expert's. As in the products of one weight, results are computed transposed, weights
 first: that operand of the matrix units may come from registers. gate and up share what is loaded of x.
@@ -18,7 +18,7 @@ from headway.kernels.expert_weights import MXFP4_BLOCK, Fp8Experts, Int4Experts,
 from headway.kernels.fp8_matmul import SCALE_BLOCK
 from headway.kernels.gpu.device import chip, has_fp8
 from headway.kernels.gpu.expert_gate import gated
-from headway.kernels.gpu.functions import e2m1_to_fp16, e4m3_to_fp16, plus_power
+from headway.kernels.gpu.functions import e4m3_to_fp16, group_weight, plus_power
 from headway.kernels.gpu.quantize import quantize_fp8, quantize_int8
 from headway.kernels.gpu.split_k import tile_of
 from headway.kernels.moe import ClampedGate
@@ -52,19 +52,16 @@ def _add_bytes(acc, x, x_scale, rows, in_n, k, in_k, scale_ptr, KIND: tl.constex
 
 
 @triton.jit
-def _add_nibbles(acc, x, q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr, SCALE_AFTER: tl.constexpr, UPCAST: tl.constexpr):
-    """acc [N, M] + weight [N, K] x [M, K]^T, of weights of 4 bits whose columns are of one group. ``q``: their codes."""
-    if KIND == "mxfp4":
-        power = tl.load(scale_ptr, mask=in_n, other=0).to(tl.int32)
-        scale = (tl.minimum(power + 14, 255) << 23).to(tl.float32, bitcast=True)  # 2^14 larger than it is, as the numbers are smaller
-        weight = (e2m1_to_fp16(q).to(tl.float32) * scale[:, None]).to(x.dtype)
-    else:
+def _add_group(
+    acc, x, q, scale_ptr, offset_ptr, in_n, KIND: tl.constexpr, BITS: tl.constexpr, SCALE_AFTER: tl.constexpr, UPCAST: tl.constexpr
+):
+    """acc [N, M] + weight [N, K] x [M, K]^T, of weights whose columns are of one group. ``q``: their codes."""
+    if SCALE_AFTER:
         scale = tl.load(scale_ptr, mask=in_n, other=0.0).to(tl.float32)
         offset = tl.load(offset_ptr, mask=in_n, other=0.0).to(tl.float32)
-        if SCALE_AFTER:
-            weight, offset = plus_power(q, scale, offset, x.dtype)
-        else:
-            weight = (q.to(tl.float32) * scale[:, None] + offset[:, None]).to(x.dtype)
+        weight, offset = plus_power(q, scale, offset, x.dtype, BITS)
+    else:
+        weight = group_weight(q, scale_ptr, offset_ptr, in_n, KIND).to(x.dtype)
     if UPCAST:
         x, weight = x.to(tl.float32), weight.to(tl.float32)
     if SCALE_AFTER:
@@ -127,6 +124,7 @@ def quant_experts_kernel(
     limit,
     alpha,
     KIND: tl.constexpr,
+    BITS: tl.constexpr,
     IS_UP: tl.constexpr,
     IS_CLAMPED: tl.constexpr,
     HAS_X_SCALE: tl.constexpr,
@@ -143,14 +141,14 @@ def quant_experts_kernel(
 ):
     """out [P, I] = the gate of gate_up[e] x[t], or out [P, H] = routing weight * down[e] x[p].
 
-    KIND: "fp8"; "bytes", of fp8 where the chip has none; "int8"; "int4"; "mxfp4".
+    KIND: "fp8"; "bytes", of fp8 where the chip has none; "int8"; "groups", of BITS; "mxfp4".
     """
     tile_m, tile_n = tile_of(tl.program_id(0), max_tiles, tl.cdiv(out_features, BLOCK_N), GROUP)
     if tile_m >= tl.load(num_tiles_ptr):
         return
-    IS_4_BITS: tl.constexpr = KIND == "int4" or KIND == "mxfp4"
+    IS_GROUPED: tl.constexpr = KIND == "groups" or KIND == "mxfp4"
     NUM_PARTS: tl.constexpr = 2 if IS_UP else 1
-    SCALE_AFTER: tl.constexpr = KIND == "int4" and BLOCK_M <= FEW_PAIRS
+    SCALE_AFTER: tl.constexpr = KIND == "groups" and BLOCK_M <= FEW_PAIRS
     expert = tl.load(tile_experts_ptr + tile_m).to(tl.int64)
     pair = tl.load(pairs_ptr + tile_m * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     is_pair = pair >= 0
@@ -169,13 +167,14 @@ def quant_experts_kernel(
     if HAS_X_SCALE and not IS_BLOCKED:
         x_scale = tl.load(x_scale_ptr + row, mask=is_pair, other=0.0)
     for start in range(0, in_features, BLOCK_K):
-        if IS_4_BITS:
+        if IS_GROUPED:
             HALF: tl.constexpr = BLOCK_K // 2
             column = tl.arange(0, HALF)
             # Rows of bytes are padded to whole chunks, so they need no mask along K: what lies beyond meets zeros of x.
-            both = tl.load(rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
-            if IS_UP:
-                up_both = tl.load(up_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
+            if BITS == 4:
+                both = tl.load(rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
+                if IS_UP:
+                    up_both = tl.load(up_rows + start // 2 + column[None, :], mask=in_n[:, None], other=0)
             for high in tl.static_range(2):
                 first = start + high * HALF
                 k = first + column
@@ -184,12 +183,18 @@ def quant_experts_kernel(
                     k = tl.load(order_ptr + expert * in_features + k, mask=in_k, other=0)
                 x = tl.load(x_rows + k[None, :], mask=is_pair[:, None] & in_k[None, :], other=0.0)
                 at = tl.minimum(first, in_features - 1) // group_size * num_rows + n
-                q = (both >> 4) if high else (both & 15)
-                gate = _add_nibbles(gate, x, q, scales + at, offsets + at, in_n, KIND, SCALE_AFTER, UPCAST)
+                if BITS == 4:
+                    q = (both >> 4) if high else (both & 15)
+                else:
+                    q = tl.load(rows + first + column[None, :], mask=in_n[:, None], other=0)
+                gate = _add_group(gate, x, q, scales + at, offsets + at, in_n, KIND, BITS, SCALE_AFTER, UPCAST)
                 if IS_UP:
-                    q = (up_both >> 4) if high else (up_both & 15)
+                    if BITS == 4:
+                        q = (up_both >> 4) if high else (up_both & 15)
+                    else:
+                        q = tl.load(up_rows + first + column[None, :], mask=in_n[:, None], other=0)
                     at += out_features
-                    up = _add_nibbles(up, x, q, scales + at, offsets + at, in_n, KIND, SCALE_AFTER, UPCAST)
+                    up = _add_group(up, x, q, scales + at, offsets + at, in_n, KIND, BITS, SCALE_AFTER, UPCAST)
         else:
             k = start + tl.arange(0, BLOCK_K)
             in_k = k < in_features
@@ -203,7 +208,7 @@ def quant_experts_kernel(
             if IS_UP:
                 block += out_features // SCALE_BLOCK * num_groups
                 up = _add_bytes(up, x, x_scale, up_rows, in_n, k, in_k, block, KIND, IS_BLOCKED, UPCAST)
-    HAS_SCALE: tl.constexpr = not IS_4_BITS and not IS_BLOCKED
+    HAS_SCALE: tl.constexpr = not IS_GROUPED and not IS_BLOCKED
     bias = bias_ptr + expert * num_rows + n
     value = _scaled(gate, x_scale, scales + n, bias, in_n, KIND, HAS_X_SCALE, HAS_SCALE, HAS_BIAS)
     dtype = out_ptr.dtype.element_ty
@@ -227,6 +232,7 @@ class _Input(NamedTuple):
     order: Tensor | None = None
     group_size: int = 0
     is_blocked: bool = False
+    bits: int = 8
 
 
 def quant_product(
@@ -269,6 +275,7 @@ def quant_product(
         0.0 if gate is None else gate.limit,
         0.0 if gate is None else gate.alpha,
         KIND=found.kind,
+        BITS=found.bits,
         IS_UP=is_up,
         IS_CLAMPED=gate is not None,
         HAS_X_SCALE=found.x_scale is not None,
@@ -292,9 +299,10 @@ def _input(x: Tensor, weights: QuantizedWeights) -> _Input:
         rounded, x_scale = quantize_int8(x, weights.block)
         return _Input("int8", rounded, x_scale, weights.values, weights.scale)
     if isinstance(weights, Int4Experts):
-        return _Input("int4", x, None, weights.weight, weights.scale, weights.offset, weights.order, weights.group_size)
+        operands = (weights.weight, weights.scale, weights.offset, weights.order, weights.group_size)
+        return _Input("groups", x, None, *operands, bits=weights.bits)
     if isinstance(weights, Mxfp4Experts):
-        return _Input("mxfp4", x, None, weights.weight, weights.scale, group_size=MXFP4_BLOCK)
+        return _Input("mxfp4", x, None, weights.weight, weights.scale, group_size=MXFP4_BLOCK, bits=4)
     is_native, fp8_scale = has_fp8(x.device), None
     if weights.rounds_input:
         dtype = torch.float8_e4m3fn if is_native else torch.bfloat16
@@ -306,9 +314,11 @@ def _input(x: Tensor, weights: QuantizedWeights) -> _Input:
 def quant_tiles(weights: QuantizedWeights, num_pairs: int, x: Tensor) -> Tiles:
     """For ``num_pairs`` pairs. x: whose dtype and device the input has, before it is rounded."""
     if isinstance(weights, Int4Experts | Mxfp4Experts):
-        kind, size = ("int4", 2 * weights.half) if isinstance(weights, Int4Experts) else ("mxfp4", 2 * MXFP4_BLOCK)
+        kind, size = "mxfp4", 2 * MXFP4_BLOCK
+        if isinstance(weights, Int4Experts):
+            kind, size = "int4" if weights.bits == 4 else "int8_groups", 2 * weights.half
         tiles = tuned_tiles(f"moe_{kind}", chip(x.device), weights.shape, num_pairs)
-        tiles = tiles or estimate_nibbles(num_pairs, weights.shape[0], x.dtype, size)
+        tiles = tiles or estimate_groups(num_pairs, weights.shape[0], x.dtype, size)
         assert tiles.block_k == size, f"{tiles} are not of chunks of {size} columns"
         return tiles
     kind, itemsize, is_blocked = "int8", 1, False
@@ -332,8 +342,8 @@ def estimate_bytes(num_pairs: int, num_experts: int, x_itemsize: int) -> Tiles:
     return Tiles(64 if num_pairs <= 128 * num_experts else 128, 64, block_k, num_warps=8)
 
 
-def estimate_nibbles(num_pairs: int, num_experts: int, dtype: torch.dtype, chunk: int) -> Tiles:
-    """Of weights of 4 bits (an estimate: not yet measured on a GPU). A step of K is a chunk. With 128 pairs a tile registers spill."""
+def estimate_groups(num_pairs: int, num_experts: int, dtype: torch.dtype, chunk: int) -> Tiles:
+    """Of weights in groups (an estimate: not yet measured on a GPU). A step of K is a chunk. With 128 pairs a tile registers spill."""
     if num_pairs <= 32 * num_experts:
         return Tiles(16, 64, chunk, num_warps=4, num_stages=4)
     if dtype.itemsize == 4:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 import socket
 import ssl
 import subprocess
@@ -21,6 +23,9 @@ from headway.server.bench.machine import process_tree
 _POLL_S = 0.05
 _STOP_PATIENCE_S = 20.0
 _LAST_LINES = 15
+# Below those that a system hands out by itself, from 32768 on Linux, also to the clients' ends of connections: a server binds its own
+# seconds after it was chosen, and another process may have been given it in between.
+_PORTS = range(20000, 32000)
 
 
 class ServerFailed(Exception):
@@ -106,11 +111,17 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """A port of the loopback address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback address that was free a moment ago, and that no system gives away unasked."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 def _answers(address: str, tls: ssl.SSLContext | None) -> bool:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from headway.server.config.fields import Topic, option
 from headway.server.config.json_problems import key_of, sentence_of
 from headway.server.config.kv_offload import OffloadPlaces, OffloadSettings, offload_problems
+from headway.server.words import first_few
 
 _DEFAULT_PEERS = ("localhost", "127.0.0.0/8", "::1")
 _NIXL, _OFFLOADING = _CONNECTORS = ("NixlConnector", "OffloadingConnector")
@@ -154,14 +155,33 @@ def kv_transfer_warnings(transfer: KVTransferConfig, uses_ray: bool = False) -> 
     """``uses_ray``: ranks may be on other hosts."""
     if kv_transfer_problems(transfer) or (settings := transfer.settings) is None:
         return []
-    host = transfer.nixl_side_channel_host
-    is_alone = any(_is_within(host, peer) for peer in _DEFAULT_PEERS)
+    if settings.kv_connector_extra_config.key_file is not None:
+        return []
+    return [
+        *(_of_what_is_kept(transfer.nixl_side_channel_host, uses_ray=uses_ray) if settings.keeps else ()),
+        *(_of_what_is_fetched(settings) if settings.fetches else ()),
+    ]
+
+
+def _of_what_is_kept(host: str, *, uses_ray: bool) -> list[str]:
+    is_alone = any(_is_within(host, here) for here in _DEFAULT_PEERS)
     where = f"--nixl-side-channel-host {host}" if not is_alone else "other hosts of the Ray cluster, where ranks listen at their addresses,"
-    if (is_alone and not uses_ray) or not settings.keeps or settings.kv_connector_extra_config.key_file is not None:
+    if is_alone and not uses_ray:
         return []
     return [
         f"whoever reaches {where} may ask for KV, though not without a request's token: name a key_file in "
         "kv_connector_extra_config at both servers, and keep the network between them private"
+    ]
+
+
+def _of_what_is_fetched(settings: KVTransferSettings) -> list[str]:
+    peers = settings.kv_connector_extra_config.allowed_peers
+    elsewhere = [peer for peer in peers if not any(_is_within(peer, here) for here in _DEFAULT_PEERS)]
+    if not elsewhere:
+        return []
+    return [
+        f"any process on {first_few(elsewhere)} of allowed_peers may answer with KV of its own making, which the prefix cache gives to "
+        "other requests: name a key_file in kv_connector_extra_config at both servers"
     ]
 
 

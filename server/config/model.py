@@ -47,8 +47,9 @@ class ModelConfig(Topic):
         None,
         "int8, int4, fp8: weights are rounded so, tensor by tensor, as they are loaded; activations to 8 bits in each step, but for "
         "int4 on a GPU and for fp8 in models of fewer than 2,048 channels. fp8 is for GPUs. gguf: those of a quantised GGUF as the file "
-        "has them, on a CPU. "
-        "Unset: gguf for one on a CPU with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), else none. "
+        "has them; activations to 8 bits on a CPU alone. "
+        "Unset: gguf for one on a GPU, and on a CPU with dtype auto (int8 without the compiled kernels on a CPU without bf16 products), "
+        "else none. "
         "A quantised checkpoint is known by its config.json: a name of its format is checked against that, none dequantises it.",
         short=("-q",),
     )
@@ -132,6 +133,4 @@ def model_problems(model: ModelConfig) -> list[str]:
         )
     if model.trust_remote_code and model.model_impl == "headway":
         found.append("--trust-remote-code is for models that run through transformers, and --model-impl is headway: leave one of them out")
-    if model.quantization == "gguf" and model.device == "cuda":
-        found.append("--quantization gguf runs on a CPU only, and --device is cuda: leave one of them out")
     return found

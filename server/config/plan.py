@@ -13,8 +13,8 @@ from headway.server.errors import ConfigError
 from headway.server.words import GIB, gib
 
 # kept: as a quantised checkpoint has its weights; w4a8: 4 bits of such a one in groups of 32, for a CPU. gguf, int8 and int4 are a CPU's
-# too; w8a8, w4a16 and fp8 are a GPU's, for weights that are rounded as they are loaded.
-Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
+# too; gguf_a16 is a GPU's for a quantised GGUF, and w8a8, w4a16 and fp8 are for weights that are rounded as they are loaded.
+Quantization = Literal["none", "int8", "int4", "gguf", "gguf_a16", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
 
 _ROUNDED_ON_A_GPU: dict[str, Quantization] = {"int8": "w8a8", "int4": "w4a16", "fp8": "fp8"}
 
@@ -236,10 +236,10 @@ def _weights(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> tu
 
 def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) -> Quantization:
     asked = config.model.quantization
-    if asked == "gguf" and device.kind == "cuda":
-        raise ConfigError(["--quantization gguf is for CPUs: leave it out on a GPU, or add --device cpu"])
     if asked == "gguf" and not model.is_quantized_gguf:
         raise ConfigError(["--quantization gguf keeps the weights of a quantised GGUF, and this model is none: use int8, or leave it out"])
+    if asked == "gguf" and device.kind == "cuda":
+        return "gguf_a16"
     if asked == "none" or asked == "gguf":
         return asked
     if asked == "int8" or asked == "int4" or (asked == "fp8" and not model.quant_method):
@@ -254,7 +254,7 @@ def _quantization(config: ServerConfig, model: ModelFacts, device: DeviceFacts) 
         # On a CPU another --dtype than float32 asks for weights in it, and float32 for its arithmetic.
         is_kept = device.kind in model.keeps_on and (device.kind == "cuda" or asked is not None or config.model.dtype == "auto")
         return "kept" if is_kept else "none"
-    return _unset_quantization(model, device) if device.kind == "cpu" and config.model.dtype == "auto" else "none"
+    return _unset_quantization(device, config.model.dtype) if model.is_quantized_gguf else "none"
 
 
 def _rounded(asked: Literal["int8", "int4", "fp8"], device: DeviceFacts) -> Quantization:
@@ -280,9 +280,12 @@ def _pages_problem(asked: str, dtype: str, pages: str, quantization: AskedQuanti
     return f"--kv-cache-dtype {asked} differs from the model's {dtype}: use {choices}{both}"
 
 
-def _unset_quantization(model: ModelFacts, device: DeviceFacts) -> Quantization:
-    """A quantised GGUF's users already accept 8-bit activations. --dtype float32 is the reference arithmetic."""
-    if not model.is_quantized_gguf:
+def _unset_quantization(device: DeviceFacts, dtype: str) -> Quantization:
+    """Of a quantised GGUF, whose users already accept 8-bit activations. On a CPU --dtype float32 is the reference arithmetic; on a GPU
+    activations alone have it."""
+    if device.kind == "cuda":
+        return "gguf_a16"
+    if dtype != "auto":
         return "none"
     if device.multiplies_gguf:
         return "gguf"

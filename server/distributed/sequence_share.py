@@ -33,9 +33,13 @@ class SequenceShare:
 
     def slots(self, block_ids: LongArray, positions: LongArray, page_size: int) -> LongArray:
         """Where in this rank's pages tokens at ``positions`` [T] go, whose blocks are ``block_ids`` [T]; -1: nowhere."""
+        slots: LongArray
+        if self.size == 1:
+            slots = block_ids * page_size + positions % page_size
+            return slots
         turn, offset = np.divmod(positions % (page_size * self.size), self.interleave * self.size)
         owner, within = np.divmod(offset, self.interleave)
-        slots: LongArray = np.where(owner == self.rank, block_ids * page_size + turn * self.interleave + within, -1)
+        slots = np.where(owner == self.rank, block_ids * page_size + turn * self.interleave + within, -1)
         return slots
 
     def num_kept(self, lengths: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a device finds the inputs of a step: one copy from pinned memory, to addresses that depend on the step's shape alone.
+"""Where a device finds the inputs of a step, at addresses that depend on the step's shape alone: a GPU's by one copy from pinned memory.
 
 A step is packed into one buffer of 32-bit words:
 
@@ -55,10 +55,14 @@ class InputBuffers:
 
     def __init__(self, max_tokens: int, max_rows: int, max_blocks: int, device: torch.device) -> None:
         num_words = _places(_Shape(max_tokens, max_rows, max_rows, max_blocks))[-1].stop
-        self._stages = cycle([_Stage(num_words, device), _Stage(num_words, device)])
-        self._packed = torch.zeros(num_words, dtype=torch.int32, device=device)
-        self._tables = torch.zeros((max_rows, max_blocks), dtype=torch.int32, device=device)
-        self._parts = lru_cache(_NUM_KEPT)(lambda shape: _parts_of(self._packed, shape))
+        packed = torch.zeros(num_words, dtype=torch.int32, device=device)
+        tables = torch.zeros((max_rows, max_blocks), dtype=torch.int32, device=device)
+        stages = [_Stage(packed)]  # what a CPU computes with is filled in place
+        if device.type == "cuda":
+            pinned = [torch.zeros(num_words, dtype=torch.int32, pin_memory=True) for _ in range(2)]
+            stages = [_Stage(memory, torch.cuda.Event()) for memory in pinned]  # type: ignore[no-untyped-call]
+        self._stages = cycle(stages)
+        self._views = lru_cache(_NUM_KEPT)(lambda it: (_parts_of(packed, it), tables[: it.num_rows], tables[: it.num_rows, : it.width]))
 
     def load(self, inputs: StepInputs, wanted: LongArray, num_rows: int, lora: LoraPlan | None = None) -> tuple[Tensor, ForwardBatch]:
         """(token ids [T] int64, the batch). ``wanted`` [L]: tokens whose logits are wanted.
@@ -68,10 +72,8 @@ class InputBuffers:
         num_added = num_rows - len(inputs.query_lens)
         assert num_added == 0 or inputs.num_decodes == len(inputs.query_lens), "only decode steps are padded"
         shape = _Shape(len(inputs.token_ids) + num_added, num_rows, len(wanted), inputs.block_tables.shape[1])
-        parts = self._parts(shape)
+        parts, tables, used = self._views(shape)
         next(self._stages).send(inputs, wanted, shape, parts.whole)
-        tables = self._tables[:num_rows]
-        used = tables[:, : shape.width]
         used.copy_(parts.block_tables)
         query_lens, seq_lens_host = inputs.query_lens + [1] * num_added, inputs.seq_lens + [1] * num_added
         return parts.token_ids, ForwardBatch(
@@ -92,22 +94,21 @@ class InputBuffers:
 
 
 class _Stage:
-    """A step on the host, until it is copied."""
+    """A step in the host's memory: until it is copied, or where it is computed with."""
 
-    def __init__(self, num_words: int, device: torch.device) -> None:
-        self._memory = torch.zeros(num_words, dtype=torch.int32, pin_memory=device.type == "cuda")
-        self._parts = lru_cache(_NUM_KEPT)(lambda shape: [part.numpy() for part in _parts_of(self._memory, shape)])
-        self._copied: torch.cuda.Event | None = None
-        if device.type == "cuda":
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    def __init__(self, memory: Tensor, copied: torch.cuda.Event | None = None) -> None:
+        """``copied`` is recorded behind each copy; None: there is none to make."""
+        self._memory = memory
+        self._parts = lru_cache(_NUM_KEPT)(lambda shape: [part.numpy() for part in _parts_of(memory, shape)])
+        self._copied = copied
 
     def send(self, inputs: StepInputs, wanted: LongArray, shape: _Shape, packed: Tensor) -> None:
         """Fills the device's ``packed`` step, once the last one from here has arrived."""
         if self._copied is not None:
             self._copied.synchronize()  # returns at once before the first ``record``
         _pack(inputs, wanted, *self._parts(shape)[:-1])
-        packed.copy_(self._memory[: len(packed)], non_blocking=True)
         if self._copied is not None:
+            packed.copy_(self._memory[: len(packed)], non_blocking=True)
             self._copied.record()
 
 

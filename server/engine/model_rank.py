@@ -24,6 +24,7 @@ from headway.server.engine.kv.transfer.build import make_worker
 from headway.server.engine.kv.transfer.connector import WorkerSide
 from headway.server.engine.kv.transfer.layout import Place
 from headway.server.engine.model_runner import ModelRunner
+from headway.server.engine.newest_tokens import NewestTokens
 from headway.server.engine.planned_load import load_planned
 from headway.server.engine.ranked_choice import RankedChoice, RankShare
 from headway.server.engine.resident import Resident
@@ -140,7 +141,10 @@ class ModelRank:
                 return StageRunner(forward, rows, self.worker.adapters)
             drafter = self.draft.start(cache.num_blocks, rows) if self.draft is not None else None
             choice = self._choice(resident, sampling)
-            return ModelRunner(resident, forward, rows, choice, setup.device, self.worker.adapters, drafter)
+            # A rank above 0 begins a step before anybody has asked it for the result of the one before.
+            is_ahead = plan.overlaps_steps or not choice.is_alone
+            newest = NewestTokens(plan.max_num_seqs, setup.device) if is_ahead else None
+            return ModelRunner(resident, forward, rows, choice, self.worker.adapters, drafter, newest)
 
         self.worker.start(cache.num_blocks, make_runner)
         resident, loaded = self.worker.resident, self.worker.loaded

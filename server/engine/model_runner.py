@@ -15,13 +15,14 @@ from headway.server.engine.batch import BatchPlan, BatchResult, RowError, RowRes
 from headway.server.engine.choice import TokenChoice
 from headway.server.engine.handle import StepHandle
 from headway.server.engine.lora import AdapterSlots
+from headway.server.engine.newest_tokens import NewestTokens
 from headway.server.engine.resident import Resident
-from headway.server.engine.rows import AWAITED, LongArray, RowTable, StepInputs
+from headway.server.engine.rows import LongArray, RowTable, StepInputs
 from headway.server.engine.sampler import ChosenTokens
 from headway.server.engine.speculative.drafter import Drafter
 from headway.server.engine.speculative.verification import Verification
 from headway.server.engine.step_forward import StepForward
-from headway.server.engine.transfers import upload
+from headway.server.layers.forward import ForwardBatch
 from headway.server.types import SamplingParams, TokenLogprobs
 
 log = logging.getLogger(__name__)
@@ -48,21 +49,21 @@ class ModelRunner:
         forward: StepForward,
         rows: RowTable,
         choice: TokenChoice,
-        device: torch.device,
         adapters: AdapterSlots | None = None,
         drafter: Drafter | None = None,
+        newest: NewestTokens | None = None,
     ) -> None:
-        """``adapters`` are those of the model; None: no request has one. ``drafter`` makes the drafts that a plan leaves undrawn."""
+        """``adapters`` are those of the model; None: no request has one. ``drafter`` makes the drafts that a plan leaves undrawn.
+        ``newest``: for steps whose tokens are awaited; None: there are none."""
         self._resident = resident
         self._forward = forward
         self._rows = rows
         self._choice = choice
-        self._device = device
         self._adapters = adapters
         self._drafter = drafter
         self._params: dict[str, SamplingParams] = {}
         self._num_prompt_tokens: dict[str, int] = {}
-        self._newest_tokens = torch.zeros(rows.max_rows, dtype=torch.int64, device=device)  # of each row, before the host knows it
+        self._newest = newest
         self._newest_step: StepHandle[BatchResult] = StepHandle.computed(BatchResult([]))
 
     def submit(self, plan: BatchPlan) -> StepHandle[BatchResult]:
@@ -122,23 +123,26 @@ class ModelRunner:
         inputs = self._rows.inputs(scheduled)
         sampled = self._rows.samples(inputs)
         lora = self._adapters.plan(inputs) if self._adapters is not None else None
-        token_ids, batch = self._forward.load(inputs, inputs.query_start_loc[sampled + 1].astype(np.int64) - 1, lora)
-        self._take_newest(token_ids, inputs)
+        wanted = inputs.last_tokens(sampled)
+        token_ids, batch = self._forward.load(inputs, wanted, lora)
+        if self._newest is not None:
+            self._newest.take(token_ids, inputs)
         hidden = self._forward.run(token_ids, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
         rows = inputs.rows[sampled]
-        choose = self._choice.prepare(hidden[batch.logits_indices], rows.tolist(), self._head_plan(rows)) if len(sampled) else None
+        choose = self._choice.prepare(_wanted(hidden, batch), rows.tolist(), self._head_plan(rows)) if len(sampled) else None
         self._newest_step.result()
         chosen: ChosenTokens | Verification | None = None
         if choose is not None and inputs.has_drafts:
-            token_at = inputs.query_start_loc[sampled + 1] - 1
-            tokens = inputs.token_ids[token_at].tolist()
+            tokens = inputs.token_ids[wanted].tolist()
             chosen = Verification(self._choice, choose, rows.tolist(), inputs.offsets[sampled].tolist(), tokens)
         elif choose is not None:
-            chosen = self._keep_newest(rows, choose())
+            chosen = choose()
+            if self._newest is not None:
+                self._newest.keep(rows, chosen.on_device)
         if self._drafter is not None:
             self._drafter.follow(inputs, hidden)
         self._rows.commit(inputs, sampled)
@@ -146,18 +150,6 @@ class ModelRunner:
 
     def _head_plan(self, rows: LongArray) -> LoraPlan | None:
         return self._adapters.plan_head(rows) if self._adapters is not None else None
-
-    def _take_newest(self, token_ids: Tensor, inputs: StepInputs) -> None:
-        """In the place of those that are awaited."""
-        if inputs.has_awaited:
-            decoding = token_ids[: inputs.num_decodes]
-            newest = self._newest_tokens[upload(torch.from_numpy(inputs.rows[: inputs.num_decodes]), self._device)]
-            decoding.copy_(torch.where(decoding == AWAITED, newest, decoding))
-
-    def _keep_newest(self, rows: LongArray, chosen: ChosenTokens) -> ChosenTokens:
-        # A row that got none ends, but may be in the next step already: it must be given a token that the model has.
-        self._newest_tokens[upload(torch.from_numpy(rows), self._device)] = chosen.on_device.clamp(min=0)
-        return chosen
 
     def _finish(self, step: _Launched) -> BatchResult:
         """Waits for the step. Tokens of requests that have left their rows meanwhile are told to nobody but the caller."""
@@ -200,3 +192,8 @@ class ModelRunner:
             lora = self._head_plan(np.full(stop - offset, row))
             entries += self._choice.score_prompt(hidden[start + offset : start + stop], targets.tolist(), num_top, lora)
         return entries
+
+
+def _wanted(hidden: Tensor, batch: ForwardBatch) -> Tensor:
+    """The hidden states [L, H] whose logits are wanted, in the order of their tokens: so if there are as many as tokens, it is all."""
+    return hidden if batch.logits_indices.shape[0] == hidden.shape[0] else hidden[batch.logits_indices]

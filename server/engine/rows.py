@@ -39,10 +39,13 @@ class StepInputs:
     block_tables: IntArray  # [B, M]
     num_decodes: int
     offsets: LongArray  # [B] how many places of the same request are before each
+    has_drafts: bool = False  # an offset is above 0
 
-    @property
-    def has_drafts(self) -> bool:
-        return bool(self.offsets.any())
+    def last_tokens(self, places: LongArray) -> LongArray:
+        """The index of the last token of each of these places."""
+        if self.num_decodes == len(self.query_lens):
+            return places
+        return self.query_start_loc[places + 1].astype(np.int64) - 1
 
     def at_offset(self, offset: int) -> StepInputs:
         """Of a step of decodes: the places that have so many of their request before them, as a step of their own."""
@@ -60,6 +63,7 @@ class StepInputs:
             block_tables=self.block_tables[places],
             num_decodes=len(places),
             offsets=self.offsets[places],
+            has_drafts=offset > 0,
         )
 
     @property
@@ -138,7 +142,8 @@ class RowTable:
         order, offsets = _places(scheduled)
         rows = self.rows_of([scheduled[i] for i in order])
         lens = np.array([scheduled[i].num_tokens for i in order], dtype=np.int64)
-        return self.spans(rows, self._num_computed[rows] + offsets, lens, order=order, offsets=offsets)
+        starts = self._num_computed[rows] if offsets is None else self._num_computed[rows] + offsets
+        return self.spans(rows, starts, lens, order=order, offsets=offsets)
 
     def rows_of(self, scheduled: list[ScheduledRow]) -> LongArray:
         return np.array([self._row_of[item.request_id] for item in scheduled], dtype=np.int64)
@@ -153,12 +158,15 @@ class RowTable:
         order: list[int] | None = None,
         offsets: LongArray | None = None,
     ) -> StepInputs:
-        """A step of ``lens`` places of each row from ``starts`` on; spans of one come first. A place has the token that is ``ahead`` of it.
-        ``order`` and ``offsets``: see StepInputs, where they matter."""
-        bounds = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(lens, out=bounds[1:])
-        row_of_token = np.repeat(rows, lens)
-        positions = np.arange(bounds[-1], dtype=np.int64) + np.repeat(starts - bounds[:-1], lens)
+        """A step of ``lens`` places, at least one, of each row from ``starts`` on; spans of one come first. A place has the token that is
+        ``ahead`` of it. ``order`` and ``offsets``: see StepInputs; without offsets there are no drafts."""
+        if (num_tokens := int(lens.sum())) == len(rows):  # nothing but decodes
+            bounds, row_of_token, positions = np.arange(len(rows) + 1), rows, starts
+        else:
+            bounds = np.zeros(len(rows) + 1, dtype=np.int64)
+            np.cumsum(lens, out=bounds[1:])
+            row_of_token = np.repeat(rows, lens)
+            positions = np.arange(num_tokens, dtype=np.int64) + np.repeat(starts - bounds[:-1], lens)
         blocks = self._blocks[row_of_token, positions // self._block_size].astype(np.int64)
         seq_lens = starts + lens
         width = -(-int(seq_lens.max()) // self._block_size)
@@ -173,8 +181,9 @@ class RowTable:
             query_lens=lens.tolist(),
             seq_lens=seq_lens.tolist(),
             block_tables=self._blocks[rows, :width],
-            num_decodes=int((lens == 1).sum()),
+            num_decodes=len(rows) if num_tokens == len(rows) else int((lens == 1).sum()),
             offsets=np.zeros(len(rows), dtype=np.int64) if offsets is None else offsets,
+            has_drafts=offsets is not None,
         )
 
     def num_computed(self, rows: LongArray) -> LongArray:
@@ -200,9 +209,12 @@ class RowTable:
     def commit(self, inputs: StepInputs, sampled: LongArray) -> None:
         """A step is set going: its tokens are computed, and each of the places ``sampled`` has another, which is awaited. Drafts do not
         count before they are told to be right."""
-        is_known = inputs.offsets == 0
-        self._num_computed[inputs.rows[is_known]] = np.asarray(inputs.seq_lens)[is_known]
-        rows = inputs.rows[sampled[is_known[sampled]]]
+        rows, ends = inputs.rows, np.asarray(inputs.seq_lens)
+        if inputs.has_drafts:
+            is_known = inputs.offsets == 0
+            rows, ends, sampled = rows[is_known], ends[is_known], sampled[is_known[sampled]]
+        self._num_computed[rows] = ends
+        rows = inputs.rows[sampled]
         self._tokens[rows, self._num_tokens[rows]] = AWAITED
         self._num_tokens[rows] += 1
 
@@ -225,11 +237,12 @@ class RowTable:
         return self._tokens[row, start:stop]
 
 
-def _places(scheduled: list[ScheduledRow]) -> tuple[list[int], LongArray]:
-    """(position in ``scheduled``, how many of the same position are before it) of each place, rows with one query token first."""
+def _places(scheduled: list[ScheduledRow]) -> tuple[list[int], LongArray | None]:
+    """(position in ``scheduled``, how many of the same position are before it) of each place, rows with one query token first; without
+    drafts None are before any."""
     order = sorted(range(len(scheduled)), key=lambda i: scheduled[i].num_tokens > 1)
     if not any(item.drafts for item in scheduled):
-        return order, np.zeros(len(order), dtype=np.int64)
+        return order, None
     widths = [1 + len(scheduled[i].drafts) for i in order]
     offsets = np.concatenate([np.arange(width, dtype=np.int64) for width in widths])
     return np.repeat(order, widths).tolist(), offsets

@@ -110,7 +110,9 @@ def prepare_attention(
 
 def _decode_rows(batch: ForwardBatch, windows: tuple[int, ...], block_size: int, dtype: torch.dtype) -> DecodeRows:
     n = batch.num_decodes
-    block_tables, seq_lens, seq_lens_host = batch.block_tables[:n], batch.seq_lens[:n], batch.seq_lens_host[:n]
+    block_tables, seq_lens, seq_lens_host = batch.block_tables, batch.seq_lens, batch.seq_lens_host
+    if n < len(batch.query_lens):
+        block_tables, seq_lens, seq_lens_host = block_tables[:n], seq_lens[:n], seq_lens_host[:n]
     plans = {
         window: prepare_decode(
             block_tables, seq_lens, block_size=block_size, dtype=dtype, sliding_window=window, seq_lens_host=seq_lens_host

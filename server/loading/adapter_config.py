@@ -87,7 +87,7 @@ class AdapterConfig:
 
     def _positive(self, key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-            raise self._refusal(f"has {key} {_shown(value)}; it must be a number above 0")
+            raise self._refusal(f"has {key} {_shown(value)}; it must be a number above 0, of {_LARGEST:g} at most")
         return float(value)
 
     def _refusal(self, why: str) -> AdapterError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,9 @@ from headway.server.source.files import ModelFiles
 
 _QUANTIZATION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
+# transformers names each of them as soon as it reads a config, of whatever model: 20 million take 5 GB and minutes.
+_MOST_LABELS = 2**16
+
 Overrides = Mapping[str, Any]
 NO_OVERRIDES: Overrides = MappingProxyType({})
 
@@ -24,7 +28,14 @@ def read_config_json(files: ModelFiles, overrides: Overrides) -> dict[str, Any]:
     own = _json_object(files.path / "config.json")
     if not own.get("quantization_config"):
         own |= _quantization_beside(files.path)
-    return {**_laid_over(own, overrides), **_changed_rope(own, overrides)}
+    values = {**_laid_over(own, overrides), **_changed_rope(own, overrides)}
+    labels = values.get("num_labels")
+    if isinstance(labels, int) and labels > _MOST_LABELS:
+        raise ModelSourceError(
+            f"{files.path / 'config.json'} can't be used: num_labels is {reprlib.repr(labels)}, and {_MOST_LABELS} is the most that is "
+            "served; a model that generates text has none: remove the key."
+        )
+    return values
 
 
 def _json_object(path: Path) -> dict[str, Any]:

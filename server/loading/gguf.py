@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headway.server.layers.quant.grouped import GgufBlocks
 from headway.server.loading.checkpoint import CheckpointTensor
-from headway.server.loading.gguf_file import FOUR_BIT_TYPES, GgufFile, RowSpan
+from headway.server.loading.gguf_file import GROUPED_TYPES, GgufFile, RowSpan
 from headway.server.loading.gguf_latents import with_whole_latents
 from headway.server.models.base import DecoderConfig
 from headway.server.models.names import WeightName
@@ -74,8 +74,8 @@ class GgufCheckpoint:
 
 
 def _blocks(tensor: GgufTensor, rows: Callable[[], NDArray[Any]]) -> Callable[[], GgufBlocks] | None:
-    """What reads the tensor as it is in the file, where that is 4 bits in groups of 32."""
-    kind = FOUR_BIT_TYPES.get(tensor.type)
+    """What reads the tensor as it is in the file, where that is in groups of 32."""
+    kind = GROUPED_TYPES.get(tensor.type)
     return None if kind is None else lambda: GgufBlocks(_own(rows()), kind)
 
 

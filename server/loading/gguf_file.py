@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from headway.server.source.gguf_parts import parts_of
 
 FULL_PRECISION_TYPES = {0: "float32", 1: "float16", 30: "bfloat16"}  # ggml type -> dtype
 _MAX_DIMENSIONS = 4  # of ggml
-FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}  # whose blocks have a scale and an offset for 32 weights
+# Whose blocks have a scale and an offset for 32 weights, which they need no rounding to be kept in.
+FOUR_BIT_TYPES = {2: "Q4_0", 3: "Q4_1", 12: "Q4_K"}
+GROUPED_TYPES = FOUR_BIT_TYPES | {6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 13: "Q5_K"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,10 @@ class GgufFile:
             self._mapped |= dict.fromkeys(index, _Mapped.of(part))
         for name, tensor in self.index.items():
             if not 1 <= len(tensor.shape) <= _MAX_DIMENSIONS or min(tensor.shape) < 1:
-                shape = list(tensor.shape)
-                raise ModelSourceError(f"The tensor {name} of {self.origin} has the shape {shape}: the file is damaged; download it again.")
+                shape = reprlib.repr(list(tensor.shape))
+                raise ModelSourceError(
+                    f"The tensor {name[:200]} of {self.origin} has the shape {shape}: the file is damaged; download it again."
+                )
 
     def in_order(self) -> list[tuple[str, GgufTensor]]:
         """The tensors as they lie in the files."""
@@ -142,10 +147,16 @@ def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -
     """That the file says of itself what its name says."""
     own_number, own_count = metadata.get("split.no", 0), metadata.get("split.count", 0) or 1
     if (own_number, own_count) != (number, count):
+        name = f"part {number + 1} of {count} of a model" if count > 1 else "a whole model"
         raise ModelSourceError(
-            f"{path} has the name of part {number + 1} of {count} of a model and the content of part {own_number!r} (from 0 on) of "
-            f"{own_count!r}: give all parts the names that they were made with, NAME-00001-of-00003.gguf and so on, in one directory."
+            f"{path} has the name of {name} and the content of part {_part(own_number, 1)} of {_part(own_count, 0)}: "
+            "give all parts the names that they were made with, NAME-00001-of-00003.gguf and so on, in one directory."
         )
+
+
+def _part(value: Any, offset: int) -> str:
+    """As people count; whatever else may stand in a file as it stands there, cut."""
+    return str(value + offset) if type(value) is int else reprlib.repr(value)
 
 
 def _format(tensor: GgufTensor, name: str, origin: str) -> Any:

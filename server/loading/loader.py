@@ -17,8 +17,9 @@ from headway.server.errors import ModelSourceError
 from headway.server.layers.quant.grouped import GroupedLinear
 from headway.server.layers.quant.int8 import Int8Linear
 from headway.server.layers.quant.kept import KeptLinear
+from headway.server.layers.quant.kept_blocks import KeptBlocksLinear
 from headway.server.layers.quant.method import LinearMethod
-from headway.server.layers.quant.scheme import WeightScheme, dequantized_name, rounded_scheme
+from headway.server.layers.quant.scheme import GGUF_GROUPS, WeightScheme, dequantized_name, rounded_scheme
 from headway.server.layers.quant.unquantized import UnquantizedLinear
 from headway.server.loading.bitsandbytes import BitsAndBytesCheckpoint
 from headway.server.loading.checkpoint import Checkpoint, read_tensor
@@ -54,7 +55,7 @@ COMPUTED_ENDINGS = (
 )
 
 LoadFormat = Literal["auto", "safetensors", "gguf", "dummy"]
-Quantization = Literal["none", "int8", "int4", "gguf", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
+Quantization = Literal["none", "int8", "int4", "gguf", "gguf_a16", "kept", "w4a8", "w8a8", "w4a16", "fp8"]
 
 
 def load_model(
@@ -156,6 +157,8 @@ def _method(quantization: Quantization, dtype: torch.dtype, device: torch.device
         return GroupedLinear(device, "int4 (8-bit activations)")
     if quantization == "gguf":
         return GroupedLinear(device, "GGUF blocks (8-bit activations)")
+    if quantization == "gguf_a16":
+        return KeptBlocksLinear(GGUF_GROUPS, dtype, device)
     if quantization == "none":
         return UnquantizedLinear(dtype, device)
     assert scheme is not None, "only those of a quantised checkpoint are kept so"

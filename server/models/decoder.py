@@ -7,15 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from headway.kernels.decoder_layer import FusedLayer, FusedSlots
-from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.errors import ModelSourceError
 from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionSinks, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, Table, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.layers.fused_layer import fused_layer, fused_slots, run_fused
+from headway.server.layers.fused_layer import FusableLayer, FusedLayers, fusable_layer
 from headway.server.layers.linear import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
@@ -85,6 +83,11 @@ class DecoderBranches(Layer):
         widen = self.gate_up if self._is_gated else self.up
         return self._scaled(self.down(self._activation(widen(hidden, lora)), lora))  # what is widest has no name: it ends with the gate
 
+    @cached_property
+    def fusable(self) -> FusableLayer | None:
+        """All of a call as a kernel takes it together with other layers; None where none does. Of the loaded layer."""
+        return None
+
     def _scaled(self, branch: Tensor) -> Tensor:
         return branch if self._scale == 1.0 else branch * self._scale
 
@@ -101,28 +104,24 @@ class DecoderLayer(DecoderBranches):
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        if step.prefill is None and step.decode is not None and kv.k.dtype != FP8:
-            layer, adapters = self._fused, None if lora is None else self._fused_slots
-            if layer is not None and (lora is None or adapters is not None):
-                return run_fused(layer, self.attention.rotation, hidden, residual, kv, step, step.decode, lora, adapters)
+        if self._fused is not None and self._fused.fits([kv], step, lora):
+            return self._fused(hidden, residual, [kv], step, lora)
         hidden, residual = normed(self.input_norm, hidden, residual)
         hidden = self.attend(hidden, kv, step, lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
         return self.feed_forward(hidden, step, lora), residual
 
     @cached_property
-    def _fused(self) -> FusedLayer | None:
-        """All of the above in one call, of the loaded layer."""
+    def fusable(self) -> FusableLayer | None:
         if self.moe is not None or not self._is_fusable:
             return None
         if not isinstance(self.input_norm, RMSNorm) or not isinstance(self.post_attention_norm, RMSNorm):
             return None
-        return fused_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
+        return fusable_layer(self.input_norm, self.qkv, self.attention, self.o, self.post_attention_norm, self.gate_up, self.down)
 
     @cached_property
-    def _fused_slots(self) -> FusedSlots | None:
-        """The adapters' room, which a layer has for as long as it is there."""
-        return None if self._fused is None else fused_slots(self._fused, self.qkv, self.o, self.gate_up, self.down)
+    def _fused(self) -> FusedLayers | None:
+        return None if self.fusable is None else FusedLayers([self.fusable])
 
 
 class Decoder(Layer):
@@ -151,7 +150,16 @@ class Decoder(Layer):
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context, self._library)
         own = token_ids if step.prompts is None else token_ids[step.prompts.own]
-        hidden, residual = self._embedded(own, step.positions, batch.lora), None
+        hidden, residual = self._through_layers(self._embedded(own, step.positions, batch.lora), kv, step, batch)
+        # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
+        summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
+        return self._whole(self._group.all_rows(summed, len(own)), step)
+
+    def _through_layers(self, hidden: Tensor, kv: list[LayerKV], step: AttentionStep, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
+        is_watched = self.taps is not None or batch.watcher is not None  # between layers
+        if not is_watched and self._fused is not None and self._fused.fits(kv, step, batch.lora):
+            return self._fused(hidden, None, kv, step, batch.lora)
+        residual = None
         for (index, layer), pages in zip(self.layers.items(), kv, strict=True):
             if self.taps is not None:
                 self.taps.take(index, hidden, residual)
@@ -159,9 +167,13 @@ class Decoder(Layer):
             if batch.watcher is not None:
                 batch.watcher.on_layer()
         assert residual is not None, "a decoder has at least one layer"
-        # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
-        summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
-        return self._whole(self._group.all_rows(summed, len(own)), step)
+        return hidden, residual
+
+    @cached_property
+    def _fused(self) -> FusedLayers | None:
+        """All layers in one call."""
+        layers = [layer.fusable for layer in self.layers.values() if layer.fusable is not None]
+        return FusedLayers(layers) if len(layers) == len(self.layers) else None
 
     def _whole(self, hidden: Tensor, step: AttentionStep) -> Tensor:
         """Of all tokens of the step, where this rank computed some."""

@@ -51,7 +51,7 @@ class TransformersModel(Layer):
         self.embed_tokens: VocabParallelEmbedding | None = None
         self.names: list[WeightName] = []
         self.stacks: list[ExpertStack] = []
-        self.causal = empty_model(config)
+        self.causal = empty_model(config, context.max_model_len)
         self._context = context
         self._adapters = StepAdapters()
         self._attention = PagedAttention(context)

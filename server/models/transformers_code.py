@@ -16,18 +16,21 @@ from headway.server.models.transformers_experts import FoundExperts
 # "local_params" says how transformers hands parameters to a module that is cut; ours are there as they are.
 _WHOLE_STYLES = ("replicated_with_grad_allreduce", "replicated", "local_params")
 _CUT_STYLES = ("colwise", "rowwise", "colwise_gather_output", "rowwise_split_input", "embedding_rowwise")
+# model_type -> the key of its config for as many positions as a table of sines and cosines is computed of.
+_TABLE_KEYS = {"codegen": "n_positions", "gptj": "n_positions"}
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
-def empty_model(config: TransformersConfig) -> Any:
-    """The causal language model on the meta device, whose attention is ours. Raises ModelSourceError."""
+def empty_model(config: TransformersConfig, max_model_len: int) -> Any:
+    """The causal language model on the meta device, whose attention is ours. ``max_model_len``: positions that will be asked for. Raises
+    ModelSourceError."""
     from transformers import AutoModelForCausalLM
 
     register()
     logging.getLogger("transformers").setLevel(logging.ERROR)  # its advice is for those who train
     model_class = _code_class(config)
     try:
-        hf_config = _hf_config(config)
+        hf_config = _hf_config(config, max_model_len)
         with torch.device("meta"):
             if model_class is None:
                 model = AutoModelForCausalLM.from_config(hf_config, attn_implementation=NAME)
@@ -95,7 +98,7 @@ def split_styles(model: Any, config: TransformersConfig, size: int, experts: lis
     return {name: style for name, style in found.items() if style in _CUT_STYLES}
 
 
-def _hf_config(config: TransformersConfig) -> Any:
+def _hf_config(config: TransformersConfig, max_model_len: int) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     values = dict(config.values) | {"output_router_logits": False}  # which are for those who train
@@ -105,6 +108,8 @@ def _hf_config(config: TransformersConfig) -> Any:
     kind = values.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ModelSourceError(f"The model_type {kind!r} in {config.directory / 'config.json'} is none that transformers knows.")
+    if kind in _TABLE_KEYS:
+        values[_TABLE_KEYS[kind]] = max_model_len
     return CONFIG_MAPPING[kind].from_dict(values)
 
 

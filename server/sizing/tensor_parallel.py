@@ -7,7 +7,7 @@ from dataclasses import replace
 from headway.server.config.parallel import ParallelConfig
 from headway.server.config.plan import Quantization, is_grouped
 from headway.server.errors import ConfigError
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, cuts_between_groups, share_of_expert
+from headway.server.layers.quant.scheme import GGUF_GROUPS, ROUNDED_SCHEMES, WeightScheme, cuts_between_groups, share_of_expert
 from headway.server.models.base import DecoderConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.model import ModelShape
@@ -16,6 +16,7 @@ _MOST = 8  # GPUs of an instance
 _GROUP = 32  # channels that weights kept as a GGUF has them have in common
 _KEPT_TOGETHER = {
     "gguf": "the blocks of this GGUF",
+    "gguf_a16": "the blocks of this GGUF",
     "w4a8": f"the groups of {_GROUP} channels of this quantised checkpoint",
     "int4": f"the groups of {_GROUP} channels of --quantization int4",
     "w4a16": f"the groups of {ROUNDED_SCHEMES['w4a16'].group_size} channels of --quantization int4",
@@ -145,6 +146,8 @@ def _keeps_groups(config: DecoderConfig, size: int, quantization: Quantization, 
     mixture = None if has_whole_experts else config.mixture
     if mixture is not None and share_of_expert(mixture.intermediate_size, scheme.step, 0, size) is None:
         return False
+    if quantization == "gguf_a16" and config.vocab_size % size:
+        return False
     if quantization != "kept":
         return cuts_between_groups(scheme, columns, size)
     if scheme.layout == "mxfp4":
@@ -164,4 +167,6 @@ def _kept_scheme(config: DecoderConfig, quantization: Quantization) -> WeightSch
     if quantization == "kept":
         assert config.scheme is not None, "only those of a quantised checkpoint are kept so"
         return config.scheme
+    if quantization == "gguf_a16":
+        return GGUF_GROUPS
     return None if is_grouped(quantization) else ROUNDED_SCHEMES.get(quantization)

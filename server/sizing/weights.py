@@ -6,12 +6,12 @@ Names and shapes are those of the layers in models/, which a test holds them aga
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headway.server.config.lora import LoraConfig
 from headway.server.config.plan import Plan, is_grouped
 from headway.server.distributed.places import PipelineStage
-from headway.server.layers.quant.scheme import ROUNDED_SCHEMES, WeightScheme, dequantized_name, rounded_scheme
+from headway.server.layers.quant.scheme import GGUF_GROUPS, GGUF_NAME, ROUNDED_SCHEMES, WeightScheme, dequantized_name, rounded_scheme
 from headway.server.models.base import BlockKind, DecoderConfig, EncoderConfig, MixtureConfig, ModelConfig
 from headway.server.models.modernbert_config import ModernBertConfig
 from headway.server.sizing.dtypes import itemsize
@@ -23,6 +23,7 @@ _QUANTIZED_NAMES = {
     "int8": "int8 (8-bit activations)",
     "int4": "int4 (8-bit activations)",
     "gguf": "GGUF blocks (8-bit activations)",
+    "gguf_a16": GGUF_NAME,
 }
 _HEAD = "lm_head.weight"
 
@@ -111,7 +112,8 @@ def weight_bytes(shape: ModelShape, plan: Plan, *, on_cpu: bool) -> int:
         assert isinstance(config, DecoderConfig), "only those are kept so"
         if is_grouped(plan.quantization):
             return others + _grouped_bytes(shapes, config, plan, is_tied=is_tied)
-        matrices, others = [], others + _kept_bytes(shapes, config, plan, size)
+        kept = _block_bytes(shapes, config, plan) if plan.quantization == "gguf_a16" else _kept_bytes(shapes, config, plan, size)
+        matrices, others = [], others + kept
     if is_tied and on_cpu and plan.dtype != "float16":
         matrices.append(head)  # packed into another layout than the table that it is tied to; fp16 is not packed
     return others + sum(math.prod(matrix) for matrix in matrices) * size
@@ -147,12 +149,22 @@ def _kept_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan, size: i
     return sum(num_bytes(pattern, linear) for pattern, linear in shapes.linears.items())
 
 
+def _block_bytes(shapes: WeightShapes, config: DecoderConfig, plan: Plan) -> int:
+    """Of a quantised GGUF's matrices on a GPU."""
+    wide, total = replace(GGUF_GROUPS, bits=8), 0
+    for pattern, linear in shapes.linears.items():
+        of_4_bits = _num_rounded(shapes, pattern, config, plan)
+        total += of_4_bits * GGUF_GROUPS.num_bytes(linear.rows, linear.columns)
+        total += (shapes.count(pattern) - of_4_bits) * wide.num_bytes(linear.rows, linear.columns)
+    return total
+
+
 def _num_rounded(shapes: WeightShapes, pattern: str, config: DecoderConfig, plan: Plan) -> int:
     """How many of the weights that ``pattern`` stands for are in few bits: those that the checkpoint names, or where they are rounded as
     they are loaded all but the head."""
     if plan.quantization in ROUNDED_SCHEMES:
         return 0 if pattern == _HEAD else shapes.count(pattern)
-    named = config.four_bit_linears if plan.quantization == "gguf" else config.quantized_linears
+    named = config.four_bit_linears if plan.quantization in ("gguf", "gguf_a16") else config.quantized_linears
     return sum(name in named for name in shapes.names(pattern)) if named else 0
 
 

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from headway.server.errors import ModelSourceError
-from headway.server.source.gguf_parts import gguf_models, incomplete
+from headway.server.source.gguf_parts import gguf_models, incomplete, parts_of
 from headway.server.source.weights import PICKLE_REFUSAL, PICKLE_SUFFIXES, is_archive
 from headway.server.words import first_few, plural
 
@@ -46,9 +46,10 @@ def model_files(names: Sequence[str], load_format: str, where: str, one_gguf: st
     ggufs = [name for name in names if name.endswith(".gguf")]
     models = gguf_models(ggufs)
     if len(models) == 1 and "/" not in ggufs[0] and load_format != "safetensors":
-        if missing := [name for name in models[0] if name not in ggufs]:
+        parts, there = parts_of(models[0]), set(ggufs)
+        if missing := [name for name in parts if name not in there]:
             raise ModelSourceError(incomplete(where, missing))
-        return chosen + models[0]
+        return chosen + parts
     raise ModelSourceError(_no_weights(names, ggufs, load_format, where, one_gguf))
 
 

@@ -22,13 +22,13 @@ def parts_of(name: str) -> list[str]:
     return [f"{match[1]}-{number:05d}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1)]
 
 
-def gguf_models(names: Iterable[str]) -> list[list[str]]:
-    """The models that the names of GGUF files are of, each as the names that it should have."""
+def gguf_models(names: Iterable[str]) -> list[str]:
+    """The models that the names of GGUF files are of: the first name of each. Its parts, which may be said to be many, are not listed."""
     one_each: dict[tuple[str, str], str] = {}
     for name in names:
         match = _PART.fullmatch(name)
         one_each.setdefault((name, "") if match is None else (match[1], match[3]), name)
-    return [parts_of(name) for name in one_each.values()]
+    return list(one_each.values())
 
 
 def first_part(path: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from headway.server.errors import ModelSourceError
 from headway.server.source.choice import code_files, has_tokenizer, model_files, text_files
-from headway.server.source.gguf_parts import gguf_models
+from headway.server.source.gguf_parts import gguf_models, parts_of
 from headway.server.source.progress import Progress
 from headway.server.source.space import require_space
 from headway.server.source.weights import missing_shards
@@ -191,7 +191,7 @@ def _is_whole(directory: Path, load_format: str) -> bool:
         if weights and (has_index or not numbered) and not missing_shards(directory):
             return True
     models = gguf_models(path.name for path in directory.glob("*.gguf"))
-    return load_format in ("auto", "gguf") and any(all((directory / part).is_file() for part in parts) for parts in models)
+    return load_format in ("auto", "gguf") and any(all((directory / part).is_file() for part in parts_of(name)) for name in models)
 
 
 def _default_endpoint() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headway.server.bench import server_process
 from headway.server.bench.errors import BenchError
 from headway.server.bench.machine import CpuMeter, describe_machine, tree_rss_bytes
 from headway.server.bench.outcome import Outcome
@@ -72,6 +74,16 @@ def test_a_server_is_ready_then_gone_with_its_children() -> None:
         assert tree_rss_bytes(server.pid) > 1e6
     psutil.wait_procs(tree, timeout=10)
     assert not [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_free_port_is_nobody_s_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a server binds it, seconds later: no connection of another process is given it."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 <= free_port() < first_given for _ in range(20))
+    port = free_port()
+    monkeypatch.setattr(server_process, "_PORTS", (port, port + 1))
+    with socket.create_server(("127.0.0.1", port)):
+        assert {free_port() for _ in range(20)} == {port + 1}
 
 
 def test_a_server_that_ends_early_shows_its_last_lines() -> None:

@@ -115,6 +115,18 @@ def test_ranks_on_other_hosts_are_warned_of() -> None:
     assert warning.startswith("whoever reaches other hosts of the Ray cluster, where ranks listen at their addresses, may ask for KV")
 
 
+def test_peers_that_are_believed_without_a_key_are_warned_of() -> None:
+    def warned(**changes: Any) -> list[str]:
+        asked = GOOD | {"kv_role": "kv_consumer"} | changes
+        return kv_transfer_warnings(KVTransferConfig(kv_transfer_config=asked))
+
+    [warning] = warned(kv_connector_extra_config={"allowed_peers": ["localhost", "10.0.0.0/24"]})
+    assert warning.startswith("any process on 10.0.0.0/24 of allowed_peers may answer with KV of its own making")
+    assert warned() == warned(kv_connector_extra_config={"allowed_peers": ["127.0.0.1"]}) == []
+    assert warned(kv_connector_extra_config={"allowed_peers": ["10.0.0.0/24"], "key_file": "/k"}) == []
+    assert warned(kv_connector_extra_config={"allowed_peers": ["10.0.0.0/24"]}, kv_role="kv_producer") == []
+
+
 def test_each_rank_has_a_port_that_a_request_may_name() -> None:
     def found(port: int, num_engines: int, **parallel: int) -> list[str]:
         topics = {"nixl_side_channel_port": port}

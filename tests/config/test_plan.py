@@ -40,7 +40,9 @@ def config(**topics: dict[str, Any]) -> ServerConfig:
         (GGUF, replace(CPU, has_fast_bf16=True), {"quantization": "int8"}, "float32", "int8"),
         (BF16, CPU, {}, "float32", "none"),
         (BF16, CPU, {"dtype": "half"}, "float16", "none"),
-        (GGUF, GPU, {}, "float16", "none"),
+        (GGUF, GPU, {}, "float16", "gguf_a16"),
+        (GGUF, GPU, {"quantization": "gguf", "dtype": "float32"}, "float32", "gguf_a16"),  # which is that of activations alone
+        (GGUF, GPU, {"quantization": "none"}, "float16", "none"),
         (BF16, GPU, {}, "bfloat16", "none"),
         (BF16, GPU, {"dtype": "float"}, "float32", "none"),
         (BF16, replace(GPU, has_fast_bf16=False), {}, "float16", "none"),

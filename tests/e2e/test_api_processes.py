@@ -213,6 +213,7 @@ def test_sigterm_lets_the_streams_of_all_finish(model: str) -> None:
         assert not psutil.wait_procs(children, timeout=5)[1]
 
 
+@pytest.mark.alone
 def test_the_end_is_in_time_whatever_is_open_or_stuck(model: str) -> None:
     with LiveServer(model, "-asc", "2", "--shutdown-timeout", "1") as server:
         server.wait_ready()

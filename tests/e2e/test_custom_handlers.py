@@ -11,8 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from live_server import LiveServer
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 pytestmark = pytest.mark.e2e
 
@@ -64,7 +63,7 @@ def test_a_script_answers_and_a_stop_waits_for_it_but_not_for_ever(directory: Pa
 
 def test_a_broken_script_ends_the_start_with_status_2_and_one_line(directory: Path) -> None:
     (directory / "model.py").write_text("import sys\nraise RuntimeError('out of coffee')\n")
-    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(free_port()), "--enable-custom-handlers"]
+    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(claimed_port()), "--enable-custom-handlers"]
     done = subprocess.run([*command, f"--custom-script={directory}/model.py"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "Traceback" in done.stderr

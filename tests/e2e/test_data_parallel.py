@@ -178,6 +178,7 @@ def engines_of(server: LiveServer) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline()) and child.pid not in followers]
 
 
+@pytest.mark.alone
 def test_a_killed_engine_ends_all_streams_with_its_name_and_leaves_nothing(model: str) -> None:
     with LiveServer(model, "-dp", "2", "-asc", "2", env=ONE_THREAD) as server:
         server.wait_ready()

@@ -52,6 +52,7 @@ def test_open_streams_finish_and_the_rest_goes_elsewhere(number: signal.Signals)
         assert f"{number.name}: refusing new work, 1 requests open" in server.log()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_second_signal_ends_the_wait(number: signal.Signals) -> None:
     with LiveServer("demo") as server:
@@ -68,6 +69,7 @@ def test_a_second_signal_ends_the_wait(number: signal.Signals) -> None:
         assert time.monotonic() - since < 8
 
 
+@pytest.mark.alone
 def test_with_no_time_open_streams_are_aborted() -> None:
     with LiveServer("demo", "--shutdown-timeout", "0") as server:
         server.wait_ready()
@@ -82,6 +84,7 @@ def test_with_no_time_open_streams_are_aborted() -> None:
         assert "1 requests were still open and are aborted" in server.log()
 
 
+@pytest.mark.alone
 def test_with_nothing_open_it_ends_at_once() -> None:
     with LiveServer("demo") as server:
         server.wait_ready()

@@ -101,6 +101,7 @@ def test_the_model_s_own_limit_is_kept(client: openai.OpenAI) -> None:
     assert cut.usage.prompt_tokens == 256
 
 
+@pytest.mark.alone
 def test_thousands_of_texts_do_not_hold_up_the_others(server: LiveServer, client: openai.OpenAI) -> None:
     def ping() -> float:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""Greedy tokens of the demo model equal transformers' own, in fp32, in every way that a batch can be cut."""
+"""Greedy tokens of the demo model equal transformers' own, in fp32, in every way that a batch can be cut. Engines without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from engine_driver import Output, make_engine, request, run
 from headway.server.source.files import ModelFiles
 from headway.server.types import GenerateRequest
 
-pytestmark = pytest.mark.e2e
 NUM_PROMPTS = 50
 MAX_TOKENS = 20
 MAX_TOKENS_ALONE = 8  # a step a token and a request: the slowest way

@@ -59,6 +59,7 @@ def test_health_is_asked_without_options(tmp_path: Path, capsys: pytest.CaptureF
         assert capsys.readouterr().out.endswith(f"ready: {server.url}/ping\n")
 
 
+@pytest.mark.alone
 def test_a_second_signal_ends_the_wait_even_for_a_stuck_engine() -> None:
     with LiveServer("demo") as server:
         server.wait_ready()

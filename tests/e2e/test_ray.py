@@ -26,7 +26,7 @@ from tiny_served import make_served_model
 
 from headway.server.source.files import ModelFiles
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 PROMPT = [*range(5, 40)]
 RANKS = ("--tensor-parallel-size", "2", "--pipeline-parallel-size", "2", "--distributed-executor-backend", "ray")

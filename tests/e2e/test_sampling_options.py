@@ -150,6 +150,7 @@ def _ended(server: LiveServer) -> list[str]:
     return re.findall(r"nth=(\d) HTTP", server.log())
 
 
+@pytest.mark.alone
 def test_a_client_that_leaves_ends_its_beam_search(server: LiveServer) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(

@@ -89,6 +89,7 @@ def test_many_callers_at_once(server: LiveServer) -> None:
     assert server.metric("vllm:num_requests_waiting") == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_server_that_sleeps_at_once(number: signal.Signals) -> None:
     """What is frozen can't finish, so nothing is waited for."""

@@ -15,7 +15,7 @@ from live_server import LiveServer
 
 from headway.server.bench.stub_model import write_stub_model
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 KEY = "soak-key"
 NUM_REQUESTS = 2000

@@ -62,6 +62,7 @@ def test_a_size_that_does_not_work_is_refused() -> None:
         assert "the nearest that works is 3" in server.log().splitlines()[-1]
 
 
+@pytest.mark.alone
 def test_nothing_is_left_when_the_engine_is_killed(model: str) -> None:
     """A rank's end is told as that of a stage: test_pipeline_parallel."""
     cause = "the engine process was killed (SIGKILL)"

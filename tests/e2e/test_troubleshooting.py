@@ -14,8 +14,7 @@ import pytest
 from certificates import DAY, Authority, TlsFiles
 from dummy_model import write_dummy_model
 from live_server import LiveServer
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +47,7 @@ def start(*words: str, **environ: str) -> str:
 
 
 def start_model(directory: Path, *words: str) -> str:
-    return start(str(directory), "--host", "127.0.0.1", "--port", str(free_port()), *words)
+    return start(str(directory), "--host", "127.0.0.1", "--port", str(claimed_port()), *words)
 
 
 def taken_port(folder: Path) -> str:

@@ -14,6 +14,7 @@ from websockets.sync.client import connect
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.alone
 def test_sigterm_finishes_the_answer_under_way_and_idle_connections_delay_nothing() -> None:
     with LiveServer("--model", "demo", "--dtype", "float32", "--max-model-len", "2048") as server:
         server.wait_ready()

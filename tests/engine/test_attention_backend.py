@@ -10,16 +10,21 @@ import pytest
 import torch
 from attention_stand_ins import NAMES, StandIns, install
 from engine_driver import make_engine, request, run
+from forward_batches import Sequence, Stepper
+from gloo_ranks import run_ranks
 from plain_recorder import use_plain_graphs
 from tiny_models import make_tiny_model
 
 from headway.kernels.attention_library import LibraryInfo
 from headway.kernels.libraries.installed import find_library
-from headway.server.config.attention import AttentionConfig
+from headway.server.config.attention import AttentionConfig, AttentionKind
 from headway.server.config.server import ServerConfig
+from headway.server.distributed.groups import SINGLE, TensorParallelGroup
+from headway.server.distributed.places import PipelineStage
 from headway.server.engine import attention_choice, build
 from headway.server.engine.core import EngineCore
 from headway.server.errors import ConfigError
+from headway.server.loading.loader import load_model
 from headway.server.models.base import ModelConfig
 from headway.server.sizing.attention_library import check_attention
 from headway.server.source.files import ModelFiles
@@ -119,6 +124,41 @@ def test_beside_a_draft_model_which_keeps_our_kernels(
     asked = {"model": "small", "num_speculative_tokens": 2}
     engine = make(files, backend, speculative={"speculative_config": asked}, draft_files=small)
     assert answers(engine) == expected
+
+
+@torch.inference_mode()
+def logits_of(files: ModelFiles, kind: AttentionKind, num_stages: int = 1, group: TensorParallelGroup = SINGLE) -> torch.Tensor:
+    """Of a prefill, a chunk beside a decode, and two decodes; each stage has the library as its process would open it."""
+    cpu, size = torch.device("cpu"), {"block_size": 256, "num_blocks": 4, "dtype": torch.bfloat16}
+    stages = []
+    for index in range(num_stages):
+        library = attention_choice.opened_library(kind, cpu)
+        how: dict[str, Any] = {"dtype": "bfloat16", "device": cpu, "quantization": "none", "load_format": "auto", "seed": 0}
+        stage = PipelineStage(index, num_stages)
+        model = load_model(files, group=group, stage=stage, attention=library, **how).model
+        stages.append((model, Stepper(model, seed=1, **size), Sequence(PROMPTS[1][:11]), Sequence(PROMPTS[4])))
+    found = []
+    for first_count, second_count in ((4, 0), (1, 6), (1, 1)):
+        given: torch.Tensor | None = None
+        for model, stepper, first, second in stages:
+            plan = [(first, first_count), (second, second_count)][: 2 if second_count else 1]
+            batch, token_ids = stepper._batch(plan)
+            given = model.forward(token_ids if given is None else given, stepper.kv, batch)
+            for sequence, count in plan:
+                sequence.num_computed += count
+        assert given is not None
+        found.append(stages[-1][0].logits(given))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("kind", ["flash_attn_2", "flash_attn_3", "flashinfer"])
+def test_each_rank_and_each_stage_has_a_library_of_its_own(kind: AttentionKind, files: ModelFiles, stand_ins: StandIns) -> None:
+    expected = logits_of(files, "own")
+    torch.testing.assert_close(logits_of(files, kind, num_stages=2), expected, atol=0.02, rtol=0.02)
+    assert len(stand_ins.calls) == 2, "decodes and prefills"
+    on_two = run_ranks(2, lambda group: logits_of(files, "own", group=group))
+    for found, own in zip(run_ranks(2, lambda group: logits_of(files, kind, group=group)), on_two, strict=True):
+        torch.testing.assert_close(found, own, atol=0.02, rtol=0.02)
 
 
 def test_a_model_that_runs_through_transformers(stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

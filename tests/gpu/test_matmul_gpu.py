@@ -79,10 +79,11 @@ def test_quantize_fp8(shape: tuple[int, int], group_size: int, dtype: torch.dtyp
 @STRIDED
 @DTYPE
 @pytest.mark.parametrize("case", [*INT4_CASES, ((7, 4096, 1024), 128, False), ((300, 1024, 4096), 32, True)], ids=str)
-def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_in_groups(case: Int4Case, dtype: torch.dtype, strided: bool, bits: int) -> None:
     from headway.kernels.gpu import int4_matmul
 
-    compare_int4(int4_matmul, case, dtype, "cuda", strided=strided)
+    compare_int4(int4_matmul, case, dtype, "cuda", strided=strided, bits=bits)
 
 
 @STRIDED

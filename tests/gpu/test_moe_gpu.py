@@ -10,6 +10,7 @@ from moe_comparisons import (
     MOE_SHAPES,
     QUANTIZED_SHAPES,
     ROUTE_SHAPES,
+    WIDE_SHAPE,
     compare_groups,
     compare_moe,
     compare_quantized_moe,
@@ -60,6 +61,15 @@ def test_weights_of_few_bits(kind: str, dtype: torch.dtype) -> None:
     for shape in (*QUANTIZED_SHAPES, (600, 8, 2, 512, 768), (2000, 16, 4, 256, 320), (33, 128, 8, 512, 192)):
         for is_plain_down in (False, True):
             compare_quantized_moe(moe, kind, shape, dtype, "cuda", is_plain_down=is_plain_down)
+
+
+@DTYPE
+@pytest.mark.parametrize("kind", ["int4-32", "int4-64-order", "int8-32", "mxfp4"])
+def test_weights_in_groups_of_experts_with_many_rows(kind: str, dtype: torch.dtype) -> None:
+    from headway.kernels.gpu import moe
+
+    for shape in (WIDE_SHAPE, (2000, 8, 2, 288, 192)):
+        compare_quantized_moe(moe, kind, shape, dtype, "cuda")
 
 
 @pytest.mark.parametrize("kind", ["plain", *KINDS])

@@ -9,9 +9,11 @@ import pytest
 import torch
 from engine_driver import make_engine, request, run
 from forward_batches import Stepper
+from gguf_files import convert_to_gguf
 from mxfp4_files import make_gpt_oss
 from quantized_files import Form, awq, compressed_fp8, compressed_int8, compressed_packed, fp8, gptq
 from quantized_models import load, make
+from tiny_models import make_tiny_model
 
 from headway.server.loading.loader import Quantization
 from headway.server.source.files import ModelFiles
@@ -26,6 +28,8 @@ EXACT: dict[str, Form] = {
     "awq": awq(),
     "gptq-order": gptq(desc_act=True),
     "gptq-8": gptq(8),
+    "packed-8": compressed_packed(8),
+    "int8-weights": compressed_int8(rounds_input=False),
     "fp8-weights": compressed_fp8("tensor", rounds_input=False),
     "int8": compressed_int8(),
 }
@@ -52,6 +56,17 @@ def test_answers_of_mixtures_are_those_of_the_cpu(tmp_path: Path, form: Form) ->
 def test_gpt_oss_in_mxfp4(tmp_path: Path) -> None:
     files, plain = make_gpt_oss(tmp_path)
     assert float((_on_gpu(files) - _on_cpu(plain, "none")).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-tied", "qwen3-moe"])
+@pytest.mark.parametrize("type_name", ["Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0"])
+def test_blocks_of_a_gguf(tmp_path: Path, name: str, type_name: str) -> None:
+    """How near what is kept is to the dequantised weights is for tests/models/test_kept_blocks.py to say."""
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    original = make_tiny_model(name, tmp_path / "hf", **sizes)
+    architecture = "qwen3moe" if name == "qwen3-moe" else "llama"
+    files = convert_to_gguf(original, tmp_path / "m.gguf", architecture, type_name=type_name)
+    assert float((_on_gpu(files) - _on_cpu(files, "gguf_a16")).abs().max()) < 0.02
 
 
 @pytest.mark.parametrize("form", ROUNDING.values(), ids=ROUNDING)

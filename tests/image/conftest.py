@@ -10,6 +10,13 @@ from demo_model import demo_gguf
 IMAGE = "headway:test"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test comes first waits for the image, which has a limit of its own: others may have the processors then."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "image" in item.fixturenames:
+            item.add_marker(pytest.mark.timeout(func_only=True))
+
+
 @pytest.fixture(scope="session")
 def image() -> str:
     """The image, built from this checkout. Without a Docker engine the tests are skipped, unless HEADWAY_REQUIRE_DOCKER says that

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from grouped_lora_comparisons import make_adapters, plan_of
+from grouped_lora_comparisons import Adapters, make_adapters, plan_of
 from matmul_comparisons import assert_close, packed_by
 from torch import Tensor
 
 from headway.kernels.cpu import decoder_layer, grouped_matmul
 from headway.kernels.cpu.native.library import library
-from headway.kernels.decoder_layer import FusedLayer, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, fuse_slots, prepare_layers
-from headway.kernels.decoder_layer import decoder_layer as run
+from headway.kernels.decoder_layer import (
+    FusedLayer,
+    GroupedLinearParts,
+    LayerParts,
+    LayerSlots,
+    LayerTokens,
+    PlacedLayer,
+    decoder_layers,
+    fuse_slots,
+    place_layers,
+    prepare_layers,
+)
 from headway.kernels.grouped_layout import round_to_groups
 from headway.kernels.grouped_matmul import PackedGrouped
 from headway.kernels.kv_cache import INT8, UNSCALED, int8_blocks
+from headway.kernels.plans import LoraPlan
 from headway.kernels.reference import decoder_layer as reference
 from headway.kernels.reference.rope import round_int8
 from headway.server.layers.forward import LayerKV
@@ -58,6 +71,12 @@ def make_tokens(seq_lens: list[int], rotary_dim: int) -> LayerTokens:
     slots = blocks * BLOCK_SIZE + positions % BLOCK_SIZE
     slots[-1:] = -1 if len(seq_lens) > 3 else slots[-1:]  # a token that is not kept
     return LayerTokens(torch.cat([angle.cos(), angle.sin()], dim=1), positions, slots, tables, torch.tensor(seq_lens, dtype=torch.int32))
+
+
+def make_adapters_of_layer() -> list[Adapters]:
+    """In three slots, of the linears of a layer with 4 + 2 heads of 16."""
+    shapes = ((HIDDEN, (64, 32, 32)), (64, (HIDDEN,)), (HIDDEN, (INNER, INNER)), (INNER, (HIDDEN,)))
+    return [make_adapters(in_features, lengths, (16, 8, 5)) for in_features, lengths in shapes]
 
 
 def make_pages(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LayerKV:
@@ -110,7 +129,8 @@ def test_equals_its_operations(
 
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     plan = prepare_layers(fused, tokens, BLOCK_SIZE)
-    found = run(hidden.clone(), None if is_first else residual.clone(), fused, pages.k, pages.v, plan)
+    placed = place_layers([PlacedLayer(fused, None, pages.k, pages.v, 0)])
+    found = decoder_layers(hidden.clone(), None if is_first else residual.clone(), placed, [plan])
     # An activation next to the middle of two steps may be rounded to the other one: 1 / 127 of its group's largest.
     for actual, wanted in zip(found, expected, strict=True):
         assert_close(actual, wanted, error=3000)
@@ -147,9 +167,7 @@ def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -
     parts, tokens = make_parts(4, 2, 16, has_bias=True, window=0), make_tokens([3] * len(slots), 16)
     if library() is None:
         pytest.skip("the CPU kernels were not built")
-    ranks = (16, 8, 5)
-    made = [make_adapters(HIDDEN, (64, 32, 32), ranks), make_adapters(64, (HIDDEN,), ranks)]
-    made += [make_adapters(HIDDEN, (INNER, INNER), ranks), make_adapters(INNER, (HIDDEN,), ranks)]
+    made = make_adapters_of_layer()
     lora = plan_of(slots)
     generator = torch.Generator().manual_seed(0)
     hidden, residual = (torch.randn(len(slots), HIDDEN, generator=generator) for _ in range(2))
@@ -166,8 +184,13 @@ def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -
     expected = reference.decoder_layer(*inputs(), parts, *kv(), tokens, adapters=(plain, lora))
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
     own = fuse_slots(fused, LayerSlots(*(adapters.slots for adapters in made)))
-    found = run(*inputs(), fused, *kv(), prepare_layers(fused, tokens, BLOCK_SIZE, lora), own)
-    without = run(*inputs(), fused, *kv(), prepare_layers(fused, tokens, BLOCK_SIZE), own)
+
+    def run(lora: LoraPlan | None) -> tuple[Tensor, Tensor]:
+        keys, values = kv()
+        placed = place_layers([PlacedLayer(fused, own, keys, values, 0)])
+        return decoder_layers(*inputs(), placed, [prepare_layers(fused, tokens, BLOCK_SIZE, lora)])
+
+    found, without = run(lora), run(None)
     for actual, wanted, other in zip(found, expected, without, strict=True):
         has_adapter = torch.tensor(slots) >= 0
         assert actual[~has_adapter].equal(other[~has_adapter]), "a row without an adapter is computed as it is without the option"
@@ -175,6 +198,38 @@ def test_equals_its_operations_with_adapters(slots: list[int], is_first: bool) -
         assert (actual - wanted).abs().mean() < 1e-3 * wanted.abs().mean()
         assert (actual - other)[has_adapter].norm() > 50 * (actual - wanted)[has_adapter].norm(), "adapters change it, and as they should"
     assert fuse_slots(fused, plain) is None
+
+
+@pytest.mark.parametrize("slots", [[-1, -1, -1], [1, -1, 0]], ids=str)
+def test_layers_in_one_call_are_those_of_a_call_each_to_the_bit(slots: list[int]) -> None:
+    """With weights, pages, adapters and a sliding window of their own, two of them sharing a plan."""
+    if library() is None:
+        pytest.skip("the CPU kernels were not built")
+    tokens = make_tokens([9, 14, 3], 16)
+    lora = plan_of(slots) if max(slots) >= 0 else None
+    layers, plans = [], []
+    for plan, window in ((0, 0), (1, 5), (0, 0)):
+        parts = make_parts(4, 2, 16, has_bias=True, window=window)
+        parts = replace(parts, input_norm=parts.input_norm * (len(layers) + 1))
+        fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)
+        layers.append((fused, fuse_slots(fused, LayerSlots(*(made.slots for made in make_adapters_of_layer()))), plan))
+        plans.append(prepare_layers(fused, tokens, BLOCK_SIZE, lora))
+
+    def placed() -> tuple[Tensor, list[PlacedLayer]]:
+        pages = torch.randn(len(layers), 2, NUM_BLOCKS, BLOCK_SIZE, 2, 16, generator=torch.Generator().manual_seed(1))
+        return pages, [PlacedLayer(fused, own, *kv, plan) for (fused, own, plan), kv in zip(layers, pages, strict=True)]
+
+    hidden = torch.randn(len(slots), HIDDEN, generator=torch.Generator().manual_seed(0))
+    pages, together = placed()
+    found = decoder_layers(hidden.clone(), None, place_layers(together), plans[:2])
+    wanted_pages, one_by_one = placed()
+    wanted: tuple[Tensor, Tensor | None] = hidden.clone(), None
+    for layer, plan in zip(one_by_one, plans, strict=True):
+        wanted = decoder_layers(*wanted, place_layers([replace(layer, plan=0)]), [plan])
+    assert pages.equal(wanted_pages)
+    assert found[0].equal(wanted[0])
+    assert wanted[1] is not None
+    assert found[1].equal(wanted[1])
 
 
 def test_plain_torch_fuses_nothing() -> None:

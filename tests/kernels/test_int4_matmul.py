@@ -76,18 +76,20 @@ def test_gptq_with_groups_of_unequal_size_is_refused() -> None:
         pack_gptq(words(values.t()).t(), words(zeros), scales, torch.zeros(128, dtype=torch.int32))
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q8_0"])
 def test_gguf(kind: str) -> None:
     number = np.random.default_rng(0)
     quantization = GGMLQuantizationType[kind]
-    if kind == "Q4_K":  # the package only reads it
-        blocks = number.integers(0, 256, (3, 2, 144), dtype=np.uint8)
+    if kind.endswith("_K"):  # the package only reads them
+        blocks = number.integers(0, 256, (3, 2, {"Q4_K": 144, "Q5_K": 176}[kind]), dtype=np.uint8)
         blocks[:, :, 0:4] = number.uniform(0.001, 0.1, (3, 2, 2)).astype(np.float16).view(np.uint8)
         blocks = blocks.reshape(3, -1)
     else:
         blocks = gguf_quantize(number.normal(size=(3, 128)).astype(np.float32), quantization)
     expected = torch.from_numpy(gguf_dequantize(blocks, quantization))
-    actual = dense(pack_gguf(torch.from_numpy(blocks), kind))
+    packed = pack_gguf(torch.from_numpy(blocks), kind)
+    assert packed.bits == (4 if kind.startswith("Q4") else 8)
+    actual = dense(packed)
     torch.testing.assert_close(actual, expected, atol=1e-3 * expected.abs().max().item(), rtol=0)
 
 
@@ -110,6 +112,6 @@ def test_wrong_tensors_are_named() -> None:
     with pytest.raises(ValueError, match="offset has shape"):
         pack_int4(values, ones, ones[:2], 32)
     with pytest.raises(ValueError, match="not one of Q4_0"):
-        pack_gguf(values, "Q5_K")
+        pack_gguf(values, "Q6_K")
     with pytest.raises(ValueError, match="18 bytes for 32 weights"):
         pack_gguf(values, "Q4_0")

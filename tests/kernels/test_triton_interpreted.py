@@ -32,6 +32,7 @@ if not is_interpreting():
     pytest.skip("a GPU is present: tests/gpu runs these comparisons on it", allow_module_level=True)
 
 from headway.kernels.gpu import activation, embedding_lora, fp8_cache, lora, norm, paged_attention, prefill_attention, rope, token_mask
+from headway.kernels.gpu.prefill_tiles import Tile, stride_unit
 from headway.kernels.kv_cache import KVScales
 from headway.kernels.tuned import DecodeTiles
 
@@ -128,6 +129,29 @@ def test_decode_bounded_by_the_longest_context(case: AttentionCase) -> None:
 def test_prefill(case: AttentionCase) -> None:
     compare_prefill(prefill_attention, case, "cpu", strided=False)
     compare_prefill(prefill_attention, case, "cpu", strided=True)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        AttentionCase((90, 53), (7, 53)),
+        AttentionCase((90, 53), (7, 53), sliding_window=40, block_size=32, has_sinks=True),
+        AttentionCase((90, 53), (7, 53), sliding_window=40, has_int8_pages=True),
+    ],
+    ids=str,
+)
+def test_prefill_over_many_tiles(case: AttentionCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that all of a tile's queries see are read without masks; pages of as many tokens as a tile and of more."""
+    monkeypatch.setattr(prefill_attention, "tile_of", lambda *args, **options: Tile(16, 16, num_warps=4, num_stages=2))
+    compare_prefill(prefill_attention, case, "cpu", strided=False)
+    compare_prefill(prefill_attention, case, "cpu", strided=True)
+
+
+def test_places_counted_in_units_fit_32_bits() -> None:
+    """A cache is a view of as many bytes as it likes: what is reckoned in 32 bits must be refused to what is larger or lies otherwise."""
+    assert stride_unit(torch.empty((4, 32), device="meta"), torch.empty((31, 2**30), device="meta")) == 16
+    assert stride_unit(torch.empty((4, 2**30), device="meta"), torch.empty((64, 2**30), device="meta")) == 1
+    assert stride_unit(torch.empty((4, 24), device="meta")) == 1
 
 
 @STRIDED

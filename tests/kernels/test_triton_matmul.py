@@ -84,6 +84,12 @@ def test_int4(case: Int4Case, dtype: torch.dtype, strided: bool) -> None:
     compare_int4(int4_matmul, case, dtype, "cpu", strided=strided)
 
 
+@DTYPE
+@pytest.mark.parametrize("case", INT4_CASES, ids=str)
+def test_8_bits_in_groups(case: Int4Case, dtype: torch.dtype) -> None:
+    compare_int4(int4_matmul, case, dtype, "cpu", strided=True, bits=8)
+
+
 @STRIDED
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("case", LINEAR_CASES, ids=str)

@@ -10,6 +10,7 @@ from moe_comparisons import (
     MOE_SHAPES,
     QUANTIZED_SHAPES,
     ROUTE_SHAPES,
+    WIDE_SHAPE,
     compare_groups,
     compare_moe,
     compare_quantized_moe,
@@ -41,8 +42,20 @@ def test_weights_of_few_bits(kind: str) -> None:
     several, one, many = QUANTIZED_SHAPES
     compare_quantized_moe(moe, kind, several, torch.float32, "cpu")
     compare_quantized_moe(moe, kind, one, torch.bfloat16, "cpu")
-    if kind in ("mxfp4", "int4-32", "fp8-channel"):
+    if kind in ("mxfp4", "int4-32", "int8-32", "fp8-channel"):
         compare_quantized_moe(moe, kind, many, torch.float16, "cpu", is_plain_down=True)
+
+
+@pytest.mark.parametrize("kind", ["int4-32", "int4-64-order", "int8-32", "mxfp4"])
+def test_weights_in_groups_of_experts_with_many_rows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "quant_product", None)  # in registers they are not unpacked
+    compare_quantized_moe(moe, kind, WIDE_SHAPE, torch.float32, "cpu")
+
+
+def test_experts_too_large_to_be_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "MOST_BYTES", 1024)
+    monkeypatch.setattr(moe, "dequantize_experts", None)
+    compare_quantized_moe(moe, "mxfp4", WIDE_SHAPE, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("kind", ["fp8-channel", "fp8-blocks-weights"])

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 # As the API process runs it, without the library that the test takes away.
 WITHOUT_LIBRARY = """
@@ -27,7 +26,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def serve(*words: str, program: list[str] | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    port = [] if "--port" in words else ["--host", "127.0.0.1", "--port", str(free_port())]
+    port = [] if "--port" in words else ["--host", "127.0.0.1", "--port", str(claimed_port())]
     return subprocess.run(
         [sys.executable, *(program or ["-m", "headway.server.cli"]), "serve", *words, *port],
         env={**os.environ, **environ},
@@ -97,7 +96,7 @@ def test_a_missing_library() -> None:
 
 @pytest.mark.parametrize("model", ["org/model", "s3://bucket/prefix/"])
 def test_a_mirror_s_password_is_not_told(model: str) -> None:
-    mirror = f"http://me:s3cret@127.0.0.1:{free_port()}"
+    mirror = f"http://me:s3cret@127.0.0.1:{claimed_port()}"
     done = serve(model, HF_ENDPOINT=mirror, AWS_ENDPOINT_URL_S3=mirror, AWS_ACCESS_KEY_ID="a", AWS_SECRET_ACCESS_KEY="b")
     assert done.returncode == 2
     assert "http://***@127.0.0.1" in last_line(done)
@@ -136,7 +135,7 @@ def test_a_stop_while_the_model_is_fetched_leaves_nothing(
     number: signal.Signals, deaf_index: tuple[socket.socket, dict[str, str]], tmp_path: Path
 ) -> None:
     index, environ = deaf_index
-    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(free_port())]
+    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(claimed_port())]
     with subprocess.Popen(command, env=environ) as server:
         connection, _ = index.accept()
         with connection:
@@ -154,7 +153,7 @@ def test_a_stop_while_the_model_is_fetched_leaves_nothing(
 @pytest.mark.parametrize("module", ["pydantic", "headway.entrypoint.banner", "headway.server.config.sources", "zmq", "fastapi", "uvicorn"])
 def test_a_stop_at_any_moment_of_the_start(module: str, number: signal.Signals, deaf_index: tuple[socket.socket, dict[str, str]]) -> None:
     """The moments are those at which a module has been imported: by the entrypoint, then by the server that it became."""
-    environ = {**deaf_index[1], "PYTHONPROFILEIMPORTTIME": "1", "SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": str(free_port())}
+    environ = {**deaf_index[1], "PYTHONPROFILEIMPORTTIME": "1", "SM_VLLM_MODEL": "demo", "SM_VLLM_PORT": str(claimed_port())}
     command = [sys.executable, "-m", "headway.entrypoint", "serve"]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -170,7 +169,7 @@ def test_a_stop_at_any_moment_of_the_start(module: str, number: signal.Signals, 
 def test_children_get_no_secret(deaf_index: tuple[socket.socket, dict[str, str]]) -> None:
     index, environ = deaf_index
     secrets = {"HF_TOKEN": "s3cret-a", "SM_VLLM_API_KEY": "s3cret-b", "SM_HF_TOKEN": "s3cret-c"}
-    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(free_port())]
+    command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(claimed_port())]
     with subprocess.Popen(command, env=environ | secrets) as server:
         connection, _ = index.accept()
         with connection:

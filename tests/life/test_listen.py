@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ports import claimed_port
 
 from headway.server import listen
-from headway.server.bench.server_process import free_port
 from headway.server.config.network import NetworkConfig
 from headway.server.errors import ConfigError
 from headway.server.listen import bind_tcp, bind_unix, listening
@@ -41,7 +41,7 @@ def reaches(family: socket.AddressFamily, address: object) -> bool:
 
 
 def test_no_host_means_all_interfaces_of_both_kinds() -> None:
-    port = free_port()
+    port = claimed_port()
     with listening(NetworkConfig(port=port)) as listeners:
         assert [(one.family, one.getsockname()[:2]) for one in listeners] == [
             (socket.AF_INET, ("0.0.0.0", port)),
@@ -60,19 +60,19 @@ def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real = listen._listener
     monkeypatch.setattr(listen, "_listener", without_ipv6)
-    with listening(NetworkConfig(port=free_port())) as listeners:
+    with listening(NetworkConfig(port=claimed_port())) as listeners:
         assert [one.family for one in listeners] == [socket.AF_INET]
 
 
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "127.0.0.1")])
 def test_hosts(host: str, address: str) -> None:
-    with listening(NetworkConfig(host=host, port=free_port())) as listeners:
+    with listening(NetworkConfig(host=host, port=claimed_port())) as listeners:
         assert address in [one.getsockname()[0] for one in listeners]
 
 
 @pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), (None, "0.0.0.0")])
 def test_a_port_that_is_taken(host: str | None, shown: str) -> None:
-    port = free_port()
+    port = claimed_port()
     with listening(NetworkConfig(host=host, port=port)):
         problem = told(NetworkConfig(host=host, port=port))
     start = f"--port {port}: cannot listen on {shown}:{port}: Address already in use, held by "
@@ -81,7 +81,7 @@ def test_a_port_that_is_taken(host: str | None, shown: str) -> None:
 
 
 def test_all_or_nothing() -> None:
-    port = free_port()
+    port = claimed_port()
     with listening(NetworkConfig(host="::1", port=port)):
         assert f"cannot listen on [::]:{port}: Address already in use" in told(NetworkConfig(port=port))
         assert not reaches(socket.AF_INET, ("127.0.0.1", port))
@@ -89,7 +89,7 @@ def test_all_or_nothing() -> None:
 
 @pytest.mark.parametrize(("host", "shown"), [("203.0.113.7", "203.0.113.7"), ("2001:db8::7", "[2001:db8::7]")])
 def test_an_address_of_another_machine(host: str, shown: str) -> None:
-    port = free_port()
+    port = claimed_port()
     assert told(NetworkConfig(host=host, port=port)) == (
         f"--host {host}: cannot listen on {shown}:{port}: no interface here has that address; leave --host out for all"
     )
@@ -194,6 +194,6 @@ def test_permissions_of_a_unix_socket(umask: int, permissions: str | None, mode:
 
 def test_bound_is_listening() -> None:
     """Clients wait in the queue from now on, while the server still imports its libraries."""
-    (listener,) = bind_tcp("127.0.0.1", port := free_port())
+    (listener,) = bind_tcp("127.0.0.1", port := claimed_port())
     with listener:
         assert reaches(socket.AF_INET, ("127.0.0.1", port))

@@ -80,6 +80,7 @@ def test_names_with_the_adapters_name_in_them(tmp_path: Path) -> None:
         ({"lora_alpha": float("inf")}, "lora_alpha inf"),
         ({"lora_alpha": True}, "lora_alpha True"),
         ({"lora_alpha": 10**400}, "lora_alpha 1000"),
+        ({"lora_alpha": 1e300}, r"lora_alpha 1e\+300; it must be a number above 0, of 1e\+30 at most"),
         ({"r": 0}, "r 0"),
         ({"r": 4}, "the rank 4, and its weights have the rank 2"),
         ({"alpha_pattern": {"(a+)+$": 3}}, "regular expression"),

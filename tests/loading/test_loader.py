@@ -122,6 +122,7 @@ def test_files_missing_or_damaged(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "yarn", "factor": float("inf")}}, "factor must be a number that a model can have, not inf"),
         ({"rope_parameters": {"partial_rotary_factor": 1e300}}, "partial_rotary_factor must be a number that a model can have"),
         ({"head_dim": 2**25}, "head_dim must be from 1 to 8192, not 33554432"),
+        ({"num_labels": 2**25}, "num_labels is 33554432, and 65536 is the most that is served"),
         ({"head_dim": 2, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "needs more than the 2 numbers that are rotated"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1}}, "rope_theta must not be 1 with rope type 'yarn'"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": -1}}, "beta_fast must be a number above 0, not -1"),

@@ -66,13 +66,17 @@ def test_the_model_is_the_same(
     assert len(pieces) > num_tensors + 30
 
 
-def test_ranks_take_their_rows_of_each_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = make_tiny_model("llama", tmp_path)
-    whole = logits(load(files))
+@pytest.mark.parametrize("quantization", ["none", "gguf", "gguf_a16"])
+def test_ranks_take_their_rows_of_each_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: Quantization) -> None:
+    """Of some pieces none, where they are rounded as they come too."""
+    files = make_tiny_model("llama", tmp_path / "hf", vocab_size=260, intermediate_size=128, head_dim=32)
+    if quantization != "none":
+        files = convert_to_gguf(files, tmp_path / "m.gguf", "llama")
+    whole = logits(load(files, quantization))
     monkeypatch.setattr(filling, "_ELEMENTS_A_SPAN", ROWS * HIDDEN)
 
     def work(group: TensorParallelGroup) -> torch.Tensor:
-        return logits(load(files, "none", group))
+        return logits(load(files, quantization, group))
 
-    for found in run_ranks(2, work):
-        torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
+    for found in run_ranks(2, work):  # each rounds activations by itself, where they are
+        assert (found - whole).norm() < (0.05 if quantization == "gguf" else 1e-4) * whole.norm()

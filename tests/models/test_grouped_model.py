@@ -53,6 +53,16 @@ def test_rounded_pages_are_read_by_steps_of_one_token(grouped: LoadedModel, page
     assert divergence(stepped, whole) < 0.01
 
 
+def test_layers_in_one_call_are_those_of_a_call_each_wherever_pages_are(grouped: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a sleep, which gives a model other pages, and where somebody follows a step layer by layer."""
+    english = english_tokens()[:40]
+    steppers = [Stepper(grouped.model) for _ in range(3)]
+    together = [stepper.run(english, [32, *[1] * 8]) for stepper in steppers[:2]]
+    monkeypatch.setitem(vars(grouped.model), "_fused", None)
+    one_by_one = steppers[2].run(english, [32, *[1] * 8])
+    assert all(logits.equal(one_by_one) for logits in together)
+
+
 def test_blocks_are_cut_over_ranks(grouped: LoadedModel) -> None:
     """Activations are rounded on each rank by itself, so that no two are alike to the last bit."""
     english = english_tokens()[:128]

@@ -46,6 +46,7 @@ EXACT: dict[str, Form] = {
     "packed-order": compressed_packed(actorder=True),
     "awq": awq(),
     "gptq-rows": gptq(group_size=-1),
+    "gptq-8": gptq(8),
     "fp8-weights": compressed_fp8("tensor", rounds_input=False),
 }
 ROUNDING: dict[str, Form] = {

@@ -67,6 +67,18 @@ def test_logits_are_those_of_transformers(tmp_path: Path, model_type: str) -> No
         torch.testing.assert_close(Stepper(loaded.model).run(TOKEN_IDS, chunks), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("model_type", ["codegen", "gptj"])
+def test_tables_of_positions_are_as_long_as_the_context(tmp_path: Path, model_type: str) -> None:
+    """Whatever length a config.json speaks of."""
+    files = make_model_for_transformers(model_type, tmp_path)
+    with torch.inference_mode():
+        expected = transformers_model(files)(torch.tensor([TOKEN_IDS])).logits[0].float()
+    loaded = load(changed(files, n_positions=1 << 20), max_model_len=40)
+    [table] = [buffer for name, buffer in loaded.model.causal.named_buffers() if name.endswith("embed_positions")]  # type: ignore[attr-defined]
+    assert table.shape == (40, 8)
+    torch.testing.assert_close(Stepper(loaded.model).run(TOKEN_IDS, [40]), expected, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("model_type", ["arcee", "glm4", "gpt_neox", "helium", "olmo3", "seed_oss", "vaultgemma"])
 def test_64_tokens_equal_those_of_transformers(tmp_path: Path, model_type: str) -> None:
     files = make_model_for_transformers(model_type, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,17 @@ def test_a_gguf_in_parts(tmp_path: Path) -> None:
     (parts / "n-00001-of-00002.gguf").unlink()
     (parts / names[2]).unlink()
     fails(parts, r"parts is incomplete: 1 weight file missing, such as m-00003-of-00003\.gguf; copy all of them")
+
+
+def test_names_of_many_parts_take_no_memory(tmp_path: Path) -> None:
+    """A repository is anybody's: 50 names that each say 99,999 parts were 500 MB."""
+    directory = make_model(tmp_path / "many", *(f"m{i}-00001-of-99999.gguf" for i in range(50)))
+    tracemalloc.start()
+    try:
+        fails(directory, r"holds 50 GGUF files \(.*\); name the one to serve")
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_directories_without_a_model(tmp_path: Path) -> None:

@@ -23,7 +23,18 @@ from sampling_kernels import sampling_cases
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headway.kernels.gpu import activation, embedding_lora, lora, norm, paged_attention, prefill_attention, rope, shared_pages, token_mask
+from headway.kernels.gpu import (
+    activation,
+    embedding_lora,
+    lora,
+    norm,
+    paged_attention,
+    prefill_attention,
+    prefill_tiles,
+    rope,
+    shared_pages,
+    token_mask,
+)
 
 SCALES = {"k_scales_ptr": "*fp32", "v_scales_ptr": "*fp32"}
 OPTIONS = {"num_warps": 4, "num_stages": 2, "enable_fp_fusion": True}
@@ -82,8 +93,7 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
     types |= {"begins_ptr": "*i32", "ends_ptr": "*i32"} | SCALES
     constants = {"GROUP": 4, "BLOCK_SIZE": 16, "BLOCK_D": 128, "UPCAST": False}
     decode = constants | {"BLOCK_M": 16, "BLOCK_N": paged_attention.block_n(128, dtype), "HAS_SOFTCAP": False}
-    block_m, block_n = prefill_attention.block_sizes(128, dtype, has_warpgroups=capability == 90)
-    prefill = constants | {"BLOCK_M": block_m, "BLOCK_N": block_n, "HEAD_DIM": 128}
+    prefill = constants | {"UNIT": 16, "HEAD_DIM": 128}
     found: list[Case] = []
     for page in (pointer, _fp8_pages(capability), "*i8"):
         pages = types | dict.fromkeys(("k_cache_ptr", "v_cache_ptr"), page)
@@ -95,6 +105,10 @@ def attention_cases(pointer: str, dtype: torch.dtype, capability: int) -> list[C
         for has_softcap, has_window, has_spans in (*product((False, True), (False, True), (False,)), (False, True, True)):
             options = {"HAS_SOFTCAP": has_softcap, "HAS_WINDOW": has_window, "HAS_SINKS": has_window and not has_spans}
             options |= {"HAS_SPANS": has_spans}
+            pages_dtype = {pointer: dtype, "*i8": torch.int8}.get(page, torch.float8_e4m3fn)
+            is_bare = not has_window and not has_softcap
+            tile = prefill_tiles.tile_of(128, dtype, pages_dtype, has_warpgroups=capability == 90, is_bare=is_bare)
+            options |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "num_warps": tile.num_warps, "num_stages": tile.num_stages}
             found.append(("prefill", prefill_attention.prefill_kernel, pages, prefill | options | has_scales))
     return found
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = os.environ.get("DOCKER", "docker")
@@ -45,7 +44,7 @@ class Container:
         self, image: str, *words: str, env: dict[str, str] | None = None, options: tuple[str, ...] = (), network: str = "host"
     ) -> None:
         self.name = f"headway-test-{uuid.uuid4().hex[:12]}"
-        self.port = free_port()
+        self.port = claimed_port()
         self.url = f"http://127.0.0.1:{self.port}"
         variables = {"SAGEMAKER_BIND_TO_PORT": str(self.port), **(env or {})}
         self._command = ["run", "--detach", "--name", self.name, "--network", network, *options]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 from aws_clients import client
+from ports import claimed_port
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.routing import Mount
@@ -24,7 +25,6 @@ from headway.container.local.control.protocol import service
 from headway.container.local.copies.base import Starter
 from headway.container.local.copies.process import ProcessStarter
 from headway.container.local.health import Pace
-from headway.server.bench.server_process import free_port
 
 PRETEND = (sys.executable, str(Path(__file__).with_name("pretend_container.py")))
 QUICK = Pace(
@@ -50,7 +50,7 @@ class LiveControlPlane:
         self._make = lambda: ControlPlane(
             starter or ProcessStarter(os.environ, PRETEND), "us-east-1", s3, self.said.append, pace=pace, **more
         )
-        port = free_port()
+        port = claimed_port()
         app = Starlette(routes=[Mount("/", self._answer)], lifespan=self._life)
         self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="on"))
         self._thread = threading.Thread(target=self._server.run)

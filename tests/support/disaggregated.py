@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import socket
-from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
 import httpx
 from live_server import LiveServer
-
-_PORTS = range(20000, 32000)  # below those that a system hands out: a server binds its own only once its model is loaded
+from ports import claimed_port
 
 
 @cache
@@ -31,20 +27,7 @@ def config_of(role: str, policy: str = "fail", **extra: Any) -> dict[str, Any]:
 
 def side_channel() -> dict[str, str]:
     """The environment of a server with a port of its own."""
-    return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_ports(1))}
-
-
-def free_ports(num_ports: int) -> int:
-    """The first of so many in a row that were free a moment ago."""
-    while True:
-        first = random.choice(_PORTS)
-        try:
-            with ExitStack() as stack:
-                for port in range(first, first + num_ports):
-                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-        except OSError:
-            continue
+    return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(claimed_port())}
 
 
 def prefilled(server: LiveServer, path: str, body: dict[str, Any]) -> dict[str, Any]:

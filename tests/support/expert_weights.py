@@ -35,15 +35,18 @@ def _int8(block: int) -> Callable[[Tensor], QuantizedWeights]:
     return make
 
 
-def _int4(group_size: int, dtype: torch.dtype = torch.float32, *, has_order: bool = False) -> Callable[[Tensor], QuantizedWeights]:
+def _groups(
+    group_size: int, dtype: torch.dtype = torch.float32, *, has_order: bool = False, bits: int = 4
+) -> Callable[[Tensor], QuantizedWeights]:
     def make(weight: Tensor) -> QuantizedWeights:
         n, k = weight.shape
         generator = torch.Generator().manual_seed(n * k)
         size = group_size or k
-        values = torch.randint(0, 16, (n, k), generator=generator)
-        scale = (0.2 + torch.rand(-(-k // size), n, generator=generator)) / (8 * k**0.5)
+        values = torch.randint(0, 2**bits, (n, k), generator=generator)
+        scale = (0.2 + torch.rand(-(-k // size), n, generator=generator)) / (2 ** (bits - 1) * k**0.5)
         order = torch.randperm(k, generator=generator) if has_order else None
-        return Int4Experts.of(pack_int4(values, scale.to(dtype), (-7.5 * scale).to(dtype), size, order))
+        offset = (0.5 - 2 ** (bits - 1)) * scale
+        return Int4Experts.of(pack_int4(values, scale.to(dtype), offset.to(dtype), size, order, bits=bits))
 
     return make
 
@@ -61,9 +64,10 @@ KINDS: dict[str, Callable[[Tensor], QuantizedWeights]] = {
     "fp8-channel-weights": _fp8(False, False),
     "fp8-blocks": _fp8(True, True),
     "fp8-blocks-weights": _fp8(True, False),
-    "int4-32": _int4(32, torch.float16),
-    "int4-64-order": _int4(64, has_order=True),
-    "int4-rows": _int4(0),
+    "int4-32": _groups(32, torch.float16),
+    "int4-64-order": _groups(64, has_order=True),
+    "int4-rows": _groups(0),
+    "int8-32": _groups(32, torch.float16, bits=8),
     "int8": _int8(1),
     "int8-spread": _int8(16),
 }

@@ -36,20 +36,26 @@ _EXPERT = re.compile(r"(model\.layers\.\d+)\..*experts\.(\d+)\.(\w+)\.weight")
 _EXPERT_PARTS = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
 
 
+# Where a block of a K-quant has its scale of scales, and of offsets, and how large they are for weights of about 0.1.
+_SCALES_AT = {"Q4_K": {0: 2e-4, 2: 1.5e-3}, "Q5_K": {0: 1e-4, 2: 1.5e-3}, "Q6_K": {208: 1e-4}}
+
+
 def convert_to_gguf(
     files: ModelFiles,
     path: Path,
     architecture: str,
     *,
     type_name: str = "F32",
+    other_types: dict[str, str] | None = None,
     metadata: dict[str, Any] | None = None,
     has_whole_latents: bool = False,
     tensors_a_part: int = 0,
     is_fused: bool = False,
     squeezes: bool = False,
 ) -> ModelFiles:
-    """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``; ``metadata`` adds keys or replaces them, a key that
-    is None is left out.
+    """Writes ``files`` (one safetensors file) as a GGUF with matrices in ``type_name``, or where their names end with a key of
+    ``other_types`` in its value; of K-quants, which the package only reads, blocks are drawn. ``metadata`` adds keys or replaces them, a
+    key that is None is left out.
 
     ``has_whole_latents``: deepseek2 as it was written until April 2025. ``is_fused``: experts' gates and what they let through are one
     stack. ``squeezes``: matrices of one row are vectors. ``tensors_a_part``: of several files, of which the first is named.
@@ -81,9 +87,11 @@ def convert_to_gguf(
         values = values.squeeze() if squeezes else values
         if architecture == "gpt2" and name.endswith(_TRANSPOSED):
             values = values.T
-        fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type_name]][0] == 0
-        kind = gguf.GGMLQuantizationType[type_name if fits and "ffn_gate_inp" not in names(name) else "F32"]
-        writer.add_tensor(names(name), gguf.quants.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
+        own_type = next((other for end, other in (other_types or {}).items() if names(name).endswith(end)), type_name)
+        fits = values.ndim > 1 and values.shape[-1] % gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[own_type]][0] == 0
+        kind = gguf.GGMLQuantizationType[own_type if fits and "ffn_gate_inp" not in names(name) else "F32"]
+        quantize = _drawn if kind.name in _SCALES_AT else gguf.quants.quantize
+        writer.add_tensor(names(name), quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -91,6 +99,17 @@ def convert_to_gguf(
     if tensors_a_part:
         path = min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
     return ModelFiles("gguf", None, path, path.name)
+
+
+def _drawn(values: Any, kind: gguf.GGMLQuantizationType) -> Any:
+    """Blocks of a K-quant for a matrix of the shape of ``values``."""
+    size, num_bytes = gguf.GGML_QUANT_SIZES[kind]
+    number = np.random.default_rng(values.size)
+    blocks = number.integers(0, 256, (*values.shape[:-1], values.shape[-1] // size, num_bytes), dtype=np.uint8)
+    for start, scale in _SCALES_AT[kind.name].items():
+        drawn = (scale * number.uniform(0.5, 1.5, (*blocks.shape[:-1], 1))).astype(np.float16)
+        blocks[..., start : start + 2] = drawn.view(np.uint8)
+    return blocks.reshape(*values.shape[:-1], -1)
 
 
 def _stacked(tensors: dict[str, Any]) -> dict[str, Any]:

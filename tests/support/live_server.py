@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 
 class LiveServer:
     """A running `headway serve`. Use as a context manager; ``log()`` is all it printed. ``prefix`` is a command that runs it."""
 
     def __init__(self, *arguments: str, env: dict[str, str] | None = None, command: str = "serve", prefix: Sequence[str] = ()) -> None:
-        self.port = free_port()
+        self.port = claimed_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = tempfile.NamedTemporaryFile(prefix="headway-test-", suffix=".log", delete=False)  # noqa: SIM115
         network = [] if command == "entrypoint" else ["--host", "127.0.0.1", "--port", str(self.port)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", **(env or {})}
+        # With more, each step waits for the thread whose processor another test has.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         if command == "entrypoint":
             environment |= {"SM_VLLM_HOST": "127.0.0.1", "SM_VLLM_PORT": str(self.port)}
         self.process = subprocess.Popen(

@@ -143,21 +143,22 @@ INT4_CASES = [
     ((3, 600, 130), 64, False),
     ((70, 130, 130), 32, True),
     ((130, 256, 200), 128, False),
+    ((140, 123, 70), 123, True),
     ((0, 64, 48), 64, True),
 ]
 Int4Case = tuple[tuple[int, int, int], int, bool]
 
 
-def compare_int4(module: ModuleType, case: Int4Case, dtype: torch.dtype, device: str, *, strided: bool) -> None:
+def compare_int4(module: ModuleType, case: Int4Case, dtype: torch.dtype, device: str, *, strided: bool, bits: int = 4) -> None:
     """Parameters in fp16 and, offsets, in fp32."""
     shape, group_size, is_permuted = case
     _, k, n = shape
     generator = torch.Generator().manual_seed(k)
-    values = torch.randint(0, 16, (n, k), generator=generator)
-    scale = ((torch.rand(-(-k // group_size), n, generator=generator) + 0.5) / k**0.5).half()
-    offset = -scale.float() * torch.randint(0, 16, scale.shape, generator=generator)
+    values = torch.randint(0, 2**bits, (n, k), generator=generator)
+    scale = ((torch.rand(-(-k // group_size), n, generator=generator) + 0.5) * 16 / (2**bits * k**0.5)).half()
+    offset = -scale.float() * torch.randint(0, 2**bits, scale.shape, generator=generator)
     order = torch.randperm(k, generator=generator).to(device) if is_permuted else None
-    packed = pack_int4(values.to(device), scale.to(device), offset.to(device), group_size, order)
+    packed = pack_int4(values.to(device), scale.to(device), offset.to(device), group_size, order, bits=bits)
     x, _, bias = make_linear(shape, dtype, device, strided=strided)
     for add in (None, bias):
         # Where weights are rounded to x's dtype, it is as if each product had one rounding more.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headway.kernels.gpu import fp8_matmul, int4_matmul, int4_single_row, linear, quant_matmul, quantize, split_k
+from headway.kernels.gpu import dequantize, fp8_matmul, int4_matmul, int4_single_row, linear, quant_matmul, quantize, split_k
 from headway.kernels.gpu.device import SMALLEST_SHARED_MEMORY_BYTES
 from headway.kernels.tuned import Tiles
 
@@ -85,18 +85,21 @@ def _int4(pointer: str) -> list[Case]:
     dtype = torch.float32 if pointer == "*fp32" else torch.bfloat16
     types = {"order_ptr": "*i64", "weight_ptr": "*u8", "scale_ptr": "*fp16", "offset_ptr": "*fp16", "bias_ptr": pointer, "x_ptr": pointer}
     found = []
-    for group_size, has_order in ((128, False), (32, True)):
+    for group_size, has_order, bits in ((128, False, 4), (32, True, 4), (128, False, 8), (32, False, 8)):
         half = min(64, group_size)
-        one = {"HAS_ORDER": has_order, "HAS_BIAS": True, "HALF": half, "BLOCK_N": 4, "CHUNKS": 1024 // half, "x_stride_k": 1}
+        one = {"HAS_ORDER": has_order, "HAS_BIAS": True, "HALF": half, "BITS": bits, "BLOCK_N": 4, "CHUNKS": 1024 // half, "x_stride_k": 1}
         words = types | {"words_ptr": "*i32", "out_ptr": pointer}
         found.append(("int4_single_row", int4_single_row.int4_single_row_kernel, words, one | {"num_stages": 1}))
-        for num_rows in (16, 64, 128, 1024):
+        for num_rows in (16, dequantize.wide_rows(group_size) - 1):
             tiles = int4_matmul.estimate(num_rows, (4096, 4096), half, dtype, MULTIPROCESSORS)
-            constants = _constants(tiles) | {"HAS_ORDER": has_order and num_rows <= 64, "SCALE_AFTER": num_rows <= 64, "HAS_BIAS": True}
+            constants = _constants(tiles) | {"HAS_ORDER": has_order, "HAS_BIAS": True}
             del constants["BLOCK_K"]
             out = {"out_ptr": "*fp32" if tiles.num_splits > 1 else pointer}
-            constants |= {"HALF": half, "UPCAST": False, "x_stride_k": 1}
+            constants |= {"HALF": half, "BITS": bits, "UPCAST": False, "x_stride_k": 1}
             found.append(("int4", int4_matmul.int4_kernel, types | out, constants))
+        written = {"KIND": "groups", "BITS": bits, "HAS_ORDER": has_order, "BLOCK_N": dequantize.BLOCK_N, "HALF": half}
+        names = ("weight_ptr", "scale_ptr", "offset_ptr", "order_ptr")
+        found.append(("dequantize", dequantize.dequantize_kernel, {name: types[name] for name in names} | {"out_ptr": pointer}, written))
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from matmul_kernels import Case
 
-from headway.kernels.gpu import moe, quant_moe
+from headway.kernels.expert_weights import MXFP4_BLOCK
+from headway.kernels.gpu import dequantize, moe, quant_moe
 from headway.kernels.tuned import Tiles
 
 
@@ -37,32 +38,36 @@ def _quantized(pointer: str, dtype: torch.dtype, types: dict[str, str], has_fp8:
     fp8, values = ("fp8", "*fp8e4nv") if has_fp8 else ("bytes", "*bf16")
     few, many = 8, 512 * 128
 
-    def nibbles(num_pairs: int, chunk: int) -> Tiles:
-        return quant_moe.estimate_nibbles(num_pairs, 128, dtype, chunk)
+    def groups(num_pairs: int, chunk: int) -> Tiles:
+        return quant_moe.estimate_groups(num_pairs, 128, dtype, chunk)
 
     def rounded(num_pairs: int) -> Tiles:
         return quant_moe.estimate_bytes(num_pairs, 128, 1 if has_fp8 else 2)
 
     # Kind, x, tiles, whether scales are of blocks, whether it is the first product.
     kinds: list[tuple[str, str, Tiles, bool, bool]] = [
-        ("int4", pointer, nibbles(many, 64), False, True),
+        ("int4", pointer, groups(many, 64), False, True),
         ("int8", "*i8", quant_moe.estimate_bytes(many, 128, 1), False, True),
         (fp8, values, rounded(many), False, True),
         (fp8, pointer, quant_moe.estimate_bytes(many, 128, dtype.itemsize), False, True),
-        ("mxfp4", pointer, nibbles(few, 64), False, False),
+        ("mxfp4", pointer, groups(few, 64), False, False),
         (fp8, values, rounded(few), True, False),
     ]
     for num_pairs in (few, many):
-        kinds += [("mxfp4", pointer, nibbles(num_pairs, 64), False, True), ("int4", pointer, nibbles(num_pairs, 128), False, True)]
+        kinds += [("mxfp4", pointer, groups(num_pairs, 64), False, True), ("int4", pointer, groups(num_pairs, 128), False, True)]
+        kinds.append(("int8 groups", pointer, groups(num_pairs, 64), False, True))
         kinds.append((fp8, values, rounded(num_pairs), True, True))
-    weights = {"fp8": "*fp8e4nv", "bytes": "*u8", "int8": "*i8", "int4": "*u8", "mxfp4": "*u8"}
-    scales = {"int4": "*fp16", "mxfp4": "*u8"}
+    weights = {"fp8": "*fp8e4nv", "bytes": "*u8", "int8": "*i8", "int4": "*u8", "int8 groups": "*u8", "mxfp4": "*u8"}
+    scales = {"int4": "*fp16", "int8 groups": "*fp16", "mxfp4": "*u8"}
     found: list[Case] = []
     for kind, x, tiles, is_blocked, is_up in kinds:
         own = types | {"x_ptr": x, "x_scale_ptr": "*fp32", "order_ptr": "*i64", "weight_ptr": weights[kind]}
         own |= dict.fromkeys(("scale_ptr", "offset_ptr"), scales.get(kind, "*fp32"))
-        constants = quant_moe.options(tiles) | {"KIND": kind, "IS_UP": is_up, "IS_BLOCKED": is_blocked, "SCALE_BLOCK": 128, "UPCAST": False}
+        constants = quant_moe.options(tiles) | {"IS_UP": is_up, "IS_BLOCKED": is_blocked, "SCALE_BLOCK": 128, "UPCAST": False}
+        constants |= {"KIND": "groups" if kind in ("int4", "int8 groups") else kind, "BITS": 4 if kind in ("int4", "mxfp4") else 8}
         constants |= {"HAS_X_SCALE": x != pointer or kind == fp8 == "bytes", "HAS_ORDER": kind == "int4" and tiles.block_k == 64}
         constants |= {"IS_CLAMPED": is_up and kind == "mxfp4", "HAS_BIAS": kind == "mxfp4"}
         found.append(("quant_experts", quant_moe.quant_experts_kernel, own, constants))
-    return found
+    pointers = {"weight_ptr": "*u8", "scale_ptr": "*u8", "offset_ptr": "*u8", "order_ptr": "*u8", "out_ptr": pointer}
+    written = {"KIND": "mxfp4", "BITS": 4, "HAS_ORDER": False, "BLOCK_N": dequantize.BLOCK_N, "HALF": MXFP4_BLOCK}
+    return [*found, ("dequantize", dequantize.dequantize_kernel, pointers, written)]

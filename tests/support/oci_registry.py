@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-
-from headway.server.bench.server_process import free_port
+from ports import claimed_port
 
 USER, PASSWORD = "AWS", "secret-password"
 _HASH = "$2y$05$abcdefghijklmnopqrstuu8jXihDn6YyI16dkpSl33R.slyuyqYCi"  # bcrypt of PASSWORD
@@ -40,7 +39,7 @@ def registry_program(directory: Path) -> str | None:
 @contextlib.contextmanager
 def running_registry(program: str, directory: Path) -> Iterator[str]:
     """Its address, HOST:PORT."""
-    port = free_port()
+    port = claimed_port()
     (directory / "passwords").write_text(f"{USER}:{_HASH}\n")
     (directory / "config.yml").write_text(_CONFIG.format(directory=directory, port=port))
     with subprocess.Popen([program, "serve", str(directory / "config.yml")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

@@ -173,14 +173,14 @@ def compressed_packed(bits: int = 4, group_size: int = 32, *, symmetric: bool = 
     return compressed(_group(weights, None), "pack-quantized", pack)
 
 
-def compressed_int8() -> Form:
+def compressed_int8(*, rounds_input: bool = True) -> Form:
     def pack(weight: Tensor, module: str) -> tuple[Tensors, Tensor]:
         scale = weight.abs().amax(1, keepdim=True) / 127
         values = (weight / scale).round().to(torch.int8)
         return {"weight": values, "weight_scale": scale}, values * scale
 
     weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
-    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    inputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True} if rounds_input else None
     return compressed(_group(weights, inputs), "int-quantized", pack)
 
 

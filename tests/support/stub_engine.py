@@ -6,12 +6,12 @@ import json
 import os
 import sys
 
+from ports import claimed_port
 from stub_container import FAULT, HOST, PUBLISHED, SCRIPT
 
 from headway.container.conformance.engines.base import Copy, ImageFacts, Start
 from headway.container.conformance.engines.process import ProcessCopy
 from headway.container.conformance.starts import ping_status
-from headway.server.bench.server_process import free_port
 
 
 class StubEngine:
@@ -24,7 +24,7 @@ class StubEngine:
 
     def start(self, start: Start) -> Copy:
         self.num_started += 1
-        port = free_port()
+        port = claimed_port()
         host = {"is_read_only": start.is_read_only, "user": start.user, "is_offline": start.is_offline}
         own = {FAULT: self.fault, PUBLISHED: json.dumps({str(start.port): port}), HOST: json.dumps(host)}
         return _StubCopy([sys.executable, str(SCRIPT), *start.words], {**os.environ, **start.environ, **own}, f"http://127.0.0.1:{port}")

@@ -29,6 +29,7 @@ _ALL_HEADS = {"num_key_value_heads": 4}
 THROUGH_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "apertus": {},  # an activation with numbers of its own in the checkpoint
     "arcee": {"tie_word_embeddings": True},  # a feed-forward layer without a gate
+    "codegen": _ALL_HEADS | {"rotary_dim": 8},  # queries, keys and values in one tensor, in an order of its own
     "cwm": _WINDOW,
     "exaone4": _WINDOW,  # no rotation in layers without a window
     "glm4": {},  # neighbours rotated as pairs, a fused gate

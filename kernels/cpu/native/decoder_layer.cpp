@@ -1,4 +1,4 @@
-// A whole layer of a decoder for rows of one token, in one parallel region: at one row, what lies between two calls costs as much as
+// Whole layers of a decoder for rows of one token, each in one parallel region: at one row, what lies between two calls costs as much as
 // the work. Each step is the same as that of the operation's own call.
 
 #include <memory>
@@ -23,13 +23,21 @@ struct LayerAdapters {
   GroupedLora qkv, o, gate_up, down;
 };
 
-// What all layers of a step share. Pages are each layer's own.
+// What those layers of a step share that turn alike and have the same sliding window.
 struct LayerStep {
   const float* cos_sin;
   const int64_t *positions, *slots;
   const int32_t *tables, *lengths;
   int64_t rotary_dim;
   DecodeShape attention;
+};
+
+// One of the layers that follow each other. step: which of the step's descriptions is its own. Pages are of the type of the call's.
+struct PlacedLayer {
+  const LayerWeights* weights;
+  const LayerAdapters* adapters;  // null where it has no room for them
+  void *k_cache, *v_cache;
+  int64_t step;
 };
 
 namespace {
@@ -125,23 +133,32 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
   }
 }
 
+template <class P>
+void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
+                    const LoraRows* lora_rows, bool is_first) {
+  for (int64_t i = 0; i < count; i++) {
+    const PlacedLayer& layer = layers[i];
+    const Adapters adapters{lora_rows == nullptr ? nullptr : layer.adapters, lora_rows};
+    decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, steps[layer.step],
+                  adapters, is_first && i == 0);
+  }
+}
+
 }  // namespace
 
-// hidden and residual [rows, size] become the layer's two outputs. is_first: there is no residual yet. adapters and lora_rows: null where
-// no row has one.
-extern "C" void decoder_layer_f32(float* hidden, float* residual, float* k_cache, float* v_cache, const LayerWeights* weights,
-                                  const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layer<float>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
+// hidden and residual [rows, size] become the last layer's two outputs. is_first: there is no residual yet. lora_rows: null where no row
+// has an adapter.
+extern "C" void decoder_layers_f32(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
+                                   const LoraRows* lora_rows, int64_t is_first) {
+  decoder_layers<float>(hidden, residual, layers, count, steps, lora_rows, is_first);
 }
 
-extern "C" void decoder_layer_f32_pages_bf16(float* hidden, float* residual, bf16* k_cache, bf16* v_cache, const LayerWeights* weights,
-                                             const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows,
-                                             int64_t is_first) {
-  decoder_layer<bf16>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
+extern "C" void decoder_layers_f32_pages_bf16(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
+                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
+  decoder_layers<bf16>(hidden, residual, layers, count, steps, lora_rows, is_first);
 }
 
-extern "C" void decoder_layer_f32_pages_int8(float* hidden, float* residual, int8_t* k_cache, int8_t* v_cache, const LayerWeights* weights,
-                                             const LayerStep* step, const LayerAdapters* adapters, const LoraRows* lora_rows,
-                                             int64_t is_first) {
-  decoder_layer<int8_t>(hidden, residual, k_cache, v_cache, *weights, *step, {adapters, lora_rows}, is_first);
+extern "C" void decoder_layers_f32_pages_int8(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
+                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
+  decoder_layers<int8_t>(hidden, residual, layers, count, steps, lora_rows, is_first);
 }

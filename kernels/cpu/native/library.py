@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 5
+INTERFACE = 6
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -112,6 +112,12 @@ class LayerStep(ctypes.Structure):
     ]
 
 
+class PlacedLayer(ctypes.Structure):
+    """As in decoder_layer.cpp; ``adapters`` may be None."""
+
+    _fields_ = [*((name, _POINTER) for name in ("weights", "adapters", "k_cache", "v_cache")), ("step", _INT)]
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
     "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
@@ -119,11 +125,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
-    "decoder_layer": [
-        *[_POINTER] * 4,
-        *(ctypes.POINTER(it) for it in (LayerWeights, LayerStep, LayerAdapters, LoraRows)),
-        _INT,
-    ],
+    "decoder_layers": [_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, *map(ctypes.POINTER, (LayerStep, LoraRows)), _INT],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],

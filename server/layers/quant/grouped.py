@@ -1,4 +1,5 @@
-"""Weights in the groups of 32 that the blocks of a quantised GGUF have, with activations rounded to 8 bits in the same. CPU only."""
+"""Weights in the groups of 32 that the blocks of a quantised GGUF have: how they are filled, and a CPU's product of them, with activations
+rounded to 8 bits in the same groups. A GPU's is kept_blocks.py."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ _ROWS_A_PIECE = 1024  # of a table that is rounded, so that temporaries stay sma
 
 @dataclass(frozen=True, slots=True)
 class GgufBlocks:
-    """A weight as a GGUF file has it, in one of the formats whose blocks are 4 bits in groups of 32: Q4_0, Q4_1, Q4_K."""
+    """A weight as a GGUF file has it, in one of the formats that have a scale and an offset for 32 weights: see kernels/int4_layout.py."""
 
     blocks: Tensor  # [N, bytes of a row] uint8
     kind: str
@@ -31,8 +32,26 @@ class GgufBlocks:
     def rows(self, first: int, count: int) -> GgufBlocks:
         return GgufBlocks(self.blocks.narrow(0, first, count), self.kind)
 
+    def to(self, device: torch.device) -> GgufBlocks:
+        return GgufBlocks(self.blocks.to(device), self.kind)
+
     def groups(self) -> GroupedValues:
-        return GroupedValues(*gguf_groups(self.blocks, self.kind), 4)
+        return gguf_groups(self.blocks, self.kind)
+
+
+class Packer(Protocol):
+    """What arranges a weight for a device's product, rows after rows: kernels/grouped_matmul.py GroupedPacker tells more."""
+
+    @property
+    def packed(self) -> Any: ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def put(self, rows: GroupedValues, /) -> None: ...
+
+
+MakePacker = Callable[[int, int, int, torch.device, Tensor | None], Packer]  # rows, columns, bits, device, order of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +89,33 @@ class _Waiting:
 
 class GroupedWeight(Weight):
     """One whose parts stay in 4 bits where the file has them so; all others are rounded to 8. What is the only part is packed as it
-    comes; several wait for one another, as the widest of them decides."""
+    comes; several wait for one another, as the widest of them decides. ``finish`` gets what a packer packed, or GroupedParts."""
 
     def __init__(
-        self, shape: tuple[int, ...], parts: dict[str, Part], finish: Callable[[PackedGrouped | GroupedParts], int], device: torch.device
+        self,
+        shape: tuple[int, ...],
+        parts: dict[str, Part],
+        finish: Callable[[Any], int],
+        device: torch.device,
+        make_packer: MakePacker = GroupedPacker,
     ) -> None:
         super().__init__(shape, parts, finish, dtype=torch.float32, device=device)
-        self._packer: GroupedPacker | None = None
+        self._make_packer = make_packer
+        self._packer: Packer | None = None
         self._waiting: dict[int, _Waiting] = {}  # by their first row
 
     def load(self, part: str, tensor: Tensor, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_, first: int = 0) -> None:
-        """Nothing is copied: the values are rounded, to memory of their own."""
+        """The values are rounded on the device, to memory of their own."""
         row, own = share(self.parts[part], tensor, first, tensor.shape[0])
+        if own.device.type != self._device.type:
+            there = torch.empty(own.shape, dtype=own.dtype, device=self._device)
+            copy(there, own)
+            own = there
         self._take(part, row, round_to_groups(own), tensor.shape[0])
 
     def load_blocks(self, part: str, blocks: GgufBlocks | QuantizedValues, first: int = 0) -> None:
         """As ``load``, of a tensor that keeps its bits."""
+        blocks = blocks if self._device.type == "cpu" else blocks.to(self._device)
         groups, order = (grouped(blocks), column_order(blocks)) if isinstance(blocks, QuantizedValues) else (blocks.groups(), None)
         self._take(part, *share(self.parts[part], groups, first, groups.shape[0]), groups.shape[0], order)
 
@@ -95,7 +125,7 @@ class GroupedWeight(Weight):
             if values.shape[0]:
                 self._waiting[row] = _Waiting(values, order)
         else:
-            self._packer = self._packer or GroupedPacker(self.shape[0], self.shape[1], values.bits, self._device, order)
+            self._packer = self._packer or self._make_packer(self.shape[0], self.shape[1], values.bits, self._device, order)
             self._packer.put(values)
         if is_whole:
             packed = self._all_packed()
@@ -103,19 +133,19 @@ class GroupedWeight(Weight):
             assert num_rows == self.shape[0], "a vocabulary that is padded for its ranks is not kept in groups"
             self.num_bytes = self._finish(packed[0] if len(packed) == 1 else GroupedParts(packed))
 
-    def _all_packed(self) -> tuple[PackedGrouped, ...]:
+    def _all_packed(self) -> tuple[Any, ...]:
         if self._packer is not None:
             packer, self._packer = self._packer, None
             assert packer.is_full, "a vocabulary that is padded for its ranks is not kept in groups"
             return (packer.packed,)
-        found: list[PackedGrouped] = []
+        found: list[Any] = []
         bits = max(it.values.bits for it in self._waiting.values())
         waiting = deque(self._waiting.pop(row) for row in sorted(self._waiting))
         while waiting:
             order = waiting[0].order
             num_alike = sum(1 for _ in takewhile(partial(_has_order, order), waiting))
             num_rows = sum(waiting[i].values.shape[0] for i in range(num_alike))
-            packer = GroupedPacker(num_rows, self.shape[1], bits, self._device, order)
+            packer = self._make_packer(num_rows, self.shape[1], bits, self._device, order)
             while not packer.is_full:
                 packer.put(waiting.popleft().values)
             found.append(packer.packed)

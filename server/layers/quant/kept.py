@@ -1,4 +1,4 @@
-"""Weights kept as a quantised checkpoint has them: 4-bit integers in groups, 8-bit integers, or fp8, each with its own product."""
+"""Weights kept as a quantised checkpoint has them: integers of 4 or 8 bits in groups, 8-bit integers, or fp8, each with its own product."""
 
 from __future__ import annotations
 
@@ -140,9 +140,8 @@ class KeptLinear:
         if self.scheme.product == "fp8":
             scale = _fp8_scale(values)
             return Fp8Weight(values.values, scale), values.values.nbytes + scale.nbytes
-        packed = _pack_int4(values, _SCALE_DTYPES[self.scheme.scale_bytes])
-        order_bytes = 0 if packed.order is None else packed.order.nbytes
-        return packed, packed.weight.nbytes + packed.scale.nbytes + packed.offset.nbytes + order_bytes
+        packed = _pack_groups(values, self.scheme)
+        return packed, packed.num_bytes
 
 
 def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedWeights:
@@ -153,7 +152,7 @@ def expert_of(values: QuantizedValues, scheme: WeightScheme) -> QuantizedWeights
         return Fp8Experts(values.values, _fp8_scale(values), scheme.rounds_input)
     if scheme.product == "mxfp4":
         return pack_mxfp4(values.values, values.scale)
-    return Int4Experts.of(_pack_int4(values, _SCALE_DTYPES[scheme.scale_bytes]))
+    return Int4Experts.of(_pack_groups(values, scheme))
 
 
 def _fp8_scale(values: QuantizedValues) -> Tensor:
@@ -161,12 +160,13 @@ def _fp8_scale(values: QuantizedValues) -> Tensor:
     return values.scale if values.is_blocked else values.scale[:, 0].contiguous()
 
 
-def _pack_int4(values: QuantizedValues, dtype: torch.dtype) -> PackedInt4:
-    numbers, order = values.values, None
+def _pack_groups(values: QuantizedValues, scheme: WeightScheme) -> PackedInt4:
+    numbers, zero, order = values.values, values.zero, None
+    if zero is None:  # signed numbers of 8 bits
+        numbers, zero = numbers.view(torch.uint8) ^ 128, torch.full_like(values.scale, 128)
     if values.groups is not None:
         order = values.groups.argsort(stable=True)
         numbers = numbers.index_select(1, order)
-    assert values.zero is not None, "4 bits are unsigned"
-    offset = -values.scale * values.zero
-    group_size = values.group_size or values.shape[1]
-    return pack_int4(numbers, values.scale.t().to(dtype), offset.t().to(dtype), group_size, order)
+    dtype, group_size = _SCALE_DTYPES[scheme.scale_bytes], values.group_size or values.shape[1]
+    scale, offset = values.scale.t().to(dtype), (-values.scale * zero).t().to(dtype)
+    return pack_int4(numbers, scale, offset, group_size, order, bits=scheme.bits)

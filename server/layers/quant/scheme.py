@@ -11,7 +11,7 @@ from typing import Literal
 # mxfp4's are in stacks of experts: see models/expert_names.py.
 Layout = Literal["plain", "packed", "awq", "gptq", "gptq_v2", "bitsandbytes", "mxfp4"]
 # The product that computes with the weights as they are.
-Product = Literal["int4", "int8", "fp8", "mxfp4"]
+Product = Literal["groups", "int8", "fp8", "mxfp4"]
 
 _WIDE = 2048  # channels between the layers
 BLOCK = 128  # rows and columns that share a scale in blocked fp8
@@ -30,7 +30,7 @@ class WeightScheme:
     has_order: bool = False  # columns of a group are not neighbours: act-order
     rounds_input: bool = False  # activations are rounded to the weights' type, a scale a token (or 128 of its channels: blocks)
     spread: int = 1  # integers: so many channels of an input are spread over one another where they divide it, see kernels/hadamard.py
-    scale_bytes: int = 4  # of a scale, and of an offset, of 4-bit weights as they are kept
+    scale_bytes: int = 4  # of a scale, and of an offset, of weights that are kept in groups
     targets: tuple[str, ...] = ("Linear",)
     ignored: tuple[str, ...] = ()
     has_fp8_cache: bool = False  # keys and values are meant to be kept in fp8
@@ -54,12 +54,12 @@ class WeightScheme:
             return "fp8" if self.bits == 8 else "mxfp4"
         if self.rounds_input:
             return "int8"
-        return "int4" if self.bits == 4 else None
+        return "groups"
 
     @property
     def is_groupable(self) -> bool:
         """Whether the weights are the same in 4 bits in groups of 32, with a scale and an offset in fp16."""
-        return self.product == "int4"
+        return self.product == "groups" and self.bits == 4
 
     @property
     def step(self) -> int:
@@ -89,9 +89,12 @@ class WeightScheme:
         group = self.group_size or columns
         half = 64 if group % 64 == 0 or group >= columns else 32  # see kernels/int4_layout.py
         scales = 2 * -(-columns // group) * num_rows * self.scale_bytes
-        return num_rows * -(-columns // (2 * half)) * half + scales + (8 * columns if self.has_order else 0)
+        return num_rows * -(-columns // (2 * half)) * half * self.bits // 4 + scales + (8 * columns if self.has_order else 0)
 
 
+# A quantised GGUF's weights on a GPU. Those whose blocks are not of 4 bits have 8.
+GGUF_GROUPS = WeightScheme("gguf", "plain", 4, group_size=32, is_symmetric=False, scale_bytes=2)
+GGUF_NAME = "GGUF blocks (4- or 8-bit weights)"
 # gpt-oss's experts as they are published (OCP Microscaling Formats, 1.0).
 MXFP4 = WeightScheme("mxfp4", "mxfp4", 4, is_float=True, group_size=32, targets=("experts",))
 

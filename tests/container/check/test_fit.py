@@ -291,7 +291,7 @@ def test_adapters_take_their_room(tmp_path: Path) -> None:
     [
         ("ml.c6i.4xlarge", {"device": "cuda"}, "has no GPU"),
         ("ml.p3.2xlarge", {}, "compute capability 7.0"),
-        ("ml.g6.xlarge", {"quantization": "gguf"}, "--quantization gguf is for CPUs"),
+        ("ml.g6.xlarge", {"quantization": "gguf"}, "--quantization gguf keeps the weights of a quantised GGUF, and this model is none"),
     ],
 )
 def test_what_can_not_run_there(tmp_path: Path, instance: str, model: dict[str, Any], words: str) -> None:

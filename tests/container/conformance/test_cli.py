@@ -11,12 +11,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from ports import claimed_port
 from stub_container import FAULT, SCRIPT
 from stub_contract import KEY, Stub
 from stub_server import StubServer
 
 from headway.container.conformance.cli import main
-from headway.server.bench.server_process import free_port
 from headway.server.errors import ConfigError, HeadwayError
 
 ENVIRON = {"HEADWAY_API_KEY": KEY}
@@ -157,4 +157,4 @@ def test_an_image_without_an_engine() -> None:
 
 def test_nobody_answers() -> None:
     with pytest.raises(HeadwayError, match=r"No server answers at http://127\."):
-        main([f"http://127.0.0.1:{free_port()}"], {})
+        main([f"http://127.0.0.1:{claimed_port()}"], {})

@@ -97,7 +97,7 @@ Order = Told | Computing | Fetch | Save | Load | Discard
 
 
 class Claimed(msgspec.Struct, tag=True, frozen=True):
-    """An offer that was announced has its reader on this rank: from now on its connection says how long it is needed."""
+    """An offer has its reader on this rank: from now on its connection says how long it is needed."""
 
     token: str
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from ports import claimed_port
 
-from headway.server.bench.server_process import free_port
 from headway.server.config.kv_transfer import KVTransferConfig
 from headway.server.config.server import ServerConfig
 from headway.server.engine.kv.transfer.nixl.agent import Agent
@@ -27,7 +27,7 @@ pytest.importorskip("nixl_cu12")
 
 def asked(role: str = "kv_both", host: str = "127.0.0.1", port: int | None = None, **extra: Any) -> KVTransferConfig:
     config = {"kv_connector": "NixlConnector", "kv_role": role, "kv_connector_extra_config": extra}
-    return KVTransferConfig(kv_transfer_config=config, nixl_side_channel_host=host, nixl_side_channel_port=port or free_port())
+    return KVTransferConfig(kv_transfer_config=config, nixl_side_channel_host=host, nixl_side_channel_port=port or claimed_port())
 
 
 def refusal(transfer: KVTransferConfig, ranks: Iterable[int] = (0,)) -> str:

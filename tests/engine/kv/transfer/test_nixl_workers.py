@@ -12,9 +12,9 @@ import msgspec
 import pytest
 import torch
 from polling import wait_until
+from ports import claimed_port
 
 from headway.kernels.kv_cache import INT8, int8_blocks
-from headway.server.bench.server_process import free_port
 from headway.server.engine.kv.transfer.layout import BlockLayout
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
@@ -89,7 +89,7 @@ def make_rank() -> Iterator[MakeRank]:
             else:
                 keys = [torch.randn(shape) for _ in range(layout.num_layers)]
                 kv = [LayerKV(k, k if shares_values else torch.randn(shape)) for k in keys]
-            pages, port = Pages(kv), free_port()
+            pages, port = Pages(kv), claimed_port()
             own = Own(pages, Agent(f"test-{secrets.token_hex(8)}", ["UCX"], pages), layout, secret)
             worker = NixlWorker(own, Listening("127.0.0.1", port, keep_s) if keeps else None, compares=True)
             stack.callback(worker.close)
@@ -151,7 +151,7 @@ def test_a_server_of_fewer_ranks_is_told(make_rank: MakeRank) -> None:
     """By the ranks that find nobody there; the others are told what differs."""
     layout = msgspec.structs.replace(LAYOUT, num_stages=2, rank=1)
     reader = make_rank(layout, keeps=False)
-    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", free_port() - 1, 1), b"digest", 0, [1])])
+    reader.worker.order([Fetch(1, KVSource("other", "token", "127.0.0.1", claimed_port() - 1, 1), b"digest", 0, [1])])
     report = reader.next_report()
     assert isinstance(report, Fetched)
     assert report.error is not None
@@ -328,7 +328,7 @@ def test_what_is_withdrawn_while_it_is_read_counts_as_not_come(make_rank: MakeRa
     error = reader.fetch(keeper, [0]).error
     assert error is not None
     assert "gave the blocks to others before they were read" in error
-    assert keeper.worker.take_reports() == []
+    assert keeper.worker.take_reports() == [Claimed("token")]
 
 
 def test_what_differs_is_noticed(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +343,7 @@ def test_what_differs_is_noticed(make_rank: MakeRank, monkeypatch: pytest.Monkey
 
 def test_a_server_that_is_not_there(make_rank: MakeRank) -> None:
     reader = make_rank(keeps=False)
-    error = reader.fetch(Rank([], reader.pages, reader.worker, free_port()), [0]).error
+    error = reader.fetch(Rank([], reader.pages, reader.worker, claimed_port()), [0]).error
     assert error is not None
     assert "did not come from the prefill server at 127.0.0.1:" in error
 

@@ -265,6 +265,42 @@ def test_a_prompt_that_nobody_fetches_is_let_go_of() -> None:
     server.policy.take_in([Sent(offer.token)])
 
 
+def keep(server: Server, name: str, num_tokens: int, first: int = 0) -> str:
+    server.add(name, num_tokens, KVTransfer(keeps=True), first=first)
+    while server.step() is not None:
+        pass
+    source = server.end_of(name).kv_source
+    assert source is not None
+    return source.token
+
+
+def test_prompts_that_nobody_fetches_hold_half_of_the_cache_at_most(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(num_blocks=16)
+    first, second = keep(server, "a", 16), keep(server, "b", 16, first=100)
+    assert server.kv.num_used_blocks == 8
+    server.orders()
+    keep(server, "c", 4, first=200)
+    assert Withdraw(first) in server.orders()
+    assert server.kv.num_used_blocks == 5
+    assert server.policy.take_stats().num_expired == 1
+    server.policy.take_in([Claimed(second)])
+    keep(server, "d", 28, first=300)
+    assert server.orders()[1:] == [], "what is being read counts no more, and goes for nobody"
+    assert server.kv.num_used_blocks == 12
+    keep(server, "e", 4, first=300)
+    assert server.kv.num_used_blocks == 12, "the blocks of a common beginning count once"
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "one line a minute"
+
+
+def test_a_prompt_larger_than_that_is_kept_alone() -> None:
+    server = Server(num_blocks=16)
+    keep(server, "a", 4)
+    keep(server, "large", 40, first=100)
+    assert (server.kv.num_used_blocks, server.policy.take_stats().num_kept) == (10, 1)
+    keep(server, "b", 4, first=200)
+    assert (server.kv.num_used_blocks, server.policy.take_stats().num_kept) == (1, 1)
+
+
 ANNOUNCES = KVTransfer(keeps=True, announces=True)
 
 

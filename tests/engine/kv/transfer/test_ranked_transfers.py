@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from disaggregated import config_of, free_ports
+from disaggregated import config_of
 from engine_driver import make_engine, request
 from polling import wait_until
+from ports import claimed_ports
 from tiny_models import make_tiny_model
 
 from headway.server.engine.core import EngineCore
@@ -51,7 +52,7 @@ def engine_of(files: ModelFiles, role: str, compilation: dict[str, Any] | None =
         cache={"block_size": 4, "num_gpu_blocks_override": 40},
         parallel=parallel or {"tensor_parallel_size": 2},
         compilation=compilation or {},
-        kv_transfer={"kv_transfer_config": config_of(role), "nixl_side_channel_port": free_ports(4)},
+        kv_transfer={"kv_transfer_config": config_of(role), "nixl_side_channel_port": claimed_ports(4)},
     )
     yield engine
     engine.shutdown()

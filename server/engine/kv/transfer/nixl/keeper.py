@@ -130,8 +130,7 @@ class Keeper:
         why_not = self._offers.claim(claim.token, claim.digest)
         if why_not is not None:
             return Refused(why_not)
-        if self._offers.is_announced(claim.token):
-            self._report(Claimed(claim.token))
+        self._report(Claimed(claim.token))
         return self._granted()
 
     async def _wait_for_offer(self, token: str) -> None:

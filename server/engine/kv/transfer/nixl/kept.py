@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headway.server.engine.kv.manager import KVCacheManager, Lease
+from headway.server.engine.kv.transfer.nixl.unfetched import Unfetched
 from headway.server.engine.kv.transfer.orders import Computing, MoreOffered, Offer, Order, Withdraw
 from headway.server.engine.request import Request
 
@@ -32,7 +33,11 @@ class _Prompt:
     num_offered: int = 0  # blocks
     num_computing: int = 0  # blocks, with those before
     until: float = math.inf
-    is_claimed: bool = False  # as far as was told: of an announced one
+    is_claimed: bool = False  # as far as was told
+
+    @property
+    def block_ids(self) -> list[int]:
+        return [block_id for lease in self.leases for block_id in lease.block_ids]
 
 
 class Kept:
@@ -48,6 +53,7 @@ class Kept:
         self._order = order
         self._computing: dict[str, _Prompt] = {}  # by request
         self._prompts: dict[str, _Prompt] = {}  # by token
+        self._unfetched = Unfetched(kv.num_blocks, clock)
         self.num_expired = 0
 
     def __len__(self) -> int:
@@ -84,6 +90,8 @@ class Kept:
         self._offer(prompt, block_ids, is_whole=True)
         keep_s = self._keep_s if prompt.is_claimed else min(self._keep_s, _ANNOUNCED_S)
         prompt.request, prompt.until = None, self._clock() + keep_s
+        if not prompt.is_claimed:
+            self._await_reader(prompt)
         return prompt.token
 
     def _offer(self, prompt: _Prompt, block_ids: Sequence[int], *, is_whole: bool) -> None:
@@ -97,9 +105,17 @@ class Kept:
         """A prompt that is whole. Returns the token."""
         until = self._clock() + self._keep_s
         token, blocks = secrets.token_hex(16), list(block_ids)
-        self._prompts[token] = _Prompt(token, self._num_ranks, None, [self._kv.lease(blocks)], len(blocks), len(blocks), until)
+        prompt = _Prompt(token, self._num_ranks, None, [self._kv.lease(blocks)], len(blocks), len(blocks), until)
+        self._prompts[token] = prompt
         self._order(Offer(token, digest, blocks))
+        self._await_reader(prompt)
         return token
+
+    def _await_reader(self, prompt: _Prompt) -> None:
+        """The prompt is whole and nobody reads it: others may have to go for it."""
+        for token in self._unfetched.add(prompt.token, prompt.block_ids):
+            self._let_go(self._prompts[token])
+            self.num_expired += 1
 
     def break_off(self, request: Request) -> None:
         """What the request has not computed yet will not come. No error for a request of which nothing is offered."""
@@ -107,9 +123,10 @@ class Kept:
             self._let_go(prompt)
 
     def claimed(self, token: str) -> None:
-        """An announced prompt has its reader, on one rank at least."""
+        """A prompt has its reader, on one rank at least."""
         if (prompt := self._prompts.get(token)) is not None:
             prompt.is_claimed = True
+            self._unfetched.remove(token)
             if prompt.request is None:
                 prompt.until = self._clock() + self._keep_s
 
@@ -134,6 +151,7 @@ class Kept:
     def _let_go(self, prompt: _Prompt) -> None:
         """Its one reader is gone, so its request keeps nothing any more either."""
         del self._prompts[prompt.token]
+        self._unfetched.remove(prompt.token)
         self._order(Withdraw(prompt.token))
         for lease in prompt.leases:
             self._kv.end_lease(lease)

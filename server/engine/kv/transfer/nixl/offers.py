@@ -32,7 +32,6 @@ class _Held:
     digest: bytes
     block_ids: list[int]
     is_whole: bool
-    is_announced: bool
     chunks: deque[_Chunk] = field(default_factory=deque)
     is_claimed: bool = False
 
@@ -76,7 +75,7 @@ class Offers:
 
     def add(self, offer: Offer) -> None:
         with self._lock:
-            self._offers[offer.token] = _Held(offer.digest, offer.block_ids.copy(), offer.is_whole, not offer.is_whole)
+            self._offers[offer.token] = _Held(offer.digest, offer.block_ids.copy(), offer.is_whole)
 
     def extend(self, more: MoreOffered) -> None:
         """An offer that has ended meanwhile stays so."""
@@ -125,11 +124,6 @@ class Offers:
                 return "another request has it already"
             held.is_claimed = True
             return None
-
-    def is_announced(self, token: str) -> bool:
-        with self._lock:
-            held = self._offers.get(token)
-            return held is not None and held.is_announced
 
     def part(self, token: str, known: Known) -> Part | None:
         """None: it is not kept any more."""
