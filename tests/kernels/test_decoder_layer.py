@@ -154,7 +154,8 @@ def test_rows_that_share_pages_have_the_bits_of_each_alone(one_thread: None) -> 
             tokens.cos_sin, *(it[rows] for it in (tokens.positions, tokens.slot_mapping, tokens.block_tables, tokens.seq_lens))
         )
         pages = make_pages((int(tokens.block_tables.max()) + 1, BLOCK_SIZE, 2, 16), torch.bfloat16)
-        return run(hidden[rows].clone(), None, fused, pages.k, pages.v, prepare_layers(fused, own, BLOCK_SIZE))[0]
+        placed = place_layers([PlacedLayer(fused, None, pages.k, pages.v, 0)])
+        return decoder_layers(hidden[rows].clone(), None, placed, [prepare_layers(fused, own, BLOCK_SIZE)])[0]
 
     found = result(slice(0, 4))
     for row in range(4):
