@@ -31,7 +31,7 @@ def test_kernels_have_rows(tmp_path: Path) -> None:
     assert kernels.main(["--only", only, "--json", str(file)]) == 0  # type: ignore[attr-defined]  # mypy takes the package beside it
     record = json.loads(file.read_text())
     assert record["limits"]["errors"] == {}
-    assert len(record["rows"]) == 12
+    assert len(record["rows"]) == 14
     assert all(row["seconds"] > 0 for row in record["rows"])
 
 

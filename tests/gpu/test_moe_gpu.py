@@ -72,6 +72,7 @@ def test_weights_in_groups_of_experts_with_many_rows(kind: str, dtype: torch.dty
         compare_quantized_moe(moe, kind, shape, dtype, "cuda")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize("kind", ["plain", *KINDS])
 def test_the_host_waits_for_nothing(kind: str) -> None:
     from headway.kernels.moe import moe, route_tokens

@@ -66,6 +66,7 @@ def test_counts(num_pairs: int) -> None:
     compare_counts(penalties, num_pairs, "cuda")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 @pytest.mark.parametrize(
     "state", [PenaltyState, TokenBanState, lambda vocab_size, _: LogitBiasState(vocab_size)], ids=["penalties", "bans", "bias"]
 )
