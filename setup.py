@@ -46,7 +46,10 @@ setup(
         # -fopenmp only when compiling: at run time the kernels use the thread pool of the OpenMP library that torch brings.
         Extension(
             f"{PACKAGE}._{name}",
-            [f"{FOLDER}/{source}.cpp" for source in ("decoder_layer", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")],
+            [
+                f"{FOLDER}/{source}.cpp"
+                for source in ("decoder_layer", "dense", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")
+            ],
             depends=[
                 f"{FOLDER}/{header}.h"
                 for header in ("common", "decode", "decode_tasks", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")

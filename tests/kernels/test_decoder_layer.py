@@ -218,7 +218,7 @@ def test_layers_in_one_call_are_those_of_a_call_each_to_the_bit(slots: list[int]
 
     def placed() -> tuple[Tensor, list[PlacedLayer]]:
         pages = torch.randn(len(layers), 2, NUM_BLOCKS, BLOCK_SIZE, 2, 16, generator=torch.Generator().manual_seed(1))
-        return pages, [PlacedLayer(fused, own, *kv, plan) for (fused, own, plan), kv in zip(layers, pages, strict=True)]
+        return pages, [PlacedLayer(fused, own, kv[0], kv[1], plan) for (fused, own, plan), kv in zip(layers, pages, strict=True)]
 
     hidden = torch.randn(len(slots), HIDDEN, generator=torch.Generator().manual_seed(0))
     pages, together = placed()

@@ -7,6 +7,7 @@ import torch
 from kernel_cases import assert_near
 
 from headway.kernels.cpu.linear import padded_rows
+from headway.kernels.cpu.native.library import function
 from headway.kernels.linear import linear, pack_linear, packed_linear
 
 
@@ -23,6 +24,16 @@ def test_packed_equals_plain(shape: tuple[int, ...], dtype: torch.dtype, with_bi
 def test_wide_input_of_odd_strides() -> None:
     x, weight = torch.randn(4, 600)[:, :576], torch.randn(40, 600)[:, :576] / 24
     assert_near(packed_linear(x, pack_linear(weight)), x @ weight.T)
+
+
+def test_rows_in_fp32_do_not_depend_on_those_beside_them() -> None:
+    """Of the compiled kernel, with any number of threads."""
+    if function("dense_linear", torch.float32) is None:
+        pytest.skip("the CPU kernels were not built")
+    x, packed = torch.randn(140, 130), pack_linear(torch.randn(101, 130))
+    whole = packed_linear(x, packed)
+    for first, num_rows in ((0, 1), (3, 2), (7, 5), (11, 129), (139, 1)):
+        assert torch.equal(packed_linear(x[first : first + num_rows], packed), whole[first : first + num_rows])
 
 
 def test_few_numbers_of_rows_are_compiled() -> None:

@@ -19,7 +19,7 @@ from kernel_cases import AttentionCase, AttentionInputs, assert_near, make_atten
 from kernel_comparisons import compare_rope
 from matmul_comparisons import assert_close, packed_by, random_groups
 
-from headway.kernels.cpu import grouped_matmul, paged_attention, prefill_attention, rope
+from headway.kernels.cpu import grouped_matmul, linear, paged_attention, prefill_attention, rope
 from headway.kernels.cpu.native import library as native
 from headway.kernels.reference import grouped_matmul as reference_grouped
 from headway.kernels.reference import paged_attention as reference_decode
@@ -99,6 +99,21 @@ def test_the_next_best_is_taken_instead(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_a_library_from_before_there_were_numbers() -> None:
     assert native._interface(ctypes.CDLL(None)) == 0
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("shape", [(1, 64, 48), (7, 123, 50), (30, 96, 100), (131, 70, 1), (0, 64, 24)], ids=str)
+def test_dense_linear(shape: tuple[int, int, int]) -> None:
+    rows, inputs, outputs = shape
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,)))
+    packed = linear.pack_linear(weight)
+    assert isinstance(packed, linear.Panels)
+    for add in (None, bias):
+        found = linear.packed_linear(x, packed, add)
+        assert_near(found, torch.nn.functional.linear(x, weight, add))
+        for row in range(rows):
+            assert linear.packed_linear(x[row : row + 1], packed, add)[0].equal(found[row]), "it does not depend on the others"
 
 
 # Rows, inputs, outputs: few rows; many, whose tiles are brought to bytes, but not the last; more of all than is brought at a time.

@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 6
+INTERFACE = 7
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -126,6 +126,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
     "decoder_layers": [_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, *map(ctypes.POINTER, (LayerStep, LoraRows)), _INT],
+    "dense_linear": [*[_POINTER] * 4, *[_INT] * 4],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
@@ -174,6 +175,14 @@ def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) ->
     kernel.restype = None
     result: Callable[..., None] = kernel
     return result
+
+
+def panel_width() -> int:
+    """Columns of a panel of ``dense_linear``, where that is."""
+    loaded = library()
+    assert loaded is not None, "there is no such kernel"
+    loaded.dense_panel.restype = _INT
+    return int(loaded.dense_panel())
 
 
 def _built() -> Iterator[Path]:
