@@ -23,6 +23,7 @@ from typing import Any
 from peers import Peer, add_options, chosen_peers
 from rich.console import Console
 from tables import LEGEND, Cell, ServerRun, result_tables
+from work_limits import MachineLimits, bound_s, machine_limits
 
 from headway.server.bench.client import Session, Work
 from headway.server.bench.errors import BenchError
@@ -45,6 +46,10 @@ class Job:
     output_len: int
     num_requests: int
     prefix_len: int = 0
+
+    def bound_s(self, limits: MachineLimits) -> float:
+        sizes = {"input_len": self.input_len, "output_len": self.output_len, "prefix_len": self.prefix_len}
+        return bound_s(limits, clients=self.clients, num_requests=self.num_requests, **sizes)
 
 
 JOBS = {
@@ -143,6 +148,7 @@ def main(argv: Sequence[str]) -> int:
         jobs = _chosen_jobs(options)
         if options.tokenizer:
             tokenizer_counter(Path(options.tokenizer))
+        limits = machine_limits(peers[0].environment(os.environ))
     except (ValueError, BenchError) as error:
         parser.error(str(error))
     # A benchmark that is told to stop must stop its server too.
@@ -150,16 +156,17 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     comparison = Comparison(options, jobs, console)
+    console.print(limits.line())
     try:
         comparison.run(peers)
     except KeyboardInterrupt:
         console.print("stopped; what is done follows", style="yellow")
     names, job_names = [peer.name for peer in peers], [job.name for job in jobs]
-    for table in result_tables(comparison.runs, names, job_names):
+    for table in result_tables(comparison.runs, names, job_names, {job.name: job.bound_s(limits) for job in jobs}):
         console.print(table)
     console.print(LEGEND, soft_wrap=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(_record(options, peers, jobs, comparison.runs), indent=2) + "\n")
+        Path(options.json).write_text(json.dumps(_record(options, peers, jobs, limits, comparison.runs), indent=2) + "\n")
     failed = [run for run in comparison.runs if run.failure or any(cell.summary.num_errors for cell in run.cells)]
     return 1 if failed or not comparison.runs else 0
 
@@ -192,13 +199,16 @@ def _chosen_jobs(options: argparse.Namespace) -> list[Job]:
     return [replace(job, num_requests=job.clients) for job in jobs] if options.quick else jobs
 
 
-def _record(options: argparse.Namespace, peers: Sequence[Peer], jobs: Sequence[Job], runs: Sequence[ServerRun]) -> dict[str, Any]:
+def _record(
+    options: argparse.Namespace, peers: Sequence[Peer], jobs: Sequence[Job], limits: MachineLimits, runs: Sequence[ServerRun]
+) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),
         "max_other_cpu": options.max_other_cpu,
         "peers": {peer.name: {"version": peer.version, "argv": peer.argv, "env": peer.env} for peer in peers},
-        "works": [asdict(job) for job in jobs],
+        "limits": asdict(limits),
+        "works": [asdict(job) | {"bound_s": job.bound_s(limits)} for job in jobs],
         "runs": [run.as_json() for run in runs],
     }
 

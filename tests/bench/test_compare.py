@@ -52,6 +52,10 @@ def test_all_works_in_alternating_rounds(tmp_path: Path) -> None:
         assert cells["prefix"]["num_prompt_tokens"] == 8 * (1024 + 32)
         assert cells["c8"]["num_output_tokens"] == 8 * 64
     assert "over other" in done.stdout
+    assert "of the machine's limit" in done.stdout
+    bounds = {work["name"]: work["bound_s"] for work in record["works"]}
+    assert bounds["c32"] > bounds["c8"] > 0
+    assert min(record["limits"].values()) > 0
 
 
 def test_a_peer_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
