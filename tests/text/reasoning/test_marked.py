@@ -13,7 +13,7 @@ from tiny_tokenizers import byte_level_tokenizer
 
 from headway.server.text.detokenizer import IncrementalDetokenizer
 from headway.server.text.output import OutputParser, Parsed, PlainParser
-from headway.server.text.reasoning.families import FAMILIES
+from headway.server.text.reasoning.families import FAMILIES, HARMONY
 from headway.server.text.reasoning.registry import make_reasoning_parser
 
 TOKENIZER = byte_level_tokenizer()
@@ -72,7 +72,8 @@ def test_no_split_changes_what_is_told(name: str, is_open: bool, text: str, data
     places = data.draw(st.lists(st.integers(0, len(text)), max_size=10))
     whole = told(parser(name, is_open=is_open), cut(text, []))
     assert told(parser(name, is_open=is_open), cut(text, places)) == whole
-    assert whole.reasoning == whole.reasoning.strip("\n")
+    if name != HARMONY:  # which says itself where newlines belong
+        assert whole.reasoning == whole.reasoning.strip("\n")
     assert whole.reasoning in text
     assert whole.content in text
 
