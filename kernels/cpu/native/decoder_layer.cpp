@@ -2,6 +2,7 @@
 // the work. Each step is the same as that of the operation's own call.
 
 #include <memory>
+#include <vector>
 
 #include "decode.h"
 #include "grouped_lora.h"
@@ -83,7 +84,7 @@ struct Adapters {
 // P: the type of the pages.
 template <class P>
 void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const LayerWeights& w, const LayerStep& step,
-                   const Adapters& adapters, bool is_first) {
+                   const DecodeTasks& tasks, const Adapters& adapters, bool is_first) {
   const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
   const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
   const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
@@ -92,7 +93,6 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
         *gated = gate_up + rows * w.gate_up.out;
   auto rounded = [&](const GroupedWeight& reader) { return RoundedRows(memory.get(), rows, reader.groups()); };
   const RoundedRows for_qkv = rounded(w.qkv), for_o = rounded(w.o), for_gate_up = rounded(w.gate_up), for_down = rounded(w.down);
-  const DecodeTasks tasks(step.attention, step.tables, step.lengths);
 #pragma omp parallel
   {
 #pragma omp for schedule(static)
@@ -136,11 +136,16 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
 template <class P>
 void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
                     const LoraRows* lora_rows, bool is_first) {
+  std::vector<std::unique_ptr<DecodeTasks>> tasks;  // of each of the step's descriptions: the layers that share one share pages alike
   for (int64_t i = 0; i < count; i++) {
     const PlacedLayer& layer = layers[i];
+    const LayerStep& step = steps[layer.step];
+    if (layer.step >= int64_t(tasks.size())) tasks.resize(layer.step + 1);
+    std::unique_ptr<DecodeTasks>& own = tasks[layer.step];
+    if (own == nullptr) own = std::make_unique<DecodeTasks>(step.attention, step.tables, step.lengths);
     const Adapters adapters{lora_rows == nullptr ? nullptr : layer.adapters, lora_rows};
-    decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, steps[layer.step],
-                  adapters, is_first && i == 0);
+    decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, step, *own, adapters,
+                  is_first && i == 0);
   }
 }
 
