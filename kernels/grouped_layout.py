@@ -72,3 +72,22 @@ def round_to_groups(weight: Tensor) -> GroupedValues:
     step = scale.float().unsqueeze(2)
     values = (groups / torch.where(step > 0, step, 1)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
     return GroupedValues(values.flatten(1)[:, :num_columns], scale, scale * -128, 8)
+
+
+class RowsInOrder:
+    """Base of what arranges an [N, K] weight as it comes, some rows after the other. ``bits``, 4 or 8: as many as any of them has."""
+
+    def __init__(self, num_rows: int, num_columns: int, bits: int) -> None:
+        self._num_rows, self._num_columns, self._bits = num_rows, num_columns, bits
+        self._num_put = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._num_put == self._num_rows
+
+    def _check(self, rows: GroupedValues) -> None:
+        """Raises ValueError where the next rows do not fit."""
+        rows.check()
+        check_shape("rows", rows.values, -1, self._num_columns)
+        if rows.bits > self._bits:
+            raise ValueError(f"rows have {rows.bits} bits, and the weight {self._bits}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headway.kernels.backend import implementation
 from headway.kernels.checks import check_shape
-from headway.kernels.grouped_layout import TILE, GroupedValues, stack_rows
+from headway.kernels.grouped_layout import TILE, GroupedValues, RowsInOrder, stack_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +26,23 @@ class PackedGrouped:
     order: Tensor | None = None  # [K] int64: column i is that of input order[i]; None: they are in order
 
 
-class GroupedPacker:
+class GroupedPacker(RowsInOrder):
     """Arranges an [N, K] weight for ``grouped_linear`` as it comes, some rows after the other: what is packed is all that is held of it.
 
     ``bits``, 4 or 8: as many as any of the rows has. ``order``: that of the columns, see PackedGrouped.
     """
 
     def __init__(self, num_rows: int, num_columns: int, bits: int, device: torch.device, order: Tensor | None = None) -> None:
+        super().__init__(num_rows, num_columns, bits)
         module = implementation("grouped_matmul", device.type)
         data, num_bytes = module.empty_grouped(num_rows, num_columns, bits)
         num_bytes += 0 if order is None else order.nbytes
         self.packed = PackedGrouped(num_rows, num_columns, num_bytes, data, module, order)
-        self._bits = bits
-        self._num_put = 0
         self._rest: GroupedValues | None = None  # fewer than a tile of rows
-
-    @property
-    def is_full(self) -> bool:
-        return self._num_put == self.packed.out_features
 
     def put(self, rows: GroupedValues) -> None:
         """The next rows, which may be freed then. Raises ValueError where they do not fit."""
-        rows.check()
-        check_shape("rows", rows.values, -1, self.packed.in_features)
-        if rows.bits > self._bits:
-            raise ValueError(f"rows have {rows.bits} bits, and the weight {self._bits}")
+        self._check(rows)
         if self._rest is not None:
             rows = stack_rows((self._rest, rows))
         count = rows.shape[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headway.kernels.checks import check_float, check_shape
-from headway.kernels.grouped_layout import GROUP, GroupedValues
+from headway.kernels.grouped_layout import GROUP, GroupedValues, RowsInOrder
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # which of 8 columns is in the lowest 4 bits of a word, in the next, ...
 # Weights and bytes of a block.
@@ -74,27 +74,20 @@ def pack_int4(values: Tensor, scale: Tensor, offset: Tensor, group_size: int, or
     return PackedInt4(n, k, group_size, half, weight.contiguous(), scale.contiguous(), offset.contiguous(), order, bits)
 
 
-class Int4Packer:
-    """Arranges an [N, K] weight in groups of 32 for ``int4_linear`` as it comes, some rows after the other. The interface is that of
-    kernels/grouped_matmul.py GroupedPacker. ``bits``, 4 or 8: as many as any of the rows has; ``order``: see PackedInt4."""
+class Int4Packer(RowsInOrder):
+    """Arranges an [N, K] weight in groups of 32 for ``int4_linear``. The interface is that of kernels/grouped_matmul.py GroupedPacker.
+    ``order``: see PackedInt4."""
 
     def __init__(self, num_rows: int, num_columns: int, bits: int, device: torch.device, order: Tensor | None = None) -> None:
+        super().__init__(num_rows, num_columns, bits)
         half = _half(GROUP, num_columns)
         weight = torch.empty((num_rows, -(-num_columns // (2 * half)) * half * bits // 4), dtype=torch.uint8, device=device)
         scale, offset = (torch.empty((-(-num_columns // GROUP), num_rows), dtype=torch.float16, device=device) for _ in range(2))
         self.packed = PackedInt4(num_rows, num_columns, GROUP, half, weight, scale, offset, order, bits)
-        self._num_put = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self._num_put == self.packed.out_features
 
     def put(self, rows: GroupedValues) -> None:
         """The next rows, on the weight's device, which may be freed then. Raises ValueError where they do not fit."""
-        rows.check()
-        check_shape("rows", rows.values, -1, self.packed.in_features)
-        if rows.bits > self.packed.bits:
-            raise ValueError(f"rows have {rows.bits} bits, and the weight {self.packed.bits}")
+        self._check(rows)
         if not len(rows.values):
             return
         own = pack_int4(rows.values, rows.scale.t(), rows.offset.t(), GROUP, bits=self.packed.bits)
