@@ -12,6 +12,7 @@ from device_timing import Call
 from kernel_case import Case, Shapes
 from torch import Tensor
 
+from headway.kernels.cpu import linear as cpu_linear
 from headway.kernels.fp8_matmul import FP8, SCALE_BLOCK, fp8_linear
 from headway.kernels.grouped_layout import GROUP
 from headway.kernels.int4_layout import pack_int4
@@ -33,7 +34,10 @@ class Format:
 
 
 def product_cases(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for kernel, form in formats(shapes).items():
+    forms = formats(shapes)
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        forms["linear (oneDNN)"] = Format(_draw_blocked, _times_blocked, forms["linear (packed)"].weight_bytes, shapes.arithmetic)
+    for kernel, form in forms.items():
         for name, (n, k) in shapes.products.items():
             if name == "lm_head" and not kernel.startswith("linear"):
                 continue  # the output is not quantised
@@ -98,6 +102,16 @@ def _draw_plain(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Ten
 
 def _draw_packed(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Any:
     return pack_linear(_draw_plain(n, k, dtype, device))
+
+
+def _draw_blocked(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """In oneDNN's own layout, which fp32 is no longer packed in where there are compiled kernels."""
+    blocked: Tensor = torch.ops.mkldnn._reorder_linear_weight(_draw_plain(n, k, dtype, device), None)
+    return blocked
+
+
+def _times_blocked(x: Tensor, weight: Tensor) -> Tensor:
+    return cpu_linear.packed_linear(x, weight, None)
 
 
 def _draw_int8(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Any:

@@ -43,7 +43,7 @@ def test_every_kernel_has_a_row(tmp_path: Path) -> None:
         assert row["fraction"] == pytest.approx(row["bound_s"] / row["seconds"])
     names = {row["kernel"] for row in record["rows"]}
     kinds = {"fused_add_rms_norm", "rope_and_cache", "rope_and_cache with QK norm", "silu_and_mul", "add_lora", "forbid_tokens"}
-    kinds |= {"paged_attention", "prefill_attention", "linear (torch)", "linear (packed)", "int8_linear", "int4_linear"}
+    kinds |= {"paged_attention", "prefill_attention", "linear (torch)", "linear (packed)", "linear (oneDNN)", "int8_linear", "int4_linear"}
     kinds |= {"fp8_linear, tensor", "fp8_linear, channel", "fp8_linear, block", "sampling, greedy", "sampling, top-p 0.9"}
     kinds |= {"paged_attention, fp8 pages", "rope_and_cache, fp8 pages"}
     assert kinds <= names

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,18 @@ def test_what_is_built_is_of_these_sources() -> None:
     assert int(in_sources[1]) == native.INTERFACE
     for path in native._built():
         assert native._interface(ctypes.CDLL(str(path))) == native.INTERFACE, path.name
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize(("name", "beyond"), [("baseline", "%ymm"), ("avx2", "%zmm")])
+def test_no_library_has_instructions_of_a_better_processor(name: str, beyond: str) -> None:
+    """All are compiled from the same sources, two at a time: the objects of one must not end up in another."""
+    found = [path for suffix in EXTENSION_SUFFIXES if (path := FOLDER / f"_{name}{suffix}").exists()]
+    if platform.machine() not in ("x86_64", "AMD64") or not found or shutil.which("objdump") is None:
+        pytest.skip("of x86, read by binutils")
+    code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", str(found[0])], capture_output=True, text=True, check=True).stdout
+    assert "%xmm" in code
+    assert beyond not in code
 
 
 @pytest.mark.usefixtures("built")

@@ -77,6 +77,12 @@ def test_quantize_fp8(
     compare_quantize_fp8(fp8_matmul, shape, group_size, dtype, "cpu")
 
 
+@pytest.mark.parametrize(("num_rows", "group_size"), [(65, 128), (32, 32)])
+def test_weights_in_groups_are_written_out_for_many_rows(num_rows: int, group_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int4_matmul, "int4_kernel", None)  # which unpacks in registers
+    compare_int4(int4_matmul, ((num_rows, 256, 70), group_size, False), torch.float32, "cpu", strided=False)
+
+
 @STRIDED
 @DTYPE
 @pytest.mark.parametrize("case", INT4_CASES, ids=str)
