@@ -52,7 +52,18 @@ setup(
             ],
             depends=[
                 f"{FOLDER}/{header}.h"
-                for header in ("common", "decode", "decode_tasks", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
+                for header in (
+                    "common",
+                    "decode",
+                    "decode_tasks",
+                    "first_maximum",
+                    "grouped",
+                    "grouped_lora",
+                    "pages",
+                    "rows",
+                    "vectors",
+                    "wide",
+                )
             ],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",

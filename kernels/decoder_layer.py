@@ -74,6 +74,22 @@ class FusedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class EndParts:
+    """What follows a model's last layer: a norm in fp32, and a head without bias."""
+
+    norm: Tensor  # [H]
+    head: PackedGrouped  # H -> V, its columns in order
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FusedEnd:
+    parts: EndParts
+    data: Any  # owned by the implementation
+    implementation: ModuleType
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedLayer:
     """A layer with its pages, which are contiguous, in fp32 or bf16, or those of kv_cache.split_int8_blocks."""
 
@@ -103,6 +119,13 @@ def fuse_slots(layer: FusedLayer, slots: LayerSlots) -> FusedSlots | None:
     return None if data is None else FusedSlots(slots, data)
 
 
+def fuse_end(parts: EndParts) -> FusedEnd | None:
+    """As fuse_layer, for ``layers_to_logits``."""
+    module = implementation("decoder_layer", parts.norm.device.type)
+    data = module.fuse_end(parts)
+    return None if data is None else FusedEnd(parts, data, module)
+
+
 def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int, lora: LoraPlan | None = None) -> Any:
     """The ``plan`` of a step for all layers that are shaped as ``layer`` and have its sliding window. ``lora``: the step's adapters."""
     num_rows = len(tokens.positions)
@@ -127,4 +150,15 @@ def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: PlacedLayers
     adapters. Nothing is checked here: with one row, the checks took a fiftieth of the time.
     """
     out: tuple[Tensor, Tensor] = layers.implementation.decoder_layers(hidden, residual, layers.data, plans)
+    return out
+
+
+def layers_to_logits(
+    hidden: Tensor, residual: Tensor | None, layers: PlacedLayers, plans: Sequence[Any], end: FusedEnd
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(hidden states [B, H] behind the last norm, logits [B, V] fp32, the most likely tokens [B] int64) of a model's last layers.
+
+    As ``decoder_layers`` followed by fused_add_rms_norm, grouped_linear and sample_tokens without draws. The hidden states may lie where
+    ``hidden`` did, the others are new."""
+    out: tuple[Tensor, Tensor, Tensor] = layers.implementation.layers_to_logits(hidden, residual, layers.data, plans, end.data)
     return out

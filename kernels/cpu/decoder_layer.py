@@ -16,8 +16,8 @@ from torch import Tensor
 from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
 from headway.kernels.cpu.native import library
-from headway.kernels.cpu.native.library import DecodeShape, LayerAdapters, LayerStep, LayerWeights, LoraRows, function
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
+from headway.kernels.cpu.native.library import DecodeShape, EndOutput, LayerAdapters, LayerStep, LayerWeights, LoraRows, ModelEnd, function
+from headway.kernels.decoder_layer import EndParts, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
 from headway.kernels.plans import LoraPlan
 
 
@@ -58,6 +58,14 @@ def fuse_slots(slots: LayerSlots) -> LayerAdapters | None:
     return LayerAdapters(*(it.described for it in data)) if all(isinstance(it, Slots) for it in data) else None
 
 
+def fuse_end(parts: EndParts) -> ModelEnd | None:
+    """See headway.kernels.decoder_layer.fuse_end."""
+    fits = parts.norm.dtype == torch.float32 and parts.norm.is_contiguous() and isinstance(parts.head.data, Tiles)
+    if function("decoder_layers", torch.float32) is None or not fits:
+        return None
+    return ModelEnd(parts.norm.data_ptr(), parts.head.data.described, parts.eps)
+
+
 def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora: LoraPlan | None) -> LayerPlan:
     """See headway.kernels.decoder_layer.prepare_layers."""
     shape = DecodeShape(
@@ -91,14 +99,31 @@ def place_layers(layers: Sequence[PlacedLayer]) -> Placed:
 
 def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan]) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layers."""
+    return hidden, _run(hidden, residual, layers, plans, None, None)
+
+
+def layers_to_logits(
+    hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan], end: ModelEnd
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See headway.kernels.decoder_layer.layers_to_logits."""
+    logits, token_ids = torch.empty(len(hidden), end.head.out_features), torch.empty(len(hidden), dtype=torch.int64)
+    _run(hidden, residual, layers, plans, end, EndOutput(logits.data_ptr(), token_ids.data_ptr()))
+    return hidden, logits, token_ids
+
+
+def _run(
+    hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan], end: ModelEnd | None, out: EndOutput | None
+) -> Tensor:
+    """The residual stream behind the layers, in whose place ``hidden`` has their other result."""
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
     steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
-    rows = plans[0].lora_rows
-    lora_rows = None if rows is None else ctypes.byref(rows)
-    layers.kernel(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps, lora_rows, is_first)
-    return hidden, residual
+    layers.kernel(
+        *(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps),
+        *(plans[0].lora_rows, is_first, end, out),
+    )
+    return residual
 
 
 def _pointer(linear: GroupedLinearParts) -> int | None:

@@ -114,6 +114,11 @@ class ParallelLMHead(Layer):
         logits[:, max(self._vocab_size - self._group.rank * logits.shape[1], 0) :] = -torch.inf
         return logits
 
+    @property
+    def plain_product(self) -> Any:
+        """The loaded weight as the method packed it, where logits are its product and nothing else; else None."""
+        return self._packed if self._group.size == 1 and self._scale == 1.0 and not self._softcap else None
+
     def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> LinearAdapters:
         """See Linear.make_adapters."""
         return LinearAdapters(self._shape, self._parts, num_slots, max_rank, dtype=dtype, device=device)

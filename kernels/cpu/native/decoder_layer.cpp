@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "decode.h"
+#include "first_maximum.h"
 #include "grouped_lora.h"
 #include "rows.h"
 #include "wide.h"
@@ -39,6 +40,19 @@ struct PlacedLayer {
   const LayerAdapters* adapters;  // null where it has no room for them
   void *k_cache, *v_cache;
   int64_t step;
+};
+
+// What follows the last layer. The head has no bias.
+struct ModelEnd {
+  const float* norm;
+  GroupedWeight head;
+  float eps;
+};
+
+// Where its results go: logits [rows, head.out], the most likely token [rows] of each.
+struct EndOutput {
+  float* logits;
+  int64_t* tokens;
 };
 
 namespace {
@@ -133,9 +147,28 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
   }
 }
 
+// The last norm, whose result takes the place of hidden, the head, and its most likely tokens.
+void end_model(const EndOutput& out, float* hidden, float* residual, const ModelEnd& end, int64_t rows) {
+  const int64_t size = end.head.in;
+  const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, end.head.groups())]);
+  const RoundedRows rounded(memory.get(), rows, end.head.groups());
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      float *x = hidden + r * size, *total = residual + r * size;
+      norm_row<float>(x, total, x, total, end.norm, end.eps, size);
+      round_row(rounded, r, x, size);
+    }
+    multiply_grouped(out.logits, end.head, nullptr, rounded, rows);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) out.tokens[r] = first_maximum(out.logits + r * end.head.out, end.head.out);
+  }
+}
+
 template <class P>
 void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
-                    const LoraRows* lora_rows, bool is_first) {
+                    const LoraRows* lora_rows, bool is_first, const ModelEnd* end, const EndOutput* out) {
   std::vector<std::unique_ptr<DecodeTasks>> tasks;  // of each of the step's descriptions: the layers that share one share pages alike
   for (int64_t i = 0; i < count; i++) {
     const PlacedLayer& layer = layers[i];
@@ -147,23 +180,19 @@ void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, i
     decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, step, *own, adapters,
                   is_first && i == 0);
   }
+  if (end != nullptr) end_model(*out, hidden, residual, *end, steps[0].attention.rows);
 }
 
 }  // namespace
 
 // hidden and residual [rows, size] become the last layer's two outputs. is_first: there is no residual yet. lora_rows: null where no row
-// has an adapter.
-extern "C" void decoder_layers_f32(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
-                                   const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<float>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
+// has an adapter. end: null where layers follow; else hidden becomes what the head reads, residual their sum, and the rest goes to out.
+#define HEADWAY_DECODER_LAYERS(NAME, P)                                                                                             \
+  extern "C" void NAME(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,             \
+                       const LoraRows* lora_rows, int64_t is_first, const ModelEnd* end, const EndOutput* out) {                     \
+    decoder_layers<P>(hidden, residual, layers, count, steps, lora_rows, is_first, end, out);                                        \
+  }
 
-extern "C" void decoder_layers_f32_pages_bf16(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
-                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<bf16>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
-
-extern "C" void decoder_layers_f32_pages_int8(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
-                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<int8_t>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
+HEADWAY_DECODER_LAYERS(decoder_layers_f32, float)
+HEADWAY_DECODER_LAYERS(decoder_layers_f32_pages_bf16, bf16)
+HEADWAY_DECODER_LAYERS(decoder_layers_f32_pages_int8, int8_t)

@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 7
+INTERFACE = 8
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -118,6 +118,18 @@ class PlacedLayer(ctypes.Structure):
     _fields_ = [*((name, _POINTER) for name in ("weights", "adapters", "k_cache", "v_cache")), ("step", _INT)]
 
 
+class ModelEnd(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("norm", _POINTER), ("head", GroupedWeight), ("eps", ctypes.c_float)]
+
+
+class EndOutput(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("logits", _POINTER), ("tokens", _POINTER)]
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
     "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
@@ -125,7 +137,10 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
-    "decoder_layers": [_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, *map(ctypes.POINTER, (LayerStep, LoraRows)), _INT],
+    "decoder_layers": [
+        *(_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, ctypes.POINTER(LayerStep), ctypes.POINTER(LoraRows), _INT),
+        *map(ctypes.POINTER, (ModelEnd, EndOutput)),
+    ],
     "dense_linear": [*[_POINTER] * 4, *[_INT] * 4],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
