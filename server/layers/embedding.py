@@ -35,7 +35,7 @@ class VocabParallelEmbedding(Layer):
     def __call__(self, token_ids: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """``lora``: the step's adapters, None for none."""
         if self._group.size == 1:
-            return self._adapted(functional.embedding(token_ids, self._table), token_ids, lora)
+            return self._adapted(self._table.index_select(0, token_ids), token_ids, lora)
         local = token_ids - self._first_token
         is_elsewhere = (local < 0) | (local >= self._num_tokens)
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
