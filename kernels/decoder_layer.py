@@ -75,8 +75,9 @@ class FusedLayer:
 
 @dataclass(frozen=True, slots=True)
 class EndParts:
-    """What follows a model's last layer: a norm in fp32, and a head without bias."""
+    """What is around a model's layers, in fp32: behind the last a norm and a head without bias."""
 
+    table: Tensor | None  # [V, H] contiguous, whose rows the first layer reads; None: it reads something else
     norm: Tensor  # [H]
     head: PackedGrouped  # H -> V, its columns in order
     eps: float
@@ -154,11 +155,12 @@ def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: PlacedLayers
 
 
 def layers_to_logits(
-    hidden: Tensor, residual: Tensor | None, layers: PlacedLayers, plans: Sequence[Any], end: FusedEnd
+    start: Tensor, layers: PlacedLayers, plans: Sequence[Any], end: FusedEnd, *, has_token_ids: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(hidden states [B, H] behind the last norm, logits [B, V] fp32, the most likely tokens [B] int64) of a model's last layers.
+    """(hidden states [B, H] behind the last norm, logits [B, V] fp32, the most likely tokens [B] int64) of all layers up to a model's last.
 
-    As ``decoder_layers`` followed by fused_add_rms_norm, grouped_linear and sample_tokens without draws. The hidden states may lie where
-    ``hidden`` did, the others are new."""
-    out: tuple[Tensor, Tensor, Tensor] = layers.implementation.layers_to_logits(hidden, residual, layers.data, plans, end.data)
+    As ``decoder_layers`` of ``start`` [B, H], which may be overwritten, followed by fused_add_rms_norm, grouped_linear and sample_tokens
+    without draws. With ``has_token_ids`` ``start`` is token ids [B] int64, whose rows of the table the first layer reads; raises IndexError
+    where there is no such row."""
+    out: tuple[Tensor, Tensor, Tensor] = layers.implementation.layers_to_logits(start, layers.data, plans, end.data, has_token_ids)
     return out

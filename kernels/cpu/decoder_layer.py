@@ -16,7 +16,17 @@ from torch import Tensor
 from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
 from headway.kernels.cpu.native import library
-from headway.kernels.cpu.native.library import DecodeShape, EndOutput, LayerAdapters, LayerStep, LayerWeights, LoraRows, ModelEnd, function
+from headway.kernels.cpu.native.library import (
+    DecodeShape,
+    EndOutput,
+    LayerAdapters,
+    LayerStep,
+    LayerWeights,
+    LoraRows,
+    ModelEnd,
+    ModelStart,
+    function,
+)
 from headway.kernels.decoder_layer import EndParts, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
 from headway.kernels.plans import LoraPlan
 
@@ -31,9 +41,15 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    kernel: Callable[..., None]
+    kernel: Callable[..., int]
     described: Any  # an array of library.PlacedLayer, which points into ``parts`` and pages
     parts: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    table: Tensor | None
+    described: ModelEnd
 
 
 def fuse_layer(parts: LayerParts) -> LayerWeights | None:
@@ -58,12 +74,13 @@ def fuse_slots(slots: LayerSlots) -> LayerAdapters | None:
     return LayerAdapters(*(it.described for it in data)) if all(isinstance(it, Slots) for it in data) else None
 
 
-def fuse_end(parts: EndParts) -> ModelEnd | None:
+def fuse_end(parts: EndParts) -> Ends | None:
     """See headway.kernels.decoder_layer.fuse_end."""
-    fits = parts.norm.dtype == torch.float32 and parts.norm.is_contiguous() and isinstance(parts.head.data, Tiles)
+    tensors = [parts.norm] if parts.table is None else [parts.norm, parts.table]
+    fits = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors) and isinstance(parts.head.data, Tiles)
     if function("decoder_layers", torch.float32) is None or not fits:
         return None
-    return ModelEnd(parts.norm.data_ptr(), parts.head.data.described, parts.eps)
+    return Ends(parts.table, ModelEnd(parts.norm.data_ptr(), parts.head.data.described, parts.eps))
 
 
 def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora: LoraPlan | None) -> LayerPlan:
@@ -99,31 +116,47 @@ def place_layers(layers: Sequence[PlacedLayer]) -> Placed:
 
 def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan]) -> tuple[Tensor, Tensor]:
     """See headway.kernels.decoder_layer.decoder_layers."""
-    return hidden, _run(hidden, residual, layers, plans, None, None)
+    is_first = residual is None
+    if residual is None:
+        residual = torch.empty_like(hidden)
+    _run(hidden, residual, layers, plans, is_first, None, None, None)
+    return hidden, residual
 
 
 def layers_to_logits(
-    hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan], end: ModelEnd
+    start: Tensor, layers: Placed, plans: Sequence[LayerPlan], ends: Ends, has_token_ids: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See headway.kernels.decoder_layer.layers_to_logits."""
-    logits, token_ids = torch.empty(len(hidden), end.head.out_features), torch.empty(len(hidden), dtype=torch.int64)
-    _run(hidden, residual, layers, plans, end, EndOutput(logits.data_ptr(), token_ids.data_ptr()))
+    num_rows, head = len(start), ends.described.head
+    residual, logits = torch.empty(num_rows, head.in_features), torch.empty(num_rows, head.out_features)
+    token_ids = torch.empty(num_rows, dtype=torch.int64)
+    hidden, described = start, None
+    if has_token_ids:
+        assert ends.table is not None, "there is a table to look them up in"
+        hidden = torch.empty(num_rows, head.in_features)
+        described = ModelStart(ends.table.data_ptr(), len(ends.table), start.data_ptr())
+    out = EndOutput(logits.data_ptr(), token_ids.data_ptr())
+    if _run(hidden, residual, layers, plans, True, described, ends.described, out):
+        raise IndexError(f"one of the token ids {start.tolist()} is outside the model's vocabulary")
     return hidden, logits, token_ids
 
 
 def _run(
-    hidden: Tensor, residual: Tensor | None, layers: Placed, plans: Sequence[LayerPlan], end: ModelEnd | None, out: EndOutput | None
-) -> Tensor:
-    """The residual stream behind the layers, in whose place ``hidden`` has their other result."""
-    is_first = residual is None
-    if residual is None:
-        residual = torch.empty_like(hidden)
+    hidden: Tensor,
+    residual: Tensor,
+    layers: Placed,
+    plans: Sequence[LayerPlan],
+    is_first: bool,
+    start: ModelStart | None,
+    end: ModelEnd | None,
+    out: EndOutput | None,
+) -> int:
     steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
-    layers.kernel(
+    failure: int = layers.kernel(
         *(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps),
-        *(plans[0].lora_rows, is_first, end, out),
+        *(plans[0].lora_rows, is_first, start, end, out),
     )
-    return residual
+    return failure
 
 
 def _pointer(linear: GroupedLinearParts) -> int | None:

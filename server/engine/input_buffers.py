@@ -101,8 +101,8 @@ class _Stage:
     """A step in the host's memory: until it is copied, or where it is computed with."""
 
     def __init__(self, memory: Tensor, copied: torch.cuda.Event | None = None, tables: Tensor | None = None) -> None:
-        """``copied`` is recorded behind each copy; None: there is none to make. ``tables``: where block tables go, in the place of their part
-        of ``memory``."""
+        """``copied`` is recorded behind each copy; None: there is none to make. ``tables``: where block tables go, in the place of their
+        part of ``memory``."""
         self._memory = memory
         self._tables = tables
         self._parts = lru_cache(_NUM_KEPT)(self._views)

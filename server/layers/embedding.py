@@ -41,6 +41,11 @@ class VocabParallelEmbedding(Layer):
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
         return self._group.sum_rows(self._adapted(found.masked_fill_(is_elsewhere.unsqueeze(1), 0), local, lora))
 
+    @property
+    def whole_table(self) -> Tensor | None:
+        """[V, H], where all of it is on this rank."""
+        return self._table if self._group.size == 1 else None
+
     def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> EmbeddingAdapters:
         """Room for adapters, to be given to ``adapters``. They have the table's dtype, whatever the linears' have: no product reads all of
         one, so that 8 bits would save no time."""

@@ -33,7 +33,7 @@ from headway.kernels.grouped_matmul import PackedGrouped
 from headway.kernels.kv_cache import FP8
 from headway.kernels.plans import LoraPlan
 from headway.server.layers.attention import Attention, AttentionStep
-from headway.server.layers.embedding import ParallelLMHead
+from headway.server.layers.embedding import ParallelLMHead, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, HeadOutput, LayerKV
 from headway.server.layers.linear import Linear
 from headway.server.layers.norm import RMSNorm
@@ -84,12 +84,13 @@ def fusable_layer(
     return None if layer is None else FusableLayer(layer, attention.rotation, linears)
 
 
-def fusable_end(norm: RMSNorm, head: ParallelLMHead) -> FusedEnd | None:
-    """A loaded model's last norm and its head; None where there is no such kernel for them, or logits are more than the product."""
+def fusable_end(embedding: VocabParallelEmbedding | None, norm: RMSNorm, head: ParallelLMHead) -> FusedEnd | None:
+    """What is around a loaded model's layers; None where there is no such kernel for it, or logits are more than the product.
+    ``embedding``: whose rows the first layer reads as they are, without adapters; None: it reads something else."""
     packed = head.plain_product
     if not isinstance(packed, PackedGrouped) or packed.order is not None:
         return None
-    return fuse_end(EndParts(norm.loaded_weight, packed, norm.eps))
+    return fuse_end(EndParts(None if embedding is None else embedding.whole_table, norm.loaded_weight, packed, norm.eps))
 
 
 class StepTokens(NamedTuple):
@@ -144,11 +145,12 @@ class FusedLayers:
         return decoder_layers(hidden, residual, self._place(kv, has_adapters=lora is not None), self._prepare(tokens, kv[0], lora))
 
     def to_logits(
-        self, hidden: Tensor, kv: Sequence[LayerKV], tokens: StepTokens, lora: LoraPlan | None, end: FusedEnd
+        self, start: Tensor, kv: Sequence[LayerKV], tokens: StepTokens, lora: LoraPlan | None, end: FusedEnd, *, has_token_ids: bool
     ) -> tuple[Tensor, HeadOutput]:
-        """Likewise of the layers to a model's last and what follows them: its hidden states, and what its head says of them."""
+        """Likewise of the layers to a model's last and what follows them: its hidden states, and what its head says of them. ``start``:
+        what the first layer reads, or the token ids whose rows that is."""
         placed, plans = self._place(kv, has_adapters=lora is not None), self._prepare(tokens, kv[0], lora)
-        hidden, logits, token_ids = layers_to_logits(hidden, None, placed, plans, end)
+        hidden, logits, token_ids = layers_to_logits(start, placed, plans, end, has_token_ids=has_token_ids)
         return hidden, HeadOutput(logits, token_ids)
 
     def _prepare(self, tokens: StepTokens, kv: LayerKV, lora: LoraPlan | None) -> list[object]:

@@ -163,11 +163,12 @@ class Decoder(Layer):
 
     def _at_once(self, layers: FusedLayers, token_ids: Tensor, kv: list[LayerKV], tokens: StepTokens, batch: ForwardBatch) -> Tensor:
         """``forward`` of layers that are all on this rank, in a step of one token a row."""
-        hidden = self._embedded(token_ids, batch.positions, batch.lora)
-        if batch.wants_head and self._fused_end is not None:
-            hidden, batch.head = layers.to_logits(hidden, kv, tokens, batch.lora, self._fused_end)
-            return hidden
-        return self._summed(*layers(hidden, None, kv, tokens, batch.lora))
+        if not batch.wants_head or self._fused_end is None:
+            return self._summed(*layers(self._embedded(token_ids, batch.positions, batch.lora), None, kv, tokens, batch.lora))
+        has_token_ids = self._fused_end.parts.table is not None and batch.lora is None
+        start = token_ids if has_token_ids else self._embedded(token_ids, batch.positions, batch.lora)
+        hidden, batch.head = layers.to_logits(start, kv, tokens, batch.lora, self._fused_end, has_token_ids=has_token_ids)
+        return hidden
 
     def _summed(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here."""
@@ -186,7 +187,7 @@ class Decoder(Layer):
 
     @cached_property
     def _fused_end(self) -> FusedEnd | None:
-        """The last norm and the head, for the same call as all layers; None where that is not all that follows them."""
+        """The embedding, the last norm and the head, for the same call as all layers; None where that is not all that follows them."""
         return None
 
     @cached_property
@@ -231,7 +232,10 @@ class DecoderModel(Decoder):
 
     @cached_property
     def _fused_end(self) -> FusedEnd | None:
-        return fusable_end(self.norm, self.lm_head) if isinstance(self.norm, RMSNorm) else None
+        if not isinstance(self.norm, RMSNorm):
+            return None
+        has_plain_embedding = self._embedding_scale == 1.0 and self.embed_positions is None
+        return fusable_end(self.embed_tokens if has_plain_embedding else None, self.norm, self.lm_head)
 
     def logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """See Model. ``lora``: the adapters of these hidden states, None for none."""

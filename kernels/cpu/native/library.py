@@ -118,6 +118,12 @@ class PlacedLayer(ctypes.Structure):
     _fields_ = [*((name, _POINTER) for name in ("weights", "adapters", "k_cache", "v_cache")), ("step", _INT)]
 
 
+class ModelStart(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("table", _POINTER), ("count", _INT), ("token_ids", _POINTER)]
+
+
 class ModelEnd(ctypes.Structure):
     """As in decoder_layer.cpp."""
 
@@ -139,7 +145,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
     "decoder_layers": [
         *(_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, ctypes.POINTER(LayerStep), ctypes.POINTER(LoraRows), _INT),
-        *map(ctypes.POINTER, (ModelEnd, EndOutput)),
+        *map(ctypes.POINTER, (ModelStart, ModelEnd, EndOutput)),
     ],
     "dense_linear": [*[_POINTER] * 4, *[_INT] * 4],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
@@ -148,6 +154,8 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "add_embedding_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
+
+_RESULTS = {"decoder_layers": _INT}  # others have none
 
 
 @functools.cache
@@ -176,7 +184,7 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., None] | None:
+def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., Any] | None:
     """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
 
     ``pages``: the dtype of keys and values in the cache, where it may differ."""
@@ -187,8 +195,8 @@ def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) ->
     if kernel is None:
         return None
     kernel.argtypes = _ARGUMENTS[name]
-    kernel.restype = None
-    result: Callable[..., None] = kernel
+    kernel.restype = _RESULTS.get(name)
+    result: Callable[..., Any] = kernel
     return result
 
 
