@@ -49,7 +49,7 @@ setup(
             f"{PACKAGE}._{name}",
             [
                 f"{FOLDER}/{source}.cpp"
-                for source in ("decoder_layer", "dense", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")
+                for source in ("decoder_layer", "dense", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize", "sampling")
             ],
             depends=[f"{FOLDER}/{header}.h" for header in HEADERS],
             extra_compile_args=[*FLAGS, *flags],

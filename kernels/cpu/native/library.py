@@ -152,6 +152,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "add_embedding_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
+    "first_maximum": [_POINTER, _POINTER, *[_INT] * 3],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
 
