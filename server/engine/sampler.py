@@ -132,11 +132,15 @@ class SamplingState:
         for option in self._options:
             option.remove(row)
 
-    @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         """Says which tokens were generated and kept, one an entry, before the next ``choose`` of these rows."""
         for row in rows:
             self._known(row).num_output_tokens += 1
+        if not self.take_top_only(rows):
+            self._append_to_options(rows, token_ids)
+
+    @torch.inference_mode()
+    def _append_to_options(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         for option in self._options:
             option.append(rows, token_ids)
 
