@@ -137,7 +137,7 @@ def layers_to_logits(
         described = ModelStart(ends.table.data_ptr(), len(ends.table), start.data_ptr())
     out = EndOutput(logits.data_ptr(), token_ids.data_ptr())
     if _run(hidden, residual, layers, plans, True, described, ends.described, out):
-        raise IndexError(f"one of the token ids {start.tolist()} is outside the model's vocabulary")
+        raise IndexError("a token id is outside the model's vocabulary")
     return hidden, logits, token_ids
 
 

@@ -198,4 +198,5 @@ class ModelRunner:
 
 def _wanted(hidden: Tensor, batch: ForwardBatch) -> Tensor:
     """The hidden states [L, H] whose logits are wanted, in the order of their tokens: so if there are as many as tokens, it is all."""
-    return hidden if batch.logits_indices.shape[0] == hidden.shape[0] else hidden[batch.logits_indices]
+    is_all = batch.head is not None or batch.logits_indices.shape[0] == hidden.shape[0]
+    return hidden if is_all else hidden[batch.logits_indices]
