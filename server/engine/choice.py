@@ -60,12 +60,6 @@ class TokenChoice(Protocol):
         ...
 
 
-def _most_likely(token_ids: Tensor, lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
-    """See Choose. All lines: those of rows whose token depends on no other."""
-    assert lines is None or len(lines) == len(token_ids), "the most likely token depends on no other"
-    return ChosenTokens.plain(token_ids)
-
-
 class LocalChoice:
     """See TokenChoice: this process has the whole head, and so all logits."""
 
@@ -99,3 +93,9 @@ class LocalChoice:
             return model.logits(hidden)
         assert isinstance(model, DecoderModel | TransformersModel), "models that pool have no adapters"
         return model.logits(hidden, lora)
+
+
+def _most_likely(token_ids: Tensor, lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+    """See Choose. All lines: those of rows whose token depends on no other."""
+    assert lines is None or len(lines) == len(token_ids), "the most likely token depends on no other"
+    return ChosenTokens.plain(token_ids)

@@ -276,7 +276,8 @@ class RowTable:
         return stayed
 
     def fill(self, inputs: StepInputs, places: list[int], token_ids: list[int]) -> list[int]:
-        """Tells what a step chose for places whose rows have stayed, of a request with drafts for its first ones. Returns the rows."""
+        """Tells what a step chose for places whose rows have stayed, in their order, of a request with drafts for its first ones. Returns
+        the rows."""
         rows, ends = inputs.rows, inputs.ends
         if len(places) < len(rows):
             rows, ends = rows[places], ends[places]

@@ -1,5 +1,5 @@
-"""A decoder's layers as one kernel call, in steps where that is all the same as their parts one by one: one token a row. A whole model's
-last norm and head can be in it too."""
+"""A decoder's layers as one kernel call, in steps where that is all the same as their parts one by one: one token a row. A model's
+embedding, last norm and head can be in it too."""
 
 from __future__ import annotations
 
