@@ -19,6 +19,7 @@ PACKAGE = "headway.kernels.cpu.native"
 # Reassociation lets sums be vectorised; NaN and infinity keep their meaning. Python's own flags ask for debug information, which takes a
 # fifth of the compiler's time and makes the libraries ten times as large.
 FLAGS = ["-O3", "-g0", "-std=c++20", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math", "-fno-signed-zeros"]
+HEADERS = ("common", "decode", "decode_tasks", "first_maximum", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
 X86_VARIANTS = {
     "avx2": ["-march=x86-64-v3"],
@@ -48,12 +49,9 @@ setup(
             f"{PACKAGE}._{name}",
             [
                 f"{FOLDER}/{source}.cpp"
-                for source in ("decoder_layer", "dense", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize")
+                for source in ("decoder_layer", "dense", "grouped", "grouped_lora", "kernels", "lora", "prefill", "quantize", "sampling")
             ],
-            depends=[
-                f"{FOLDER}/{header}.h"
-                for header in ("common", "decode", "decode_tasks", "grouped", "grouped_lora", "pages", "rows", "vectors", "wide")
-            ],
+            depends=[f"{FOLDER}/{header}.h" for header in HEADERS],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
             optional=True,

@@ -40,7 +40,7 @@ class KernelClock:
 
     def __init__(self) -> None:
         self.spent_s = 0.0
-        self._timed: dict[Any, Callable[..., None]] = {}
+        self._timed: dict[Any, Callable[..., Any]] = {}
 
     def put_in(self) -> None:
         """In the place where each operation's module looks its kernel up."""
@@ -49,7 +49,7 @@ class KernelClock:
             if getattr(operation, "function", None) is library.function:
                 setattr(operation, "function", self._find)  # noqa: B010  # mypy knows no such attribute of a module
 
-    def _find(self, *which: Any) -> Callable[..., None] | None:
+    def _find(self, *which: Any) -> Callable[..., Any] | None:
         kernel = library.function(*which)
         if kernel is None:
             return None
@@ -57,11 +57,12 @@ class KernelClock:
             self._timed[which] = self._around(kernel)
         return self._timed[which]
 
-    def _around(self, kernel: Callable[..., None]) -> Callable[..., None]:
-        def timed(*arguments: Any) -> None:
+    def _around(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
             begin = time.thread_time()
-            kernel(*arguments)
+            result = kernel(*arguments)
             self.spent_s += time.thread_time() - begin
+            return result
 
         return timed
 

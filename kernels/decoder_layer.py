@@ -74,6 +74,23 @@ class FusedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class EndParts:
+    """What is around a model's layers, in fp32: behind the last a norm and a head without bias."""
+
+    table: Tensor | None  # [V, H] contiguous, whose rows the first layer reads; None: it reads something else
+    norm: Tensor  # [H]
+    head: PackedGrouped  # H -> V, its columns in order
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class FusedEnd:
+    parts: EndParts
+    data: Any  # owned by the implementation
+    implementation: ModuleType
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedLayer:
     """A layer with its pages, which are contiguous, in fp32 or bf16, or those of kv_cache.split_int8_blocks."""
 
@@ -103,6 +120,13 @@ def fuse_slots(layer: FusedLayer, slots: LayerSlots) -> FusedSlots | None:
     return None if data is None else FusedSlots(slots, data)
 
 
+def fuse_end(parts: EndParts) -> FusedEnd | None:
+    """As fuse_layer, for ``layers_to_logits``."""
+    module = implementation("decoder_layer", parts.norm.device.type)
+    data = module.fuse_end(parts)
+    return None if data is None else FusedEnd(parts, data, module)
+
+
 def prepare_layers(layer: FusedLayer, tokens: LayerTokens, block_size: int, lora: LoraPlan | None = None) -> Any:
     """The ``plan`` of a step for all layers that are shaped as ``layer`` and have its sliding window. ``lora``: the step's adapters."""
     num_rows = len(tokens.positions)
@@ -127,4 +151,16 @@ def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: PlacedLayers
     adapters. Nothing is checked here: with one row, the checks took a fiftieth of the time.
     """
     out: tuple[Tensor, Tensor] = layers.implementation.decoder_layers(hidden, residual, layers.data, plans)
+    return out
+
+
+def layers_to_logits(
+    start: Tensor, layers: PlacedLayers, plans: Sequence[Any], end: FusedEnd, *, has_token_ids: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(hidden states [B, H] behind the last norm, logits [B, V] fp32, the most likely tokens [B] int64) of all layers up to a model's last.
+
+    As ``decoder_layers`` of ``start`` [B, H], which may be overwritten, followed by fused_add_rms_norm, grouped_linear and sample_tokens
+    without draws. With ``has_token_ids`` ``start`` is token ids [B] int64, whose rows of the table the first layer reads; raises IndexError
+    where there is no such row."""
+    out: tuple[Tensor, Tensor, Tensor] = layers.implementation.layers_to_logits(start, layers.data, plans, end.data, has_token_ids)
     return out

@@ -16,8 +16,18 @@ from torch import Tensor
 from headway.kernels.cpu.grouped_lora import Slots, lora_rows
 from headway.kernels.cpu.grouped_matmul import Tiles
 from headway.kernels.cpu.native import library
-from headway.kernels.cpu.native.library import DecodeShape, LayerAdapters, LayerStep, LayerWeights, LoraRows, function
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
+from headway.kernels.cpu.native.library import (
+    DecodeShape,
+    EndOutput,
+    LayerAdapters,
+    LayerStep,
+    LayerWeights,
+    LoraRows,
+    ModelEnd,
+    ModelStart,
+    function,
+)
+from headway.kernels.decoder_layer import EndParts, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens, PlacedLayer
 from headway.kernels.plans import LoraPlan
 
 
@@ -31,9 +41,15 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    kernel: Callable[..., None]
+    kernel: Callable[..., int]
     described: Any  # an array of library.PlacedLayer, which points into ``parts`` and pages
     parts: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    table: Tensor | None
+    described: ModelEnd
 
 
 def fuse_layer(parts: LayerParts) -> LayerWeights | None:
@@ -56,6 +72,15 @@ def fuse_slots(slots: LayerSlots) -> LayerAdapters | None:
     """See headway.kernels.decoder_layer.fuse_slots."""
     data = [it.data for it in (slots.qkv, slots.o, slots.gate_up, slots.down)]
     return LayerAdapters(*(it.described for it in data)) if all(isinstance(it, Slots) for it in data) else None
+
+
+def fuse_end(parts: EndParts) -> Ends | None:
+    """See headway.kernels.decoder_layer.fuse_end."""
+    tensors = [parts.norm] if parts.table is None else [parts.norm, parts.table]
+    fits = all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in tensors) and isinstance(parts.head.data, Tiles)
+    if function("decoder_layers", torch.float32) is None or not fits:
+        return None
+    return Ends(parts.table, ModelEnd(parts.norm.data_ptr(), parts.head.data.described, parts.eps))
 
 
 def prepare_layers(parts: LayerParts, tokens: LayerTokens, block_size: int, lora: LoraPlan | None) -> LayerPlan:
@@ -94,11 +119,44 @@ def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: Placed, plan
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
-    steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
-    rows = plans[0].lora_rows
-    lora_rows = None if rows is None else ctypes.byref(rows)
-    layers.kernel(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps, lora_rows, is_first)
+    _run(hidden, residual, layers, plans, is_first, None, None, None)
     return hidden, residual
+
+
+def layers_to_logits(
+    start: Tensor, layers: Placed, plans: Sequence[LayerPlan], ends: Ends, has_token_ids: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See headway.kernels.decoder_layer.layers_to_logits."""
+    num_rows, head = len(start), ends.described.head
+    residual, logits = torch.empty(num_rows, head.in_features), torch.empty(num_rows, head.out_features)
+    token_ids = torch.empty(num_rows, dtype=torch.int64)
+    hidden, described = start, None
+    if has_token_ids:
+        assert ends.table is not None, "there is a table to look them up in"
+        hidden = torch.empty(num_rows, head.in_features)
+        described = ModelStart(ends.table.data_ptr(), len(ends.table), start.data_ptr())
+    out = EndOutput(logits.data_ptr(), token_ids.data_ptr())
+    if _run(hidden, residual, layers, plans, True, described, ends.described, out):
+        raise IndexError("a token id is outside the model's vocabulary")
+    return hidden, logits, token_ids
+
+
+def _run(
+    hidden: Tensor,
+    residual: Tensor,
+    layers: Placed,
+    plans: Sequence[LayerPlan],
+    is_first: bool,
+    start: ModelStart | None,
+    end: ModelEnd | None,
+    out: EndOutput | None,
+) -> int:
+    steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
+    failure: int = layers.kernel(
+        *(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps),
+        *(plans[0].lora_rows, is_first, start, end, out),
+    )
+    return failure
 
 
 def _pointer(linear: GroupedLinearParts) -> int | None:

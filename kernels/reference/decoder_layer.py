@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headway.kernels.decoder_layer import GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
+from headway.kernels.decoder_layer import EndParts, GroupedLinearParts, LayerParts, LayerSlots, LayerTokens
 from headway.kernels.grouped_lora import GroupedSlots, add_grouped_lora
 from headway.kernels.grouped_matmul import grouped_linear
 from headway.kernels.kv_cache import UNSCALED, PageScales
@@ -18,6 +18,11 @@ from headway.kernels.reference.rope import rope_and_cache
 
 def fuse_layer(parts: LayerParts) -> None:
     """Layers call the operations themselves."""
+    del parts
+
+
+def fuse_end(parts: EndParts) -> None:
+    """As fuse_layer."""
     del parts
 
 

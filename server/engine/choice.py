@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
 from headway.server.engine.transfers import upload
+from headway.server.layers.forward import HeadOutput
 from headway.server.models.decoder import DecoderModel
 from headway.server.models.transformers_backend import TransformersModel
 from headway.server.types import SamplingParams, TokenLogprobs
@@ -46,9 +48,10 @@ class TokenChoice(Protocol):
         """As SamplingState.depends_on_output."""
         ...
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None, head: HeadOutput | None = None) -> Choose:
         """Sets going what needs none of the tokens of the step before; the rest is done when the result is called. ``hidden`` [L, H],
-        line i for ``rows[i]``. ``lora``: what adapters change about the head for these lines, None for nothing."""
+        line i for ``rows[i]``. ``lora``: what adapters change about the head for these lines, None for nothing. ``head``: what the model
+        said of ``hidden`` without being asked again, if it did."""
         ...
 
     def score_prompt(self, hidden: Tensor, target_ids: Sequence[int], num_top: int, lora: LoraPlan | None = None) -> list[TokenLogprobs]:
@@ -67,8 +70,10 @@ class LocalChoice:
         self.add, self.remove, self.append = sampling.add, sampling.remove, sampling.append
         self.depends_on_output = sampling.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
-        logits = self._logits(hidden, lora)
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None, head: HeadOutput | None = None) -> Choose:
+        if head is not None and self._sampling.take_top_only(rows):
+            return partial(_most_likely, head.token_ids)
+        logits = head.logits if head is not None else self._logits(hidden, lora)
 
         @torch.inference_mode()
         def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
@@ -88,3 +93,9 @@ class LocalChoice:
             return model.logits(hidden)
         assert isinstance(model, DecoderModel | TransformersModel), "models that pool have no adapters"
         return model.logits(hidden, lora)
+
+
+def _most_likely(token_ids: Tensor, lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
+    """See Choose. All lines: those of rows whose token depends on no other."""
+    assert lines is None or len(lines) == len(token_ids), "the most likely token depends on no other"
+    return ChosenTokens.plain(token_ids)

@@ -145,4 +145,4 @@ class _CudaRecording:
 def _nobody() -> StepInputs:
     """A decode step without rows, which padding fills."""
     long, short = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int32)
-    return StepInputs([], long, long, long, long, long, short, [], [], np.zeros((0, 1), dtype=np.int32), 0, long)
+    return StepInputs([], long, long, long, long, long, short, [], [], long, np.zeros((0, 1), dtype=np.int32), 0, long)

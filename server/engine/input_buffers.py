@@ -5,7 +5,7 @@ A step is packed into one buffer of 32-bit words:
     token_ids [T] | positions [T] | slot_mapping [T] | query_start_loc [B + 1] | seq_lens [B] | logits_indices [L] | block_tables [B, M]
 
 What a CUDA graph reads comes first, at places that follow from T and B; block tables, of which M changes from step to step, are laid out
-anew on the device, with rows as long as the longest context.
+anew on the device, with rows as long as the longest context, or there at once.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class InputBuffers:
         num_words = _places(_Shape(max_tokens, max_rows, max_rows, max_blocks))[-1].stop
         packed = torch.zeros(num_words, dtype=torch.int32, device=device)
         tables = torch.zeros((max_rows, max_blocks), dtype=torch.int32, device=device)
-        stages = [_Stage(packed)]  # what a CPU computes with is filled in place
-        if device.type == "cuda":
+        self._has_copies = device.type == "cuda"
+        stages = [_Stage(packed, tables=tables)]  # what a CPU computes with is filled in place
+        if self._has_copies:
             pinned = [torch.zeros(num_words, dtype=torch.int32, pin_memory=True) for _ in range(2)]
             stages = [_Stage(memory, torch.cuda.Event()) for memory in pinned]  # type: ignore[no-untyped-call]
         self._stages = cycle(stages)
@@ -74,15 +75,18 @@ class InputBuffers:
         shape = _Shape(len(inputs.token_ids) + num_added, num_rows, len(wanted), inputs.block_tables.shape[1])
         parts, tables, used = self._views(shape)
         next(self._stages).send(inputs, wanted, shape, parts.whole)
-        used.copy_(parts.block_tables)
-        query_lens, seq_lens_host = inputs.query_lens + [1] * num_added, inputs.seq_lens + [1] * num_added
+        if self._has_copies:
+            used.copy_(parts.block_tables)
+        query_lens, seq_lens_host = inputs.query_lens, inputs.seq_lens
+        if num_added:
+            query_lens, seq_lens_host = query_lens + [1] * num_added, seq_lens_host + [1] * num_added
         return parts.token_ids, ForwardBatch(
             positions=parts.positions,
             slot_mapping=parts.slot_mapping,
             query_start_loc=parts.query_start_loc,
             seq_lens=parts.seq_lens,
             # Whole rows on a GPU, so that each step of B rows has the same ones; a CPU's implementations may look at all columns.
-            block_tables=tables if tables.is_cuda else used,
+            block_tables=tables if self._has_copies else used,
             num_decodes=inputs.num_decodes + num_added,
             max_query_len=max(query_lens),
             max_seq_len=max(seq_lens_host),
@@ -96,17 +100,25 @@ class InputBuffers:
 class _Stage:
     """A step in the host's memory: until it is copied, or where it is computed with."""
 
-    def __init__(self, memory: Tensor, copied: torch.cuda.Event | None = None) -> None:
-        """``copied`` is recorded behind each copy; None: there is none to make."""
+    def __init__(self, memory: Tensor, copied: torch.cuda.Event | None = None, tables: Tensor | None = None) -> None:
+        """``copied`` is recorded behind each copy; None: there is none to make. ``tables``: where block tables go, in the place of their
+        part of ``memory``."""
         self._memory = memory
-        self._parts = lru_cache(_NUM_KEPT)(lambda shape: [part.numpy() for part in _parts_of(memory, shape)])
+        self._tables = tables
+        self._parts = lru_cache(_NUM_KEPT)(self._views)
         self._copied = copied
+
+    def _views(self, shape: _Shape) -> list[NDArray[Any]]:
+        parts = _parts_of(self._memory, shape)[:-1]
+        if self._tables is not None:
+            parts = (*parts[:-1], self._tables[: shape.num_rows, : shape.width])
+        return [part.numpy() for part in parts]
 
     def send(self, inputs: StepInputs, wanted: LongArray, shape: _Shape, packed: Tensor) -> None:
         """Fills the device's ``packed`` step, once the last one from here has arrived."""
         if self._copied is not None:
             self._copied.synchronize()  # returns at once before the first ``record``
-        _pack(inputs, wanted, *self._parts(shape)[:-1])
+        _pack(inputs, wanted, *self._parts(shape))
         if self._copied is not None:
             packed.copy_(self._memory[: len(packed)], non_blocking=True)
             self._copied.record()

@@ -127,13 +127,15 @@ class ModelRunner:
         token_ids, batch = self._forward.load(inputs, wanted, lora)
         if self._newest is not None:
             self._newest.take(token_ids, inputs)
+        rows = inputs.rows[sampled]
+        head_plan = self._head_plan(rows)
+        batch.wants_head = head_plan is None and len(sampled) == len(token_ids)
         hidden = self._forward.run(token_ids, batch)
         results = [RowResult([]) for _ in scheduled]
         for at, i in enumerate(inputs.order):
             if self._params[scheduled[i].request_id].prompt_logprobs is not None:
                 results[i].prompt_logprobs = self._score_prompt(scheduled[i], inputs, at, hidden)
-        rows = inputs.rows[sampled]
-        choose = self._choice.prepare(_wanted(hidden, batch), rows.tolist(), self._head_plan(rows)) if len(sampled) else None
+        choose = self._choice.prepare(_wanted(hidden, batch), rows.tolist(), head_plan, batch.head) if len(sampled) else None
         self._newest_step.result()
         chosen: ChosenTokens | Verification | None = None
         if choose is not None and inputs.has_drafts:
@@ -196,4 +198,5 @@ class ModelRunner:
 
 def _wanted(hidden: Tensor, batch: ForwardBatch) -> Tensor:
     """The hidden states [L, H] whose logits are wanted, in the order of their tokens: so if there are as many as tokens, it is all."""
-    return hidden if batch.logits_indices.shape[0] == hidden.shape[0] else hidden[batch.logits_indices]
+    is_all = batch.head is not None or batch.logits_indices.shape[0] == hidden.shape[0]
+    return hidden if is_all else hidden[batch.logits_indices]

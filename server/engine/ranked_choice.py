@@ -24,6 +24,7 @@ from headway.server.engine.logprobs import prompt_logprobs
 from headway.server.engine.resident import Resident
 from headway.server.engine.sampler import ChosenTokens, SamplingState
 from headway.server.engine.transfers import upload
+from headway.server.layers.forward import HeadOutput
 from headway.server.models.decoder import DecoderModel
 from headway.server.models.transformers_backend import TransformersModel
 from headway.server.types import SamplingParams, TokenLogprobs
@@ -74,7 +75,8 @@ class RankedChoice:
     def depends_on_output(self, row: int) -> bool:
         return row in self._dependent
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None, head: HeadOutput | None = None) -> Choose:
+        assert head is None, "a head that is cut is asked by all ranks"
         local = self._local_logits(hidden, lora)
         most_likely = self._most_likely(local.float()) if self._top_only.issuperset(rows) else None
         logits = self._gathered(local) if most_likely is None else None

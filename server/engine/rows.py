@@ -36,7 +36,8 @@ class StepInputs:
     query_start_loc: IntArray  # [B + 1]
     query_lens: list[int]
     seq_lens: list[int]
-    block_tables: IntArray  # [B, M]
+    ends: LongArray  # [B] the same
+    block_tables: IntArray  # [B, M], of a step that is not set going yet: the table's own, where its rows lie side by side
     num_decodes: int
     offsets: LongArray  # [B] how many places of the same request are before each
     has_drafts: bool = False  # an offset is above 0
@@ -60,6 +61,7 @@ class StepInputs:
             query_start_loc=np.arange(len(places) + 1, dtype=np.int32),
             query_lens=[1] * len(places),
             seq_lens=[self.seq_lens[place] for place in places],
+            ends=self.ends[places],
             block_tables=self.block_tables[places],
             num_decodes=len(places),
             offsets=self.offsets[places],
@@ -69,6 +71,26 @@ class StepInputs:
     @property
     def has_awaited(self) -> bool:
         return bool((self.token_ids[: self.num_decodes] == AWAITED).any())
+
+
+@dataclass(frozen=True, slots=True)
+class _SameRows:
+    """What all steps of the same requests share that compute one token of each. Each operation on an array that need not be is worth it:
+    what was computed before has taken the caches, and it finds its code in memory."""
+
+    numbers: list[int]
+    rows: LongArray
+    tenants: LongArray
+    query_start_loc: IntArray
+    offsets: LongArray
+    span: slice | None  # None: they do not lie side by side
+
+    @classmethod
+    def of(cls, numbers: list[int], tenants: LongArray) -> _SameRows:
+        """``tenants`` of all rows."""
+        rows, first, count = np.array(numbers, dtype=np.int64), numbers[0], len(numbers)
+        span = slice(first, first + count) if numbers == list(range(first, first + count)) else None
+        return cls(numbers, rows, tenants[rows], np.arange(count + 1, dtype=np.int32), np.zeros(count, dtype=np.int64), span)
 
 
 class RowTable:
@@ -94,12 +116,13 @@ class RowTable:
         self._num_tenants = 0
         self._row_of: dict[str, int] = {}
         self._free = list(range(max_rows - 1, -1, -1))
+        self._same: _SameRows | None = None  # of the newest step of one token each; None: a row has come or gone since
 
     def row_of(self, request_id: str) -> int:
         return self._row_of[request_id]
 
     def add(self, new: NewRow) -> int:
-        row = self._free.pop()
+        row, self._same = self._free.pop(), None
         self._row_of[new.request_id] = row
         self._num_tenants += 1
         self._tenants[row] = self._num_tenants
@@ -113,7 +136,7 @@ class RowTable:
     def remove(self, request_id: str) -> int:
         row = self._row_of.pop(request_id)
         self._free.append(row)
-        self._tenants[row] = 0
+        self._tenants[row], self._same = 0, None
         return row
 
     def extend(self, scheduled: list[ScheduledRow]) -> None:
@@ -139,11 +162,38 @@ class RowTable:
         self._num_blocks[row] = start + len(block_ids)
 
     def inputs(self, scheduled: list[ScheduledRow]) -> StepInputs:
+        if scheduled and all(item.num_tokens == 1 and not item.drafts for item in scheduled):
+            return self._decodes(scheduled)
         order, offsets = _places(scheduled)
         rows = self.rows_of([scheduled[i] for i in order])
         lens = np.array([scheduled[i].num_tokens for i in order], dtype=np.int64)
         starts = self._num_computed[rows] if offsets is None else self._num_computed[rows] + offsets
         return self.spans(rows, starts, lens, order=order, offsets=offsets)
+
+    def _decodes(self, scheduled: list[ScheduledRow]) -> StepInputs:
+        """``spans`` of the one token of each that is not computed."""
+        numbers, same = [self._row_of[item.request_id] for item in scheduled], self._same
+        if same is None or same.numbers != numbers:
+            same = self._same = _SameRows.of(numbers, self._tenants)
+        rows, where = same.rows, same.rows if same.span is None else same.span
+        ends = self._num_computed[where] + 1
+        positions, seq_lens = ends - 1, ends.tolist()
+        blocks = self._blocks[rows, positions // self._block_size].astype(np.int64)
+        return StepInputs(
+            order=list(range(len(numbers))),
+            rows=rows,
+            tenants=same.tenants,
+            token_ids=self._tokens[rows, positions].astype(np.int64),
+            positions=positions,
+            slot_mapping=self._share.slots(blocks, positions, self._page_size),
+            query_start_loc=same.query_start_loc,
+            query_lens=[1] * len(numbers),
+            seq_lens=seq_lens,
+            ends=ends,
+            block_tables=self._blocks[where, : -(-max(seq_lens) // self._block_size)],
+            num_decodes=len(numbers),
+            offsets=same.offsets,
+        )
 
     def rows_of(self, scheduled: list[ScheduledRow]) -> LongArray:
         return np.array([self._row_of[item.request_id] for item in scheduled], dtype=np.int64)
@@ -180,6 +230,7 @@ class RowTable:
             query_start_loc=bounds.astype(np.int32),
             query_lens=lens.tolist(),
             seq_lens=seq_lens.tolist(),
+            ends=seq_lens,
             block_tables=self._blocks[rows, :width],
             num_decodes=len(rows) if num_tokens == len(rows) else int((lens == 1).sum()),
             offsets=np.zeros(len(rows), dtype=np.int64) if offsets is None else offsets,
@@ -204,19 +255,20 @@ class RowTable:
 
     def samples(self, inputs: StepInputs) -> LongArray:
         """The places of a step that reach the end of their known tokens, and so get a new one."""
-        return np.flatnonzero(self._num_tokens[inputs.rows] <= np.asarray(inputs.seq_lens))
+        return (self._num_tokens[inputs.rows] <= inputs.ends).nonzero()[0]
 
     def commit(self, inputs: StepInputs, sampled: LongArray) -> None:
         """A step is set going: its tokens are computed, and each of the places ``sampled`` has another, which is awaited. Drafts do not
         count before they are told to be right."""
-        rows, ends = inputs.rows, np.asarray(inputs.seq_lens)
+        rows, ends = inputs.rows, inputs.ends
         if inputs.has_drafts:
             is_known = inputs.offsets == 0
             rows, ends, sampled = rows[is_known], ends[is_known], sampled[is_known[sampled]]
         self._num_computed[rows] = ends
-        rows = inputs.rows[sampled]
-        self._tokens[rows, self._num_tokens[rows]] = AWAITED
-        self._num_tokens[rows] += 1
+        if len(sampled) < len(inputs.rows):
+            rows, ends = inputs.rows[sampled], inputs.ends[sampled]
+        self._tokens[rows, ends] = AWAITED
+        self._num_tokens[rows] = ends + 1
 
     def have_stayed(self, inputs: StepInputs) -> list[bool]:
         """Whether each row of a step is still the same request's: it may have ended, or have come back to start over."""
@@ -224,8 +276,11 @@ class RowTable:
         return stayed
 
     def fill(self, inputs: StepInputs, places: list[int], token_ids: list[int]) -> list[int]:
-        """Tells what a step chose for places whose rows have stayed, of a request with drafts for its first ones. Returns the rows."""
-        rows, ends = inputs.rows[places], np.asarray(inputs.seq_lens)[places]
+        """Tells what a step chose for places whose rows have stayed, in their order, of a request with drafts for its first ones. Returns
+        the rows."""
+        rows, ends = inputs.rows, inputs.ends
+        if len(places) < len(rows):
+            rows, ends = rows[places], ends[places]
         self._tokens[rows, ends] = token_ids
         if inputs.has_drafts:
             np.maximum.at(self._num_computed, rows, ends)

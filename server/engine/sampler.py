@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headway.kernels.sampling import BROKEN
 from headway.server.engine.batch import RowError
-from headway.server.engine.draw import RandomRow, choose_tokens, depends_on_output, takes_argmax
+from headway.server.engine.draw import RandomRow, choose_tokens, depends_on_output, takes_argmax, wants_top_token_only
 from headway.server.engine.logit_bias import LogitBiasState
 from headway.server.engine.logits_state import LogitsState
 from headway.server.engine.logprobs import RawScores, raw_rows
@@ -32,6 +32,7 @@ class _Row:
     uniforms: UniformStream | None  # None: the row takes the argmax
     bans: list[str]  # the options that may leave it no token
     depends_on_output: bool
+    takes_top_only: bool
     error: RowError | None = None  # why it can't be sampled
 
 
@@ -119,7 +120,8 @@ class SamplingState:
         assert self._rows[row] is None, f"row {row} was added twice"
         uniforms = None if takes_argmax(sampling) else UniformStream(self._keys.key(sampling.seed))
         num_output_tokens = len(token_ids) - num_prompt_tokens
-        self._rows[row] = state = _Row(sampling, num_output_tokens, uniforms, _bans_of(sampling), depends_on_output(sampling))
+        is_top_only = not self._has_processors and wants_top_token_only(sampling)
+        self._rows[row] = state = _Row(sampling, num_output_tokens, uniforms, _bans_of(sampling), depends_on_output(sampling), is_top_only)
         for option in self._options:
             error = option.add(row, sampling, token_ids, num_prompt_tokens)
             state.error = state.error or error
@@ -130,11 +132,15 @@ class SamplingState:
         for option in self._options:
             option.remove(row)
 
-    @torch.inference_mode()
     def append(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         """Says which tokens were generated and kept, one an entry, before the next ``choose`` of these rows."""
         for row in rows:
             self._known(row).num_output_tokens += 1
+        if not self.take_top_only(rows):
+            self._append_to_options(rows, token_ids)
+
+    @torch.inference_mode()
+    def _append_to_options(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
         for option in self._options:
             option.append(rows, token_ids)
 
@@ -167,6 +173,10 @@ class SamplingState:
         chosen = choose_tokens(logits, random_rows)
         scores = raw.score(chosen) if raw is not None else None
         return ChosenTokens(chosen, bans, failed, complete, Arrival([chosen, *has_none]), scores)
+
+    def take_top_only(self, rows: Iterable[int]) -> bool:
+        """Whether ``choose`` would take the first maximum of each, and look at nothing else."""
+        return all(self._known(row).takes_top_only for row in rows)
 
     def depends_on_output(self, row: int) -> bool:
         """Whether a token can't be chosen before those that are before it are appended."""

@@ -12,6 +12,7 @@ from headway.server.distributed.groups import TensorParallelGroup
 from headway.server.engine.choice import Choose, TokenChoice
 from headway.server.engine.draw import depends_on_output
 from headway.server.engine.sampler import ChosenTokens
+from headway.server.layers.forward import HeadOutput
 from headway.server.types import SamplingParams, TokenLogprobs
 
 
@@ -27,8 +28,8 @@ class LeadingChoice:
         self.add, self.remove, self.append, self.score_prompt = choice.add, choice.remove, choice.append, choice.score_prompt
         self.depends_on_output = choice.depends_on_output
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
-        choose = self._choice.prepare(hidden, rows, lora)
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None, head: HeadOutput | None = None) -> Choose:
+        choose = self._choice.prepare(hidden, rows, lora, head)
 
         def choose_and_tell(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
             chosen = choose(lines, ahead)
@@ -62,7 +63,7 @@ class FollowingChoice:
     def depends_on_output(self, row: int) -> bool:
         return row in self._dependent
 
-    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None) -> Choose:
+    def prepare(self, hidden: Tensor, rows: Sequence[int], lora: LoraPlan | None = None, head: HeadOutput | None = None) -> Choose:
         def choose(lines: Sequence[int] | None = None, ahead: Sequence[int] = ()) -> ChosenTokens:
             count = len(rows) if lines is None else len(lines)
             return ChosenTokens.plain(self._shares.broadcast(torch.empty(count, dtype=torch.int64, device=hidden.device)))

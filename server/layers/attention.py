@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,7 +32,6 @@ class DecodeRows:
     seq_lens: Tensor
     max_seq_len: int
     plans: dict[int, DecodePlan | None]
-    layer_plans: dict[tuple[int, int], Any] = field(default_factory=dict)  # of fused layers, made by the first of each window and rotation
 
 
 @dataclass(slots=True)
@@ -210,9 +208,10 @@ class Attention(Layer):
     @property
     def is_plain(self) -> bool:
         """Whether scores are those of kernels/decoder_layer.py: of heads without norm and sinks, rotated by halves, neither scaled by a
-        number of their own nor capped."""
+        number of their own nor capped, over pages that are all here, by kernels of ours."""
         is_changed = self._is_interleaved or self._softcap or self._scale != self.head_dim**-0.5
-        return self.q_norm is None and self.sinks is None and not is_changed
+        is_elsewhere = self._context is not None or self._library is not None
+        return self.q_norm is None and self.sinks is None and not is_changed and not is_elsewhere
 
     def set_kv_scales(self, k: float = 1.0, v: float = 1.0) -> None:
         """What a checkpoint says of keys and values in fp8; pages of another type have none."""

@@ -35,11 +35,16 @@ class VocabParallelEmbedding(Layer):
     def __call__(self, token_ids: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """``lora``: the step's adapters, None for none."""
         if self._group.size == 1:
-            return self._adapted(functional.embedding(token_ids, self._table), token_ids, lora)
+            return self._adapted(self._table.index_select(0, token_ids), token_ids, lora)
         local = token_ids - self._first_token
         is_elsewhere = (local < 0) | (local >= self._num_tokens)
         found = functional.embedding(local.masked_fill(is_elsewhere, 0), self._table)
         return self._group.sum_rows(self._adapted(found.masked_fill_(is_elsewhere.unsqueeze(1), 0), local, lora))
+
+    @property
+    def whole_table(self) -> Tensor | None:
+        """[V, H], where all of it is on this rank."""
+        return self._table if self._group.size == 1 else None
 
     def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> EmbeddingAdapters:
         """Room for adapters, to be given to ``adapters``. They have the table's dtype, whatever the linears' have: no product reads all of
@@ -113,6 +118,11 @@ class ParallelLMHead(Layer):
         logits = self._shaped(self._product(hidden, lora))
         logits[:, max(self._vocab_size - self._group.rank * logits.shape[1], 0) :] = -torch.inf
         return logits
+
+    @property
+    def plain_product(self) -> Any:
+        """The loaded weight as the method packed it, where logits are its product and nothing else; else None."""
+        return self._packed if self._group.size == 1 and self._scale == 1.0 and not self._softcap else None
 
     def make_adapters(self, num_slots: int, max_rank: int, *, dtype: torch.dtype, device: torch.device) -> LinearAdapters:
         """See Linear.make_adapters."""

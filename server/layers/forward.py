@@ -19,9 +19,17 @@ class LayerWatcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class HeadOutput:
+    """What a model says of all T tokens of a step, where it computes that together with its layers."""
+
+    logits: Tensor  # [T, V] fp32, as of Model.logits
+    token_ids: Tensor  # [T] int64, as kernels.sampling.sample_tokens chooses without draws
+
+
 @dataclass(slots=True)
 class ForwardBatch:
-    """One step's tensors on the device. Filled by the model runner; layers only read it.
+    """One step's tensors on the device. Filled by the model runner; layers only read it, but for ``head``.
 
     Rows are ordered: the ``num_decodes`` rows with one query token first, then the rows with more. T is the number of query
     tokens of all rows, B the number of rows, M the widest block table.
@@ -41,6 +49,8 @@ class ForwardBatch:
     lora: LoraPlan | None = None  # the step's adapters, None where no row has one
     token_types: Tensor | None = None  # [T] int64, which of two texts each token belongs to; None: there is one
     watcher: LayerWatcher | None = None  # of somebody who waits for what this step writes
+    wants_head: bool = False  # for all tokens, none of which has an adapter that changes it
+    head: HeadOutput | None = None  # filled by a model that was asked and computes it with its layers; None: ask its head
 
 
 @dataclass(slots=True)

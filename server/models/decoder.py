@@ -7,13 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from headway.kernels.decoder_layer import FusedEnd
 from headway.kernels.plans import LoraPlan
 from headway.server.errors import ModelSourceError
 from headway.server.layers.activation import ACTIVATIONS, GATED_ACTIVATIONS
 from headway.server.layers.attention import Attention, AttentionSinks, AttentionStep, prepare_attention
 from headway.server.layers.embedding import ParallelLMHead, Table, VocabParallelEmbedding
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.layers.fused_layer import FusableLayer, FusedLayers, fusable_layer
+from headway.server.layers.fused_layer import FusableLayer, FusedLayers, StepTokens, fusable_end, fusable_layer
 from headway.server.layers.linear import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
@@ -104,8 +105,8 @@ class DecoderLayer(DecoderBranches):
     def __call__(
         self, hidden: Tensor, residual: Tensor | None, kv: LayerKV, step: AttentionStep, lora: LoraPlan | None
     ) -> tuple[Tensor, Tensor]:
-        if self._fused is not None and self._fused.fits([kv], step, lora):
-            return self._fused(hidden, residual, [kv], step, lora)
+        if self._fused is not None and self._fused.fits([kv], lora) and (tokens := StepTokens.of_step(step)) is not None:
+            return self._fused(hidden, residual, [kv], tokens, lora)
         hidden, residual = normed(self.input_norm, hidden, residual)
         hidden = self.attend(hidden, kv, step, lora)
         hidden, residual = self.post_attention_norm.add(hidden, residual)
@@ -148,17 +149,32 @@ class Decoder(Layer):
         self.taps: LayerTaps | None = None  # of somebody who wants what layers read; set before steps are recorded
 
     def forward(self, token_ids: Tensor, kv: list[LayerKV], batch: ForwardBatch) -> Tensor:
+        if (layers := self._fused_in(batch, kv)) is not None and (tokens := StepTokens.of_batch(batch, self._rope_tables)) is not None:
+            return self._at_once(layers, token_ids, kv, tokens, batch)
         step = prepare_attention(batch, self._rope_tables, self._windows, kv[0], self._group.context, self._library)
         own = token_ids if step.prompts is None else token_ids[step.prompts.own]
         hidden, residual = self._through_layers(self._embedded(own, step.positions, batch.lora), kv, step, batch)
-        # The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here.
-        summed = self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
-        return self._whole(self._group.all_rows(summed, len(own)), step)
+        return self._whole(self._group.all_rows(self._summed(hidden, residual), len(own)), step)
+
+    def _fused_in(self, batch: ForwardBatch, kv: list[LayerKV]) -> FusedLayers | None:
+        """None where a step's layers must be called one by one."""
+        is_watched = self.taps is not None or batch.watcher is not None  # between layers
+        return self._fused if not is_watched and self._fused is not None and self._fused.fits(kv, batch.lora) else None
+
+    def _at_once(self, layers: FusedLayers, token_ids: Tensor, kv: list[LayerKV], tokens: StepTokens, batch: ForwardBatch) -> Tensor:
+        """``forward`` of layers that are all on this rank, in a step of one token a row."""
+        if not batch.wants_head or self._fused_end is None:
+            return self._summed(*layers(self._embedded(token_ids, batch.positions, batch.lora), None, kv, tokens, batch.lora))
+        has_token_ids = self._fused_end.parts.table is not None and batch.lora is None
+        start = token_ids if has_token_ids else self._embedded(token_ids, batch.positions, batch.lora)
+        hidden, batch.head = layers.to_logits(start, kv, tokens, batch.lora, self._fused_end, has_token_ids=has_token_ids)
+        return hidden
+
+    def _summed(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """The next stage adds nothing to the sum: its first norm would have taken it rounded as it is here."""
+        return self.norm.add(hidden, residual)[0] if self.norm is not None else hidden + residual
 
     def _through_layers(self, hidden: Tensor, kv: list[LayerKV], step: AttentionStep, batch: ForwardBatch) -> tuple[Tensor, Tensor]:
-        is_watched = self.taps is not None or batch.watcher is not None  # between layers
-        if not is_watched and self._fused is not None and self._fused.fits(kv, step, batch.lora):
-            return self._fused(hidden, None, kv, step, batch.lora)
         residual = None
         for (index, layer), pages in zip(self.layers.items(), kv, strict=True):
             if self.taps is not None:
@@ -168,6 +184,11 @@ class Decoder(Layer):
                 batch.watcher.on_layer()
         assert residual is not None, "a decoder has at least one layer"
         return hidden, residual
+
+    @cached_property
+    def _fused_end(self) -> FusedEnd | None:
+        """The embedding, the last norm and the head, for the same call as all layers; None where that is not all that follows them."""
+        return None
 
     @cached_property
     def _fused(self) -> FusedLayers | None:
@@ -208,6 +229,13 @@ class DecoderModel(Decoder):
             scale=config.logit_scale,
             softcap=config.logit_softcap,
         )
+
+    @cached_property
+    def _fused_end(self) -> FusedEnd | None:
+        if not isinstance(self.norm, RMSNorm):
+            return None
+        has_plain_embedding = self._embedding_scale == 1.0 and self.embed_positions is None
+        return fusable_end(self.embed_tokens if has_plain_embedding else None, self.norm, self.lm_head)
 
     def logits(self, hidden: Tensor, lora: LoraPlan | None = None) -> Tensor:
         """See Model. ``lora``: the adapters of these hidden states, None for none."""

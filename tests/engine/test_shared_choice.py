@@ -29,7 +29,7 @@ told: list[list[int]] = []
 class _Chosen(LocalChoice):
     """Has the first of three rows fail and a grammar of the last one end, as only the rank that samples knows."""
 
-    def prepare(self, hidden: Tensor, rows: object, lora: object = None) -> Choose:
+    def prepare(self, hidden: Tensor, rows: object, lora: object = None, head: object = None) -> Choose:
         token_ids = torch.tensor([5, 6, 7])
         error = RowError("it has no grammar", is_request_fault=True)
         return lambda lines=None, ahead=(): ChosenTokens(token_ids, [[]] * 3, {0: error}, frozenset({2}), Arrival([token_ids]), None)

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from headway.kernels.cpu import activation, embedding_lora, grouped_matmul, norm, paged_attention, prefill_attention, quant_matmul, rope
+from headway.kernels.cpu import (
+    activation,
+    embedding_lora,
+    grouped_matmul,
+    norm,
+    paged_attention,
+    prefill_attention,
+    quant_matmul,
+    rope,
+    sampling,
+)
 from headway.kernels.cpu.native.library import library
 
 
@@ -23,7 +33,7 @@ def cpu_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         def none(*_: Any) -> None:
             return None
 
-        for module in (activation, embedding_lora, grouped_matmul, norm, paged_attention, prefill_attention, quant_matmul, rope):
+        for module in (activation, embedding_lora, grouped_matmul, norm, paged_attention, prefill_attention, quant_matmul, rope, sampling):
             if hasattr(module, "function"):
                 monkeypatch.setattr(module, "function", none)
     return path

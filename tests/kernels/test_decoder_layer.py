@@ -10,9 +10,11 @@ from grouped_lora_comparisons import Adapters, make_adapters, plan_of
 from matmul_comparisons import assert_close, packed_by
 from torch import Tensor
 
-from headway.kernels.cpu import decoder_layer, grouped_matmul
+from headway.kernels.cpu import decoder_layer, grouped_matmul, norm, sampling
 from headway.kernels.cpu.native.library import library
 from headway.kernels.decoder_layer import (
+    EndParts,
+    FusedEnd,
     FusedLayer,
     GroupedLinearParts,
     LayerParts,
@@ -21,6 +23,7 @@ from headway.kernels.decoder_layer import (
     PlacedLayer,
     decoder_layers,
     fuse_slots,
+    layers_to_logits,
     place_layers,
     prepare_layers,
 )
@@ -233,5 +236,42 @@ def test_layers_in_one_call_are_those_of_a_call_each_to_the_bit(slots: list[int]
     assert found[1].equal(wanted[1])
 
 
+def make_end(vocab_size: int) -> EndParts:
+    generator = torch.Generator().manual_seed(vocab_size)
+    weight = round_to_groups(torch.randn(vocab_size, HIDDEN, generator=generator))
+    head = PackedGrouped(vocab_size, HIDDEN, 0, packed_by(grouped_matmul, weight), grouped_matmul)
+    return EndParts(torch.randn(vocab_size, HIDDEN, generator=generator), torch.rand(HIDDEN, generator=generator) + 0.5, head, 1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 70])
+def test_what_is_around_the_layers_has_the_bits_of_its_operations(num_rows: int) -> None:
+    """The embedding, the last norm, the head and the most likely token of each row."""
+    if library() is None:
+        pytest.skip("the CPU kernels were not built")
+    tokens, layers, parts = make_tokens([3] * num_rows, 16), [], make_end(53)
+    for window in (0, 5):
+        own = make_parts(4, 2, 16, has_bias=True, window=window)
+        layers.append(FusedLayer(own, decoder_layer.fuse_layer(own), decoder_layer))
+    plans = [prepare_layers(layer, tokens, BLOCK_SIZE) for layer in layers]
+    pages = torch.randn(len(layers), 2, NUM_BLOCKS * num_rows, BLOCK_SIZE, 2, 16, generator=torch.Generator().manual_seed(1))
+    placed = place_layers([PlacedLayer(layer, None, kv[0], kv[1], i) for i, (layer, kv) in enumerate(zip(layers, pages, strict=True))])
+    token_ids = torch.arange(num_rows) * 7 % 53
+    assert parts.table is not None
+    branch, residual = decoder_layers(parts.table[token_ids], None, placed, plans)
+    hidden, _ = norm.fused_add_rms_norm(branch, residual, parts.norm, parts.eps)
+    logits = grouped_matmul.grouped_linear(hidden, parts.head.data, None)
+    expected = (hidden, logits, sampling.sample_tokens(logits, None))
+
+    end = FusedEnd(parts, decoder_layer.fuse_end(parts), decoder_layer)
+    for start, has_token_ids in ((token_ids, True), (parts.table[token_ids], False)):
+        found = layers_to_logits(start, placed, plans, end, has_token_ids=has_token_ids)
+        assert all(actual.equal(wanted) for actual, wanted in zip(found, expected, strict=True))
+    for none in (-1, 53):
+        token_ids[-1] = none
+        with pytest.raises(IndexError, match="outside the model's vocabulary"):
+            layers_to_logits(token_ids, placed, plans, end, has_token_ids=True)
+
+
 def test_plain_torch_fuses_nothing() -> None:
     assert reference.fuse_layer(make_parts(2, 1, 16, has_bias=False, window=0)) is None  # type: ignore[func-returns-value]
+    assert reference.fuse_end(make_end(5)) is None  # type: ignore[func-returns-value]

@@ -65,13 +65,17 @@ def test_the_cpu_draws_the_references_tokens(case: SamplingCase) -> None:
 
 @pytest.mark.parametrize("vocab_size", [1, 17, 4099])
 @pytest.mark.parametrize(
-    "values", [(-0.0, 0.0), (1.0, 1.0), (torch.inf, torch.inf), (torch.nan, torch.inf), (torch.nan, torch.nan)], ids=str
+    "values",
+    [(-0.0, 0.0), (1.0, 1.0), (-0.5, -torch.inf), (torch.inf, torch.inf), (torch.nan, torch.inf), (torch.nan, -torch.nan)],
+    ids=str,
 )
+@pytest.mark.usefixtures("cpu_path")
 def test_of_equal_maxima_the_cpu_takes_the_references(vocab_size: int, values: tuple[float, float]) -> None:
     """Wherever they stand: vectorised searches for a maximum differ at the ends of their blocks, and in what a NaN is."""
     logits = torch.full((64, vocab_size + 3), -1.0)[:, :vocab_size]
     places = torch.randint(vocab_size, (64, 4), generator=torch.Generator().manual_seed(vocab_size))
     logits.scatter_(1, places, torch.tensor([*values, *values]).expand(64, -1))
+    logits[7] = -torch.inf
     assert cpu_sampling.sample_tokens(logits, None).tolist() == reference.sample_tokens(logits, None).tolist()
 
 

@@ -27,7 +27,7 @@ class Sequence:
 class Stepper:
     """Owns the pages of a few sequences. Blocks are handed out at random, so that no test passes by lying in order.
 
-    ``share``: the model's ranks deal sequences out; a block is ``block_size`` tokens on each."""
+    ``share``: the model's ranks deal sequences out; a block is ``block_size`` tokens on each. ``wants_head``: see ForwardBatch."""
 
     def __init__(
         self,
@@ -38,10 +38,13 @@ class Stepper:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         share: SequenceShare = WHOLE,
+        wants_head: bool = False,
     ) -> None:
         self.model = model
         self.page_size, self.block_size = block_size, block_size * share.size
         self.share = share
+        self.wants_head = wants_head
+        self.num_heads = 0  # steps whose logits came with the hidden states
         spec = model.kv_spec
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
         if dtype == INT8:
@@ -58,7 +61,10 @@ class Stepper:
         """Computes the next ``n`` tokens of each sequence; returns each one's logits [n, V], in the order given."""
         order = sorted(range(len(work)), key=lambda i: work[i][1] > 1)  # decodes first, else as given
         batch, token_ids = self._batch([work[i] for i in order])
-        logits = self.model.logits(self.model.forward(token_ids, self.kv, batch)[batch.logits_indices])
+        batch.wants_head = self.wants_head
+        hidden = self.model.forward(token_ids, self.kv, batch)
+        logits = self.model.logits(hidden[batch.logits_indices]) if batch.head is None else batch.head.logits
+        self.num_heads += batch.head is not None
         parts = dict(zip(order, logits.split(batch.query_lens), strict=True))
         for sequence, n in work:
             sequence.num_computed += n

@@ -9,7 +9,7 @@
 namespace headway {
 
 // Which functions there are, with which arguments and layouts: as INTERFACE in library.py, and raised with it when one of them changes.
-constexpr int64_t kInterface = 7;
+constexpr int64_t kInterface = 8;
 
 // Calls f(0), f(1) ... f(COUNT - 1) with constants, which are also indices: GCC keeps arrays in registers only where no loop is left.
 #define HEADWAY_INLINE __attribute__((always_inline))

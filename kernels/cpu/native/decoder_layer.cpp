@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "decode.h"
+#include "first_maximum.h"
 #include "grouped_lora.h"
 #include "rows.h"
 #include "wide.h"
@@ -39,6 +40,26 @@ struct PlacedLayer {
   const LayerAdapters* adapters;  // null where it has no room for them
   void *k_cache, *v_cache;
   int64_t step;
+};
+
+// What the first layer reads where that is no hidden states yet: rows of a table. [count, size of the first layer]
+struct ModelStart {
+  const float* table;
+  int64_t count;
+  const int64_t* token_ids;
+};
+
+// What follows the last layer. The head has no bias.
+struct ModelEnd {
+  const float* norm;
+  GroupedWeight head;
+  float eps;
+};
+
+// Where its results go: logits [rows, head.out], the most likely token [rows] of each.
+struct EndOutput {
+  float* logits;
+  int64_t* tokens;
 };
 
 namespace {
@@ -122,9 +143,38 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
   }
 }
 
+// False where a token has no row in the table, and then nothing is changed.
+bool look_up(float* hidden, const ModelStart& start, int64_t rows, int64_t size) {
+  for (int64_t r = 0; r < rows; r++)
+    if (start.token_ids[r] < 0 || start.token_ids[r] >= start.count) return false;
+  for (int64_t r = 0; r < rows; r++) std::copy_n(start.table + start.token_ids[r] * size, size, hidden + r * size);
+  return true;
+}
+
+// The last norm, whose result takes the place of hidden, the head, and its most likely tokens.
+void end_model(const EndOutput& out, float* hidden, float* residual, const ModelEnd& end, int64_t rows) {
+  const int64_t size = end.head.in;
+  const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, end.head.groups())]);
+  const RoundedRows rounded(memory.get(), rows, end.head.groups());
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      float *x = hidden + r * size, *total = residual + r * size;
+      norm_row<float>(x, total, x, total, end.norm, end.eps, size);
+      round_row(rounded, r, x, size);
+    }
+    multiply_grouped(out.logits, end.head, nullptr, rounded, rows);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) out.tokens[r] = first_maximum(out.logits + r * end.head.out, end.head.out);
+  }
+}
+
 template <class P>
-void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
-                    const LoraRows* lora_rows, bool is_first) {
+int64_t decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
+                       const LoraRows* lora_rows, bool is_first, const ModelStart* start, const ModelEnd* end, const EndOutput* out) {
+  const int64_t rows = steps[0].attention.rows;
+  if (start != nullptr && !look_up(hidden, *start, rows, layers[0].weights->qkv.in)) return 1;
   std::vector<std::unique_ptr<DecodeTasks>> tasks;  // of each of the step's descriptions: the layers that share one share pages alike
   std::unique_ptr<float[]> parts;
   int64_t parts_size = 0;
@@ -142,23 +192,22 @@ void decoder_layers(float* hidden, float* residual, const PlacedLayer* layers, i
     decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, step, *own, parts.get(), adapters,
                   is_first && i == 0);
   }
+  if (end != nullptr) end_model(*out, hidden, residual, *end, rows);
+  return 0;
 }
 
 }  // namespace
 
 // hidden and residual [rows, size] become the last layer's two outputs. is_first: there is no residual yet. lora_rows: null where no row
-// has an adapter.
-extern "C" void decoder_layers_f32(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,
-                                   const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<float>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
+// has an adapter. start: null where hidden holds what the first layer reads. end: null where layers follow; else hidden becomes what the
+// head reads, residual their sum, and the rest goes to out. Not 0: a token id has no row in the table, and nothing was computed.
+#define HEADWAY_DECODER_LAYERS(NAME, P)                                                                                          \
+  extern "C" int64_t NAME(float* hidden, float* residual, const PlacedLayer* layers, int64_t count, const LayerStep* steps,       \
+                          const LoraRows* lora_rows, int64_t is_first, const ModelStart* start, const ModelEnd* end,              \
+                          const EndOutput* out) {                                                                                 \
+    return decoder_layers<P>(hidden, residual, layers, count, steps, lora_rows, is_first, start, end, out);                       \
+  }
 
-extern "C" void decoder_layers_f32_pages_bf16(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
-                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<bf16>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
-
-extern "C" void decoder_layers_f32_pages_int8(float* hidden, float* residual, const PlacedLayer* layers, int64_t count,
-                                              const LayerStep* steps, const LoraRows* lora_rows, int64_t is_first) {
-  decoder_layers<int8_t>(hidden, residual, layers, count, steps, lora_rows, is_first);
-}
+HEADWAY_DECODER_LAYERS(decoder_layers_f32, float)
+HEADWAY_DECODER_LAYERS(decoder_layers_f32_pages_bf16, bf16)
+HEADWAY_DECODER_LAYERS(decoder_layers_f32_pages_int8, int8_t)

@@ -20,7 +20,7 @@ import torch
 log = logging.getLogger(__name__)
 
 # Of the functions and structures below: as kInterface in common.h, and raised with it when one of them changes.
-INTERFACE = 7
+INTERFACE = 8
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "int8"}
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -118,6 +118,24 @@ class PlacedLayer(ctypes.Structure):
     _fields_ = [*((name, _POINTER) for name in ("weights", "adapters", "k_cache", "v_cache")), ("step", _INT)]
 
 
+class ModelStart(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("table", _POINTER), ("count", _INT), ("token_ids", _POINTER)]
+
+
+class ModelEnd(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("norm", _POINTER), ("head", GroupedWeight), ("eps", ctypes.c_float)]
+
+
+class EndOutput(ctypes.Structure):
+    """As in decoder_layer.cpp."""
+
+    _fields_ = [("logits", _POINTER), ("tokens", _POINTER)]
+
+
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 5, ctypes.c_float, *[_INT] * 4],
     "silu_and_mul": [_POINTER, _POINTER, *[_INT] * 3],
@@ -125,14 +143,20 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "paged_decode": [*[_POINTER] * 6, ctypes.POINTER(DecodeShape)],
     "quantize_rows": [*[_POINTER] * 3, _INT, _INT],
     "dequantize": [*[_POINTER] * 5, _INT, _INT],
-    "decoder_layers": [_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, *map(ctypes.POINTER, (LayerStep, LoraRows)), _INT],
+    "decoder_layers": [
+        *(_POINTER, _POINTER, ctypes.POINTER(PlacedLayer), _INT, ctypes.POINTER(LayerStep), ctypes.POINTER(LoraRows), _INT),
+        *map(ctypes.POINTER, (ModelStart, ModelEnd, EndOutput)),
+    ],
     "dense_linear": [*[_POINTER] * 4, *[_INT] * 4],
     "grouped_linear": [_POINTER, _POINTER, ctypes.POINTER(GroupedWeight), _POINTER, _INT, _INT],
     "add_grouped_lora": [_POINTER, _POINTER, ctypes.POINTER(GroupedLora), ctypes.POINTER(LoraRows), _INT, _INT],
     "add_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
     "add_embedding_lora": [*[_POINTER] * 7, ctypes.POINTER(LoraShape)],
+    "first_maximum": [_POINTER, _POINTER, *[_INT] * 3],
     "prefill_attention": [*[_POINTER] * 7, ctypes.POINTER(PrefillShape)],
 }
+
+_RESULTS = {"decoder_layers": _INT}  # others have none
 
 
 @functools.cache
@@ -161,7 +185,7 @@ def library() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., None] | None:
+def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) -> Callable[..., Any] | None:
     """The kernel of that name for a dtype; None where there is none. Pointers are passed as integers (Tensor.data_ptr()).
 
     ``pages``: the dtype of keys and values in the cache, where it may differ."""
@@ -172,8 +196,8 @@ def function(name: str, dtype: torch.dtype, pages: torch.dtype | None = None) ->
     if kernel is None:
         return None
     kernel.argtypes = _ARGUMENTS[name]
-    kernel.restype = None
-    result: Callable[..., None] = kernel
+    kernel.restype = _RESULTS.get(name)
+    result: Callable[..., Any] = kernel
     return result
 
 

@@ -27,7 +27,7 @@ class _Logits:
         self.add, self.remove, self.append, self.depends_on_output = state.add, state.remove, state.append, state.depends_on_output
         self._state = state
 
-    def prepare(self, hidden: Tensor, rows: list[int], lora: object = None) -> Choose:
+    def prepare(self, hidden: Tensor, rows: list[int], lora: object = None, head: object = None) -> Choose:
         def choose(lines: Any = None, ahead: Any = ()) -> ChosenTokens:
             at = list(range(len(rows))) if lines is None else lines
             return self._state.choose(hidden[at].clone(), [rows[line] for line in at], ahead)
