@@ -202,9 +202,9 @@ def test_messages_of_a_websocket(traced: ApiServer, collector: TraceCollector) -
     with connect(traced.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream", additional_headers=headers) as ws:
         for number in (1, 2):
             ws.send(json.dumps({"prompt": "x", "request_id": f"message{number}"}))
-            ws.recv(timeout=10)
+            ws.recv(timeout=60)
         ws.send("{")
-        ws.recv(timeout=10)
+        ws.recv(timeout=60)
     for number in (1, 2):
         span = span_with_id(collector, f"message{number}")
         assert (span.name, span.parent_span_id.hex()) == ("text_completion tiny", PARENT_ID)
@@ -279,7 +279,7 @@ def test_a_collector_that_is_not_there(monkeypatch: pytest.MonkeyPatch, caplog: 
             for _ in range(20):
                 assert server.post("/v1/completions", {"prompt": "x"}).status_code == 200
             ending = time.monotonic()
-        assert time.monotonic() - ending < 3
+        assert time.monotonic() - ending < 30  # the exporter's own is a minute
     assert caplog.text.count("Traces can't be sent") == 1
     assert f"to {url}/v1/traces" in caplog.text
 

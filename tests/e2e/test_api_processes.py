@@ -193,7 +193,7 @@ def test_nobody_outlives_the_leader(model: str) -> None:
         server.wait_ready()
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
 
 
@@ -210,7 +210,7 @@ def test_sigterm_lets_the_streams_of_all_finish(model: str) -> None:
                 rest = [line for line in stream if line.startswith("data:")]
                 assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 2500
         assert server.process.wait(timeout=30) == 0
-        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 @pytest.mark.alone
@@ -223,7 +223,7 @@ def test_the_end_is_in_time_whatever_is_open_or_stuck(model: str) -> None:
             follower.suspend()
             since = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             assert time.monotonic() - since < 1 + 5 + 3  # the timeout, then engine and processes, and a busy machine
         assert not follower.is_running()
 
@@ -233,8 +233,8 @@ def test_sigterm_while_loading_ends_at_once(model: str) -> None:
         server.wait_for(lambda: len(follower_pids(server)) == 2)
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
-        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert server.process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_the_engine_s_death_is_told_by_all(model: str) -> None:

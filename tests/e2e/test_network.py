@@ -49,9 +49,9 @@ def test_mutual_tls_over_a_unix_socket(made: Path) -> None:
             running = RunningServer(uds=uds, certfile=f"{made}/server.pem", keyfile=f"{made}/server.key", asks_for_certificates=True)
             assert ask(running) == (True, f"https://localhost/ping over {uds}"), "with the server's own certificate"
             curl = ["curl", "-sS", "--unix-socket", uds, "--cacert", f"{made}/ca.pem", "https://localhost/ping"]
-            assert subprocess.run(curl, capture_output=True, timeout=20, check=False).returncode != 0, "without a certificate"
+            assert subprocess.run(curl, capture_output=True, timeout=60, check=False).returncode != 0, "without a certificate"
             curl += ["--cert", f"{made}/client.pem", "--key", f"{made}/client.key"]
-            subprocess.run(curl, capture_output=True, timeout=20, check=True)
+            subprocess.run(curl, capture_output=True, timeout=60, check=True)
             assert f"curl --unix-socket {uds} https://localhost/v1" in server.log()
             assert server.stop() == 0
         assert not Path(uds).exists()
@@ -59,7 +59,7 @@ def test_mutual_tls_over_a_unix_socket(made: Path) -> None:
 
 def openssl_end(certificate: Path) -> str:
     command = ["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().removeprefix("notAfter=")
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip().removeprefix("notAfter=")
 
 
 def test_an_end_before_it_is_ready_takes_the_socket_along(made: Path) -> None:

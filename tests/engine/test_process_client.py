@@ -67,7 +67,7 @@ def test_last_words_that_come_behind_the_engines_end_are_heard(engine: zmq.Socke
         heard.client.close()
         return heard.causes
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == ["its own words"]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == ["its own words"]
 
 
 def test_an_end_without_last_words_is_told_as_it_was_seen(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_end_without_last_words_is_told_as_it_was_seen(tmp_path: Path) -> Non
         heard.client.close()
         return heard.causes
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == ["it ended somehow"]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == ["it ended somehow"]
 
 
 def test_its_load_is_what_it_reported_and_what_it_had_not_received_by_then(engine: zmq.Socket[bytes], tmp_path: Path) -> None:
@@ -101,4 +101,4 @@ def test_its_load_is_what_it_reported_and_what_it_had_not_received_by_then(engin
         client.close()
         return loads
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == [Load(num_sent=3), Load(1, 4, 1, 0.25)]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == [Load(num_sent=3), Load(1, 4, 1, 0.25)]

@@ -101,7 +101,7 @@ async def raw_server(first: bytes, rest: bytes = b"", may_go_on: asyncio.Event |
             else:
                 writer.write(first)
                 if may_go_on is not None:
-                    await asyncio.wait_for(may_go_on.wait(), 30)
+                    await asyncio.wait_for(may_go_on.wait(), 60)
                 writer.write(rest)
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
@@ -151,7 +151,7 @@ async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None 
             await serving
 
 
-async def until(condition: Callable[[], object], limit_s: float = 30) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 60) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit_s} s"
@@ -163,7 +163,7 @@ async def raw_exchange(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(), 30)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
 

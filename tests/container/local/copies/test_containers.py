@@ -133,7 +133,7 @@ def _get(live: LiveControlPlane, endpoint: str) -> str:
         with plane.lease(endpoint, Wish()) as target:
             return target
 
-    with urllib.request.urlopen(f"{live.run(lease).url}/ping", timeout=10) as answer:
+    with urllib.request.urlopen(f"{live.run(lease).url}/ping", timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 

@@ -33,7 +33,7 @@ def test_a_runtime_that_is_killed_takes_its_copies_with_it(tmp_path: Path) -> No
     wait_until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
     assert guard.stdin is not None
     guard.stdin.close()
-    assert guard.wait(10) == 128 + signal.SIGKILL
+    assert guard.wait(60) == 128 + signal.SIGKILL
     assert not any(_is_alive(int(pid)) for pid in pids.read_text().split())
 
 
