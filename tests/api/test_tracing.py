@@ -42,7 +42,8 @@ def traced(collector: TraceCollector) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-        with ApiServer(tracing={"otlp_traces_endpoint": collector.url}, security={"api_key": ["a-key"]}) as server:
+        options = {"tracing": {"otlp_traces_endpoint": collector.url}, "security": {"api_key": ["a-key"]}}
+        with ApiServer(max_model_len=9_000, **options) as server:
             server.client.headers["authorization"] = "Bearer a-key"
             yield server
 
@@ -176,7 +177,7 @@ def test_a_request_that_fails(traced: ApiServer, collector: TraceCollector, erro
     engine.fail_after = 1 if error == "error" else None
     engine.queue_timed_out = error == "queue_timeout"
     engine.max_open = 0 if error == "503" else None
-    body = {"prompt": "x", "stream": is_stream, "max_tokens": 250, **({"timeout": 0.05} if error == "timeout" else {})}
+    body = {"prompt": "x", "stream": is_stream, "max_tokens": 8_000, **({"timeout": 0.5} if error == "timeout" else {})}
     traced.post("/v1/completions", body)
     span = collector.wait_for(lambda span: "error.type" in values(span.attributes))
     assert span.name == ("POST /v1/completions" if error == "503" else "text_completion tiny")  # refused before it is read

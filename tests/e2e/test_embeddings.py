@@ -110,11 +110,12 @@ def test_thousands_of_texts_do_not_hold_up_the_others(server: LiveServer, client
 
     with ThreadPoolExecutor(1) as pool:
         many = pool.submit(embedded, client, [f"text number {i}" for i in range(2048)])
-        slowest = 0.0
+        pings = []
         while not many.done():
-            slowest = max(slowest, ping())
+            pings.append(ping())
         assert many.result().shape == (2048, 384)
-    assert slowest < 2  # on a busy machine; blocked, it would be as long as all of them take
+    assert len(pings) >= 10, pings
+    assert max(pings) < sum(pings) / 4, pings  # held up, one would be as long as all the texts take
 
 
 def test_the_banner_s_example_works(server: LiveServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from headway.server.counts import Counts
+from headway.server.engine import process_client
 from headway.server.engine.admission import Admission
 from headway.server.engine.data_parallel.policy import Load
 from headway.server.engine.links import LinkAddresses
@@ -17,7 +18,7 @@ from headway.server.engine.messages import Died, FromEngine, Phase, StepOutput, 
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.types import EngineStats, GenerateRequest, SamplingParams
 
-_SHORT_S = 0.02  # of the half second that last words have
+_SHORT_S = 0.02  # of the time that last words have
 
 
 @pytest.fixture
@@ -51,7 +52,11 @@ def _send(engine: zmq.Socket[bytes], message: FromEngine) -> None:
 
 
 @pytest.mark.parametrize("message_before", [False, True])
-def test_last_words_that_come_behind_the_engines_end_are_heard(engine: zmq.Socket[bytes], tmp_path: Path, message_before: bool) -> None:
+def test_last_words_that_come_behind_the_engines_end_are_heard(
+    engine: zmq.Socket[bytes], tmp_path: Path, message_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_client, "_LAST_WORDS_S", 60.0)
+
     async def live() -> list[str]:
         heard = Heard(tmp_path)
         gone = asyncio.get_running_loop().create_future()

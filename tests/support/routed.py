@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -12,6 +11,7 @@ from unittest.mock import patch
 
 import aiohttp
 from aiohttp import web
+from ports import claimed_port
 
 from headway.server.listen import bind_tcp
 from headway.server.router import running as router_running
@@ -169,10 +169,8 @@ async def raw_exchange(port: int, request: bytes) -> bytes:
 
 
 def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """At which nobody listens, nor will unasked."""
+    return claimed_port()
 
 
 async def events_of(request: web.Request, *, num: int = 3, end: bytes = DONE) -> web.StreamResponse:
