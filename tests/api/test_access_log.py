@@ -65,7 +65,7 @@ def test_it_tells_what_a_generation_took_and_gave(caplog: pytest.LogCaptureFixtu
     for line in (whole, stream_line):
         told = {name: getattr(line, name) for name in ("status", "prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")}
         assert told == {"status": 200, "prompt_tokens": 4, "completion_tokens": 2 * num_output, "cached_tokens": 3, "finish_reason": "stop"}
-        assert 0 < line.duration_s < 20  # type: ignore[attr-defined]
+        assert 0 < line.duration_s < 60  # type: ignore[attr-defined]
     assert lines_of_batch.prompt_tokens == 8  # type: ignore[attr-defined]
     assert lines_of_batch.finish_reason == "length,stop"  # type: ignore[attr-defined]
     assert left.finish_reason == "abort"  # type: ignore[attr-defined]

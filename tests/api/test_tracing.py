@@ -98,7 +98,7 @@ def test_a_chat_from_queue_to_end(traced: ApiServer, collector: TraceCollector) 
     }
     phases = {f"time_in_model_{phase}" for phase in ("prefill", "decode", "inference")}
     assert set(latencies) == {f"gen_ai.latency.{name}" for name in phases | {"time_in_queue", "time_to_first_token", "e2e"}}
-    assert all(0 <= seconds < 10 for seconds in latencies.values())
+    assert all(0 <= seconds < 60 for seconds in latencies.values())
     assert span.status.code == Status.STATUS_CODE_UNSET
     children = collector.children_of(span)
     assert set(children) == {"queue", "prefill", "decode"}

@@ -37,7 +37,7 @@ def test_open_streams_finish_and_the_rest_goes_elsewhere(number: signal.Signals)
     with LiveServer("demo") as server, httpx.Client(base_url=server.url, timeout=60) as kept:
         server.wait_ready()
         assert kept.get("/health").status_code == 200
-        with open_stream(server, 150) as lines:
+        with open_stream(server, 300) as lines:
             server.process.send_signal(number)
             server.wait_for(lambda: httpx.get(f"{server.url}/ping").status_code == 503, 60)
             assert kept.get("/health").json()["status"] == "draining"
@@ -47,7 +47,7 @@ def test_open_streams_finish_and_the_rest_goes_elsewhere(number: signal.Signals)
             assert refused.headers["retry-after"]
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
-        assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 150
+        assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 300
         assert server.process.wait(timeout=30) == 0
         assert f"{number.name}: refusing new work, 1 requests open" in server.log()
 

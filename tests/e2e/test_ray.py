@@ -173,7 +173,7 @@ def test_two_hosts_of_which_one_is_lost(model: str, expected: list[int], hosts: 
         (cause,) = {found for event in last for found in re.findall(r"rank \d was lost with its host .* for 3 s", event)}
         assert cause.endswith(f" was lost with its host {hosts.addresses[1]}, which has not answered for 3 s")
         assert all(cause in event for event in last)
-        assert took_s < 5
+        assert took_s < 30
         ping = client.get("/ping")
         assert (ping.status_code, cause in ping.text) == (503, True)
         assert server.process.wait(30) == 1
