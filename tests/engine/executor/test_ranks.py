@@ -34,12 +34,6 @@ FACTS = DeviceFacts("cpu", "cpu", 2**34, 2**33, False, True)
 PLAN = make_plan(ServerConfig.model_validate({"model": MODEL}), ModelFacts("float32", 64, False), FACTS)
 
 
-@pytest.fixture(autouse=True)
-def _tests_may_be_slow_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that nobody asks for ends the process that it is in, which is here that of the tests."""
-    monkeypatch.setattr("headway.server.engine.executor.ranks._TELL_S", 60.0)
-
-
 @contextmanager
 def ranks_of(files: ModelFiles, directory: Path, size: int) -> Iterator[Ranks]:
     config = ServerConfig.model_validate({"model": MODEL, "parallel": {"tensor_parallel_size": size}})
