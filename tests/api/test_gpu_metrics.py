@@ -36,7 +36,7 @@ asyncio.run(scrape())
 
 def scraped_with(library_path: Path) -> str:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library_path)}
-    done = subprocess.run([sys.executable, "-c", SCRAPE_TWICE], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", SCRAPE_TWICE], env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, re.sub(".*Using selector.*\n", "", done.stderr)) == (0, "")
     first, second = done.stdout[: len(done.stdout) // 2], done.stdout[len(done.stdout) // 2 :]
     assert first == second

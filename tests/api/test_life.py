@@ -44,7 +44,7 @@ def test_200_clients_that_leave_mid_stream(server: ApiServer) -> None:
 
     async def main() -> None:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
             await asyncio.gather(*(leave(client) for _ in range(200)))
 
     asyncio.run(main())
@@ -73,7 +73,7 @@ def test_nothing_stays_behind_requests_of_every_fate(server: ApiServer) -> None:
 
     async def main() -> None:
         limits = httpx.Limits(max_connections=16)
-        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
             await asyncio.gather(*(one(client, number) for number in range(300)))
 
     before = server.num_tasks()

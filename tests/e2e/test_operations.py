@@ -90,7 +90,7 @@ def test_an_engine_that_is_killed_while_it_loads() -> None:
     with LiveServer("demo") as server:
         server.wait_for(lambda: "phase importing torch" in server.log())
         engine_of(server).kill()
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         last = server.log().splitlines()[-1]
         assert last.startswith("headway: error: the engine has stopped while ")
         assert "the engine process was killed (SIGKILL)" in last
@@ -104,7 +104,7 @@ def test_process_1_of_a_container() -> None:
         server.wait_ready()
         (first,) = psutil.Process(server.process.pid).children()
         enter = ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
-        subprocess.run([*enter, "sh", "-c", "sleep 0.1 & exit 0"], check=True, timeout=60)
+        subprocess.run([*enter, "sh", "-c", "sleep 0.1 & exit 0"], check=True, timeout=120)
         server.wait_for(lambda: any(child.status() == psutil.STATUS_ZOMBIE for child in first.children()))
         server.wait_for(lambda: not any(child.status() == psutil.STATUS_ZOMBIE for child in first.children()))
         os.kill(first.pid, signal.SIGTERM)

@@ -214,7 +214,7 @@ def test_engine_death_is_told_to_everybody() -> None:
             answer = httpx.get(server.url + route)
             assert answer.status_code == 503
             assert "SIGKILL" in answer.text
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         assert server.log().strip().splitlines()[-1].startswith("headway: error: the engine has stopped: the engine process was killed")
 
 

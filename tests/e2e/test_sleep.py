@@ -117,4 +117,4 @@ def test_an_engine_that_dies_asleep_is_missed() -> None:
         refused = post(server, "/wake_up")
         assert refused.status_code == 503
         assert "SIGKILL" in refused.json()["error"]["message"]
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1

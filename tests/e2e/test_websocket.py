@@ -21,12 +21,12 @@ def test_sigterm_finishes_the_answer_under_way_and_idle_connections_delay_nothin
         url = server.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream"
         with connect(url) as idle, connect(url) as busy:
             busy.send(json.dumps({"prompt": "Once", "max_tokens": 60, "ignore_eos": True, "stream": True}))
-            frames = [json.loads(busy.recv(timeout=30))]
+            frames = [json.loads(busy.recv(timeout=60))]
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionClosed):
                 idle.recv(timeout=60)
             while "choices" in frames[-1]:
-                frames.append(json.loads(busy.recv(timeout=30)))
+                frames.append(json.loads(busy.recv(timeout=60)))
             ended = time.monotonic()
             with pytest.raises(ConnectionClosed):
                 busy.recv(timeout=60)

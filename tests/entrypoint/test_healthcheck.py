@@ -200,7 +200,7 @@ def test_it_imports_next_to_nothing(module: str) -> None:
     """It runs every few seconds beside a server that wants the cores."""
     words = ["health"] if module == "headway.server.cli" else []
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", module, *words], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-X", "importtime", "-m", module, *words], capture_output=True, text=True, timeout=60, check=False
     )
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.stdout.count("\n") == 1

@@ -224,7 +224,7 @@ def chain(link: Any, num_links: int) -> dict[str, Any]:
 )
 def test_a_long_chain_does_not_overflow_the_stack(tokens: llguidance.LLTokenizer, pool: ThreadPoolExecutor, kind: str, source: Any) -> None:
     """It ended the process in a thread of the usual size, where nothing can be caught."""
-    problem = pool.submit(Texts, kind, source, tokens).exception(timeout=30)
+    problem = pool.submit(Texts, kind, source, tokens).exception(timeout=60)
     assert problem is None or "too big" in str(problem)
 
 

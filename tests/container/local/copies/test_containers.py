@@ -113,7 +113,7 @@ def test_what_a_runtime_that_was_killed_left_is_removed_by_the_next(pretend_imag
         "asyncio.run(main())\n"
     )
     log = f"/tmp/{IMAGE}-{os.getpid()}.log"
-    subprocess.run([sys.executable, "-c", program, pretend_image, log], timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", program, pretend_image, log], timeout=120, check=False)
     Path(log).unlink()
     assert len(_all()) == 1
     with LiveControlPlane(ContainerStarter(os.environ)) as plane:
