@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import httpx
 from hypothesis import HealthCheck, settings
 
 
@@ -23,3 +24,7 @@ if not _has_cuda_device():
 # How fast a machine is decides no test.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# Likewise: a request without a limit of its own gets one that only tells a server that hangs (httpx's is 5 s).
+for part in ("connect", "read", "write", "pool"):
+    setattr(httpx._config.DEFAULT_TIMEOUT_CONFIG, part, 60.0)

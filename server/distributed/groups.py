@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class PeerLost(RuntimeError):
-    """A collective failed: most often since another rank has ended, whose own words are the cause."""
+    """The ranks could not meet, or a collective failed: most often since another rank has ended, whose own words are the cause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from headway.server.distributed.groups import SINGLE, ContextGroup, TensorParallelGroup
+from headway.server.distributed.groups import SINGLE, ContextGroup, PeerLost, TensorParallelGroup
 from headway.server.distributed.layout import Layout
 from headway.server.distributed.meeting import Meeting, NetworkMeeting
 from headway.server.distributed.pipeline import ONE_STAGE, PipelineGroup
@@ -43,8 +43,15 @@ ALONE = RankGroups(RankPlace(0, 1))
 
 def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout = Layout()) -> RankGroups:
     """Waits until all ranks have called it with the same ``meeting`` and ``layout``, which is that of a stage's ranks.
-    A GPU must be the process's current one."""
-    store = _store(meeting, place)
+    A GPU must be the process's current one. Raises PeerLost where another rank ends meanwhile, or can't be reached."""
+    try:
+        return _joined(_store(meeting, place), meeting, place, device, layout)
+    except RuntimeError as problem:
+        where = f" at {meeting.address}:{meeting.port}" if isinstance(meeting, NetworkMeeting) else ""
+        raise PeerLost(f"the ranks could not meet{where}: {problem}") from problem
+
+
+def _joined(store: Any, meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout) -> RankGroups:
     own_address = meeting.own_address if isinstance(meeting, NetworkMeeting) else "127.0.0.1"
     make = _nccl if device.type == "cuda" else partial(_gloo, own_address=own_address)
     tensor, pipeline = SINGLE, ONE_STAGE

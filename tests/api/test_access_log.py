@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from api_server import ApiServer
 from websockets.exceptions import InvalidStatus
@@ -66,7 +65,7 @@ def test_it_tells_what_a_generation_took_and_gave(caplog: pytest.LogCaptureFixtu
     for line in (whole, stream_line):
         told = {name: getattr(line, name) for name in ("status", "prompt_tokens", "completion_tokens", "cached_tokens", "finish_reason")}
         assert told == {"status": 200, "prompt_tokens": 4, "completion_tokens": 2 * num_output, "cached_tokens": 3, "finish_reason": "stop"}
-        assert 0 < line.duration_s < 20  # type: ignore[attr-defined]
+        assert 0 < line.duration_s < 60  # type: ignore[attr-defined]
     assert lines_of_batch.prompt_tokens == 8  # type: ignore[attr-defined]
     assert lines_of_batch.finish_reason == "length,stop"  # type: ignore[attr-defined]
     assert left.finish_reason == "abort"  # type: ignore[attr-defined]
@@ -76,8 +75,7 @@ def test_a_client_that_leaves_before_its_answer_has_a_line(caplog: pytest.LogCap
     caplog.set_level(logging.INFO, NAME)
     with ApiServer() as server:
         server.engine.gate.clear()
-        with pytest.raises(httpx.ReadTimeout):
-            server.post("/v1/completions", {"prompt": "x"}, timeout=0.3)
+        server.leave("/v1/completions", {"prompt": "x"}, lambda: server.engine.num_open_requests == 1)
         server.wait_for(lambda: len(lines(caplog)) == 1)
     assert lines(caplog)[0].getMessage().endswith(' - "POST /v1/completions HTTP/1.1" 499')
 
@@ -100,7 +98,7 @@ def test_a_websocket_has_a_line(caplog: pytest.LogCaptureFixture) -> None:
             pass
         with connect(url, additional_headers={"authorization": "Bearer k", "x-request-id": "mine"}) as conversation:
             conversation.send('{"prompt": "four"}')
-            conversation.recv(timeout=10)
+            conversation.recv(timeout=60)
         server.wait_for(lambda: len(lines(caplog)) == 2)
     refused, served = lines(caplog)
     assert refused.getMessage().endswith(' - "WebSocket /invocations-bidirectional-stream" 401')

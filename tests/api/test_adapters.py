@@ -102,7 +102,7 @@ def test_lines_of_a_batch_and_messages_of_a_websocket_have_the_headers_adapter(s
     url = server.url.replace("http", "ws") + "/invocations-bidirectional-stream"
     with connect(url, additional_headers={IDENTIFIER: "a"}) as socket:
         socket.send(json.dumps(CHAT))
-        assert json.loads(socket.recv(timeout=10))["choices"][0]["message"]["content"] == "a"
+        assert json.loads(socket.recv(timeout=60))["choices"][0]["message"]["content"] == "a"
 
 
 def test_an_unknown_adapter_is_answered_with_the_names(server: ApiServer, tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_name_registered_and_deleted_by_many_at_once(server: ApiServer, tmp_pa
 
     def churn(index: int) -> list[int]:
         statuses = []
-        with httpx.Client(base_url=server.url, timeout=20) as client:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
             for _ in range(10):
                 if index % 2:
                     statuses.append(client.post("/adapters", json={"name": "a", "src": src}).status_code)
@@ -364,8 +364,7 @@ def test_a_name_registered_and_deleted_by_many_at_once(server: ApiServer, tmp_pa
 def test_a_client_that_leaves_while_its_adapter_loads_breaks_nothing(server: ApiServer, tmp_path: Path) -> None:
     server.on_loop(server.engine.adapter_gate.clear)
     server.wait_for(lambda: not server.engine.adapter_gate.is_set())
-    with httpx.Client(base_url=server.url, timeout=0.2) as hasty, pytest.raises(httpx.ReadTimeout):
-        hasty.post("/adapters", json={"name": "a", "src": directory(tmp_path, "a")})
+    server.leave("/adapters", {"name": "a", "src": directory(tmp_path, "a")}, lambda: server.engine.num_loads_begun == 1)
     server.on_loop(server.engine.adapter_gate.set)
     server.wait_for(lambda: server.adapters.find("a") is not None)
     assert said(server, model="a") == "a"

@@ -107,7 +107,7 @@ def test_no_more_lines_at_a_time_than_the_engine_runs(server: ApiServer) -> None
             assert len(server.engine.requests) == num_at_once
             asking.cancel()
 
-    asyncio.run(asyncio.wait_for(ask_and_leave(), 20))
+    asyncio.run(asyncio.wait_for(ask_and_leave(), 60))
     server.wait_for(lambda: server.engine.num_open_requests == 0)  # the client that left ended all of them
     assert len(server.engine.aborted_ids) == num_at_once
 

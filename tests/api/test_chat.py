@@ -167,7 +167,7 @@ def test_one_request_id_at_the_same_time_twice(server: ApiServer) -> None:
     server.engine.gate.clear()
 
     async def two() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             asked = [client.post("/v1/chat/completions", json={"messages": HELLO}, headers={"x-request-id": "same"}) for _ in range(2)]
             tasks = [asyncio.create_task(ask) for ask in asked]
             while server.engine.num_open_requests < 2:

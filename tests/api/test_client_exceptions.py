@@ -245,7 +245,7 @@ NO_HTTP = [
 
 @pytest.mark.parametrize("garbage", NO_HTTP)
 def test_what_is_no_http_is_told_so_in_our_form(server: ApiServer, garbage: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(garbage)
         head, _, body = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n")

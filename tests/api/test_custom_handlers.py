@@ -161,7 +161,7 @@ import sys
 import threading
 GATE = threading.Event()
 def custom_sagemaker_invocation_handler(request):
-    assert GATE.wait(20)
+    assert GATE.wait(60)
     return "done"
 def custom_sagemaker_ping_handler():
     return "here"

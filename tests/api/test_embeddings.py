@@ -237,8 +237,7 @@ def test_a_text_that_fails_fails_its_request_alone() -> None:
 def test_a_client_that_leaves_ends_the_work() -> None:
     with ApiServer(pooling=VECTORS) as server:
         server.on_loop(server.engine.gate.clear)
-        with pytest.raises(httpx.ReadTimeout):
-            server.client.post("/v1/embeddings", json={"input": ["x", "y"]}, timeout=0.3)
+        server.leave("/v1/embeddings", {"input": ["x", "y"]}, lambda: len(server.engine.open_ids) == 2)
         server.wait_for(lambda: len(server.engine.aborted_ids) == 2)
         server.wait_for(lambda: server.engine.open_ids == set())
 
@@ -246,7 +245,7 @@ def test_a_client_that_leaves_ends_the_work() -> None:
 def test_the_time_limit_ends_the_work() -> None:
     with ApiServer(pooling=VECTORS) as server:
         server.on_loop(server.engine.gate.clear)
-        answer = embed(server, input=["x", "y"], timeout=0.2)
+        answer = embed(server, input=["x", "y"], timeout=1.0)
         assert answer.status_code == 504
         assert len(server.engine.aborted_ids) == 2
 
@@ -272,7 +271,7 @@ def test_a_death_ends_open_requests_with_the_cause() -> None:
         waiting.start()
         server.wait_for(lambda: len(server.engine.open_ids) == 1)
         server.on_loop(lambda: server.engine.die("the device is gone"))
-        waiting.join(10)
+        waiting.join(60)
         assert answers[0].status_code == 503
         assert "the device is gone" in answers[0].text
 

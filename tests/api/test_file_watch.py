@@ -26,7 +26,7 @@ def test_it_goes_on_looking_beside_the_loop(monkeypatch: pytest.MonkeyPatch, cap
             loop.call_soon_threadsafe(enough.set)
 
         looking = asyncio.create_task(keep_looking(look))
-        await asyncio.wait_for(enough.wait(), 10)
+        await asyncio.wait_for(enough.wait(), 60)
         assert not looking.done()
         looking.cancel()
 

@@ -194,7 +194,7 @@ def test_max_tokens_0_with_a_prompt_that_fills_the_context(server: ApiServer) ->
 def exchange(server: ApiServer, *pieces: bytes) -> bytes:
     """All that the server sends until it closes the connection."""
     received = b""
-    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=60) as raw:
         for piece in pieces:
             try:
                 raw.sendall(piece)

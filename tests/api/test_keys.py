@@ -180,7 +180,7 @@ def test_open_prefixes_below_a_root_path(path: str, expected: int) -> None:
 def raw_status(server: ApiServer, path: str) -> int:
     """Of a path as it stands here: clients would tidy it up."""
     address = httpx.URL(server.url)
-    with socket.create_connection((address.host, address.port or 80), timeout=20) as connection:
+    with socket.create_connection((address.host, address.port or 80), timeout=60) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
 

@@ -56,7 +56,7 @@ def test_within_a_step_its_blocks_are_free(server: ApiServer, path: str, stream:
     body = json.dumps(PATHS[path] | {"stream": stream}).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
-        raw.settimeout(10)
+        raw.settimeout(60)
         raw.sendall(head + body)
         num_sequences = 1 if path in ENDS else 2
         server.wait_for(lambda: len(server.engine.requests) == num_sequences)

@@ -49,7 +49,7 @@ def post_all(server: ApiServer, requests: list[tuple[str, dict[str, Any]]]) -> l
     """Sends them together; the engine goes on once all are counted, as the caller has checked by then."""
 
     async def post() -> list[int]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             sending = [asyncio.create_task(client.post(path, **options)) for path, options in requests]
             while (await client.get("/load")).json()["server_load"] != len(requests):  # the test's time-out ends it
                 await asyncio.sleep(0.002)

@@ -32,7 +32,7 @@ def rejections(server: ApiServer) -> dict[str, float]:
 
 @contextmanager
 def connected(server: ApiServer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60) as raw:
         yield raw
 
 
@@ -134,10 +134,10 @@ def test_choices_and_prompts_are_admitted_together_or_not_at_all(server: ApiServ
 def test_messages_of_a_websocket(full: ApiServer) -> None:
     with connect(full.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream") as socket:
         socket.send(json.dumps(PROMPT))
-        assert json.loads(socket.recv(timeout=10))["error"]["code"] == 503
+        assert json.loads(socket.recv(timeout=60))["error"]["code"] == 503
         full.engine.max_open = 1
         socket.send(json.dumps(PROMPT))
-        assert "choices" in json.loads(socket.recv(timeout=10))
+        assert "choices" in json.loads(socket.recv(timeout=60))
 
 
 def test_lines_of_a_batch_wait_for_room(full: ApiServer) -> None:

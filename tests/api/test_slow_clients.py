@@ -24,7 +24,7 @@ UPGRADE = (
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
     """One with little patience; a parameter is that for readers."""
-    limits = {"client_header_timeout_s": 0.2, "client_body_timeout_s": 0.2, "client_read_timeout_s": getattr(request, "param", 0.2)}
+    limits = {"client_header_timeout_s": 0.5, "client_body_timeout_s": 0.5, "client_read_timeout_s": getattr(request, "param", 0.5)}
     with ApiServer(connections=limits) as server:
         yield server
 
@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
 def connected(server: ApiServer) -> Iterator[socket.socket]:
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        raw.settimeout(10)
+        raw.settimeout(60)
         raw.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
         yield raw
 

@@ -167,7 +167,7 @@ def test_a_slow_reader_loses_nothing(server: ApiServer, family: str) -> None:
     request = json.dumps(much(family, 2**18)).encode()
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw.settimeout(20)
+        raw.settimeout(60)
         raw.connect(("127.0.0.1", server.port))
         server.wait_for(lambda: connection_of(server, raw) is not None)
         connection = connection_of(server, raw)
@@ -213,7 +213,7 @@ def test_http_1_0_knows_no_chunks(server: ApiServer) -> None:
     """nginx asks so unless it is told otherwise. A stream ends with the connection, a whole answer has its length."""
     for stream in (True, False):
         request = json.dumps({"prompt": "x", "stream": stream, "max_tokens": 200}).encode()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
             raw.sendall(b"POST /v1/completions HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(request) + request)
             head, _, body = b"".join(iter(lambda: raw.recv(65536), b"")).partition(b"\r\n\r\n")
         assert b"transfer-encoding" not in head

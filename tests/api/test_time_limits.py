@@ -18,7 +18,7 @@ from headway.server.api.deadline import Deadline
 from headway.server.errors import RequestTimedOut
 
 PROMPT = {"prompt": "x"}
-SHORT = {"overload": {"request_timeout": 0.1}}
+SHORT = {"overload": {"request_timeout": 1.0}}
 
 
 def metric(server: ApiServer, name: str, label: str) -> float:
@@ -42,7 +42,7 @@ def test_the_server_s_limit_ends_an_answer_that_has_not_begun(body: dict[str, An
     with ApiServer(**SHORT) as server:
         server.engine.gate.clear()
         answer = server.post("/v1/completions", body)
-        assert error_of(answer) == "The request did not end within 0.1 s, the limit that --request-timeout sets, and was ended."
+        assert error_of(answer) == "The request did not end within 1 s, the limit that --request-timeout sets, and was ended."
         assert answer.headers["x-should-retry"] == "false"
         num_choices = body.get("n", 1)
         assert len(server.engine.aborted_ids) == num_choices
@@ -54,9 +54,9 @@ def test_the_server_s_limit_ends_an_answer_that_has_not_begun(body: dict[str, An
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_stream_says_it_in_an_event(n: int) -> None:
-    with ApiServer(**SHORT) as server:
+    with ApiServer(max_model_len=100_000, **SHORT) as server:
         server.engine.is_endless = True
-        answer = server.post("/v1/completions", {"prompt": "x", "max_tokens": 250, "stream": True, "n": n})
+        answer = server.post("/v1/completions", {"prompt": "x", "max_tokens": 90_000, "stream": True, "n": n})
         assert answer.status_code == 200
         error, end = last_events(answer)
         assert error["code"] == 504
@@ -114,7 +114,7 @@ def test_very_long_limits_are_taken(server: ApiServer) -> None:
 
 
 def test_the_time_of_the_body_counts(server: ApiServer) -> None:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60) as raw:
         raw.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-request-timeout: 0.05\r\ncontent-length: 100\r\n\r\n{")
         assert raw.recv(65536).startswith(b"HTTP/1.1 504 ")
     assert server.engine.requests == []
@@ -152,10 +152,10 @@ def test_the_header_of_a_handshake_is_for_each_message(server: ApiServer) -> Non
     with connect(url, additional_headers={"X-Request-Timeout": "0.05"}) as ws:
         for _ in range(2):
             ws.send(json.dumps(PROMPT))
-            assert "the header X-Request-Timeout" in json.loads(ws.recv(timeout=10))["error"]["message"]
+            assert "the header X-Request-Timeout" in json.loads(ws.recv(timeout=60))["error"]["message"]
     with connect(url, additional_headers={"X-Request-Timeout": "soon"}) as ws:
         ws.send(json.dumps(PROMPT))
-        assert json.loads(ws.recv(timeout=10))["error"]["code"] == 400
+        assert json.loads(ws.recv(timeout=60))["error"]["code"] == 400
 
 
 def test_each_message_of_a_websocket_has_its_own_time() -> None:
@@ -164,10 +164,10 @@ def test_each_message_of_a_websocket_has_its_own_time() -> None:
         for _ in range(3):
             ws.send(json.dumps(PROMPT))
         for _ in range(3):
-            assert json.loads(ws.recv(timeout=10))["error"]["code"] == 504
+            assert json.loads(ws.recv(timeout=60))["error"]["code"] == 504
         server.on_loop(server.engine.gate.set)
         ws.send(json.dumps(PROMPT))
-        assert "choices" in json.loads(ws.recv(timeout=10))
+        assert "choices" in json.loads(ws.recv(timeout=60))
 
 
 def test_what_comes_to_its_turn_too_late_is_not_begun() -> None:

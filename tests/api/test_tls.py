@@ -23,7 +23,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     files = TlsFiles(tmp_path_factory.mktemp("tls"), AUTHORITY.identity())
-    limits = {"client_header_timeout_s": 0.3, "client_read_timeout_s": 0.3}
+    limits = {"client_header_timeout_s": 1.0, "client_read_timeout_s": 1.0}
     with ApiServer(tls=files.options, connections=limits, verify=AUTHORITY.client()) as server:
         yield server
 

@@ -36,7 +36,7 @@ def told(files: TlsFiles, **more: object) -> list[str]:
 
 
 def openssl(*words: str, given: bytes | None = None) -> bytes:
-    return subprocess.run(["openssl", *words], input=given, capture_output=True, timeout=30, check=True).stdout
+    return subprocess.run(["openssl", *words], input=given, capture_output=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.parametrize("kind", list(trustme.KeyType))

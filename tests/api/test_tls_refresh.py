@@ -30,10 +30,10 @@ def load(server: ApiServer, client: ssl.SSLContext, num_threads: int = 4) -> Ite
     counts, failures = [0] * num_threads, []
 
     def ask(index: int) -> None:
-        kept = http.client.HTTPSConnection("localhost", server.port, timeout=20, context=client)
+        kept = http.client.HTTPSConnection("localhost", server.port, timeout=60, context=client)
         try:
             while not is_over.is_set():
-                connection = kept if index % 2 else http.client.HTTPSConnection("localhost", server.port, timeout=20, context=client)
+                connection = kept if index % 2 else http.client.HTTPSConnection("localhost", server.port, timeout=60, context=client)
                 connection.request("POST", "/v1/completions", b'{"prompt": "x"}', {"content-type": "application/json"})
                 answer = connection.getresponse()
                 assert (answer.status, b"text_completion" in answer.read()) == (200, True)

@@ -42,7 +42,8 @@ def traced(collector: TraceCollector) -> Iterator[ApiServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-        with ApiServer(tracing={"otlp_traces_endpoint": collector.url}, security={"api_key": ["a-key"]}) as server:
+        options = {"tracing": {"otlp_traces_endpoint": collector.url}, "security": {"api_key": ["a-key"]}}
+        with ApiServer(max_model_len=9_000, **options) as server:
             server.client.headers["authorization"] = "Bearer a-key"
             yield server
 
@@ -97,7 +98,7 @@ def test_a_chat_from_queue_to_end(traced: ApiServer, collector: TraceCollector) 
     }
     phases = {f"time_in_model_{phase}" for phase in ("prefill", "decode", "inference")}
     assert set(latencies) == {f"gen_ai.latency.{name}" for name in phases | {"time_in_queue", "time_to_first_token", "e2e"}}
-    assert all(0 <= seconds < 10 for seconds in latencies.values())
+    assert all(0 <= seconds < 60 for seconds in latencies.values())
     assert span.status.code == Status.STATUS_CODE_UNSET
     children = collector.children_of(span)
     assert set(children) == {"queue", "prefill", "decode"}
@@ -176,7 +177,7 @@ def test_a_request_that_fails(traced: ApiServer, collector: TraceCollector, erro
     engine.fail_after = 1 if error == "error" else None
     engine.queue_timed_out = error == "queue_timeout"
     engine.max_open = 0 if error == "503" else None
-    body = {"prompt": "x", "stream": is_stream, "max_tokens": 250, **({"timeout": 0.05} if error == "timeout" else {})}
+    body = {"prompt": "x", "stream": is_stream, "max_tokens": 8_000, **({"timeout": 0.5} if error == "timeout" else {})}
     traced.post("/v1/completions", body)
     span = collector.wait_for(lambda span: "error.type" in values(span.attributes))
     assert span.name == ("POST /v1/completions" if error == "503" else "text_completion tiny")  # refused before it is read
@@ -202,9 +203,9 @@ def test_messages_of_a_websocket(traced: ApiServer, collector: TraceCollector) -
     with connect(traced.url.replace("http", "ws", 1) + "/invocations-bidirectional-stream", additional_headers=headers) as ws:
         for number in (1, 2):
             ws.send(json.dumps({"prompt": "x", "request_id": f"message{number}"}))
-            ws.recv(timeout=10)
+            ws.recv(timeout=60)
         ws.send("{")
-        ws.recv(timeout=10)
+        ws.recv(timeout=60)
     for number in (1, 2):
         span = span_with_id(collector, f"message{number}")
         assert (span.name, span.parent_span_id.hex()) == ("text_completion tiny", PARENT_ID)
@@ -279,7 +280,7 @@ def test_a_collector_that_is_not_there(monkeypatch: pytest.MonkeyPatch, caplog: 
             for _ in range(20):
                 assert server.post("/v1/completions", {"prompt": "x"}).status_code == 200
             ending = time.monotonic()
-        assert time.monotonic() - ending < 3
+        assert time.monotonic() - ending < 30  # the exporter's own is a minute
     assert caplog.text.count("Traces can't be sent") == 1
     assert f"to {url}/v1/traces" in caplog.text
 

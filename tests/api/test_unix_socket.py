@@ -29,7 +29,7 @@ def test_whole_answers_streams_and_the_access_log(server: ApiServer, caplog: pyt
 
 def test_curl(server: ApiServer) -> None:
     command = ["curl", "-sS", "--unix-socket", str(server.config.network.uds), "http://localhost/v1/models"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert '"id":"tiny"' in done.stdout
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
 import user_middleware
 from api_server import ApiServer
@@ -41,7 +40,7 @@ def test_a_class_sees_websockets() -> None:
         user_middleware.seen.clear()
         with connect(server.url.replace("http", "ws") + "/invocations-bidirectional-stream") as socket:
             socket.send('{"prompt": "x"}')
-            assert "hello world" in str(socket.recv(timeout=10))
+            assert "hello world" in str(socket.recv(timeout=60))
         assert user_middleware.seen == ["websocket"]
 
 
@@ -76,8 +75,7 @@ def test_a_client_that_leaves_a_stream_ends_the_work(n: int) -> None:
 def test_a_client_that_leaves_before_its_answer_ends_the_work() -> None:
     with serving("first", "shouting", "second") as server:
         server.engine.gate.clear()
-        with pytest.raises(httpx.ReadTimeout):
-            server.post("/v1/completions", LONG, timeout=0.3)
+        server.leave("/v1/completions", LONG, lambda: server.engine.num_open_requests == 1)
         server.wait_for(lambda: len(server.engine.aborted_ids) == 1)
         assert server.engine.num_open_requests == 0
 

@@ -36,4 +36,4 @@ def test_the_engine_s_last_words_go_before_what_the_leader_tells(tmp_path: Path)
         follower._client.close()
         return follower._client.dead_cause
 
-    assert asyncio.run(asyncio.wait_for(dead_cause(), 10)) == "out of paper"
+    assert asyncio.run(asyncio.wait_for(dead_cause(), 60)) == "out of paper"

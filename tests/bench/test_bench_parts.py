@@ -72,7 +72,7 @@ def test_a_server_is_ready_then_gone_with_its_children() -> None:
         tree = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         assert len(tree) == 2
         assert tree_rss_bytes(server.pid) > 1e6
-    psutil.wait_procs(tree, timeout=10)
+    psutil.wait_procs(tree, timeout=60)
     assert not [process for process in tree if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 

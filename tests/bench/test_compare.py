@@ -79,7 +79,7 @@ def test_a_stopped_comparison_leaves_no_server(stop: signal.Signals, tmp_path: P
             assert time.monotonic() < limit
         comparison.send_signal(stop)
         assert comparison.wait(60) == 1
-    psutil.wait_procs(started, timeout=10)
+    psutil.wait_procs(started, timeout=60)
     assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 

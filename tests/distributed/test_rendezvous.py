@@ -5,9 +5,13 @@ from __future__ import annotations
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
+import pytest
 import torch
 
+from headway.server.distributed.groups import PeerLost
 from headway.server.distributed.meeting import NetworkMeeting
 from headway.server.distributed.places import RankPlace
 from headway.server.distributed.rendezvous import join_ranks
@@ -34,3 +38,23 @@ def test_stages_of_two_ranks_at_two_addresses() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [[1100.0] * 3] * 4
+
+
+@pytest.fixture
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headway.server.distributed.rendezvous._PATIENCE", timedelta(seconds=0.2))
+
+
+@pytest.mark.usefixtures("_little_patience")
+def test_nobody_else_comes(tmp_path: Path) -> None:
+    with pytest.raises(PeerLost, match="the ranks could not meet: "):
+        join_ranks(tmp_path, RankPlace(0, 2), CPU)
+
+
+@pytest.mark.usefixtures("_little_patience")
+def test_nobody_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(PeerLost, match=f"the ranks could not meet at 127.0.0.1:{port}: "):
+            join_ranks(NetworkMeeting("127.0.0.1", port, "key", "127.0.0.1"), RankPlace(1, 2), CPU)

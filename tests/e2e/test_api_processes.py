@@ -139,7 +139,7 @@ def test_the_same_request_id_twice_at_once(server: LiveServer) -> None:
 def test_the_banner_and_a_second_server(server: LiveServer, model: str) -> None:
     assert f"address  {server.url}, shared by 2 API processes" in server.log()
     command = [sys.executable, "-m", "headway.server.cli", "serve", model, "-asc", "2", "--host", "127.0.0.1", "--port", str(server.port)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 2
     assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use, held by " in second.stderr
 
@@ -182,7 +182,7 @@ def test_followers_that_die_again_and_again_end_the_server(model: str) -> None:
         for count in range(1, 5):
             server.wait_for(lambda count=count: len(follower_pids(server)) == count)
             psutil.Process(follower_pids(server)[-1]).kill()
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         last = server.log().splitlines()[-1]
         assert last.startswith("headway: error: API process 1 was killed (SIGKILL)")
         assert "3 were started again within 10 minutes, and no more are" in last
@@ -193,7 +193,7 @@ def test_nobody_outlives_the_leader(model: str) -> None:
         server.wait_ready()
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
 
 
@@ -209,8 +209,8 @@ def test_sigterm_lets_the_streams_of_all_finish(model: str) -> None:
             for stream in streams:
                 rest = [line for line in stream if line.startswith("data:")]
                 assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 2500
-        assert server.process.wait(timeout=30) == 0
-        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert server.process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 @pytest.mark.alone
@@ -223,7 +223,7 @@ def test_the_end_is_in_time_whatever_is_open_or_stuck(model: str) -> None:
             follower.suspend()
             since = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             assert time.monotonic() - since < 1 + 5 + 3  # the timeout, then engine and processes, and a busy machine
         assert not follower.is_running()
 
@@ -233,8 +233,8 @@ def test_sigterm_while_loading_ends_at_once(model: str) -> None:
         server.wait_for(lambda: len(follower_pids(server)) == 2)
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
-        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert server.process.wait(timeout=60) == 0
+        assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_the_engine_s_death_is_told_by_all(model: str) -> None:
@@ -250,7 +250,7 @@ def test_the_engine_s_death_is_told_by_all(model: str) -> None:
                 assert any("the engine process was killed (SIGKILL)" in line for line in stream)
         told = {httpx.get(f"{server.url}/ping").text for _ in range(10)}
         assert all("SIGKILL" in text for text in told), told
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         assert server.log().splitlines()[-1].startswith("headway: error: the engine has stopped: the engine process was killed")
 
 

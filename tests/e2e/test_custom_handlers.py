@@ -64,7 +64,7 @@ def test_a_script_answers_and_a_stop_waits_for_it_but_not_for_ever(directory: Pa
 def test_a_broken_script_ends_the_start_with_status_2_and_one_line(directory: Path) -> None:
     (directory / "model.py").write_text("import sys\nraise RuntimeError('out of coffee')\n")
     command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--port", str(claimed_port()), "--enable-custom-handlers"]
-    done = subprocess.run([*command, f"--custom-script={directory}/model.py"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, f"--custom-script={directory}/model.py"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     last = done.stderr.splitlines()[-1]

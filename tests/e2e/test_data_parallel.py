@@ -192,10 +192,10 @@ def test_a_killed_engine_ends_all_streams_with_its_name_and_leaves_nothing(model
         assert seconds < 5
         told = {httpx.get(f"{server.url}/ping").text for _ in range(8)}
         assert all("engine process 1 was killed (SIGKILL)" in text for text in told), told
-        assert not psutil.wait_procs(engines, timeout=5)[1]  # the other one, too
-        assert server.process.wait(timeout=30) == 1
+        assert not psutil.wait_procs(engines, timeout=60)[1]  # the other one, too
+        assert server.process.wait(timeout=60) == 1
         assert server.log().splitlines()[-1].startswith("headway: error: the engine has stopped: engine process 1 was killed (SIGKILL)")
-        assert not psutil.wait_procs(children, timeout=5)[1]
+        assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_an_engine_that_can_not_start_ends_the_server_once(model: str) -> None:

@@ -146,7 +146,7 @@ def told(url: str, body: dict[str, Any]) -> tuple[list[int], str | None, float]:
     """A stream's tokens, the error in it, and when it ended."""
     token_ids: list[int] = []
     error = None
-    with httpx.Client(timeout=30) as own, own.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}) as stream:
+    with httpx.Client(timeout=60) as own, own.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}) as stream:
         for line in stream.iter_lines():
             if line.startswith("data: {"):
                 event = json.loads(line[6:])
@@ -162,7 +162,7 @@ def test_the_transfer_connection_is_cut_under_open_streams(servers: Pair) -> Non
 
     def announced(proxy: CutProxy, body: dict[str, Any]) -> tuple[list[int], str | None, float]:
         asked = body | {"max_tokens": 1, "kv_transfer_params": {"do_remote_decode": True, "announce": True}}
-        with httpx.Client(timeout=30) as own, own.stream("POST", f"{prefill.url}/v1/completions", json=asked) as stream:
+        with httpx.Client(timeout=60) as own, own.stream("POST", f"{prefill.url}/v1/completions", json=asked) as stream:
             lines = stream.iter_lines()
             first = next(line for line in lines if line.startswith("data: {"))
             params = json.loads(first[6:])["kv_transfer_params"]
@@ -176,7 +176,7 @@ def test_the_transfer_connection_is_cut_under_open_streams(servers: Pair) -> Non
         proxy.cut()
         cut = time.monotonic()
         answers = [one.result() for one in open_ones]
-    assert max(ended for _, _, ended in answers) - cut < 5
+    assert max(ended for _, _, ended in answers) - cut < 30
     for body, (token_ids, error, _) in zip(bodies, answers, strict=True):
         if error is None:
             assert [token_ids] == tokens(client().post(f"{prefill.url}/v1/completions", json=body))
@@ -232,7 +232,7 @@ def test_the_prefill_server_is_killed_under_open_streams(model: str, servers: Pa
             answers = [one.result() for one in open_ones]
         assert [tokens(answer) for answer in answers[1::2]] == expected[1::2]
         for answer, wanted in zip(answers[::2], expected[::2], strict=True):
-            assert answer.elapsed.total_seconds() < 5
+            assert answer.elapsed.total_seconds() < 30
             if answer.status_code == 500:
                 assert "did not come from the prefill server" in answer.json()["error"]["message"]
             else:

@@ -52,7 +52,7 @@ def production(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ]
     with LiveServer(model, "--load-format", "dummy", *options) as live:
         url = f"https://localhost:{live.port}"
-        with httpx.Client(base_url=url, verify=context, timeout=30) as client:
+        with httpx.Client(base_url=url, verify=context, timeout=60) as client:
             live.wait_for(lambda: client.get("/ping").status_code == 200, 120)
             yield client
 
@@ -100,7 +100,7 @@ def test_sagemaker_variables(model: str) -> None:
         "SM_VLLM_API_KEY": "your-key",
         "SM_VLLM_TENSOR_PARALLEL_SIZE": "4",
     }  # SM_VLLM_HOST and SM_VLLM_PORT are set by LiveServer
-    with LiveServer(command="entrypoint", env=variables) as live, httpx.Client(base_url=live.url, timeout=30) as client:
+    with LiveServer(command="entrypoint", env=variables) as live, httpx.Client(base_url=live.url, timeout=60) as client:
         live.wait_ready()
         assert completes(client, "your-key")
         assert client.post("/invocations", json={"prompt": "hello"}).status_code == 401

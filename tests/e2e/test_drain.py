@@ -34,12 +34,12 @@ def open_stream(server: LiveServer, max_tokens: int) -> Iterator[Iterator[str]]:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_open_streams_finish_and_the_rest_goes_elsewhere(number: signal.Signals) -> None:
-    with LiveServer("demo") as server, httpx.Client(base_url=server.url, timeout=20) as kept:
+    with LiveServer("demo") as server, httpx.Client(base_url=server.url, timeout=60) as kept:
         server.wait_ready()
         assert kept.get("/health").status_code == 200
-        with open_stream(server, 150) as lines:
+        with open_stream(server, 300) as lines:
             server.process.send_signal(number)
-            server.wait_for(lambda: httpx.get(f"{server.url}/ping").status_code == 503, 10)
+            server.wait_for(lambda: httpx.get(f"{server.url}/ping").status_code == 503, 60)
             assert kept.get("/health").json()["status"] == "draining"
             refused = httpx.post(f"{server.url}/v1/completions", json={"prompt": "x"})
             assert refused.status_code == 503
@@ -47,8 +47,8 @@ def test_open_streams_finish_and_the_rest_goes_elsewhere(number: signal.Signals)
             assert refused.headers["retry-after"]
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
-        assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 150
-        assert server.process.wait(timeout=30) == 0
+        assert json.loads(rest[-2].removeprefix("data:"))["usage"]["completion_tokens"] == 300
+        assert server.process.wait(timeout=60) == 0
         assert f"{number.name}: refusing new work, 1 requests open" in server.log()
 
 
@@ -65,7 +65,7 @@ def test_a_second_signal_ends_the_wait(number: signal.Signals) -> None:
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert "shutting down and has aborted this request" in rest[-2]
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
         assert time.monotonic() - since < 8
 
 
@@ -79,7 +79,7 @@ def test_with_no_time_open_streams_are_aborted() -> None:
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert "shutting down and has aborted this request" in rest[-2]
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
         assert time.monotonic() - since < 8
         assert "1 requests were still open and are aborted" in server.log()
 
@@ -92,7 +92,7 @@ def test_with_nothing_open_it_ends_at_once() -> None:
             idle.get("/health")  # a connection that is kept open is nothing to wait for
             since = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             assert time.monotonic() - since < 5
 
 
@@ -101,4 +101,4 @@ def test_a_signal_while_loading_ends_it_at_once(number: signal.Signals) -> None:
     with LiveServer("demo") as server:
         server.wait_for(lambda: "phase" in httpx.get(f"{server.url}/ping").text)
         server.process.send_signal(number)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0

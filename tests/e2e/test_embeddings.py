@@ -89,7 +89,7 @@ def test_texts_beside_each_other_do_not_change_each_other(client: openai.OpenAI,
 
 def test_ranking_by_vectors(server: LiveServer) -> None:
     body = {"query": "Who makes music?", "documents": TEXTS[:3], "top_n": 2}
-    found = httpx.post(f"{server.url}/v2/rerank", json=body, timeout=30).raise_for_status().json()["results"]
+    found = httpx.post(f"{server.url}/v2/rerank", json=body, timeout=60).raise_for_status().json()["results"]
     assert {entry["index"] for entry in found} == {0, 1}
     assert found[0]["relevance_score"] >= found[1]["relevance_score"]
 
@@ -105,26 +105,27 @@ def test_the_model_s_own_limit_is_kept(client: openai.OpenAI) -> None:
 def test_thousands_of_texts_do_not_hold_up_the_others(server: LiveServer, client: openai.OpenAI) -> None:
     def ping() -> float:
         started = time.monotonic()
-        httpx.get(f"{server.url}/ping", timeout=30).raise_for_status()
+        httpx.get(f"{server.url}/ping", timeout=60).raise_for_status()
         return time.monotonic() - started
 
     with ThreadPoolExecutor(1) as pool:
         many = pool.submit(embedded, client, [f"text number {i}" for i in range(2048)])
-        slowest = 0.0
+        pings = []
         while not many.done():
-            slowest = max(slowest, ping())
+            pings.append(ping())
         assert many.result().shape == (2048, 384)
-    assert slowest < 2  # on a busy machine; blocked, it would be as long as all of them take
+    assert len(pings) >= 10, pings
+    assert max(pings) < sum(pings) / 4, pings  # held up, one would be as long as all the texts take
 
 
 def test_the_banner_s_example_works(server: LiveServer) -> None:
     line = next(line for line in server.log().splitlines() if "  try      " in line)
     assert "/v1/embeddings" in line
     body = json.loads(line.partition("-d '")[2].rstrip("'"))
-    assert httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=30).status_code == 200
+    assert httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=60).status_code == 200
 
 
 def test_sagemaker_s_door_and_metrics(server: LiveServer) -> None:
-    answer = httpx.post(f"{server.url}/invocations", json={"input": TEXTS[0]}, timeout=30).raise_for_status().json()
+    answer = httpx.post(f"{server.url}/invocations", json={"input": TEXTS[0]}, timeout=60).raise_for_status().json()
     assert len(answer["data"][0]["embedding"]) == 384
     assert server.metric("vllm:prompt_tokens_total") > 0

@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the openssl commands of docs/network.md were run."""
     folder = tmp_path_factory.mktemp("openssl")
     for commands in re.findall(r"```sh\n(.+?)```", PAGE.read_text(), re.DOTALL):
-        subprocess.run(["bash", "-e", "-c", commands], cwd=folder, capture_output=True, timeout=60, check=True)
+        subprocess.run(["bash", "-e", "-c", commands], cwd=folder, capture_output=True, timeout=120, check=True)
     return folder
 
 
@@ -38,7 +38,7 @@ def test_mutual_tls_over_a_unix_socket(made: Path) -> None:
         client = ssl.create_default_context(cafile=f"{made}/ca.pem")
         client.load_cert_chain(f"{made}/client.pem", f"{made}/client.key")
         with LiveServer("demo", "--uds", uds, "--api-key", "k", *pair, *needed) as server:
-            with httpx.Client(transport=httpx.HTTPTransport(verify=client, uds=uds), base_url="https://localhost", timeout=30) as web:
+            with httpx.Client(transport=httpx.HTTPTransport(verify=client, uds=uds), base_url="https://localhost", timeout=60) as web:
                 server.wait_for(lambda: Path(uds).exists())
                 server.wait_for(lambda: web.get("/ping").status_code == 200, 120)
                 assert web.get("/v1/models").status_code == 401
@@ -49,9 +49,9 @@ def test_mutual_tls_over_a_unix_socket(made: Path) -> None:
             running = RunningServer(uds=uds, certfile=f"{made}/server.pem", keyfile=f"{made}/server.key", asks_for_certificates=True)
             assert ask(running) == (True, f"https://localhost/ping over {uds}"), "with the server's own certificate"
             curl = ["curl", "-sS", "--unix-socket", uds, "--cacert", f"{made}/ca.pem", "https://localhost/ping"]
-            assert subprocess.run(curl, capture_output=True, timeout=20, check=False).returncode != 0, "without a certificate"
+            assert subprocess.run(curl, capture_output=True, timeout=120, check=False).returncode != 0, "without a certificate"
             curl += ["--cert", f"{made}/client.pem", "--key", f"{made}/client.key"]
-            subprocess.run(curl, capture_output=True, timeout=20, check=True)
+            subprocess.run(curl, capture_output=True, timeout=120, check=True)
             assert f"curl --unix-socket {uds} https://localhost/v1" in server.log()
             assert server.stop() == 0
         assert not Path(uds).exists()
@@ -59,7 +59,7 @@ def test_mutual_tls_over_a_unix_socket(made: Path) -> None:
 
 def openssl_end(certificate: Path) -> str:
     command = ["openssl", "x509", "-noout", "-enddate", "-in", str(certificate)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().removeprefix("notAfter=")
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout.strip().removeprefix("notAfter=")
 
 
 def test_an_end_before_it_is_ready_takes_the_socket_along(made: Path) -> None:
@@ -81,7 +81,7 @@ def test_an_end_before_it_is_ready_takes_the_socket_along(made: Path) -> None:
 )
 def test_bad_files_end_the_start(made: Path, certificate: str, key: str, sentence: str) -> None:
     with LiveServer("demo", "--ssl-certfile", str(made / certificate), "--ssl-keyfile", str(made / key)) as server:
-        assert server.process.wait(timeout=30) == 2
+        assert server.process.wait(timeout=60) == 2
         last = server.log().splitlines()[-1]
     assert last.startswith("headway: error: --ssl-")
     assert sentence in last

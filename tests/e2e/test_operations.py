@@ -72,7 +72,7 @@ def test_a_second_signal_ends_the_wait_even_for_a_stuck_engine() -> None:
             server.wait_for(lambda: "refusing new work" in server.log())
             since = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             assert time.monotonic() - since < 8
         assert not engine.is_running()
 
@@ -83,14 +83,14 @@ def test_signals_on_the_way_out_do_not_turn_the_status() -> None:
         deadline = time.monotonic() + 20
         while server.process.poll() is None and time.monotonic() < deadline:
             server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=5) == 0
+        assert server.process.wait(timeout=60) == 0
 
 
 def test_an_engine_that_is_killed_while_it_loads() -> None:
     with LiveServer("demo") as server:
         server.wait_for(lambda: "phase importing torch" in server.log())
         engine_of(server).kill()
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         last = server.log().splitlines()[-1]
         assert last.startswith("headway: error: the engine has stopped while ")
         assert "the engine process was killed (SIGKILL)" in last
@@ -104,9 +104,9 @@ def test_process_1_of_a_container() -> None:
         server.wait_ready()
         (first,) = psutil.Process(server.process.pid).children()
         enter = ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
-        subprocess.run([*enter, "sh", "-c", "sleep 0.1 & exit 0"], check=True, timeout=20)
+        subprocess.run([*enter, "sh", "-c", "sleep 0.1 & exit 0"], check=True, timeout=120)
         server.wait_for(lambda: any(child.status() == psutil.STATUS_ZOMBIE for child in first.children()))
         server.wait_for(lambda: not any(child.status() == psutil.STATUS_ZOMBIE for child in first.children()))
         os.kill(first.pid, signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0
+        assert server.process.wait(timeout=60) == 0
         assert "SIGTERM: refusing new work" in server.log()

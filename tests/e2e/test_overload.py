@@ -33,7 +33,7 @@ def complete(server: LiveServer, **fields: Any) -> httpx.Response:
 
 
 def wait_until_idle(server: LiveServer) -> None:
-    server.wait_for(lambda: not server.metric("vllm:num_requests_running") and not server.metric("vllm:kv_cache_usage_perc"), 20)
+    server.wait_for(lambda: not server.metric("vllm:num_requests_running") and not server.metric("vllm:kv_cache_usage_perc"), 60)
 
 
 def test_a_request_that_runs_too_long_gives_its_blocks_back(server: LiveServer) -> None:

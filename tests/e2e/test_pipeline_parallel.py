@@ -83,7 +83,7 @@ def test_a_killed_stage_ends_every_stream_with_its_cause(tmp_path: Path) -> None
             for stream in streams:
                 text, ended = stream.result()
                 assert "rank 2 was killed (SIGKILL)" in text
-                assert ended - began < 5
-        assert server.process.wait(30) == 1
+                assert ended - began < 30  # those who wait for a rank would do so for minutes
+        assert server.process.wait(60) == 1
         assert "rank 2 was killed (SIGKILL)" in server.log().splitlines()[-1]
         wait_until(lambda: not any(is_running(pid) for pid in family))

@@ -117,7 +117,7 @@ def test_a_cluster_of_this_host_alone(high_availability: LiveServer) -> None:
     assert {each.laddr.ip.removeprefix("::ffff:") for each in listening} == {"127.0.0.1"}
     (cluster,) = [pid for pid, command in family.items() if "local_cluster" in command]
     os.kill(psutil.Process(cluster).ppid(), signal.SIGKILL)  # the engine
-    assert server.process.wait(30) == 1
+    assert server.process.wait(60) == 1
     wait_until(lambda: not any(is_running(pid) for pid in family), 60)
 
 
@@ -173,10 +173,10 @@ def test_two_hosts_of_which_one_is_lost(model: str, expected: list[int], hosts: 
         (cause,) = {found for event in last for found in re.findall(r"rank \d was lost with its host .* for 3 s", event)}
         assert cause.endswith(f" was lost with its host {hosts.addresses[1]}, which has not answered for 3 s")
         assert all(cause in event for event in last)
-        assert took_s < 5
+        assert took_s < 30
         ping = client.get("/ping")
         assert (ping.status_code, cause in ping.text) == (503, True)
-        assert server.process.wait(30) == 1
+        assert server.process.wait(60) == 1
         assert cause in server.log().splitlines()[-1]
         assert f"engine rank 1 on {hosts.addresses[1]}" in server.log()
         wait_until(lambda: not any(is_running(pid) for pid in family))

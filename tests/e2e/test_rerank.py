@@ -40,7 +40,7 @@ def server(files: ModelFiles) -> Iterator[LiveServer]:
 
 
 def post(server: LiveServer, path: str, **body: Any) -> Any:
-    return httpx.post(server.url + path, json=body, timeout=30).raise_for_status().json()
+    return httpx.post(server.url + path, json=body, timeout=60).raise_for_status().json()
 
 
 def expected(files: ModelFiles, knows_segments: bool = True) -> list[float]:
@@ -68,4 +68,4 @@ def test_scores_are_those_of_transformers(server: LiveServer, files: ModelFiles)
 def test_a_cross_encoder_is_a_classifier_of_one_label(server: LiveServer) -> None:
     (entry,) = post(server, "/classify", input="a man")["data"]
     assert (entry["label"], entry["num_classes"]) == ("LABEL_0", 1)
-    assert httpx.post(f"{server.url}/v1/embeddings", json={"input": "x"}, timeout=30).status_code == 400
+    assert httpx.post(f"{server.url}/v1/embeddings", json={"input": "x"}, timeout=60).status_code == 400

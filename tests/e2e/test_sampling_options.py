@@ -156,7 +156,7 @@ def test_a_client_that_leaves_ends_its_beam_search(server: LiveServer) -> None:
         httpx.post(
             f"{server.url}/v1/completions",
             json={"prompt": "hello", "max_tokens": 400, "ignore_eos": True, "n": 8, "use_beam_search": True},
-            timeout=0.3,
+            timeout=httpx.Timeout(60, read=0.3),
         )
     started = time.monotonic()
     server.wait_for(lambda: server.metric("vllm:num_requests_running") + server.metric("vllm:num_requests_waiting") == 0)

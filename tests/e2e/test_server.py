@@ -150,8 +150,9 @@ def test_64_streams_at_once(server: LiveServer) -> None:
 def test_200_clients_that_leave_free_everything(server: LiveServer) -> None:
     async def leave(client: httpx.AsyncClient, i: int) -> None:
         body = {"prompt": f"Count from {i}:", "max_tokens": 2000, "stream": i % 4 != 0, "ignore_eos": True}
+        patience = httpx.Timeout(120, read=3 if i % 4 == 0 else 120)
         try:
-            async with client.stream("POST", f"{server.url}/v1/completions", json=body, timeout=3 if i % 4 == 0 else 120) as answer:
+            async with client.stream("POST", f"{server.url}/v1/completions", json=body, timeout=patience) as answer:
                 async for _ in answer.aiter_raw():
                     return  # after the first bytes
         except httpx.ReadTimeout:
@@ -213,7 +214,7 @@ def test_engine_death_is_told_to_everybody() -> None:
             answer = httpx.get(server.url + route)
             assert answer.status_code == 503
             assert "SIGKILL" in answer.text
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=60) == 1
         assert server.log().strip().splitlines()[-1].startswith("headway: error: the engine has stopped: the engine process was killed")
 
 
@@ -222,7 +223,7 @@ def test_a_killed_server_leaves_no_engine() -> None:
         server.wait_ready()
         children = psutil.Process(server.process.pid).children(recursive=True)
         server.process.kill()
-        gone, alive = psutil.wait_procs(children, timeout=10)
+        gone, alive = psutil.wait_procs(children, timeout=60)
         assert gone
         assert not alive
 

@@ -78,7 +78,7 @@ def test_nothing_is_left_when_the_engine_is_killed(model: str) -> None:
             killed = time.monotonic()
             assert cause in "".join(lines)
             assert time.monotonic() - killed < 5
-        assert server.process.wait(30) == 1
+        assert server.process.wait(60) == 1
         assert cause in server.log().splitlines()[-1]
         wait_until(lambda: not any(is_running(pid) for pid in family))
 
@@ -110,5 +110,5 @@ def test_engines_of_several_ranks(model: str) -> None:
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as stream:
             next(stream.iter_lines())
             server.process.kill()
-            server.process.wait(30)
+            server.process.wait(60)
         wait_until(lambda: not any(is_running(pid) for pid in family))

@@ -81,6 +81,6 @@ def test_a_conversation_goes_on_behind_a_call(client: openai.OpenAI) -> None:
 
 def test_a_parser_that_is_none_ends_the_start_with_near_names() -> None:
     command = [sys.executable, "-m", "headway.server.cli", "serve", "demo", "--tool-call-parser", "hermess"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert "--tool-call-parser hermess: there is no such parser; did you mean hermes" in ended.stderr.splitlines()[-1]

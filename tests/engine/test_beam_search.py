@@ -128,10 +128,12 @@ def test_closing_a_stream_aborts_the_search(core: EngineCore) -> None:
     async def leave() -> CoreClient:
         client = CoreClient(core)
         streams = beam_streams(client, [request("r", PROMPTS[0], max_tokens=50)], 3, 1.0, contextlib.nullcontext)
-        await asyncio.sleep(0.02)
+        while client.num_requests <= 1:
+            await asyncio.sleep(0)
         for stream in streams:
             await stream.aclose()
-        await asyncio.sleep(0.02)
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
         return client
 
     client = asyncio.run(leave())

@@ -33,7 +33,7 @@ class Process:
         self._inbox, self._outbox = self._context.socket(zmq.PUSH), self._context.socket(zmq.PULL)
         self._inbox.bind(addresses.inbox)
         self._outbox.bind(addresses.outbox)
-        self._outbox.setsockopt(zmq.RCVTIMEO, 10_000)
+        self._outbox.setsockopt(zmq.RCVTIMEO, 60_000)
         self._inbox.setsockopt(zmq.SNDTIMEO, 10_000)
 
     def send(self, *messages: ToEngine) -> None:

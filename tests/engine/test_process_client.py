@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from headway.server.counts import Counts
+from headway.server.engine import process_client
 from headway.server.engine.admission import Admission
 from headway.server.engine.data_parallel.policy import Load
 from headway.server.engine.links import LinkAddresses
@@ -17,7 +18,7 @@ from headway.server.engine.messages import Died, FromEngine, Phase, StepOutput, 
 from headway.server.engine.process_client import ProcessEngineClient
 from headway.server.types import EngineStats, GenerateRequest, SamplingParams
 
-_SHORT_S = 0.02  # of the half second that last words have
+_SHORT_S = 0.02  # of the time that last words have
 
 
 @pytest.fixture
@@ -51,7 +52,11 @@ def _send(engine: zmq.Socket[bytes], message: FromEngine) -> None:
 
 
 @pytest.mark.parametrize("message_before", [False, True])
-def test_last_words_that_come_behind_the_engines_end_are_heard(engine: zmq.Socket[bytes], tmp_path: Path, message_before: bool) -> None:
+def test_last_words_that_come_behind_the_engines_end_are_heard(
+    engine: zmq.Socket[bytes], tmp_path: Path, message_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_client, "_LAST_WORDS_S", 60.0)
+
     async def live() -> list[str]:
         heard = Heard(tmp_path)
         gone = asyncio.get_running_loop().create_future()
@@ -67,7 +72,7 @@ def test_last_words_that_come_behind_the_engines_end_are_heard(engine: zmq.Socke
         heard.client.close()
         return heard.causes
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == ["its own words"]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == ["its own words"]
 
 
 def test_an_end_without_last_words_is_told_as_it_was_seen(tmp_path: Path) -> None:
@@ -79,7 +84,7 @@ def test_an_end_without_last_words_is_told_as_it_was_seen(tmp_path: Path) -> Non
         heard.client.close()
         return heard.causes
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == ["it ended somehow"]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == ["it ended somehow"]
 
 
 def test_its_load_is_what_it_reported_and_what_it_had_not_received_by_then(engine: zmq.Socket[bytes], tmp_path: Path) -> None:
@@ -101,4 +106,4 @@ def test_its_load_is_what_it_reported_and_what_it_had_not_received_by_then(engin
         client.close()
         return loads
 
-    assert asyncio.run(asyncio.wait_for(live(), 10)) == [Load(num_sent=3), Load(1, 4, 1, 0.25)]
+    assert asyncio.run(asyncio.wait_for(live(), 60)) == [Load(num_sent=3), Load(1, 4, 1, 0.25)]

@@ -240,7 +240,7 @@ class SlowTokenizer:
         self.gate = threading.Event()
 
     def load(self) -> Any:
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return TOKENIZER
 
 

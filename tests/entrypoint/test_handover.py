@@ -183,7 +183,7 @@ def test_nothing_slow_is_imported_for_plain_options() -> None:
         "main(['serve'])\n"
     )
     environ = {"PYTHONPATH": SOURCE, "SM_VLLM_MODEL": "demo", "VLLM_API_KEY": "k", "SM_NUM_GPUS": "4", "SM_SEED_0": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, timeout=120, check=True)
     slow = {"asyncio", "boto3", "difflib", "http", "logging", "multiprocessing", "ssl", "torch", "yaml"}
     assert "'headway.entrypoint.handover'" in done.stdout
     assert not {name for name in slow if f"'{name}'" in done.stdout}

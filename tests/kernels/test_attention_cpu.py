@@ -32,6 +32,14 @@ LONG_PREFILL = [
 ]
 
 
+# Of more keys than are gone through in one part.
+LONG_DECODE = [
+    AttentionCase((1, 127, 128, 129, 700), num_heads=9, num_kv_heads=3, block_size=32),
+    AttentionCase((130, 513), num_heads=8, num_kv_heads=1, head_dim=80, dtype=torch.bfloat16),
+    AttentionCase((700, 300), num_heads=2, num_kv_heads=2, sliding_window=257, softcap=2.0, block_size=32),
+    AttentionCase((385, 20), num_heads=6, num_kv_heads=2, head_dim=33, has_int8_pages=True),
+    AttentionCase((300, 256), num_heads=4, num_kv_heads=2, head_dim=128, has_bf16_pages=True),
+]
 DECODE_OF_BF16_PAGES = [
     AttentionCase((1, 17, 48, 100), num_heads=9, num_kv_heads=3, has_bf16_pages=True),
     AttentionCase((70, 15), num_heads=8, num_kv_heads=1, head_dim=80, sliding_window=30, has_bf16_pages=True),
@@ -48,7 +56,7 @@ PREFILL_OF_BF16_PAGES = [
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
-@pytest.mark.parametrize("case", DECODE_CASES + DECODE_OF_BF16_PAGES, ids=str)
+@pytest.mark.parametrize("case", DECODE_CASES + DECODE_OF_BF16_PAGES + LONG_DECODE, ids=str)
 def test_decode(case: AttentionCase, strided: bool) -> None:
     inputs = make_attention(case, strided=strided)
     assert_near(run_decode(cpu_decode, case, inputs), run_decode(reference_decode, case, inputs))
@@ -56,7 +64,7 @@ def test_decode(case: AttentionCase, strided: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_decode_in_any_batch_has_the_same_bits(dtype: torch.dtype, cpu_path: str) -> None:
-    """Whether a thread takes a row with all its heads, as with many rows, or one head at a time."""
+    """Whether a thread takes all heads of some keys, as where there are many, or one head at a time."""
     if cpu_path == "torch":
         pytest.skip("torch's flash kernel sums in another order for each shape")
     num_rows = 4 * torch.get_num_threads()
@@ -68,6 +76,24 @@ def test_decode_in_any_batch_has_the_same_bits(dtype: torch.dtype, cpu_path: str
         rows = slice(row, row + 1)
         alone = replace(inputs, q=inputs.q[rows], block_tables=inputs.block_tables[rows], seq_lens=inputs.seq_lens[rows])
         assert run_decode(cpu_decode, replace(case, seq_lens=case.seq_lens[rows]), alone).equal(result[rows])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"has_bf16_pages": True}, {"has_int8_pages": True}, {"dtype": torch.bfloat16}, {"head_dim": 33}], ids=str
+)
+def test_rows_that_share_pages_have_the_same_bits_alone(options: dict[str, Any], cpu_path: str) -> None:
+    """Eleven, of which one ends with the pages that all share and one goes far beyond them."""
+    if cpu_path == "torch":
+        pytest.skip("torch's flash kernel sums in another order for each shape")
+    seq_lens = (300, 310, 288, 345, 301, 302, 303, 600, 290, 299, 320)
+    case = replace(AttentionCase(seq_lens, num_heads=9, num_kv_heads=3, block_size=32), **options)
+    inputs = make_attention(case, shared_pages=9)
+    result = run_decode(cpu_decode, case, inputs)
+    assert_near(result, run_decode(reference_decode, case, inputs))
+    for row in range(len(seq_lens)):
+        rows = slice(row, row + 1)
+        alone = replace(inputs, q=inputs.q[rows], block_tables=inputs.block_tables[rows], seq_lens=inputs.seq_lens[rows])
+        assert run_decode(cpu_decode, replace(case, seq_lens=seq_lens[rows]), alone).equal(result[rows]), row
 
 
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])

@@ -144,10 +144,10 @@ def test_equals_its_operations(
 
 
 def test_rows_that_share_pages_have_the_bits_of_each_alone(one_thread: None) -> None:
-    parts, tokens = make_parts(6, 2, 16, has_bias=False, window=0), make_tokens([70, 75, 71, 80], 16)
+    parts, tokens = make_parts(6, 2, 16, has_bias=False, window=0), make_tokens([270, 275, 271, 400], 16)
     if library() is None:
         pytest.skip("the CPU kernels were not built")
-    shared = 64 // BLOCK_SIZE
+    shared = 256 // BLOCK_SIZE
     tokens.block_tables[1:, :shared] = tokens.block_tables[0, :shared]
     hidden = torch.randn(4, HIDDEN, generator=torch.Generator().manual_seed(0))
     fused = FusedLayer(parts, decoder_layer.fuse_layer(parts), decoder_layer)

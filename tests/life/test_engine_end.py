@@ -23,4 +23,4 @@ def test_the_sentence_says_what_to_do(tmp_path: Path, number: signal.Signals, se
     engine = EngineProcess(tmp_path)
     engine._process = multiprocessing.get_context("spawn").Process(target=signal.raise_signal, args=(number,))
     engine._process.start()
-    assert sentence in asyncio.run(asyncio.wait_for(engine.ended(), 30))
+    assert sentence in asyncio.run(asyncio.wait_for(engine.ended(), 60))

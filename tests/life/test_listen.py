@@ -36,7 +36,7 @@ def told(network: NetworkConfig) -> str:
 
 def reaches(family: socket.AddressFamily, address: object) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         return client.connect_ex(address) == 0  # type: ignore[arg-type]
 
 

@@ -36,5 +36,5 @@ assert "Z" not in states()
 
 @needs_namespaces
 def test_orphans_are_collected_and_no_status_is_stolen() -> None:
-    done = subprocess.run([*IN_NAMESPACE, sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*IN_NAMESPACE, sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -26,5 +26,5 @@ signal.raise_signal(signal.SIGTERM)
 
 
 def test_the_first_signal_ends_the_start_and_others_change_nothing() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, signal.SIGTERM.name), done.stderr

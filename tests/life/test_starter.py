@@ -30,7 +30,7 @@ def test_progress_is_logged_unless_it_is_switched_off(is_told: bool, tmp_path: P
     starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
     with caplog.at_level(logging.INFO):
         starter.begin()
-        assert isinstance(starter.files.exception(timeout=30), ModelSourceError)
+        assert isinstance(starter.files.exception(timeout=60), ModelSourceError)
         starter.stop()
     assert any("unpacking" in message for message in caplog.messages) is is_told
     assert "unpacking" in starter.phase, "/ping tells it in either case"
@@ -44,7 +44,7 @@ def test_an_architecture_that_is_not_supported_is_told_before_any_engine_is(tmp_
     config = ServerConfig.model_validate({"model": {"model": str(tmp_path)}})
     starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
     starter.begin()
-    problem = starter.files.exception(timeout=30)
+    problem = starter.files.exception(timeout=60)
     starter.stop()
     assert isinstance(problem, ModelSourceError)
     assert "is Gemma3nForCausalLM, which is not supported" in str(problem)
@@ -59,7 +59,7 @@ def test_a_draft_model_that_is_not_there_is_told_as_such(tmp_path: Path) -> None
     config = ServerConfig.model_validate({"model": {"model": str(tmp_path)}, "speculative": asked})
     starter = EngineStarter(config, tmp_path, tmp_path / "cache", PhaseLog("getting the model", 0.0))
     starter.begin()
-    problem = starter.files.exception(timeout=30)
+    problem = starter.files.exception(timeout=60)
     starter.stop()
     assert isinstance(problem, ModelSourceError)
     assert str(problem).startswith("The draft model of --speculative-config: ")

@@ -38,7 +38,7 @@ def test_a_client_that_does_not_read_stops_the_server_and_fills_no_memory() -> N
         async with small_server(flood) as server, routed(server.url) as running:
             _, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=2**10)
             writer.write(b"GET /flood HTTP/1.1\r\nhost: x\r\n\r\n")
-            await asyncio.wait_for(is_stopped.wait(), 20)
+            await asyncio.wait_for(is_stopped.wait(), 60)
             assert written < 2**26, "what the sockets of four ends hold, and no more"
             writer.close()
 

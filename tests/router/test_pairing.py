@@ -367,7 +367,7 @@ def test_a_decode_server_is_asked_while_the_prompt_is_computed() -> None:
             name = f'headway:router_open_requests{{server="{both.prefill[0].url}"}}'
             assert await metric(both.running, both.client, name) == 1, "it computes"
             prefill.ends.set()
-            await asyncio.wait_for(prefill.has_ended.wait(), 30)
+            await asyncio.wait_for(prefill.has_ended.wait(), 60)
             while await metric(both.running, both.client, name):
                 await asyncio.sleep(0.01)
 
@@ -393,7 +393,7 @@ def test_a_prefill_that_nobody_waits_for_is_ended(why: str) -> None:
                 asking.cancel()
             else:
                 assert await asking == EVENT * 3 + DONE
-            await asyncio.wait_for(prefill.is_left.wait(), 30)
+            await asyncio.wait_for(prefill.is_left.wait(), 60)
 
     asyncio.run(main())
 
@@ -423,7 +423,7 @@ def test_a_client_that_leaves_during_prefill_ends_it() -> None:
             asking = asyncio.create_task(both.chat())
             await until(lambda: both.prefill[0].requests)
             asking.cancel()
-            await asyncio.wait_for(has_ended.wait(), 30)
+            await asyncio.wait_for(has_ended.wait(), 60)
             assert both.decode[0].requests == []
 
     asyncio.run(main())

@@ -72,7 +72,7 @@ def test_a_server_killed_under_32_requests() -> None:
                 running.router.fleet.update([running.router.fleet.servers[0].url, other.url])
                 await running.all_healthy()
                 process.kill()
-                answers = await asyncio.wait_for(asyncio.gather(*asked), 30)
+                answers = await asyncio.wait_for(asyncio.gather(*asked), 60)
                 for body, answer in zip(bodies, answers, strict=True):
                     if body == b'"whole"':
                         assert answer == b"whole", "nothing was sent yet: another server answers"
@@ -276,7 +276,7 @@ def test_a_crew_that_cannot_go_on_is_drained_and_ends_with_1(caplog: pytest.LogC
 
     async def main() -> None:
         config, crew = RouterConfig.model_validate({"routing": {"servers": ["http://a"]}}), Spent()
-        assert await asyncio.wait_for(Life(config, source_of(config), crew).serve([]), 10) == 1
+        assert await asyncio.wait_for(Life(config, source_of(config), crew).serve([]), 60) == 1
         assert crew.is_stopped
         assert "cut off" not in caplog.text
 

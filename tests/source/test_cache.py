@@ -91,7 +91,7 @@ def test_who_waits_for_a_lock_says_so(tmp_path: Path) -> None:
     thread = threading.Thread(target=second)
     with locked(tmp_path / "lock", lambda: order.append("never")):
         thread.start()
-        assert waiting.wait(30)
+        assert waiting.wait(60)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]

@@ -140,7 +140,7 @@ def test_a_stop_ends_pip_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         connection, _ = index.accept()  # pip is at work
         with connection:
             stop.set()
-            thread.join(timeout=10)
+            thread.join(timeout=60)
     assert not thread.is_alive()
     assert [str(failure) for failure in failures] == ["The demo model was not fetched: the server was told to stop."]
     assert not list((tmp_path / "cache" / "demo").glob("fetch-*"))

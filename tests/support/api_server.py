@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 import threading
@@ -152,6 +153,14 @@ class ApiServer:
     def anthropic(self, **options: Any) -> anthropic.Anthropic:
         client = anthropic.Anthropic(base_url=self.url, max_retries=0, **{"api_key": "unused", **options})
         return self._clients.enter_context(client)
+
+    def leave(self, path: str, body: Any, when: Callable[[], bool]) -> None:
+        """Asks, and is gone without an answer once ``when`` holds."""
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as raw:
+            raw.sendall(head.encode() + content)
+            self.wait_for(when)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.client.post(path, json=body, **options)

@@ -97,7 +97,7 @@ class Container:
             "import sys, urllib.request, urllib.error\n"
             "url, body = sys.argv[1], sys.argv[2].encode() or None\n"
             "request = urllib.request.Request(url, body, {'Content-Type': 'application/json'})\n"
-            "try: answer = urllib.request.urlopen(request, timeout=30)\n"
+            "try: answer = urllib.request.urlopen(request, timeout=60)\n"
             "except urllib.error.HTTPError as error: answer = error\n"
             "except urllib.error.URLError: sys.exit('0')\n"
             "print(answer.status); print(answer.read().decode())\n"

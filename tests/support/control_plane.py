@@ -30,7 +30,7 @@ PRETEND = (sys.executable, str(Path(__file__).with_name("pretend_container.py"))
 QUICK = Pace(
     start_ping_every_s=0.02,
     ping_every_s=0.05,
-    start_window_s=10,
+    start_window_s=60,
     num_bad_pings=2,
     stop_patience_s=5,
     drain_limit_s=10,
@@ -65,7 +65,7 @@ class LiveControlPlane:
 
     def __enter__(self) -> LiveControlPlane:
         self._thread.start()
-        assert self._up.wait(20)
+        assert self._up.wait(60)
         while not self._server.started:
             self._thread.join(0.01)
             assert self._thread.is_alive()

@@ -31,7 +31,7 @@ class CutProxy:
         self.cut()
         self._listener.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for each in (self._listener, *self._open):
             each.close()
 

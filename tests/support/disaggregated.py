@@ -13,7 +13,7 @@ from ports import claimed_port
 @cache
 def client() -> httpx.Client:
     """One for all: each that is made reads the certificates of the system, which takes longer than a request."""
-    return httpx.Client(timeout=30)
+    return httpx.Client(timeout=60)
 
 
 def config_of(role: str, policy: str = "fail", **extra: Any) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class FakeEngine:
         self._loaded: set[int] = set()
         self.adapter_gate = asyncio.Event()
         self.adapter_gate.set()
+        self.num_loads_begun = 0
         self.adapter_log: list[str] = []
         self.sleep_state = SleepState()
         self.sleep_gate = asyncio.Event()
@@ -198,6 +199,7 @@ class FakeEngine:
         self.tell_adapters()
 
     async def _load(self, adapter: AdapterRef) -> None:
+        self.num_loads_begun += 1
         await self.adapter_gate.wait()
         self._check_alive()
         refusal = Path(adapter.path) / "refused"

@@ -20,10 +20,12 @@ T = TypeVar("T")
 
 def run_ranks(size: int, work: Callable[[TensorParallelGroup], T], layout: Layout = Layout()) -> list[T]:
     """``work`` on each of ``size`` ranks at once; their results by rank."""
-    store = dist.HashStore()
+    store, groups = dist.HashStore(), []
 
     def rank(index: int) -> T:
-        return work(arranged(index, size, layout, store, _gloo))
+        group = arranged(index, size, layout, store, _gloo)
+        groups.append(group)  # for as long as any of them may still be connecting, or receive
+        return work(group)
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(rank, range(size)))

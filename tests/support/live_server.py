@@ -76,7 +76,7 @@ class LiveServer:
 
     def metric(self, name: str) -> float:
         """The value of one engine metric, such as vllm:num_requests_running."""
-        for line in httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines():
+        for line in httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines():
             if line.startswith(name + "{"):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no metric {name}")

@@ -59,7 +59,7 @@ def manifest_digest(address: str, repository: str, tag: str) -> str:
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         assert time.monotonic() < deadline, "the registry does not answer"

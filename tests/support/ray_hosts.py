@@ -106,4 +106,4 @@ class RayHosts:
 
 
 def _ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20, check=True).stdout
+    return subprocess.run(["ip", *words], capture_output=True, text=True, timeout=120, check=True).stdout

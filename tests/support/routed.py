@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -12,6 +11,7 @@ from unittest.mock import patch
 
 import aiohttp
 from aiohttp import web
+from ports import claimed_port
 
 from headway.server.listen import bind_tcp
 from headway.server.router import running as router_running
@@ -101,7 +101,7 @@ async def raw_server(first: bytes, rest: bytes = b"", may_go_on: asyncio.Event |
             else:
                 writer.write(first)
                 if may_go_on is not None:
-                    await asyncio.wait_for(may_go_on.wait(), 30)
+                    await asyncio.wait_for(may_go_on.wait(), 60)
                 writer.write(rest)
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
@@ -151,7 +151,7 @@ async def routed(*urls: str, wait: bool = True, upstream: dict[str, Any] | None 
             await serving
 
 
-async def until(condition: Callable[[], object], limit_s: float = 30) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 60) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit_s} s"
@@ -163,16 +163,14 @@ async def raw_exchange(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(reader.read(), 30)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
 
 
 def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """At which nobody listens, nor will unasked."""
+    return claimed_port()
 
 
 async def events_of(request: web.Request, *, num: int = 3, end: bytes = DONE) -> web.StreamResponse:

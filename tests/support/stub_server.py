@@ -31,6 +31,6 @@ class StubServer:
 
     def __exit__(self, *exc: object) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         self._socket.close()
         assert not self._thread.is_alive()

@@ -51,7 +51,7 @@ class TraceCollector:
             for scope_spans in resource_spans.scope_spans:
                 self.spans += scope_spans.spans
 
-    def wait_for(self, condition: Callable[[Span], bool], timeout_s: float = 10) -> Span:
+    def wait_for(self, condition: Callable[[Span], bool], timeout_s: float = 60) -> Span:
         """The first span of which it is true."""
         deadline = time.monotonic() + timeout_s
         while True:

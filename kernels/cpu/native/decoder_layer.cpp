@@ -64,30 +64,16 @@ struct EndOutput {
 
 namespace {
 
-// Writes keys, turned, and values of some rows and heads to their pages.
-template <class P>
-void write(const DecodeTask& task, const float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
+// Writes a row's keys, turned, and values to their page, and turns its queries in place.
+template <class P> void turn(int64_t row, float* qkv, P* k_cache, P* v_cache, const LayerStep& step) {
   const DecodeShape& s = step.attention;
-  for (int64_t r = 0; r < task.num_rows; r++) {
-    const int64_t row = task.rows[r], half = step.rotary_dim / 2, slot = step.slots[row];
-    if (slot < 0) continue;
-    const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
-    const float *k = qkv + row * s.q_stride + (s.q_heads + task.kv_head) * s.dim, *v = k + s.kv_heads * s.dim;
-    write_heads(k_cache, v_cache, Pages<P>{s.block_size, s.kv_heads, s.dim}, slot, task.kv_head, task.heads, k, v, cos, sin, half, 1);
-  }
-}
-
-// Turns the queries of a task in place and lets them attend.
-template <class Decode, class P>
-void attend(Decode& decode, const DecodeTask& task, float* out, float* qkv, const P* k_cache, const P* v_cache, const LayerStep& step) {
-  const DecodeShape& s = step.attention;
-  for (int64_t r = 0; r < task.num_rows; r++) {
-    const int64_t row = task.rows[r], half = step.rotary_dim / 2;
-    const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
-    float* q = qkv + row * s.q_stride + task.kv_head * s.group() * s.dim;
-    for (int64_t h = 0; h < task.heads * s.group(); h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
-  }
-  decode.run(task, out, qkv, k_cache, v_cache, step.tables, step.lengths);
+  const int64_t half = step.rotary_dim / 2, slot = step.slots[row];
+  const float *cos = step.cos_sin + step.positions[row] * step.rotary_dim, *sin = cos + half;
+  float* q = qkv + row * s.q_stride;
+  for (int64_t h = 0; h < s.q_heads; h++) rotate(q + h * s.dim, q + h * s.dim, cos, sin, half, s.dim, 1);
+  if (slot < 0) return;
+  const float *k = q + s.q_heads * s.dim, *v = k + s.kv_heads * s.dim;
+  write_heads(k_cache, v_cache, Pages<P>{s.block_size, s.kv_heads, s.dim}, slot, 0, s.kv_heads, k, v, cos, sin, half, 1);
 }
 
 // Of one layer and step; both null where no row has an adapter.
@@ -105,7 +91,7 @@ struct Adapters {
 // P: the type of the pages.
 template <class P>
 void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const LayerWeights& w, const LayerStep& step,
-                   const DecodeTasks& tasks, const Adapters& adapters, bool is_first) {
+                   const DecodeTasks& tasks, float* parts, const Adapters& adapters, bool is_first) {
   const int64_t rows = step.attention.rows, size = w.qkv.in, inner = w.down.in;
   const int64_t widest = std::max({w.qkv.groups(), w.o.groups(), w.down.groups()});
   const std::unique_ptr<uint8_t[]> memory(new uint8_t[RoundedRows::bytes(rows, widest)]);
@@ -127,13 +113,16 @@ void decoder_layer(float* hidden, float* residual, P* k_cache, P* v_cache, const
     adapters.add(qkv, w.qkv.out, &LayerAdapters::qkv, for_qkv);
     // All rows before any attends: some may be further tokens of the sequence of another.
 #pragma omp for schedule(static)
-    for (int64_t task = 0; task < tasks.count(); task++) write(tasks[task], qkv, k_cache, v_cache, step);
+    for (int64_t r = 0; r < rows; r++) turn(r, qkv, k_cache, v_cache, step);
     with_decode<float, P>(step.attention, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t task = 0; task < tasks.count(); task++) attend(decode, tasks[task], attended, qkv, k_cache, v_cache, step);
-    });
+      for (int64_t task = 0; task < tasks.count(); task++) decode.run(tasks, tasks[task], parts, qkv, k_cache, v_cache, step.tables);
 #pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; r++) round_row(for_o, r, attended + r * w.o.in, w.o.in);
+      for (int64_t r = 0; r < rows; r++) {
+        decode.put_together(tasks, r, attended + r * w.o.in, parts);
+        round_row(for_o, r, attended + r * w.o.in, w.o.in);
+      }
+    });
     multiply_grouped(hidden, w.o, w.o_bias, for_o, rows);
     adapters.add(hidden, size, &LayerAdapters::o, for_o);
 #pragma omp for schedule(static)
@@ -187,14 +176,20 @@ int64_t decoder_layers(float* hidden, float* residual, const PlacedLayer* layers
   const int64_t rows = steps[0].attention.rows;
   if (start != nullptr && !look_up(hidden, *start, rows, layers[0].weights->qkv.in)) return 1;
   std::vector<std::unique_ptr<DecodeTasks>> tasks;  // of each of the step's descriptions: the layers that share one share pages alike
+  std::unique_ptr<float[]> parts;
+  int64_t parts_size = 0;
   for (int64_t i = 0; i < count; i++) {
     const PlacedLayer& layer = layers[i];
     const LayerStep& step = steps[layer.step];
     if (layer.step >= int64_t(tasks.size())) tasks.resize(layer.step + 1);
     std::unique_ptr<DecodeTasks>& own = tasks[layer.step];
-    if (own == nullptr) own = std::make_unique<DecodeTasks>(step.attention, step.tables, step.lengths);
+    if (own == nullptr) {
+      own = std::make_unique<DecodeTasks>(step.attention, step.tables, step.lengths);
+      const int64_t size = own->first_part(step.attention.rows) * decode_part_size(step.attention);
+      if (size > parts_size) parts.reset(new float[parts_size = size]);
+    }
     const Adapters adapters{lora_rows == nullptr ? nullptr : layer.adapters, lora_rows};
-    decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, step, *own, adapters,
+    decoder_layer(hidden, residual, static_cast<P*>(layer.k_cache), static_cast<P*>(layer.v_cache), *layer.weights, step, *own, parts.get(), adapters,
                   is_first && i == 0);
   }
   if (end != nullptr) end_model(*out, hidden, residual, *end, rows);

@@ -5,6 +5,7 @@
 // linked without one, so that there is never a second pool of threads beside torch's.
 
 #include <cstdint>
+#include <memory>
 
 #include "common.h"
 #include "decode.h"
@@ -55,10 +56,13 @@ void rope_and_cache(T* q_out, const T* q, const T* k, const T* v, const float* c
 template <class T, class P>
 void paged_decode(T* out, const T* q, const P* k_cache, const P* v_cache, const int32_t* tables, const int32_t* lengths, const DecodeShape& s) {
   const DecodeTasks tasks(s, tables, lengths);
+  const std::unique_ptr<float[]> parts(new float[tasks.first_part(s.rows) * decode_part_size(s)]);
 #pragma omp parallel if (tasks.count() > 1)
   with_decode<T, P>(s, [&](auto decode) {
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < tasks.count(); i++) decode.run(tasks[i], out, q, k_cache, v_cache, tables, lengths);
+    for (int64_t i = 0; i < tasks.count(); i++) decode.run(tasks, tasks[i], parts.get(), q, k_cache, v_cache, tables);
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < s.rows; row++) decode.put_together(tasks, row, out + row * s.q_heads * s.dim, parts.get());
   });
 }
 

@@ -20,7 +20,8 @@ from headway.server.errors import HeadwayError, ModelSourceError, RankDied
 
 log = logging.getLogger(__name__)
 
-_ECHO_S = 0.3  # a rank that lost another one may be heard before that one's end
+_ECHO_S = 1.0  # a rank that lost another one may be heard before that one's end
+_CAUSE_S = 10.0  # likewise this rank, and what a busy machine needs to end a process; nothing waits so long for a rank that did end
 _TELL_S = 3.0  # until whoever runs the engine has noticed; then its process ends, so that no request waits longer
 
 A = TypeVar("A", bound=Answer)
@@ -87,7 +88,7 @@ class Ranks:
         try:
             yield
         except PeerLost:
-            self._has_failed.wait(timeout=2)
+            self._has_failed.wait(timeout=_CAUSE_S)
             self.check()
             raise
         except HeadwayError:

@@ -41,7 +41,7 @@ def started(*words: str) -> Iterator[dict[str, str]]:
             yield exports
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
 

@@ -126,7 +126,7 @@ def test_a_container_that_is_not_there(start: Starter) -> None:
 
 
 def test_a_container_that_takes_too_long(start: Starter) -> None:
-    local = start(limits=Limits(answer_s=0.05))
+    local = start(limits=Limits(answer_s=0.5))
     response = refused(local, {"hang": "late"})
     assert response["Error"]["Code"] == "ModelError"
     assert response["OriginalMessage"].startswith("Your invocation timed out while waiting for a response from container primary.")

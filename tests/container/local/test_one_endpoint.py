@@ -18,7 +18,7 @@ from headway.container.local.targets import Wish
 async def until(endpoint: OneEndpoint, faults: Faults, condition: Callable[[], bool]) -> None:
     pinging = asyncio.create_task(endpoint.keep_pinging(faults, every_s=0.001))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0.001)
     finally:

@@ -70,7 +70,7 @@ def test_one_signal_stops_the_copies_and_the_runtime(tmp_path: Path, number: sig
     with started(tmp_path, "--process", "-e", f"PIDS={noted}") as process:
         wait_in_service(control_url(process))
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
         assert pids(noted)
@@ -97,7 +97,7 @@ def test_a_copy_that_starts_is_ended_with_the_runtime(tmp_path: Path) -> None:
     with started(tmp_path, "--process", "-e", f"PIDS={noted}", "-e", "MODE=never") as process:
         wait_until(lambda: pids(noted), 60)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
         assert not any(psutil.pid_exists(pid) for pid in pids(noted))
@@ -113,7 +113,7 @@ def test_a_request_that_is_open_does_not_hold_up_the_end_for_long(tmp_path: Path
             asking.sendall(b"POST /endpoints/local/invocations HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\nwait100")
             wait_until(lambda: _has_open_request(process), 30)
             process.send_signal(number)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
         assert "Traceback" not in errors
 

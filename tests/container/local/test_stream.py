@@ -65,7 +65,7 @@ def test_parts_of_a_size(start: Starter) -> None:
 
 
 def test_parts_that_join(start: Starter) -> None:
-    local = start(parts=PartForm(coalesce_s=1.0))
+    local = start(parts=PartForm(coalesce_s=2.0))
     assert parts(stream(local, {"parts": EVENTS, "pause_s": 0.001})) == ["".join(EVENTS).encode()]
 
 
@@ -90,7 +90,7 @@ def test_a_container_lost_inside_of_a_stream(runtime: Local) -> None:
 
 
 def test_a_stream_that_takes_too_long(start: Starter) -> None:
-    local = start(limits=Limits(stream_s=0.3))
+    local = start(limits=Limits(stream_s=1.0))
     with pytest.raises(EventStreamError, match=r"\(ModelStreamError\).*within the time"):
         parts(stream(local, {"parts": EVENTS, "then": "hang"}))
     assert last_message(local, {"parts": EVENTS, "then": "hang"})["ErrorCode"] == "ModelInvocationTimeExceeded"

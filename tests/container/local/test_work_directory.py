@@ -33,7 +33,7 @@ def _grow_old(path: Path) -> None:
 
 
 def test_a_dead_runtimes_directory_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", _KILLED], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", _KILLED], capture_output=True, text=True, timeout=120, check=False)
     dead = Path(done.stdout.strip())
     assert (dead / "model").exists(), done.stderr
     living = WorkDirectory()

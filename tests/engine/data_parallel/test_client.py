@@ -90,7 +90,7 @@ def within(directory: Path, test: Callable[[Group], Awaitable[None]], **topics: 
         finally:
             await group.close()
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def request(name: str, prompt: int = 1, length: int = 4) -> GenerateRequest:

@@ -78,6 +78,6 @@ def test_a_rank_in_the_middle_of_a_step_hears_at_once_what_others_may_read() -> 
     inbox.hear(told.put)
     for message in (Move([Load(1, [])]), Tell([Withdraw("t")]), Stop()):
         ours.send_bytes(encode(message))
-    assert told.get(timeout=10) == [Withdraw("t")]
+    assert told.get(timeout=60) == [Withdraw("t")]
     assert [inbox.take(10), inbox.take(10)] == [Move([Load(1, [])]), Stop()]
     ours.close()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,13 @@ def test_who_starts_a_rank_does_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def joined(ranks: Ranks, directory: Path, size: int) -> None:
-    assert ranks.answers(Here) == [Here()] * (size - 1)
-    ranks.tell(Join(PLAN, 259, 1))
-    ranks.give_groups(join_ranks(directory, RankPlace(0, size), torch.device("cpu")))
+def joined(ranks: Ranks, directory: Path, size: int) -> list[Sized]:
+    """As an engine does it that is made."""
+    with ranks.explaining():
+        assert ranks.answers(Here) == [Here()] * (size - 1)
+        ranks.tell(Join(PLAN, 259, 1))
+        ranks.give_groups(join_ranks(directory, RankPlace(0, size), torch.device("cpu")))
+        return ranks.answers(Sized)
 
 
 def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:
@@ -73,14 +77,13 @@ def test_where_a_rank_is_and_what_it_is_called(tmp_path: Path) -> None:
 
 
 def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told by one that was started where a file has the name of a module."""
+    """Told by one that was started where a file has the name of a module. It may have ended before this one has met it."""
     (tmp_path / "queue.py").write_text("raise ImportError('not this one')")
     monkeypatch.chdir(tmp_path)
     missing = ModelFiles("safetensors", tmp_path / "nothing", None, "m")
     with ranks_of(missing, tmp_path, 2) as ranks:
-        joined(ranks, tmp_path, 2)
         with pytest.raises(ModelSourceError, match="nothing"):
-            ranks.answers(Sized)
+            joined(ranks, tmp_path, 2)
         with pytest.raises(ModelSourceError, match="nothing"):
             ranks.check()
 
@@ -88,8 +91,7 @@ def test_a_model_that_only_another_rank_can_not_read(tmp_path: Path, monkeypatch
 def test_a_rank_that_breaks_says_why(files: ModelFiles, tmp_path: Path) -> None:
     """It is told to start with a number of blocks that no memory has."""
     with ranks_of(files, tmp_path, 2) as ranks:
-        joined(ranks, tmp_path, 2)
-        (sized,) = ranks.answers(Sized)
+        (sized,) = joined(ranks, tmp_path, 2)
         assert sized.num_blocks > 0
         ranks.tell(Start(SharedCache(2**60, 1), 64))
         with pytest.raises(RankDied, match=r"^rank 1 ended: .*"):
@@ -103,6 +105,17 @@ def test_the_first_cause_is_the_rank_that_ended_not_the_one_that_lost_it(files: 
         with pytest.raises(RankDied, match=r"^rank 2 was killed \(SIGKILL\)"), ranks.explaining():
             raise PeerLost("Connection closed by peer")
         wait_until(lambda: not is_running(ranks.pids[1]))
+
+
+def test_a_rank_that_ends_before_the_ranks_have_met(files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says of who never comes is not the cause."""
+    monkeypatch.setattr("headway.server.distributed.rendezvous._PATIENCE", timedelta(seconds=0.5))
+    with ranks_of(files, tmp_path, 2) as ranks:
+        ranks.answers(Here)  # it waits to be told to join
+        os.kill(ranks.pids[0], signal.SIGKILL)
+        with pytest.raises(RankDied, match=r"^rank 1 was killed \(SIGKILL\)") as caught, ranks.explaining():
+            join_ranks(tmp_path, RankPlace(0, 2), torch.device("cpu"))
+        assert isinstance(caught.value.__context__, PeerLost)
 
 
 def test_errors_of_rank_0_are_its_own() -> None:

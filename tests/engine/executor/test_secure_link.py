@@ -12,7 +12,7 @@ import pytest
 
 from headway.server.engine.executor.secure_link import Credentials, SecureLink, make_credentials, reach, welcome
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_an_operation_that_is_not_emulated_names_those_that_are(live: LiveContro
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"MaxResults": NaN}', b"[" * 100_000])
 def test_a_body_that_is_no_object(live: LiveControlPlane, body: bytes) -> None:
     request = urllib.request.Request(live.client.meta.endpoint_url, body, {"X-Amz-Target": "SageMaker.ListModels"})
-    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=10):
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=60):
         pass
     assert json.load(refused.value)["__type"] == "SerializationException"
 
@@ -150,7 +150,7 @@ def test_a_body_that_is_no_object(live: LiveControlPlane, body: bytes) -> None:
 )
 def test_what_no_client_sends(live: LiveControlPlane, fields: dict[str, Any], sentence: str) -> None:
     request = urllib.request.Request(live.client.meta.endpoint_url, json.dumps(fields).encode(), {"X-Amz-Target": "SageMaker.ListModels"})
-    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=10):
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=60):
         pass
     assert sentence in json.load(refused.value)["message"]
 

@@ -152,7 +152,7 @@ def test_model_data_is_laid_ready_for_a_model(live: LiveControlPlane) -> None:
     live.make_endpoint("data", ModelDataUrl=f"s3://{BUCKET}/model.tar.gz")
     live.wait_in_service("data")
     target = _lease(live, Wish(), "data")
-    with urllib.request.urlopen(f"{target.url}/invocations", b"{}", timeout=10) as answer:
+    with urllib.request.urlopen(f"{target.url}/invocations", b"{}", timeout=60) as answer:
         assert json.load(answer)["model"] == ["config.json"]
 
 

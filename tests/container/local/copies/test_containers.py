@@ -113,7 +113,7 @@ def test_what_a_runtime_that_was_killed_left_is_removed_by_the_next(pretend_imag
         "asyncio.run(main())\n"
     )
     log = f"/tmp/{IMAGE}-{os.getpid()}.log"
-    subprocess.run([sys.executable, "-c", program, pretend_image, log], timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", program, pretend_image, log], timeout=120, check=False)
     Path(log).unlink()
     assert len(_all()) == 1
     with LiveControlPlane(ContainerStarter(os.environ)) as plane:
@@ -133,7 +133,7 @@ def _get(live: LiveControlPlane, endpoint: str) -> str:
         with plane.lease(endpoint, Wish()) as target:
             return target
 
-    with urllib.request.urlopen(f"{live.run(lease).url}/ping", timeout=10) as answer:
+    with urllib.request.urlopen(f"{live.run(lease).url}/ping", timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 

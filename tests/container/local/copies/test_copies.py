@@ -33,14 +33,14 @@ def test_a_runtime_that_is_killed_takes_its_copies_with_it(tmp_path: Path) -> No
     wait_until(lambda: pids.exists() and len(pids.read_text().splitlines()) == 2)
     assert guard.stdin is not None
     guard.stdin.close()
-    assert guard.wait(10) == 128 + signal.SIGKILL
+    assert guard.wait(60) == 128 + signal.SIGKILL
     assert not any(_is_alive(int(pid)) for pid in pids.read_text().split())
 
 
 def test_the_guard_exits_as_its_command_does() -> None:
     for program, status in (("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 15)", 143)):
         with subprocess.Popen([*GUARD, sys.executable, "-c", program], stdin=subprocess.PIPE) as guard:
-            assert guard.wait(30) == status
+            assert guard.wait(60) == status
 
 
 def test_a_process_gets_its_environment_and_none_of_the_machines_options(tmp_path: Path) -> None:

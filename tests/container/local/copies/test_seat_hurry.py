@@ -49,10 +49,10 @@ def patience_of_the_end(directory: Path, *, is_hurried: bool) -> list[float]:
         pace = Pace(start_ping_every_s=0, num_good_pings=1)
         workshop = Workshop(cast(Starter, _Starter(copy)), _Good(1, Faults()), pace, directory, lambda line: None)
         seat = Seat("chat/1/AllTraffic/1", "The container", CopySpec(None, {}), workshop)
-        await asyncio.wait_for(seat.wait_in_service(), 20)
+        await asyncio.wait_for(seat.wait_in_service(), 60)
         if is_hurried:
             workshop.hurry()  # in the same turn of the loop as what follows: the life of the seat hears of it once
-        await asyncio.wait_for(workshop.close(), 20)
+        await asyncio.wait_for(workshop.close(), 60)
         return copy.patience_s
 
     return asyncio.run(live())

@@ -45,7 +45,7 @@ def test_the_last_logs_are_kept(tmp_path: Path) -> None:
         pace = Pace(start_ping_every_s=0, num_good_pings=1, first_pause_s=0.001, longest_pause_s=0.001)
         workshop = Workshop(cast(Starter, starter), _Good(1, Faults()), pace, tmp_path, lambda line: None)
         seat = Seat("chat/1/AllTraffic/1", "The container", CopySpec(None, {}), workshop)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while starter.num < 9:
                 await asyncio.sleep(0.01)
         await seat.retire(0)

@@ -13,7 +13,7 @@ from headway.server.engine.executor.rank_messages import Hello
 from headway.server.engine.executor.secure_link import SecureLink, make_credentials, reach
 from headway.server.errors import RankDied
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def come(door: Door, rank: int) -> SecureLink:

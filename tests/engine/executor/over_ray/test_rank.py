@@ -19,7 +19,7 @@ from headway.server.engine.executor.secure_link import make_credentials, reach, 
 from headway.server.engine.kv.transfer.orders import Sent, Settled
 from headway.server.source.files import ModelFiles
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Actor:

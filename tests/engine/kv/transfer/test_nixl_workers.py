@@ -16,6 +16,7 @@ from ports import claimed_port
 
 from headway.kernels.kv_cache import INT8, int8_blocks
 from headway.server.engine.kv.transfer.layout import BlockLayout
+from headway.server.engine.kv.transfer.nixl import reader as reader_module
 from headway.server.engine.kv.transfer.nixl.agent import Agent, Read, TransferFailed
 from headway.server.engine.kv.transfer.nixl.keeper import Keeper, Own
 from headway.server.engine.kv.transfer.nixl.offers import Known
@@ -73,6 +74,12 @@ class Rank:
 
 
 MakeRank = Callable[..., Rank]
+
+
+@pytest.fixture(autouse=True)
+def _both_sides_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("_CLAIM_S", "_NEXT_S", "_STALL_S"):
+        monkeypatch.setattr(reader_module, limit, 30.0)
 
 
 @pytest.fixture
@@ -348,7 +355,8 @@ def test_a_server_that_is_not_there(make_rank: MakeRank) -> None:
     assert "did not come from the prefill server at 127.0.0.1:" in error
 
 
-def test_a_server_that_says_nothing(make_rank: MakeRank) -> None:
+def test_a_server_that_says_nothing(make_rank: MakeRank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "_CLAIM_S", 0.5)
     reader = make_rank(keeps=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = reader.fetch(Rank([], reader.pages, reader.worker, silent.getsockname()[1]), [0]).error

@@ -55,7 +55,7 @@ def connected(keeper: Talk, reader: Talk) -> None:
         host, port = server.sockets[0].getsockname()
         stream, writer = await asyncio.open_connection(host, port)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await reader(stream, writer)
         finally:
             writer.close()
@@ -134,7 +134,7 @@ def test_a_stranger_makes_a_keeper_hold_no_more_than_a_claim() -> None:
 
     async def keeper(stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = await Channel.greeted(stream, writer, b"", is_keeper=True)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await channel.receive()
 
     with pytest.raises(ChannelError, match="too long"):
