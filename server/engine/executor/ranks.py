@@ -21,7 +21,7 @@ from headway.server.errors import HeadwayError, ModelSourceError, RankDied
 log = logging.getLogger(__name__)
 
 _ECHO_S = 1.0  # a rank that lost another one may be heard before that one's end
-_CAUSE_S = 10.0  # likewise this rank, and what a busy machine needs to end a process; nothing waits so long for a rank that did end
+_CAUSE_S = 10.0  # until the end is heard that the loss of another rank follows from: a busy machine needs seconds to end a process
 _TELL_S = 3.0  # until whoever runs the engine has noticed; then its process ends, so that no request waits longer
 
 A = TypeVar("A", bound=Answer)
