@@ -71,7 +71,7 @@ def trim_heap() -> None:
 
 def keep_freed_memory() -> None:
     """The C library keeps up to 512 MiB of what is freed from now on, in place of giving it back after each step to ask for it again in the
-    next, where it is glibc. (8 requests at a time to the demo model on 2 cores: 20,000 page faults a second before, 100 after; the first
+    next, where it is glibc. (8 requests at a time to the demo model on 2 cores: 12,000 page faults a second before, 50 after; the first
     answers of a server came 1.2 times as fast, later ones 1.0 to 1.05; 2026-11.)"""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
