@@ -22,6 +22,8 @@ dist: Any = torch.distributed  # its annotations lack most of what is used here
 # A rank that has ended is noticed at once; this bounds the wait for one that has not, and is as slow as a first step may be.
 _PATIENCE = timedelta(minutes=10)
 
+_MakeGroup = Callable[[Any, int, int], Any]  # of a store, a rank and a number of ranks
+
 
 @dataclass(frozen=True, slots=True)
 class RankGroups:
@@ -43,17 +45,19 @@ ALONE = RankGroups(RankPlace(0, 1))
 
 def join_ranks(meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout = Layout()) -> RankGroups:
     """Waits until all ranks have called it with the same ``meeting`` and ``layout``, which is that of a stage's ranks.
-    A GPU must be the process's current one. Raises PeerLost where another rank ends meanwhile, or can't be reached."""
+    A GPU must be the process's current one. Raises PeerLost where another rank ends meanwhile, or can't be reached; RuntimeError where
+    this one's own address is none of this host."""
+    own_address = meeting.own_address if isinstance(meeting, NetworkMeeting) else "127.0.0.1"
+    # On its own gloo takes the address of the host's name, which a container may not resolve.
+    make = _nccl if device.type == "cuda" else partial(_gloo, own=dist.ProcessGroupGloo.create_device(hostname=own_address))
     try:
-        return _joined(_store(meeting, place), meeting, place, device, layout)
+        return _joined(_store(meeting, place), place, layout, make)
     except RuntimeError as problem:
         where = f" at {meeting.address}:{meeting.port}" if isinstance(meeting, NetworkMeeting) else ""
         raise PeerLost(f"the ranks could not meet{where}: {problem}") from problem
 
 
-def _joined(store: Any, meeting: Meeting, place: RankPlace, device: torch.device, layout: Layout) -> RankGroups:
-    own_address = meeting.own_address if isinstance(meeting, NetworkMeeting) else "127.0.0.1"
-    make = _nccl if device.type == "cuda" else partial(_gloo, own_address=own_address)
+def _joined(store: Any, place: RankPlace, layout: Layout, make: _MakeGroup) -> RankGroups:
     tensor, pipeline = SINGLE, ONE_STAGE
     if place.stage_size > 1:
         of_stage = dist.PrefixStore(f"stage {place.stage.index}", store)
@@ -75,8 +79,8 @@ def _store(meeting: Meeting, place: RankPlace) -> Any:
     return store
 
 
-def arranged(rank: int, size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]) -> TensorParallelGroup:
-    """Of rank ``rank`` among the ``size`` of a stage. ``make`` gives a torch process group: of a store, a rank and a number of ranks."""
+def arranged(rank: int, size: int, layout: Layout, store: Any, make: _MakeGroup) -> TensorParallelGroup:
+    """Of rank ``rank`` among the ``size`` of a stage."""
     if layout.num_prompt_shares > 1:
         return _with_a_share_of_prompts(rank, size // layout.num_prompt_shares, layout, store, make)
     context = None
@@ -87,9 +91,7 @@ def arranged(rank: int, size: int, layout: Layout, store: Any, make: Callable[[A
     return TensorParallelGroup(rank, size, make(store, rank, size), context, layout.shards_tokens and size > 1)
 
 
-def _with_a_share_of_prompts(
-    rank: int, tensor_size: int, layout: Layout, store: Any, make: Callable[[Any, int, int], Any]
-) -> TensorParallelGroup:
+def _with_a_share_of_prompts(rank: int, tensor_size: int, layout: Layout, store: Any, make: _MakeGroup) -> TensorParallelGroup:
     share, tensor_rank = divmod(rank, tensor_size)
     group = make(dist.PrefixStore(f"prompts {tensor_rank}", store), share, layout.num_prompt_shares)
     context = ContextGroup(TensorParallelGroup(share, layout.num_prompt_shares, group), layout.interleave, deals_prompts=True)
@@ -97,10 +99,9 @@ def _with_a_share_of_prompts(
     return TensorParallelGroup(tensor_rank, tensor_size, of_share, context, layout.shards_tokens and tensor_size > 1)
 
 
-def _gloo(store: Any, rank: int, size: int, own_address: str) -> Any:
+def _gloo(store: Any, rank: int, size: int, own: Any) -> Any:
     options = dist.ProcessGroupGloo._Options()
-    # On its own gloo takes the address of the host's name, which a container may not resolve.
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]
+    options._devices = [own]
     options._timeout = _PATIENCE
     return dist.ProcessGroupGloo(store, rank, size, options)
 

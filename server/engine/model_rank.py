@@ -39,7 +39,6 @@ from headway.server.engine.stage_runner import StageRunner
 from headway.server.engine.step_forward import StepForward
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.engine.worker import Worker
-from headway.server.machine import keep_freed_memory
 from headway.server.sizing.draft_model import DraftSetup
 from headway.server.source.files import ModelFiles
 from headway.server.text.tokenizer import Tokenizer
@@ -155,8 +154,6 @@ class ModelRank:
 
     def warm_up(self) -> None:
         """See Worker.warm_up."""
-        if self._setup.device.type == "cpu":
-            keep_freed_memory()
         self.worker.warm_up()
         if self.draft is not None:
             self.draft.worker.warm_up()

@@ -28,7 +28,7 @@ from headway.server.engine.stage_port import StagePort
 from headway.server.engine.structured.compiler import GrammarCompiler
 from headway.server.errors import ModelSourceError
 from headway.server.layers.forward import ForwardBatch, LayerKV
-from headway.server.machine import trim_heap, zeroed_memory
+from headway.server.machine import keep_freed_memory, trim_heap, zeroed_memory
 from headway.server.models.base import LoadedModel, Model
 from headway.server.sizing.memory import bytes_per_block, cpu_step_bytes, logits_bytes
 from headway.server.text.tokenizer import Tokenizer
@@ -139,6 +139,8 @@ class Worker:
             warm_up_choice(self._config.vocab_size, self._device)
         # What loading freed in pieces: of the demo model in 8 bits up to 250 MB, given back within 10 ms (2026-11).
         trim_heap()
+        if self._device.type == "cpu":
+            keep_freed_memory()
 
     def record_graphs(self) -> None:
         """After ``start`` and each time that weights or pages have moved; does nothing while either is away."""
@@ -183,6 +185,7 @@ class Worker:
                 self._balancer.attach(loaded.model)
             self.resident.give_model(loaded.model)
             self._loaded = loaded
+            trim_heap()
         if self._copies is not None:
             self._copies.restore()
             self._copies = None

@@ -58,3 +58,9 @@ def test_nobody_listens() -> None:
         port = free.getsockname()[1]
         with pytest.raises(PeerLost, match=f"the ranks could not meet at 127.0.0.1:{port}: "):
             join_ranks(NetworkMeeting("127.0.0.1", port, "key", "127.0.0.1"), RankPlace(1, 2), CPU)
+
+
+def test_an_address_of_another_host_is_no_fault_of_other_ranks() -> None:
+    with pytest.raises(RuntimeError, match=r"203\.0\.113\.9") as caught:
+        join_ranks(NetworkMeeting("127.0.0.1", 1, "key", "203.0.113.9"), RankPlace(1, 2), CPU)
+    assert not isinstance(caught.value, PeerLost)

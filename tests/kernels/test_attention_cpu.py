@@ -96,6 +96,16 @@ def test_rows_that_share_pages_have_the_same_bits_alone(options: dict[str, Any],
         assert run_decode(cpu_decode, replace(case, seq_lens=seq_lens[rows]), alone).equal(result[rows]), row
 
 
+def test_a_part_whose_scores_are_too_low_for_a_float() -> None:
+    case = AttentionCase((129,), num_heads=2, num_kv_heads=2, head_dim=16)
+    inputs = make_attention(case)
+    inputs.q.fill_(1e20)
+    inputs.k_cache[inputs.block_tables[0, 8], 0] = -1e20
+    result = run_decode(cpu_decode, case, inputs)
+    assert result.isfinite().all()
+    assert_near(result, run_decode(reference_decode, case, inputs))
+
+
 @pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("case", PREFILL_CASES + LONG_PREFILL, ids=str)
 def test_prefill(case: AttentionCase, strided: bool) -> None:

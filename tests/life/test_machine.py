@@ -117,21 +117,21 @@ libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p,
 
 def num_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    memory = libc.malloc(64 << 20)
-    ctypes.memset(memory, 1, 64 << 20)
+    memory = libc.malloc(24 << 20)
+    ctypes.memset(memory, 1, 24 << 20)
     libc.free(memory)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(hasattr(libc, "mallopt"), num_faults(), num_faults())
+print(hasattr(libc, "mallopt"), num_faults())
 keep_freed_memory()
 print(num_faults(), num_faults(), num_faults())
 """
 
 
 def test_freed_memory_is_kept() -> None:
-    """In large pages 64 MiB are 32 faults, in small ones 16,384."""
+    """In large pages 24 MiB are 12 faults, in small ones 6,144. The first block is freed before the option is set."""
     out = subprocess.run([sys.executable, "-c", CHURN], capture_output=True, text=True, check=True, timeout=120).stdout
     (has_option, *before), after = (line.split() for line in out.splitlines())
     if has_option == "True":
-        assert int(before[1]) >= 32
-        assert [int(count) < 10 for count in after[1:]] == [True, True]
+        assert int(before[0]) >= 12
+        assert [int(count) < 5 for count in after[1:]] == [True, True]

@@ -65,8 +65,10 @@ template <class T, class P, int DIM> class Decode {
   // What a row's parts come to, [query heads][dim].
   void put_together(const DecodeTasks& tasks, int64_t row, T* out, float* parts) {
     const int64_t first = tasks.first_part(row), count = tasks.num_parts(row);
-    if (count == 0) std::fill_n(out, s.q_heads * dim(), T{});
-    if (count == 0) return;
+    if (count == 0) {
+      std::fill_n(out, s.q_heads * dim(), T{});
+      return;
+    }
     sums.resize(stride());
     for (int64_t head = 0; head < s.q_heads; head++, out += dim()) {
       const Part begin(*this, parts, first);
@@ -245,7 +247,7 @@ template <class T, class P, int DIM> class Decode {
   }
 
   // Calls with(how many, first) for `count` heads, as many at a time as fit; four are two and two where only three would.
-  template <int MOST, int KEYS, class With> void each_heads(int64_t first, int64_t count, const With& with) {
+  template <int MOST, class With> void each_heads(int64_t first, int64_t count, const With& with) {
     for (int64_t g = first, end = first + count; g < end;) {
       const int64_t left = end - g;
       const auto take = [&]<int HEADS>(std::integral_constant<int, HEADS> heads) { with(heads, g), g += HEADS; };
@@ -261,7 +263,7 @@ template <class T, class P, int DIM> class Decode {
   }
 
   template <class E, int KEYS> void score(int64_t block, int64_t first, int64_t count, const Found<E, KEYS>& keys) {
-    each_heads<kSums / 4, KEYS>(first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) {
+    each_heads<kSums / 4>(first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) {
       fetch_share();
       score<HEADS>(block, g, keys);
     });
@@ -318,9 +320,11 @@ template <class T, class P, int DIM> class Decode {
     for (int64_t j = kWidth; j < width(); j += kWidth) most = largest(loose(own + j), most);
     float top = most[0], total = 0;
     for (int i = 1; i < kWidth; i++) top = std::max(top, most[i]);
+    // Of a part that has no probability at all, since its scores are too low for a float, nothing is left.
+    const float base = top == -std::numeric_limits<float>::infinity() ? 0 : top;
     Vec sum = {};
     for (int64_t j = 0; j < width(); j += kWidth) {
-      loose(own + j) = exp2_negative((loose(own + j) - top) * kLog2e);
+      loose(own + j) = exp2_negative((loose(own + j) - base) * kLog2e);
       sum += loose(own + j);
     }
     for (int i = 0; i < kWidth; i++) total += sum[i];
@@ -329,7 +333,7 @@ template <class T, class P, int DIM> class Decode {
 
   template <class E, int KEYS> void add_values(int64_t block, int64_t first, int64_t count, const Found<E, KEYS>& values) {
     for (int64_t strip = 0; strip < stride(); strip += kStrip)
-      each_heads<kSums / kStripVectors, KEYS>(
+      each_heads<kSums / kStripVectors>(
           first, count, [&]<int HEADS>(std::integral_constant<int, HEADS>, int64_t g) { add_strip<HEADS>(block, g, strip, values); });
   }
 

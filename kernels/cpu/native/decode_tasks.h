@@ -32,7 +32,7 @@ struct DecodeTask {
 // A row's keys are gone through in parts, from the first that it sees on, each with sums of its own: who computes which part, and with
 // which other rows, then leaves a row's bits as they are.
 constexpr int64_t kPartKeys = 128;
-constexpr int64_t kLeastTogether = 4;  // rows: 1.2 times as fast as one by one with AVX2 and the same with AVX-512; two are slower
+constexpr int64_t kLeastTogether = 4;  // rows: two were slower than one by one, before keys were cut into parts
 constexpr int64_t kMostTogether = 8;   // whose scores of a part are kept until the last of them is through
 
 // A step cut into tasks. To be made outside of a parallel region, within which OpenMP's number of threads may be another
@@ -45,20 +45,9 @@ class DecodeTasks {
     std::iota(order.begin(), order.end(), 0);
     if (s.rows > 1) std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return is_before(a, b); });
     // All heads of a part are one task where there are tasks enough: pages are then read from front to back.
-    const int64_t threads = omp_get_max_threads(), heads = threads == 1 || firsts[s.rows] >= 4 * threads ? s.kv_heads : 1;
-    for (int64_t first = 0; first < s.rows;) {
-      const Together found = together(first);
-      const int64_t groups = (found.num_rows + kMostTogether - 1) / kMostTogether;
-      const int64_t shared = found.num_rows / groups >= kLeastTogether ? found.parts : 0;
-      for (int64_t part = 0; part < shared; part++)
-        for (int64_t group = 0; group < groups; group++) {
-          const int64_t from = found.num_rows * group / groups, to = found.num_rows * (group + 1) / groups;
-          add(first + from, to - from, heads, part);
-        }
-      for (int64_t i = first; i < first + found.num_rows; i++)
-        for (int64_t part = shared; part < num_parts(order[i]); part++) add(i, 1, heads, part);
-      first += found.num_rows;
-    }
+    const int64_t threads = omp_get_max_threads();
+    deal(s.kv_heads);
+    if (threads > 1 && count() < 4 * threads) tasks.clear(), deal(1);
     std::stable_sort(tasks.begin(), tasks.end(), [](const DecodeTask& a, const DecodeTask& b) { return a.num_rows > b.num_rows; });
   }
   DecodeTasks(const DecodeTasks&) = delete;
@@ -78,6 +67,22 @@ class DecodeTasks {
   struct Together {
     int64_t num_rows, parts;  // the first of which all rows have in the same pages
   };
+
+  void deal(int64_t heads) {
+    for (int64_t first = 0; first < s.rows;) {
+      const Together found = together(first);
+      const int64_t groups = (found.num_rows + kMostTogether - 1) / kMostTogether;
+      const int64_t shared = found.num_rows / groups >= kLeastTogether ? found.parts : 0;
+      for (int64_t part = 0; part < shared; part++)
+        for (int64_t group = 0; group < groups; group++) {
+          const int64_t from = found.num_rows * group / groups, to = found.num_rows * (group + 1) / groups;
+          add(first + from, to - from, heads, part);
+        }
+      for (int64_t i = first; i < first + found.num_rows; i++)
+        for (int64_t part = shared; part < num_parts(order[i]); part++) add(i, 1, heads, part);
+      first += found.num_rows;
+    }
+  }
 
   void add(int64_t first, int64_t num_rows, int64_t heads, int64_t part) {
     for (int64_t head = 0; head < s.kv_heads; head += heads) tasks.push_back({&order[first], num_rows, head, heads, part});
@@ -113,7 +118,7 @@ class DecodeTasks {
   const DecodeShape& s;
   const int32_t *tables, *lengths;
   std::vector<int32_t> order;  // rows
-  std::vector<int64_t> firsts;
+  std::vector<int64_t> firsts;  // parts
   std::vector<DecodeTask> tasks;
 };
 

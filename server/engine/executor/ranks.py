@@ -88,6 +88,7 @@ class Ranks:
         try:
             yield
         except PeerLost:
+            self.check()
             self._has_failed.wait(timeout=_CAUSE_S)
             self.check()
             raise
