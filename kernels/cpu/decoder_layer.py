@@ -119,7 +119,7 @@ def decoder_layers(hidden: Tensor, residual: Tensor | None, layers: Placed, plan
     is_first = residual is None
     if residual is None:
         residual = torch.empty_like(hidden)
-    _run(hidden, residual, layers, plans, is_first, None, None, None)
+    _run(hidden, residual, layers, plans, is_first)
     return hidden, residual
 
 
@@ -147,10 +147,11 @@ def _run(
     layers: Placed,
     plans: Sequence[LayerPlan],
     is_first: bool,
-    start: ModelStart | None,
-    end: ModelEnd | None,
-    out: EndOutput | None,
+    start: ModelStart | None = None,
+    end: ModelEnd | None = None,
+    out: EndOutput | None = None,
 ) -> int:
+    """Returns what the kernel does: not 0 where a token id has no row in the table."""
     steps = (LayerStep * len(plans))(*(plan.described for plan in plans))
     failure: int = layers.kernel(
         *(hidden.data_ptr(), residual.data_ptr(), layers.described, len(layers.described), steps),

@@ -5,7 +5,8 @@ A step is packed into one buffer of 32-bit words:
     token_ids [T] | positions [T] | slot_mapping [T] | query_start_loc [B + 1] | seq_lens [B] | logits_indices [L] | block_tables [B, M]
 
 What a CUDA graph reads comes first, at places that follow from T and B; block tables, of which M changes from step to step, are laid out
-anew on the device, with rows as long as the longest context, or there at once.
+anew on the device, with rows as long as the longest context. On a CPU nothing is copied: they are written there at once, and the last part
+of the buffer is not used.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class StepInputs:
     query_start_loc: IntArray  # [B + 1]
     query_lens: list[int]
     seq_lens: list[int]
-    ends: LongArray  # [B] the same
+    ends: LongArray  # [B] seq_lens, as an array: made once, looked at by every part of a step
     block_tables: IntArray  # [B, M], of a step that is not set going yet: the table's own, where its rows lie side by side
     num_decodes: int
     offsets: LongArray  # [B] how many places of the same request are before each

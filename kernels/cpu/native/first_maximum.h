@@ -7,8 +7,8 @@
 
 namespace headway {
 
-// The index of the first maximum; -1 where a number is NaN, or the maximum infinite. Floats are compared as integers, whose maximum every
-// compiler vectorises and which know NaN: the magnitude's bits are ordered, and -0 is 0.
+// The index of the first maximum; -1, which is BROKEN in headway/kernels/sampling.py, where a number is NaN, or the maximum infinite. Floats
+// are compared as integers, whose maximum every compiler vectorises and which know NaN: the magnitude's bits are ordered, and -0 is 0.
 inline int64_t first_maximum(const float* x, int64_t count) {
   constexpr int64_t kPiece = 512;  // looked through a second time, for the index
   constexpr int32_t kInfinity = 0x7f800000;
